@@ -1,0 +1,51 @@
+# make env | demo | test | lint. Each works alone on a fresh clone; the environment is built once, in .venv.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+PYTEST_FLAGS ?= -n auto --maxprocesses 4
+DEMO := output/demo
+# numba, torch and OpenCV would each start a thread per core in every one of the test processes.
+ONE_THREAD := OMP_NUM_THREADS=1
+
+.PHONY: help env demo test lint
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make env    build .venv: torch, Detectron2 and this package (several GB to download, once)"
+	@echo "make demo   label real photos with entity forests, on the CPU, and draw them: $(DEMO)/"
+	@echo "make test   run the tests (no network, no GPU)"
+	@echo "make lint   check the style with ruff"
+	@echo "Another Python than $(PYTHON): make PYTHON=python3.12 env"
+
+env: $(READY)
+	@echo "The environment stands: $(PY)"
+
+# The stamp is written last, so that an interrupted build is taken up again.
+$(READY): requirements.txt setup.py tools/install_detectron2.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "make: $(PYTHON) is missing or older than 3.11, which numpy in requirements.txt needs. Name a newer one:" >&2; \
+	    echo "    make PYTHON=/path/to/python3.11 env" >&2; exit 1; }
+	@test -x $(PY) || { echo "Creating $(VENV) with $$($(PYTHON) --version)"; $(PYTHON) -m venv $(VENV); } || { rm -rf $(VENV); \
+	    echo "make: '$(PYTHON) -m venv' failed; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@$(PY) -m pip --version >/dev/null 2>&1 || { rm -rf $(VENV); \
+	    echo "make: '$(PYTHON) -m venv' gave no pip; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@echo "Installing requirements.txt; torch is a large download, so this takes minutes ..."
+	@$(PY) -m pip install -qq --disable-pip-version-check -r requirements.txt
+	@$(PY) tools/install_detectron2.py
+	@echo "Installing this package (editable)"
+	@$(PY) -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(READY)
+	@$(PY) datasets/prepare_demo_images.py --output $(DEMO)/images
+	@$(PY) tools/generate_pseudo_labels.py --images $(DEMO)/images --output $(DEMO)/labels.json --overwrite \
+	    EXPLORATION.FEATURES.NAME color_texture
+	@$(PY) tools/draw_forests.py --json $(DEMO)/labels.json --images $(DEMO)/images --output $(DEMO)
+
+test: $(READY)
+	@$(ONE_THREAD) $(PY) -m pytest $(PYTEST_FLAGS)
+
+lint: $(READY)
+	@$(PY) -m ruff check .

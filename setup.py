@@ -1,0 +1,72 @@
+"""Package metadata. The one tested set of versions is in requirements.txt; here are the ranges that are meant to work.
+
+Not listed, because a package cannot choose them well for an environment that exists already:
+  Detectron2  is not on PyPI under its name: tools/install_detectron2.py
+  OpenCV      opencv-python and opencv-python-headless own the same files, so that requiring one breaks the other where
+              that is installed. Keep the one you have; in a new environment `pip install sohes_d2[opencv]`.
+"""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "sohes_d2" / "__init__.py").read_text(), re.MULTILINE)[1]
+README = ROOT / "README.md"
+
+# What Detectron2 needs when it runs; it is installed without its dependencies.
+DETECTRON2_NEEDS = [
+    "cloudpickle",
+    "fvcore>=0.1.5,<0.1.6",
+    "hydra-core>=1.1",
+    "iopath>=0.1.7",
+    "matplotlib>=3.5",
+    "omegaconf>=2.1,<2.4",
+    "packaging",
+    "tabulate",
+    "tensorboard",
+    "termcolor>=1.1",
+    "yacs>=0.1.8",
+]
+
+EXTRAS = {
+    "opencv": ["opencv-python-headless>=4.7"],
+    # Phase 1 on a cluster: tools/generate_pseudo_labels.py --engine ray
+    "ray": ["ray>=2.9"],
+    # Refiners of phase 1; `guided`, the default, needs neither.
+    "crf": ["pydensecrf2"],
+    "cascadepsp": ["segmentation-refinement"],
+    # COCO evaluation several times faster than pycocotools
+    "fast-eval": ["faster-coco-eval>=1.6"],
+    # The demo's photos come with scikit-image; reports draw with matplotlib.
+    "report": ["matplotlib>=3.5", "scikit-image>=0.22"],
+    "dev": ["pytest>=7", "pytest-xdist>=3", "ruff>=0.6"],
+}
+
+setup(
+    name="sohes_d2",
+    version=VERSION,
+    description="Self-supervised open-world hierarchical entity segmentation (SOHES) in Detectron2",
+    long_description=README.read_text(encoding="utf-8") if README.is_file() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["sohes_d2", "sohes_d2.*"]),
+    # The syntax is that of 3.9; the set in requirements.txt needs 3.11, because numpy 2.4 does.
+    python_requires=">=3.9",
+    install_requires=[
+        "huggingface-hub>=0.20",
+        "numba>=0.57",
+        "numpy>=1.24",
+        "pillow>=10.1",
+        "pycocotools>=2.0.6",
+        "safetensors>=0.4",
+        "scipy>=1.10",
+        "timm>=1.0",
+        "torch>=2.5",
+        "torchvision>=0.20",
+        "tqdm>=4.60",
+        *DETECTRON2_NEEDS,
+    ],
+    extras_require=EXTRAS,
+)

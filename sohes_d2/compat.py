@@ -1,0 +1,298 @@
+"""The one place that knows about versions: Detectron2 on today's numpy, Pillow, setuptools and torch.
+
+Two Detectron2 code bases are supported, and both call themselves "0.6": the official repository's main branch, and the
+release of 2021 which package indexes carry. The release was written for libraries that have since removed what it uses.
+`apply`, which ``import sohes_d2`` calls, puts back exactly these things and nothing else:
+
+==========================  ======================================  ====================================================
+what is missing             who needs it                            what is done
+==========================  ======================================  ====================================================
+``np.bool, float, int...``  release: masks, evaluators, data sets   missing names mean the Python types again
+``PIL.Image.LINEAR``        release: default of a transform         means ``BILINEAR`` again
+``detectron2._C``           release without compiled extension      a stand-in that fails when an op is *called*
+``COCOeval_opt`` of _C      release: default of ``COCOEvaluator``   the plain ``COCOeval``, as main does by itself
+``pkg_resources``           both: ``detectron2.model_zoo``          a stand-in while that one module is being executed
+optimizer in checkpoints    release: ``DefaultTrainer``             saved and restored, in the form that main uses
+==========================  ======================================  ====================================================
+
+Nothing of Detectron2 or torch is imported here: what concerns one Detectron2 module is hooked to the import of it.
+``torch.load`` is left as it is: checkpoints of both code bases load with its safe default, ``weights_only=True``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+import types
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+_EXTENSION = "detectron2._C"
+_REMEDY = "Write `import sohes_d2` before the first import of detectron2."
+_INSTALL = "Run `python tools/install_detectron2.py` with this interpreter, or `make env`."
+
+
+class Detectron2Error(ImportError):
+    """Detectron2 is missing, is not what was imported, or was half-imported; the message says what to do."""
+
+
+def apply() -> None:
+    """Make Detectron2 importable. May be called any number of times, before or after ``import detectron2``.
+
+    Raises:
+        Detectron2Error: Detectron2 is not installed; or an unrelated folder named ``detectron2`` hides it; or an
+            earlier import of it failed half-way and something still holds objects of that attempt.
+    """
+    if not _is_main(_package_folder()):
+        _restore_numpy_names()
+        _restore_pillow_names()
+    if not any(isinstance(finder, _Detectron2Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Detectron2Finder())
+    _drop_half_imported()
+    for name, patch in _AFTERWARDS.items():
+        if name in sys.modules:
+            patch(sys.modules[name])
+
+
+def has_compiled_ops() -> bool:
+    """Whether Detectron2's compiled extension is there and loads (fast COCO evaluation, rotated and deformable ops).
+
+    Use it for ``COCOEvaluator(..., use_fast_impl=has_compiled_ops())``. Imports torch on the first call.
+    """
+    if _extension_file() is None:
+        return False
+    try:
+        importlib.import_module(_EXTENSION)
+    except ImportError:  # built for another torch or Python: the same as not there
+        return False
+    return True
+
+
+def detectron2_flavour() -> str:
+    """One line for logs and reports: which Detectron2 this is, whether its ops are compiled, and where it lies."""
+    from detectron2 import __version__
+
+    folder = _package_folder()
+    source = "official main" if _is_main(folder) else "release"
+    if has_compiled_ops():
+        ops = "compiled ops"
+    elif _extension_file() is None:
+        ops = "no compiled ops"
+    else:
+        ops = "compiled ops that do not load with this torch"
+    return f"detectron2 {__version__} ({source}, {ops}) at {folder}"
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Names that numpy and Pillow removed. They are set for good, because Detectron2 looks them up at every use.
+
+
+def _restore_numpy_names() -> None:
+    import numpy as np
+
+    # Up to numpy 1.23 these were aliases of the Python types, which is what the callers were written for. Names that
+    # numpy has today (np.bool since 2.0) are left alone.
+    for python_type in (bool, float, int, str):
+        if python_type.__name__ not in dir(np):
+            setattr(np, python_type.__name__, python_type)
+
+
+def _restore_pillow_names() -> None:
+    from PIL import Image
+
+    if not hasattr(Image, "LINEAR"):  # an alias of BILINEAR, removed in Pillow 10
+        Image.LINEAR = Image.Resampling.BILINEAR
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Parts hooked to the import of one Detectron2 module.
+
+
+class _MissingOps(types.ModuleType):
+    """Stand-in for ``detectron2._C``. It answers what Detectron2 merely asks about; an op fails when it is called."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, "Detectron2 was installed without its compiled extension.")
+        # collect_env, which every training writes to its log, asks these three.
+        self.get_compiler_version = lambda: "none (no compiled ops)"
+        self.get_cuda_version = lambda: "none (no compiled ops)"
+        self.has_cuda = lambda: False
+
+    def __getattr__(self, op: str) -> Callable:
+        if op.startswith("__"):  # dunder look-ups are Python's own questions, and None of them has an answer here
+            raise AttributeError(op)
+
+        def missing_op(*_args: object, **_kwargs: object) -> None:
+            raise Detectron2Error(
+                f"detectron2._C.{op} was called, but this Detectron2 has no compiled ops. Install the official "
+                "repository, which compiles them: `python tools/install_detectron2.py --source git --force`."
+            )
+
+        missing_op.__name__ = op
+        return missing_op
+
+
+class _MissingOpsLoader(importlib.abc.Loader):
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
+        return _MissingOps(spec.name)
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        """Nothing to execute."""
+
+
+@contextmanager
+def _pkg_resources_stand_in() -> Iterator[None]:
+    """``pkg_resources`` for ``detectron2.model_zoo``, which asks it for the path of a file in a package.
+
+    Recent setuptools do not bring it. The stand-in lasts only while that module is executed, so that no other library
+    takes it for the real one.
+    """
+    if importlib.util.find_spec("pkg_resources") is not None:
+        yield
+        return
+    stand_in = types.ModuleType("pkg_resources")
+    stand_in.resource_filename = _resource_filename
+    sys.modules["pkg_resources"] = stand_in
+    try:
+        yield
+    finally:
+        del sys.modules["pkg_resources"]
+
+
+def _resource_filename(package: str, resource: str) -> str:
+    return str(Path(importlib.import_module(package).__file__).parent / resource)
+
+
+def _use_plain_coco_eval(fast_eval_api: types.ModuleType) -> None:
+    if isinstance(sys.modules.get(_EXTENSION), _MissingOps):
+        fast_eval_api.COCOeval_opt = fast_eval_api.COCOeval
+
+
+def _checkpoint_optimizer(defaults: types.ModuleType) -> None:
+    """Let ``DefaultTrainer`` checkpoint its inner trainer, which owns the optimizer and the gradient scaler.
+
+    Without it a resumed training silently starts with empty momentum. Main has these two methods itself.
+    """
+    trainer_class = defaults.DefaultTrainer
+    if "state_dict" in vars(trainer_class):
+        return
+
+    def state_dict(self: object) -> dict:
+        return {**super(trainer_class, self).state_dict(), "_trainer": self._trainer.state_dict()}
+
+    def load_state_dict(self: object, state_dict: dict) -> None:
+        super(trainer_class, self).load_state_dict(state_dict)
+        if "_trainer" in state_dict:  # absent from checkpoints that were written without this patch
+            self._trainer.load_state_dict(state_dict["_trainer"])
+
+    trainer_class.state_dict = state_dict
+    trainer_class.load_state_dict = load_state_dict
+
+
+_WHILE_EXECUTED = {"detectron2.model_zoo.model_zoo": _pkg_resources_stand_in}
+_AFTERWARDS = {
+    "detectron2.evaluation.fast_eval_api": _use_plain_coco_eval,
+    "detectron2.engine.defaults": _checkpoint_optimizer,
+}
+
+
+class _Detectron2Finder(importlib.abc.MetaPathFinder):
+    """Finds a few modules of Detectron2 as Python would and adds what they need. Others it leaves alone."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname == _EXTENSION:
+            # Main copes with a missing extension by itself, and better: whole classes say that they are not available.
+            if _extension_file() is not None or _is_main(_package_folder()):
+                return None
+            return importlib.machinery.ModuleSpec(fullname, _MissingOpsLoader())
+        if fullname not in _WHILE_EXECUTED and fullname not in _AFTERWARDS:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if spec is not None:
+            execute = spec.loader.exec_module
+
+            def execute_with_patches(module: types.ModuleType) -> None:
+                with _WHILE_EXECUTED.get(fullname, nullcontext)():
+                    execute(module)
+                if fullname in _AFTERWARDS:
+                    _AFTERWARDS[fullname](module)
+
+            spec.loader.exec_module = execute_with_patches
+        return spec
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What is installed, and what an earlier import left behind.
+
+
+def _package_folder() -> Path:
+    """The folder of the installed ``detectron2`` package, found without importing it."""
+    loaded = sys.modules.get("detectron2")
+    spec = loaded.__spec__ if loaded is not None else importlib.util.find_spec("detectron2")
+    if spec is None:
+        raise Detectron2Error(f"Detectron2 is not installed for {sys.executable}. {_INSTALL}")
+    if spec.origin is None:
+        # Typically the root of a git clone of Detectron2, which holds the package one level deeper.
+        raise Detectron2Error(
+            f"`detectron2` is found at {list(spec.submodule_search_locations)}, a folder without __init__.py, not the "
+            f"package. Start Python in another directory, or install Detectron2. {_INSTALL}"
+        )
+    return Path(spec.origin).parent
+
+
+def _is_main(folder: Path) -> bool:
+    """Official main, as opposed to the release: both have the same __version__, this file came in between."""
+    return (folder / "utils" / "develop.py").is_file()
+
+
+def _extension_file() -> Path | None:
+    spec = importlib.machinery.PathFinder.find_spec(_EXTENSION, [str(_package_folder())])
+    return Path(spec.origin) if spec is not None else None
+
+
+def _drop_half_imported() -> None:
+    """Forget what an import of Detectron2 left behind that failed half-way, so that it can be imported afresh.
+
+    When a package fails to import, Python forgets the package but keeps those of its submodules that were complete. A
+    second import would reuse them, and could then fail on names registered twice or on attributes never set.
+    """
+    orphans = {name for name in sys.modules if name.startswith("detectron2.") and _lost_parent(name)}
+    if not orphans:
+        return
+    holders = sorted(_holders(orphans))
+    if holders:
+        raise Detectron2Error(
+            f"Detectron2 was half-imported: an earlier import of {min(orphans).rpartition('.')[0]} failed, and its "
+            f"objects are still in use ({', '.join(holders[:5])}); this process cannot import it again. {_REMEDY}"
+        )
+    for name in orphans:
+        del sys.modules[name]
+
+
+def _lost_parent(name: str) -> bool:
+    while "." in name:
+        name = name.rpartition(".")[0]
+        if name not in sys.modules:
+            return True
+    return False
+
+
+def _holders(orphans: set[str]) -> Iterator[str]:
+    """``module.name`` of every global outside of `orphans` that was defined in one of them, or is one of them."""
+    gone = [sys.modules[name] for name in orphans]
+    for module_name, module in list(sys.modules.items()):
+        if module_name in orphans or not isinstance(module, types.ModuleType):
+            continue
+        for name, value in list(vars(module).items()):
+            if any(value is orphan for orphan in gone):
+                if not module_name.startswith("detectron2"):  # a package's attribute for its own submodule is set anew
+                    yield f"{module_name}.{name}"
+            # Not isinstance, which also asks the value itself: some libraries' globals answer with a warning.
+            elif issubclass(type(value), (type, types.FunctionType)) and value.__module__ in orphans:
+                yield f"{module_name}.{name}"
