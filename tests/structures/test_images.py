@@ -1,0 +1,162 @@
+"""Reading images: Detectron2's frame, deep and transparent files kept visible, bad files named with the reason."""
+
+import io
+import pickle
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from detectron2.data.detection_utils import read_image as detectron2_read_image
+from PIL import Image
+
+from sohes_d2.structures.images import ImageReadError, image_size, read_image
+
+RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
+
+
+def check_against_detectron2(path):
+    expected = detectron2_read_image(str(path), format="RGB")
+    image = read_image(path)
+    assert image.dtype == np.uint8 and image.flags.c_contiguous and image.flags.writeable
+    np.testing.assert_array_equal(image, expected)
+    assert image_size(path) == expected.shape[:2]
+    return image
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp", "bmp", "gif", "ppm"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "1", "CMYK"])
+def test_ordinary_files_are_as_detectron2_reads_them(tmp_path, suffix, mode):
+    path = tmp_path / f"image.{suffix}"
+    try:
+        Image.fromarray(RGB).convert(mode).save(path)
+    except (OSError, KeyError, ValueError) as error:
+        pytest.skip(f"Pillow cannot write it: {error}")
+    assert check_against_detectron2(path).shape == (5, 7, 3)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp"])
+@pytest.mark.parametrize("orientation", range(10))
+def test_exif_orientation(tmp_path, suffix, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"image.{suffix}"
+    Image.fromarray(RGB).save(path, exif=exif)
+    shape = check_against_detectron2(path).shape
+    if suffix != "tif":  # Pillow turns a TIFF itself, and Detectron2 once more; we follow Detectron2
+        assert shape[:2] == ((7, 5) if 5 <= orientation <= 8 else (5, 7))
+
+
+def test_png_with_its_orientation_behind_the_pixels(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    Image.fromarray(RGB).save(file, "PNG")
+    end = file.getvalue().index(b"IEND") - 4
+    payload = exif.tobytes().removeprefix(b"Exif\0\0")
+    chunk = struct.pack(">I4s", len(payload), b"eXIf") + payload + struct.pack(">I", zlib.crc32(b"eXIf" + payload))
+    path = tmp_path / "late.png"
+    path.write_bytes(file.getvalue()[:end] + chunk + file.getvalue()[end:])
+    assert check_against_detectron2(path).shape == (7, 5, 3)
+
+
+def test_size_comes_from_the_header_alone(tmp_path):
+    path = tmp_path / "cut.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 48, 3)).astype(np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:200])
+    assert image_size(path) == (64, 48)
+    with pytest.raises(ImageReadError):
+        read_image(path)
+
+
+def test_16_bit_grey_is_scaled_by_its_full_range(tmp_path):
+    values = np.array([[0, 257, 32768, 65535]], np.uint16)
+    for name in ("deep.png", "deep.tif"):
+        Image.fromarray(values).save(tmp_path / name)
+        np.testing.assert_array_equal(read_image(tmp_path / name), np.repeat([[[0], [1], [128], [255]]], 3, axis=2))
+
+
+@pytest.mark.parametrize(
+    "values, expected",
+    [
+        (np.array([[0.0, 0.5, 1.0]], np.float32), [0, 128, 255]),
+        (np.array([[0.0, 100.2, 200.0]], np.float32), [0, 100, 200]),
+        (np.array([[np.nan, 0.0, 65535.0]], np.float32), [0, 0, 255]),
+        (np.array([[-1.0, 0.0, 1.0]], np.float32), [0, 128, 255]),
+        (np.array([[0, 1, 200]], np.int32), [0, 1, 200]),
+        (np.array([[0, 65535, 257]], np.int32), [0, 255, 1]),
+        (np.array([[1000, 1000000, 500500]], np.int32), [0, 255, 128]),
+        (np.array([[7.0, 7.0, 7.0]], np.float32) * 1e6, [0, 0, 0]),
+    ],
+)
+def test_32_bit_files(tmp_path, values, expected):
+    path = tmp_path / "image.tif"
+    Image.fromarray(values).save(path)
+    np.testing.assert_array_equal(read_image(path)[0, :, 0], expected)
+
+
+def test_transparent_pixels_are_white(tmp_path):
+    rgba = np.zeros((1, 3, 4), np.uint8)
+    rgba[0, :, 0] = 200
+    rgba[0, :, 3] = 0, 255, 51
+    expected = [[[255, 255, 255], [200, 0, 0], [244, 204, 204]]]
+    Image.fromarray(rgba).save(tmp_path / "rgba.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "rgba.png"), expected)
+
+    Image.fromarray(np.array([[[9, 0], [9, 255]]], np.uint8), "LA").save(tmp_path / "la.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "la.png")[0, :, 0], [255, 9])
+
+    palette = Image.fromarray(np.array([[0, 1]], np.uint8), "P")
+    palette.putpalette([10, 20, 30, 40, 50, 60])
+    palette.save(tmp_path / "palette.png", transparency=0)
+    np.testing.assert_array_equal(read_image(tmp_path / "palette.png"), [[[255, 255, 255], [40, 50, 60]]])
+
+
+def test_opaque_alpha_changes_nothing(tmp_path):
+    rgba = np.dstack([RGB, np.full(RGB.shape[:2], 255, np.uint8)])
+    Image.fromarray(rgba).save(tmp_path / "opaque.png")
+    check_against_detectron2(tmp_path / "opaque.png")
+
+
+def test_first_frame_of_an_animation(tmp_path):
+    frames = [Image.fromarray(np.full((4, 4), value, np.uint8)) for value in (10, 200)]
+    frames[0].save(tmp_path / "two.gif", save_all=True, append_images=frames[1:])
+    assert (read_image(tmp_path / "two.gif") == 10).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (50, 20000), (20000, 50)])
+def test_extreme_sizes(tmp_path, size):
+    Image.fromarray(np.zeros((*size, 3), np.uint8)).save(tmp_path / "image.png")
+    assert read_image(tmp_path / "image.png").shape == (*size, 3)
+    assert image_size(tmp_path / "image.png") == size
+
+
+def test_bad_files_are_named_with_reason_and_remedy(tmp_path, monkeypatch):
+    Image.fromarray(RGB).save(tmp_path / "good.png")
+    good = (tmp_path / "good.png").read_bytes()
+    file = io.BytesIO()
+    Image.fromarray(np.tile(RGB, (40, 40, 1))).save(file, "JPEG")
+    cases = {
+        "empty.jpg": (b"", "the file is empty"),
+        "text.jpg": (b"no image at all", "not an image"),
+        "cut.jpg": (file.getvalue()[: len(file.getvalue()) // 2], "truncated"),
+        "cut.png": (good[:-30], ""),
+        "head.png": (good[:20], ""),
+        "noise.png": (good[:40] + bytes(range(200)), ""),
+        "zeros.tif": (b"II*\0" + bytes(100), ""),
+    }
+    for name, (data, reason) in cases.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(ImageReadError, match=reason or None) as caught:
+            read_image(tmp_path / name)
+        assert name in str(caught.value) and caught.value.reason and " at 0x" not in caught.value.reason
+        assert pickle.loads(pickle.dumps(caught.value)).reason == caught.value.reason
+    with pytest.raises(ImageReadError, match="does not exist"):
+        read_image(tmp_path / "missing.png")
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(ImageReadError, match="directory"):
+        image_size(tmp_path / "folder.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    for function in (read_image, image_size):
+        with pytest.raises(ImageReadError, match="more than 20 pixels.*bomb"):
+            function(tmp_path / "good.png")

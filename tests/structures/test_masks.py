@@ -1,0 +1,110 @@
+"""Masks as run lengths: exact overlaps, windows, and bounded memory."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+
+from sohes_d2.structures.masks import (
+    coverage_matrix,
+    decode_mask,
+    decode_masks,
+    encode_masks,
+    encode_window,
+    iou_matrix,
+    mask_areas,
+    mask_boxes,
+    rle_from_coco,
+    rle_to_json,
+)
+
+
+def random_masks(count: int, height: int = 13, width: int = 17, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).random((count, height, width)) > 0.6
+
+
+def test_round_trip_from_arrays_tensors_and_generators():
+    masks = random_masks(5)
+    for source in (masks, torch.from_numpy(masks), masks.astype(np.float32) * 3, (mask for mask in masks)):
+        assert np.array_equal(decode_masks(encode_masks(source)), masks)
+    assert encode_masks(masks, chunk_bytes=1) == encode_masks(masks)
+    assert encode_masks([]) == []
+    assert decode_masks([]).shape == (0, 0, 0)
+    with pytest.raises(ValueError, match="must be"):
+        encode_masks(masks[0])
+
+
+def test_encoding_many_masks_needs_memory_for_a_chunk_only():
+    tracemalloc.start()
+    # 300 masks of 1500 x 2250 are 1 GB as bytes; a generator is never held whole.
+    rles = encode_masks((np.zeros((1500, 2250), bool) for _ in range(300)), chunk_bytes=2**24)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(rles) == 300
+    assert peak < 2**26
+
+
+def test_areas_and_boxes_of_many_masks():
+    masks = random_masks(600, 7, 5)  # more than the 255 that pycocotools takes at once
+    masks[3] = False
+    rles = encode_masks(masks)
+    assert mask_areas(rles).tolist() == masks.sum(axis=(1, 2)).tolist()
+    box = np.zeros((20, 30), bool)
+    box[4:9, 6:8] = True
+    assert mask_boxes(encode_masks([box])).tolist() == [[6, 4, 2, 5]]
+    assert mask_areas([]).shape == (0,)
+    assert mask_boxes([]).shape == (0, 4)
+
+
+def test_overlaps_equal_the_plain_formulas():
+    a, b = random_masks(4), random_masks(3, seed=1)
+    a[2] = False
+    shared = (a[:, None] & b[None]).sum(axis=(2, 3))
+    union = (a[:, None] | b[None]).sum(axis=(2, 3))
+    areas = np.maximum(a.sum(axis=(1, 2)), 1)[:, None]
+    np.testing.assert_allclose(coverage_matrix(encode_masks(a), encode_masks(b)), shared / areas)
+    np.testing.assert_allclose(iou_matrix(encode_masks(a), encode_masks(b)), shared / union)
+    assert coverage_matrix([], encode_masks(b)).shape == (0, 3)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_window_encodes_as_the_whole_mask_does(seed):
+    generator = np.random.default_rng(seed)
+    height, width = generator.integers(1, 12, 2)
+    y0, x0 = generator.integers(0, height), generator.integers(0, width)
+    y1, x1 = generator.integers(y0, height) + 1, generator.integers(x0, width) + 1
+    if seed % 3 == 0:
+        y0, y1 = 0, height  # runs that go on from one column to the next
+    mask = np.zeros((height, width), bool)
+    mask[y0:y1, x0:x1] = generator.random((y1 - y0, x1 - x0)) > (0.0 if seed == 6 else 0.3)
+    assert encode_window(mask[y0:y1, x0:x1], (y0, x0), (height, width)) == encode_masks([mask])[0]
+
+
+def test_a_window_must_lie_inside():
+    with pytest.raises(ValueError, match="leaves the image"):
+        encode_window(np.ones((3, 3), bool), (8, 0), (10, 10))
+
+
+def test_coco_segmentations_of_every_kind():
+    mask = np.zeros((6, 8), bool)
+    mask[1:4, 2:7] = True
+    rle = encode_masks([mask])[0]
+    flat = mask.ravel(order="F")
+    changes = np.flatnonzero(np.diff(flat)) + 1
+    counts = np.diff(np.r_[0, changes, flat.size]).tolist()
+    for segmentation in (
+        rle,
+        rle_to_json(rle),
+        {"size": [6, 8], "counts": counts},
+        [[2, 1, 7, 1, 7, 4, 2, 4]],
+    ):
+        assert np.array_equal(decode_mask(rle_from_coco(segmentation, (6, 8))), mask)
+    with pytest.raises(ValueError, match="its image is"):
+        rle_from_coco(rle, (8, 6))
+    with pytest.raises(ValueError, match="empty list"):
+        rle_from_coco([], (6, 8))
+    with pytest.raises(ValueError, match="not a COCO segmentation"):
+        rle_from_coco("abc", (6, 8))
