@@ -1,0 +1,84 @@
+"""From the config to a feature extractor: the only place of this package that sees ``cfg``."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+
+import torch
+
+from ...weights import TORCHVISION_PREFIX, hub_cached_file, hub_reachable
+from .base import FEATURE_EXTRACTORS, FeatureExtractor
+from .color_texture import ColorTextureExtractor
+
+logger = logging.getLogger(__name__)
+
+AUTO_MODEL = "vit_base_patch8_224.dino"  # the backbone of SOHES
+
+
+def build_feature_extractor(cfg) -> FeatureExtractor:
+    """Build the extractor that ``cfg.EXPLORATION.FEATURES`` describes, on ``cfg.MODEL.DEVICE``.
+
+    ``NAME`` is, in this order: a name in :data:`FEATURE_EXTRACTORS` ("auto" and "color_texture" among them),
+    "torchvision/" and a model of torchvision, or a model of timm. A plain ViT gives a :class:`~.vit.ViTExtractor`,
+    any other network a :class:`~.cnn.CNNExtractor`.
+
+    Raises:
+        ValueError: an unknown name, or options that do not suit it.
+        WeightsError: the weights cannot be had or do not match.
+    """
+    name = cfg.EXPLORATION.FEATURES.NAME
+    if name in FEATURE_EXTRACTORS:
+        return FEATURE_EXTRACTORS.get(name)(cfg)
+    # Networks are imported on demand: a worker that only needs color_texture starts without timm's thousand models.
+    if not name.startswith(TORCHVISION_PREFIX) and _is_plain_vit(name):
+        from .vit import ViTExtractor
+
+        return ViTExtractor(**ViTExtractor.from_config(cfg))
+    from .cnn import CNNExtractor
+
+    return CNNExtractor(**CNNExtractor.from_config(cfg))
+
+
+@FEATURE_EXTRACTORS.register()
+def color_texture(cfg) -> FeatureExtractor:
+    """The training-free extractor: needs no weights."""
+    budget = cfg.EXPLORATION.FEATURES.TOKEN_BUDGET
+    return ColorTextureExtractor(token_budget=budget) if budget else ColorTextureExtractor()
+
+
+@FEATURE_EXTRACTORS.register()
+def auto(cfg) -> FeatureExtractor:
+    """DINO ViT-B/8 when its weights are given, cached or reachable (decided within seconds), else ``color_texture``."""
+    weights = cfg.EXPLORATION.FEATURES.WEIGHTS
+    if weights or hub_cached_file(AUTO_MODEL) or hub_reachable(AUTO_MODEL, timeout=3.0):
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.EXPLORATION.FEATURES.NAME = AUTO_MODEL
+        return build_feature_extractor(cfg)
+    logger.warning(
+        "NO DINO WEIGHTS: %s is neither cached nor reachable, so features fall back to color_texture, which needs "
+        "no weights but sees only colour and texture. For the method of the paper connect to the internet, or pass its "
+        "file: --weights FILE (EXPLORATION.FEATURES.WEIGHTS FILE). To silence this, choose NAME color_texture.",
+        AUTO_MODEL,
+    )
+    return color_texture(cfg)
+
+
+def _is_plain_vit(name: str) -> bool:
+    """Whether timm's ``name`` is a ViT of one resolution, told from its class without making its weights."""
+    import timm
+    from timm.models.eva import Eva
+    from timm.models.vision_transformer import VisionTransformer
+
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture) or (tag and not timm.is_model_pretrained(name)):
+        known = [*dict(FEATURE_EXTRACTORS), *timm.list_models(), *timm.list_pretrained()]
+        near = difflib.get_close_matches(name, known, n=3)
+        hint = f" Did you mean {', '.join(near)}?" if near else ""
+        raise ValueError(
+            f"EXPLORATION.FEATURES.NAME {name!r} is neither registered ({', '.join(dict(FEATURE_EXTRACTORS))}) nor a "
+            f"model of timm {timm.__version__}; models of torchvision are named 'torchvision/NAME'.{hint}"
+        )
+    with torch.device("meta"):
+        return isinstance(timm.create_model(architecture, num_classes=0), (VisionTransformer, Eva))

@@ -1,0 +1,161 @@
+"""Features of a frozen vision transformer from timm: keys, queries, values or tokens of one block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...weights import WeightsError, load_weights
+from .base import DEFAULT_TOKEN_BUDGET, FeatureExtractor, check_images
+from .network import check_dtype, freeze, precision, run_until, to_input
+
+FACETS = ("query", "key", "value", "token")  # the first three in the order of a fused qkv projection
+
+
+class ViTExtractor(FeatureExtractor):
+    """One vector per patch of a frozen ViT; by default the keys of the last block's attention.
+
+    Keys, queries and values are the projections of all heads side by side, after the block's q/k norm where it has
+    one and before any rotary embedding, which would encode where a patch is rather than what it shows. Tokens are a
+    block's output after the model's final norm, as in the official DINO and DINOv2 code. Class and register tokens
+    take part in the attention and are then left out. The images are resized (antialiased bicubic) to exactly rows x
+    cols patches; the position embedding follows.
+
+    Args:
+        name: a plain ViT of timm ("vit_base_patch8_224.dino", "vit_small_patch14_dinov2.lvd142m", ...). Its tag also
+            gives the normalisation, so name the tag that suits the weights even when they come from a file.
+        weights: as for :func:`sohes_d2.weights.load_weights`; empty for timm's own weights of ``name``.
+        block: which block, negative from the end.
+        facet: "key", "query", "value" or "token".
+        token_budget: most patches per image.
+        dtype: "float32", "bfloat16" or "float16" (GPU only) for the network; the features are float32.
+        device: where the network runs.
+
+    Raises:
+        WeightsError: the weights cannot be had, or do not fill this architecture.
+        ValueError: an architecture that cannot give such features, or an option out of range.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        weights: str = "",
+        block: int = -1,
+        facet: str = "key",
+        token_budget: int = DEFAULT_TOKEN_BUDGET,
+        dtype: str = "float32",
+        device: str | torch.device = "cpu",
+    ):
+        if facet not in FACETS:
+            raise ValueError(f"EXPLORATION.FEATURES.FACET {facet!r} is not one of {', '.join(FACETS)}.")
+        self.name, self.facet, self.token_budget = name, facet, token_budget
+        self.device = torch.device(device)
+        self.dtype = check_dtype(dtype, self.device)
+        try:
+            model = timm.create_model(name, num_classes=0, dynamic_img_size=True)
+        except TypeError as error:
+            raise ValueError(
+                f"{name!r} takes only inputs of one size: choose a plain ViT (timm.list_models('vit_*'))."
+            ) from error
+        self.block = _block_index(model, block, name)
+        self.dims = model.embed_dim if facet == "token" else _facet_dims(model.blocks[self.block], facet, name)
+        self.report = load_weights(model, weights or f"hub:{name}")
+        # A pooling head is never run here; any other gap would silently mix random numbers into the features.
+        missing = [key for key in self.report.missing if not key.startswith(("head", "fc_norm", "attn_pool"))]
+        if missing:
+            raise WeightsError(
+                f"Weights {self.report.origin} lack {len(missing)} tensors of {name!r} ({', '.join(missing[:4])}). "
+                "Choose the architecture that they were made with (EXPLORATION.FEATURES.NAME)."
+            )
+        self.model = freeze(model, self.device)
+        self.cell = int(model.patch_embed.feat_ratio())
+        self.mean, self.std = model.pretrained_cfg["mean"], model.pretrained_cfg["std"]
+
+    @classmethod
+    def from_config(cls, cfg) -> dict:
+        features = cfg.EXPLORATION.FEATURES
+        return {
+            "name": features.NAME,
+            "weights": features.WEIGHTS,
+            "block": features.BLOCK,
+            "facet": features.FACET,
+            "token_budget": features.TOKEN_BUDGET or DEFAULT_TOKEN_BUDGET,
+            "dtype": features.DTYPE,
+            "device": cfg.MODEL.DEVICE,
+        }
+
+    @torch.inference_mode()
+    def extract_at(self, images: Sequence[np.ndarray], grid: tuple[int, int]) -> np.ndarray:
+        check_images(images)
+        rows, cols = grid
+        x = to_input(images, (rows * self.cell, cols * self.cell), self.mean, self.std, self.device)
+        block = self.model.blocks[self.block]
+        with precision(self.device, self.dtype):
+            if self.facet == "token":
+                tokens = self.model.norm(run_until(self.model, block, x))
+            else:
+                tokens = project(block.attn, run_until(self.model, block.attn, x, at_input=True), self.facet)
+        patches = tokens[:, self.model.num_prefix_tokens :].float()
+        return patches.reshape(len(images), rows, cols, -1).cpu().numpy()
+
+    def describe(self) -> dict:
+        return {
+            "name": self.name,
+            "weights": self.report.origin,
+            "weights_sha256": self.report.digest,
+            "block": self.block,
+            "facet": self.facet,
+            "patch": self.cell,
+            "dims": self.dims,
+            "token_budget": self.token_budget,
+            "dtype": str(self.dtype).replace("torch.", ""),
+        }
+
+
+def project(attention: nn.Module, x: Tensor, facet: str) -> Tensor:
+    """Keys, queries or values (B, N, heads * head_dim) that ``attention`` makes of its input ``x`` (B, N, C).
+
+    Computed here rather than caught from the projection's output, since timm's variants call it in different ways
+    (fused or not, bias inside or beside it).
+    """
+    letter = facet[0]
+    fused = getattr(attention, "qkv", None)
+    if fused is not None:
+        dims = fused.out_features // 3
+        part = slice(FACETS.index(facet) * dims, (FACETS.index(facet) + 1) * dims)
+        # EVA and BEiT keep the biases beside the fused projection.
+        bias = getattr(attention, f"{letter}_bias", None) if fused.bias is None else fused.bias[part]
+        y = F.linear(x, fused.weight[part], bias)
+    else:
+        y = getattr(attention, f"{letter}_proj")(x)
+    norm = getattr(attention, f"{letter}_norm", None)
+    if norm is None or isinstance(norm, nn.Identity):
+        return y
+    return norm(y.unflatten(-1, (-1, attention.head_dim))).flatten(-2)
+
+
+def _facet_dims(block: nn.Module, facet: str, name: str) -> int:
+    """Width of :func:`project`'s answer for this block."""
+    attention = getattr(block, "attn", None)
+    fused, single = getattr(attention, "qkv", None), getattr(attention, f"{facet[0]}_proj", None)
+    if isinstance(fused, nn.Linear):
+        return fused.out_features // 3
+    if isinstance(single, nn.Linear):
+        return single.out_features
+    raise ValueError(
+        f"The blocks of {name!r} ({type(block).__name__}) have no single attention with a qkv projection: use "
+        "EXPLORATION.FEATURES.FACET token, or another ViT."
+    )
+
+
+def _block_index(model: nn.Module, block: int, name: str) -> int:
+    count = len(model.blocks)
+    if not -count <= block < count:
+        raise ValueError(f"EXPLORATION.FEATURES.BLOCK {block} is out of range: {name!r} has {count} blocks.")
+    return block % count

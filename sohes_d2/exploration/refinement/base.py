@@ -1,0 +1,76 @@
+"""What a refiner is: from a mask with the staircase of the feature grid to one that follows the pixels."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from fvcore.common.registry import Registry
+
+REFINERS = Registry("REFINERS")
+REFINERS.__doc__ = "Refiners by name. Each is a subclass of Refiner whose constructor takes only keywords."
+
+Window = tuple[slice, slice]
+
+
+class Refiner(ABC):
+    """Sharpens one mask at a time, on a window of the image: the mask's box plus a margin.
+
+    Attributes:
+        training_free: False where the refiner's weights saw human masks, which a self-supervised claim must then
+        mention.
+    """
+
+    training_free: bool = True
+
+    def reach(self, cell: float) -> int:
+        """How far, in pixels, the edge of a mask with cells of ``cell`` pixels may move: the margin it needs."""
+        return math.ceil(2 * cell)
+
+    @abstractmethod
+    def refine(self, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """The sharper mask.
+
+        Args:
+            image: (H, W, 3) uint8 RGB, the window's pixels.
+            mask: (H, W) bool.
+
+        Returns:
+            (H, W) bool.
+        """
+
+    def on(self, image: np.ndarray, cell: float) -> Callable[[Window, np.ndarray], np.ndarray]:
+        """Bind to an image and a cell size in pixels: a function of a window and the mask in it.
+
+        Refiners override it to share work between the masks of an image, or to follow the size of a cell; cells of
+        equal ``reach`` are treated alike.
+        """
+        return lambda window, mask: self.refine(image[window], mask)
+
+    def describe(self) -> dict[str, Any]:
+        """Json-ready facts for the label file: the public settings."""
+        settings = {k: v for k, v in vars(self).items() if not k.startswith("_")}
+        return {"training_free": self.training_free, **settings}
+
+
+@REFINERS.register()
+class none(Refiner):  # noqa: N801 (the class is named as the config names it)
+    """Leaves every mask as it is."""
+
+    def reach(self, cell: float) -> int:
+        return 0
+
+    def refine(self, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        return mask
+
+
+def margin_window(box: tuple[int, int, int, int], reach: int, image_size: tuple[int, int]) -> Window:
+    """The box (y0, x0, y1, x1; ends exclusive) plus a margin of ``reach`` pixels, cut at the image's border."""
+    y0, x0, y1, x1 = box
+    return (
+        slice(max(0, y0 - reach), min(image_size[0], y1 + reach)),
+        slice(max(0, x0 - reach), min(image_size[1], x1 + reach)),
+    )

@@ -1,0 +1,98 @@
+"""Training-free refinement with a guided filter: the mask's edge moves to the nearest edge of the photo's colours."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+
+from .base import REFINERS, Refiner, Window
+
+
+@REFINERS.register()
+class guided(Refiner):  # noqa: N801 (the class is named as the config names it)
+    """Guided filter with a colour guide (He, Sun and Tang, "Guided Image Filtering", TPAMI 2013), cut at one half.
+
+    In every (2 radius + 1)-pixel square the mask is explained as a linear function of the colour; averaging the
+    explanations gives a soft mask whose edges are the photo's. Costs O(pixels of the window), whatever the radius.
+
+    Args:
+        radius: of the square, in cells of the mask's feature grid: about what the clustering cannot have resolved [D].
+        max_radius: bound of the radius in pixels, at least 1 [D].
+        epsilon: ridge on the colours' covariance, in squared units of colours in [0, 1]; smaller follows fainter edges
+        [D].
+    """
+
+    def __init__(self, *, radius: float = 1.33, max_radius: int = 32, epsilon: float = 1e-3):
+        if radius <= 0 or max_radius < 1 or epsilon <= 0:
+            raise ValueError(
+                "the guided refiner needs radius > 0, max_radius >= 1 and epsilon > 0, "
+                f"got {radius}, {max_radius} and {epsilon}"
+            )
+        self.radius = radius
+        self.max_radius = max_radius
+        self.epsilon = epsilon
+
+    def reach(self, cell: float) -> int:
+        return 2 * self._pixels(cell)
+
+    def _pixels(self, cell: float) -> int:
+        return min(self.max_radius, max(1, math.ceil(self.radius * cell - 1e-6)))
+
+    def refine(self, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        return self.on(image, cell=3)((slice(0, image.shape[0]), slice(0, image.shape[1])), mask)
+
+    def on(self, image: np.ndarray, cell: float) -> Callable[[Window, np.ndarray], np.ndarray]:
+        # All that depends on the photo alone is computed once, on the whole of it, and shared by its masks.
+        side = 2 * self._pixels(cell) + 1
+        colours = image.astype(np.float32) / 255
+        mean = _mean(colours, side)
+        inverse = _inverse_covariance(colours, mean, side, self.epsilon)
+
+        def refine(window: Window, mask: np.ndarray) -> np.ndarray:
+            target = mask.astype(np.float32)
+            mean_target = _mean(target, side)
+            # Slope and offset of the linear model in each square, side by side so that one call averages all four.
+            model = np.empty((*mask.shape, 4), np.float32)
+            covariance = _mean(colours[window] * target[..., None], side) - mean[window] * mean_target[..., None]
+            for i in range(3):
+                row = inverse[min(i, 0), max(i, 0)][window] * covariance[..., 0]
+                row += inverse[min(i, 1), max(i, 1)][window] * covariance[..., 1]
+                row += inverse[min(i, 2), max(i, 2)][window] * covariance[..., 2]
+                model[..., i] = row
+            model[..., 3] = mean_target - _dot(model, mean[window])
+            model = _mean(model, side)
+            return _dot(model, colours[window]) + model[..., 3] > 0.5
+
+        return refine
+
+
+def _mean(values: np.ndarray, side: int) -> np.ndarray:
+    return cv2.blur(values, (side, side), borderType=cv2.BORDER_REFLECT)
+
+
+def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Inner product over the three colours; far faster than a sum over so short an axis."""
+    return a[..., 0] * b[..., 0] + a[..., 1] * b[..., 1] + a[..., 2] * b[..., 2]
+
+
+def _inverse_covariance(
+    colours: np.ndarray, mean: np.ndarray, side: int, epsilon: float
+) -> dict[tuple[int, int], np.ndarray]:
+    """Upper triangle {(i, j): (H, W) float32} of the inverse of each square's colour covariance plus ``epsilon``."""
+    upper = [(i, j) for i in range(3) for j in range(i, 3)]
+    entry = {}
+    for i, j in upper:
+        product = _mean(colours[..., i] * colours[..., j], side).astype(np.float64)
+        covariance = product - mean[..., i].astype(np.float64) * mean[..., j]
+        entry[i, j] = entry[j, i] = covariance + (epsilon if i == j else 0.0)
+    cofactor = {}
+    for i, j in upper:
+        a, b, c, d = (i + 1) % 3, (i + 2) % 3, (j + 1) % 3, (j + 2) % 3
+        cofactor[i, j] = entry[a, c] * entry[b, d] - entry[a, d] * entry[b, c]
+    determinant = sum(entry[0, j] * cofactor[0, j] for j in range(3))
+    # In exact arithmetic it is at least epsilon cubed; rounding can leave a flat square's a little under.
+    determinant = np.maximum(determinant, epsilon**3)
+    return {key: (value / determinant).astype(np.float32) for key, value in cofactor.items()}

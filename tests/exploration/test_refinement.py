@@ -1,0 +1,88 @@
+"""Refinement to pixels: the guided filter against its formula, and the window that masks are refined in."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sohes_d2.exploration.refinement import REFINERS, guided, margin_window
+
+
+def two_colours(height: int = 40, width: int = 60, edge: int = 33) -> np.ndarray:
+    image = np.zeros((height, width, 3), np.uint8)
+    image[:, :edge] = (200, 60, 40)
+    image[:, edge:] = (40, 90, 200)
+    noise = np.random.default_rng(0).integers(-12, 13, image.shape)
+    return np.clip(image + noise, 0, 255).astype(np.uint8)
+
+
+def test_the_edge_of_a_mask_moves_to_the_edge_of_the_photo():
+    image = two_colours()
+    staircase = np.zeros((40, 60), bool)
+    for row in range(40):
+        staircase[row, : 30 + 6 * (row // 8 % 2)] = True
+    refined = guided(radius=6.0).on(image, cell=1)((slice(None), slice(None)), staircase)
+    assert refined[:, :33].mean() > 0.99
+    assert refined[:, 33:].mean() < 0.01
+
+
+def test_equals_the_linear_model_of_the_paper():
+    generator = np.random.default_rng(1)
+    image = generator.integers(0, 256, (12, 14, 3), dtype=np.uint8)
+    mask = generator.random((12, 14)) > 0.5
+    radius, epsilon = 2, 1e-2
+    padded_image = np.pad(image / 255.0, ((radius,) * 2, (radius,) * 2, (0, 0)), mode="symmetric")
+    padded_mask = np.pad(mask.astype(float), radius, mode="symmetric")
+    slope, offset = np.zeros((12, 14, 3)), np.zeros((12, 14))
+    for y in range(12):
+        for x in range(14):
+            square = padded_image[y : y + 5, x : x + 5].reshape(-1, 3)
+            target = padded_mask[y : y + 5, x : x + 5].ravel()
+            covariance = np.cov(square.T, bias=True) + epsilon * np.eye(3)
+            slope[y, x] = np.linalg.solve(covariance, square.T @ target / 25 - square.mean(axis=0) * target.mean())
+            offset[y, x] = target.mean() - slope[y, x] @ square.mean(axis=0)
+    model = np.pad(np.dstack([slope, offset]), ((radius,) * 2, (radius,) * 2, (0, 0)), mode="symmetric")
+    means = np.lib.stride_tricks.sliding_window_view(model, (5, 5), axis=(0, 1)).mean(axis=(-2, -1))
+    soft = (means[..., :3] * image / 255.0).sum(axis=2) + means[..., 3]
+    refined = guided(radius=2.0, epsilon=epsilon).on(image, cell=1)((slice(None), slice(None)), mask)
+    decided = np.abs(soft - 0.5) > 1e-3
+    assert decided.mean() > 0.9
+    assert np.array_equal(refined[decided], soft[decided] > 0.5)
+
+
+def test_a_window_gives_what_the_whole_image_gives():
+    image = two_colours()
+    mask = np.zeros((40, 60), bool)
+    mask[15:25, 20:31] = True
+    refiner = guided()
+    refine = refiner.on(image, cell=3)
+    whole = refine((slice(0, 40), slice(0, 60)), mask)
+    window = margin_window((15, 20, 25, 31), refiner.reach(3), (40, 60))
+    assert np.array_equal(refine(window, mask[window]), whole[window])
+    assert whole.sum() == whole[window].sum()
+
+
+def test_a_flat_photo_keeps_the_mask():
+    mask = np.zeros((60, 60), bool)
+    mask[10:50, 10:50] = True
+    refined = guided().refine(np.full((60, 60, 3), 127, np.uint8), mask)
+    assert (refined & mask).sum() / (refined | mask).sum() > 0.9  # only the corners are rounded
+
+
+def test_the_radius_follows_the_cells():
+    refiner = guided(radius=1.33, max_radius=10)
+    assert [refiner.reach(cell) for cell in (0.5, 3.0, 100.0)] == [2, 8, 20]
+    assert refiner.describe() == {"training_free": True, "radius": 1.33, "max_radius": 10, "epsilon": 1e-3}
+    with pytest.raises(ValueError, match="epsilon > 0"):
+        guided(epsilon=0)
+
+
+def test_windows_are_cut_at_the_border():
+    assert margin_window((2, 3, 8, 9), 4, (10, 20)) == (slice(0, 10), slice(0, 13))
+
+
+def test_none_changes_nothing():
+    mask = np.random.default_rng(0).random((6, 6)) > 0.5
+    none = REFINERS.get("none")()
+    assert none.reach(5) == 0
+    assert none.on(two_colours(6, 6, 3), 1)((slice(None), slice(None)), mask) is mask

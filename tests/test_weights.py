@@ -1,0 +1,336 @@
+"""Weights in every published layout end as the same numbers in the model; anything else is refused with a remedy."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import pickle
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import huggingface_hub
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from timm.layers import SwiGLUPacked, resample_abs_pos_embed
+
+from sohes_d2 import weights as W
+from sohes_d2.weights import WeightsError, load_weights, state_digest
+
+HUB_NAME = "test_vit.r160_in1k"  # timm's own tiny ViT, which is on the hub
+
+
+def tiny_vit(seed: int = 0, **kwargs) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    return timm.create_model("test_vit", num_classes=0, **kwargs).eval()
+
+
+def prefixed(prefix: str, state: dict) -> dict:
+    return {prefix + key: value for key, value in state.items()}
+
+
+def chunked(state: dict) -> dict:
+    """The block names of an official DINOv2 training checkpoint: blocks.CHUNK.INDEX."""
+    return {
+        f"blocks.{int(key.split('.')[1]) // 3}.{key[len('blocks.') :]}" if key.startswith("blocks.") else key: value
+        for key, value in state.items()
+    }
+
+
+LAYOUTS = {
+    "timm": lambda good, bad: good,
+    "model entry": lambda good, bad: {"model": good, "epoch": 3, "optimizer": {"state": {}}},
+    "DataParallel": lambda good, bad: {"state_dict": prefixed("module.", good)},
+    "compiled": lambda good, bad: prefixed("_orig_mod.", good),
+    "DINO training": lambda good, bad: {
+        "student": prefixed("module.backbone.", bad),
+        "teacher": {**prefixed("backbone.", good), "head.mlp.0.weight": torch.ones(3, 3)},
+        "epoch": 1,
+        "args": argparse.Namespace(arch="vit_base", patch_size=8),
+    },
+    "DINOv2 teacher file": lambda good, bad: {
+        "teacher": {**prefixed("backbone.", chunked(good)), "backbone.mask_token": torch.ones(1, 64)}
+    },
+    "DINOv2 training": lambda good, bad: {
+        "model": {**prefixed("student.backbone.", chunked(bad)), **prefixed("teacher.backbone.", chunked(good))}
+    },
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_gives_the_same_bits(layout, tmp_path):
+    good, bad, model = tiny_vit(1), tiny_vit(2), tiny_vit(3)
+    path = tmp_path / "weights.pth"
+    torch.save(LAYOUTS[layout](good.state_dict(), bad.state_dict()), path)
+
+    report = load_weights(model, str(path))
+
+    x = torch.randn(1, 3, 160, 160)
+    with torch.inference_mode():
+        assert torch.equal(model(x), good(x))
+    assert report.digest == state_digest(good.state_dict())
+    assert (report.origin, report.loaded, report.missing) == ("file:weights.pth", len(good.state_dict()), ())
+    assert (report.layout == "timm") == (layout == "timm")
+
+
+def test_safetensors_and_torch_files_have_one_digest(tmp_path):
+    good = tiny_vit(1)
+    save_file(good.state_dict(), str(tmp_path / "w.safetensors"))
+    (tmp_path / "w.safetensors").rename(tmp_path / "no_suffix")
+    torch.save(good.half().state_dict(), tmp_path / "half.pth")
+    assert load_weights(tiny_vit(2), str(tmp_path / "no_suffix")).digest == state_digest(tiny_vit(1).state_dict())
+    model = tiny_vit(2)
+    load_weights(model, str(tmp_path / "half.pth"))
+    assert model.norm.weight.dtype == torch.float32
+    assert torch.equal(model.cls_token, good.cls_token.float())
+
+
+def test_official_dinov2_with_registers(tmp_path):
+    options = {"reg_tokens": 4, "no_embed_class": True, "init_values": 1e-5}
+    good, model = tiny_vit(1, **options), tiny_vit(2, **options)
+    state = good.state_dict()
+    position = torch.randn(1, 1, 64)
+    official = chunked({k: v for k, v in state.items() if k not in ("reg_token", "pos_embed")})
+    official["register_tokens"] = state["reg_token"]
+    official["pos_embed"] = torch.cat([position, state["pos_embed"]], dim=1)
+    official["mask_token"] = torch.zeros(1, 64)
+    torch.save(official, tmp_path / "dinov2_reg4.pth")
+
+    report = load_weights(model, str(tmp_path / "dinov2_reg4.pth"))
+
+    expected = {**state, "cls_token": state["cls_token"] + position}
+    assert all(torch.equal(value, expected[key]) for key, value in model.state_dict().items())
+    assert report.unexpected == ("mask_token",)
+    for word in ("register_tokens", "chunked blocks", "class position"):
+        assert word in report.layout
+
+
+def test_official_dinov2_swiglu(tmp_path):
+    good, model = tiny_vit(1, mlp_layer=SwiGLUPacked), tiny_vit(2, mlp_layer=SwiGLUPacked)
+    names = {"mlp.fc1.": "mlp.w12.", "mlp.fc2.": "mlp.w3."}
+    official = {}
+    for key, value in good.state_dict().items():
+        for timms, metas in names.items():
+            key = key.replace(timms, metas)
+        official[key] = value
+    torch.save(official, tmp_path / "giant.pth")
+    assert load_weights(model, str(tmp_path / "giant.pth")).missing == ()
+    assert torch.equal(model.blocks[2].mlp.fc1.weight, good.blocks[2].mlp.fc1.weight)
+
+
+def test_position_embedding_is_resampled_like_timm(tmp_path):
+    small = tiny_vit(1, img_size=80)  # 5x5 patches and a class position
+    torch.save(small.state_dict(), tmp_path / "small.pth")
+    model = tiny_vit(2)
+    report = load_weights(model, str(tmp_path / "small.pth"))
+    expected = resample_abs_pos_embed(small.pos_embed, new_size=[10, 10], old_size=[5, 5], num_prefix_tokens=1)
+    assert torch.equal(model.pos_embed, expected)
+    assert "pos_embed 5x5 resampled to 10x10" in report.layout
+
+    state = small.state_dict()
+    state["pos_embed"] = state["pos_embed"][:, 1:]  # a file without a class position
+    torch.save(state, tmp_path / "patches_only.pth")
+    load_weights(model, str(tmp_path / "patches_only.pth"))
+    assert torch.equal(model.pos_embed[:, 1:], expected[:, 1:])
+    assert torch.count_nonzero(model.pos_embed[:, 0]) == 0
+
+
+def test_names_without_a_place_are_reported_in_one_line(tmp_path, caplog):
+    state = tiny_vit(1).state_dict()
+    del state["norm.weight"]
+    state.update({"head.weight": torch.ones(1000, 64), "head.bias": torch.ones(1000), "mask_token": torch.ones(1, 64)})
+    torch.save(state, tmp_path / "w.pth")
+    with caplog.at_level(logging.INFO, logger="sohes_d2.weights"):
+        report = load_weights(tiny_vit(2), str(tmp_path / "w.pth"))
+    assert set(report.unexpected) == {"head.weight", "head.bias", "mask_token"}
+    assert report.missing == ("norm.weight",)
+    [record] = caplog.records
+    for word in ("missing: norm.* (1)", "head.* (2)", "mask_token", report.digest[:12]):
+        assert word in record.getMessage()
+
+
+def test_a_head_of_another_size_is_left_out(tmp_path):
+    torch.save(timm.create_model("test_vit", num_classes=7).state_dict(), tmp_path / "w.pth")
+    model = timm.create_model("test_vit", num_classes=3)
+    report = load_weights(model, str(tmp_path / "w.pth"))
+    assert report.missing == report.unexpected == ("head.weight", "head.bias")
+
+
+def test_a_convolutional_network_keeps_its_own_block_names(tmp_path):
+    torch.manual_seed(1)
+    good = timm.create_model("test_efficientnet", num_classes=0)
+    torch.save({"state_dict": prefixed("module.encoder_q.", good.state_dict())}, tmp_path / "w.pth")
+    model = timm.create_model("test_efficientnet", num_classes=0)
+    assert load_weights(model, str(tmp_path / "w.pth")).digest == state_digest(good.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ({"a": torch.ones(2), "b": torch.ones(3)}, "only 0 of the model's"),
+        ({"epoch": 3}, "no state dict found (seen: entries ['epoch'])"),
+        ([1, 2], "no state dict found (seen: list)"),
+        ({"pos_embed": torch.ones(1, 13, 64)}, "13 positions, which is no square grid"),
+    ],
+)
+def test_contents_that_do_not_fit_are_explained(content, says, tmp_path):
+    torch.save(content, tmp_path / "odd.pth")
+    with pytest.raises(WeightsError) as error:
+        load_weights(tiny_vit(), str(tmp_path / "odd.pth"))
+    assert says in str(error.value) and "odd.pth" in str(error.value)
+
+
+def test_another_width_names_both_shapes(tmp_path):
+    torch.save(timm.create_model("test_vit3", num_classes=0).state_dict(), tmp_path / "wide.pth")
+    with pytest.raises(WeightsError, match=r"\(1, 101, 96\) in the file and \(1, 101, 64\) in the model"):
+        load_weights(tiny_vit(), str(tmp_path / "wide.pth"))
+
+
+class Evil:
+    def __init__(self, flag):
+        self.flag = flag
+
+    def __reduce__(self):
+        return os.mkdir, (self.flag,)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_files_that_run_code_are_refused(zipped, tmp_path):
+    flag, path = str(tmp_path / "code_has_run"), tmp_path / "evil.pth"
+    content = {"model": tiny_vit().state_dict(), "args": Evil(flag)}
+    if zipped:
+        torch.save(content, path)
+    else:
+        path.write_bytes(pickle.dumps(content))
+    with pytest.raises(WeightsError, match="would run code") as error:
+        load_weights(tiny_vit(), str(path))
+    assert "evil.pth" in str(error.value) and "safetensors.torch.save_file" in str(error.value)
+    assert not os.path.exists(flag)
+
+
+def test_broken_files_name_file_and_remedy(tmp_path):
+    torch.save(tiny_vit().state_dict(), tmp_path / "whole.pth")
+    save_file(tiny_vit().state_dict(), str(tmp_path / "whole.safetensors"))
+    cases = {
+        "cut.pth": ((tmp_path / "whole.pth").read_bytes()[:5000], "Download it again"),
+        "cut.safetensors": ((tmp_path / "whole.safetensors").read_bytes()[:5000], "Download it again"),
+        "page.pth": (b"<!doctype html><html>Not Found</html>", "web page"),
+        "pointer.pth": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "LFS pointer"),
+        "empty.pth": (b"", "0 bytes"),
+    }
+    for name, (content, says) in cases.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(WeightsError) as error:
+            load_weights(tiny_vit(), str(tmp_path / name))
+        assert name in str(error.value) and says in str(error.value)
+    for name, says in {"absent.pth": "does not exist", "": "is a folder"}.items():
+        with pytest.raises(WeightsError, match=says):
+            load_weights(tiny_vit(), str(tmp_path / name))
+
+
+def test_random_weights_depend_on_the_seed_alone():
+    before = torch.random.get_rng_state()
+    digests = []
+    for initial, source in [(1, "random"), (2, "random:0"), (1, "random:5")]:
+        model = tiny_vit(initial)
+        before = torch.random.get_rng_state()
+        report = load_weights(model, source)
+        assert torch.equal(before, torch.random.get_rng_state())
+        digests.append(report.digest)
+    assert digests[0] == digests[1] != digests[2]
+    assert report.origin == "random:5"
+    with pytest.raises(WeightsError, match="not a number"):
+        load_weights(tiny_vit(), "random:x")
+
+
+@pytest.fixture
+def server(monkeypatch, tmp_path):
+    """A web server on this machine: paths -> bytes, or None for an answer that comes too late."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
+    pages: dict[str, bytes | None] = {}
+    release = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):  # noqa: N802
+            body = pages.get(self.path, b"")
+            if body is None:
+                release.wait(10)
+                body = b"late"
+            self.send_response(200 if body else 404)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        do_HEAD = do_GET  # noqa: N815
+
+        def log_message(self, *args):
+            pass
+
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    httpd.daemon_threads = True
+    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{httpd.server_port}", pages
+    release.set()
+    httpd.shutdown()
+    httpd.server_close()
+
+
+def test_urls_are_downloaded_once(server, tmp_path):
+    address, pages = server
+    good = tiny_vit(1)
+    torch.save(good.state_dict(), tmp_path / "w.pth")
+    pages["/a/w.pth"] = (tmp_path / "w.pth").read_bytes()
+    for _ in range(2):
+        report = load_weights(tiny_vit(2), f"{address}/a/w.pth")
+        assert report.digest == state_digest(good.state_dict())
+        assert report.origin == f"url:{address}/a/w.pth"
+        pages.clear()  # the second time comes from the cache
+    with pytest.raises(WeightsError, match="--weights FILE"):
+        load_weights(tiny_vit(), f"{address}/b/w.pth")
+
+
+def test_the_hub_is_asked_for_a_few_seconds_only(server, monkeypatch):
+    address, pages = server
+    monkeypatch.setattr(huggingface_hub, "hf_hub_url", lambda repo, filename, revision: f"{address}/{repo}/{filename}")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    assert not W.hub_reachable(HUB_NAME)
+    pages[f"/timm/{HUB_NAME}/config.json"] = b"{}"
+    assert W.hub_reachable(HUB_NAME)
+    pages[f"/timm/{HUB_NAME}/config.json"] = None
+    start = time.monotonic()
+    assert not W.hub_reachable(HUB_NAME, timeout=0.3)
+    assert time.monotonic() - start < 2
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert not W.hub_reachable(HUB_NAME)
+
+
+def test_offline_the_error_names_the_remedy(monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *args, **kwargs: None)
+    with pytest.raises(WeightsError) as error:
+        load_weights(tiny_vit(), f"hub:{HUB_NAME}")
+    for word in ("cannot be reached", f"https://huggingface.co/timm/{HUB_NAME}", "--weights FILE"):
+        assert word in str(error.value)
+    with pytest.raises(WeightsError, match="no pretrained weights of this name.*--weights FILE"):
+        load_weights(tiny_vit(), "hub:vit_tiny_patch16_384.nobody")
+
+
+def test_cached_hub_weights_need_no_network(monkeypatch, tmp_path):
+    torch.manual_seed(1)
+    published = timm.create_model("test_vit", num_classes=1000)
+    save_file(published.state_dict(), str(tmp_path / "model.safetensors"))
+    monkeypatch.setattr(
+        huggingface_hub,
+        "try_to_load_from_cache",
+        lambda repo, filename, revision=None: str(tmp_path / filename) if filename == "model.safetensors" else None,
+    )
+    monkeypatch.setattr(W, "hub_reachable", lambda *args, **kwargs: pytest.fail("asked the network"))
+    model = tiny_vit(2)
+    report = load_weights(model, f"hub:{HUB_NAME}")
+    assert report.origin == f"hub:{HUB_NAME}"
+    assert torch.equal(model.blocks[3].attn.qkv.weight, published.blocks[3].attn.qkv.weight)
