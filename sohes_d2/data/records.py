@@ -1,0 +1,138 @@
+"""Lines of a label file: each image, annotation and skipped image is one json record on one line.
+
+A label file is a plain COCO json file, laid out so that a reader can seek to a record and a writer can copy records
+without parsing:
+
+    {"info":{...},
+    "categories":[...],
+    "skipped":[
+    {record},
+    {record}
+    ],
+    "images":[
+    ...
+    ],
+    "annotations":[
+    ...
+    ]}
+
+`skipped` names the images of the input that have no labels, and why. The annotations of one image are adjacent and
+in the order of the images. Nothing in it depends on time or machine: the same images and configuration give the
+same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, BinaryIO
+
+CATEGORIES = [{"id": 1, "name": "entity", "supercategory": "entity"}]
+SECTIONS = ("skipped", "images", "annotations")
+SEPARATOR = b",\n"
+
+
+def dump_line(record: Any) -> bytes:
+    """One json record as ASCII on one line, floats rounded to 6 digits.
+
+    Raises:
+        ValueError: a number that json does not have (NaN, infinity).
+    """
+    return json.dumps(_rounded(record), separators=(",", ":"), allow_nan=False).encode("ascii")
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, 6)
+    if isinstance(value, Mapping):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(item) for item in value]
+    return value
+
+
+def image_record(image_id: int, file_name: str, height: int, width: int) -> dict[str, Any]:
+    """COCO image record; ``height`` and ``width`` in pixels of the frame that `read_image` gives."""
+    return {"id": image_id, "file_name": file_name, "height": int(height), "width": int(width)}
+
+
+def write_label_file(path: str, info: Mapping[str, Any], sections: Mapping[str, Iterable[Iterable[bytes]]]) -> None:
+    """Write a label file under another name, flush it to disk, and rename it, so that ``path`` is never half written.
+
+    Args:
+        path: the file to write; replaced if it exists.
+        info: the COCO `info`.
+        sections: per name of SECTIONS, blocks in order. A block is an iterable of chunks that make up one or more
+            records, already joined by SEPARATOR; it must not be empty.
+    """
+    with atomic_writer(path) as file:
+        file.write(b'{"info":' + dump_line(info) + SEPARATOR)
+        file.write(b'"categories":' + dump_line(CATEGORIES))
+        for name in SECTIONS:
+            file.write(SEPARATOR + b'"%s":[\n' % name.encode())
+            first = True
+            for block in sections[name]:
+                if not first:
+                    file.write(SEPARATOR)
+                file.writelines(block)
+                first = False
+            file.write(b"]" if first else b"\n]")
+        file.write(b"}\n")
+
+
+class atomic_writer:
+    """`with atomic_writer(path) as file`: binary writing that appears under ``path`` as a whole, on disk, or not at
+    all.
+
+    A killed process leaves a file with the suffix ``.tmp``, which the next writing of ``path`` takes over.
+    Processes that may write one path at the same time must give themselves different ``writer`` names.
+    """
+
+    def __init__(self, path: str, writer: str = ""):
+        self.path = path
+        self._temporary = f"{path}{writer}.tmp"
+
+    def __enter__(self) -> BinaryIO:
+        self._file = open(self._temporary, "wb")
+        return self._file
+
+    def __exit__(self, kind, error, trace) -> None:
+        if kind is not None:
+            self._file.close()
+            os.unlink(self._temporary)
+            return
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        os.replace(self._temporary, self.path)
+        sync_folder(os.path.dirname(self.path))
+
+
+def sync_folder(folder: str) -> None:
+    """Flush a folder's entries to disk, so that a rename or a new file survives a power cut."""
+    if os.name != "posix":  # other systems cannot open a folder
+        return
+    descriptor = os.open(folder or os.curdir, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: str, value: Any, writer: str = "") -> None:
+    """Write an indented json file atomically; keys keep their order. ``writer`` as in `atomic_writer`."""
+    with atomic_writer(path, writer) as file:
+        file.write(json.dumps(value, indent=1, allow_nan=False).encode("ascii") + b"\n")
+
+
+def copy_range(path: str, offset: int, length: int, chunk: int = 1 << 20) -> Iterator[bytes]:
+    """Bytes [offset, offset + length) of a file in chunks of bounded size."""
+    with open(path, "rb") as file:
+        file.seek(offset)
+        while length > 0:
+            data = file.read(min(chunk, length))
+            if not data:
+                raise EOFError(f"{path!r} is shorter than its index says; delete the index file beside it")
+            length -= len(data)
+            yield data

@@ -1,0 +1,200 @@
+"""Where each image lies in a label file, and counts over its masks: read off the file once, kept beside it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import zipfile
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .records import SECTIONS, atomic_writer
+
+# One row per image. Lengths leave out the separators; annotations of an image are one range, their records joined
+# by ",\n".
+IMAGE_DTYPE = np.dtype(
+    [
+        ("image_id", "<i8"),
+        ("image_offset", "<i8"),
+        ("image_length", "<i4"),
+        ("annotations_offset", "<i8"),
+        ("annotations_length", "<i8"),
+        ("count", "<i4"),
+        ("height", "<i4"),
+        ("width", "<i4"),
+    ]
+)
+
+# COCO's sizes, by mask area in pixels: small < 32^2 <= medium < 96^2 <= large.
+COCO_SIZES = (("small", 32**2), ("medium", 96**2), ("large", math.inf))
+# Sizes by the share of the image, which do not depend on its resolution.
+RELATIVE_SIZES = (("<0.1%", 0.001), ("0.1-1%", 0.01), ("1-10%", 0.1), (">=10%", math.inf))
+
+_IMAGE_ID = re.compile(rb'"image_id":(\d+)')
+_AREA = re.compile(rb'"area":(\d+)')
+_DEPTH = re.compile(rb'"depth":(\d+)')
+
+
+class LabelFileError(ValueError):
+    """A label file that is damaged or not laid out as `sohes_d2.data.records` says."""
+
+
+@dataclass
+class ShardIndex:
+    """The index of one label file.
+
+    Attributes:
+        rows: (images,) of IMAGE_DTYPE, in the order of the file.
+        sections: (3, 2) int64, offset and length of the records of skipped, images, annotations, separators between
+            them included.
+        stats: "annotations", "skipped": counts; "depth", "size", "relative_size": histograms over masks, name -> count.
+        file_bytes: length of the label file, by which a stale index is noticed.
+    """
+
+    rows: np.ndarray
+    sections: np.ndarray
+    stats: dict[str, Any]
+    file_bytes: int
+
+
+def index_path(label_file: str) -> str:
+    """The index that lies beside a label file."""
+    return os.path.splitext(label_file)[0] + ".index.npz"
+
+
+def load_index(label_file: str) -> ShardIndex:
+    """The index beside a label file; where it is missing, stale or damaged, the file is scanned instead.
+
+    Raises:
+        LabelFileError: the label file itself is damaged.
+    """
+    size = os.stat(label_file).st_size
+    try:
+        with np.load(index_path(label_file), allow_pickle=False) as arrays:
+            index = ShardIndex(
+                arrays["rows"], arrays["sections"], json.loads(arrays["stats"].tobytes()), int(arrays["file_bytes"])
+            )
+        if index.file_bytes == size and index.rows.dtype == IMAGE_DTYPE:
+            return index
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+        pass  # the index is only a short cut: what it says is read off the file below
+    return scan_label_file(label_file)
+
+
+def save_index(label_file: str, index: ShardIndex) -> None:
+    """Write the index beside its label file."""
+    with atomic_writer(index_path(label_file)) as file:
+        stats = np.frombuffer(json.dumps(index.stats).encode("ascii"), np.uint8)
+        np.savez(file, rows=index.rows, sections=index.sections, stats=stats, file_bytes=np.int64(index.file_bytes))
+
+
+def read_info(label_file: str) -> dict[str, Any]:
+    """The `info` of a label file, which stands on its first line.
+
+    Raises:
+        LabelFileError: the file does not begin as our label files do.
+    """
+    with open(label_file, "rb") as file:
+        line = file.readline()
+    try:
+        if not line.endswith(b",\n"):
+            raise ValueError("no line break after `info`")
+        return json.loads(line[:-2] + b"}")["info"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise LabelFileError(f"{label_file!r} is not a label file of this project: {error}") from error
+
+
+def scan_label_file(label_file: str) -> ShardIndex:
+    """Read the index off a label file, line by line.
+
+    Raises:
+        LabelFileError: the file is cut off or laid out otherwise.
+    """
+    scan = _Scan()
+    with open(label_file, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                scan.line(line)
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise LabelFileError(
+                    f"{label_file!r}, line {number} is not as our label files have it: {error!r}"
+                ) from error
+    if not scan.ended:
+        raise LabelFileError(f"{label_file!r} is cut off; delete it and make it again with --resume")
+    return scan.index()
+
+
+class _Scan:
+    """The state of one pass over a label file."""
+
+    def __init__(self) -> None:
+        self.offset = 0
+        self.section = -1  # index in SECTIONS; -1 before the first
+        self.ended = False
+        self._sections = np.zeros((len(SECTIONS), 2), np.int64)
+        self._rows: list[tuple[int, ...]] = []
+        self._row_of: dict[int, int] = {}
+        self._ranges: dict[int, list[int]] = {}  # row -> [offset, end, count] of its annotations
+        self._counts = Counter()
+        self._depth, self._size, self._relative = Counter(), Counter(), Counter()
+
+    def line(self, line: bytes) -> None:
+        body = line.rstrip(b"\n").rstrip(b",")
+        if body.startswith(b'"') and body.endswith(b'":['):
+            self.section += 1
+            if self.section == len(SECTIONS) or body != b'"%s":[' % SECTIONS[self.section].encode():
+                raise ValueError(f"section {body[:40]!r} is out of order")
+            self._sections[self.section] = self.offset + len(line), 0
+        elif body.startswith(b"]"):
+            self.ended = self.section == len(SECTIONS) - 1 and body == b"]}"
+        elif self.section >= 0:
+            end = self.offset + len(body)
+            self._sections[self.section, 1] = end - self._sections[self.section, 0]
+            getattr(self, "_" + SECTIONS[self.section])(body, end)
+        self.offset += len(line)
+
+    def _skipped(self, body: bytes, end: int) -> None:
+        self._counts["skipped"] += 1
+
+    def _images(self, body: bytes, end: int) -> None:
+        record = json.loads(body)
+        if record["id"] in self._row_of:
+            raise ValueError(f"image id {record['id']} stands twice")
+        self._row_of[record["id"]] = len(self._rows)
+        self._rows.append((record["id"], self.offset, len(body), record["height"], record["width"]))
+
+    def _annotations(self, body: bytes, end: int) -> None:
+        row = self._row_of[int(_IMAGE_ID.search(body).group(1))]
+        if self._ranges and row < next(reversed(self._ranges)):
+            raise ValueError("annotations are not in the order of the images")
+        found = self._ranges.setdefault(row, [self.offset, end, 0])
+        found[1] = end
+        found[2] += 1
+        area = int(_AREA.search(body).group(1))
+        self._counts["annotations"] += 1
+        self._depth[int(_DEPTH.search(body).group(1))] += 1
+        self._size[_size_name(area, COCO_SIZES)] += 1
+        self._relative[_size_name(area / (self._rows[row][3] * self._rows[row][4]), RELATIVE_SIZES)] += 1
+
+    def index(self) -> ShardIndex:
+        rows = np.zeros(len(self._rows), IMAGE_DTYPE)
+        for row, (image_id, offset, length, height, width) in enumerate(self._rows):
+            start, stop, count = self._ranges.get(row, (0, 0, 0))
+            rows[row] = (image_id, offset, length, start, stop - start, count, height, width)
+        stats = {
+            "annotations": self._counts["annotations"],
+            "skipped": self._counts["skipped"],
+            "depth": {str(d): self._depth[d] for d in range(max(self._depth, default=-1) + 1)},
+            "size": {name: self._size[name] for name, _ in COCO_SIZES},
+            "relative_size": {name: self._relative[name] for name, _ in RELATIVE_SIZES},
+        }
+        return ShardIndex(rows, self._sections, stats, self.offset)
+
+
+def _size_name(value: float, sizes: tuple[tuple[str, float], ...]) -> str:
+    return next(name for name, limit in sizes if value < limit)

@@ -1,0 +1,213 @@
+"""A folder of label files (shards): read lazily as one data set, listed in an index, joined to one COCO file."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from .records import SECTIONS, copy_range, write_json, write_label_file
+from .shard_index import IMAGE_DTYPE, LabelFileError, ShardIndex, load_index, read_info
+
+MAX_IMAGES_PER_SHARD = 1000
+RUN_FILE = "run.json"
+INDEX_FILE = "index.json"
+
+_SHARD = re.compile(r"shard_(\d{5,})\.json")
+_OPEN_FILES = 64
+
+
+class IncompleteError(RuntimeError):
+    """Shards of a folder are missing; the message names them."""
+
+
+def shard_name(number: int) -> str:
+    """File name of a shard, numbered from 0."""
+    return f"shard_{number:05d}.json"
+
+
+def list_shards(folder: str) -> list[int]:
+    """Numbers of the finished shards in a folder, ascending."""
+    return sorted(int(match.group(1)) for match in map(_SHARD.fullmatch, os.listdir(folder)) if match)
+
+
+def expected_shards(folder: str) -> int | None:
+    """How many shards a folder has when it is complete, from run.json or index.json; None if neither is there."""
+    for name in (RUN_FILE, INDEX_FILE):
+        path = os.path.join(folder, name)
+        if os.path.exists(path):
+            with open(path, encoding="utf-8") as file:
+                return json.load(file)["layout"]["shards"]
+    return None
+
+
+def missing_shards(folder: str) -> list[int]:
+    """Numbers of the shards that a complete folder would have and this one lacks."""
+    return sorted(set(range(expected_shards(folder) or 0)) - set(list_shards(folder)))
+
+
+def write_folder_index(folder: str, layout: dict[str, Any], writer: str = "") -> None:
+    """Write index.json: the finished shards with their counts, and whether they are all.
+
+    It holds nothing that the shards do not say and may be written by several jobs, so it is read off the folder again
+    until no shard has come meanwhile.
+    """
+    numbers = None
+    while numbers != (found := list_shards(folder)):
+        numbers = found
+        shards = []
+        for number in numbers:
+            index = load_index(os.path.join(folder, shard_name(number)))
+            shards.append(
+                {
+                    "file": shard_name(number),
+                    "images": len(index.rows),
+                    "annotations": index.stats["annotations"],
+                    "skipped": index.stats["skipped"],
+                }
+            )
+        complete = len(numbers) == layout["shards"]
+        value = {"complete": complete, "layout": layout, "shards": shards}
+        write_json(os.path.join(folder, INDEX_FILE), value, writer)
+
+
+class ShardedDataset(Sequence):
+    """A folder of shards as a sequence of images, opened from the shards' indices alone; records are read when
+    asked for.
+
+    `dataset[i]` is `{"image": image record, "annotations": [annotation records]}`. Memory is about 50 bytes per
+    image. Copies in other processes (fork or pickle) may read at the same time.
+
+    Attributes:
+        folder: the folder.
+        rows: (images,) structured array of `IMAGE_DTYPE`: ids, sizes and mask counts without reading a record.
+        info: the COCO `info` of the first shard.
+    """
+
+    def __init__(self, folder: str, allow_incomplete: bool = False):
+        """Open a folder that `tools/generate_pseudo_labels.py` wrote.
+
+        Raises:
+            IncompleteError: shards are missing, and ``allow_incomplete`` is off.
+            LabelFileError: no shard at all, or a damaged one.
+        """
+        self.folder = folder
+        self._paths, indices = _open_shards(folder, allow_incomplete)
+        self.info = read_info(self._paths[0])
+        self.rows = np.concatenate([index.rows for index in indices]) if indices else np.zeros(0, IMAGE_DTYPE)
+        self._starts = np.cumsum([0] + [len(index.rows) for index in indices]).tolist()
+        self._files: OrderedDict[int, int] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"image {index} of {len(self)}")
+        index = int(index) % len(self)
+        row = self.rows[index]
+        shard = bisect_right(self._starts, index) - 1
+        image = self._read(shard, int(row["image_offset"]), int(row["image_length"]))
+        annotations = self._read(shard, int(row["annotations_offset"]), int(row["annotations_length"]))
+        return {"image": json.loads(image), "annotations": json.loads(b"[" + annotations + b"]")}
+
+    def find(self, image_id: int) -> int:
+        """Position of an image.
+
+        Raises:
+            KeyError: no such id.
+        """
+        found = np.flatnonzero(self.rows["image_id"] == image_id)
+        if not len(found):
+            raise KeyError(f"no image {image_id} in {self.folder!r}")
+        return int(found[0])
+
+    def _read(self, shard: int, offset: int, length: int) -> bytes:
+        # Positioned reads share no file position, so processes forked from one another do not disturb each other.
+        if shard in self._files:
+            self._files.move_to_end(shard)
+        else:
+            self._files[shard] = os.open(self._paths[shard], os.O_RDONLY)
+            if len(self._files) > _OPEN_FILES:
+                os.close(self._files.popitem(last=False)[1])
+        data = os.pread(self._files[shard], length, offset)
+        if len(data) != length:
+            raise LabelFileError(
+                f"{self._paths[shard]!r} is shorter than its index says; delete the .index.npz beside it"
+            )
+        return data
+
+    def close(self) -> None:
+        """Close the files; the data set stays usable."""
+        while self._files:
+            os.close(self._files.popitem()[1])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_files": OrderedDict()}
+
+    def __del__(self) -> None:
+        if hasattr(self, "_files"):
+            self.close()
+
+
+def merge_shards(folder: str, output: str, allow_incomplete: bool = False) -> list[ShardIndex]:
+    """Join a folder of shards to one COCO file, in bounded memory. The records are copied byte by byte.
+
+    Args:
+        folder: the folder.
+        output: the file to write; it appears when it is complete.
+        allow_incomplete: join what is there although shards are missing.
+
+    Returns:
+        The shards' indices.
+
+    Raises:
+        IncompleteError: shards are missing.
+        LabelFileError: no shard at all, a damaged one, or shards of different runs.
+    """
+    paths, indices = _open_shards(folder, allow_incomplete)
+    info = read_info(paths[0])
+    for path in paths[1:]:
+        if read_info(path) != info:
+            raise LabelFileError(
+                f"{path!r} comes from another configuration than {paths[0]!r}; keep one run per folder"
+            )
+
+    def blocks(section: int) -> Iterator[Iterator[bytes]]:
+        for path, index in zip(paths, indices):
+            offset, length = index.sections[section].tolist()
+            if length:
+                yield copy_range(path, offset, length)
+
+    write_label_file(output, info, {name: blocks(section) for section, name in enumerate(SECTIONS)})
+    return indices
+
+
+def read_skipped(label_file: str) -> list[dict[str, Any]]:
+    """The `skipped` records of a label file: images of the input without labels, and the reasons."""
+    index = load_index(label_file)
+    offset, length = index.sections[SECTIONS.index("skipped")].tolist()
+    return json.loads(b"[" + b"".join(copy_range(label_file, offset, length)) + b"]")
+
+
+def _open_shards(folder: str, allow_incomplete: bool) -> tuple[list[str], list[ShardIndex]]:
+    if not os.path.isdir(folder):
+        raise LabelFileError(f"{folder!r} is not a folder of shards")
+    numbers = list_shards(folder)
+    if not numbers:
+        raise LabelFileError(f"no shard_*.json in {folder!r}; make labels with tools/generate_pseudo_labels.py first")
+    missing = missing_shards(folder)
+    if missing and not allow_incomplete:
+        names = ", ".join(shard_name(number) for number in missing[:10]) + (", ..." if len(missing) > 10 else "")
+        raise IncompleteError(
+            f"{folder!r} lacks {len(missing)} of its shards: {names}. "
+            "Run their jobs with --resume, or allow an incomplete set"
+        )
+    paths = [os.path.join(folder, shard_name(number)) for number in numbers]
+    return paths, [load_index(path) for path in paths]

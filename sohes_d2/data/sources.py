@@ -1,0 +1,169 @@
+"""What `--images` names: a folder, a list of paths, or a COCO json file, as one list of images with fixed ids."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..structures.images import IMAGE_SUFFIXES
+
+# Annotation ids are image_id * MAX_MASKS_PER_IMAGE + k with k from 1, so that they never depend on workers, shards
+# or resume.
+ID_STRIDE = 10_000
+MAX_MASKS_PER_IMAGE = ID_STRIDE - 1
+
+
+class SourceError(ValueError):
+    """`--images` names nothing usable; the message says what to pass instead."""
+
+
+@dataclass(frozen=True)
+class ImageItem:
+    """One image of a list: its COCO id, its name in label files, and where it lies."""
+
+    image_id: int
+    file_name: str
+    path: str
+
+
+class ImageList(Sequence):
+    """An ordered list of images with ids that depend on nothing but the list itself.
+
+    Attributes:
+        root: the folder that file names are relative to.
+        kind: "folder", "list" or "coco".
+        file_names: posix paths relative to ``root`` (or absolute, where a list says so).
+        image_ids: 1 + position, or the ids of the COCO file.
+    """
+
+    def __init__(self, root: str, kind: str, file_names: Sequence[str], image_ids: Sequence[int] | None = None):
+        self.root = root
+        self.kind = kind
+        self.file_names = list(file_names)
+        self.image_ids = range(1, len(self.file_names) + 1) if image_ids is None else list(image_ids)
+
+    def __len__(self) -> int:
+        return len(self.file_names)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        name = self.file_names[index]
+        return ImageItem(self.image_ids[index], name, os.path.join(self.root, name))
+
+    def describe(self) -> dict[str, Any]:
+        """Json-ready facts that identify the list: kind, count, sha256 over ids and names (not over pixels)."""
+        digest = hashlib.sha256()
+        for image_id, name in zip(self.image_ids, self.file_names):
+            digest.update(b"%d\0%s\0" % (image_id, os.fsencode(name)))
+        return {"kind": self.kind, "count": len(self), "sha256": digest.hexdigest()}
+
+
+def read_image_list(images: str, image_root: str | None = None) -> ImageList:
+    """Read what `--images` names.
+
+    - A folder: every file with an image suffix in it and its sub-folders (links followed, hidden files and folders
+      left out), sorted by relative posix path; ids are 1 + position.
+    - A text file: one path per line, relative to the list's folder; ids are 1 + position. Empty lines do not count.
+    - A COCO json file (suffix ``.json``): its images in their order, with their own ids and file names, relative to
+      ``image_root``.
+
+    Args:
+        images: the folder or file.
+        image_root: the folder that file names are relative to; default: the folder itself, or the one the file lies in.
+
+    Raises:
+        SourceError: nothing there, no image in it, or a file that is neither list nor COCO json.
+    """
+    if os.path.isdir(images):
+        if image_root is not None:
+            raise SourceError("--image-root goes with a list or a COCO json file; --images is a folder already")
+        names = _walk(images)
+        if not names:
+            suffixes = " ".join(sorted(IMAGE_SUFFIXES))
+            raise SourceError(f"no image in the folder {images!r} or below it (suffixes looked for: {suffixes})")
+        return ImageList(images, "folder", names)
+    if not os.path.exists(images):
+        raise SourceError(
+            f"--images {images!r} does not exist; pass a folder, a text file of paths, or a COCO json file"
+        )
+    root = image_root if image_root is not None else os.path.dirname(images)
+    if images.lower().endswith(".json"):
+        return _read_coco(images, root)
+    if os.path.splitext(images)[1].lower() in IMAGE_SUFFIXES:
+        raise SourceError(f"--images {images!r} is a single image; pass its folder, or a text file with its path")
+    return _read_lines(images, root)
+
+
+def _walk(folder: str) -> list[str]:
+    names = []
+    seen = set()  # real paths on the way, so that a link to a folder above ends
+    for current, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(current)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        # sorted, so that of two links to one folder the same is taken everywhere
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        relative = os.path.relpath(current, folder)
+        for name in files:
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
+                path = name if relative == os.curdir else os.path.join(relative, name)
+                names.append(path.replace(os.sep, "/"))
+    return sorted(names)
+
+
+def _read_lines(path: str, root: str) -> ImageList:
+    with open(path, "rb") as file:
+        data = file.read()
+    if b"\0" in data:
+        raise SourceError(f"{path!r} is not a text file; pass one path per line, or a COCO file with the suffix .json")
+    lines = data.removeprefix(b"\xef\xbb\xbf").splitlines()
+    names = [os.fsdecode(line) for line in lines if line.strip()]
+    if not names:
+        raise SourceError(f"the list {path!r} is empty; write one image path per line, relative to the list's folder")
+    repeated = _first_repeated(names)
+    if repeated is not None:
+        raise SourceError(f"the list {path!r} has {repeated!r} twice; name each image once")
+    return ImageList(root, "list", names)
+
+
+def _read_coco(path: str, root: str) -> ImageList:
+    try:
+        with open(path, encoding="utf-8") as file:
+            records = json.load(file)["images"]
+        ids = [record["id"] for record in records]
+        names = [record["file_name"] for record in records]
+    except (ValueError, KeyError, TypeError) as error:
+        raise SourceError(
+            f"{path!r} is no COCO file ({type(error).__name__}: {error}); "
+            "it needs `images`, each with `id` and `file_name`"
+        ) from error
+    if not names:
+        raise SourceError(f"`images` of {path!r} is empty")
+    for image_id, name in zip(ids, names):
+        if type(image_id) is not int or image_id < 0:
+            raise SourceError(
+                f"{path!r}: image id {image_id!r} is no whole number; "
+                "pass the folder or a list of paths, which are numbered anew"
+            )
+        if not isinstance(name, str) or not name:
+            raise SourceError(f"{path!r}: image {image_id} has the file_name {name!r}; a path is needed")
+    repeated = _first_repeated(ids)
+    if repeated is not None:
+        raise SourceError(f"{path!r} has the image id {repeated} twice; ids must be unique")
+    return ImageList(root, "coco", names, ids)
+
+
+def _first_repeated(values: Sequence[Any]) -> Any:
+    seen = set()
+    for value in values:
+        if value in seen:
+            return value
+        seen.add(value)
+    return None

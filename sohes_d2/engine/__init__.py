@@ -1,0 +1,1 @@
+"""Running things: pseudo-labels for folders of images."""

@@ -1,0 +1,39 @@
+"""Building labelers from a config, here and in other processes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from detectron2.config import CfgNode
+
+from ..exploration.labeler import PseudoLabeler
+
+
+@dataclass(frozen=True)
+class CfgLabelerFactory:
+    """Builds the labeler of a config; picklable, so that worker processes can build theirs.
+
+    Attributes:
+        cfg: a config with the keys of `add_sohes_config`.
+    """
+
+    cfg: CfgNode
+
+    def __call__(self, with_extractor: bool) -> PseudoLabeler:
+        """A labeler, without its extractor and the weights of it where only the CPU steps are wanted."""
+        if with_extractor:
+            return PseudoLabeler.from_cfg(self.cfg)
+        return PseudoLabeler.from_cfg(self.cfg, extractor=None)
+
+    def pinned(self, labeler: Any) -> CfgLabelerFactory:
+        """A factory that names the extractor and the thresholds of ``labeler``.
+
+        What "auto" stands for depends on caches and networks of a moment, and default thresholds on the extractor.
+        """
+        cfg = self.cfg.clone()
+        cfg.defrost()
+        cfg.EXPLORATION.FEATURES.NAME = labeler.extractor.name
+        cfg.EXPLORATION.THETAS = list(labeler.thetas)
+        cfg.freeze()
+        return CfgLabelerFactory(cfg)

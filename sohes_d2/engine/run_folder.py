@@ -1,0 +1,196 @@
+"""The folder of a labeling run: configuration, journals and shards, so that a killed run goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from ..data.journal import ShardJournal
+from ..data.records import write_json, write_label_file
+from ..data.shard_index import index_path, load_index, save_index, scan_label_file
+from ..data.shards import RUN_FILE, list_shards, read_skipped, shard_name, write_folder_index
+from ..data.sources import ImageList
+from .steps import UnitResult
+from .units import ShardLayout, WorkUnit, plan_units, remaining_units
+
+_OWN_FILE = re.compile(
+    r"(shard_\d{5,}\.(json|index\.npz|partial\.jsonl)|(run|index)\.json|(errors|summary)(-\d+-of-\d+)?\.json)(\S*\.tmp)?"
+)
+
+
+class UsageError(ValueError):
+    """The command cannot be carried out as it was given; the message says what to do."""
+
+
+class RunFolder:
+    """One job's view of an output folder.
+
+    `pending` plans what is left to do, `add` stores what has been done, in any order of units. A shard is written
+    when its last unit arrives. A kill at any moment leaves whole shards and whole units.
+    """
+
+    def __init__(self, folder: str, images: ImageList, layout: ShardLayout, info: Mapping[str, Any], batch_size: int):
+        self.folder = folder
+        self.layout = layout
+        self.info = info
+        self._images = images
+        self._batch_size = batch_size
+        self._journals: dict[int, ShardJournal] = {}
+        self._left: dict[int, int] = {}
+        # Jobs of one folder may write the same index at the same time, under different temporary names.
+        self._writer = f".job-{layout.job}" if layout.jobs > 1 else ""
+
+    def open(self, resume: bool, overwrite: bool) -> None:
+        """Create the folder, or check that a run may go on in it.
+
+        Raises:
+            UsageError: the folder has an output and neither flag is given, or that output has another configuration.
+        """
+        os.makedirs(self.folder, exist_ok=True)
+        if overwrite:
+            if self.layout.jobs > 1:
+                raise UsageError("--overwrite would delete other jobs' shards; remove the folder before the jobs start")
+            remove_run_files(self.folder)
+        config = {"layout": self.layout.describe(), "info": self.info}
+        path = os.path.join(self.folder, RUN_FILE)
+        if os.path.exists(path):
+            own = [shard for shard in self.layout.own_shards() if self._exists(shard)]
+            if not resume and (self.layout.jobs == 1 or own):
+                raise UsageError(
+                    f"{self.folder!r} has an output already; go on with it by --resume, or replace it by --overwrite"
+                )
+            with open(path, encoding="utf-8") as file:
+                check_same_config(path, json.load(file), json.loads(json.dumps(config)))
+        elif list_shards(self.folder):
+            raise UsageError(
+                f"{self.folder!r} has shards but no {RUN_FILE}, so they cannot be continued; choose another folder"
+            )
+        else:
+            write_json(path, config, self._writer)
+
+    def pending(self, count_done: Callable[[int], None] = lambda images: None) -> Iterator[WorkUnit]:
+        """The units that are left, planned shard by shard as they are asked for.
+
+        Args:
+            count_done: told the number of images of each shard that were done before.
+        """
+        for shard in self.layout.own_shards():
+            if os.path.exists(self._path(shard)):
+                self._tidy_finished(shard)
+                count_done(len(self.layout.positions(shard)))
+                continue
+            journal = ShardJournal(self._journal_path(shard))
+            units = plan_units(self._images, self.layout, shard, self._batch_size)
+            left = list(remaining_units(units, journal.done))
+            count_done(len(journal.done))
+            self._journals[shard] = journal
+            self._left[shard] = len(left)
+            if left:
+                yield from left
+            else:
+                self._finish(shard)
+
+    def add(self, result: UnitResult) -> None:
+        """Store a finished unit; on disk when this returns."""
+        shard = result.unit.shard
+        lines = [(image.image_id, image.skipped is not None, image.lines) for image in result.results]
+        self._journals[shard].append(result.unit.number, lines)
+        self._left[shard] -= 1
+        if not self._left[shard]:
+            self._finish(shard)
+
+    def write_index(self) -> None:
+        """Write index.json over all finished shards of the folder."""
+        write_folder_index(self.folder, self.layout.describe(), self._writer)
+
+    def label_files(self) -> list[str]:
+        """This job's finished shards."""
+        return [path for path in map(self._path, self.layout.own_shards()) if os.path.exists(path)]
+
+    def skipped(self) -> list[dict[str, Any]]:
+        """What `errors.json` lists: this job's images without labels."""
+        return [record for path in self.label_files() for record in read_skipped(path)]
+
+    def report_path(self, name: str) -> str:
+        """Path of a report ("errors", "summary"), which several jobs write under different names."""
+        suffix = f"-{self.layout.job}-of-{self.layout.jobs}" if self.layout.jobs > 1 else ""
+        return os.path.join(self.folder, f"{name}{suffix}.json")
+
+    def close(self) -> None:
+        """Close the journals of shards in progress."""
+        for journal in self._journals.values():
+            journal.close()
+        self._journals.clear()
+
+    def _finish(self, shard: int) -> None:
+        journal = self._journals.pop(shard)
+        ids = [self._images.image_ids[position] for position in self.layout.positions(shard)]
+        blocks = {
+            "skipped": journal.skipped_blocks(ids),
+            "images": journal.image_blocks(ids),
+            "annotations": journal.annotation_blocks(ids),
+        }
+        path = self._path(shard)
+        write_label_file(path, self.info, blocks)
+        save_index(path, scan_label_file(path))
+        journal.remove()
+        del self._left[shard]
+
+    def _tidy_finished(self, shard: int) -> None:
+        """What a kill between the steps of `_finish` leaves undone."""
+        path = self._path(shard)
+        if not os.path.exists(index_path(path)):
+            save_index(path, load_index(path))
+        if os.path.exists(self._journal_path(shard)):
+            os.unlink(self._journal_path(shard))
+
+    def _exists(self, shard: int) -> bool:
+        return os.path.exists(self._path(shard)) or os.path.exists(self._journal_path(shard))
+
+    def _path(self, shard: int) -> str:
+        return os.path.join(self.folder, shard_name(shard))
+
+    def _journal_path(self, shard: int) -> str:
+        return os.path.splitext(self._path(shard))[0] + ".partial.jsonl"
+
+
+def remove_run_files(folder: str) -> None:
+    """Delete the files of a run from a folder, and no others."""
+    for name in os.listdir(folder):
+        if _OWN_FILE.fullmatch(name):
+            os.unlink(os.path.join(folder, name))
+
+
+def check_same_config(path: str, before: Any, now: Any) -> None:
+    """Refuse to go on with another configuration.
+
+    Raises:
+        UsageError: naming every key that differs, with both values.
+    """
+    old, new = _flat(before), _flat(now)
+    keys = [key for key in {**old, **new} if old.get(key, _ABSENT) != new.get(key, _ABSENT)]
+    if keys:
+        lines = [f"  {key}: was {_show(old, key)}, now {_show(new, key)}" for key in keys]
+        raise UsageError(
+            f"{path!r} was made with another configuration; resume with the old one, or choose another output:\n"
+            + "\n".join(lines)
+        )
+
+
+_ABSENT = object()
+
+
+def _show(values: Mapping[str, Any], key: str) -> str:
+    return json.dumps(values[key]) if key in values else "(absent)"
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict) or not value:
+        return {prefix: value}
+    flat = {}
+    for key, item in value.items():
+        flat.update(_flat(item, f"{prefix}.{key}" if prefix else str(key)))
+    return flat

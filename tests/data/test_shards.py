@@ -1,0 +1,230 @@
+"""Label files, their journal, index, lazy reader and merging."""
+
+import json
+import os
+import pickle
+from multiprocessing import get_context
+
+import numpy as np
+import pytest
+
+from sohes_d2.data.journal import JournalBusyError, ShardJournal
+from sohes_d2.data.records import dump_line, image_record, write_label_file
+from sohes_d2.data.shard_index import LabelFileError, index_path, load_index, read_info, save_index, scan_label_file
+from sohes_d2.data.shards import (
+    IncompleteError,
+    ShardedDataset,
+    merge_shards,
+    missing_shards,
+    read_skipped,
+    shard_name,
+    write_folder_index,
+)
+
+INFO = {"config": {"theta": 0.1}}
+
+
+def annotation(image_id, k, area=100, depth=0):
+    return {"id": image_id * 10_000 + k, "image_id": image_id, "area": area, "depth": depth, "note": 'a "quoted\\ \t'}
+
+
+def result(image_id, masks):
+    lines = [dump_line(image_record(image_id, f"ä {image_id}\n.jpg", 20, 30))]
+    lines += [dump_line(annotation(image_id, k + 1, 10 ** (k + 1), k)) for k in range(masks)]
+    return image_id, False, lines
+
+
+def skipped(image_id):
+    return image_id, True, [dump_line({"id": image_id, "file_name": "x", "step": "read", "reason": "empty"})]
+
+
+def write_shard(folder, number, results, info=INFO, index=True):
+    """A shard by way of its journal, as a run makes it."""
+    folder.mkdir(exist_ok=True)
+    journal = ShardJournal(str(folder / f"shard_{number:05d}.partial.jsonl"))
+    journal.append(0, results)
+    ids = [image_id for image_id, *_ in results]
+    path = str(folder / shard_name(number))
+    sections = {
+        "skipped": journal.skipped_blocks(ids),
+        "images": journal.image_blocks(ids),
+        "annotations": journal.annotation_blocks(ids),
+    }
+    write_label_file(path, info, sections)
+    journal.remove()
+    if index:
+        save_index(path, scan_label_file(path))
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "labels"
+    write_shard(folder, 0, [result(1, 2), skipped(2), result(3, 0), result(4, 1)])
+    write_shard(folder, 1, [skipped(5)])
+    write_shard(folder, 2, [result(6, 0), result(7, 3)])
+    write_folder_index(str(folder), {"images": 7, "images_per_shard": 4, "shards": 3})
+    return folder
+
+
+def test_numbers_are_rounded_and_nan_is_refused():
+    assert dump_line({"a": 0.1 + 0.2, "b": [1.0, 2], "c": "ä\udcff"}) == b'{"a":0.3,"b":[1.0,2],"c":"\\u00e4\\udcff"}'
+    with pytest.raises(ValueError):
+        dump_line({"a": float("nan")})
+
+
+def test_a_label_file_is_plain_coco(folder):
+    content = json.loads((folder / shard_name(0)).read_text())
+    assert content["info"] == INFO and content["categories"][0]["name"] == "entity"
+    assert [image["id"] for image in content["images"]] == [1, 3, 4]
+    assert [a["id"] for a in content["annotations"]] == [10001, 10002, 40001]
+    assert content["skipped"] == [{"id": 2, "file_name": "x", "step": "read", "reason": "empty"}]
+    assert read_info(str(folder / shard_name(0))) == INFO
+    assert json.loads((folder / shard_name(1)).read_text())["annotations"] == []
+    assert json.loads((folder / "index.json").read_text())["shards"][2] == {
+        "file": "shard_00002.json",
+        "images": 2,
+        "annotations": 3,
+        "skipped": 0,
+    }
+
+
+def test_index_finds_records_and_counts(folder):
+    path = folder / shard_name(0)
+    index = load_index(str(path))
+    data = path.read_bytes()
+    assert index.rows["image_id"].tolist() == [1, 3, 4] and index.rows["count"].tolist() == [2, 0, 1]
+    assert index.rows["height"].tolist() == [20] * 3 and index.rows["width"].tolist() == [30] * 3
+    row = index.rows[2]
+    start = int(row["annotations_offset"])
+    assert json.loads(data[start : start + int(row["annotations_length"])]) == annotation(4, 1, 10)
+    assert index.stats == {
+        "annotations": 3,
+        "skipped": 1,
+        "depth": {"0": 2, "1": 1},
+        "size": {"small": 3, "medium": 0, "large": 0},
+        "relative_size": {"<0.1%": 0, "0.1-1%": 0, "1-10%": 2, ">=10%": 1},
+    }
+
+
+def test_missing_stale_or_damaged_index_is_read_off_the_file(folder):
+    path = str(folder / shard_name(2))
+    saved = open(index_path(path), "rb").read()
+    for damage in (None, b"", b"PK\x03\x04 not a zip", saved[:100]):
+        os.unlink(index_path(path))
+        if damage is not None:
+            with open(index_path(path), "wb") as file:
+                file.write(damage)
+        index = load_index(path)
+        assert index.rows["image_id"].tolist() == [6, 7]
+        save_index(path, index)
+        assert open(index_path(path), "rb").read() == saved
+    write_shard(folder, 2, [result(6, 1), result(7, 3)], index=False)  # the index beside it is stale now
+    assert load_index(path).rows["count"].tolist() == [1, 3]
+
+
+def test_cut_or_foreign_files_are_refused(folder):
+    path = folder / shard_name(0)
+    data = path.read_bytes()
+    os.unlink(index_path(str(path)))
+    for length in (0, 10, len(data) // 2, len(data) - 3):
+        path.write_bytes(data[:length])
+        with pytest.raises(LabelFileError):
+            load_index(str(path))
+    path.write_text(json.dumps(json.loads(data)))
+    with pytest.raises(LabelFileError):
+        load_index(str(path))
+    with pytest.raises(LabelFileError):
+        read_info(str(path))
+
+
+def test_dataset_reads_lazily_and_in_order(folder):
+    dataset = ShardedDataset(str(folder))
+    assert len(dataset) == 5 and dataset.info == INFO
+    assert [item["image"]["id"] for item in dataset] == [1, 3, 4, 6, 7]
+    assert [len(item["annotations"]) for item in dataset] == [2, 0, 1, 0, 3]
+    assert dataset[-1] == dataset[4] and dataset[np.int64(4)]["annotations"][2] == annotation(7, 3, 1000, 2)
+    assert dataset[0]["image"]["file_name"] == "ä 1\n.jpg"
+    assert dataset.find(6) == 3
+    with pytest.raises(KeyError, match="no image 5"):
+        dataset.find(5)
+    for index in (5, -6):
+        with pytest.raises(IndexError):
+            dataset[index]
+    copy = pickle.loads(pickle.dumps(dataset))
+    assert not copy._files and copy[2] == dataset[2]
+
+
+def _read_all(dataset):
+    return [dataset[i]["image"]["id"] for i in range(len(dataset))]
+
+
+def test_dataset_in_forked_processes(folder):
+    dataset = ShardedDataset(str(folder))
+    dataset[0]  # a file is open before the fork
+    with get_context("fork").Pool(2) as pool:
+        assert pool.map(_read_all, [dataset] * 4) == [[1, 3, 4, 6, 7]] * 4
+
+
+def test_few_files_stay_open(tmp_path, monkeypatch):
+    monkeypatch.setattr("sohes_d2.data.shards._OPEN_FILES", 2)
+    for number in range(5):
+        write_shard(tmp_path, number, [result(number + 1, 1)])
+    dataset = ShardedDataset(str(tmp_path))
+    for order in (range(5), range(4, -1, -1)):
+        assert [dataset[i]["image"]["id"] for i in order] == [i + 1 for i in order]
+        assert len(dataset._files) <= 2
+
+
+def test_merging_copies_every_record(folder, tmp_path):
+    merged = tmp_path / "merged.json"
+    merge_shards(str(folder), str(merged))
+    whole = [result(1, 2), skipped(2), result(3, 0), result(4, 1), skipped(5), result(6, 0), result(7, 3)]
+    assert merged.read_bytes() == open(write_shard(tmp_path / "one", 0, whole), "rb").read()
+    assert [record["id"] for record in read_skipped(str(merged))] == [2, 5]
+
+
+def test_incomplete_and_mixed_folders_are_refused(folder, tmp_path):
+    (folder / shard_name(1)).unlink()
+    assert missing_shards(str(folder)) == [1]
+    with pytest.raises(IncompleteError, match="shard_00001.json"):
+        merge_shards(str(folder), str(tmp_path / "merged.json"))
+    with pytest.raises(IncompleteError, match="lacks 1"):
+        ShardedDataset(str(folder))
+    assert len(ShardedDataset(str(folder), allow_incomplete=True)) == 5
+    merge_shards(str(folder), str(tmp_path / "merged.json"), allow_incomplete=True)
+    write_shard(folder, 1, [result(5, 1)], info={"config": {"theta": 0.2}})
+    with pytest.raises(LabelFileError, match="another configuration"):
+        merge_shards(str(folder), str(tmp_path / "other.json"))
+    assert not list(tmp_path.glob("other*"))
+    with pytest.raises(LabelFileError, match="no shard"):
+        ShardedDataset(str(tmp_path / "labels" / ".."))
+
+
+def test_journal_keeps_whole_units_wherever_it_is_cut(tmp_path):
+    path = str(tmp_path / "shard_00000.partial.jsonl")
+    journal = ShardJournal(path)
+    journal.append(0, [result(1, 1), skipped(2)])
+    first = os.path.getsize(path)
+    journal.append(1, [result(3, 2), result(4, 0)])
+    journal.close()
+    data = open(path, "rb").read()
+    for length in range(first, len(data) + 1):
+        with open(path, "wb") as file:
+            file.write(data[:length])
+        journal = ShardJournal(path)
+        whole = length == len(data)
+        assert set(journal.done) == ({1, 2, 3, 4} if whole else {1, 2})
+        journal.append(1, [result(3, 2), result(4, 0)] if not whole else [result(5, 0)])
+        if not whole:
+            assert open(path, "rb").read() == data
+        assert b"".join(map(b"".join, journal.annotation_blocks([3, 1, 2, 4]))).count(b'"id"') == 3
+        journal.close()
+    with open(path, "wb") as file:  # blocks that were never written read as zeros after a power cut
+        file.write(data[:first] + bytes(len(data) - first - 1) + b"\n")
+    journal = ShardJournal(path)
+    assert set(journal.done) == {1, 2} and os.path.getsize(path) == first
+    with pytest.raises(JournalBusyError, match="another process"):
+        ShardJournal(path)
+    journal.remove()
+    assert not os.path.exists(path)

@@ -1,0 +1,104 @@
+"""What `--images` may name, and the ids that follow from it."""
+
+import json
+import os
+
+import pytest
+
+from sohes_d2.data.sources import SourceError, read_image_list
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "photos"
+    for name in ["b.jpg", "a/2.PNG", "a/10.png", "a-b.webp", "ä ö\n.jpg", "notes.txt", ".hidden.jpg", ".cache/x.jpg"]:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    return folder
+
+
+def test_folder(folder, tmp_path):
+    images = read_image_list(str(folder))
+    assert images.file_names == ["a-b.webp", "a/10.png", "a/2.PNG", "b.jpg", "ä ö\n.jpg"]
+    assert [item.image_id for item in images] == [1, 2, 3, 4, 5]
+    assert images[1].path == str(folder / "a" / "10.png") and images.kind == "folder"
+    (folder / "loop").symlink_to(folder)
+    assert read_image_list(str(folder)).file_names == images.file_names
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "z.jpg").write_bytes(b"")
+    (folder / "link").symlink_to(elsewhere)
+    assert read_image_list(str(folder)).file_names[4] == "link/z.jpg"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file names are bytes on posix systems only")
+def test_names_that_are_not_utf8(folder):
+    try:
+        open(os.fsencode(folder) + b"/\xff\xfe.jpg", "wb").close()
+    except OSError:
+        pytest.skip("the file system wants utf-8")
+    images = read_image_list(str(folder))
+    assert images.file_names[-1] == "\udcff\udcfe.jpg" and os.path.exists(images[-1].path)
+    assert json.loads(json.dumps(images.file_names)) == images.file_names
+    images.describe()
+
+
+def test_list(tmp_path, folder):
+    path = tmp_path / "list.txt"
+    path.write_bytes(b"\xef\xbb\xbfphotos/b.jpg\r\n\nphotos/a/2.PNG\n" + os.fsencode(folder) + b"/a/10.png")
+    images = read_image_list(str(path))
+    assert images.file_names == ["photos/b.jpg", "photos/a/2.PNG", str(folder / "a" / "10.png")]
+    assert list(images.image_ids) == [1, 2, 3] and all(os.path.exists(item.path) for item in images)
+    path.write_text("b.jpg\n")
+    assert os.path.exists(read_image_list(str(path), image_root=str(folder))[0].path)
+
+
+def test_coco_keeps_ids_and_names(tmp_path):
+    path = tmp_path / "coco.json"
+    path.write_text(json.dumps({"images": [{"id": 42, "file_name": "x/y.jpg"}, {"id": 7, "file_name": "z.jpg"}]}))
+    images = read_image_list(str(path), image_root="/data")
+    assert [(item.image_id, item.file_name, item.path) for item in images] == [
+        (42, "x/y.jpg", "/data/x/y.jpg"),
+        (7, "z.jpg", "/data/z.jpg"),
+    ]
+    assert read_image_list(str(path))[1].path == str(tmp_path / "z.jpg")
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("coco.json", '{"annotations": []}', "no COCO file"),
+        ("coco.json", "[", "no COCO file"),
+        ("coco.json", '{"images": []}', "empty"),
+        ("coco.json", '{"images": [{"id": "a", "file_name": "x.jpg"}]}', "no whole number"),
+        ("coco.json", '{"images": [{"id": 1, "file_name": "x.jpg"}, {"id": 1, "file_name": "y.jpg"}]}', "id 1 twice"),
+        ("list.txt", "\n", "empty"),
+        ("list.txt", "a.jpg\na.jpg\n", "'a.jpg' twice"),
+        ("list.txt", "\0", "not a text file"),
+        ("photo.jpg", "", "single image"),
+    ],
+)
+def test_unusable_sources_are_refused(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(SourceError, match=message):
+        read_image_list(str(tmp_path / name))
+
+
+def test_missing_and_empty_folders_are_refused(tmp_path, folder):
+    with pytest.raises(SourceError, match="does not exist"):
+        read_image_list(str(tmp_path / "nowhere"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SourceError, match="no image in the folder"):
+        read_image_list(str(tmp_path / "empty"))
+    with pytest.raises(SourceError, match="--image-root"):
+        read_image_list(str(folder), image_root="/data")
+
+
+def test_description_tells_lists_apart(tmp_path):
+    path = tmp_path / "list.txt"
+    digests = set()
+    for content in ("a.jpg\nb.jpg", "b.jpg\na.jpg", "a.jpgb.jpg"):
+        path.write_text(content)
+        digests.add(read_image_list(str(path)).describe()["sha256"])
+    assert len(digests) == 3

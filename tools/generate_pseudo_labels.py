@@ -1,0 +1,210 @@
+#!/usr/bin/env python
+"""Phase 1: label photos with forests of entities (wholes, parts, subparts), without any human label.
+
+    python tools/generate_pseudo_labels.py --images photos/ --output labels.json
+    python tools/generate_pseudo_labels.py --images photos/ --output labels/ --shard 3/16      # one of 16 jobs
+    python tools/generate_pseudo_labels.py --images photos/ --suggest-thetas                   # choose thresholds
+
+An output ending in .json is one COCO file; otherwise it is a folder of shards of at most 1,000 images, which the data
+loader reads as it is and tools/merge_shards.py joins. Beside the labels stand errors.json (files skipped, and why) and
+summary.json. After a kill at any moment the same command with --resume ends with the same bytes as an uninterrupted
+run.
+
+Image ids are 1 + position in the sorted folder or in the list, or those of the COCO file; annotation ids are
+image_id * 10000 + k. Neither depends on workers, shards or resume.
+
+Exit code: 0 all images labeled, 3 some skipped, 2 usage error, 130 stopped by Ctrl-C (go on with --resume).
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+
+# The host's numbers must not depend on the number of cores; numpy's BLAS reads this when it is loaded.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; exits with code 2 where it is wrong."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add(
+        "--images",
+        required=True,
+        metavar="DIR|LIST.txt|COCO.json",
+        help="folder (with sub-folders), list of paths, or COCO file",
+    )
+    add(
+        "--image-root",
+        metavar="DIR",
+        help="what paths in a list or COCO file are relative to (default: the file's folder)",
+    )
+    add("--output", metavar="OUT", help="one file (ends in .json) or a folder of shards")
+    add("--config-file", metavar="YAML", help="config file; keys under EXPLORATION")
+    add("--weights", metavar="NAME|URL|PATH", help="weights of the feature extractor (EXPLORATION.FEATURES.WEIGHTS)")
+    add("--refiner", metavar="NAME", help="none, guided, crf or cascadepsp (EXPLORATION.REFINEMENT.NAME)")
+    add("--device", help="cuda, cuda:1, cpu (default: cuda if there is one, else cpu)")
+    add("--workers", type=int, metavar="N", help="worker processes, 0: none (default: one per core)")
+    add(
+        "--batch-size",
+        type=int,
+        default=8,
+        metavar="N",
+        help="images of one size that a device takes at once (default: 8)",
+    )
+    add(
+        "--shard",
+        default="0/1",
+        metavar="I/N",
+        help="do the I-th of N jobs, I from 0; OUT is one folder for all (default: 0/1)",
+    )
+    add("--images-per-shard", type=int, default=1000, metavar="N", help="at most (default: 1000)")
+    add("--resume", action="store_true", help="go on with an existing output, or begin")
+    add("--overwrite", action="store_true", help="replace an existing output")
+    add(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="ray: on a Ray cluster (pip install 'sohes_d2[ray]')",
+    )
+    add(
+        "--ray-address",
+        metavar="ADDRESS",
+        help="of a running cluster: auto, host:6379, ray://host:10001 (default: start one here)",
+    )
+    add(
+        "--suggest-thetas",
+        action="store_true",
+        help="print regions per threshold on a sample, propose a list, write nothing",
+    )
+    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys and values, at the end of the command")
+    args = parser.parse_args(arguments)
+    if not args.output and not args.suggest_thetas:
+        parser.error("--output is missing: a file ending in .json, or a folder")
+    job, slash, jobs = args.shard.partition("/")
+    if not (slash and job.isdigit() and jobs.isdigit()):
+        parser.error(f"--shard is I/N, for example 0/4 to 3/4; got {args.shard!r}")
+    args.job, args.jobs = int(job), int(jobs)
+    return args
+
+
+def build_cfg(args: argparse.Namespace):
+    """The config: defaults, then the file, then flags, then KEY VALUE pairs.
+
+    Raises:
+        UsageError: an unknown key, a value of the wrong type, a file that cannot be read, or a device that is not
+        there.
+    """
+    import torch
+    import yaml
+
+    from sohes_d2 import add_sohes_config  # before Detectron2, which it mends
+    from sohes_d2.engine.run_folder import UsageError
+
+    from detectron2.config import get_cfg
+
+    cfg = get_cfg()
+    add_sohes_config(cfg)
+    try:
+        if args.config_file:
+            cfg.merge_from_file(args.config_file)
+    except (KeyError, AssertionError, ValueError, OSError, yaml.YAMLError) as error:
+        raise UsageError(f"--config-file {args.config_file!r} cannot be used: {_text(error)}") from error
+    if args.weights is not None:
+        cfg.EXPLORATION.FEATURES.WEIGHTS = args.weights
+    if args.refiner is not None:
+        cfg.EXPLORATION.REFINEMENT.NAME = args.refiner
+    if args.device is not None:
+        cfg.MODEL.DEVICE = args.device
+    elif cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
+    if args.opts and (len(args.opts) % 2 or args.opts[0].startswith("-")):
+        raise UsageError(f"expected KEY VALUE pairs at the end of the command, got: {' '.join(args.opts)}")
+    for key, value in zip(args.opts[::2], args.opts[1::2]):
+        try:
+            cfg.merge_from_list([key, value])
+        except (KeyError, AssertionError, ValueError, AttributeError) as error:
+            raise UsageError(f"config key {key} = {value!r} cannot be set: {_text(error)}") from error
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError(f"device {cfg.MODEL.DEVICE!r} was asked for, but torch sees no CUDA device; use --device cpu")
+    cfg.freeze()
+    return cfg
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    args = parse_arguments(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    # after the arguments, because these take seconds to import
+    from sohes_d2.data.journal import JournalBusyError
+    from sohes_d2.data.shard_index import LabelFileError
+    from sohes_d2.data.sources import SourceError, read_image_list
+    from sohes_d2.engine.labeling import EXIT_USAGE, LabelingOptions, run_labeling
+    from sohes_d2.engine.ray_executor import RayMissingError
+    from sohes_d2.engine.run_folder import UsageError
+    from sohes_d2.engine.workers import WorkerStartError
+
+    try:
+        options = LabelingOptions(
+            workers=_default_workers() if args.workers is None else args.workers,
+            batch_size=args.batch_size,
+            job=args.job,
+            jobs=args.jobs,
+            images_per_shard=args.images_per_shard,
+            resume=args.resume,
+            overwrite=args.overwrite,
+            engine=args.engine,
+            ray_address=args.ray_address,
+        )
+        images = read_image_list(args.images, args.image_root)
+        cfg = build_cfg(args)
+        from sohes_d2.engine.factory import CfgLabelerFactory
+
+        if args.suggest_thetas:
+            return _suggest(images, CfgLabelerFactory(cfg))
+        report = run_labeling(images, args.output, CfgLabelerFactory(cfg), options)
+    except (UsageError, SourceError, JournalBusyError, RayMissingError) as error:
+        print(f"generate_pseudo_labels: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except (WorkerStartError, LabelFileError, OSError) as error:
+        print(f"generate_pseudo_labels: {error}\nWhat is done so far is kept; go on with --resume.", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ngenerate_pseudo_labels: stopped; go on with --resume", file=sys.stderr)
+        return 130
+    summary = report.summary
+    print(
+        f"{summary['images']} images, {summary['masks']} masks, depths {summary['depth_histogram']} -> {report.output}"
+    )
+    if report.skipped:
+        print(f"{len(report.skipped)} images skipped, see errors.json", file=sys.stderr)
+    return report.exit_code
+
+
+def _suggest(images, make_labeler) -> int:
+    from sohes_d2.engine.labeling import build_labeler
+    from sohes_d2.engine.run_folder import UsageError
+    from sohes_d2.engine.thresholds import suggest_thetas
+
+    try:
+        report = suggest_thetas(images, build_labeler(make_labeler).extractor)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    print("\n".join(report.lines()))
+    return 0
+
+
+def _default_workers() -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores if cores > 1 else 0
+
+
+def _text(error: BaseException) -> str:
+    return str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,46 @@
+#!/usr/bin/env python
+"""Join a folder of label shards to one COCO file, in bounded memory.
+
+    python tools/merge_shards.py labels/ labels.json
+
+The file has the same bytes as if tools/generate_pseudo_labels.py had written it in one run. errors.json and
+summary.json of all jobs are joined beside it.
+
+Exit code: 0 joined, 3 joined but some images have no labels (errors.json), 2 shards are missing or usage error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", help="folder of shards")
+    parser.add_argument("output", help="COCO file to write, ends in .json")
+    parser.add_argument(
+        "--allow-incomplete", action="store_true", help="join what is there although shards are missing"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    args = parser.parse_args(arguments)
+
+    from sohes_d2.data.shard_index import LabelFileError
+    from sohes_d2.data.shards import IncompleteError
+    from sohes_d2.engine.joining import join_folder
+    from sohes_d2.engine.run_folder import UsageError
+
+    try:
+        report = join_folder(args.folder, args.output, args.allow_incomplete, args.overwrite)
+    except (UsageError, IncompleteError, LabelFileError) as error:
+        print(f"merge_shards: {error}", file=sys.stderr)
+        return 2
+    print(f"{report.summary['images']} images, {report.summary['masks']} masks -> {report.output}")
+    if report.skipped:
+        print(f"{len(report.skipped)} images have no labels, see errors.json", file=sys.stderr)
+    return report.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
