@@ -1,0 +1,199 @@
+"""Colours for a forest: a hue per whole, shades of it for its parts, told apart by colour-blind readers too.
+
+Colours are compared in OKLab (Ottosson, 2020), where equal distances look about equally large, as seen by people with
+normal vision, protanopia and deuteranopia (simulation of Machado et al., IEEE TVCG 2009, severity 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..structures.forest import NO_PARENT, Forest
+from ..structures.masks import mask_areas, mask_boxes
+from .shapes import scaled_shape
+
+# Hues in degrees, lightness and chroma of OKLCH. The first ones are the strongest; lightness alternates because it is
+# the one difference that every reader sees.
+WHOLE_PALETTE = (
+    (255, 0.62, 0.16),  # blue
+    (60, 0.76, 0.16),  # orange
+    (165, 0.70, 0.14),  # green
+    (350, 0.66, 0.20),  # pink
+    (100, 0.88, 0.17),  # yellow
+    (300, 0.55, 0.20),  # violet
+    (215, 0.82, 0.12),  # sky
+    (30, 0.58, 0.19),  # vermilion
+    (130, 0.82, 0.19),  # lime
+    (325, 0.80, 0.13),  # light orchid
+    (190, 0.56, 0.10),  # teal
+    (275, 0.76, 0.11),  # lavender
+)
+
+# What a part may change of its parent's colour: steps of lightness, and of hue in units of the turn below.
+LIGHTNESS_STEPS = (0.10, -0.10, 0.20, -0.18, 0.0)
+HUE_STEPS = (0.0, 1.0, -1.0, 0.5, -0.5)
+# Degrees of hue for parts of a small whole, and for those of one that fills the picture: where nearly everything is
+# part of one whole, a single hue would leave nothing to tell apart.
+HUE_TURN = (22.0, 75.0)
+
+# Past this OKLab distance two colours are easily told apart, and a fresh colour is preferred over a still more distant
+# one.
+FAR_ENOUGH = 0.12
+
+# Neighbourhood is judged on a grid of at most this many cells per side: enough to see who touches whom, small enough
+# for 1,000 masks.
+NEIGHBOUR_GRID = 96
+
+# Linear-light RGB as seen with protanopia and deuteranopia.
+_PROTANOPIA = ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998))
+_DEUTERANOPIA = ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.011820, 0.042940, 0.968881))
+_VISIONS = np.array([np.eye(3), _PROTANOPIA, _DEUTERANOPIA])
+
+_RGB_TO_LMS = np.array(
+    (
+        (0.4122214708, 0.5363325363, 0.0514459929),
+        (0.2119034982, 0.6806995451, 0.1073969566),
+        (0.0883024619, 0.2817188376, 0.6299787005),
+    )
+)
+_LMS_TO_LAB = np.array(
+    (
+        (0.2104542553, 0.7936177850, -0.0040720468),
+        (1.9779984951, -2.4285922050, 0.4505937099),
+        (0.0259040371, 0.7827717662, -0.8086757660),
+    )
+)
+_LAB_TO_LMS = np.linalg.inv(_LMS_TO_LAB)
+_LMS_TO_RGB = np.linalg.inv(_RGB_TO_LMS)
+
+
+def forest_colors(forest: Forest) -> np.ndarray:
+    """A colour for every mask of a forest.
+
+    Each whole takes the palette colour that differs most from those of the wholes it touches; each other mask takes a
+    shade of its parent's colour that differs from its neighbours of the same depth. Masks come from large to small,
+    whatever their order in the forest, so the same masks always get the same colours.
+
+    Args:
+        forest: N masks.
+        shapes: the masks at a reduced scale, if the caller has them; only the neighbourhoods are read off them.
+
+    Returns:
+        (N, 3) uint8 RGB.
+    """
+    n = len(forest)
+    colors = np.zeros((n, 3))  # OKLCH: lightness, chroma, hue in degrees
+    if not n:
+        return np.zeros((0, 3), np.uint8)
+    near = _neighbours(forest)
+    depths = forest.depths()
+    shares = mask_areas(forest.masks) / max(1, forest.image_size[0] * forest.image_size[1])
+    palette = np.array([(lightness, chroma, hue) for hue, lightness, chroma in WHOLE_PALETTE])
+    seen = np.zeros((n, len(_VISIONS), 3))  # each colour in OKLab, as each reader sees it
+    used: dict[int, np.ndarray] = {}  # how often the children of one parent (or the wholes) have taken each candidate
+    for depth in range(int(depths.max()) + 1):
+        done = np.zeros(n, dtype=bool)
+        for k in canonical_order(forest, np.flatnonzero(depths == depth)):
+            parent = int(forest.parents[k])
+            candidates = palette if parent == NO_PARENT else _shades(colors[parent], float(shares[parent]))
+            taken = used.setdefault(parent, np.zeros(len(candidates), np.int64))
+            views = _as_seen(oklch_to_rgb(candidates))
+            distance = np.minimum(_least_distance(views, seen[near[k] & done]), FAR_ENOUGH).round(3)
+            best = int(np.lexsort((taken, -distance))[0])
+            taken[best] += 1
+            colors[k], seen[k], done[k] = candidates[best], views[best], True
+    return oklch_to_rgb(colors)
+
+
+def canonical_order(forest: Forest, indices: Sequence[int] | np.ndarray) -> list[int]:
+    """Indices from large to small; equal areas by score, higher last and so on top, then by box and run lengths."""
+    areas, boxes = mask_areas(forest.masks), mask_boxes(forest.masks)
+
+    def key(k: int) -> tuple:
+        return (-int(areas[k]), float(forest.scores[k]), tuple(boxes[k]), bytes(forest.masks[k]["counts"]))
+
+    return sorted((int(k) for k in indices), key=key)
+
+
+def oklch_to_rgb(colors: np.ndarray) -> np.ndarray:
+    """OKLCH colours (N, 3) of lightness 0-1, chroma, and hue in degrees, to (N, 3) uint8 RGB.
+
+    What sRGB cannot show loses chroma, not hue.
+    """
+    colors = np.atleast_2d(np.asarray(colors, np.float64))
+    result = np.zeros(colors.shape)
+    pending = np.ones(len(colors), dtype=bool)
+    for factor in (1.0, 0.85, 0.7, 0.55, 0.4, 0.25, 0.0):
+        lightness, chroma, hue = colors[pending, 0], colors[pending, 1] * factor, np.deg2rad(colors[pending, 2])
+        lab = np.stack([lightness, chroma * np.cos(hue), chroma * np.sin(hue)], axis=1)
+        linear = ((lab @ _LAB_TO_LMS.T) ** 3) @ _LMS_TO_RGB.T
+        fits = ((linear >= -1e-3) & (linear <= 1 + 1e-3)).all(axis=1) | (factor == 0.0)
+        index = np.flatnonzero(pending)[fits]
+        result[index] = np.clip(linear[fits], 0, 1)
+        pending[index] = False
+    srgb = np.where(result <= 0.0031308, 12.92 * result, 1.055 * np.maximum(result, 1e-9) ** (1 / 2.4) - 0.055)
+    return (srgb * 255).round().astype(np.uint8)
+
+
+def rgb_to_oklab(rgb: np.ndarray, vision: np.ndarray | None = None) -> np.ndarray:
+    """uint8 RGB (..., 3) to OKLab, optionally as seen through a (3, 3) matrix on linear light."""
+    srgb = np.asarray(rgb, np.float64) / 255
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    if vision is not None:
+        linear = np.clip(linear @ np.asarray(vision).T, 0, 1)
+    return np.cbrt(linear @ _RGB_TO_LMS.T) @ _LMS_TO_LAB.T
+
+
+def color_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Distance of uint8 RGB colours (..., 3) in OKLab for the reader who sees it worst (1.0 is black to white)."""
+    return np.min([np.linalg.norm(rgb_to_oklab(a, v) - rgb_to_oklab(b, v), axis=-1) for v in _VISIONS], axis=0)
+
+
+def _as_seen(rgb: np.ndarray) -> np.ndarray:
+    """(N, 3) uint8 RGB to (N, visions, 3) OKLab."""
+    return np.stack([rgb_to_oklab(rgb, vision) for vision in _VISIONS], axis=1)
+
+
+def _least_distance(views: np.ndarray, rivals: np.ndarray) -> np.ndarray:
+    """(C,) distance of each candidate (C, visions, 3) to the nearest rival (R, visions, 3), for its worst reader."""
+    if not len(rivals):
+        return np.full(len(views), np.inf)
+    return np.linalg.norm(views[:, None] - rivals[None], axis=-1).min(axis=(1, 2))
+
+
+def _shades(parent: np.ndarray, share: float) -> np.ndarray:
+    """(C, 3) OKLCH colours that still read as the parent's, which covers that share of the picture."""
+    lightness, chroma, hue = parent
+    turn = HUE_TURN[0] + (HUE_TURN[1] - HUE_TURN[0]) * share
+    # Both change from one candidate to the next, so that the first few parts differ in lightness and in hue.
+    n = len(LIGHTNESS_STEPS)
+    steps = [(LIGHTNESS_STEPS[(k + k // n) % n], HUE_STEPS[k % n]) for k in range(n * n)]
+    return np.array(
+        [
+            (
+                np.clip(lightness + lighter, 0.42, 0.88),
+                chroma * (1.0 if lighter < 0.15 else 0.8),
+                (hue + turned * turn) % 360,
+            )
+            for lighter, turned in steps
+        ]
+    )
+
+
+def _neighbours(forest: Forest) -> np.ndarray:
+    """(N, N) bool: the two masks touch or overlap, judged on a coarse grid."""
+    height, width = forest.image_size
+    scale = NEIGHBOUR_GRID / max(height, width, NEIGHBOUR_GRID)
+    size = max(1, round(height * scale)), max(1, round(width * scale))
+    flat = np.zeros((len(forest), *size), np.float32)
+    for k, rle in enumerate(forest.masks):
+        shape = scaled_shape(rle, size)
+        flat[k][shape.window] = shape.mask
+    grown = flat.copy()
+    grown[:, 1:] += flat[:, :-1]
+    grown[:, :-1] += flat[:, 1:]
+    grown[:, :, 1:] += flat[:, :, :-1]
+    grown[:, :, :-1] += flat[:, :, 1:]
+    return grown.reshape(len(forest), -1) @ flat.reshape(len(forest), -1).T > 0

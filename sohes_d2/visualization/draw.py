@@ -1,0 +1,108 @@
+"""The picture of a forest: the photo, its wholes, parts and subparts side by side, and the tree below."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from ..structures.forest import Forest
+from ..structures.masks import mask_areas
+from .colors import forest_colors
+from .overlay import LEVELS, as_rgb, draw_level, level_indices, resize
+from .tree import INK, MUTED, REFERENCE_WIDTH, draw_tree, font
+
+MARGIN, GAP = 24, 14  # pixels at REFERENCE_WIDTH
+# More than this nobody takes in at a glance; labels of the first phase have several hundred, most of low score.
+MAX_MASKS = 60
+# Photos flatter than the first number stand two by two, flatter than the second one below the other.
+TWO_COLUMNS, ONE_COLUMN = 2.4, 6.0
+# Nothing is drawn flatter or steeper than this; a panorama of 20000x50 is squeezed, or nobody could see a mask in it.
+FLATTEST, STEEPEST = 16.0, 1 / 3
+
+
+def forest_figure(
+    image: np.ndarray,
+    forest: Forest,
+    title: str = "",
+    width: int = REFERENCE_WIDTH,
+    max_masks: int = MAX_MASKS,
+) -> np.ndarray:
+    """Photo, wholes, parts, subparts, and the tree of the largest families, in one picture.
+
+    Args:
+        image: (H, W, 3) uint8 RGB, or (H, W) grey, of the forest's size.
+        forest: its masks; may be empty.
+        title: printed above, for example the file's name.
+        width: of the result in pixels, at least 400; type and lines scale with it.
+        max_masks: a forest of more masks is thinned to so many of the highest scores, each linked to its nearest shown
+            ancestor, and the figure says so; 0 shows all.
+
+    Returns:
+        (height, width, 3) uint8 RGB; the height follows the photo's shape and the tree.
+
+    Raises:
+        ValueError: the image is not of the forest's size, or the width is too small.
+    """
+    if width < 400:
+        raise ValueError(f"a figure needs at least 400 pixels of width, got {width}")
+    image = as_rgb(image)
+    total = len(forest)
+    if max_masks and total > max_masks:
+        forest = best_scored(forest, max_masks)
+    colors = forest_colors(forest)
+    scale = width / REFERENCE_WIDTH
+    margin, gap = round(MARGIN * scale), round(GAP * scale)
+    columns, size = _panel_layout(forest.image_size, width - 2 * margin, gap)
+    pictures = [resize(image, size)] + [draw_level(image, forest, level, colors, size) for level in LEVELS]
+    captions = [("Photo", f"{image.shape[1]} x {image.shape[0]}")] + [
+        (level.capitalize(), str(len(level_indices(forest, level)))) for level in LEVELS
+    ]
+    tree = draw_tree(image, forest, colors, width - 2 * margin)
+
+    note = f"the {len(forest)} best-scored of {total} masks" if len(forest) < total else ""
+    title_height = max(16, round(46 * scale)) if title or note else 0
+    caption_height = max(14, round(34 * scale))  # type never gets smaller than legible
+    rows = len(pictures) // columns
+    height = margin + title_height + rows * (size[0] + caption_height + gap) + tree.shape[0] + margin
+    figure = Image.new("RGB", (width, height), (255, 255, 255))
+    pen = ImageDraw.Draw(figure)
+    y = margin - round(4 * scale)
+    if title:
+        pen.text(
+            (margin, y), _shortened(pen, title, (width - 2 * margin) * 2 // 3, scale), INK, font=font(round(30 * scale))
+        )
+    if note:
+        pen.text((width - margin, y + round(6 * scale)), note, MUTED, font=font(round(22 * scale)), anchor="ra")
+    top = margin + title_height
+    for k, (picture, (strong, weak)) in enumerate(zip(pictures, captions)):
+        x = margin + (k % columns) * (size[1] + gap)
+        y = top + (k // columns) * (size[0] + caption_height + gap)
+        text = font(round(22 * scale))
+        pen.text((x, y), strong, INK, font=text)
+        pen.text((x + pen.textlength(strong + "  ", font=text), y), weak, MUTED, font=text)
+        figure.paste(Image.fromarray(picture), (x, y + caption_height))
+    figure.paste(Image.fromarray(tree), (margin, height - margin - tree.shape[0]))
+    return np.asarray(figure)
+
+
+def best_scored(forest: Forest, count: int) -> Forest:
+    """The forest of the ``count`` masks of highest score; of equal scores the larger ones."""
+    return forest.subset(np.sort(np.lexsort((-mask_areas(forest.masks), -forest.scores))[:count]))
+
+
+def _panel_layout(image_size: tuple[int, int], room: int, gap: int) -> tuple[int, tuple[int, int]]:
+    """Columns, and the (H, W) of one panel, for photos of a size in a figure with that much room."""
+    aspect = min(max(image_size[1] / image_size[0], STEEPEST), FLATTEST)
+    columns = 4 if aspect < TWO_COLUMNS else 2 if aspect < ONE_COLUMN else 1
+    width = (room - gap * (columns - 1)) // columns
+    return columns, (max(1, round(width / aspect)), width)
+
+
+def _shortened(pen: ImageDraw.ImageDraw, text: str, room: int, scale: float) -> str:
+    """The text, cut with dots if it does not fit."""
+    text = " ".join(text.split())
+    shown = text
+    while shown and pen.textlength(shown, font=font(round(30 * scale))) > room:
+        text = text[:-1]
+        shown = text + "..."
+    return shown

@@ -1,0 +1,144 @@
+"""Masks laid over a photo: tinted, outlined, small ones on top of large ones, the rest of the photo dimmed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from ..structures.forest import NO_PARENT, Forest
+from .colors import canonical_order, forest_colors
+from .shapes import Shape, scaled_shape
+
+LEVELS = ("wholes", "parts", "subparts")
+
+FILL = 0.68  # how much of a mask's pixel is its colour; the rest is the photo
+DIM = 0.42  # brightness that is left to pixels under no mask
+LINE = 0.0018  # thickness of an outline, in diagonals of the picture
+DARK = (18, 20, 24)
+# Small pictures are drawn twice as large and shrunk, so that edges are smooth; large ones need no such care.
+SMOOTH_BELOW = 1400
+
+
+def level_indices(forest: Forest, level: str) -> np.ndarray:
+    """Indices of the masks of a level: "wholes" (depth 0), "parts" (depth 1) or "subparts" (depth 2 and more).
+
+    Raises:
+        ValueError: another level.
+    """
+    if level not in LEVELS:
+        raise ValueError(f"level must be one of {', '.join(LEVELS)}, got {level!r}")
+    return np.flatnonzero(np.minimum(forest.depths(), len(LEVELS) - 1) == LEVELS.index(level))
+
+
+def draw_level(
+    image: np.ndarray,
+    forest: Forest,
+    level: str,
+    colors: np.ndarray | None = None,
+    size: tuple[int, int] | None = None,
+) -> np.ndarray:
+    """One level of a forest over its photo; arguments and result as in :func:`draw_masks`.
+
+    In the pictures of parts and subparts the wholes that they belong to show as thin lines, for orientation.
+    """
+    indices = level_indices(forest, level)
+    roots = indices
+    while (above := forest.parents[roots] != NO_PARENT).any():
+        roots = np.where(above, forest.parents[roots], roots)
+    return draw_masks(image, forest, indices, colors, size, () if level == "wholes" else np.unique(roots))
+
+
+def draw_masks(
+    image: np.ndarray,
+    forest: Forest,
+    indices: Sequence[int] | np.ndarray,
+    colors: np.ndarray | None = None,
+    size: tuple[int, int] | None = None,
+    context: Sequence[int] | np.ndarray = (),
+) -> np.ndarray:
+    """Some masks of a forest over its photo.
+
+    Larger masks are painted first, so that small ones stay visible; of two equally large ones the better-scored is on
+    top.
+
+    Args:
+        image: (H, W, 3) uint8 RGB, or (H, W) grey, of the forest's size.
+        forest: the masks.
+        indices: which of them to paint.
+        colors: (N, 3) uint8 RGB for all N masks of the forest; ``forest_colors(forest)`` by default.
+        size: (H, W) of the result; the image's size by default.
+        context: masks of which only a faint line is drawn, under the others.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        ValueError: the image is not of the forest's size.
+    """
+    image = as_rgb(image)
+    if image.shape[:2] != forest.image_size:
+        raise ValueError(f"the image is {image.shape[:2]} (height, width), its forest is for {forest.image_size}")
+    colors = forest_colors(forest) if colors is None else colors
+    size = forest.image_size if size is None else size
+    factor = 2 if max(size) < SMOOTH_BELOW else 1
+    canvas_size = size[0] * factor, size[1] * factor
+    photo = resize(image, canvas_size)
+    grey = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)[..., None]
+    canvas = np.broadcast_to((grey * DIM).astype(np.uint8), photo.shape).copy()
+    line = max(1, round(LINE * factor * float(np.hypot(*size))))
+    for k in canonical_order(forest, context):
+        _outline(canvas, scaled_shape(forest.masks[k], canvas_size), (150, 150, 150), max(1, line // 2), casing=0)
+    for k in canonical_order(forest, indices):
+        shape = scaled_shape(forest.masks[k], canvas_size)
+        # The photo gives its light and dark, hardly its colour: a blue over an orange would end as mud.
+        light = grey[shape.window][shape.mask].astype(np.float32)
+        ground = 0.8 * light + 0.2 * photo[shape.window][shape.mask]
+        canvas[shape.window][shape.mask] = np.clip(
+            FILL * (0.55 + 0.65 * light / 255) * colors[k] + (1 - FILL) * ground, 0, 255
+        )
+        # Small and thin masks get a hairline, or a crowd of them would be all outline.
+        thin = shape.mask.sum() < 10 * line * max(1, *shape.mask.shape)
+        if thin:
+            _outline(canvas, shape, _lighter(colors[k], 0.4), max(1, line // 2), casing=0)
+        else:
+            _outline(canvas, shape, _lighter(colors[k], 0.65), line, casing=line)
+    return cv2.resize(canvas, size[::-1], interpolation=cv2.INTER_AREA) if factor > 1 else canvas
+
+
+def as_rgb(image: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of a grey (H, W), (H, W, 1) or colour (H, W, 3 or 4) uint8 image.
+
+    Raises:
+        ValueError: another shape or type.
+    """
+    image = np.asarray(image)
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or image.dtype != np.uint8:
+        raise ValueError(f"an image must be (H, W, 3) uint8 RGB or (H, W) uint8 grey, got {image.shape} {image.dtype}")
+    return np.ascontiguousarray(np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image[..., :3])
+
+
+def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The image at (H, W), smooth both ways."""
+    if image.shape[:2] == tuple(size):
+        return image
+    shrinks = size[0] < image.shape[0] or size[1] < image.shape[1]
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+
+
+def _outline(canvas: np.ndarray, shape: Shape, color: Sequence[int], thickness: int, casing: int) -> None:
+    """Draw the border of a shape in place: a dark casing below a line, so that it stands out on any ground."""
+    contours, _ = cv2.findContours(
+        shape.mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE, offset=(shape.x, shape.y)
+    )
+    if casing:
+        cv2.drawContours(canvas, contours, -1, DARK, thickness + 2 * casing, cv2.LINE_AA)
+    cv2.drawContours(canvas, contours, -1, [int(v) for v in color], thickness, cv2.LINE_AA)
+
+
+def _lighter(color: np.ndarray, white: float) -> np.ndarray:
+    """The colour with that share of white."""
+    return ((1 - white) * color + white * 255).astype(np.uint8)

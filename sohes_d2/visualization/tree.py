@@ -1,0 +1,251 @@
+"""The tree of a forest, drawn: every family from whole over parts to subparts, each as a cut-out of the photo."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from ..structures.forest import Forest
+from ..structures.masks import decode_mask, mask_areas, mask_boxes
+from .colors import canonical_order, forest_colors
+from .overlay import as_rgb, resize
+
+INK, MUTED, RULE, PANEL = (31, 35, 40), (101, 109, 118), (208, 215, 222), (246, 248, 250)
+REFERENCE_WIDTH = 1600  # sizes below are pixels at this width and scale with it
+TILES = (136, 98, 66)  # side of a thumbnail of a whole, a part, a subpart
+ROW_GAPS = (40, 32)  # between wholes and parts, between parts and subparts
+GAP, FAMILY_GAP, MARGIN = 12, 44, 24
+# Parts per whole and subparts per part: of these the choice is taken that fills its rows best.
+MAX_CHILDREN = ((6, 3), (4, 3), (4, 2))
+MAX_ROWS = 2
+
+
+@dataclass
+class _Node:
+    """A thumbnail and what hangs below it; ``index`` is None for a note on those left out."""
+
+    index: int | None
+    depth: int
+    note: str = ""
+    children: list[_Node] = field(default_factory=list)
+
+    def width(self, scale: float) -> int:
+        below = sum(c.width(scale) for c in self.children) + round(GAP * scale) * max(0, len(self.children) - 1)
+        return max(round(TILES[self.depth] * scale), below)
+
+    def height(self, scale: float) -> int:
+        below = max((c.height(scale) for c in self.children), default=0)
+        own = round(TILES[self.depth] * scale)
+        return own + (round(ROW_GAPS[self.depth] * scale) + below if below else round(18 * scale) if self.note else 0)
+
+
+def draw_tree(
+    image: np.ndarray,
+    forest: Forest,
+    colors: np.ndarray | None = None,
+    width: int = REFERENCE_WIDTH,
+    max_rows: int = MAX_ROWS,
+) -> np.ndarray:
+    """The most telling families of a forest as trees of thumbnails; what does not fit is counted, not shown.
+
+    Families rank by size, score and number of descendants. The frame of a thumbnail has the mask's colour in the
+    overlays.
+
+    Args:
+        image: (H, W, 3) uint8 RGB, or (H, W) grey, of the forest's size.
+        forest: the masks.
+        colors: (N, 3) uint8 RGB; ``forest_colors(forest)`` by default.
+        width: of the result in pixels; everything scales with it.
+        max_rows: rows of families at most.
+
+    Returns:
+        (H, width, 3) uint8 RGB; the height follows the content.
+    """
+    image = as_rgb(image)
+    colors = forest_colors(forest) if colors is None else colors
+    scale = width / REFERENCE_WIDTH
+    rows, shown = _arrange(forest, width, scale, max_rows)
+    margin, row_gap, text = round(MARGIN * scale), round(34 * scale), max(8, round(20 * scale))
+    heights = [max(node.height(scale) for node in row) for row in rows]
+    height = 2 * margin + text + max(6, round(14 * scale)) + sum(heights) + row_gap * max(0, len(rows) - 1)
+    picture = Image.new("RGB", (width, height if rows else 2 * margin + text), PANEL)
+    drawing = _Drawing(picture, image, forest, colors, scale)
+    drawing.pen.text((margin, margin), _heading(forest, shown), INK, font=font(text))
+    y = margin + text + max(6, round(14 * scale))
+    for row, row_height in zip(rows, heights):
+        widths = [node.width(scale) for node in row]
+        spare = width - 2 * margin - sum(widths)
+        step = spare / len(row)  # equal air around every family
+        if len(row) > 1 and step > 3 * FAMILY_GAP * scale:
+            step = 3 * FAMILY_GAP * scale
+        x = margin + (spare - step * len(row)) / 2 + step / 2
+        for node, node_width in zip(row, widths):
+            drawing.draw(node, round(x), y, node_width)
+            x += node_width + step
+        y += row_height + row_gap
+    return np.asarray(picture)
+
+
+def thumbnail(image: np.ndarray, mask: np.ndarray, box: np.ndarray, side: int, color: np.ndarray) -> np.ndarray:
+    """(side, side, 3) uint8 cut-out of a photo: the mask in full colour and outlined, what surrounds it washed out.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        mask: (H, W) bool.
+        box: (x, y, width, height) of the mask.
+        side: in pixels.
+        color: (3,) uint8 RGB of the outline.
+    """
+    x, y, w, h = (int(v) for v in box)
+    window = max(w, h) + 2 * max(2, round(0.1 * max(w, h)))
+    rows, cols = _inside(y + h / 2, window, mask.shape[0]), _inside(x + w / 2, window, mask.shape[1])
+    crop, inside = image[rows, cols], mask[rows, cols]
+    # A sliver keeps a few pixels of height, else it could not be seen at all.
+    size = tuple(max(min(side, 6), round(side * v / max(crop.shape[:2]))) for v in crop.shape[:2])
+    alpha = resize(inside.astype(np.float32), size)
+    enlarged = side / max(crop.shape[:2])
+    if enlarged > 1:  # round off the staircase of single pixels
+        alpha = np.clip(2 * cv2.GaussianBlur(alpha, (0, 0), 0.6 * enlarged) - 0.5, 0, 1)
+    photo = resize(np.ascontiguousarray(crop), size).astype(np.float32)
+    washed = 255 - 0.16 * (255 - photo.mean(axis=2, keepdims=True))
+    cut = np.clip(alpha[..., None] * photo + (1 - alpha[..., None]) * washed, 0, 255).astype(np.uint8)
+    contours, _ = cv2.findContours((alpha >= 0.5).astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    contours = [contour for contour in contours if cv2.contourArea(contour) > 0.003 * side * side]  # no specks
+    cv2.drawContours(cut, contours, -1, [int(v) for v in color], max(1, round(side / 90)), cv2.LINE_AA)
+    tile = np.full((side, side, 3), 255, np.uint8)
+    top, left = (side - size[0]) // 2, (side - size[1]) // 2
+    tile[top : top + size[0], left : left + size[1]] = cut
+    return tile
+
+
+def _inside(centre: float, window: int, length: int) -> slice:
+    """A stretch of ``window`` pixels around the centre, pushed into ``[0, length)``; all of it if it is shorter."""
+    start = min(max(0, round(centre - window / 2)), max(0, length - window))
+    return slice(start, min(length, start + window))
+
+
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """The typeface that comes inside Pillow (10.1 and newer), so that pictures look the same everywhere."""
+    return ImageFont.load_default(max(8, size))
+
+
+def _arrange(forest: Forest, width: int, scale: float, max_rows: int) -> tuple[list[list[_Node]], int]:
+    """Families in rows that fit the width, the most telling first; and how many masks they show."""
+    if not len(forest):
+        return [], 0
+    weights = np.sqrt(mask_areas(forest.masks)) * forest.scores
+    below = forest.ancestors().sum(axis=1)
+    families = [k for k in canonical_order(forest, forest.roots()) if mask_areas([forest.masks[k]])[0]]
+    # A whole without parts tells nothing in a tree: such ones only fill what room is left.
+    families.sort(key=lambda k: (below[k] == 0, -weights[k] * (1 + np.log1p(below[k]))))
+    room = width - 2 * round(MARGIN * scale)
+    arrangements = []
+    for limits in MAX_CHILDREN:
+        rows = _rows([_family(forest, k, weights, below, limits) for k in families], room, scale, max_rows)
+        arrangements.append((rows, sum(_count(node) for row in rows for node in row)))
+    return max(arrangements, key=lambda arrangement: arrangement[1] / max(1, len(arrangement[0])))
+
+
+def _rows(families: list[_Node], room: int, scale: float, max_rows: int) -> list[list[_Node]]:
+    """Families in rows of at most ``room`` pixels, in their order; those that fit nowhere are left out."""
+    gap = round(FAMILY_GAP * scale)
+    rows: list[list[_Node]] = [[]]
+    used = 0
+    for node in families:
+        needed = node.width(scale) + (gap if rows[-1] else 0)
+        if used + needed > room:
+            if len(rows) == max_rows or not node.children or node.width(scale) > room:
+                continue
+            rows.append([])
+            used, needed = 0, node.width(scale)
+        rows[-1].append(node)
+        used += needed
+    return [row for row in rows if row]
+
+
+def _family(
+    forest: Forest, index: int, weights: np.ndarray, below: np.ndarray, limits: tuple[int, ...], depth: int = 0
+) -> _Node:
+    """A mask and the largest, best-scored of its children, with theirs, down to the depth that ``limits`` goes."""
+    node = _Node(index, depth)
+    if depth == len(limits):
+        node.note = f"+{below[index]}" if below[index] else ""
+        return node
+    order = canonical_order(forest, forest.children(index))
+    kept = set(sorted(order, key=lambda k: -weights[k])[: limits[depth]])
+    node.children = [_family(forest, k, weights, below, limits, depth + 1) for k in order if k in kept]
+    if len(kept) < len(order):
+        node.children.append(_Node(None, depth + 1, f"+{len(order) - len(kept)}"))
+    return node
+
+
+def _count(node: _Node) -> int:
+    return (node.index is not None) + sum(_count(child) for child in node.children)
+
+
+def _heading(forest: Forest, shown: int) -> str:
+    if not len(forest):
+        return "No masks"
+    rest = len(forest) - shown
+    return "Whole, its parts, their subparts" + (f"   ({shown} of {len(forest)} masks)" if rest else "")
+
+
+@dataclass
+class _Drawing:
+    """A picture in the making: what every thumbnail of it needs to know."""
+
+    picture: Image.Image
+    image: np.ndarray
+    forest: Forest
+    colors: np.ndarray
+    scale: float
+
+    def __post_init__(self) -> None:
+        self.pen = ImageDraw.Draw(self.picture)
+
+    def pixels(self, size: float, least: int = 1) -> int:
+        """A length at REFERENCE_WIDTH in pixels of this picture."""
+        return max(least, round(size * self.scale))
+
+    def draw(self, node: _Node, x: int, y: int, width: int) -> None:
+        """Draw a node, centred in the width, and all below it."""
+        side, centre = round(TILES[node.depth] * self.scale), x + width // 2
+        label = font(self.pixels(20 if node.depth < 2 else 17))
+        if node.index is None:
+            frame = (centre - side // 2 + 2, y + 2, centre - side // 2 + side - 3, y + side - 3)
+            self.pen.rounded_rectangle(frame, radius=self.pixels(8), outline=RULE, width=self.pixels(2))
+            self.pen.text((centre, y + side / 2), node.note, MUTED, font=label, anchor="mm")
+            return
+        if node.children:
+            self._children(node, centre, y + side)
+        elif node.note:
+            self.pen.text((centre, y + side + self.pixels(3)), node.note, MUTED, font=label, anchor="mt")
+        self._tile(node, centre - side // 2, y, side)
+
+    def _children(self, node: _Node, centre: int, bottom: int) -> None:
+        """The children below a tile that ends at ``bottom``, and the lines to them."""
+        drop, gap = round(ROW_GAPS[node.depth] * self.scale), round(GAP * self.scale)
+        widths = [child.width(self.scale) for child in node.children]
+        x = centre - (sum(widths) + gap * (len(widths) - 1)) // 2
+        middle, color, line = bottom + drop // 2, tuple(int(v) for v in self.colors[node.index]), self.pixels(3)
+        self.pen.line((centre, bottom, centre, middle), fill=color, width=line)
+        for child, width in zip(node.children, widths):
+            top = x + width // 2
+            self.pen.line((centre, middle, top, middle), fill=color, width=line)
+            self.pen.line((top, middle, top, bottom + drop), fill=color, width=line)
+            self.draw(child, x, bottom + drop, width)
+            x += width + gap
+
+    def _tile(self, node: _Node, x: int, y: int, side: int) -> None:
+        border = self.pixels((5, 4, 3)[node.depth], least=2)
+        rle, color = self.forest.masks[node.index], self.colors[node.index]
+        tile = thumbnail(self.image, decode_mask(rle), mask_boxes([rle])[0], side - 2 * border, color)
+        framed = Image.new("RGB", (side, side), tuple(int(v) for v in color))
+        framed.paste(Image.fromarray(tile), (border, border))
+        large = (4 * side, 4 * side)  # rounded corners are drawn large and shrunk, to be smooth
+        corners = Image.new("L", large, 0)
+        ImageDraw.Draw(corners).rounded_rectangle((0, 0, large[0] - 1, large[1] - 1), radius=self.pixels(36), fill=255)
+        self.picture.paste(framed, (x, y), corners.resize((side, side), Image.LANCZOS))
