@@ -42,7 +42,8 @@ demo: $(READY)
 	@$(PY) datasets/prepare_demo_images.py --output $(DEMO)/images
 	@$(PY) tools/generate_pseudo_labels.py --images $(DEMO)/images --output $(DEMO)/labels.json --overwrite \
 	    EXPLORATION.FEATURES.NAME color_texture
-	@$(PY) tools/draw_forests.py --json $(DEMO)/labels.json --images $(DEMO)/images --output $(DEMO)
+	@$(PY) tools/draw_forests.py --json $(DEMO)/labels.json --images $(DEMO)/images --output $(DEMO) \
+	    --max-area 0.5
 
 test: $(READY)
 	@$(ONE_THREAD) $(PY) -m pytest $(PYTEST_FLAGS)

@@ -67,6 +67,7 @@ def draw_record(
     threshold: float = 0.0,
     width: int = 1600,
     max_masks: int = MAX_MASKS,
+    max_area: float = 1.0,
 ) -> tuple[np.ndarray, Forest]:
     """The figure of one image record, and its forest.
 
@@ -78,7 +79,7 @@ def draw_record(
     forest.check()
     if threshold > 0:
         forest = forest.subset(forest.scores >= threshold)
-    figure = forest_figure(image, forest, Path(record["file_name"]).name, width, max_masks)
+    figure = forest_figure(image, forest, Path(record["file_name"]).name, width, max_masks, max_area)
     return figure, forest
 
 
@@ -108,6 +109,13 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="N",
         help="show at most the N best-scored masks of an image; 0 shows all (default: %(default)s)",
     )
+    parser.add_argument(
+        "--max-area",
+        type=float,
+        default=1.0,
+        metavar="SHARE",
+        help="leave masks out of the picture that cover more than this share of the photo (default: %(default)s)",
+    )
     args = parser.parse_args(arguments)
     if args.width < 400:
         parser.error(f"--width must be at least 400, got {args.width}")
@@ -129,7 +137,13 @@ def main(arguments: list[str] | None = None) -> int:
     for record in records[: args.max_images or None]:
         try:
             figure, forest = draw_record(
-                record, annotations[record["id"]], args.images, args.score_threshold, args.width, args.max_masks
+                record,
+                annotations[record["id"]],
+                args.images,
+                args.score_threshold,
+                args.width,
+                args.max_masks,
+                args.max_area,
             )
         except (ImageReadError, ValueError, OSError) as error:
             skipped += 1

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from ..structures.forest import Forest
-from ..structures.masks import RLE, encode_window, iou_matrix
+from ..structures.masks import RLE, encode_window, iou_matrix, mask_areas, mask_boxes
 from .features import FeatureExtractor, build_feature_extractor
 from .merging import merge_regions
 from .proposals import Box, Proposal, proposals_from_regions
@@ -71,12 +71,22 @@ class MaskFilter:
     def without_duplicates(self, masks: Sequence[RLE], scores: np.ndarray) -> np.ndarray:
         """Indices of the best masks, by falling score, no two of which are duplicates."""
         order = np.argsort(-scores, kind="stable")
-        duplicate = iou_matrix(masks, masks)[np.ix_(order, order)] > self.duplicate_iou
-        keep = np.ones(len(order), dtype=bool)
+        masks = [masks[k] for k in order]
+        areas, boxes = mask_areas(masks), mask_boxes(masks)
+        ends = boxes[:, :2] + boxes[:, 2:]
+        alive = np.ones(len(order), dtype=bool)
         for k in range(len(order)):
-            if keep[k]:
-                keep[k + 1 :] &= ~duplicate[k, k + 1 :]
-        return order[keep][: self.max_masks]
+            if not alive[k]:
+                continue
+            # Only masks of about the same area and place can overlap that much; of the others no overlap is computed.
+            shared = np.minimum(ends[k], ends) - np.maximum(boxes[k, :2], boxes[:, :2])
+            near = alive & (np.minimum(areas[k], areas) > self.duplicate_iou * np.maximum(areas[k], areas))
+            near &= np.prod(np.maximum(shared, 0), axis=1) > self.duplicate_iou * areas[k]
+            near[: k + 1] = False
+            candidates = np.flatnonzero(near)
+            overlaps = iou_matrix([masks[k]], [masks[j] for j in candidates])[0]
+            alive[candidates[overlaps > self.duplicate_iou]] = False
+        return order[alive][: self.max_masks]
 
 
 class PseudoLabeler:
@@ -261,7 +271,8 @@ class PseudoLabeler:
 
 def fill_holes(mask: np.ndarray) -> np.ndarray:
     """The (H, W) bool mask with everything inside that no 4-connected path outside the mask leads to."""
-    outside = np.pad(~mask, 1, constant_values=True).view(np.uint8)
+    outside = np.ones((mask.shape[0] + 2, mask.shape[1] + 2), np.uint8)
+    outside[1:-1, 1:-1] = ~mask
     cv2.floodFill(outside, None, (0, 0), 2, flags=4)
     return outside[1:-1, 1:-1] != 2
 

@@ -94,47 +94,31 @@ class MergeHistory:
         Args:
             thetas: descending thresholds.
         """
-        labels = self.labels(thetas)
-        steps = self.steps(thetas)
-        lowest = np.minimum.accumulate(self.similarity)
-        # A region is the state of its id between two merges that the id takes part in; those are its birth and its
-        # death.
-        n_cells = self.grid[0] * self.grid[1]
-        born = np.full(n_cells, -1)
-        ids, first, last, birth, death = [], [], [], [], []
-        open_region = np.full(n_cells, -1)  # id -> index in the lists of the region that stands now
-        done = 0
-        for level, step in enumerate(steps):
-            for merge in range(done, step):
-                for region in (self.kept[merge], self.absorbed[merge]):
-                    if open_region[region] >= 0:
-                        death[open_region[region]] = lowest[merge]
-                        open_region[region] = -1
-                born[self.kept[merge]] = merge
-            done = step
-            for region in np.unique(labels[level]):
-                if open_region[region] < 0:
-                    open_region[region] = len(ids)
-                    ids.append(region)
-                    first.append(level)
-                    last.append(level)
-                    birth.append(1.0 if born[region] < 0 else lowest[born[region]])
-                    death.append(-1.0)
-                else:
-                    last[open_region[region]] = level
-        for merge in range(done, len(self.similarity)):
-            for region in (self.kept[merge], self.absorbed[merge]):
-                if open_region[region] >= 0:
-                    death[open_region[region]] = lowest[merge]
-                    open_region[region] = -1
+        steps, merges, n_cells = self.steps(thetas), len(self.similarity), self.grid[0] * self.grid[1]
+        # A region is the state of its id between two merges that the id takes part in: cells from the start, and what each
+        # merge leaves. `made` and `ended` are the indices of these merges, -1 for the start and `merges` for never.
+        ids = np.concatenate([np.arange(n_cells), self.kept]).astype(np.int64)
+        made = np.concatenate([np.full(n_cells, -1), np.arange(merges)])
+        ended = self._next_merge(ids, made)
+        first = np.searchsorted(steps, made, side="right")
+        last = np.searchsorted(steps, ended, side="right") - 1
+        order = np.lexsort((ids, first))
+        order = order[(first <= last)[order]]
+        # Births and deaths as running minima, between 1 for a cell and -1 for what is left.
+        life = np.concatenate([np.minimum.accumulate(self.similarity), np.float32([-1, 1])])
         return Regions(
-            labels,
-            np.asarray(ids, np.int64),
-            np.asarray(first, np.int64),
-            np.asarray(last, np.int64),
-            np.asarray(birth, np.float32),
-            np.asarray(death, np.float32),
+            self.labels(thetas), ids[order], first[order], last[order], life[made[order]], life[ended[order]]
         )
+
+    def _next_merge(self, ids: np.ndarray, made: np.ndarray) -> np.ndarray:
+        """For each (id, merge index) the next merge that the id takes part in, or the number of merges."""
+        merges = len(self.similarity)
+        keys = np.sort(
+            np.concatenate([self.kept, self.absorbed]).astype(np.int64) * (merges + 1) + np.tile(np.arange(merges), 2)
+        )
+        position = np.searchsorted(keys, ids * (merges + 1) + made, side="right")
+        found = np.append(keys, -1)[position]
+        return np.where(found // (merges + 1) == ids, found % (merges + 1), merges)
 
 
 def merge_regions(features: np.ndarray, use_numba: bool | None = None) -> MergeHistory:

@@ -76,18 +76,16 @@ def proposals_from_regions(
     proposals = []
     for level in np.unique(regions.first):
         labels = regions.labels[level]
-        names, compact = np.unique(labels, return_inverse=True)
-        compact = compact.reshape(labels.shape) + 1  # find_objects takes 0 for background
-        areas = np.bincount(compact.ravel(), weights=pixels.ravel())[1:]
-        windows = ndimage.find_objects(compact)
-        new = np.flatnonzero(regions.first == level)
-        for region, name in zip(new, np.searchsorted(names, regions.ids[new])):
-            if not min_area <= areas[name] <= max_area:
-                continue
-            r, c = windows[name]
+        areas = np.bincount(labels.ravel(), weights=pixels.ravel(), minlength=rows * cols)[regions.ids]
+        new = np.flatnonzero((regions.first == level) & (min_area <= areas) & (areas <= max_area))
+        compact = np.zeros(rows * cols, np.int32)
+        compact[regions.ids[new]] = np.arange(1, len(new) + 1)  # find_objects takes 0 for background
+        compact = compact[labels]
+        for name, (region, window) in enumerate(zip(new, ndimage.find_objects(compact, len(new))), start=1):
+            r, c = window
             top, bottom = first_row[r.start], first_row[r.stop]
             left, right = first_col[c.start], first_col[c.stop]
-            mask = (compact == name + 1)[row_of[top:bottom]][:, col_of[left:right]]
+            mask = (compact[window] == name)[row_of[top:bottom] - r.start][:, col_of[left:right] - c.start]
             proposals.append(
                 Proposal(
                     box=(int(y0 + top), int(x0 + left), int(y0 + bottom), int(x0 + right)),

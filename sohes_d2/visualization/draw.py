@@ -26,6 +26,7 @@ def forest_figure(
     title: str = "",
     width: int = REFERENCE_WIDTH,
     max_masks: int = MAX_MASKS,
+    max_area: float = 1.0,
 ) -> np.ndarray:
     """Photo, wholes, parts, subparts, and the tree of the largest families, in one picture.
 
@@ -36,6 +37,8 @@ def forest_figure(
         width: of the result in pixels, at least 400; type and lines scale with it.
         max_masks: a forest of more masks is thinned to so many of the highest scores, each linked to its nearest shown
             ancestor, and the figure says so; 0 shows all.
+        max_area: larger masks, as a share of the image, are left out likewise: first-phase labels hold unions of nearly
+            everything, under which the picture of the wholes would show nothing else.
 
     Returns:
         (height, width, 3) uint8 RGB; the height follows the photo's shape and the tree.
@@ -47,7 +50,10 @@ def forest_figure(
         raise ValueError(f"a figure needs at least 400 pixels of width, got {width}")
     image = as_rgb(image)
     total = len(forest)
-    if max_masks and total > max_masks:
+    if max_area < 1:
+        forest = forest.subset(mask_areas(forest.masks) <= max_area * image.shape[0] * image.shape[1])
+    shown = "the {} best-scored" if max_masks and len(forest) > max_masks else "{}"
+    if max_masks and len(forest) > max_masks:
         forest = best_scored(forest, max_masks)
     colors = forest_colors(forest)
     scale = width / REFERENCE_WIDTH
@@ -59,7 +65,8 @@ def forest_figure(
     ]
     tree = draw_tree(image, forest, colors, width - 2 * margin)
 
-    note = f"the {len(forest)} best-scored of {total} masks" if len(forest) < total else ""
+    limit = f", none over {max_area:.0%} of the photo" if max_area < 1 else ""
+    note = f"{shown.format(len(forest))} of {total} masks{limit}" if len(forest) < total else ""
     title_height = max(16, round(46 * scale)) if title or note else 0
     caption_height = max(14, round(34 * scale))  # type never gets smaller than legible
     rows = len(pictures) // columns

@@ -55,7 +55,7 @@ class ColorTextureExtractor(FeatureExtractor):
         texture_sigma: float = 0.3,
         texture_weight: float = 0.5,
         position_sigma: float = 0.3,
-        position_weight: float = 0.5,
+        position_weight: float = 0.7,
         scales: Sequence[float] = (1.0, 2.0),
     ):
         self.token_budget = token_budget
