@@ -102,7 +102,7 @@ def build_cfg(args: argparse.Namespace):
     import yaml
 
     from sohes_d2 import add_sohes_config  # before Detectron2, which it mends
-    from sohes_d2.engine.run_folder import UsageError
+    from sohes_d2.engine.labeling.run_folder import UsageError
 
     from detectron2.config import get_cfg
 
@@ -142,10 +142,10 @@ def main(arguments: list[str] | None = None) -> int:
     from sohes_d2.data.journal import JournalBusyError
     from sohes_d2.data.shard_index import LabelFileError
     from sohes_d2.data.sources import SourceError, read_image_list
-    from sohes_d2.engine.labeling import EXIT_USAGE, LabelingOptions, run_labeling
-    from sohes_d2.engine.ray_executor import RayMissingError
-    from sohes_d2.engine.run_folder import UsageError
-    from sohes_d2.engine.workers import WorkerStartError
+    from sohes_d2.engine.labeling.run import EXIT_USAGE, LabelingOptions, run_labeling
+    from sohes_d2.engine.labeling.ray_executor import RayMissingError
+    from sohes_d2.engine.labeling.run_folder import UsageError
+    from sohes_d2.engine.labeling.workers import WorkerStartError
 
     try:
         options = LabelingOptions(
@@ -161,7 +161,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
         images = read_image_list(args.images, args.image_root)
         cfg = build_cfg(args)
-        from sohes_d2.engine.factory import CfgLabelerFactory
+        from sohes_d2.engine.labeling.factory import CfgLabelerFactory
 
         if args.suggest_thetas:
             return _suggest(images, CfgLabelerFactory(cfg))
@@ -185,9 +185,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _suggest(images, make_labeler) -> int:
-    from sohes_d2.engine.labeling import build_labeler
-    from sohes_d2.engine.run_folder import UsageError
-    from sohes_d2.engine.thresholds import suggest_thetas
+    from sohes_d2.engine.labeling.run import build_labeler
+    from sohes_d2.engine.labeling.run_folder import UsageError
+    from sohes_d2.engine.labeling.thresholds import suggest_thetas
 
     try:
         report = suggest_thetas(images, build_labeler(make_labeler).extractor)

@@ -28,8 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     from sohes_d2.data.shard_index import LabelFileError
     from sohes_d2.data.shards import IncompleteError
-    from sohes_d2.engine.joining import join_folder
-    from sohes_d2.engine.run_folder import UsageError
+    from sohes_d2.engine.labeling.joining import join_folder
+    from sohes_d2.engine.labeling.run_folder import UsageError
 
     try:
         report = join_folder(args.folder, args.output, args.allow_incomplete, args.overwrite)

@@ -1,1 +1,1 @@
-"""Running things: pseudo-labels for folders of images."""
+"""Running things: `labeling` makes pseudo-labels for folders of images."""

@@ -95,8 +95,8 @@ class MergeHistory:
             thetas: descending thresholds.
         """
         steps, merges, n_cells = self.steps(thetas), len(self.similarity), self.grid[0] * self.grid[1]
-        # A region is the state of its id between two merges that the id takes part in: cells from the start, and what each
-        # merge leaves. `made` and `ended` are the indices of these merges, -1 for the start and `merges` for never.
+        # A region is the state of its id between two merges that the id takes part in: cells from the start, and what
+        # each merge leaves. `made` and `ended` are the indices of these merges, -1 for the start, `merges` for never.
         ids = np.concatenate([np.arange(n_cells), self.kept]).astype(np.int64)
         made = np.concatenate([np.full(n_cells, -1), np.arange(merges)])
         ended = self._next_merge(ids, made)

@@ -92,7 +92,9 @@ def _run(ray: Any, remote: Any, factory: Any, units: Iterator[WorkUnit], limit: 
 
 def _label_remotely(factory: bytes, unit: WorkUnit) -> UnitResult:
     """In a Ray worker: label a unit with the labeler that this process keeps."""
-    from sohes_d2.engine import ray_executor as module  # the function travels by value, its globals would be copies
+    from sohes_d2.engine.labeling import (
+        ray_executor as module,
+    )  # the function travels by value, its globals would be copies
 
     return module.label_here(factory, unit)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from ..exploration.labeler import PseudoLabeler
+from ...exploration.labeler import PseudoLabeler
 
 
 @dataclass(frozen=True)

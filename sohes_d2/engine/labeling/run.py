@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .. import __version__
-from ..data.records import write_json
-from ..data.shard_index import ShardIndex, load_index, read_info
-from ..data.shards import MAX_IMAGES_PER_SHARD, merge_shards, read_skipped
-from ..data.sources import ImageList
+from ... import __version__
+from ...data.records import write_json
+from ...data.shard_index import ShardIndex, load_index, read_info
+from ...data.shards import MAX_IMAGES_PER_SHARD, merge_shards, read_skipped
+from ...data.sources import ImageList
 from .executors import run_in_process, run_on_device, run_on_workers
 from .progress import Progress
 from .ray_executor import run_on_ray

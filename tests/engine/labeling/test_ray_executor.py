@@ -17,8 +17,8 @@ import fake_labeler  # noqa: E402
 from fake_labeler import FakeFactory  # noqa: E402
 
 from sohes_d2.data.sources import read_image_list  # noqa: E402
-from sohes_d2.engine import ray_executor  # noqa: E402
-from sohes_d2.engine.labeling import LabelingOptions, run_labeling  # noqa: E402
+from sohes_d2.engine.labeling import ray_executor  # noqa: E402
+from sohes_d2.engine.labeling.run import LabelingOptions, run_labeling  # noqa: E402
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def cluster():
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    paths = [str(Path(__file__).parents[2]), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    paths = [str(Path(__file__).parents[3]), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(paths))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")

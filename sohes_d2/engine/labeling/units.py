@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from ..data.shards import MAX_IMAGES_PER_SHARD
-from ..data.sources import ImageItem, ImageList
-from ..structures.images import ImageReadError, image_size
+from ...data.shards import MAX_IMAGES_PER_SHARD
+from ...data.sources import ImageItem, ImageList
+from ...structures.images import ImageReadError, image_size
 
 # A unit of larger images than these together is cut, which bounds the memory of a batch.
 MAX_UNIT_PIXELS = 32 * 1024 * 1024

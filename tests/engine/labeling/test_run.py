@@ -20,8 +20,8 @@ from fake_labeler import FakeFactory  # noqa: E402
 
 from sohes_d2.data.shards import ShardedDataset, merge_shards  # noqa: E402
 from sohes_d2.data.sources import read_image_list  # noqa: E402
-from sohes_d2.engine.labeling import LabelingOptions, run_labeling  # noqa: E402
-from sohes_d2.engine.run_folder import UsageError  # noqa: E402
+from sohes_d2.engine.labeling.run import LabelingOptions, run_labeling  # noqa: E402
+from sohes_d2.engine.labeling.run_folder import UsageError  # noqa: E402
 
 REPORTS = ("summary",)
 
@@ -152,7 +152,7 @@ def test_dead_workers_are_replaced(photos, tmp_path, on_host):
 
 
 def test_a_worker_that_cannot_start_stops_the_run(photos, tmp_path):
-    from sohes_d2.engine.workers import WorkerStartError
+    from sohes_d2.engine.labeling.workers import WorkerStartError
 
     with pytest.raises(WorkerStartError, match="cannot build its labeler: RuntimeError: not in this process"):
         run(photos, tmp_path / "out", FakeFactory(only_in=os.getpid()), workers=1)
@@ -166,7 +166,7 @@ def test_killed_at_random_and_resumed_gives_the_same_bytes(photos, tmp_path, hos
     write_image(photos / "c" / "finish.png", first=fake_labeler.FAIL_FINISH)
     run(photos, tmp_path / "straight" / name, FakeFactory(on_host=host == "host"))
     command = [sys.executable, fake_labeler.__file__, str(photos), str(tmp_path / "killed" / name), host, str(workers)]
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     moments = random.Random(workers)
     kills, code = 0, None
@@ -197,7 +197,7 @@ def _state(folder):
 
 def test_workers_end_with_a_killed_parent(photos, tmp_path):
     command = [sys.executable, fake_labeler.__file__, str(photos), str(tmp_path / "out"), "host", "2"]
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     process = subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60

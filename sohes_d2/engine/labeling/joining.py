@@ -6,9 +6,9 @@ import glob
 import json
 import os
 
-from ..data.records import write_json
-from ..data.shards import list_shards, merge_shards, read_skipped, shard_name
-from .labeling import RunReport
+from ...data.records import write_json
+from ...data.shards import list_shards, merge_shards, read_skipped, shard_name
+from .run import RunReport
 from .run_folder import UsageError
 from .summary import label_statistics
 

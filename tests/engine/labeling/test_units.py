@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from sohes_d2.data.sources import ImageList
-from sohes_d2.engine import units as units_module
-from sohes_d2.engine.units import ShardLayout, plan_units, remaining_units
+from sohes_d2.engine.labeling import units as units_module
+from sohes_d2.engine.labeling.units import ShardLayout, plan_units, remaining_units
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from ..data.sources import ImageList
-from ..exploration.merging import MergeHistory, merge_regions
-from ..structures.images import ImageReadError, read_image
+from ...data.sources import ImageList
+from ...exploration.merging import MergeHistory, merge_regions
+from ...structures.images import ImageReadError, read_image
 
 TABLE_THETAS = (0.99, 0.98, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0)
 # From objects of a few regions a photo to fine parts; the finest level leaves out regions of fewer than about eight

@@ -107,7 +107,7 @@ class FakeFactory:
 
 if __name__ == "__main__":
     from sohes_d2.data.sources import read_image_list
-    from sohes_d2.engine.labeling import LabelingOptions, run_labeling
+    from sohes_d2.engine.labeling.run import LabelingOptions, run_labeling
 
     folder, output, host, workers = sys.argv[1:]
     factory = FakeFactory(on_host=host == "host", seconds=0.02)
