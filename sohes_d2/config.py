@@ -56,6 +56,7 @@ def add_sohes_config(cfg: Any) -> None:
     node.CORNERS = 0  # a mask covering this many image corners is background and dropped; 0: never [D], 3 in [H]
     node.MIN_AGREEMENT = 0.5  # IoU of a mask before and after refinement [H][U]
     node.DUPLICATE_IOU = 0.9  # of two masks that overlap by more, the lower score is dropped [U]
+    node.MAX_CANDIDATES = 4000  # refined per image, the most separated from their surroundings first [D]
     node.MAX_MASKS = 1000  # per image, best scores first [D]
 
     cfg.EXPLORATION.HIERARCHY = node = CfgNode()

@@ -176,9 +176,10 @@ def main(arguments: list[str] | None = None) -> int:
         print("\ngenerate_pseudo_labels: stopped; go on with --resume", file=sys.stderr)
         return 130
     summary = report.summary
-    print(
-        f"{summary['images']} images, {summary['masks']} masks, depths {summary['depth_histogram']} -> {report.output}"
-    )
+    done = summary.get("this_run", {}).get("images")
+    speed = f", {summary['this_run']['wall_seconds'] / done:.1f} s per image" if done else ""
+    print(f"{summary['images']} images, {summary['masks']} masks{speed} -> {report.output}")
+    print("masks by depth: " + ", ".join(f"{depth}: {count}" for depth, count in summary["depth_histogram"].items()))
     if report.skipped:
         print(f"{len(report.skipped)} images skipped, see errors.json", file=sys.stderr)
     return report.exit_code

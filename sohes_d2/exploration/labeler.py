@@ -49,6 +49,8 @@ class MaskFilter:
         corners: a mask that covers this many of the image's four corners is background; 0 keeps it [HASSOD: 3].
         min_agreement: IoU of the mask before and after refinement [HASSOD, UnSAM: 0.5].
         duplicate_iou: of two masks that overlap by more than this IoU, the lower score goes [UnSAM: 0.9].
+        max_candidates: at most so many are refined and scored, the most separated from their surroundings first: what
+            bounds the time on a large photo, where the closer looks find tens of thousands.
         max_masks: the best by score stay.
     """
 
@@ -57,7 +59,14 @@ class MaskFilter:
     corners: int = 0
     min_agreement: float = 0.5
     duplicate_iou: float = 0.9
+    max_candidates: int = 4000
     max_masks: int = 1000
+
+    def candidates(self, proposals: Sequence[Proposal]) -> list[Proposal]:
+        """The proposals worth refining, in their given order."""
+        deaths = np.asarray([proposal.death for proposal in proposals])
+        chosen = np.sort(np.argsort(deaths, kind="stable")[: self.max_candidates])
+        return [proposals[k] for k in chosen]
 
     def accepts(self, proposal: Proposal, image_size: tuple[int, int]) -> bool:
         """Whether a refined proposal passes on its own."""
@@ -162,6 +171,7 @@ class PseudoLabeler:
                 corners=node.FILTER.CORNERS,
                 min_agreement=node.FILTER.MIN_AGREEMENT,
                 duplicate_iou=node.FILTER.DUPLICATE_IOU,
+                max_candidates=node.FILTER.MAX_CANDIDATES,
                 max_masks=node.FILTER.MAX_MASKS,
             ),
             fill_holes=node.REFINEMENT.FILL_HOLES,
@@ -229,6 +239,7 @@ class PseudoLabeler:
         for values, box, index in zip(crop_features if crop_features is not None else [], state.crops, state.zoomed):
             minimum = self.mask_filter.min_area / 2
             proposals += self.zoom.proposals(values, box, state.proposals[index], self.thetas, minimum)
+        proposals = self.mask_filter.candidates(proposals)
         refined = [p for p in self._refine(image, proposals) if self.mask_filter.accepts(p, image_size)]
         scorer = EntityScorer(image)
         scores = np.asarray([scorer(proposal) for proposal in refined], np.float32)
@@ -244,15 +255,15 @@ class PseudoLabeler:
         )
 
     def _refine(self, image: np.ndarray, proposals: Sequence[Proposal]) -> list[Proposal]:
-        refined = []
-        bound: dict[
-            int, Any
-        ] = {}  # by reach: proposals of about one cell size share what a refiner prepares for an image
-        for proposal in proposals:
-            reach = self.refiner.reach(proposal.cell)
-            if reach not in bound:
-                bound[reach] = self.refiner.on(image, proposal.cell)
-            refined.append(self._refine_one(bound[reach], proposal, image.shape[:2], reach))
+        refined: list[Proposal | None] = [None] * len(proposals)
+        reaches = [self.refiner.reach(proposal.cell) for proposal in proposals]
+        # By reach, since proposals of about one cell size share what a refiner prepares for the image, and since on a
+        # large photo that is too much to be held for all sizes at once.
+        for reach in sorted(set(reaches)):
+            members = [k for k, value in enumerate(reaches) if value == reach]
+            refine = self.refiner.on(image, proposals[members[0]].cell)
+            for k in members:
+                refined[k] = self._refine_one(refine, proposals[k], image.shape[:2], reach)
         return refined
 
     def _refine_one(self, refine: Any, proposal: Proposal, image_size: tuple[int, int], reach: int) -> Proposal:

@@ -70,9 +70,9 @@ def test_a_flat_photo_keeps_the_mask():
 
 
 def test_the_radius_follows_the_cells():
-    refiner = guided(radius=1.33, max_radius=10)
-    assert [refiner.reach(cell) for cell in (0.5, 3.0, 100.0)] == [2, 8, 20]
-    assert refiner.describe() == {"training_free": True, "radius": 1.33, "max_radius": 10, "epsilon": 1e-3}
+    refiner = guided(radius=1.33, max_radius=12)
+    assert [refiner.reach(cell) for cell in (0.5, 3.0, 4.0, 100.0)] == [2, 8, 12, 24]
+    assert refiner.describe() == {"training_free": True, "radius": 1.33, "max_radius": 12, "epsilon": 1e-3}
     with pytest.raises(ValueError, match="epsilon > 0"):
         guided(epsilon=0)
 

@@ -321,3 +321,18 @@ def test_tool_says_what_is_wrong_with_a_json(tool, tmp_path, capsys, content):
     path.write_text(content)
     assert tool.main(["--json", str(path), "--images", str(tmp_path), "--output", str(tmp_path / "o")]) == 2
     assert str(path) in capsys.readouterr().err
+
+
+def test_masks_over_a_share_of_the_photo_can_be_left_out():
+    masks = np.zeros((3, 40, 60), bool)
+    masks[0] = True
+    masks[1, 5:30, 5:40] = True
+    masks[2, 10:20, 10:20] = True
+    image = np.full((40, 60, 3), 120, np.uint8)
+    forest = Forest.from_masks(encode_masks(masks), (40, 60))
+    without = Forest.from_masks(encode_masks(masks[1:]), (40, 60))
+    limited = forest_figure(image, forest, max_area=0.5)
+    plain = forest_figure(image, without)
+    assert limited.shape[0] > plain.shape[0]  # a line says that masks are left out
+    assert np.array_equal(limited[-200:], plain[-200:])
+    assert not np.array_equal(limited[-200:], forest_figure(image, forest)[-200:])

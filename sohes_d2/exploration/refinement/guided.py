@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import cv2
 import numpy as np
 
 from .base import REFINERS, Refiner, Window
+
+# Radii in pixels that are used; few, because whatever has one radius shares what is computed for the whole image.
+_RADII = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 
 
 @REFINERS.register()
@@ -20,15 +22,15 @@ class guided(Refiner):  # noqa: N801 (the class is named as the config names it)
 
     Args:
         radius: of the square, in cells of the mask's feature grid: about what the clustering cannot have resolved [D].
-        max_radius: bound of the radius in pixels, at least 1 [D].
+        max_radius: bound of the radius in pixels, 1 to 32 [D].
         epsilon: ridge on the colours' covariance, in squared units of colours in [0, 1]; smaller follows fainter edges
         [D].
     """
 
     def __init__(self, *, radius: float = 1.33, max_radius: int = 32, epsilon: float = 1e-3):
-        if radius <= 0 or max_radius < 1 or epsilon <= 0:
+        if radius <= 0 or not 1 <= max_radius <= _RADII[-1] or epsilon <= 0:
             raise ValueError(
-                "the guided refiner needs radius > 0, max_radius >= 1 and epsilon > 0, "
+                "the guided refiner needs radius > 0, max_radius of 1 to 32 and epsilon > 0, "
                 f"got {radius}, {max_radius} and {epsilon}"
             )
         self.radius = radius
@@ -39,7 +41,7 @@ class guided(Refiner):  # noqa: N801 (the class is named as the config names it)
         return 2 * self._pixels(cell)
 
     def _pixels(self, cell: float) -> int:
-        return min(self.max_radius, max(1, math.ceil(self.radius * cell - 1e-6)))
+        return next(step for step in _RADII if step >= min(self.radius * cell, self.max_radius) - 1e-6)
 
     def refine(self, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
         return self.on(image, cell=3)((slice(0, image.shape[0]), slice(0, image.shape[1])), mask)
