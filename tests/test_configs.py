@@ -9,7 +9,8 @@ import yaml
 
 from sohes_d2 import add_sohes_config
 from sohes_d2.exploration.features import ColorTextureExtractor
-from sohes_d2.exploration.labeler import MaskFilter, PseudoLabeler
+from sohes_d2.exploration.filtering import MaskFilter
+from sohes_d2.exploration.labeler import PseudoLabeler
 from sohes_d2.exploration.zoom import Zoom
 
 REPOSITORY = Path(__file__).parents[1]

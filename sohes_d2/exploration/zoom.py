@@ -29,7 +29,7 @@ class Zoom:
         crop_size: side in pixels to which every crop is resized.
         inside: a sub-mask stays if this share of it lies inside the region that was zoomed into.
         max_crops: most crops per image and size class; the longest-standing regions go first.
-        same_crop: a crop that overlaps an earlier one by this IoU shows the same, and is left out.
+        same_crop_iou: a crop that overlaps an earlier one by this IoU shows the same, and is left out.
     """
 
     enabled: bool = True
@@ -40,7 +40,7 @@ class Zoom:
     crop_size: int = 256
     inside: float = 0.9
     max_crops: int = 32
-    same_crop: float = 0.7
+    same_crop_iou: float = 0.7
 
     def choose(self, proposals: Sequence[Proposal], image_size: tuple[int, int]) -> list[tuple[int, Box]]:
         """(index of the proposal, crop box in pixels) of what to look at again, small regions first."""
@@ -60,7 +60,7 @@ class Zoom:
                 if not wanted[index] or sides[index] < self.min_side:
                     continue
                 box = crop_box(proposals[index].box, self.context, image_size)
-                if all(_box_iou(box, other) < self.same_crop for other in boxes):
+                if all(_box_iou(box, other) < self.same_crop_iou for other in boxes):
                     boxes.append(box)
                     chosen.append((int(index), box))
         return chosen

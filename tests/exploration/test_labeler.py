@@ -11,7 +11,8 @@ from detectron2.config import get_cfg
 
 from sohes_d2 import add_sohes_config
 from sohes_d2.exploration.features import ColorTextureExtractor
-from sohes_d2.exploration.labeler import MaskFilter, PseudoLabeler, fill_holes
+from sohes_d2.exploration.filtering import MaskFilter
+from sohes_d2.exploration.labeler import PseudoLabeler, fill_holes
 from sohes_d2.exploration.refinement import REFINERS
 from sohes_d2.exploration.scoring import EntityScorer
 from sohes_d2.exploration.zoom import Zoom
@@ -68,6 +69,14 @@ def test_background_that_covers_corners_can_be_dropped():
     assert MaskFilter(corners=3).accepts(proposal((0, 0, 40, 60)), (50, 60))  # two corners only
     assert not MaskFilter().accepts(proposal((0, 0, 50, 60)), (50, 60))  # more than 0.9 of the image
     assert not MaskFilter().accepts(proposal((0, 0, 20, 20), agreement=0.4), (50, 60))
+
+
+def test_the_most_separated_candidates_are_refined():
+    proposals = [proposal((0, 0, 9, 9), death=death) for death in (0.5, -1.0, 0.3, 0.3, 0.9)]
+    chosen = MaskFilter(max_candidates=3).candidates(proposals)
+    assert [p.death for p in chosen] == [-1.0, 0.3, 0.3]
+    assert MaskFilter().candidates(proposals) == proposals
+    assert MaskFilter().candidates([]) == []
 
 
 def test_of_duplicates_the_better_score_stays_also_when_not_adjacent():
