@@ -1,0 +1,122 @@
+#!/usr/bin/env python
+"""BSDS500 to a class-agnostic COCO json: the segments of all people who drew an image.
+
+Expects, as http://www.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/BSR/BSR_bsds500.tgz unpacks:
+    BSR/BSDS500/data/images/{train,val,test}/*.jpg
+    BSR/BSDS500/data/groundTruth/{train,val,test}/*.mat
+
+    python datasets/prepare_bsds500.py --split val
+
+Each person divided the image on their own, some coarsely and some finely. Segments that two of them drew alike (IoU
+over --duplicate-iou) are taken once, from the earlier person in the file. BSDS500 does not say which segment is a part
+of which, so no parents are written.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import numpy as np
+
+from sohes_d2.data.builtin import BUILTIN
+from sohes_d2.data.conversion import (
+    ConversionError,
+    Entity,
+    Item,
+    Scene,
+    Summary,
+    convert,
+    image_files,
+    make_parser,
+    path_of,
+    read_mat,
+    require,
+    run,
+    take,
+)
+from sohes_d2.structures.images import image_size
+from sohes_d2.structures.masks import RLE, encode_label_map, iou_matrix
+
+REMEDY = "Get http://www.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/BSR/BSR_bsds500.tgz and unpack it."
+
+
+def read_segmentations(path: str) -> list[np.ndarray]:
+    """The (H, W) label maps of one image, one per person; equal labels are one segment.
+
+    Raises:
+        ValueError: not a ground truth file of BSDS500.
+    """
+    try:
+        people = read_mat(path)["groundTruth"]
+        return [np.asarray(person["Segmentation"][0, 0]) for person in people[0]]
+    except (KeyError, IndexError, TypeError) as error:
+        raise ValueError(f"{path!r} is not a ground truth file of BSDS500 ({type(error).__name__}: {error})") from error
+
+
+def distinct(masks: list[RLE], duplicate_iou: float) -> list[RLE]:
+    """The masks without those that overlap an earlier one that was kept by more than ``duplicate_iou``."""
+    overlaps = iou_matrix(masks, masks)
+    kept: list[int] = []
+    for k in range(len(masks)):
+        if not kept or overlaps[k, kept].max() <= duplicate_iou:
+            kept.append(k)
+    return [masks[k] for k in kept]
+
+
+def read_image(item: Item, duplicate_iou: float) -> Scene:
+    """The distinct segments of one image.
+
+    Raises:
+        ValueError: a damaged file, or a segmentation of another size than the photo.
+    """
+    photo, truth = item.source
+    size = image_size(photo)
+    masks: list[RLE] = []
+    for labels in read_segmentations(truth):
+        if labels.shape != size:
+            raise ValueError(f"{truth!r} has a segmentation of shape {labels.shape}, its photo {size}")
+        masks += encode_label_map(labels, np.unique(labels).tolist())
+    return Scene(size, [Entity(mask) for mask in distinct(masks, duplicate_iou)])
+
+
+def body(args) -> Summary:
+    """Convert as the command line says."""
+    dataset = BUILTIN[f"entities_bsds500_{args.split}"]
+    images = path_of(args.images, args.root, dataset.images)
+    truth = path_of(args.annotations, args.root, f"BSR/BSDS500/data/groundTruth/{args.split}")
+    require(REMEDY, images, truth)
+    items = []
+    for name in image_files(images):
+        stem = os.path.splitext(name)[0]
+        if not stem.isdigit():
+            raise ConversionError(f"{os.path.join(images, name)!r} is not named by a number, as images of BSDS500 are")
+        items.append(Item(int(stem), name, (os.path.join(images, name), os.path.join(truth, stem + ".mat"))))
+    if not items:
+        raise ConversionError(f"no *.jpg in {images!r}. {REMEDY}")
+    info = {
+        "description": f"BSDS500 {args.split}, all annotators, class-agnostic",
+        "duplicate_iou": args.duplicate_iou,
+        "limit": args.limit,
+    }
+    return convert(
+        path_of(args.output, args.root, dataset.labels),
+        info,
+        take(items, args.limit),
+        lambda item: read_image(item, args.duplicate_iou),
+        report=True,
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    parser = make_parser(__doc__)
+    parser.add_argument("--split", choices=("train", "val", "test"), default="val", help="default: %(default)s")
+    parser.add_argument("--images", metavar="DIR", help="default: BSR/BSDS500/data/images/SPLIT")
+    parser.add_argument("--annotations", metavar="DIR", help="default: BSR/BSDS500/data/groundTruth/SPLIT")
+    parser.add_argument("--duplicate-iou", type=float, default=0.85, metavar="IOU", help="default: %(default)s")
+    return run(parser, arguments, body)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

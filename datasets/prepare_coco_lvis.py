@@ -1,0 +1,107 @@
+#!/usr/bin/env python
+"""COCO val2017 and LVIS v1 val together: what either annotates, on the images that both do.
+
+Expects the files of prepare_coco.py and prepare_lvis.py:
+    coco/annotations/instances_val2017.json
+    lvis/lvis_v1_val.json
+    coco/val2017/*.jpg
+
+    python datasets/prepare_coco_lvis.py
+
+COCO annotates all objects of its 80 classes, LVIS many more classes but not all objects; together they miss less. Where
+a COCO mask and an LVIS mask are the same object (IoU of at least --duplicate-iou), the one of LVIS is kept, whose
+outlines are finer. A crowd region of COCO is always kept. The pairing and its default are this project's choice.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from sohes_d2.data.builtin import BUILTIN
+from sohes_d2.data.coco_stream import CocoFile
+from sohes_d2.data.conversion import (
+    ConversionError,
+    Entity,
+    Item,
+    Scene,
+    Summary,
+    coco_entity,
+    coco_file_name,
+    convert,
+    fingerprint,
+    make_parser,
+    path_of,
+    require,
+    require_images,
+    run,
+    take,
+)
+from sohes_d2.structures.masks import iou_matrix
+
+REMEDY = "See datasets/prepare_coco.py and datasets/prepare_lvis.py for where to get it."
+DATASET = BUILTIN["entities_coco_lvis_val"]
+
+
+def union(coco: list[Entity], lvis: list[Entity], duplicate_iou: float) -> list[Entity]:
+    """All entities of LVIS, and those of COCO that LVIS does not have.
+
+    Args:
+        coco, lvis: entities of one image.
+        duplicate_iou: IoU in (0, 1] from which two masks are one object.
+    """
+    outlines = [entity.mask for entity in lvis if entity.mask is not None]
+
+    def is_new(entity: Entity) -> bool:
+        # one without a mask goes on, to be counted as damaged
+        if entity.mask is None or entity.iscrowd:
+            return True
+        return iou_matrix([entity.mask], outlines).max(initial=0) < duplicate_iou
+
+    return lvis + [entity for entity in coco if is_new(entity)]
+
+
+def body(args) -> Summary:
+    """Convert as the command line says."""
+    if not 0 < args.duplicate_iou <= 1:
+        raise ConversionError(f"--duplicate-iou must be in (0, 1], got {args.duplicate_iou}")
+    coco_json = path_of(args.coco, args.root, "coco/annotations/instances_val2017.json")
+    lvis_json = path_of(args.lvis, args.root, "lvis/lvis_v1_val.json")
+    require(REMEDY, coco_json, lvis_json)
+    coco, lvis = CocoFile(coco_json), CocoFile(lvis_json)
+    in_coco = {image["id"] for image in coco.images}
+    both = take([image for image in lvis.images if image["id"] in in_coco], args.limit)
+    items = [Item(image["id"], coco_file_name(image), (image["height"], image["width"])) for image in both]
+    if not items:
+        raise ConversionError(f"{coco_json!r} and {lvis_json!r} have no image in common. {REMEDY}")
+    if not args.no_images:
+        require_images(path_of(args.images, args.root, DATASET.images), [item.file_name for item in items], REMEDY)
+
+    def read(item: Item) -> Scene:
+        parts = [[coco_entity(a, item.source) for a in file.annotations(item.image_id)] for file in (coco, lvis)]
+        entities = union(*parts, args.duplicate_iou)
+        for entity in entities:
+            entity.source_id = None  # the ids of two files mean nothing together
+        return Scene(item.source, entities)
+
+    info = {
+        "description": "COCO val2017 and LVIS v1 val, class-agnostic",
+        "duplicate_iou": args.duplicate_iou,
+        "coco": fingerprint(coco_json),
+        "lvis": fingerprint(lvis_json),
+        "limit": args.limit,
+    }
+    return convert(path_of(args.output, args.root, DATASET.labels), info, items, read, report=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    parser = make_parser(__doc__)
+    parser.add_argument("--coco", metavar="FILE", help="default: coco/annotations/instances_val2017.json")
+    parser.add_argument("--lvis", metavar="FILE", help="default: lvis/lvis_v1_val.json")
+    parser.add_argument("--images", metavar="DIR", help="folder with val2017 (default: coco)")
+    parser.add_argument("--duplicate-iou", type=float, default=0.8, metavar="IOU", help="default: %(default)s")
+    return run(parser, arguments, body)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

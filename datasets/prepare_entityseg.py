@@ -1,0 +1,81 @@
+#!/usr/bin/env python
+"""EntitySeg to a class-agnostic COCO json.
+
+Expects the annotations of https://github.com/adobe-research/EntitySeg-Dataset/releases/tag/v1.0, which are COCO jsons,
+and the images in the size that belongs to them (the names in the json are looked up under the folder, and by their last
+part where the folders differ):
+    entityseg/annotations/entityseg_val_lr.json
+    entityseg/images_lr/entity_01_11580/*  entity_02_11598/*  entity_03_10049/*
+
+    python datasets/prepare_entityseg.py
+
+"lr" is the version of 800 to 1333 pixels. The original size works the same way, with --annotations and --images.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from sohes_d2.data.builtin import BUILTIN
+from sohes_d2.data.conversion import ConversionError, Summary, convert_coco, make_parser, path_of, require, run
+
+REMEDY = (
+    "Get the annotations from https://github.com/adobe-research/EntitySeg-Dataset/releases/tag/v1.0 into "
+    "entityseg/annotations/, and the images from https://huggingface.co/datasets/qqlu1992/Adobe_EntitySeg into "
+    "entityseg/images_lr/."
+)
+DATASET = BUILTIN["entities_entityseg_val"]
+
+
+def image_finder(root: str) -> Callable[[dict[str, Any]], str]:
+    """A function from an image record to its path under ``root``.
+
+    The path of the record is taken if it is there. Otherwise the one file of that name is, since the archives of the
+    three sources unpack to folders of several depths.
+    """
+    by_name: dict[str, list[str]] = {}
+    for folder, _, files in os.walk(root):
+        for name in files:
+            by_name.setdefault(name, []).append(os.path.relpath(os.path.join(folder, name), root))
+
+    def find(image: dict[str, Any]) -> str:
+        name = image["file_name"]
+        if os.path.isfile(os.path.join(root, name)):
+            return name
+        found = by_name.get(os.path.basename(name), [])
+        if len(found) > 1:
+            raise ConversionError(f"{name!r} may be any of {found}; unpack each of the three sources into its folder")
+        return found[0] if found else name
+
+    return find
+
+
+def body(args) -> Summary:
+    """Convert as the command line says."""
+    images = path_of(args.images, args.root, DATASET.images)
+    if not args.no_images:
+        require(REMEDY, images)
+    return convert_coco(
+        path_of(args.annotations, args.root, "entityseg/annotations/entityseg_val_lr.json"),
+        path_of(args.output, args.root, DATASET.labels),
+        {"description": "EntitySeg, class-agnostic", "url": "https://github.com/adobe-research/EntitySeg-Dataset"},
+        limit=args.limit,
+        file_name=(lambda image: image["file_name"]) if args.no_images else image_finder(images),
+        image_root=None if args.no_images else images,
+        remedy=REMEDY,
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    parser = make_parser(__doc__)
+    parser.add_argument("--annotations", metavar="FILE", help="default: entityseg/annotations/entityseg_val_lr.json")
+    parser.add_argument("--images", metavar="DIR", help="default: entityseg/images_lr")
+    return run(parser, arguments, body)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

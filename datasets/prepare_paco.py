@@ -1,0 +1,68 @@
+#!/usr/bin/env python
+"""PACO-LVIS to a class-agnostic COCO json in which every part names its object.
+
+Expects, as https://github.com/facebookresearch/paco describes, beside the COCO 2017 images that it annotates:
+    paco/paco_lvis_v1_{train,val,test}.json
+    coco/{train2017,val2017}/*.jpg
+
+    python datasets/prepare_paco.py --split test
+
+An annotation is an object if its `obj_ann_id` is its own id, and a part of the object `obj_ann_id` names otherwise.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from sohes_d2.data.builtin import BUILTIN
+from sohes_d2.data.conversion import Summary, convert_coco, make_parser, path_of, run
+from sohes_d2.structures.forest import NO_PARENT
+
+REMEDY = (
+    "Get https://dl.fbaipublicfiles.com/paco/annotations/paco_lvis_v1.zip and unpack it in paco/, and train2017.zip "
+    "and val2017.zip from https://cocodataset.org/#download in coco/."
+)
+
+
+def object_of_each(annotations: list[dict]) -> list[int]:
+    """Index of the object that each annotation of one image is a part of; -1 for objects.
+
+    Raises:
+        ValueError: an annotation names an object that its image does not have.
+    """
+    index = {annotation["id"]: k for k, annotation in enumerate(annotations)}
+    parents = []
+    for annotation in annotations:
+        whole = annotation.get("obj_ann_id", annotation["id"])
+        if whole not in index:
+            raise ValueError(f"annotation {annotation['id']} is a part of {whole}, which its image does not have")
+        parents.append(NO_PARENT if whole == annotation["id"] else index[whole])
+    return parents
+
+
+def body(args) -> Summary:
+    """Convert as the command line says."""
+    dataset = BUILTIN[f"entities_paco_lvis_v1_{args.split}"]
+    return convert_coco(
+        path_of(args.annotations, args.root, f"paco/paco_lvis_v1_{args.split}.json"),
+        path_of(args.output, args.root, dataset.labels),
+        {"description": f"PACO-LVIS {args.split}, class-agnostic", "url": "https://github.com/facebookresearch/paco"},
+        limit=args.limit,
+        file_name=lambda image: image["file_name"],
+        image_root=None if args.no_images else path_of(args.images, args.root, dataset.images),
+        link_parents=object_of_each,
+        remedy=REMEDY,
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    parser = make_parser(__doc__)
+    parser.add_argument("--split", choices=("train", "val", "test"), default="test", help="default: %(default)s")
+    parser.add_argument("--annotations", metavar="FILE", help="default: paco/paco_lvis_v1_SPLIT.json")
+    parser.add_argument("--images", metavar="DIR", help="folder with train2017 and val2017 (default: coco)")
+    return run(parser, arguments, body)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,128 @@
+#!/usr/bin/env python
+"""PartImageNet to a class-agnostic COCO json, from one of its two releases (https://github.com/tacju/partimagenet).
+
+seg (default): PartImageNet_Seg.zip, with maps of wholes and of parts; each part names the whole it lies in:
+    PartImageNet/images/{train,val,test}/*.JPEG
+    PartImageNet/annotations/{train,val,test}/*.png          part of each pixel, 40 = none
+    PartImageNet/annotations/{train,val,test}_whole/*.png    class of each pixel, 158 = none
+
+ood: PartImageNet_OOD, COCO jsons with polygons of the parts alone, images in folders by class:
+    partimagenet_ood/{train,val,test}.json
+    partimagenet_ood/{train,val,test}/n*/*.JPEG
+
+    python datasets/prepare_partimagenet.py --split val
+
+The maps of the first release do not tell two parts of one kind apart: all feet of an animal are one mask.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import numpy as np
+from PIL import Image
+
+from sohes_d2.data.builtin import BUILTIN
+from sohes_d2.data.conversion import (
+    ConversionError,
+    Entity,
+    Item,
+    Scene,
+    Summary,
+    convert,
+    convert_coco,
+    image_files,
+    make_parser,
+    path_of,
+    require,
+    run,
+    take,
+)
+from sohes_d2.structures.forest import NO_PARENT
+from sohes_d2.structures.images import image_size
+from sohes_d2.structures.masks import encode_label_map
+
+REMEDY = "Get it by the links of https://github.com/tacju/partimagenet (PartImageNet_Seg.zip, or the OOD release)."
+NO_PART = 40
+NO_WHOLE = 158
+
+
+def read_maps(item: Item) -> Scene:
+    """The wholes and parts of one image of the first release.
+
+    Raises:
+        ValueError: a map is not a grey or palette image of the photo's size, or has a value that has no meaning.
+        OSError: a file is missing.
+    """
+    photo, whole_file, part_file = item.source
+    size = image_size(photo)
+    wholes, parts = _read_map(whole_file, size, NO_WHOLE), _read_map(part_file, size, NO_PART)
+    whole_values = [int(v) for v in np.unique(wholes) if v != NO_WHOLE]
+    part_values = [int(v) for v in np.unique(parts) if v != NO_PART]
+    parents = [NO_PARENT] * len(whole_values)
+    for value in part_values:
+        # the whole that has most of the part's pixels; with one object per image, the one there is
+        votes = [int(((wholes == whole) & (parts == value)).sum()) for whole in whole_values]
+        parents.append(int(np.argmax(votes)) if any(votes) else NO_PARENT)
+    masks = encode_label_map(wholes, whole_values) + encode_label_map(parts, part_values)
+    return Scene(size, [Entity(mask, parent=parent) for mask, parent in zip(masks, parents)])
+
+
+def _read_map(path: str, size: tuple[int, int], none: int) -> np.ndarray:
+    with Image.open(path) as image:
+        labels = np.asarray(image)
+    if labels.shape != size:
+        raise ValueError(f"{path!r} has shape {labels.shape}, its photo {size}")
+    if labels.max(initial=0) > none:
+        raise ValueError(f"{path!r} has the value {labels.max()}, over {none} for no label; is it another kind of map?")
+    return labels
+
+
+def ood_file_name(image: dict) -> str:
+    """The path of an image of the second release: in the folder of its class, which its name begins with."""
+    name = image["file_name"]
+    return name if "/" in name else f"{name.split('_')[0]}/{name}"
+
+
+def body(args) -> Summary:
+    """Convert as the command line says."""
+    info = {"description": f"PartImageNet {args.form} {args.split}, class-agnostic"}
+    if args.form == "ood":
+        dataset = BUILTIN[f"entities_partimagenet_ood_{args.split}"]
+        return convert_coco(
+            path_of(args.annotations, args.root, f"partimagenet_ood/{args.split}.json"),
+            path_of(args.output, args.root, dataset.labels),
+            info,
+            limit=args.limit,
+            file_name=ood_file_name,
+            image_root=None if args.no_images else path_of(args.images, args.root, dataset.images),
+            remedy=REMEDY,
+        )
+    dataset = BUILTIN[f"entities_partimagenet_{args.split}"]
+    images = path_of(args.images, args.root, dataset.images)
+    parts = path_of(args.annotations, args.root, f"PartImageNet/annotations/{args.split}")
+    wholes = parts.rstrip("/") + "_whole"
+    require(REMEDY, images, parts, wholes)
+    items = []
+    for k, name in enumerate(image_files(images), 1):
+        png = os.path.splitext(name)[0] + ".png"
+        items.append(Item(k, name, [os.path.join(f, n) for f, n in ((images, name), (wholes, png), (parts, png))]))
+    if not items:
+        raise ConversionError(f"no *.JPEG in {images!r}. {REMEDY}")
+    output = path_of(args.output, args.root, dataset.labels)
+    return convert(output, {**info, "limit": args.limit}, take(items, args.limit), read_maps, report=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    parser = make_parser(__doc__)
+    parser.add_argument("--form", choices=("seg", "ood"), default="seg", help="the release (default: %(default)s)")
+    parser.add_argument("--split", choices=("train", "val", "test"), default="val", help="default: %(default)s")
+    parser.add_argument("--images", metavar="DIR", help="folder of the split's images")
+    parser.add_argument("--annotations", metavar="PATH", help="folder of the part maps (seg), or the json (ood)")
+    return run(parser, arguments, body)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,121 @@
+#!/usr/bin/env python
+"""PASCAL-Part to a class-agnostic COCO json in which every part names its object.
+
+Expects the annotations of http://roozbehm.info/pascal-parts/pascal-parts.html and the images of PASCAL VOC 2010:
+    pascal_part/Annotations_Part/*.mat
+    VOCdevkit/VOC2010/JPEGImages/*.jpg
+    VOCdevkit/VOC2010/ImageSets/Main/{train,val}.txt
+
+    python datasets/prepare_pascal_part.py --split val
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import numpy as np
+
+from sohes_d2.data.builtin import BUILTIN
+from sohes_d2.data.conversion import (
+    ConversionError,
+    Entity,
+    Item,
+    Scene,
+    Summary,
+    convert,
+    make_parser,
+    path_of,
+    read_mat,
+    require,
+    run,
+    take,
+)
+from sohes_d2.structures.images import image_size
+from sohes_d2.structures.masks import encode_masks
+
+REMEDY = (
+    "Get http://roozbehm.info/pascal-parts/trainval.tar.gz and unpack it in pascal_part/, and "
+    "http://host.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar and unpack it under the root."
+)
+
+
+def read_objects(path: str) -> list[tuple[np.ndarray, list[np.ndarray]]]:
+    """The objects of one annotation file: each one's (H, W) mask, and those of its parts.
+
+    Raises:
+        ValueError: not an annotation file of PASCAL-Part.
+    """
+    try:
+        annotation = read_mat(path)["anno"][0, 0]
+        return [
+            (np.asarray(entry["mask"]), [np.asarray(part["mask"]) for part in _structs(entry["parts"])])
+            for entry in _structs(annotation["objects"])
+        ]
+    except (KeyError, IndexError, TypeError) as error:
+        message = f"{path!r} is not an annotation file of PASCAL-Part ({type(error).__name__}: {error})"
+        raise ValueError(message) from error
+
+
+def _structs(array: Any) -> list[Any]:
+    """The elements of a MATLAB array of structs; none for its empty array, which has no fields."""
+    return list(array.ravel()) if array.size else []
+
+
+def read_scene(item: Item) -> Scene:
+    """The objects and parts of one image.
+
+    Raises:
+        ValueError: a damaged file, or a mask of another size than the photo.
+        OSError: a file is missing.
+    """
+    photo, annotation = item.source
+    size = image_size(photo)
+    masks, parents = [], []
+    for mask, parts in read_objects(annotation):
+        whole = len(masks)
+        masks += [mask, *parts]
+        parents += [-1] + [whole] * len(parts)
+    for mask in masks:
+        if mask.shape != size:
+            raise ValueError(f"{annotation!r} has a mask of shape {mask.shape}, its photo {size}")
+    return Scene(size, [Entity(mask, parent=parent) for mask, parent in zip(encode_masks(masks), parents)])
+
+
+def body(args) -> Summary:
+    """Convert as the command line says."""
+    dataset = BUILTIN[f"entities_pascal_part_{args.split}"]
+    voc = path_of(args.voc, args.root, "VOCdevkit/VOC2010")
+    annotations = path_of(args.annotations, args.root, "pascal_part/Annotations_Part")
+    names_file = os.path.join(voc, "ImageSets", "Main", f"{args.split}.txt")
+    images = os.path.join(voc, "JPEGImages")
+    require(REMEDY, annotations, names_file, images)
+    with open(names_file, encoding="ascii") as file:
+        names = sorted({line.split()[0] for line in file if line.strip()})
+    items = []
+    for name in names:
+        mat = os.path.join(annotations, name + ".mat")
+        if not name.replace("_", "").isdigit():
+            raise ConversionError(f"{names_file!r}: {name!r} is not the name of an image of VOC, like 2008_000002")
+        if os.path.isfile(mat):
+            image = os.path.join(images, name + ".jpg")
+            items.append(Item(int(name.replace("_", "")), name + ".jpg", (image, mat)))
+    if not items:
+        raise ConversionError(f"no image of {names_file!r} has annotations in {annotations!r}. {REMEDY}")
+    info = {"description": f"PASCAL-Part {args.split}, class-agnostic", "limit": args.limit}
+    output = path_of(args.output, args.root, dataset.labels)
+    return convert(output, info, take(items, args.limit), read_scene, report=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    parser = make_parser(__doc__)
+    parser.add_argument("--split", choices=("train", "val"), default="val", help="default: %(default)s")
+    parser.add_argument("--annotations", metavar="DIR", help="default: pascal_part/Annotations_Part")
+    parser.add_argument("--voc", metavar="DIR", help="default: VOCdevkit/VOC2010")
+    return run(parser, arguments, body)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""The data sets that this project knows, in one table: where their files lie and what makes them.
+
+Nothing here needs Detectron2, so that the prepare scripts run without it; `sohes_d2.data.registration` registers them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from typing import Any
+
+# The lists are nested: each begins with the smaller ones. 200,000 images are 2 % of SA-1B, as SOHES trains on.
+SA1B_TRAIN_SIZES = (1_000, 10_000, 100_000, 200_000)
+
+
+@dataclass(frozen=True)
+class BuiltinDataset:
+    """One row of the table.
+
+    Attributes:
+        labels: COCO json, or a list of images for SA-1B training; under the root of all data sets.
+        images: image root, under the root of all data sets.
+        prepare: command that makes ``labels`` from the original download.
+        has_parents: the source knows which mask is a part of which.
+        per_image: ``labels`` is a list of images, each with its own json beside it, as SA-1B comes.
+    """
+
+    labels: str
+    images: str
+    prepare: str
+    has_parents: bool = False
+    per_image: bool = False
+
+
+def _table() -> dict[str, BuiltinDataset]:
+    rows = {
+        "sa1b_test_1000": BuiltinDataset("sa1b_test_1000.json", "sa1b", "prepare_sa1b.py --test"),
+        "coco_2017_val": BuiltinDataset("coco_2017_val.json", "coco/val2017", "prepare_coco.py"),
+        "lvis_v1_val": BuiltinDataset("lvis_v1_val.json", "coco", "prepare_lvis.py"),
+        "coco_lvis_val": BuiltinDataset("coco_lvis_val.json", "coco", "prepare_coco_lvis.py"),
+        "entityseg_val": BuiltinDataset("entityseg_val.json", "entityseg/images_lr", "prepare_entityseg.py"),
+    }
+    for count in SA1B_TRAIN_SIZES:
+        name = f"sa1b_train_{count}"
+        rows[name] = BuiltinDataset(f"{name}.txt", "sa1b", f"prepare_sa1b.py --train {count}", per_image=True)
+    for split, folder in (("train", "training"), ("val", "validation")):
+        rows[f"ade20k_full_{split}"] = BuiltinDataset(
+            f"ade20k_full_{split}.json",
+            f"ADE20K_2021_17_01/images/ADE/{folder}",
+            f"prepare_ade20k.py --split {split}",
+            has_parents=True,
+        )
+        rows[f"ade20k_instance_{split}"] = BuiltinDataset(
+            f"ade20k_instance_{split}.json",
+            f"ADEChallengeData2016/images/{folder}",
+            f"prepare_ade20k.py --form instance --split {split}",
+        )
+        rows[f"pascal_part_{split}"] = BuiltinDataset(
+            f"pascal_part_{split}.json",
+            "VOCdevkit/VOC2010/JPEGImages",
+            f"prepare_pascal_part.py --split {split}",
+            has_parents=True,
+        )
+    for split in ("train", "val", "test"):
+        rows[f"partimagenet_{split}"] = BuiltinDataset(
+            f"partimagenet_{split}.json",
+            f"PartImageNet/images/{split}",
+            f"prepare_partimagenet.py --split {split}",
+            has_parents=True,
+        )
+        rows[f"partimagenet_ood_{split}"] = BuiltinDataset(
+            f"partimagenet_ood_{split}.json",
+            f"partimagenet_ood/{split}",
+            f"prepare_partimagenet.py --form ood --split {split}",
+        )
+        rows[f"paco_lvis_v1_{split}"] = BuiltinDataset(
+            f"paco_lvis_v1_{split}.json", "coco", f"prepare_paco.py --split {split}", has_parents=True
+        )
+        rows[f"bsds500_{split}"] = BuiltinDataset(
+            f"bsds500_{split}.json", f"BSR/BSDS500/data/images/{split}", f"prepare_bsds500.py --split {split}"
+        )
+    return {
+        f"entities_{name}": BuiltinDataset(
+            f"entities/{row.labels}", row.images, row.prepare, row.has_parents, row.per_image
+        )
+        for name, row in rows.items()
+    }
+
+
+BUILTIN = _table()
+
+
+def datasets_root() -> str:
+    """The folder of all data sets: $DETECTRON2_DATASETS, else ``datasets``."""
+    return os.path.expanduser(os.environ.get("DETECTRON2_DATASETS", "datasets"))
+
+
+def read_sa1b_json(path: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The image record and the annotations of one SA-1B json.
+
+    Raises:
+        ValueError: the file is damaged or of another form.
+        OSError: it cannot be read.
+    """
+    with open(path, "rb") as file:
+        try:
+            value = json.load(file)
+            return value["image"], value["annotations"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path!r} is not an SA-1B json ({type(error).__name__}: {error})") from error

@@ -1,0 +1,198 @@
+"""The table of data sets, and any COCO json beside it, as Detectron2 data sets.
+
+Every data set is class-agnostic: one class, "entity". Nothing is read before `DatasetCatalog.get(name)`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json
+from detectron2.structures import BoxMode
+from torch.utils.data import Dataset
+
+from .builtin import BUILTIN, datasets_root, read_sa1b_json
+
+CLASSES = ["entity"]
+# Beside what Detectron2 reads itself: the hierarchy, and the score of labels that were found by a method.
+ANNOTATION_FIELDS = ["id", "parent_id", "depth", "score"]
+
+
+class DatasetMissingError(FileNotFoundError):
+    """A registered data set whose files are not there; the message names the script that makes them."""
+
+
+class DatasetSpecError(ValueError):
+    """A description of a data set from a yaml file or the command line that cannot be used."""
+
+
+def register_builtin_datasets(root: str | None = None) -> None:
+    """Register every row of the table, without touching a file. Registering again replaces, as under another root.
+
+    Args:
+        root: folder of all data sets; None for `datasets_root()`.
+    """
+    root = datasets_root() if root is None else root
+    for name, row in BUILTIN.items():
+        _unregister(name)
+        labels, images = os.path.join(root, row.labels), os.path.join(root, row.images)
+        if row.per_image:
+            DatasetCatalog.register(name, lambda a=labels, b=images, c=row.prepare: PerImageDataset(a, b, c))
+            MetadataCatalog.get(name).set(list_file=labels)
+        else:
+            DatasetCatalog.register(name, lambda a=labels, b=images, c=row.prepare: load_entities(a, b, c))
+            MetadataCatalog.get(name).set(json_file=labels)
+        _set_metadata(name, images, has_parents=row.has_parents)
+
+
+def register_coco_entities(name: str, json_file: str, image_root: str) -> None:
+    """Register a COCO json of any classes as a class-agnostic data set, without reading it.
+
+    Raises:
+        DatasetSpecError: the name is taken.
+    """
+    if name in DatasetCatalog.list():
+        raise DatasetSpecError(f"a data set {name!r} is registered already; choose another name")
+    DatasetCatalog.register(name, lambda: load_entities(json_file, image_root))
+    MetadataCatalog.get(name).set(json_file=json_file)
+    _set_metadata(name, image_root)
+
+
+def register_datasets(specs: str | Mapping[str, Any]) -> list[str]:
+    """Register data sets that are described in a line or a file instead of Python.
+
+    Args:
+        specs: a yaml file (ending in .yaml or .yml), yaml text such as ``my_set: labels.json, images/``, or what such
+            yaml reads as. A value is "json, images" or a mapping with the keys `json` and `images`. Paths in a file
+            are relative to the working directory.
+
+    Returns:
+        The names.
+
+    Raises:
+        DatasetSpecError: not of that form, or a name is taken.
+        OSError: the yaml file cannot be read.
+    """
+    where = "the description of data sets"
+    if isinstance(specs, str):
+        text = specs
+        if specs.endswith((".yaml", ".yml")):
+            where = repr(specs)
+            with open(specs, encoding="utf-8") as file:
+                text = file.read()
+        try:
+            specs = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise DatasetSpecError(f"{where} is not yaml: {error}") from error
+    if not isinstance(specs, Mapping):
+        raise DatasetSpecError(f"{where} must read `name: json, images`, got {specs!r}")
+    pairs = {str(name): _json_and_images(str(name), value, where) for name, value in specs.items()}
+    for name, (json_file, image_root) in pairs.items():
+        register_coco_entities(name, json_file, image_root)
+    return list(pairs)
+
+
+def load_entities(json_file: str, image_root: str, prepare: str = "") -> list[dict[str, Any]]:
+    """Detectron2's dicts of a COCO json, all annotations of class 0, with their `id`, `parent_id`, `depth`, `score`.
+
+    Args:
+        json_file: the COCO json; its own classes, if any, do not matter.
+        image_root: folder of the images.
+        prepare: the script that makes the file, for the error message.
+
+    Raises:
+        DatasetMissingError: the file is not there.
+    """
+    _require(json_file, prepare)
+    records = load_coco_json(json_file, image_root, extra_annotation_keys=ANNOTATION_FIELDS)
+    for record in records:
+        for annotation in record["annotations"]:
+            annotation["category_id"] = 0
+    return records
+
+
+class PerImageDataset(Dataset):
+    """Images with one json each, in the format of SA-1B, read when asked for: only the list is in memory.
+
+    ``dataset[i]`` is Detectron2's dict of image i, all annotations of class 0.
+    """
+
+    def __init__(self, list_file: str, image_root: str, prepare: str = ""):
+        """Read the list.
+
+        Args:
+            list_file: one image per line, its path under ``image_root``; the json lies beside the image.
+            image_root: folder of the images.
+            prepare: the script that makes the list, for the error message.
+
+        Raises:
+            DatasetMissingError: the list is not there.
+        """
+        _require(list_file, prepare)
+        self.image_root = image_root
+        with open(list_file, encoding="utf-8") as file:
+            self.file_names = [line.strip() for line in file if line.strip()]
+
+    def __len__(self) -> int:
+        return len(self.file_names)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        path = os.path.join(self.image_root, self.file_names[index])
+        image, annotations = read_sa1b_json(os.path.splitext(path)[0] + ".json")
+        return {
+            "file_name": path,
+            "height": image["height"],
+            "width": image["width"],
+            "image_id": image["image_id"],
+            "annotations": [
+                {
+                    "id": annotation["id"],
+                    "bbox": annotation["bbox"],
+                    "bbox_mode": BoxMode.XYWH_ABS,
+                    "segmentation": annotation["segmentation"],
+                    "category_id": 0,
+                    "iscrowd": 0,
+                }
+                for annotation in annotations
+            ],
+        }
+
+
+def _set_metadata(name: str, image_root: str, **flags: Any) -> None:
+    MetadataCatalog.get(name).set(
+        thing_classes=list(CLASSES),
+        thing_dataset_id_to_contiguous_id={1: 0},
+        image_root=image_root,
+        evaluator_type="entity",
+        **flags,
+    )
+
+
+def _unregister(name: str) -> None:
+    if name in DatasetCatalog.list():
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def _require(path: str, prepare: str) -> None:
+    if not os.path.isfile(path):
+        remedy = (
+            f"make it with `python datasets/{prepare}`, and see datasets/README.md for the download"
+            if prepare
+            else "check the path"
+        )
+        raise DatasetMissingError(f"{path!r} does not exist: {remedy} (DETECTRON2_DATASETS is {datasets_root()!r})")
+
+
+def _json_and_images(name: str, value: Any, where: str) -> tuple[str, str]:
+    if isinstance(value, str):
+        parts = [part.strip() for part in value.split(",")]
+        if len(parts) == 2 and all(parts):
+            return parts[0], parts[1]
+    elif isinstance(value, Mapping) and set(value) == {"json", "images"}:
+        return str(value["json"]), str(value["images"])
+    raise DatasetSpecError(f"{where}: {name!r} must be `json, images` (two paths), got {value!r}")
