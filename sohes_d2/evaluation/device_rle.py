@@ -1,0 +1,44 @@
+"""Masks to RLE where they are: only run lengths leave the device, and a chunk of masks at a time is worked on."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from pycocotools import mask as mask_util
+
+from ..structures.masks import RLE
+
+# Bounds the working copies: some 4 of this size, and 16 bytes for each end of a run.
+CHUNK_BYTES = 16 * 1024 * 1024
+
+
+def encode_on_device(masks: torch.Tensor, chunk_bytes: int = CHUNK_BYTES) -> list[RLE]:
+    """Encode masks to compressed RLEs.
+
+    Args:
+        masks: (N, H, W), any type and device; non-zero is inside.
+        chunk_bytes: memory of the masks, at one byte a pixel, that are worked on at once (at least one mask).
+
+    Returns:
+        N RLEs, the same as `sohes_d2.structures.masks.encode_masks` gives.
+
+    Raises:
+        ValueError: not (N, H, W), or without pixels.
+    """
+    if masks.ndim != 3 or (len(masks) and not masks[0].numel()):
+        raise ValueError(f"masks must be (N, H, W) with H and W of at least 1, got shape {tuple(masks.shape)}")
+    if not len(masks):
+        return []
+    height, width = masks.shape[1:]
+    rles: list[RLE] = []
+    for chunk in masks.split(max(1, chunk_bytes // (height * width))):
+        # run lengths go down the columns
+        pixels = (chunk != 0).transpose(1, 2).reshape(len(chunk), -1)
+        which, where = (pixels[:, 1:] != pixels[:, :-1]).nonzero(as_tuple=True)
+        changes = torch.bincount(which, minlength=len(chunk)).cumsum(0).cpu().numpy()
+        positions = np.split((where + 1).cpu().numpy(), changes[:-1])
+        for starts_inside, edges in zip(pixels[:, 0].tolist(), positions):
+            runs = np.diff(edges, prepend=0, append=height * width).tolist()
+            counts = [0, *runs] if starts_inside else runs
+            rles.append(mask_util.frPyObjects({"size": [height, width], "counts": counts}, height, width))
+    return rles

@@ -1,0 +1,281 @@
+"""Class-agnostic evaluation inside Detectron2's test loop."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
+
+from ..structures.forest import NO_PARENT
+from ..structures.masks import encode_masks, mask_boxes, rle_to_json
+from .backends import AUTO, resolve_backend
+from .detection_metrics import MAX_DETS
+from .device_rle import encode_on_device
+from .errors import EvaluationError
+from .ground_truth import GroundTruth
+from .scoring import evaluate
+
+RESULTS_FILE = "entity_results.json"
+
+
+class EntityEvaluator(DatasetEvaluator):
+    """AR@1/10/100/1000 and AP of masks and boxes with all classes as one, and the quality of the hierarchy.
+
+    A model's output for an image is a dict with "instances" or "forest" or both:
+        "instances": Instances with ``scores`` and ``pred_masks`` ((N, H, W) tensor on any device, or a sequence of N
+            RLEs) and/or ``pred_boxes``;
+        "forest": a `Forest`; where it is there, it alone is scored, with its own masks and scores;
+        "ancestor_probabilities": optional, (N, N) tensor or array of the same masks, ``[i, j]`` = probability that i is
+            an ancestor of j.
+    Masks are encoded as they come, so that no more than one image's masks exist at a time.
+    """
+
+    def __init__(
+        self,
+        dataset: str,
+        output_dir: str | None = None,
+        *,
+        tasks: Sequence[str] | None = None,
+        max_dets: Sequence[int] = MAX_DETS,
+        backend: str = AUTO,
+        distributed: bool = True,
+        min_ancestor_score: float = 0.05,
+    ):
+        """
+        Args:
+            dataset: name of a registered data set whose metadata has ``json_file``, or path of a COCO json file.
+            output_dir: where to write ``entity_results.json``; nothing is written without it.
+            tasks: "segm", "bbox" or both; by default, what both the ground truth and the predictions have.
+            max_dets: numbers of detections per image for AR.
+            backend: "auto", "pycocotools" or "faster-coco-eval".
+            distributed: gather the predictions of all processes on the first.
+            min_ancestor_score: in [0, 1]; less probable ancestor pairs are neither saved nor ranked, since their number
+                grows with the square of that of the masks.
+
+        Raises:
+            EvaluationError: no such data set, or its file cannot be used.
+            ValueError: an unknown backend.
+        """
+        self._logger = logging.getLogger(__name__)
+        self._truth = GroundTruth.from_file(_json_file(dataset))
+        self._output_dir = output_dir
+        self._tasks = tasks
+        self._max_dets = tuple(max_dets)
+        self._backend = resolve_backend(backend)
+        self._distributed = distributed
+        self._min_ancestor_score = min_ancestor_score
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all predictions."""
+        self._predictions: dict[Any, list[dict[str, Any]]] = {}
+
+    def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
+        """Take the predictions of a batch.
+
+        Args:
+            inputs: dicts with the ground truth's ``image_id``.
+            outputs: a dict for each, see the class.
+
+        Raises:
+            EvaluationError: an image that the ground truth does not have, masks of another size than it has there, or
+                an output without predictions.
+        """
+        for one_input, output in zip(inputs, outputs):
+            image_id = one_input["image_id"]
+            if image_id not in self._truth.images:
+                raise EvaluationError(
+                    f"image {image_id!r} ({one_input.get('file_name', 'no file name')}) is not in {self._truth.path}; "
+                    "evaluate on the data set that the images are loaded from"
+                )
+            self._predictions[image_id] = self._annotations(image_id, output)
+
+    def _annotations(self, image_id: Any, output: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The annotations of one image. Ids count from 1 within the image; `_numbered` makes them unique."""
+        boxes = masks = forest = None
+        if "forest" in output:
+            forest = output["forest"]
+            masks, scores = forest.masks, forest.scores
+        elif "instances" in output:
+            instances = output["instances"]
+            scores = instances.scores.detach().double().cpu().numpy()
+            if instances.has("pred_masks"):
+                masks = _encode(instances.pred_masks)
+            if instances.has("pred_boxes"):
+                boxes = instances.pred_boxes.tensor.detach().double().cpu().numpy().copy()
+                boxes[:, 2:] -= boxes[:, :2]
+        else:
+            raise EvaluationError(f"the output for image {image_id!r} has neither 'instances' nor 'forest'")
+        if masks is None and boxes is None:
+            raise EvaluationError(f"the instances of image {image_id!r} have neither pred_masks nor pred_boxes")
+        if not np.isfinite(scores).all():
+            raise EvaluationError(f"image {image_id!r} has a score that is not finite")
+        annotations: list[dict[str, Any]] = [
+            {"id": k + 1, "image_id": image_id, "category_id": 1, "score": float(score)}
+            for k, score in enumerate(scores)
+        ]
+        if masks is not None:
+            self._check_size(image_id, masks)
+            boxes = mask_boxes(masks) if boxes is None else boxes
+            for annotation, mask in zip(annotations, masks):
+                annotation["segmentation"] = mask
+        for annotation, box in zip(annotations, boxes.tolist()):
+            annotation["bbox"] = box
+        if forest is not None:
+            for annotation, parent in zip(annotations, forest.parents.tolist()):
+                annotation["parent_id"] = 0 if parent == NO_PARENT else parent + 1
+        if output.get("ancestor_probabilities") is not None:
+            self._add_ancestor_scores(annotations, output["ancestor_probabilities"])
+        return annotations
+
+    def _check_size(self, image_id: Any, masks: Sequence[dict[str, Any]]) -> None:
+        size = self._truth.size(image_id)
+        for mask in masks:
+            if tuple(mask["size"]) != size:
+                raise EvaluationError(
+                    f"image {image_id!r} has masks of size {tuple(mask['size'])}, in {self._truth.path} its size is "
+                    f"{size}; resize predictions to the 'height' and 'width' of the input"
+                )
+
+    def _add_ancestor_scores(self, annotations: list[dict[str, Any]], probabilities: Any) -> None:
+        if isinstance(probabilities, torch.Tensor):
+            probabilities = probabilities.detach().double().cpu().numpy()
+        probabilities = np.asarray(probabilities)
+        if probabilities.shape != (len(annotations), len(annotations)):
+            raise EvaluationError(f"{len(annotations)} masks, but ancestor probabilities {probabilities.shape}")
+        for k, annotation in enumerate(annotations):
+            column = probabilities[:, k]
+            above = np.flatnonzero(column >= self._min_ancestor_score)
+            annotation["ancestor_scores"] = [[int(i) + 1, round(float(column[i]), 6)] for i in above if i != k]
+
+    def evaluate(self, image_ids: Sequence[Any] | None = None) -> OrderedDict[str, dict[str, float]]:
+        """Score what came since `reset`, print one table, save the predictions.
+
+        Images without predictions count as missed.
+
+        Args:
+            image_ids: score only these images of the data set.
+
+        Returns:
+            ``{"segm": {"AR@1000": ..., ...}, "bbox": {...}, "forest": {...}}``, in percent; Detectron2 flattens the
+            names to ``segm/AR@1000``. The names are those of `evaluate_detections` and `ForestMetrics.compute`. Empty
+            on all processes but the first, and for data without annotations.
+        """
+        predictions = self._predictions
+        if self._distributed and comm.get_world_size() > 1:
+            comm.synchronize()
+            gathered = comm.gather(self._predictions, dst=0)
+            if not comm.is_main_process():
+                return OrderedDict()
+            predictions = {image_id: found for part in gathered for image_id, found in part.items()}
+        missing = len(self._truth.images) - len(predictions)
+        if missing and image_ids is None:
+            self._logger.warning(f"{missing} of {len(self._truth.images)} images came without predictions")
+        annotations = _numbered(predictions)
+        if self._output_dir:
+            self._save(annotations)
+        if not self._truth.has_annotations:
+            self._logger.info(f"{self._truth.path} has no annotations: predictions are saved, not scored")
+            return OrderedDict()
+        truth = self._truth
+        if image_ids is not None:
+            truth = _restricted(truth, set(image_ids))
+            annotations = [a for a in annotations if a["image_id"] in truth.images]
+        evaluation = evaluate(
+            truth,
+            annotations,
+            "predictions",
+            self._tasks or _possible_tasks(truth, annotations),
+            self._max_dets,
+            self._backend,
+        )
+        self._logger.info(f"Class-agnostic results in percent ({self._backend}):\n{evaluation.table()}")
+        return copy.deepcopy(evaluation.results)
+
+    def _save(self, annotations: list[dict[str, Any]]) -> None:
+        PathManager.mkdirs(self._output_dir)
+        path = os.path.join(self._output_dir, RESULTS_FILE)
+        with PathManager.open(path, "w") as file:
+            json.dump([_to_json(a) for a in annotations], file)
+        self._logger.info(f"{len(annotations)} predictions saved to {path}")
+
+
+def _json_file(dataset: str) -> str:
+    """The COCO file of a registered data set, or the path itself."""
+    if dataset in MetadataCatalog.list():  # get() would make an entry for any name
+        path = MetadataCatalog.get(dataset).get("json_file")
+        if not path:
+            raise EvaluationError(
+                f"the metadata of data set {dataset!r} has no json_file; register it with register_coco_instances, or "
+                "give the path of a COCO json file"
+            )
+        return PathManager.get_local_path(path)
+    if not PathManager.isfile(dataset):
+        raise EvaluationError(f"{dataset!r} is neither a registered data set nor a file")
+    return PathManager.get_local_path(dataset)
+
+
+def _encode(masks: Any) -> list[dict[str, Any]]:
+    """RLEs of ``pred_masks``, in whatever form a model gives them."""
+    masks = getattr(masks, "tensor", masks)  # Detectron2's BitMasks
+    if isinstance(masks, torch.Tensor):
+        # On the host, pycocotools reads pixels faster than torch finds run ends.
+        return encode_masks(masks) if masks.device.type == "cpu" else encode_on_device(masks)
+    masks = list(masks)
+    if masks and isinstance(masks[0], Mapping):
+        return [{"size": list(m["size"]), "counts": _as_bytes(m["counts"])} for m in masks]
+    return encode_masks(masks)
+
+
+def _as_bytes(counts: bytes | str) -> bytes:
+    return counts.encode() if isinstance(counts, str) else counts
+
+
+def _numbered(predictions: Mapping[Any, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """All annotations in the order of image ids, whoever computed them, with ids from 1 for the whole file."""
+    annotations = []
+    offset = 0
+    for image_id in sorted(predictions, key=lambda i: (str(type(i)), i)):
+        for annotation in predictions[image_id]:
+            numbered = {**annotation, "id": annotation["id"] + offset}
+            if annotation.get("parent_id"):
+                numbered["parent_id"] = annotation["parent_id"] + offset
+            if "ancestor_scores" in annotation:
+                numbered["ancestor_scores"] = [[i + offset, score] for i, score in annotation["ancestor_scores"]]
+            annotations.append(numbered)
+        offset += len(predictions[image_id])
+    return annotations
+
+
+def _to_json(annotation: dict[str, Any]) -> dict[str, Any]:
+    if "segmentation" not in annotation:
+        return annotation
+    return {**annotation, "segmentation": rle_to_json(annotation["segmentation"])}
+
+
+def _possible_tasks(truth: GroundTruth, predictions: Sequence[dict[str, Any]]) -> list[str]:
+    """Masks where both sides have them (without predictions: where the truth has them), boxes always."""
+    predicted_masks = not predictions or any("segmentation" in p for p in predictions)
+    return ["segm", "bbox"] if truth.has_masks and predicted_masks else ["bbox"]
+
+
+def _restricted(truth: GroundTruth, image_ids: set[Any]) -> GroundTruth:
+    unknown = image_ids - set(truth.images)
+    if unknown:
+        raise EvaluationError(f"image {next(iter(unknown))!r} is not in {truth.path}")
+    content = {
+        "images": [image for i, image in truth.images.items() if i in image_ids],
+        "annotations": [a for a in truth.annotations if a["image_id"] in image_ids],
+    }
+    return GroundTruth(content, truth.path)

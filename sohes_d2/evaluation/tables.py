@@ -1,0 +1,48 @@
+"""Metrics as text tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from tabulate import tabulate
+
+from .detection_metrics import SIZES
+from .forest_metrics import MEASURES, SCOPES
+
+
+def detection_table(results: Mapping[str, Mapping[str, float]]) -> str:
+    """One table of ``{"segm": metrics, "bbox": metrics}``: a row per task and size, a column per metric, in percent."""
+    columns = list(dict.fromkeys(name for metrics in results.values() for name in metrics if "-" not in name))
+    rows = []
+    for task, metrics in results.items():
+        for size in SIZES:
+            suffix = "" if size == "all" else f"-{size}"
+            rows.append([task, size, *(_cell(metrics, column + suffix) for column in columns)])
+    return tabulate(rows, headers=["", "size", *columns], tablefmt="pipe", disable_numparse=True, stralign="right")
+
+
+def forest_table(metrics: Mapping[str, float], depth_confusion: np.ndarray) -> str:
+    """The hierarchy's metrics, and how the depth of true masks (rows) was predicted (columns)."""
+    rows = []
+    for relation in ("ancestor", "parent"):
+        for scope in SCOPES:
+            for ious, suffix in (("0.50:0.95", ""), ("0.50", "-50")):
+                suffix = f"-{scope}{suffix}" if scope else suffix
+                values = [_cell(metrics, f"{relation}_{measure}{suffix}") for measure in MEASURES]
+                rows.append([relation, scope or "end to end", ious, *values])
+    table = tabulate(
+        rows, headers=["relation", "over", "IoU", *MEASURES], tablefmt="pipe", disable_numparse=True, stralign="right"
+    )
+    depths = len(depth_confusion) - 1
+    names = [f"depth {d}{'+' if d == depths - 1 else ''}" for d in range(depths)]
+    confusion = tabulate(
+        [[name, *row] for name, row in zip([*names, "not true"], depth_confusion.tolist())],
+        headers=["true \\ predicted (IoU 0.50)", *names, "not found"],
+        tablefmt="pipe",
+    )
+    return f"{table}\n\n{confusion}"
+
+
+def _cell(metrics: Mapping[str, float], name: str) -> str:
+    return f"{metrics[name]:.2f}" if name in metrics else ""

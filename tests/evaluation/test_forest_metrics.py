@@ -1,0 +1,161 @@
+"""The hierarchy's metrics: a worked example by hand, and the cases around it."""
+
+import math
+
+import numpy as np
+import pytest
+
+from sohes_d2.evaluation.forest_metrics import AncestorScores, ForestMetrics, average_precision, match_masks
+from sohes_d2.structures.forest import Forest, ForestError
+from sohes_d2.structures.masks import encode_masks
+
+SIZE = (20, 100)
+
+
+def strip(first, last):
+    """Columns first..last-1, so that IoUs are those of intervals."""
+    mask = np.zeros(SIZE, bool)
+    mask[:, first:last] = True
+    return mask
+
+
+def forest(strips, parents):
+    return Forest(encode_masks([strip(*s) for s in strips]), parents, SIZE)
+
+
+# house 0-60 > wall 0-40 > window 0-10; garden 60-100 > tree 60-80
+TRUE_STRIPS = [(0, 60), (0, 40), (0, 10), (60, 100), (60, 80)]
+TRUTH = forest(TRUE_STRIPS, [-1, 0, 1, -1, 3])
+
+# In another order: a false mask 30-40 in the house, tree (IoU 0.55 with 60-80: 60-71), garden, house, window. The wall
+# is not found, so that the window hangs on the house; the tree is taken for a whole.
+PREDICTION = forest([(30, 40), (60, 71), (60, 100), (0, 60), (0, 10)], [3, -1, -1, -1, 3])
+
+
+def compute(*images):
+    metrics = ForestMetrics()
+    for image in images:
+        metrics.add(*image)
+    return metrics.compute(), metrics.depth_confusion
+
+
+def test_worked_example():
+    """True pairs: house-wall, house-window, wall-window, garden-tree (4); links: the same without house-window.
+
+    Predicted pairs, all of them links: house-window, house-false (2). At IoU 0.50 tree, garden, house, window are
+    matched, at 0.60 and above the tree is not.
+    """
+    m, confusion = compute((TRUTH, PREDICTION))
+    # end to end: right is house-window
+    assert m["ancestor_precision-50"] == pytest.approx(100 * 1 / 2)
+    assert m["ancestor_recall-50"] == pytest.approx(100 * 1 / 4)
+    assert m["ancestor_F1-50"] == pytest.approx(100 * 2 / 6)
+    # as links: the window's true parent is the wall, so none is right
+    assert m["parent_precision-50"] == m["parent_recall-50"] == m["parent_F1-50"] == 0
+    # over matched masks: predicted house-window; true house-window and garden-tree
+    assert m["ancestor_precision-matched-50"] == pytest.approx(100)
+    assert m["ancestor_recall-matched-50"] == pytest.approx(100 * 1 / 2)
+    assert m["ancestor_F1-matched-50"] == pytest.approx(100 * 2 / 3)
+    # there the wall is not looked at, and the window's parent is the house
+    assert m["parent_precision-matched-50"] == pytest.approx(100)
+    assert m["parent_recall-matched-50"] == pytest.approx(100 * 1 / 2)
+    # the tree is matched at 0.50 and 0.55 only; afterwards house-window is the only pair of matched masks
+    assert m["ancestor_recall-matched"] == pytest.approx(100 * (2 * 0.5 + 8 * 1) / 10)
+    assert m["ancestor_recall"] == pytest.approx(100 * 1 / 4)
+    assert m["mask_recall-50"] == pytest.approx(100 * 4 / 5)
+    assert m["mask_recall"] == pytest.approx(100 * (2 * 4 + 8 * 3) / 50)
+    # depths: house and garden right; window 1 instead of 2; tree 0 instead of 1
+    assert m["depth_accuracy-50"] == pytest.approx(100 * 2 / 4)
+    expected = np.zeros((5, 5), int)
+    expected[0, 0] = 2
+    expected[2, 1] = 1
+    expected[1, 0] = 1
+    expected[1, 4] = 1  # the wall was not found
+    expected[4, 1] = 1  # the false mask
+    assert confusion.tolist() == expected.tolist()
+
+
+def test_the_truth_itself_is_perfect_in_any_order():
+    order = [4, 2, 0, 3, 1]
+    m, confusion = compute((TRUTH, TRUTH.subset(order)))
+    assert set(m.values()) == {100.0}
+    assert np.array_equal(confusion, np.diag([2, 2, 1, 0, 0]))
+
+
+def test_over_matched_masks_a_false_mask_between_two_right_ones_does_no_harm():
+    truth = forest([(0, 60), (0, 10)], [-1, 0])
+    m, _ = compute((truth, forest([(0, 60), (0, 25), (0, 10)], [-1, 0, 1])))
+    assert m["parent_F1-matched"] == m["ancestor_F1-matched"] == pytest.approx(100)
+    assert m["parent_F1"] == 0  # of two links, none is the true one
+    assert m["ancestor_precision"] == pytest.approx(100 / 3)
+    assert m["ancestor_recall"] == pytest.approx(100)
+
+
+def test_images_are_added_up_before_dividing():
+    flat = forest(TRUE_STRIPS, [-1] * 5)
+    m, _ = compute((TRUTH, TRUTH), (TRUTH, flat))
+    assert m["ancestor_precision"] == pytest.approx(100)
+    assert m["ancestor_recall"] == pytest.approx(50)
+    assert m["parent_F1"] == pytest.approx(100 * 2 * 3 / (3 + 6))
+
+
+def test_nothing_to_be_right_about_is_undefined():
+    empty = Forest([], [], SIZE)
+    m, confusion = compute((empty, empty))
+    assert all(math.isnan(value) for value in m.values())
+    assert confusion.sum() == 0
+    m, confusion = compute((TRUTH, empty))
+    assert m["ancestor_recall"] == m["ancestor_F1"] == m["mask_recall"] == 0
+    assert math.isnan(m["ancestor_precision"])
+    assert math.isnan(m["ancestor_F1-matched"])
+    assert confusion[:, 4].tolist() == [2, 2, 1, 0, 0]
+    m, confusion = compute((empty, TRUTH))
+    assert m["ancestor_precision"] == 0
+    assert math.isnan(m["mask_recall"])
+    assert confusion[4].tolist() == [2, 2, 1, 0, 0]
+
+
+def test_depths_beyond_the_last_are_counted_with_it():
+    chain = forest([(0, 100), (0, 90), (0, 80), (0, 70), (0, 60), (0, 50)], [-1, 0, 1, 2, 3, 4])
+    _, confusion = compute((chain, chain))
+    assert np.array_equal(confusion, np.diag([1, 1, 1, 3, 0]))
+
+
+def test_a_circle_is_refused():
+    with pytest.raises(ForestError, match="circle"):
+        compute((TRUTH, forest(TRUE_STRIPS, [1, 0, -1, -1, -1])))
+
+
+def test_ap_of_ancestor_scores():
+    """Of the 4 true pairs the scores rank: right (0.9), with a false mask (0.8), wrong way round (0.8), right (0.3)."""
+    false, tree, garden, house, window = range(5)
+    scores = AncestorScores(
+        np.array([house, house, window, garden]), np.array([window, false, house, tree]), np.array([0.9, 0.8, 0.8, 0.3])
+    )
+    m, _ = compute((TRUTH, PREDICTION, scores))
+    # recall rises by 1/4 at precision 1 and by 1/4 at precision 2/4
+    assert m["ancestor_AP-50"] == pytest.approx(100 * (0.25 + 0.25 * 0.5))
+    # without the false mask: 2 true pairs, precision 2/3 at the second
+    assert m["ancestor_AP-matched-50"] == pytest.approx(100 * (0.5 + 0.5 * 2 / 3))
+    # from 0.60 on the tree is not matched: only the first is right
+    assert m["ancestor_AP"] == pytest.approx((2 * m["ancestor_AP-50"] + 8 * 25) / 10)
+    twice, _ = compute((TRUTH, PREDICTION, scores), (TRUTH, PREDICTION, scores))
+    assert twice == pytest.approx(m)
+    none, _ = compute((TRUTH, PREDICTION, AncestorScores(*np.zeros((2, 0), int), np.zeros(0))))
+    assert none["ancestor_AP"] == 0
+
+
+def test_average_precision_does_not_depend_on_the_order_of_equal_scores():
+    scores = np.array([0.9, 0.5, 0.5, 0.5])
+    values = [average_precision(scores, np.array(r, bool), 2) for r in ([1, 1, 0, 0], [1, 0, 0, 1])]
+    assert values == pytest.approx([0.5 * 1 + 0.5 * 2 / 4] * 2)
+    assert math.isnan(average_precision(scores, np.zeros(4, bool), 0))
+
+
+def test_matching_takes_the_best_sum_and_each_mask_once():
+    ious = np.array([[0.9, 0.8, 0.0], [0.85, 0.3, 0.0], [0.0, 0.0, 0.5], [0.86, 0.0, 0.0]])
+    # greedily, 0 would take column 0 and leave column 1 to nobody
+    assert match_masks(ious, 0.5).tolist() == [1, -1, 2, 0]
+    assert match_masks(ious, 0.51).tolist() == [1, -1, -1, 0]
+    assert match_masks(np.zeros((2, 0)), 0.5).tolist() == [-1, -1]
+    assert match_masks(np.zeros((0, 2)), 0.5).tolist() == []

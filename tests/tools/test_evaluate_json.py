@@ -1,0 +1,270 @@
+"""The command line that scores one json file against another: numbers, matching of images, messages, exit codes."""
+
+import copy
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sohes_d2.structures.forest import Forest
+from sohes_d2.structures.masks import encode_masks
+
+TOOLS = Path(__file__).parents[2] / "tools"
+
+
+def load_tool(name):
+    spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+evaluate_json = load_tool("evaluate_json").main
+
+SIZE = (60, 80)
+SQUARES = [(0, 0, 50, 50), (0, 0, 20, 20), (30, 60, 20, 20)]
+PARENTS = [-1, 0, -1]
+NAMES = {21: "val/a.jpg", 22: "val/b.jpg"}
+
+
+def square(y, x, height, width):
+    mask = np.zeros(SIZE, bool)
+    mask[y : y + height, x : x + width] = True
+    return mask
+
+
+def data_set(names, masks=3):
+    """A COCO data set of forests; ``names`` is image id -> file name."""
+    content = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "entity"}]}
+    for image_id, name in names.items():
+        content["images"].append({"id": image_id, "file_name": name, "height": SIZE[0], "width": SIZE[1]})
+        forest = Forest(encode_masks([square(*s) for s in SQUARES[:masks]]), PARENTS[:masks], SIZE)
+        content["annotations"] += forest.to_coco(image_id, first_id=len(content["annotations"]) + 1)
+    return content
+
+
+class Files:
+    """Writes the two files, runs the tool, and keeps what it said."""
+
+    def __init__(self, folder, capsys):
+        self.folder, self.capsys = folder, capsys
+        self.truth = data_set(NAMES)
+
+    def run(self, prediction, *arguments):
+        (self.folder / "gt.json").write_text(json.dumps(self.truth))
+        text = prediction if isinstance(prediction, str) else json.dumps(prediction)
+        (self.folder / "pred.json").write_text(text)
+        metrics = self.folder / "metrics.json"
+        metrics.unlink(missing_ok=True)
+        code = evaluate_json(
+            ["--gt", str(self.folder / "gt.json"), "--pred", str(self.folder / "pred.json"), "--output", str(metrics)]
+            + list(arguments)
+        )
+        self.out, self.err = self.capsys.readouterr()
+        self.metrics = json.loads(metrics.read_text()) if metrics.exists() else None
+        return code
+
+
+@pytest.fixture
+def files(tmp_path, capsys):
+    return Files(tmp_path, capsys)
+
+
+def test_a_result_list(files):
+    results = [
+        {k: a[k] for k in ("image_id", "category_id", "segmentation", "score")}
+        for a in files.truth["annotations"]
+        if a["image_id"] == 21
+    ]
+    assert files.run(results) == 0
+    assert files.metrics["segm/AR@1000"] == pytest.approx(50)
+    assert files.metrics["segm/AR@1"] == pytest.approx(100 / 6)
+    assert files.metrics["segm/AR@1000-large"] is None
+    assert not any(name.startswith(("bbox", "forest")) for name in files.metrics)
+    assert "matched by image id" in files.out
+    assert "6 true masks in 2 images; 3 predictions in 1 of them" in files.out
+    assert files.run(results, "--iou-type", "segm", "bbox", "--max-dets", "2", "1", "--backend", "pycocotools") == 0
+    assert files.metrics["bbox/AR@2"] == pytest.approx(100 / 3)
+    assert "segm/AR@1000" not in files.metrics
+    boxes = [{"image_id": 21, "bbox": [0, 0, 50, 50], "score": 0.5}]
+    assert files.run(boxes, "--iou-type", "bbox") == 0
+    assert files.metrics["bbox/AR@1000"] == pytest.approx(100 / 6)
+
+
+@pytest.mark.parametrize(
+    ("names", "how"),
+    [
+        ({1: "val/b.jpg", 2: "val/a.jpg"}, "file name"),
+        # ids that exist in the ground truth, for other images
+        ({22: "val/a.jpg", 21: "val/b.jpg"}, "file name"),
+        ({1: "b.jpg", 2: "/data/photos/a.jpg"}, "last part of the file name"),
+        ({1: "photos\\b.jpg", 2: "photos\\a.jpg"}, "last part of the file name"),
+    ],
+)
+def test_a_coco_file_with_ids_of_its_own(files, names, how):
+    # the second image's masks are mirrored, so that a wrong match shows
+    files.truth["annotations"] = [a for a in files.truth["annotations"] if a["image_id"] == 21]
+    labels = data_set(names)
+    good = next(i for i, name in names.items() if name.endswith("a.jpg"))
+    labels["annotations"] = [a for a in labels["annotations"] if a["image_id"] == good]
+    for a in labels["annotations"]:
+        del a["score"]
+    assert files.run(labels) == 0
+    assert f"matched by {how};" in files.out
+    assert files.metrics["segm/AR@1000"] == pytest.approx(100)
+    assert files.metrics["forest/parent_F1"] == pytest.approx(100)
+    assert files.metrics["forest/depth_confusion-50"][1][1] == 1
+    assert "end to end" in files.out
+    assert files.run(labels, "--no-forest") == 0
+    assert "forest/parent_F1" not in files.metrics
+
+
+def test_ids_where_there_are_no_names(files):
+    labels = data_set(NAMES)
+    for image in labels["images"]:
+        del image["file_name"]
+    assert files.run(labels) == 0
+    assert "matched by image id" in files.out
+    assert files.metrics["segm/AR@1000"] == pytest.approx(100)
+    assert files.run(data_set({21: "x.jpg", 22: "y.jpg"}), "--match", "id") == 0
+    assert files.metrics["segm/AR@1000"] == pytest.approx(100)
+
+
+def test_last_parts_that_are_not_unique_match_nothing(files):
+    labels = data_set({1: "x/a.jpg", 2: "y/a.jpg"})
+    assert files.run(labels) == 2
+    assert "2 of 2 images are not in" in files.err
+    assert files.run(labels, "--match", "basename") == 2
+    assert "'a.jpg' occurs twice" in files.err
+
+
+def test_images_that_do_not_match(files):
+    labels = data_set({1: "val/a.jpg", 2: "val/c.jpg"})
+    assert files.run(labels) == 2
+    assert "1 of 2 images are not in" in files.err
+    assert "'val/c.jpg'" in files.err
+    assert "'val/a.jpg', 'val/b.jpg'" in files.err
+    assert files.metrics is None
+    assert files.run(labels, "--ignore-unmatched") == 0
+    assert "1 predicted images are not in the ground truth" in files.out
+    assert files.metrics["segm/AR@1000"] == pytest.approx(50)
+    assert files.run([{"image_id": 5, "segmentation": {}, "score": 1}]) == 2
+    assert "example 5;" in files.err
+    assert "21, 22" in files.err
+
+
+def test_uncompressed_and_polygon_predictions_and_classes(files):
+    for k, annotation in enumerate(files.truth["annotations"]):
+        annotation["category_id"] = k
+    polygon = [[0, 0, 50, 0, 50, 50, 0, 50]]
+    runs = {"size": list(SIZE), "counts": [0, *[20, 40] * 19, 20, 40 + 60 * 60]}
+    results = [{"image_id": 21, "segmentation": s, "score": 0.5} for s in (polygon, runs)]
+    assert files.run(results) == 0
+    assert files.metrics["segm/AR@1000"] == pytest.approx(100 / 3)
+
+
+def broken(**changes):
+    """One good prediction with changes; a value of None removes the key."""
+    good = data_set({21: "val/a.jpg"})["annotations"][0]
+    good["id"] = 77
+    return [{k: v for k, v in {**good, **changes}.items() if v is not None}]
+
+
+RLE = broken()[0]["segmentation"]
+
+
+@pytest.mark.parametrize(
+    ("prediction", "message"),
+    [
+        (broken(segmentation={"size": [60, 81], "counts": RLE["counts"]}), "size [60, 81], its image is [60, 80]"),
+        (broken(segmentation={**RLE, "counts": RLE["counts"][:-2]}), "in the middle of a value"),
+        (broken(segmentation={**RLE, "counts": "\u00e9" + RLE["counts"]}), "character"),
+        (broken(segmentation={**RLE, "counts": [10, 20]}), "add up to 30 pixels"),
+        (broken(segmentation={**RLE, "counts": None}), "annotation 77"),
+        (broken(segmentation=[]), "empty list of polygons"),
+        (broken(segmentation=[["a", 1, 2, 3, 4, 5]]), "annotation 77"),
+        (broken(segmentation="mask"), "not a COCO segmentation"),
+        (broken(segmentation=None), "has no segmentation"),
+        (broken(bbox=[1, 2, 3]), "x, y, width, height"),
+        (broken(bbox=[1, 2, -3, 4]), "x, y, width, height"),
+        (broken(score="high"), "finite number, got 'high'"),
+        (broken(score=float("nan")), "finite number, got nan"),
+        (broken(image_id=None), "annotation 77 has no image_id"),
+        (broken(parent_id=78), "names parent 78"),
+        (broken(parent_id=77), "circle"),
+        ([3], "annotation 1 has no image_id"),
+        ({"images": []}, "neither a result list nor a COCO data set"),
+        ({"annotations": []}, "without 'images'"),
+        ({**data_set(NAMES), "images": [{"id": 21, "file_name": "val/a.jpg"}]}, "has no 'height'"),
+        ("[{", "is not json"),
+    ],
+)
+def test_broken_predictions_are_named(files, prediction, message):
+    assert files.run(prediction, "--iou-type", "segm", "bbox") == 2
+    assert message in files.err
+    assert str(files.folder / "pred.json") in files.err
+    assert files.metrics is None
+
+
+def test_another_image_size(files):
+    labels = data_set(NAMES)
+    labels["images"][1]["width"] = 90
+    assert files.run(labels) == 2
+    assert "'val/b.jpg' is 60 x 90" in files.err
+    assert "it is 60 x 80" in files.err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop("annotations"), "no annotations to compare with"),
+        (lambda t: t["annotations"][3].update(image_id=5), "annotation 4 belongs to image 5"),
+        (lambda t: t["annotations"][3]["segmentation"].update(counts="11"), "annotation 4: the runs"),
+        (lambda t: t["annotations"][3].pop("segmentation"), "annotation 4 has no segmentation"),
+        (lambda t: t["annotations"][3].update(parent_id=1), "image 22: annotation 4 names parent 1"),
+        (lambda t: t["images"].append(t["images"][0]), "two images have the id 21"),
+        (lambda t: t.pop("images"), "not a COCO data set"),
+    ],
+)
+def test_broken_ground_truth_is_named(files, change, message):
+    prediction = copy.deepcopy(files.truth)
+    change(files.truth)
+    assert files.run(prediction) == 2
+    assert message in files.err
+    assert str(files.folder / "gt.json") in files.err
+
+
+def test_crowd_is_no_part_of_the_hierarchy(files):
+    """A crowd region in the middle of a chain: its child goes to the next ancestor."""
+    files.truth["annotations"] = files.truth["annotations"][:2]
+    outer, inner = files.truth["annotations"]
+    middle = {**outer, "id": 9, "parent_id": outer["id"], "iscrowd": 1}
+    inner["parent_id"] = 9
+    files.truth["annotations"].append(middle)
+    assert files.run(data_set({21: "val/a.jpg"}, masks=2)) == 0
+    assert files.metrics["forest/ancestor_F1"] == files.metrics["forest/mask_recall"] == 100
+
+
+def test_empty_masks_are_counted_and_missing_files_are_named(files, tmp_path):
+    empty = encode_masks([np.zeros(SIZE, bool)])[0]
+    result = {"image_id": 21, "segmentation": {**empty, "counts": empty["counts"].decode()}}
+    assert files.run([result]) == 0
+    assert "1 predicted masks are empty" in files.out
+    assert files.metrics["segm/AR@1000"] == 0
+    assert evaluate_json(["--gt", str(tmp_path / "none.json"), "--pred", str(tmp_path / "pred.json")]) == 2
+    assert "none.json: No such file" in files.capsys.readouterr().err
+    for arguments in (["--max-dets", "0"], ["--iou-type", "mask"]):
+        with pytest.raises(SystemExit) as error:
+            files.run([result], *arguments)
+        assert error.value.code == 2
+
+
+def test_benchmark_prints_ratio_and_equality(capsys):
+    pytest.importorskip("faster_coco_eval")
+    benchmark = load_tool("benchmark_evaluation")
+    assert benchmark.main(["--images", "2", "--truths", "5", "--detections", "20"]) == 0
+    out = capsys.readouterr().out
+    assert "speedup" in out
+    assert "equal True" in out

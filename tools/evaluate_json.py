@@ -1,0 +1,120 @@
+#!/usr/bin/env python
+"""Score predictions or pseudo-labels against ground truth: AR and AP without classes, and the hierarchy.
+
+    python tools/evaluate_json.py --gt entities_val.json --pred labels.json
+    python tools/evaluate_json.py --gt instances_val2017.json --pred entity_results.json --iou-type segm bbox \\
+        --output metrics.json
+
+--gt is a COCO file; classes are ignored, crowd regions count as COCO counts them. --pred is a COCO result list, whose
+image ids are those of the ground truth, or a COCO file with image ids of its own (such as labels.json of
+tools/generate_pseudo_labels.py), whose images are found by file name, else by the last part of the file name.
+Predictions without a score get 1. Where annotations of both files have parent_id, the hierarchy is scored too.
+
+Exit code: 0 scored, 2 the files do not fit or usage error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; exits with code 2 where it is wrong."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--gt", required=True, metavar="GT.json", help="ground truth, a COCO file")
+    add("--pred", required=True, metavar="PRED.json", help="predictions: a COCO result list or a COCO file")
+    add(
+        "--iou-type", nargs="+", choices=("segm", "bbox"), default=["segm"], help="masks, boxes or both (default: segm)"
+    )
+    add(
+        "--max-dets",
+        nargs="+",
+        type=_positive,
+        default=[1, 10, 100, 1000],
+        metavar="N",
+        help="detections per image for AR; AP uses the largest (default: 1 10 100 1000)",
+    )
+    add(
+        "--match",
+        choices=("auto", "name", "basename", "id"),
+        default="auto",
+        help="how images of a COCO file are found",
+    )
+    add(
+        "--ignore-unmatched",
+        action="store_true",
+        help="leave out predicted images that the ground truth does not have, instead of stopping",
+    )
+    add(
+        "--backend",
+        choices=("auto", "pycocotools", "faster-coco-eval"),
+        default="auto",
+        help="auto: faster-coco-eval where it is installed; the numbers are the same",
+    )
+    add("--no-forest", action="store_true", help="do not score the hierarchy")
+    add("--output", metavar="METRICS.json", help="write all metrics, in percent, null where undefined")
+    return parser.parse_args(arguments)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    args = parse_arguments(arguments)
+
+    from sohes_d2.evaluation.errors import EvaluationError
+    from sohes_d2.evaluation.backends import resolve_backend
+    from sohes_d2.evaluation.ground_truth import GroundTruth
+    from sohes_d2.evaluation.predictions import empty_masks, read_predictions
+    from sohes_d2.evaluation.scoring import evaluate
+
+    iou_types = list(dict.fromkeys(args.iou_type))
+    try:
+        backend = resolve_backend(args.backend)
+        truth = GroundTruth.from_file(args.gt)
+        if not truth.has_annotations:
+            raise EvaluationError(f"{args.gt} has no annotations to compare with")
+        predictions = read_predictions(args.pred, truth, args.match, args.ignore_unmatched, iou_types)
+        evaluation = evaluate(
+            truth, predictions.annotations, args.pred, iou_types, args.max_dets, backend, not args.no_forest
+        )
+        if args.output:
+            _write(args.output, evaluation.results, evaluation.depth_confusion)
+    except (EvaluationError, ValueError, OSError) as error:
+        print(f"evaluate_json: {error}", file=sys.stderr)
+        return 2
+
+    predicted_images = len({a["image_id"] for a in predictions.annotations})
+    print(
+        f"{len(truth.annotations)} true masks in {len(truth.images)} images; "
+        f"{len(predictions.annotations)} predictions in {predicted_images} of them, "
+        f"matched by {predictions.matched_by}; {backend}"
+    )
+    if predictions.ignored_images:
+        print(f"{len(predictions.ignored_images)} predicted images are not in the ground truth and left out")
+    if empty_masks(predictions):
+        print(f"{empty_masks(predictions)} predicted masks are empty")
+    print(f"\n{evaluation.table()}")
+    return 0
+
+
+def _write(path: str, results: dict, depth_confusion) -> None:
+    metrics = {f"{task}/{name}": value for task, values in results.items() for name, value in values.items()}
+    content = {name: None if value != value else value for name, value in metrics.items()}  # json has no NaN
+    if depth_confusion is not None:
+        content["forest/depth_confusion-50"] = depth_confusion.tolist()
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(content, file, indent=1)
+        file.write("\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
