@@ -170,24 +170,23 @@ def _merge_numpy(sums: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.nd
         products = sums[others].astype(np.float64) @ sums[region].astype(np.float64)
         return (products / np.maximum(norms[others] * norms[region], _TINY)).astype(np.float32)
 
-    version = [
-        0
-    ] * n  # goes up when a region's feature changes; a pair in the heap is stale unless both versions still match
-    heap = []
+    changed = [0] * n  # the merge at which a region last changed; pairs that were put on the heap before are stale
+    heap = []  # (-similarity, pair as one number that orders like (a, b), merge at which it was put here)
     for a in range(n):
         later = np.asarray(sorted(b for b in neighbours[a] if b > a), dtype=np.int64)
-        heap.extend((-s, a, b, 0, 0) for s, b in zip(similarities(a, later).tolist(), later.tolist()))
+        heap.extend((-s, a * n + b, 0) for s, b in zip(similarities(a, later).tolist(), later.tolist()))
     heapq.heapify(heap)
     merges = []
     while heap:
-        negative, a, b, version_a, version_b = heapq.heappop(heap)
-        if version[a] != version_a or version[b] != version_b:
+        negative, pair, put_at = heapq.heappop(heap)
+        a, b = divmod(pair, n)
+        if max(changed[a], changed[b]) > put_at:
             continue
         merges.append((a, b, -negative))
         sums[a] += sums[b]
         norms[a] = np.sqrt((sums[a].astype(np.float64) ** 2).sum())
-        version[a] += 1
-        version[b] = -1
+        changed[a] = len(merges)
+        changed[b] = n  # after every merge: it is gone
         for c in neighbours[b]:
             neighbours[c].discard(b)
             if c != a:
@@ -196,8 +195,7 @@ def _merge_numpy(sums: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.nd
         neighbours[b] = set()
         others = np.asarray(sorted(neighbours[a]), dtype=np.int64)
         for s, c in zip(similarities(a, others).tolist(), others.tolist()):
-            low, high = (a, c) if a < c else (c, a)
-            heapq.heappush(heap, (-s, low, high, version[low], version[high]))
+            heapq.heappush(heap, (-s, min(a, c) * n + max(a, c), len(merges)))
     kept, absorbed, similarity = zip(*merges) if merges else ((), (), ())
     return np.asarray(kept, np.int32), np.asarray(absorbed, np.int32), np.asarray(similarity, np.float32)
 
@@ -237,7 +235,7 @@ if numba is not None:
         following = np.full(2 * n_edges, -1)
         head = np.full(n, -1)
         tail = np.full(n, -1)
-        version = np.zeros(n, np.int64)
+        changed = np.zeros(n, np.int64)  # this and the heap's entries as in the numpy path
         heap = []
         for e in range(n_edges):
             a, b = np.int64(edges[e, 0]), np.int64(edges[e, 1])
@@ -248,7 +246,7 @@ if numba is not None:
                 else:
                     following[tail[region]] = half
                 tail[region] = half
-            heap.append((-_cosine(sums, norms, a, b), a, b, np.int64(0), np.int64(0)))
+            heap.append((-_cosine(sums, norms, a, b), a * n + b, np.int64(0)))
         heapq.heapify(heap)
         kept = np.empty(max(n - 1, 0), np.int32)
         absorbed = np.empty(max(n - 1, 0), np.int32)
@@ -256,15 +254,16 @@ if numba is not None:
         seen_at = np.full(n, -1)
         merges = 0
         while len(heap) > 0:
-            negative, a, b, version_a, version_b = heapq.heappop(heap)
-            if version[a] != version_a or version[b] != version_b:
+            negative, pair, put_at = heapq.heappop(heap)
+            a, b = pair // n, pair % n
+            if max(changed[a], changed[b]) > put_at:
                 continue
             kept[merges], absorbed[merges], similarity[merges] = a, b, -negative
             for k in range(sums.shape[1]):
                 sums[a, k] += sums[b, k]
             norms[a] = np.sqrt(_dot(sums, a, a))
-            version[a] += 1
-            version[b] = -1
+            changed[a] = merges + 1
+            changed[b] = n  # after every merge: it is gone
             owner[b] = a
             following[tail[a]] = head[b]
             tail[a] = tail[b]
@@ -283,9 +282,7 @@ if numba is not None:
                     seen_at[c] = merges
                     far_end[half] = c
                     previous = half
-                    low, high = min(a, c), max(a, c)
-                    entry = (-_cosine(sums, norms, a, c), low, high, version[low], version[high])
-                    heapq.heappush(heap, entry)
+                    heapq.heappush(heap, (-_cosine(sums, norms, a, c), min(a, c) * n + max(a, c), merges + 1))
                 half = after
             tail[a] = previous
             merges += 1
