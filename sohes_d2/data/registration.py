@@ -1,6 +1,12 @@
-"""The table of data sets, and any COCO json beside it, as Detectron2 data sets.
+"""The table of data sets, and any COCO json or folder of shards beside it, as Detectron2 data sets.
 
 Every data set is class-agnostic: one class, "entity". Nothing is read before `DatasetCatalog.get(name)`.
+
+`DatasetCatalog.get` gives a list of Detectron2's dicts, or a torch `Dataset` of them that reads a dict when it is asked
+for (`PerImageDataset`, `LabelDataset`). Detectron2's loaders take both, by name or by
+``build_detection_train_loader(dataset=DatasetCatalog.get(name), mapper=...)``. What is not loaded is not filtered:
+`DATALOADER.FILTER_EMPTY_ANNOTATIONS` has no effect on such a data set. The mask counts of a `LabelDataset` are in its
+index: ``torch.utils.data.Subset(dataset, np.flatnonzero(dataset.labels.rows["count"]))`` has the images with masks.
 """
 
 from __future__ import annotations
@@ -16,6 +22,8 @@ from detectron2.structures import BoxMode
 from torch.utils.data import Dataset
 
 from .builtin import BUILTIN, datasets_root, read_sa1b_json
+from .shard_index import is_label_file
+from .shards import ShardedDataset
 
 CLASSES = ["entity"]
 # Beside what Detectron2 reads itself: the hierarchy, and the score of labels that were found by a method.
@@ -50,15 +58,22 @@ def register_builtin_datasets(root: str | None = None) -> None:
 
 
 def register_coco_entities(name: str, json_file: str, image_root: str) -> None:
-    """Register a COCO json of any classes as a class-agnostic data set, without reading it.
+    """Register a COCO json of any classes, or a folder of shards, as a class-agnostic data set, without reading it.
+
+    Args:
+        name: of the data set.
+        json_file: a COCO json, or a folder that `tools/generate_pseudo_labels.py` wrote. Folders and label files of
+            this project (see `sohes_d2.data.records`) are read image by image, see `open_entities`.
+        image_root: folder of the images.
 
     Raises:
         DatasetSpecError: the name is taken.
     """
     if name in DatasetCatalog.list():
         raise DatasetSpecError(f"a data set {name!r} is registered already; choose another name")
-    DatasetCatalog.register(name, lambda: load_entities(json_file, image_root))
-    MetadataCatalog.get(name).set(json_file=json_file)
+    DatasetCatalog.register(name, lambda: open_entities(json_file, image_root))
+    # json_file is what Detectron2 and its evaluators open as one COCO file
+    MetadataCatalog.get(name).set(**{"label_folder" if os.path.isdir(json_file) else "json_file": json_file})
     _set_metadata(name, image_root)
 
 
@@ -67,8 +82,8 @@ def register_datasets(specs: str | Mapping[str, Any]) -> list[str]:
 
     Args:
         specs: a yaml file (ending in .yaml or .yml), yaml text such as ``my_set: labels.json, images/``, or what such
-            yaml reads as. A value is "json, images" or a mapping with the keys `json` and `images`. Paths in a file
-            are relative to the working directory.
+            yaml reads as. A value is "json, images" or a mapping with the keys `json` and `images`, where `json` may be
+            a folder of shards. Paths in a file are relative to the working directory.
 
     Returns:
         The names.
@@ -94,6 +109,26 @@ def register_datasets(specs: str | Mapping[str, Any]) -> list[str]:
     for name, (json_file, image_root) in pairs.items():
         register_coco_entities(name, json_file, image_root)
     return list(pairs)
+
+
+def open_entities(labels: str, image_root: str) -> list[dict[str, Any]] | LabelDataset:
+    """Detectron2's dicts of a COCO json or a folder of shards, all annotations of class 0.
+
+    Args:
+        labels: a folder of shards or a label file of this project, which are not loaded, or any other COCO json,
+            which is.
+        image_root: folder of the images.
+
+    Raises:
+        DatasetMissingError: nothing is there.
+        IncompleteError: shards are missing.
+        LabelFileError: a damaged shard, or a folder without any.
+    """
+    if not os.path.isdir(labels):
+        _require(labels, "")
+        if not is_label_file(labels):
+            return load_entities(labels, image_root)
+    return LabelDataset(ShardedDataset(labels), image_root)
 
 
 def load_entities(json_file: str, image_root: str, prepare: str = "") -> list[dict[str, Any]]:
@@ -158,6 +193,47 @@ class PerImageDataset(Dataset):
                     "iscrowd": 0,
                 }
                 for annotation in annotations
+            ],
+        }
+
+
+class LabelDataset(Dataset):
+    """Images of a folder of shards or of one label file, read when asked for: about 50 bytes per image in memory.
+
+    ``dataset[i]`` is Detectron2's dict of image i, all annotations of class 0, with what they have of
+    `ANNOTATION_FIELDS`; the images are in the order of the files. Pickled to a worker, only the index goes along.
+    """
+
+    def __init__(self, labels: ShardedDataset, image_root: str):
+        """
+        Args:
+            labels: the records.
+            image_root: folder of the images.
+        """
+        self.labels = labels
+        self.image_root = image_root
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        record = self.labels[index]
+        image = record["image"]
+        return {
+            "file_name": os.path.join(self.image_root, image["file_name"]),
+            "height": image["height"],
+            "width": image["width"],
+            "image_id": image["id"],
+            "annotations": [
+                {
+                    "iscrowd": annotation.get("iscrowd", 0),
+                    "bbox": annotation["bbox"],
+                    "bbox_mode": BoxMode.XYWH_ABS,
+                    "category_id": 0,
+                    "segmentation": annotation["segmentation"],
+                    **{key: annotation[key] for key in ANNOTATION_FIELDS if key in annotation},
+                }
+                for annotation in record["annotations"]
             ],
         }
 

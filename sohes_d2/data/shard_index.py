@@ -35,6 +35,9 @@ COCO_SIZES = (("small", 32**2), ("medium", 96**2), ("large", math.inf))
 # Sizes by the share of the image, which do not depend on its resolution.
 RELATIVE_SIZES = (("<0.1%", 0.001), ("0.1-1%", 0.01), ("1-10%", 0.1), (">=10%", math.inf))
 
+_HEAD = b'{"info":{'
+_SECOND_LINE = b'"categories":[{"id":1,"name":"entity"'
+
 _IMAGE_ID = re.compile(rb'"image_id":(\d+)')
 _AREA = re.compile(rb'"area":(\d+)')
 _DEPTH = re.compile(rb'"depth":(\d+)')
@@ -107,6 +110,19 @@ def read_info(label_file: str) -> dict[str, Any]:
         return json.loads(line[:-2] + b"}")["info"]
     except (ValueError, KeyError, TypeError) as error:
         raise LabelFileError(f"{label_file!r} is not a label file of this project: {error}") from error
+
+
+def is_label_file(path: str) -> bool:
+    """Whether a file begins as our label files do; a COCO json of another origin is laid out otherwise.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with open(path, "rb") as file:
+        if file.read(len(_HEAD)) != _HEAD:  # a json on one line may be long
+            return False
+        file.readline()
+        return file.read(len(_SECOND_LINE)) == _SECOND_LINE
 
 
 def scan_label_file(label_file: str) -> ShardIndex:

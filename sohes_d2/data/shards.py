@@ -78,27 +78,32 @@ def write_folder_index(folder: str, layout: dict[str, Any], writer: str = "") ->
 
 
 class ShardedDataset(Sequence):
-    """A folder of shards as a sequence of images, opened from the shards' indices alone; records are read when
-    asked for.
+    """A folder of shards, or one label file, as a sequence of images, opened from the indices alone; records are read
+    when asked for.
 
     `dataset[i]` is `{"image": image record, "annotations": [annotation records]}`. Memory is about 50 bytes per
     image. Copies in other processes (fork or pickle) may read at the same time.
 
     Attributes:
-        folder: the folder.
+        folder: the folder, or the file.
         rows: (images,) structured array of `IMAGE_DTYPE`: ids, sizes and mask counts without reading a record.
         info: the COCO `info` of the first shard.
     """
 
     def __init__(self, folder: str, allow_incomplete: bool = False):
-        """Open a folder that `tools/generate_pseudo_labels.py` wrote.
+        """Open a folder that `tools/generate_pseudo_labels.py` wrote, or a label file of any script here.
+
+        A label file without an index beside it is scanned.
 
         Raises:
             IncompleteError: shards are missing, and ``allow_incomplete`` is off.
             LabelFileError: no shard at all, or a damaged one.
         """
         self.folder = folder
-        self._paths, indices = _open_shards(folder, allow_incomplete)
+        if os.path.isfile(folder):
+            self._paths, indices = [folder], [load_index(folder)]
+        else:
+            self._paths, indices = _open_shards(folder, allow_incomplete)
         self.info = read_info(self._paths[0])
         self.rows = np.concatenate([index.rows for index in indices]) if indices else np.zeros(0, IMAGE_DTYPE)
         self._starts = np.cumsum([0] + [len(index.rows) for index in indices]).tolist()
