@@ -24,6 +24,8 @@ except ImportError:  # the numpy path below gives the same result, only slower
 
 # Floor of the product of two norms: an all-zero feature is similar to nothing (cosine 0) instead of undefined.
 _TINY = 1e-30
+# The heap packs two region ids and a merge index into 63 bits.
+_MOST_CELLS = 2**21
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,8 @@ def merge_regions(features: np.ndarray, use_numba: bool | None = None) -> MergeH
     features = np.ascontiguousarray(features, dtype=np.float32)
     if features.ndim != 3 or 0 in features.shape:
         raise ValueError(f"features must be a non-empty (rows, cols, C) grid, got shape {features.shape}")
+    if features.shape[0] * features.shape[1] > _MOST_CELLS:
+        raise ValueError(f"a grid of {features.shape[:2]} cells is too large; lower EXPLORATION.FEATURES.TOKEN_BUDGET")
     if not np.isfinite(features).all():
         raise ValueError("features contain NaN or infinity; check the extractor's weights and its precision")
     if use_numba is None:
@@ -177,7 +181,7 @@ def _merge_numpy(sums: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.nd
         heap.extend((-s, a * n + b, 0) for s, b in zip(similarities(a, later).tolist(), later.tolist()))
     heapq.heapify(heap)
     merges = []
-    while heap:
+    while len(merges) < n - 1:
         negative, pair, put_at = heapq.heappop(heap)
         a, b = divmod(pair, n)
         if max(changed[a], changed[b]) > put_at:
@@ -235,7 +239,7 @@ if numba is not None:
         following = np.full(2 * n_edges, -1)
         head = np.full(n, -1)
         tail = np.full(n, -1)
-        changed = np.zeros(n, np.int64)  # this and the heap's entries as in the numpy path
+        changed = np.zeros(n, np.int64)  # as in the numpy path; of a heap entry the last two are one number
         heap = []
         for e in range(n_edges):
             a, b = np.int64(edges[e, 0]), np.int64(edges[e, 1])
@@ -246,15 +250,17 @@ if numba is not None:
                 else:
                     following[tail[region]] = half
                 tail[region] = half
-            heap.append((-_cosine(sums, norms, a, b), a * n + b, np.int64(0)))
+            heap.append((-_cosine(sums, norms, a, b), (a * n + b) * n))
         heapq.heapify(heap)
         kept = np.empty(max(n - 1, 0), np.int32)
         absorbed = np.empty(max(n - 1, 0), np.int32)
         similarity = np.empty(max(n - 1, 0), np.float32)
         seen_at = np.full(n, -1)
         merges = 0
-        while len(heap) > 0:
-            negative, pair, put_at = heapq.heappop(heap)
+        # A grid is connected: the last merge leaves one region, and on the heap stale pairs only.
+        while merges < n - 1:
+            negative, entry = heapq.heappop(heap)
+            pair, put_at = entry // n, entry % n
             a, b = pair // n, pair % n
             if max(changed[a], changed[b]) > put_at:
                 continue
@@ -282,7 +288,8 @@ if numba is not None:
                     seen_at[c] = merges
                     far_end[half] = c
                     previous = half
-                    heapq.heappush(heap, (-_cosine(sums, norms, a, c), min(a, c) * n + max(a, c), merges + 1))
+                    entry = (min(a, c) * n + max(a, c)) * n + merges + 1
+                    heapq.heappush(heap, (-_cosine(sums, norms, a, c), entry))
                 half = after
             tail[a] = previous
             merges += 1
