@@ -91,15 +91,6 @@ class cascadepsp(Refiner):  # noqa: N801 (the class is named as the config names
         return max(32, super().reach(cell))  # the network needs to see what surrounds the mask
 
     def refine(self, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """The refined mask of a crop.
-
-        Args:
-            image: (H, W, 3) uint8 RGB.
-            mask: (H, W) bool.
-
-        Returns:
-            (H, W) bool.
-        """
         if not mask.any() or min(mask.shape) * self.max_side < THINNEST * max(mask.shape):
             return mask.copy()
         # RGB, as the network was trained; the BGR of the package's own example (cv2.imread) is a slip.

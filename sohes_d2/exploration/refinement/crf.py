@@ -76,15 +76,6 @@ class crf(Refiner):  # noqa: N801 (the class is named as the config names it)
         return max(24, super().reach(cell))  # the appearance kernel compares with colours beyond the mask
 
     def refine(self, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """The refined mask of a crop.
-
-        Args:
-            image: (H, W, 3) uint8 RGB.
-            mask: (H, W) bool.
-
-        Returns:
-            (H, W) bool.
-        """
         height, width = mask.shape
         if mask.all() or not mask.any():
             return mask.copy()
