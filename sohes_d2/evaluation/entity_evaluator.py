@@ -17,11 +17,12 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
+from ..structures.device_rle import encode_tensor
 from ..structures.forest import NO_PARENT
 from ..structures.masks import encode_masks, mask_boxes, rle_to_json
+from ..structures.rle_masks import RLEMasks
 from .backends import AUTO, resolve_backend
 from .detection_metrics import MAX_DETS
-from .device_rle import encode_on_device
 from .errors import EvaluationError
 from .ground_truth import GroundTruth
 from .scoring import evaluate
@@ -230,8 +231,9 @@ def _encode(masks: Any) -> list[dict[str, Any]]:
     """RLEs of ``pred_masks``, in whatever form a model gives them."""
     masks = getattr(masks, "tensor", masks)  # Detectron2's BitMasks
     if isinstance(masks, torch.Tensor):
-        # On the host, pycocotools reads pixels faster than torch finds run ends.
-        return encode_masks(masks) if masks.device.type == "cpu" else encode_on_device(masks)
+        return encode_tensor(masks)
+    if isinstance(masks, RLEMasks):
+        return masks.rles
     masks = list(masks)
     if masks and isinstance(masks[0], Mapping):
         return [{"size": list(m["size"]), "counts": _as_bytes(m["counts"])} for m in masks]

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..structures.masks import RLE, iou_matrix, mask_areas, mask_boxes
+from ..structures.duplicates import without_duplicates
+from ..structures.masks import RLE
 from .proposals import Proposal
 
 
@@ -49,25 +50,9 @@ class MaskFilter:
             return False
         return not (self.corners and _corners(proposal, image_size) >= self.corners)
 
-    def without_duplicates(self, masks: Sequence[RLE], scores: np.ndarray) -> np.ndarray:
+    def best(self, masks: Sequence[RLE], scores: np.ndarray) -> np.ndarray:
         """Indices of the best masks, by falling score, no two of which are duplicates."""
-        order = np.argsort(-scores, kind="stable")
-        masks = [masks[k] for k in order]
-        areas, boxes = mask_areas(masks), mask_boxes(masks)
-        ends = boxes[:, :2] + boxes[:, 2:]
-        alive = np.ones(len(order), dtype=bool)
-        for k in range(len(order)):
-            if not alive[k]:
-                continue
-            # Only masks of about the same area and place can overlap that much; of the others no overlap is computed.
-            shared = np.minimum(ends[k], ends) - np.maximum(boxes[k, :2], boxes[:, :2])
-            near = alive & (np.minimum(areas[k], areas) > self.duplicate_iou * np.maximum(areas[k], areas))
-            near &= np.prod(np.maximum(shared, 0), axis=1) > self.duplicate_iou * areas[k]
-            near[: k + 1] = False
-            candidates = np.flatnonzero(near)
-            overlaps = iou_matrix([masks[k]], [masks[j] for j in candidates])[0]
-            alive[candidates[overlaps > self.duplicate_iou]] = False
-        return order[alive][: self.max_masks]
+        return without_duplicates(masks, scores, self.duplicate_iou)[: self.max_masks]
 
 
 def _corners(proposal: Proposal, image_size: tuple[int, int]) -> int:

@@ -168,7 +168,7 @@ class PseudoLabeler:
         scorer = EntityScorer(image)
         scores = np.asarray([scorer(proposal) for proposal in refined], np.float32)
         masks = [encode_window(p.mask, p.box[:2], image_size) for p in refined]
-        keep = self.mask_filter.without_duplicates(masks, scores)
+        keep = self.mask_filter.best(masks, scores)
         return Forest.from_masks(
             [masks[k] for k in keep],
             image_size,

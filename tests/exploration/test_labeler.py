@@ -84,7 +84,7 @@ def test_of_duplicates_the_better_score_stays_also_when_not_adjacent():
     masks[0, :, :20] = True
     masks[1, :, 25:] = True
     masks[2, :, :19] = True
-    keep = MaskFilter().without_duplicates(encode_masks(masks), np.array([0.3, 0.5, 0.9]))
+    keep = MaskFilter().best(encode_masks(masks), np.array([0.3, 0.5, 0.9]))
     assert keep.tolist() == [2, 1]
 
 

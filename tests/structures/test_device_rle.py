@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sohes_d2.evaluation.device_rle import encode_on_device
+from sohes_d2.structures.device_rle import encode_on_device
 from sohes_d2.structures.masks import encode_masks
 
 
