@@ -5,8 +5,9 @@ Every data set is class-agnostic: one class, "entity". Nothing is read before `D
 `DatasetCatalog.get` gives a list of Detectron2's dicts, or a torch `Dataset` of them that reads a dict when it is asked
 for (`PerImageDataset`, `LabelDataset`). Detectron2's loaders take both, by name or by
 ``build_detection_train_loader(dataset=DatasetCatalog.get(name), mapper=...)``. What is not loaded is not filtered:
-`DATALOADER.FILTER_EMPTY_ANNOTATIONS` has no effect on such a data set. The mask counts of a `LabelDataset` are in its
-index: ``torch.utils.data.Subset(dataset, np.flatnonzero(dataset.labels.rows["count"]))`` has the images with masks.
+`DATALOADER.FILTER_EMPTY_ANNOTATIONS` has no effect on such a data set in Detectron2's own loader. The mask counts of a
+`LabelDataset` are in its index, by which `training_stream` filters:
+``torch.utils.data.Subset(dataset, np.flatnonzero(dataset.labels.rows["count"]))`` has the images with masks.
 """
 
 from __future__ import annotations

@@ -11,9 +11,9 @@ import numpy as np
 
 from ..structures.forest import Forest, ForestError
 from ..structures.masks import RLE, mask_areas, mask_boxes, rle_from_coco
+from ..structures.rle_check import check_rle
 from .errors import EvaluationError
 from .forest_metrics import AncestorScores
-from .rle_check import check_rle
 
 
 class GroundTruth:

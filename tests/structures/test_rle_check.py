@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sohes_d2.evaluation.rle_check import check_rle, run_lengths
+from sohes_d2.structures.rle_check import check_rle, run_lengths
 from sohes_d2.structures.masks import encode_masks
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..structures.masks import RLE
+from .masks import RLE
 
 # One character carries 6 bits: 5 of the value, and whether the value goes on in the next character.
 _MORE, _SIGN = 0x20, 0x10
