@@ -9,8 +9,13 @@ from typing import Any
 
 
 def add_sohes_config(cfg: Any) -> None:
-    """Add the keys of SOHES-D2 to a Detectron2 config (``detectron2.config.get_cfg()``), in place."""
+    """Add the keys of SOHES-D2 to a Detectron2 config (``detectron2.config.get_cfg()``), in place.
+
+    Whoever builds a model needs these keys first, so this also enters SOHES-D2's models in Detectron2's registries.
+    """
     from detectron2.config import CfgNode
+
+    from . import modeling  # noqa: F401  (registers)
 
     # --- Phase 1, self-exploration: raw images -> pseudo-labels -----------------------------------------------------
     cfg.EXPLORATION = CfgNode()
@@ -61,3 +66,87 @@ def add_sohes_config(cfg: Any) -> None:
 
     cfg.EXPLORATION.HIERARCHY = node = CfgNode()
     node.THETA_COVER = 0.9  # A is inside B if B covers this share of A, and not the reverse [H]
+
+    # --- Phase 2, self-instruction: the model and its training ------------------------------------------------------
+    # Names of keys that Mask2Former has, too, are its names, with the same meaning.
+    cfg.MODEL.VIT = node = CfgNode()
+    node.NAME = "vit_base_patch8_224.dino"  # a timm VisionTransformer, any patch size [P]
+    # Loaded when training starts without MODEL.WEIGHTS. "": the hub's weights for NAME; or a hub name, URL or file;
+    # "random" for training from scratch.
+    node.WEIGHTS = ""
+    node.OPTIONS = CfgNode(new_allowed=True)  # more arguments of timm.create_model, for example {"depth": 4}
+    # Pixels of the model's input per token, 8, 16 or 32: the ViT sees the image resized by patch size / TOKEN_STRIDE.
+    # With 16 an 8-px ViT runs at half input size. 0: the patch size, or 16 where that does not divide 32.
+    node.TOKEN_STRIDE = 0
+    node.DROP_PATH = 0.2  # of the last block, rising linearly from 0 [D]
+    node.GRADIENT_CHECKPOINTING = False  # recompute blocks in the backward pass: less memory, about a third slower
+    node.FREEZE = False  # train the adapter and the head only [D; the paper trains all]
+
+    cfg.MODEL.VIT_ADAPTER = node = CfgNode()  # ViT-Adapter, ICLR 2023
+    node.NUM_INTERACTIONS = 4  # the ViT's blocks are split into so many stages
+    node.CONV_INPLANE = 64  # channels of the spatial prior's stem
+    node.NUM_HEADS = 12  # of deformable attention
+    node.NUM_POINTS = 4  # per head and level
+    node.DEFORM_RATIO = 0.5  # value channels over the ViT's
+    node.CFFN_RATIO = 0.25  # hidden channels of the convolutional FFN over the ViT's
+    node.NORM = "SyncBN"  # of the spatial prior and outputs: SyncBN | BN | GN | LN; SyncBN is BN on one device
+
+    cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME = "MSDeformAttnPixelDecoder"
+    cfg.MODEL.SEM_SEG_HEAD.MASK_DIM = 256
+    cfg.MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS = 6
+    cfg.MODEL.SEM_SEG_HEAD.ENC_DIM_FEEDFORWARD = 1024
+    cfg.MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES = ["res3", "res4", "res5"]
+    cfg.MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS = 4
+    cfg.MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS = 8
+
+    cfg.MODEL.MASK_FORMER = node = CfgNode()
+    node.TRANSFORMER_DECODER_NAME = "MultiScaleMaskedTransformerDecoder"
+    node.NUM_OBJECT_QUERIES = 1000  # recall is measured at 1000 [D; 2000 in U]
+    node.HIDDEN_DIM = 256
+    node.NHEADS = 8
+    node.DIM_FEEDFORWARD = 2048
+    node.DEC_LAYERS = 10  # outputs: the learned queries' and one per layer, so 9 layers
+    node.PRE_NORM = False
+    node.ENFORCE_INPUT_PROJ = False
+    node.DEEP_SUPERVISION = True
+    node.CLASS_WEIGHT = 2.0
+    node.MASK_WEIGHT = 5.0
+    node.DICE_WEIGHT = 5.0
+    node.NO_OBJECT_WEIGHT = 0.1
+    node.TRAIN_NUM_POINTS = 12544  # points per mask at which losses are taken
+    node.OVERSAMPLE_RATIO = 3.0
+    node.IMPORTANCE_SAMPLE_RATIO = 0.75
+
+    cfg.MODEL.ANCESTOR_HEAD = node = CfgNode()
+    node.ENABLED = True  # [P]
+    node.DIM = 256  # of the two projections W_a, W_d [D]
+    node.WEIGHT = 2.0  # of its loss [D]
+    node.THRESHOLD = 0.5  # a predicted pair counts from this probability on [D]
+    # and if the ancestor's mask covers this share of the descendant's [D]; 0: the probability alone
+    node.THETA_COVER = 0.5
+
+    # Inference. The number of masks per image is TEST.DETECTIONS_PER_IMAGE.
+    cfg.TEST.MIN_SCORE = 0.0  # masks scored lower are left out
+    cfg.TEST.DUPLICATE_IOU = 1.0  # of two masks that overlap by more, the lower score is dropped; 1: none [D]
+    cfg.TEST.MASK_CHUNK_BYTES = 256 * 1024 * 1024  # memory of the masks that are upsampled and encoded at once
+    cfg.TEST.VISUALIZE = 4  # images of the test set that training draws at every evaluation, for TensorBoard
+
+    cfg.INPUT.IMAGE_SIZE = 1024  # pixels: training crops are squares of this side [U]
+    cfg.INPUT.MIN_SCALE = 0.1  # large-scale jitter: the image is resized to IMAGE_SIZE times a factor between these
+    cfg.INPUT.MAX_SCALE = 2.0
+    cfg.INPUT.MAX_LABELS = 200  # per training image, sampled evenly over sizes [U]
+    cfg.INPUT.MIN_LABEL_AREA = 16  # pixels after cropping; smaller labels are dropped [D]
+    cfg.INPUT.MIN_LABEL_SCORE = 0.0  # labels scored lower are left out [D]
+    cfg.INPUT.COPY_PASTE = node = CfgNode()
+    node.PROBABILITY = 0.0  # that a training image gets entities of another one pasted on [D]
+    node.MAX_ENTITIES = 5  # wholes pasted at once, each with its parts [D]
+
+    # More data sets, without Python: yaml such as "mine: labels.json, images/", or a file of it.
+    cfg.DATASETS.REGISTER = ""
+
+    cfg.SOLVER.OPTIMIZER = "ADAMW"  # ADAMW | SGD
+    cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1  # of the learning rate, for what was pretrained
+    cfg.SOLVER.LAYER_DECAY = 1.0  # of the learning rate from one ViT block to the one below; 1: none [D]
+    cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0  # of embeddings
+    cfg.SOLVER.POLY_LR_POWER = 0.9  # of WarmupPolyLR
+    cfg.SOLVER.AMP.DTYPE = "bfloat16"  # bfloat16 | float16, where SOLVER.AMP.ENABLED

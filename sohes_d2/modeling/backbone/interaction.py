@@ -1,0 +1,181 @@
+"""How ViT-Adapter's two branches talk: injectors and extractors (ViT-Adapter, section 3.3).
+
+"Patch tokens" (B, N, C) are the ViT's, without class and register tokens. "Spatial tokens" (B, M, C) are the spatial
+prior's maps of strides 8, 16 and 32, flattened row by row, one after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+from ..deformable_attention import MSDeformAttn
+from . import recompute
+from .spatial_prior import init_convolution
+
+_LayerNorm = partial(nn.LayerNorm, eps=1e-6)  # the ViT's
+
+
+@dataclass(frozen=True)
+class TokenLayout:
+    """Where the tokens of one batch lie in its images.
+
+    Attributes:
+        grid: rows and columns of the patch tokens.
+        levels: rows and columns of each map among the spatial tokens.
+        patch_points: (1, N, 1, 2), centres (x, y) of the patch tokens, each image being [0, 1] x [0, 1].
+        spatial_points: (1, M, 1, 2), centres (x, y) of the spatial tokens.
+    """
+
+    grid: tuple[int, int]
+    levels: tuple[tuple[int, int], ...]
+    patch_points: Tensor
+    spatial_points: Tensor
+
+    @classmethod
+    def of(cls, grid: tuple[int, int], levels: Sequence[tuple[int, int]], like: Tensor) -> TokenLayout:
+        """The layout with points of the device and type of ``like``."""
+        spatial_points = torch.cat([cell_centers(shape, like) for shape in levels])
+        return cls(grid, tuple(levels), cell_centers(grid, like)[None, :, None], spatial_points[None, :, None])
+
+
+def cell_centers(shape: tuple[int, int], like: Tensor) -> Tensor:
+    """Centres (x, y) in [0, 1] of the cells of a map with ``shape`` (H, W), row by row: (H * W, 2)."""
+    y, x = ((torch.arange(cells, device=like.device, dtype=like.dtype) + 0.5) / cells for cells in shape)
+    return torch.stack([x.expand(len(y), -1), y[:, None].expand(-1, len(x))], dim=-1).flatten(0, 1)
+
+
+class DeformableCrossAttention(nn.Module):
+    """Deformable attention of queries to feature maps, both layer-normalised first."""
+
+    def __init__(self, dim: int, *, num_levels: int, num_heads: int, num_points: int, ratio: float) -> None:
+        super().__init__()
+        self.query_norm = _LayerNorm(dim)
+        self.feat_norm = _LayerNorm(dim)
+        self.attn = MSDeformAttn(dim, n_levels=num_levels, n_heads=num_heads, n_points=num_points, ratio=ratio)
+
+    def attend(self, query: Tensor, points: Tensor, features: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
+        """Queries (B, Q, C) at ``points`` (1, Q, 1, 2) look at ``features`` (B, S, C) of maps ``shapes``: (B, Q, C)."""
+        points = points.expand(-1, -1, len(shapes), -1)
+        return self.attn(self.query_norm(query), points, self.feat_norm(features), shapes)
+
+
+class Injector(DeformableCrossAttention):
+    """Patch tokens look at the spatial tokens; what they see is added, scaled by gamma per channel.
+
+    gamma starts at 0, so that the ViT starts as it was pretrained (equation 1).
+    """
+
+    def __init__(self, dim: int, *, num_heads: int, num_points: int, ratio: float) -> None:
+        super().__init__(dim, num_levels=3, num_heads=num_heads, num_points=num_points, ratio=ratio)
+        self.gamma = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, patches: Tensor, spatial: Tensor, layout: TokenLayout) -> Tensor:
+        """Patch tokens (B, N, C) and spatial tokens (B, M, C) -> patch tokens (B, N, C)."""
+        return patches + self.gamma * self.attend(patches, layout.patch_points, spatial, layout.levels)
+
+
+class ConvFFN(nn.Module):
+    """Feed-forward network over spatial tokens with a 3x3 depthwise convolution on each of their maps."""
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.dwconv = nn.Conv2d(hidden_dim, hidden_dim, kernel_size=3, padding=1, groups=hidden_dim)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden_dim, dim)
+        for linear in (self.fc1, self.fc2):
+            nn.init.trunc_normal_(linear.weight, std=0.02)
+            nn.init.zeros_(linear.bias)
+        init_convolution(self.dwconv)
+
+    def forward(self, spatial: Tensor, levels: Sequence[tuple[int, int]]) -> Tensor:
+        """(B, M, C) -> (B, M, C)."""
+        maps = split_maps(self.fc1(spatial), levels)
+        mixed = torch.cat([self.dwconv(level).flatten(2) for level in maps], dim=2)
+        return self.fc2(self.act(mixed).transpose(1, 2))
+
+
+class Extractor(DeformableCrossAttention):
+    """Spatial tokens look at the patch tokens, then pass through a convolutional FFN (equations 2, 3)."""
+
+    def __init__(
+        self, dim: int, *, num_heads: int, num_points: int, ratio: float, cffn_ratio: float, drop_path: float
+    ) -> None:
+        super().__init__(dim, num_levels=1, num_heads=num_heads, num_points=num_points, ratio=ratio)
+        self.ffn_norm = _LayerNorm(dim)
+        self.ffn = ConvFFN(dim, max(1, int(dim * cffn_ratio)))
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, spatial: Tensor, patches: Tensor, layout: TokenLayout) -> Tensor:
+        """Spatial tokens (B, M, C) and patch tokens (B, N, C) -> spatial tokens (B, M, C)."""
+        spatial = spatial + self.attend(spatial, layout.spatial_points, patches, [layout.grid])
+        return spatial + self.drop_path(self.ffn(self.ffn_norm(spatial), layout.levels))
+
+
+class InteractionBlock(nn.Module):
+    """One stage: an injector, some blocks of the ViT, an extractor; after the last stage more extractors."""
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_heads: int,
+        num_points: int,
+        deform_ratio: float,
+        cffn_ratio: float,
+        drop_path: float = 0.0,
+        num_extractors: int = 1,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        """
+        Args:
+            dim: channels C of all tokens.
+            num_heads: of deformable attention.
+            num_points: samples per head and map.
+            deform_ratio: channels of the attention's values over ``dim``.
+            cffn_ratio: hidden channels of the convolutional FFN over ``dim``.
+            drop_path: probability that an FFN is skipped in training.
+            num_extractors: in a row.
+            gradient_checkpointing: recompute the injector and the extractors in the backward pass.
+        """
+        super().__init__()
+        attention = {"num_heads": num_heads, "num_points": num_points, "ratio": deform_ratio}
+        self.injector = Injector(dim, **attention)
+        self.extractors = nn.ModuleList(
+            Extractor(dim, **attention, cffn_ratio=cffn_ratio, drop_path=drop_path) for _ in range(num_extractors)
+        )
+        self.gradient_checkpointing = gradient_checkpointing
+
+    def forward(
+        self, tokens: Tensor, spatial: Tensor, layout: TokenLayout, run_blocks: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """
+        Args:
+            tokens: (B, prefix + N, C), the ViT's sequence; only its patch tokens take part in the interaction.
+            spatial: (B, M, C).
+            layout: of both.
+            run_blocks: the ViT's blocks of this stage, tokens -> tokens.
+
+        Returns:
+            tokens and spatial tokens after the stage.
+        """
+        again = self.gradient_checkpointing and self.training
+        prefix = tokens.shape[1] - layout.patch_points.shape[1]
+        patches = recompute.run(self.injector, tokens[:, prefix:], spatial, layout, recompute=again)
+        tokens = run_blocks(torch.cat([tokens[:, :prefix], patches], dim=1) if prefix else patches)
+        for extractor in self.extractors:
+            spatial = recompute.run(extractor, spatial, tokens[:, prefix:], layout, recompute=again)
+        return tokens, spatial
+
+
+def split_maps(spatial: Tensor, levels: Sequence[tuple[int, int]]) -> list[Tensor]:
+    """Spatial tokens (B, M, C) -> their maps (B, C, H, W), one per level."""
+    parts = spatial.transpose(1, 2).split([rows * cols for rows, cols in levels], dim=2)
+    # Convolutions would copy strided maps by themselves, once more in the backward pass.
+    return [part.unflatten(2, shape).contiguous() for part, shape in zip(parts, levels)]

@@ -1,0 +1,173 @@
+"""A plain vision transformer of timm as the trunk of a dense model: any input size, token by token, stage by stage."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+import timm
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...weights import LoadReport, WeightsError, load_weights
+from . import recompute
+
+TOKEN_STRIDES = (8, 16, 32)
+# What this file decides itself: loading is a step of its own, drop path has a key, and the trunk has no head.
+_OWN_OPTIONS = ("pretrained", "checkpoint_path", "num_classes", "dynamic_img_size", "drop_path_rate", "patch_drop_rate")
+_VIT_MODULES = ["vision_transformer", "deit"]  # of timm: where its plain ViTs are defined
+
+
+class ViT(nn.Module):
+    """timm's ViT without its head and final norm, whose patch tokens lie on a grid of a chosen stride.
+
+    Class and register tokens stay in the sequence, before the patch tokens. Attention is timm's, which is PyTorch's
+    scaled_dot_product_attention. Nothing is loaded here; see :meth:`load_pretrained`.
+
+    Attributes:
+        trunk: timm's model, with timm's parameter names.
+        dim: channels C of a token.
+        depth: number of blocks.
+        num_prefix_tokens: class and register tokens in front of the patch tokens.
+        patch_size: pixels of the trunk's input per token.
+        token_stride: pixels of this module's input per token.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        options: Mapping[str, Any] | None = None,
+        token_stride: int = 0,
+        drop_path: float = 0.0,
+        gradient_checkpointing: bool = False,
+        freeze: bool = False,
+    ) -> None:
+        """
+        Args:
+            name: a VisionTransformer of timm, e.g. "vit_base_patch8_224.dino" or "vit_small_patch14_dinov2".
+            options: more arguments of ``timm.create_model``, e.g. ``{"depth": 4, "embed_dim": 192, "num_heads": 3}``.
+            token_stride: 8, 16 or 32; 0 for the patch size if it is one of these, else 16. The image is resized by
+                patch size / token stride for the trunk, so that an 8-px ViT at stride 16 sees it at half size.
+            drop_path: probability that the last block is skipped in training, rising linearly from 0 in the first.
+            gradient_checkpointing: recompute blocks in the backward pass.
+            freeze: no gradient for the trunk's parameters, and no drop path.
+
+        Raises:
+            ValueError: not a plain ViT of timm, or an option that does not fit it. The message names the config key.
+        """
+        super().__init__()
+        self.name = name
+        self.trunk = _create_trunk(name, options or {}, drop_path)
+        self.dim: int = self.trunk.embed_dim
+        self.depth = len(self.trunk.blocks)
+        self.num_prefix_tokens: int = self.trunk.num_prefix_tokens
+        self.patch_size = int(self.trunk.patch_embed.feat_ratio())
+        self.token_stride = _token_stride(token_stride, self.patch_size)
+        self.gradient_checkpointing = gradient_checkpointing
+        self.frozen = freeze
+        if freeze:
+            self.trunk.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> ViT:
+        super().train(mode)
+        if self.frozen:
+            self.trunk.eval()
+        return self
+
+    def load_pretrained(self, source: str = "") -> LoadReport:
+        """Load the trunk's weights (:func:`sohes_d2.weights.load_weights`); "" for the hub's weights of its name.
+
+        The position embedding is resampled to the trunk's own grid here, and to each image's grid when it is used.
+
+        Raises:
+            WeightsError: the weights cannot be had, or do not fill this architecture.
+        """
+        report = load_weights(self.trunk, source or f"hub:{self.name}")
+        if report.missing:
+            raise WeightsError(
+                f"Weights {report.origin} lack {len(report.missing)} tensors of {self.name!r} "
+                f"({', '.join(report.missing[:4])}). Set MODEL.VIT.NAME to the architecture that they were made with."
+            )
+        return report
+
+    def grid_size(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of patch tokens for an image of this size."""
+        return height // self.token_stride, width // self.token_stride
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Normalised images (B, 3, H, W), sides divisible by the token stride -> tokens (B, prefix + rows * cols, C).
+
+        Where the patch size is not the token stride the images are resized (antialiased bicubic, as in phase 1).
+        """
+        size = [cells * self.patch_size for cells in self.grid_size(*images.shape[-2:])]
+        if list(images.shape[-2:]) != size:
+            images = F.interpolate(images, size=size, mode="bicubic", antialias=True)
+        trunk = self.trunk
+        # timm's own: it knows where each variant adds its positions, and resamples them to the grid.
+        return trunk.norm_pre(trunk._pos_embed(trunk.patch_embed(images)))
+
+    def run_blocks(self, tokens: Tensor, start: int, stop: int) -> Tensor:
+        """Tokens (B, N, C) before block ``start`` -> tokens after block ``stop - 1``."""
+        for block in self.trunk.blocks[start:stop]:
+            tokens = recompute.run(block, tokens, recompute=self.gradient_checkpointing and self.training)
+        return tokens
+
+
+def _create_trunk(name: str, options: Mapping[str, Any], drop_path: float) -> VisionTransformer:
+    taken = [key for key in _OWN_OPTIONS if key in options]
+    if taken:
+        raise ValueError(
+            f"MODEL.VIT.OPTIONS cannot set {', '.join(taken)}: weights come from MODEL.VIT.WEIGHTS, drop path from "
+            "MODEL.VIT.DROP_PATH, and the rest does not fit a backbone."
+        )
+    if not _is_known(name):
+        raise ValueError(f"MODEL.VIT.NAME {name!r} is not a model of timm {timm.__version__}. {_near_matches(name)}")
+    try:
+        trunk = timm.create_model(name, num_classes=0, dynamic_img_size=True, drop_path_rate=drop_path, **options)
+    except (TypeError, ValueError, AssertionError) as error:  # an argument that it does not have, or does not like
+        with_options = f" with MODEL.VIT.OPTIONS {dict(options)}" if options else ""
+        raise ValueError(
+            f"MODEL.VIT.NAME {name!r}{with_options} cannot be built as a VisionTransformer of timm ({error}). "
+            f"{_near_matches(name)}"
+        ) from error
+    if not isinstance(trunk, VisionTransformer):
+        raise ValueError(
+            f"MODEL.VIT.NAME {name!r} is a {type(trunk).__name__} of timm, not a VisionTransformer. "
+            f"{_near_matches(name)}"
+        )
+    # The maps are made of the tokens before the final norm, as in ViT-Adapter. Parameters that no output depends on
+    # would stop distributed training.
+    trunk.norm = trunk.fc_norm = nn.Identity()
+    trunk.attn_pool = None
+    return trunk
+
+
+def _is_known(name: str) -> bool:
+    """Whether ``name`` is an architecture of timm, with a dot and one of its pretrained tags or without."""
+    if not timm.is_model(name):
+        return False
+    try:
+        timm.get_pretrained_cfg(name)
+    except RuntimeError:  # an unknown tag
+        return False
+    return True
+
+
+def _near_matches(name: str) -> str:
+    known = timm.list_models(module=_VIT_MODULES)
+    if "." in name:
+        known = known + timm.list_models(module=_VIT_MODULES, pretrained=True)
+    near = difflib.get_close_matches(name, known, n=4)
+    return f"Near matches: {', '.join(near)}." if near else "timm.list_models('vit_*') lists what there is."
+
+
+def _token_stride(token_stride: int, patch_size: int) -> int:
+    if token_stride == 0:
+        return patch_size if patch_size in TOKEN_STRIDES else 16
+    if token_stride not in TOKEN_STRIDES:
+        raise ValueError(f"MODEL.VIT.TOKEN_STRIDE {token_stride} is not 0, 8, 16 or 32.")
+    return token_stride

@@ -1,0 +1,209 @@
+"""ViT-Adapter (Chen et al., ICLR 2023): a plain ViT as the backbone of a dense model."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...weights import LoadReport
+from .interaction import InteractionBlock, TokenLayout, split_maps
+from .norms import build_norm
+from .spatial_prior import SpatialPriorModule, init_convolution
+from .vit import ViT
+
+STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
+EXTRA_EXTRACTORS = 2  # after the last stage (official code)
+_BLOCK_NAME = re.compile(r"vit\.trunk\.blocks\.(\d+)\.")
+
+
+class ViTAdapter(Backbone):
+    """Maps of strides 4, 8, 16 and 32 from a ViT and a spatial prior that interact in stages (section 3.1).
+
+    The ViT's blocks are split into stages, as evenly as can be. At the end the ViT's map is resized to each stride,
+    added to the spatial branch's and normalised. Unlike in the official code class and register tokens stay in the
+    ViT's sequence, since it was pretrained with them, and its grid may have any stride of 8, 16 and 32.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        vit: ViT,
+        *,
+        num_interactions: int = 4,
+        conv_inplane: int = 64,
+        num_heads: int = 12,
+        num_points: int = 4,
+        deform_ratio: float = 0.5,
+        cffn_ratio: float = 0.25,
+        drop_path: float = 0.0,
+        norm: str = "SyncBN",
+    ) -> None:
+        """
+        Args:
+            vit: the ViT, which also says whether activations are recomputed in the backward pass.
+            num_interactions: number of stages, at most the ViT's depth.
+            conv_inplane: channels of the spatial prior's stem.
+            num_heads: of deformable attention; divides the value channels.
+            num_points: samples per head and map.
+            deform_ratio: value channels of deformable attention over the ViT's channels.
+            cffn_ratio: hidden channels of the convolutional FFN over the ViT's channels.
+            drop_path: probability that a convolutional FFN is skipped in training.
+            norm: of the spatial prior and the outputs: "SyncBN", "BN", "GN" or "LN".
+
+        Raises:
+            ValueError: numbers that do not fit together; the message names the config key.
+        """
+        super().__init__()
+        dim, depth = vit.dim, vit.depth
+        if not 1 <= num_interactions <= depth:
+            raise ValueError(
+                f"MODEL.VIT_ADAPTER.NUM_INTERACTIONS {num_interactions} is not between 1 and the {depth} blocks of "
+                f"{vit.name!r}."
+            )
+        values = int(dim * deform_ratio)
+        if num_heads < 1 or values < num_heads or values % num_heads:
+            fitting = [heads for heads in range(1, min(values, 32) + 1) if values % heads == 0]
+            raise ValueError(
+                f"MODEL.VIT_ADAPTER.NUM_HEADS {num_heads} does not divide the {values} value channels (DEFORM_RATIO "
+                f"{deform_ratio} x {dim} channels of {vit.name!r}); these do: {', '.join(map(str, fitting))}."
+            )
+        self.vit = vit
+        self.spatial_prior = SpatialPriorModule(dim, inplanes=conv_inplane, norm=norm)
+        self.level_embed = nn.Parameter(torch.empty(3, dim))
+        nn.init.normal_(self.level_embed)
+        # Block numbers between which the stages lie, e.g. 0, 3, 6, 9, 12.
+        self.stage_bounds = [depth * stage // num_interactions for stage in range(num_interactions + 1)]
+        self.interactions = nn.ModuleList(
+            InteractionBlock(
+                dim,
+                num_heads=num_heads,
+                num_points=num_points,
+                deform_ratio=deform_ratio,
+                cffn_ratio=cffn_ratio,
+                drop_path=drop_path,
+                num_extractors=1 + (EXTRA_EXTRACTORS if stage == num_interactions - 1 else 0),
+                gradient_checkpointing=vit.gradient_checkpointing,
+            )
+            for stage in range(num_interactions)
+        )
+        self.up = nn.ConvTranspose2d(dim, dim, kernel_size=2, stride=2)
+        init_convolution(self.up)
+        self.norms = nn.ModuleDict({name: build_norm(norm, dim) for name in STRIDES})
+
+        self._out_features = list(STRIDES)
+        self._out_feature_channels = dict.fromkeys(STRIDES, dim)
+        self._out_feature_strides = dict(STRIDES)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec | None = None) -> dict:
+        node, adapter = cfg.MODEL.VIT, cfg.MODEL.VIT_ADAPTER
+        vit = ViT(
+            node.NAME,
+            options=dict(node.OPTIONS),
+            token_stride=node.TOKEN_STRIDE,
+            drop_path=node.DROP_PATH,
+            gradient_checkpointing=node.GRADIENT_CHECKPOINTING,
+            freeze=node.FREEZE,
+        )
+        return {
+            "vit": vit,
+            "num_interactions": adapter.NUM_INTERACTIONS,
+            "conv_inplane": adapter.CONV_INPLANE,
+            "num_heads": adapter.NUM_HEADS,
+            "num_points": adapter.NUM_POINTS,
+            "deform_ratio": adapter.DEFORM_RATIO,
+            "cffn_ratio": adapter.CFFN_RATIO,
+            "drop_path": node.DROP_PATH,
+            "norm": adapter.NORM,
+        }
+
+    @property
+    def size_divisibility(self) -> int:
+        return 32
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Normalised images (B, 3, H, W), sides divisible by 32 -> {"res2".."res5": (B, C, H / s, W / s)}, s = 4..32.
+
+        Raises:
+            ValueError: a side that is not divisible by 32.
+        """
+        height, width = images.shape[-2:]
+        if height % self.size_divisibility or width % self.size_divisibility:
+            raise ValueError(f"ViTAdapter takes images with sides divisible by 32 (pad them), got {height} x {width}.")
+        grid = self.vit.grid_size(height, width)
+        levels = [(height // stride, width // stride) for stride in (8, 16, 32)]
+        layout = TokenLayout.of(grid, levels, images)
+
+        stride4, *coarser = self.spatial_prior(images)
+        spatial = torch.cat(
+            [level.flatten(2).transpose(1, 2) + embed for level, embed in zip(coarser, self.level_embed)], dim=1
+        )
+        tokens = self.vit.embed(images)
+        for stage, start, stop in zip(self.interactions, self.stage_bounds, self.stage_bounds[1:]):
+            run_blocks = partial(self.vit.run_blocks, start=start, stop=stop)
+            tokens, spatial = stage(tokens, spatial, layout, run_blocks)
+
+        stride8, stride16, stride32 = split_maps(spatial, levels)
+        # Under autocast tokens are float32 and convolutions' outputs are not; the largest maps stay in half precision.
+        tokens = tokens[:, self.vit.num_prefix_tokens :].to(stride4.dtype)
+        vit_map = tokens.transpose(1, 2).unflatten(2, grid).contiguous()
+        stride4 = self.up(stride8) + stride4
+        maps = zip(STRIDES, (stride4, stride8, stride16, stride32))
+        return {name: self.norms[name](level + resize_map(vit_map, level.shape[-2:])) for name, level in maps}
+
+    def load_pretrained(self, source: str = "") -> LoadReport:
+        """Load the ViT's weights, see :meth:`ViT.load_pretrained`; the adapter's stay as they are."""
+        return self.vit.load_pretrained(source)
+
+    @property
+    def num_layers(self) -> int:
+        """Number of values of :meth:`layer_of`: embeddings, each block, everything else."""
+        return self.vit.depth + 2
+
+    def layer_of(self, parameter_name: str) -> int:
+        """Layer of a parameter for layer-wise learning rates.
+
+        Args:
+            parameter_name: as ``named_parameters()`` of this backbone has it.
+
+        Returns:
+            0 for the ViT's embeddings and special tokens, 1..depth for its blocks, depth + 1 for the adapter, which was
+            not pretrained.
+
+        Raises:
+            ValueError: no parameter of this backbone can have this name.
+        """
+        block = _BLOCK_NAME.match(parameter_name)
+        if block:
+            return int(block[1]) + 1
+        owner = parameter_name.split(".")[0]
+        if owner == "vit":
+            return 0
+        if owner == "level_embed" or owner in self._modules:
+            return self.vit.depth + 1
+        raise ValueError(f"{parameter_name!r} is not a parameter of ViTAdapter; leave out a prefix like 'backbone.'.")
+
+
+def resize_map(features: Tensor, size: tuple[int, int]) -> Tensor:
+    """A map (B, C, H, W) resized to ``size``, a multiple or a fraction of its own: bilinearly or by averaging cells.
+
+    Halving by averages is what bilinear resizing does; to a quarter the latter would leave cells out.
+    """
+    if features.shape[-1] > size[1]:
+        return F.avg_pool2d(features, features.shape[-1] // size[1])
+    if features.shape[-1] < size[1]:
+        return F.interpolate(features, size=size, mode="bilinear", align_corners=False)
+    return features
+
+
+@BACKBONE_REGISTRY.register()
+def build_vit_adapter_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> ViTAdapter:
+    """A ViT-Adapter by MODEL.VIT and MODEL.VIT_ADAPTER, with random weights; ``load_pretrained`` loads the ViT's."""
+    return ViTAdapter(cfg, input_shape)

@@ -1,0 +1,193 @@
+"""What training minimizes: Mask2Former's losses (CVPR 2022, section 3.3), and one for the ancestor head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from detectron2.utils import comm
+from torch import nn
+from torch.nn import functional as F
+
+from . import point_sampling
+from .ancestor_head import ancestor_logits
+
+# Per image: indices of the matched queries and, in the same order, of their labels.
+Matches = list[tuple[torch.Tensor, torch.Tensor]]
+Targets = list[dict[str, torch.Tensor]]
+
+
+class SetCriterion(nn.Module):
+    """Losses of a set of predicted masks against labels, for the last layer's output and every auxiliary one.
+
+    How each is averaged decides whether several processes train as one with the whole batch would:
+
+    - ``loss_mask``, ``loss_dice``: over all labels of all processes (their number is exchanged): the same.
+    - ``loss_ancestor``: over the images of a process, those with nothing to learn counting as 0: the same if all
+      processes have as many images.
+    - ``loss_ce``: over the queries of a process, weighted; the sum of weights grows with the number of labels. So it is
+      the same only where the processes have as many labels. This is Mask2Former's, kept as it is.
+    """
+
+    def __init__(
+        self,
+        *,
+        matcher: nn.Module,
+        weight_dict: Mapping[str, float],
+        num_classes: int = 1,
+        eos_coef: float = 0.1,
+        num_points: int = 12544,
+        oversample_ratio: float = 3.0,
+        importance_sample_ratio: float = 0.75,
+    ):
+        """
+        Args:
+            matcher: ``(outputs, targets) -> Matches``, see `HungarianMatcher`.
+            weight_dict: weights of the losses by their names, for whoever sums them up; not applied here.
+            num_classes: K, without "no object".
+            eos_coef: weight of "no object" in ``loss_ce``, over 0.
+            num_points: points per mask at which ``loss_mask`` and ``loss_dice`` are taken.
+            oversample_ratio, importance_sample_ratio: see `point_sampling.uncertain_points`.
+
+        Raises:
+            ValueError: a number out of its range.
+        """
+        super().__init__()
+        if eos_coef <= 0:
+            raise ValueError(f"eos_coef must be over 0, or a batch without labels has no loss_ce; got {eos_coef}")
+        if oversample_ratio < 1 or not 0 <= importance_sample_ratio <= 1:
+            raise ValueError(
+                "oversample_ratio must be at least 1 and importance_sample_ratio in [0, 1], "
+                f"got {oversample_ratio} and {importance_sample_ratio}"
+            )
+        self.matcher = matcher
+        self.weight_dict = dict(weight_dict)
+        self.num_classes = num_classes
+        self.num_points = num_points
+        self.oversample_ratio = oversample_ratio
+        self.importance_sample_ratio = importance_sample_ratio
+        weights = torch.ones(num_classes + 1)
+        weights[-1] = eos_coef
+        self.register_buffer("empty_weight", weights)
+
+    def extra_repr(self) -> str:
+        names = ("num_classes", "num_points", "oversample_ratio", "importance_sample_ratio", "weight_dict")
+        return ", ".join(f"{name}={getattr(self, name)}" for name in names)
+
+    def forward(self, outputs: dict[str, Any], targets: Targets) -> dict[str, torch.Tensor]:
+        """Losses of a batch, in float32 whatever the outputs' type, under autocast, too.
+
+        Args:
+            outputs: "pred_logits" (B, Q, K+1), "pred_masks" (B, Q, h, w) logits, optionally "pred_ancestors" (two
+                (B, Q, D), see `ancestor_head.AncestorHead`) and "aux_outputs", a list of such dicts.
+            targets: B dicts of "labels" (N,) int64, "masks" (N, H, W) bool, all padded to one size, and optionally
+                "ancestors" (N, N) bool; an image without these adds nothing to ``loss_ancestor``.
+
+        Returns:
+            Unweighted scalars "loss_ce", "loss_mask", "loss_dice", with an ancestor head "loss_ancestor"; and the same
+            with the suffix "_i" for the auxiliary output i. Every one reaches its part of the outputs in the backward
+            pass, though with a gradient of 0, also where there is nothing to learn: distributed training needs that.
+        """
+        device = outputs["pred_masks"].device
+        with torch.autocast(device.type, enabled=False):
+            num_masks = _mean_over_processes(sum(len(target["labels"]) for target in targets), device).clamp(min=1)
+            losses = self._layer_losses(outputs, targets, num_masks)
+            for i, layer in enumerate(outputs.get("aux_outputs", [])):
+                # each layer is matched anew
+                for name, loss in self._layer_losses(layer, targets, num_masks).items():
+                    losses[f"{name}_{i}"] = loss
+        return losses
+
+    def _layer_losses(
+        self, outputs: dict[str, Any], targets: Targets, num_masks: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        matches = self.matcher(outputs, targets)
+        losses = {"loss_ce": self._class_loss(outputs["pred_logits"], targets, matches)}
+        losses.update(self._mask_losses(outputs["pred_masks"], targets, matches, num_masks))
+        if "pred_ancestors" in outputs:
+            losses["loss_ancestor"] = _ancestor_loss(*outputs["pred_ancestors"], targets, matches)
+        return losses
+
+    def _class_loss(self, logits: torch.Tensor, targets: Targets, matches: Matches) -> torch.Tensor:
+        """Cross-entropy; queries without a label are of the class "no object", with its weight."""
+        classes = torch.full(logits.shape[:2], self.num_classes, dtype=torch.int64, device=logits.device)
+        for row, target, (queries, labels) in zip(classes, targets, matches):
+            row[queries] = target["labels"][labels]
+        return F.cross_entropy(logits.float().flatten(0, 1), classes.flatten(), self.empty_weight.float())
+
+    def _mask_losses(
+        self, masks: torch.Tensor, targets: Targets, matches: Matches, num_masks: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Binary cross-entropy and dice of the matched masks, at points where they are undecided."""
+        images = torch.cat([torch.full_like(queries, i) for i, (queries, _) in enumerate(matches)])
+        matched = masks[images, torch.cat([queries for queries, _ in matches])].float()
+        if not len(matched):
+            return {"loss_mask": matched.sum(), "loss_dice": matched.sum()}
+        points = point_sampling.uncertain_points(
+            matched.detach(), self.num_points, self.oversample_ratio, self.importance_sample_ratio
+        )
+        logits = point_sampling.sample_points(matched, points)
+        per_image = points.split([len(labels) for _, labels in matches])
+        inside = torch.cat(
+            [
+                point_sampling.sample_points(target["masks"][labels], some)
+                for target, (_, labels), some in zip(targets, matches, per_image)
+            ]
+        )
+        return {
+            "loss_mask": F.binary_cross_entropy_with_logits(logits, inside, reduction="none").mean(1).sum() / num_masks,
+            "loss_dice": _dice_losses(logits, inside).sum() / num_masks,
+        }
+
+
+def pair_loss(logits: torch.Tensor, ancestors: torch.Tensor) -> torch.Tensor:
+    """Class-balanced binary cross-entropy over the ordered pairs of one image's entities.
+
+    Nearly all pairs are unrelated, so related and unrelated ones are averaged apart and weigh half each; if there are
+    only ones or only the others, these weigh all. No entity is paired with itself.
+
+    Args:
+        logits: (n, n), [i, j] of "i is an ancestor of j".
+        ancestors: (n, n) bool, the truth.
+
+    Returns:
+        A scalar; 0 for less than two entities.
+    """
+    different = ~torch.eye(len(logits), dtype=torch.bool, device=logits.device)
+    related = (ancestors & different).float()
+    unrelated = (~ancestors & different).float()
+    sums = torch.stack([related.sum(), unrelated.sum()])
+    # an empty kind has no pairs to weigh, and leaves the whole weight to the other
+    share = 1 / (sums.clamp(min=1) * (sums > 0).sum().clamp(min=1))
+    weights = related * share[0] + unrelated * share[1]
+    return F.binary_cross_entropy_with_logits(logits, ancestors.float(), weights, reduction="sum")
+
+
+def _ancestor_loss(
+    as_ancestor: torch.Tensor, as_descendant: torch.Tensor, targets: Targets, matches: Matches
+) -> torch.Tensor:
+    """Mean over all images of `pair_loss` among the matched queries, 0 for images without known ancestors."""
+    # sums of nothing: 0, and connected with both outputs even if no image adds anything
+    total = as_ancestor[..., :0].sum().float() + as_descendant[..., :0].sum().float()
+    for ancestor, descendant, target, (queries, labels) in zip(as_ancestor, as_descendant, targets, matches):
+        if "ancestors" in target:
+            logits = ancestor_logits(ancestor[queries].float(), descendant[queries].float())
+            total = total + pair_loss(logits, target["ancestors"][labels][:, labels])
+    return total / len(targets)
+
+
+def _dice_losses(logits: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
+    """(N,) dice losses of logits (N, P) against labels (N, P) in [0, 1], smoothed by 1."""
+    probabilities = logits.sigmoid()
+    both = (probabilities * inside).sum(1)
+    return 1 - (2 * both + 1) / (probabilities.sum(1) + inside.sum(1) + 1)
+
+
+def _mean_over_processes(value: float, device: torch.device) -> torch.Tensor:
+    """The mean of a number over all processes, as a scalar tensor, so that a GPU need not be waited for."""
+    tensor = torch.tensor(float(value), device=device)
+    if comm.get_world_size() > 1:
+        torch.distributed.all_reduce(tensor)
+        tensor /= comm.get_world_size()
+    return tensor

@@ -1,0 +1,138 @@
+"""From a decoder's outputs to an image's entities: the best masks at the image's own size, and their forest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from detectron2.structures import Boxes, Instances
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..structures.device_rle import encode_tensor
+from ..structures.duplicates import without_duplicates
+from ..structures.forest import Forest
+from ..structures.masks import RLE, mask_boxes
+from ..structures.rle_masks import RLEMasks
+from .ancestor_head import ancestor_logits
+
+SOURCE = "model"
+
+
+@dataclass(frozen=True)
+class EntityInference:
+    """Chooses queries, brings their masks to full size a chunk at a time, and decodes the hierarchy.
+
+    Attributes:
+        max_masks: at most so many masks per image, the best first.
+        min_score: masks scored lower are left out; in [0, 1].
+        duplicate_iou: of two masks that overlap by more, the lower score is left out; 1 keeps all.
+        ancestor_threshold: probability from which a predicted pair of ancestor and descendant counts.
+        theta_cover: and the share of the descendant that the ancestor's mask must cover; 0 trusts the probability.
+        theta_cover_alone: coverage that makes a hierarchy where the model predicts none.
+        chunk_bytes: memory of the full-size logits that exist at once (at least one mask's).
+    """
+
+    max_masks: int = 1000
+    min_score: float = 0.0
+    duplicate_iou: float = 1.0
+    ancestor_threshold: float = 0.5
+    theta_cover: float = 0.5
+    theta_cover_alone: float = 0.9
+    chunk_bytes: int = 256 * 1024 * 1024
+
+    def __call__(
+        self,
+        logits: Tensor,
+        masks: Tensor,
+        ancestors: tuple[Tensor, Tensor] | None,
+        padded_size: tuple[int, int],
+        image_size: tuple[int, int],
+        output_size: tuple[int, int],
+    ) -> dict[str, Any]:
+        """The entities of one image.
+
+        A mask's score is the probability that its query is an entity, times the mean probability of its pixels
+        inside (as in Mask2Former): how sure the model is of the outline.
+
+        Args:
+            logits: (Q, K + 1), the last for "no entity".
+            masks: (Q, h, w) logits at the decoder's resolution, over the padded image.
+            ancestors: (Q, D) each, as ancestor and as descendant, or None.
+            padded_size: (H, W) of the model's input.
+            image_size: (H, W) of the image in it, from its top left corner.
+            output_size: (H, W) of the original image.
+
+        Returns:
+            ``instances``: `Instances` of ``output_size`` by falling score, with pred_masks (`RLEMasks`), pred_boxes,
+                scores, pred_classes (0), on the CPU;
+            ``forest``: the same masks and scores as a `Forest`;
+            ``ancestor_probabilities``: (N, N) of the same masks, if ``ancestors`` are given.
+        """
+        entity = 1 - logits.float().softmax(-1)[:, -1]
+        # interpolation cannot make an inside where there is none
+        entity = entity.masked_fill(masks.flatten(1).amax(1) <= 0, 0)
+        entity, query = entity.topk(min(self.max_masks, len(entity)))
+        query = query[(entity > 0) & (entity >= self.min_score)]
+        entity = entity[: len(query)]
+        rles, sureness = self._full_size(masks[query], padded_size, image_size, output_size)
+        scores = entity.cpu() * sureness
+        keep = self._choose(rles, scores)
+        rles, scores, query = [rles[k] for k in keep.tolist()], scores[keep], query[keep.to(query.device)]
+
+        result: dict[str, Any] = {"instances": _instances(rles, scores, output_size)}
+        fields = {"scores": scores.numpy(), "sources": [SOURCE] * len(rles)}
+        if ancestors is None:
+            result["forest"] = Forest.from_masks(rles, output_size, self.theta_cover_alone, **fields)
+            return result
+        as_ancestor, as_descendant = (side[query].float() for side in ancestors)
+        probabilities = ancestor_logits(as_ancestor, as_descendant).sigmoid().fill_diagonal_(0).cpu()
+        result["ancestor_probabilities"] = probabilities
+        result["forest"] = Forest.from_probabilities(
+            rles, probabilities.numpy(), output_size, self.ancestor_threshold, self.theta_cover, **fields
+        )
+        return result
+
+    def _full_size(
+        self, masks: Tensor, padded_size: tuple[int, int], image_size: tuple[int, int], output_size: tuple[int, int]
+    ) -> tuple[list[RLE], Tensor]:
+        """RLEs of ``output_size`` of (N, h, w) logits, and (N,) mean probabilities inside, 0 for an empty mask."""
+        pixels = max(padded_size[0] * padded_size[1], output_size[0] * output_size[1])
+        rles: list[RLE] = []
+        sureness = [torch.zeros(0)]
+        # the padded and the full size exist together, and so do logits and probabilities
+        for chunk in masks.split(max(1, self.chunk_bytes // (4 * 3 * pixels))) if len(masks) else ():
+            chunk = _resize(chunk.float(), padded_size)[:, : image_size[0], : image_size[1]]
+            chunk = _resize(chunk, output_size)
+            inside = chunk > 0
+            total = chunk.sigmoid_().mul_(inside).flatten(1).sum(1)
+            sureness.append((total / inside.flatten(1).sum(1).clamp(min=1)).cpu())
+            rles += encode_tensor(inside)
+        return rles, torch.cat(sureness)
+
+    def _choose(self, rles: list[RLE], scores: Tensor) -> Tensor:
+        """Indices by falling score of what is neither empty nor under the least score nor a duplicate."""
+        kept = torch.nonzero((scores > 0) & (scores >= self.min_score)).flatten()
+        if self.duplicate_iou < 1:
+            chosen = without_duplicates([rles[k] for k in kept.tolist()], scores[kept].numpy(), self.duplicate_iou)
+            return kept[torch.from_numpy(chosen)]
+        return kept[scores[kept].argsort(descending=True, stable=True)]
+
+
+def _resize(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    """(N, h, w) to (N, *size), bilinear."""
+    if tuple(masks.shape[-2:]) == tuple(size):
+        return masks
+    return F.interpolate(masks[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+
+
+def _instances(rles: list[RLE], scores: Tensor, size: tuple[int, int]) -> Instances:
+    boxes = torch.from_numpy(mask_boxes(rles)).float()
+    boxes[:, 2:] += boxes[:, :2]
+    instances = Instances(size)
+    instances.pred_masks = RLEMasks(rles, size)
+    instances.pred_boxes = Boxes(boxes)
+    instances.scores = scores
+    instances.pred_classes = torch.zeros(len(rles), dtype=torch.int64)
+    return instances

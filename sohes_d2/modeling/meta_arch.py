@@ -1,0 +1,159 @@
+"""SOHES' segmenter as a Detectron2 model: photos in, masks and their ancestors out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from detectron2.config import configurable
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone, build_sem_seg_head
+from detectron2.structures import ImageList, Instances
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .criterion import SetCriterion
+from .inference import EntityInference
+from .matcher import HungarianMatcher
+
+STRIDE = 32  # of the coarsest map: every backbone's input is padded to a multiple
+
+
+@META_ARCH_REGISTRY.register()
+class SOHES(nn.Module):
+    """Backbone, Mask2Former head and ancestor head (SOHES, section 3.2, self-instruction).
+
+    Trains on `Instances` with ``gt_classes`` (N,), ``gt_masks`` (BitMasks) and, for the hierarchy, ``gt_ancestors``
+    (`AncestorMatrix`).
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        sem_seg_head: nn.Module,
+        criterion: nn.Module,
+        inference: EntityInference,
+        pixel_mean: list[float],
+        pixel_std: list[float],
+    ):
+        """
+        Args:
+            backbone: Detectron2 backbone.
+            sem_seg_head: backbone's maps to "pred_logits", "pred_masks", "pred_ancestors", "aux_outputs".
+            criterion: these and targets to losses, with a ``weight_dict``.
+            inference: these to entities.
+            pixel_mean: per channel, in the units of the input.
+            pixel_std: likewise.
+        """
+        super().__init__()
+        self.backbone = backbone
+        self.sem_seg_head = sem_seg_head
+        self.criterion = criterion
+        self.inference = inference
+        self.size_divisibility = max(backbone.size_divisibility, STRIDE)
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> dict[str, Any]:
+        backbone = build_backbone(cfg)
+        settings, ancestor = cfg.MODEL.MASK_FORMER, cfg.MODEL.ANCESTOR_HEAD
+        weights = {
+            "loss_ce": settings.CLASS_WEIGHT,
+            "loss_mask": settings.MASK_WEIGHT,
+            "loss_dice": settings.DICE_WEIGHT,
+        }
+        if ancestor.ENABLED:
+            weights["loss_ancestor"] = ancestor.WEIGHT
+        if settings.DEEP_SUPERVISION:
+            suffixes = ["", *(f"_{k}" for k in range(settings.DEC_LAYERS - 1))]
+            weights = {name + suffix: weight for suffix in suffixes for name, weight in weights.items()}
+        return {
+            "backbone": backbone,
+            "sem_seg_head": build_sem_seg_head(cfg, backbone.output_shape()),
+            "criterion": SetCriterion(
+                num_classes=cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+                matcher=HungarianMatcher(
+                    cost_class=settings.CLASS_WEIGHT,
+                    cost_mask=settings.MASK_WEIGHT,
+                    cost_dice=settings.DICE_WEIGHT,
+                    num_points=settings.TRAIN_NUM_POINTS,
+                ),
+                weight_dict=weights,
+                eos_coef=settings.NO_OBJECT_WEIGHT,
+                num_points=settings.TRAIN_NUM_POINTS,
+                oversample_ratio=settings.OVERSAMPLE_RATIO,
+                importance_sample_ratio=settings.IMPORTANCE_SAMPLE_RATIO,
+            ),
+            "inference": EntityInference(
+                max_masks=cfg.TEST.DETECTIONS_PER_IMAGE,
+                min_score=cfg.TEST.MIN_SCORE,
+                duplicate_iou=cfg.TEST.DUPLICATE_IOU,
+                ancestor_threshold=ancestor.THRESHOLD,
+                theta_cover=ancestor.THETA_COVER,
+                theta_cover_alone=cfg.EXPLORATION.HIERARCHY.THETA_COVER,
+                chunk_bytes=cfg.TEST.MASK_CHUNK_BYTES,
+            ),
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor] | list[dict[str, Any]]:
+        """Losses in training, entities in evaluation.
+
+        Args:
+            batched_inputs: per image, "image" (C, H, W) in the units of the config's pixel mean; in training also
+                "instances"; otherwise optionally "height", "width", the size of the results.
+
+        Returns:
+            The weighted losses by name; or per image the dict of `EntityInference`.
+        """
+        images = self.preprocess(batched_inputs)
+        outputs = self.sem_seg_head(self.backbone(images.tensor))
+        if self.training:
+            return self.losses(outputs, self.prepare_targets(batched_inputs, tuple(images.tensor.shape[-2:])))
+        results = []
+        for k, (one_input, image_size) in enumerate(zip(batched_inputs, images.image_sizes)):
+            size = int(one_input.get("height", image_size[0])), int(one_input.get("width", image_size[1]))
+            ancestors = outputs.get("pred_ancestors")
+            results.append(
+                self.inference(
+                    outputs["pred_logits"][k],
+                    outputs["pred_masks"][k],
+                    None if ancestors is None else (ancestors[0][k], ancestors[1][k]),
+                    tuple(images.tensor.shape[-2:]),
+                    image_size,
+                    size,
+                )
+            )
+        return results
+
+    def preprocess(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
+        """The normalised images as one batch, each padded at its right and bottom to the stride of the model."""
+        images = [(x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs]
+        return ImageList.from_tensors(images, self.size_divisibility)
+
+    def prepare_targets(
+        self, batched_inputs: list[dict[str, Any]], padded_size: tuple[int, int]
+    ) -> list[dict[str, Tensor]]:
+        """The criterion's targets: labels (N,), masks (N, H, W) of the padded size, ancestors (N, N) where known."""
+        return [_target(x["instances"].to(self.device), padded_size) for x in batched_inputs]
+
+    def losses(self, outputs: dict[str, Any], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The criterion's losses times their weights; what has no weight is left out."""
+        weights = self.criterion.weight_dict
+        return {k: loss * weights[k] for k, loss in self.criterion(outputs, targets).items() if k in weights}
+
+
+def _target(instances: Instances, padded_size: tuple[int, int]) -> dict[str, Tensor]:
+    masks = getattr(instances.gt_masks, "tensor", instances.gt_masks)
+    bottom, right = padded_size[0] - masks.shape[1], padded_size[1] - masks.shape[2]
+    target = {"labels": instances.gt_classes, "masks": F.pad(masks.bool(), (0, right, 0, bottom))}
+    if instances.has("gt_ancestors"):
+        target["ancestors"] = instances.gt_ancestors.tensor
+    return target

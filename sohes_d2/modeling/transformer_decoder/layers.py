@@ -1,0 +1,151 @@
+"""The parts of a layer of Mask2Former's decoder (Cheng et al., CVPR 2022, section 3.2).
+
+Parameters have the official implementation's names, so that its checkpoints load. Tensors are batch first: (B, N, C).
+There is no dropout, as in the paper.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class MultiheadAttention(nn.Module):
+    """`torch.nn.MultiheadAttention` with its parameters and numbers, but with a mask that heads share.
+
+    PyTorch's module wants a mask per head, which is 8 times the memory: 1 GB for 1000 queries, two images, a 128x128
+    feature map and fp32.
+    """
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        """
+        Args:
+            dim: channels C of queries, keys and values.
+            num_heads: must divide C.
+
+        Raises:
+            ValueError: it does not.
+        """
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(
+                f"{dim} channels cannot be split into {num_heads} attention heads: change MODEL.MASK_FORMER.NHEADS or "
+                "MODEL.MASK_FORMER.HIDDEN_DIM so that the one divides the other"
+            )
+        self.num_heads = num_heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))  # of query, key and value
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
+        self.out_proj = nn.Linear(dim, dim)
+        nn.init.xavier_uniform_(self.in_proj_weight)  # as one matrix, which makes it smaller than three would be
+        nn.init.xavier_uniform_(self.out_proj.weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None = None) -> Tensor:
+        """Attend.
+
+        Args:
+            query: (B, Q, C).
+            key, value: (B, N, C).
+            allowed: bool, broadcastable to (B, heads, Q, N); True where a query may look. Every query must be allowed
+                something. None: everything.
+
+        Returns:
+            (B, Q, C).
+        """
+        projected = (
+            F.linear(x, weight, bias).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for x, weight, bias in zip((query, key, value), self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3))
+        )
+        attended = F.scaled_dot_product_attention(*projected, attn_mask=allowed)  # (B, heads, Q, C / heads)
+        return self.out_proj(attended.transpose(1, 2).flatten(2))
+
+
+class ResidualLayer(nn.Module):
+    """x plus an update of x, and a layer norm: of the sum (post-norm, the paper's) or of the update's input (pre-norm).
+
+    Subclasses define `update`.
+    """
+
+    def __init__(self, dim: int, pre_norm: bool) -> None:
+        super().__init__()
+        self.pre_norm = pre_norm
+        self.norm = nn.LayerNorm(dim)
+
+    def update(self, x: Tensor, *args: Any) -> Tensor:
+        """What is added to x (B, N, C)."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, *args: Any) -> Tensor:
+        """Apply the layer to x (B, N, C); the other arguments go to `update`."""
+        if self.pre_norm:
+            return x + self.update(self.norm(x), *args)
+        return self.norm(x + self.update(x, *args))
+
+
+class SelfAttentionLayer(ResidualLayer):
+    """Queries look at each other."""
+
+    def __init__(self, dim: int, num_heads: int, pre_norm: bool = False) -> None:
+        super().__init__(dim, pre_norm)
+        self.self_attn = MultiheadAttention(dim, num_heads)
+
+    def update(self, x: Tensor, positions: Tensor) -> Tensor:
+        """Args: queries x (B, Q, C) and their positional embeddings, broadcastable to (B, Q, C)."""
+        placed = x + positions
+        return self.self_attn(placed, placed, x)
+
+
+class CrossAttentionLayer(ResidualLayer):
+    """Queries look at an image's features, each at the places allowed to it."""
+
+    def __init__(self, dim: int, num_heads: int, pre_norm: bool = False) -> None:
+        super().__init__(dim, pre_norm)
+        self.multihead_attn = MultiheadAttention(dim, num_heads)
+
+    def update(self, x: Tensor, positions: Tensor, keys: Tensor, values: Tensor, allowed: Tensor | None) -> Tensor:
+        """What queries read.
+
+        Args:
+            x: (B, Q, C), queries.
+            positions: their positional embeddings, broadcastable to (B, Q, C).
+            keys: (B, N, C), features with positional embeddings.
+            values: (B, N, C), features.
+            allowed: as of `MultiheadAttention`.
+        """
+        return self.multihead_attn(x + positions, keys, values, allowed)
+
+
+class FFNLayer(ResidualLayer):
+    """A perceptron with one hidden layer, for each query by itself."""
+
+    def __init__(self, dim: int, hidden_dim: int, pre_norm: bool = False) -> None:
+        super().__init__(dim, pre_norm)
+        self.linear1 = nn.Linear(dim, hidden_dim)
+        self.linear2 = nn.Linear(hidden_dim, dim)
+        nn.init.xavier_uniform_(self.linear1.weight)
+        nn.init.xavier_uniform_(self.linear2.weight)
+
+    def update(self, x: Tensor) -> Tensor:
+        """Args: x (B, N, C)."""
+        return self.linear2(F.relu(self.linear1(x)))
+
+
+class MLP(nn.Module):
+    """Linear layers with ReLU between them."""
+
+    def __init__(self, *dims: int) -> None:
+        """
+        Args:
+            dims: channels of the input, of every hidden layer, and of the output.
+        """
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(n, m) for n, m in zip(dims[:-1], dims[1:]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., dims[0]) -> (..., dims[-1])."""
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x))
+        return self.layers[-1](x)

@@ -1,0 +1,132 @@
+"""Injectors and extractors: who looks where, on grids that are not square and of any stride."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from sohes_d2.modeling.backbone.interaction import (
+    ConvFFN,
+    Extractor,
+    Injector,
+    InteractionBlock,
+    TokenLayout,
+    cell_centers,
+    split_maps,
+)
+
+DIM = 12
+LEVELS = [(8, 16), (4, 8), (2, 4)]  # of a 64 x 128 image
+COUNT = sum(rows * cols for rows, cols in LEVELS)
+GRIDS = [(8, 16), (4, 8), (2, 4)]  # token strides 8, 16, 32
+
+
+def layout_of(grid: tuple[int, int]) -> TokenLayout:
+    return TokenLayout.of(grid, LEVELS, torch.empty(0))
+
+
+def look_straight_ahead(attention: nn.Module) -> None:
+    """All samples at the reference point, so that only its place matters."""
+    nn.init.zeros_(attention.sampling_offsets.weight)
+    nn.init.zeros_(attention.sampling_offsets.bias)
+
+
+def reached(points: tuple[int, int], cells: tuple[int, int], place: tuple[int, int]) -> list[list[int]]:
+    """Cells of a map ``points`` whose centres, on a map ``cells`` of the same image, touch ``place`` bilinearly."""
+    return [
+        [i, j]
+        for i in range(points[0])
+        for j in range(points[1])
+        if abs((i + 0.5) / points[0] * cells[0] - (place[0] + 0.5)) < 1
+        and abs((j + 0.5) / points[1] * cells[1] - (place[1] + 0.5)) < 1
+    ]
+
+
+def test_cell_centers_are_x_y_row_by_row():
+    points = cell_centers((2, 4), torch.empty(0, dtype=torch.float64))
+    assert points.dtype == torch.float64
+    assert points.tolist() == [[x, y] for y in (0.25, 0.75) for x in (0.125, 0.375, 0.625, 0.875)]
+
+
+def test_split_maps_keeps_rows_and_levels():
+    tokens = torch.arange(2 * COUNT * DIM).reshape(2, COUNT, DIM)
+    maps = split_maps(tokens, LEVELS)
+    assert [tuple(m.shape) for m in maps] == [(2, DIM, *level) for level in LEVELS]
+    assert torch.equal(maps[1][1, :, 2, 5], tokens[1, 8 * 16 + 2 * 8 + 5])
+    assert torch.equal(torch.cat([m.flatten(2) for m in maps], 2).transpose(1, 2), tokens)
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_extractor_sees_a_patch_token_from_its_place_on_every_level(grid):
+    torch.manual_seed(0)
+    extractor = Extractor(DIM, num_heads=3, num_points=2, ratio=0.5, cffn_ratio=0.25, drop_path=0.0)
+    look_straight_ahead(extractor.attn)
+    nn.init.zeros_(extractor.ffn.fc2.weight)  # its convolution would spread what was seen
+    layout = layout_of(grid)
+    place = row, col = grid[0] - 2, 1
+    spatial, patches = torch.randn(2, COUNT, DIM), torch.zeros(2, grid[0] * grid[1], DIM)
+    dotted = patches.clone()
+    dotted[0, row * grid[1] + col, 0] = 1.0
+    change = (extractor(spatial, dotted, layout) - extractor(spatial, patches, layout)).abs().sum(2)
+    assert change[1].max() == 0  # the other image
+    for level, shape in zip(split_maps(change[..., None], LEVELS), LEVELS):
+        assert level[0, 0].nonzero().tolist() == reached(shape, grid, place) != []
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_injector_sees_a_spatial_token_from_its_place(grid, level):
+    torch.manual_seed(0)
+    injector = Injector(DIM, num_heads=3, num_points=2, ratio=0.5)
+    look_straight_ahead(injector.attn)
+    nn.init.ones_(injector.gamma)
+    layout = layout_of(grid)
+    rows, cols = LEVELS[level]
+    place = row, col = rows - 2, 1
+    patches, spatial = torch.randn(1, grid[0] * grid[1], DIM), torch.zeros(1, COUNT, DIM)
+    dotted = spatial.clone()
+    dotted[0, sum(r * c for r, c in LEVELS[:level]) + row * cols + col, 0] = 1.0
+    change = (injector(patches, dotted, layout) - injector(patches, spatial, layout)).abs().sum(2).view(grid)
+    assert change.nonzero().tolist() == reached(grid, LEVELS[level], place) != []
+
+
+def test_injector_starts_as_the_identity_but_learns():
+    injector = Injector(DIM, num_heads=3, num_points=2, ratio=0.5)
+    patches, spatial = torch.randn(2, 32, DIM), torch.randn(2, COUNT, DIM)
+    out = injector(patches, spatial, layout_of((4, 8)))
+    assert torch.equal(out, patches)
+    out.square().sum().backward()
+    assert injector.gamma.grad.abs().min() > 0
+
+
+def test_conv_ffn_mixes_neighbours_within_a_level_only():
+    torch.manual_seed(0)
+    ffn = ConvFFN(DIM, 6)
+    tokens = torch.randn(1, COUNT, DIM)
+    dotted = tokens.clone()
+    start = 8 * 16
+    dotted[0, start + 3 * 8 + 0] += 1.0  # level 1, row 3 (the last), column 0
+    change = (ffn(dotted, LEVELS) - ffn(tokens, LEVELS)).abs().sum(2)
+    fine, middle, coarse = split_maps(change[..., None], LEVELS)
+    assert fine.max() == 0
+    assert coarse.max() == 0
+    assert middle[0, 0].nonzero().tolist() == [[2, 0], [2, 1], [3, 0], [3, 1]]
+
+
+def test_the_block_leaves_prefix_tokens_to_the_vit():
+    torch.manual_seed(0)
+    block = InteractionBlock(DIM, num_heads=3, num_points=2, deform_ratio=0.5, cffn_ratio=0.25, num_extractors=2)
+    nn.init.ones_(block.injector.gamma)
+    tokens, spatial, layout = torch.randn(2, 3 + 32, DIM), torch.randn(2, COUNT, DIM), layout_of((4, 8))
+    seen = []
+    after, extracted = block(tokens, spatial, layout, lambda t: seen.append(t) or t * 2)
+    patches = block.injector(tokens[:, 3:], spatial, layout)
+    assert torch.equal(seen[0], torch.cat([tokens[:, :3], patches], 1))
+    assert torch.equal(after, seen[0] * 2)
+    expected = spatial
+    for extractor in block.extractors:
+        expected = extractor(expected, patches * 2, layout)
+    assert torch.equal(extracted, expected)
+    bare, _ = block(tokens[:, 3:], spatial, layout, lambda t: t)
+    assert torch.equal(bare, patches)

@@ -1,0 +1,94 @@
+"""Queries to entities: which, in what size, with what score, and who is inside whom."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import sohes_d2  # noqa: F401  (before detectron2)
+from sohes_d2.modeling.inference import EntityInference
+
+SIZES = {"padded_size": (32, 32), "image_size": (24, 32), "output_size": (48, 64)}
+
+
+def block(y0, x0, y1, x1, inside=6.0, outside=-6.0):
+    """Logits of a rectangle on the 8 x 8 map of a 32 x 32 input."""
+    logits = torch.full((8, 8), outside)
+    logits[y0:y1, x0:x1] = inside
+    return logits
+
+
+def entity_logits(*probabilities):
+    """Class logits whose softmax gives an entity with these probabilities."""
+    p = torch.tensor(probabilities)
+    return torch.stack([p.log(), (1 - p).log()], dim=1)
+
+
+def test_best_masks_come_first_at_the_size_of_the_output():
+    masks = torch.stack([block(0, 0, 2, 2), block(0, 0, 6, 8), block(2, 4, 4, 8)])
+    out = EntityInference(max_masks=2)(entity_logits(0.3, 0.6, 0.9), masks, None, **SIZES)
+    instances = out["instances"]
+    assert instances.image_size == (48, 64)
+    assert len(instances) == 2
+    # logits of 6 are a probability of 0.9975; at the border of the small one, interpolation lowers the mean
+    assert instances.scores[1] == pytest.approx(0.6 * torch.tensor(6.0).sigmoid().item(), abs=5e-3)
+    assert 0.8 < instances.scores[0] < 0.9
+    # the input's 24 rows are 48 of the output: the map's 6 rows are all of it
+    assert np.asarray(instances.pred_masks)[1].all()
+    small = np.asarray(instances.pred_masks)[0]
+    ys, xs = np.nonzero(small)
+    assert (ys.min(), ys.max() + 1, xs.min(), xs.max() + 1) == (16, 32, 32, 64)
+    assert instances.pred_boxes.tensor.tolist() == [[32, 16, 64, 32], [0, 0, 64, 48]]
+    assert instances.pred_classes.tolist() == [0, 0]
+    assert out["forest"].masks == instances.pred_masks.rles
+    assert out["forest"].scores.tolist() == instances.scores.tolist()
+    assert out["forest"].parents.tolist() == [1, -1], "without predicted ancestors, coverage decides"
+    assert "ancestor_probabilities" not in out
+
+
+def test_an_unsure_outline_lowers_the_score():
+    masks = torch.stack([block(0, 0, 4, 4, inside=0.2), block(0, 4, 4, 8, inside=8.0)])
+    out = EntityInference()(entity_logits(0.9, 0.7), masks, None, **SIZES)
+    assert out["instances"].pred_boxes.tensor[0].tolist()[0] >= 30, "the surer mask is first"
+    assert out["instances"].scores[0] > 0.65 and out["instances"].scores[1] < 0.55
+
+
+def test_empty_duplicate_and_weak_masks_are_left_out():
+    masks = torch.stack([block(0, 0, 4, 4), torch.full((8, 8), -1.0), block(0, 0, 4, 4), block(4, 0, 6, 4)])
+    logits = entity_logits(0.9, 0.95, 0.8, 0.1)
+    assert len(EntityInference()(logits, masks, None, **SIZES)["instances"]) == 3
+    assert len(EntityInference(duplicate_iou=0.9)(logits, masks, None, **SIZES)["instances"]) == 2
+    best = EntityInference(min_score=0.2)(logits, masks, None, **SIZES)["instances"]
+    assert best.scores.tolist() == sorted(best.scores.tolist(), reverse=True) and len(best) == 2
+    none = EntityInference()(logits[1:2], masks[1:2], None, **SIZES)
+    assert len(none["instances"]) == 0 and len(none["forest"]) == 0
+    assert np.asarray(none["instances"].pred_masks).shape == (0, 48, 64)
+
+
+def test_chunks_do_not_matter():
+    masks = torch.randn(9, 8, 8, generator=torch.Generator().manual_seed(0)) * 4
+    logits = torch.randn(9, 2, generator=torch.Generator().manual_seed(1))
+    whole = EntityInference()(logits, masks, None, **SIZES)["instances"]
+    for chunk_bytes in (1, 3 * 4 * 3 * 48 * 64):
+        chunked = EntityInference(chunk_bytes=chunk_bytes)(logits, masks, None, **SIZES)["instances"]
+        assert chunked.pred_masks.rles == whole.pred_masks.rles
+        assert torch.equal(chunked.scores, whole.scores)
+
+
+def test_predicted_ancestors_follow_the_chosen_queries():
+    masks = torch.stack([block(0, 0, 2, 2), torch.full((8, 8), -1.0), block(0, 0, 4, 4), block(0, 0, 6, 8)])
+    # one dimension: logit [i, j] = up_i * down_j; query 3 is above 0 and 2, and 2 is said to be above nothing
+    up, down = torch.tensor([[-3.0], [9.0], [-3.0], [3.0]]), torch.tensor([[1.0], [1.0], [1.0], [1.0]])
+    out = EntityInference()(entity_logits(0.9, 0.9, 0.7, 0.5), masks, (up, down), **SIZES)
+    expected = torch.tensor([[-3.0] * 3, [-3.0] * 3, [3.0] * 3]).sigmoid().fill_diagonal_(0)
+    assert torch.allclose(out["ancestor_probabilities"], expected)
+    assert out["forest"].parents.tolist() == [2, 2, -1]
+    assert out["forest"].sources == ["model"] * 3
+    # the masks disagree: what is above need not cover by the whole
+    disjoint = torch.stack([block(0, 0, 2, 2), block(3, 3, 6, 8)])
+    ancestors = (torch.tensor([[-3.0], [3.0]]), torch.ones(2, 1))
+    out = EntityInference()(entity_logits(0.9, 0.8), disjoint, ancestors, **SIZES)
+    assert out["forest"].parents.tolist() == [-1, -1]
+    out = EntityInference(theta_cover=0)(entity_logits(0.9, 0.8), disjoint, ancestors, **SIZES)
+    assert out["forest"].parents.tolist() == [1, -1]

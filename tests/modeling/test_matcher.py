@@ -1,0 +1,146 @@
+"""The assignment of queries to labels: the official numbers, and what breaks matchers."""
+
+import logging
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import matching_case  # noqa: E402
+
+from sohes_d2.modeling import point_sampling  # noqa: E402
+from sohes_d2.modeling.matcher import HungarianMatcher  # noqa: E402
+
+# Of the official code, see matching_case.py.
+OFFICIAL_COSTS = [
+    [
+        [4.9001322, 6.5904770, 8.4851561],
+        [7.0819592, 3.5191355, 7.6952553],
+        [4.5937262, 6.3598366, 7.2154236],
+        [4.5148730, 4.8354445, 8.6812515],
+        [7.0599241, 5.3588705, 8.2151413],
+    ],
+    [
+        [4.8283811, 7.0837913],
+        [2.4175615, 5.9907541],
+        [6.5105152, 7.4524202],
+        [6.4760876, 8.6266613],
+        [6.1496859, 7.4117861],
+    ],
+]
+OFFICIAL_PAIRS = [([1, 2, 3], [1, 2, 0]), ([0, 1], [1, 0])]
+OFFICIAL_PAIRS_AUX = [([0, 1, 2], [1, 2, 0]), ([0, 1], [0, 1])]
+
+
+def matcher(**changes):
+    return HungarianMatcher(
+        **{"cost_class": 2.0, "cost_mask": 5.0, "cost_dice": 5.0, "num_points": matching_case.NUM_POINTS, **changes}
+    )
+
+
+def as_lists(matches):
+    return [(queries.tolist(), labels.tolist()) for queries, labels in matches]
+
+
+def image_costs(this, outputs, targets, image):
+    target = targets[image]
+    points = matching_case.weyl_points(1, this.num_points)
+    masks = outputs["pred_masks"][image]
+    return this.cost_matrix(outputs["pred_logits"][image], masks, target["labels"], target["masks"], points)
+
+
+@pytest.mark.parametrize("query_chunk", [1, 2, 128])
+def test_costs_and_pairs_are_the_official_ones(query_chunk, monkeypatch):
+    monkeypatch.setattr(point_sampling, "random_points", matching_case.weyl_points)
+    this, outputs, targets = matcher(query_chunk=query_chunk), matching_case.outputs(), matching_case.targets()
+    for image, expected in enumerate(OFFICIAL_COSTS):
+        costs = image_costs(this, outputs, targets, image)
+        torch.testing.assert_close(costs, torch.tensor(expected), atol=1e-5, rtol=0)
+    assert as_lists(this(outputs, targets)) == OFFICIAL_PAIRS
+    assert as_lists(this(outputs["aux_outputs"][0], targets)) == OFFICIAL_PAIRS_AUX
+
+
+def test_many_labels_in_chunks():
+    """300 queries, of which 250 are the labels in another order: all are found, whatever the chunks."""
+    torch.manual_seed(0)
+    label_masks = torch.rand(250, 8, 8) < 0.5
+    order = torch.randperm(300)
+    masks = torch.randn(300, 8, 8)
+    masks[order[:250]] = label_masks.float() * 12 - 6
+    labels = torch.zeros(250, dtype=torch.int64)
+    points = torch.rand(1, 200, 2)
+    logits = torch.randn(300, 2) * 0.1
+    whole = matcher(query_chunk=1000).cost_matrix(logits, masks, labels, label_masks, points)
+    for chunk in (7, 300):
+        costs = matcher(query_chunk=chunk).cost_matrix(logits, masks, labels, label_masks, points)
+        torch.testing.assert_close(costs, whole, atol=1e-5, rtol=0)
+    outputs = {"pred_logits": logits[None], "pred_masks": masks[None]}
+    targets = [{"labels": labels, "masks": label_masks}]
+    ((queries, found),) = matcher(query_chunk=64, num_points=200)(outputs, targets)
+    assert torch.equal(order[found], queries)
+    assert queries.tolist() == sorted(queries.tolist()) and queries.dtype == found.dtype == torch.int64
+
+
+def test_no_labels_and_more_labels_than_queries():
+    torch.manual_seed(0)
+    masks = torch.rand(6, 8, 8) < 0.5
+    # queries 0 and 1 are labels 4 and 2
+    outputs = {"pred_logits": torch.zeros(2, 2, 2), "pred_masks": torch.stack([masks[[4, 2]] * 12.0 - 6] * 2)}
+    targets = [
+        {"labels": torch.zeros(0, dtype=torch.int64), "masks": masks[:0]},
+        {"labels": torch.zeros(6, dtype=torch.int64), "masks": masks},
+    ]
+    matches = matcher()(outputs, targets)
+    assert as_lists(matches) == [([], []), ([0, 1], [4, 2])]
+    assert matches[0][0].dtype == torch.int64
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_broken_predictions_are_matched_last_and_reported_once(bad, caplog):
+    torch.manual_seed(0)
+    label_masks = torch.rand(3, 8, 8) < 0.5
+    labels = torch.zeros(3, dtype=torch.int64)
+    masks = torch.cat([label_masks.float() * 12 - 6, torch.randn(1, 8, 8)])
+    masks[1] = bad
+    outputs = {"pred_logits": torch.zeros(1, 4, 2), "pred_masks": masks[None]}
+    this = matcher()
+    with caplog.at_level(logging.WARNING, logger="sohes_d2.modeling.matcher"):
+        for _ in range(2):
+            matches = this(outputs, [{"labels": labels, "masks": label_masks}])
+            # label 1 lost its query and takes the one that is left
+            assert as_lists(matches) == [([0, 2, 3], [0, 2, 1])]
+    assert len(caplog.records) == 1 and "3 of 12 matching costs are not finite" in caplog.text
+
+    everything = {"pred_logits": torch.full((1, 4, 2), bad), "pred_masks": torch.full((1, 4, 8, 8), bad)}
+    ((queries, found),) = this(everything, [{"labels": labels, "masks": label_masks}])
+    assert len(queries) == 3 and sorted(found.tolist()) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_computed_in_float32(dtype):
+    this, targets = matcher(), matching_case.targets()
+    half = {name: value.to(dtype) for name, value in matching_case.layer(0.0).items()}
+    single = {name: value.float() for name, value in half.items()}
+    expected = image_costs(this, single, targets, 0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        costs = image_costs(this, half, targets, 0)
+    assert costs.dtype == torch.float32
+    torch.testing.assert_close(costs, expected, atol=1e-6, rtol=0)
+
+
+def test_large_logits_cost_what_they_should():
+    """Far from 0 the cross-entropy is the logit itself."""
+    masks = torch.full((1, 4, 4), 90.0)
+    label_masks = torch.stack([torch.ones(4, 4), torch.zeros(4, 4)]).bool()
+    points = torch.rand(1, 50, 2) * 0.5 + 0.25  # where the map does not fade
+    this = matcher(cost_class=0.0, cost_mask=1.0, cost_dice=0.0)
+    costs = this.cost_matrix(torch.zeros(1, 2), masks, torch.zeros(2, dtype=torch.int64), label_masks, points)
+    torch.testing.assert_close(costs, torch.tensor([[0.0, 90.0]]), atol=1e-3, rtol=0)
+
+
+def test_some_cost_is_needed():
+    with pytest.raises(ValueError, match="all matching costs are 0"):
+        matcher(cost_class=0, cost_mask=0, cost_dice=0)
