@@ -13,6 +13,7 @@ what is missing             who needs it                            what is done
 ``COCOeval_opt`` of _C      release: default of ``COCOEvaluator``   the plain ``COCOeval``, as main does by itself
 ``pkg_resources``           both: ``detectron2.model_zoo``          a stand-in while that one module is being executed
 optimizer in checkpoints    release: ``DefaultTrainer``             saved and restored, in the form that main uses
+``random.sample`` of sets   release: loaders, mapper gave None      that module's generator lists them first, as main
 ==========================  ======================================  ====================================================
 
 Nothing of Detectron2 or torch is imported here: what concerns one Detectron2 module is hooked to the import of it.
@@ -25,9 +26,10 @@ import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import random
 import sys
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -193,8 +195,21 @@ def _checkpoint_optimizer(defaults: types.ModuleType) -> None:
     trainer_class.load_state_dict = load_state_dict
 
 
+class _SetSampler(random.Random):
+    """The generator of ``detectron2.data.common.MapDataset``, which samples from a set; Python 3.11 refuses that."""
+
+    def sample(self, population: Iterable, k: int) -> list:
+        return super().sample(list(population), k)
+
+
+def _sample_from_sets(common: types.ModuleType) -> None:
+    if not _is_main(_package_folder()):
+        common.random = types.SimpleNamespace(Random=_SetSampler)  # all that this module uses of `random`
+
+
 _WHILE_EXECUTED = {"detectron2.model_zoo.model_zoo": _pkg_resources_stand_in}
 _AFTERWARDS = {
+    "detectron2.data.common": _sample_from_sets,
     "detectron2.evaluation.fast_eval_api": _use_plain_coco_eval,
     "detectron2.engine.defaults": _checkpoint_optimizer,
 }

@@ -12,7 +12,7 @@ import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import get_cfg
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog, MapDataset, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.engine import DefaultTrainer
 from detectron2.evaluation import COCOEvaluator
@@ -226,6 +226,14 @@ def test_descriptions():
     assert flavour.startswith("detectron2 0.6 (")
     assert ("no compiled ops" in flavour) != compat.has_compiled_ops()
     assert "Compiler" in collect_env_info()
+
+
+def test_loaders_replace_what_a_mapper_refuses():
+    dataset = MapDataset([10, 11, 12, 13], lambda value: None if value == 11 else value)
+    assert [dataset[i] for i in (0, 2, 3)] == [10, 12, 13]
+    assert dataset[1] in (10, 12, 13)
+    copy = pickle.loads(pickle.dumps(dataset))
+    assert copy[1] in (10, 12, 13)
 
 
 # ------------------------------------------------------------------------------------------- training and checkpoints

@@ -1,0 +1,81 @@
+"""The geometry of a training image (large-scale jitter, crop, flip, padding) and of a test image, as Detectron2's
+augmentations."""
+
+from __future__ import annotations
+
+import numpy as np
+from detectron2.data import transforms as T
+from fvcore.transforms.transform import PadTransform
+
+# Mid-grey, as in Detectron2's `FixedSizeCrop`: near the usual PIXEL_MEAN, so near 0 for the model, as the padding of
+# batches is.
+PAD_VALUE = 128
+FLIPS = ("horizontal", "vertical", "none")
+
+
+def training_augmentations(
+    image_size: int,
+    min_scale: float,
+    max_scale: float,
+    flip: str = "horizontal",
+    pad_value: int = PAD_VALUE,
+) -> list[T.Augmentation]:
+    """Large-scale jitter (Ghiasi et al., Simple Copy-Paste, CVPR 2021, section 3): every image becomes one square.
+
+    Detectron2's `FixedSizeCrop` is not used: it draws one number for both axes, so that it only ever crops along the
+    diagonal, and on the main branch it marks padding as part of every mask.
+
+    Args:
+        image_size: side of the square in pixels.
+        min_scale: the image is resized to fit a square of ``image_size`` times a factor uniform between this...
+        max_scale: ...and this.
+        flip: one of FLIPS, with probability 0.5.
+        pad_value: 0..255, what an image smaller than the square is filled up with, to the right and below.
+
+    Raises:
+        ValueError: a setting out of range.
+    """
+    if flip not in FLIPS:
+        raise ValueError(f"INPUT.RANDOM_FLIP must be one of {', '.join(FLIPS)}, got {flip!r}")
+    if not 0 < min_scale <= max_scale:
+        raise ValueError(f"INPUT.MIN_SCALE and MAX_SCALE must be 0 < min <= max, got {min_scale} and {max_scale}")
+    square = (image_size, image_size)
+    augmentations = [LargeScaleJitter(min_scale, max_scale, *square), T.RandomCrop("absolute", square)]
+    if flip != "none":
+        # behind the crop, where it is cheapest; the crop being uniform, the distribution is the same as before it
+        augmentations.append(T.RandomFlip(horizontal=flip == "horizontal", vertical=flip == "vertical"))
+    return [*augmentations, PadToSize(image_size, image_size, pad_value)]
+
+
+def inference_augmentations(min_size: int, max_size: int) -> list[T.Augmentation]:
+    """Resize so that the shorter side is ``min_size`` pixels, or the longer ``max_size`` if that is less; 0 keeps."""
+    return [T.ResizeShortestEdge([min_size, min_size], max_size, "choice")]
+
+
+class LargeScaleJitter(T.ResizeScale):
+    """Detectron2's `ResizeScale`, whose result it makes Python integers of at least 1.
+
+    The release of Detectron2 passes numpy integers on; and a panorama at a small scale would lose its short side.
+    """
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        drawn = super().get_transform(image)
+        return T.ResizeTransform(drawn.h, drawn.w, max(1, int(drawn.new_h)), max(1, int(drawn.new_w)), drawn.interp)
+
+
+class PadToSize(T.Augmentation):
+    """Fill an image up to a size, to the right and below. Masks get nothing: padding belongs to no entity."""
+
+    def __init__(self, height: int, width: int, pad_value: int = PAD_VALUE):
+        """
+        Args:
+            height, width: pixels; an image that is larger stays as it is.
+            pad_value: 0..255, of the padding in the image.
+        """
+        super().__init__()
+        self._init(locals())
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        height, width = image.shape[:2]
+        below, right = max(0, self.height - height), max(0, self.width - width)
+        return PadTransform(0, 0, right, below, width, height, pad_value=self.pad_value, seg_pad_value=0)

@@ -1,0 +1,149 @@
+"""Masks through an image's transforms, from their run lengths, at the cost of what is left of them in the result.
+
+Resizing, cropping, flipping and padding take each row of the result from one row of the source, and each column from
+one column. So a mask need not be decoded at the size of its photo: where its runs cross the columns that are taken is
+all that counts. The result is that of Detectron2's `apply_segmentation` on the decoded mask, pixel by pixel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from detectron2.data import transforms as T
+from fvcore.transforms.transform import BlendTransform, PadTransform
+
+from .labeled_crop import MaskWindow
+
+PADDING = -1  # in the place of a source row or column
+
+_COLOURS_ONLY = (T.NoOpTransform, BlendTransform, T.ColorTransform, T.PILColorTransform)
+
+
+class MaskWarp:
+    """What one image's transforms do to its masks.
+
+    Attributes:
+        output_size: (H, W) of the result.
+    """
+
+    def __init__(self, transforms: T.TransformList, input_size: tuple[int, int], output_size: tuple[int, int]):
+        """
+        Args:
+            transforms: as an `AugmentationList` returns them. With transforms that do not keep rows and columns
+                (rotation, ...) or are not known here, masks are decoded and go through them one by one.
+            input_size: (H, W) of the source.
+            output_size: (H, W) of the result.
+        """
+        self.output_size = output_size
+        self._transforms = transforms
+        self._input_size = input_size
+        self._lines = _source_lines(transforms, input_size)
+
+    def windows(self, boxes: np.ndarray) -> np.ndarray:
+        """Where masks may be found in the result.
+
+        Args:
+            boxes: (N, 4) as (x, y, width, height), integers, tight around the masks in the source.
+
+        Returns:
+            (N, 4) int64 as (y0, y1, x0, x1), ends excluded; empty for a mask that is not in the result.
+        """
+        if self._lines is None:
+            return np.tile(np.array([0, self.output_size[0], 0, self.output_size[1]]), (len(boxes), 1))
+        boxes = np.asarray(boxes).reshape(-1, 4).astype(np.int64)
+        rows, columns = self._lines
+        return np.concatenate(
+            [_spans(rows, boxes[:, 1], boxes[:, 3]), _spans(columns, boxes[:, 0], boxes[:, 2])], axis=1
+        )
+
+    def warp(self, run_ends: np.ndarray, window: np.ndarray) -> MaskWindow:
+        """One mask in the result.
+
+        Args:
+            run_ends: (K,) where the runs of its RLE end, that is their cumulative sum.
+            window: (4,) its row of `windows`.
+        """
+        y0, y1, x0, x1 = (int(v) for v in window)
+        if self._lines is not None:
+            rows, columns = self._lines
+            return MaskWindow(sample_runs(run_ends, self._input_size[0], rows[y0:y1], columns[x0:x1]), y0, x0)
+        height, width = self._input_size
+        mask = sample_runs(run_ends, height, np.arange(height), np.arange(width)).astype(np.uint8)
+        # == 1 because some transforms mark what they fill with another number
+        return MaskWindow(np.asarray(self._transforms.apply_segmentation(mask)) == 1, 0, 0)
+
+
+def sample_runs(run_ends: np.ndarray, height: int, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """``mask[rows][:, columns]`` of a mask that is given by its run lengths.
+
+    Args:
+        run_ends: (K,) cumulative sum of the run lengths, which go down the columns, outside and inside by turns.
+        height: of the mask in pixels.
+        rows: (h,) ascending or descending, repetitions allowed.
+        columns: (w,) in any order.
+
+    Returns:
+        (h, w) bool.
+    """
+    if len(rows) > 1 and rows[0] > rows[-1]:
+        return sample_runs(run_ends, height, rows[::-1], columns)[::-1]
+    h, w = len(rows), len(columns)
+    starts = columns * height
+    # The border of a run is a toggle. Those at or above a column's first pixel say what that pixel is.
+    first = np.searchsorted(run_ends, starts, side="right")
+    count = np.searchsorted(run_ends, starts + height, side="left") - first
+    top = first & 1
+    # toggles inside the columns, each moved to the first row of the result that lies at or below it
+    column = np.repeat(np.arange(w), count)
+    index = np.arange(count.sum()) + np.repeat(first - (np.cumsum(count) - count), count)
+    toggles = column * h + np.searchsorted(rows, run_ends[index] - starts[column], side="left")
+    # and one where a column begins otherwise than the one before it ended
+    before = np.concatenate([[0], (top + count)[:-1] & 1]) if w else top
+    borders = np.sort(np.concatenate([toggles, np.flatnonzero(top != before) * h]))
+    runs = np.diff(np.concatenate([[0], borders, [w * h]]))
+    return np.repeat((np.arange(len(runs)) & 1).astype(bool), runs).reshape(w, h).T
+
+
+def _source_lines(transforms: T.TransformList, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray] | None:
+    """The source row of each row of the result, and so for columns; None where a transform does not keep them."""
+    rows, columns = np.arange(size[0]), np.arange(size[1])
+    for transform in _flat(transforms):
+        if isinstance(transform, T.ResizeTransform):
+            rows = rows[_nearest(transform.h, transform.new_h)]
+            columns = columns[_nearest(transform.w, transform.new_w)]
+        elif isinstance(transform, T.CropTransform):
+            rows = rows[transform.y0 : transform.y0 + transform.h]
+            columns = columns[transform.x0 : transform.x0 + transform.w]
+        elif isinstance(transform, PadTransform):
+            rows = np.pad(rows, (transform.y0, transform.y1), constant_values=PADDING)
+            columns = np.pad(columns, (transform.x0, transform.x1), constant_values=PADDING)
+        elif isinstance(transform, T.HFlipTransform):
+            columns = columns[::-1]
+        elif isinstance(transform, T.VFlipTransform):
+            rows = rows[::-1]
+        elif not isinstance(transform, _COLOURS_ONLY):
+            return None
+    return rows, columns
+
+
+def _flat(transforms: T.TransformList) -> Iterator[T.Transform]:
+    for transform in transforms.transforms:
+        if isinstance(transform, T.TransformList):
+            yield from _flat(transform)
+        else:
+            yield transform
+
+
+def _nearest(old: int, new: int) -> np.ndarray:
+    """(new,) the line that Pillow's nearest resizing takes for each; it adds up the steps, and so rounds as this."""
+    step = old / new
+    return np.minimum(np.cumsum(np.r_[step * 0.5, np.full(new - 1, step)]).astype(np.int64), old - 1)
+
+
+def _spans(lines: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """(N, 2) first and one past the last of the ``lines`` that lie in [start, start + length); (0, 0) for none."""
+    # padding, being negative, is in no interval
+    inside = (lines >= starts[:, None]) & (lines < (starts + lengths)[:, None])
+    first, last = inside.argmax(axis=1), inside.shape[1] - inside[:, ::-1].argmax(axis=1)
+    return np.where(inside.any(axis=1)[:, None], np.stack([first, last], axis=1), 0)

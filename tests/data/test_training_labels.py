@@ -1,0 +1,96 @@
+"""Annotations of every form, and those that are broken."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from pycocotools import mask as mask_util
+
+from sohes_d2.data.mask_warp import sample_runs
+from sohes_d2.data.training_labels import read_labels
+from sohes_d2.structures.masks import encode_masks, rle_to_json
+
+SIZE = (20, 30)
+
+
+def rectangle(y0, y1, x0, x1):
+    mask = np.zeros(SIZE, bool)
+    mask[y0:y1, x0:x1] = True
+    return mask
+
+
+def compressed(mask):
+    return rle_to_json(encode_masks([mask])[0])
+
+
+def uncompressed(mask):
+    flat = np.concatenate([[False], mask.T.ravel()])
+    borders = np.flatnonzero(np.diff(flat.astype(np.int8)))
+    return {"size": list(SIZE), "counts": np.diff(np.concatenate([[0], borders, [mask.size]])).tolist()}
+
+
+def decoded(labels):
+    return [sample_runs(ends, SIZE[0], np.arange(SIZE[0]), np.arange(SIZE[1])) for ends in labels.run_ends]
+
+
+def test_every_form_of_mask():
+    mask = rectangle(4, 11, 5, 25)
+    polygon = [[5, 4, 25, 4, 25, 11, 5, 11]]
+    labels = read_labels([{"segmentation": s} for s in (compressed(mask), uncompressed(mask), polygon)], SIZE)
+    assert all(np.array_equal(found, mask) for found in decoded(labels))
+    assert labels.areas.tolist() == [140] * 3
+    assert labels.boxes.tolist() == [[5, 4, 20, 7]] * 3
+    two_parts = read_labels([{"segmentation": [[0, 0, 4, 0, 4, 4, 0, 4], [10, 10, 14, 10, 14, 14, 10, 14]]}], SIZE)
+    assert two_parts.areas.tolist() == [32] and two_parts.boxes.tolist() == [[0, 0, 14, 14]]
+
+
+def test_who_is_left_out_and_whose_ancestors_stay():
+    """A chain of four; the second is a crowd, the third scored too low, a fifth is empty."""
+    annotations = [
+        {"id": 7, "segmentation": compressed(rectangle(0, 20, 0, 30)), "score": 0.9},
+        {"id": 3, "parent_id": 7, "segmentation": uncompressed(rectangle(0, 15, 0, 15)), "iscrowd": 1},
+        {"id": 9, "parent_id": 3, "segmentation": compressed(rectangle(0, 10, 0, 10)), "score": 0.2},
+        {"id": 4, "parent_id": 9, "segmentation": compressed(rectangle(0, 5, 0, 5)), "score": 0.5},
+        {"id": 5, "parent_id": 0, "segmentation": compressed(rectangle(0, 0, 0, 0))},
+    ]
+    labels = read_labels(annotations, SIZE, min_score=0.5)
+    assert labels.areas.tolist() == [600, 25]
+    assert labels.ancestors.tolist() == [[False, True], [False, False]]
+
+
+def test_no_annotations():
+    labels = read_labels([], SIZE)
+    assert labels.boxes.shape == (0, 4) and labels.ancestors.shape == (0, 0) and labels.run_ends == []
+
+
+GOOD = compressed(rectangle(4, 11, 5, 25))
+
+
+@pytest.mark.parametrize(
+    ("annotation", "message"),
+    [
+        ({"id": 1}, "annotation 1 has no `segmentation`"),
+        ({"id": 1, "segmentation": "mask"}, "not a COCO segmentation"),
+        ({"id": 1, "segmentation": []}, "empty list of polygons"),
+        ({"id": 1, "segmentation": [[1, 1, 5, 5]]}, "annotation 1 has a polygon"),  # pycocotools: a box
+        ({"id": 1, "segmentation": [[1, 1, 5, 5, 7, 2, 3]]}, "annotation 1 has a polygon"),
+        ({"id": 1, "segmentation": [[1, 1, 5, 5, 7, "x"]]}, "x"),
+        ({"id": 1, "segmentation": {**GOOD, "size": [30, 20]}}, r"size \[30, 20\], its image is \[20, 30\]"),
+        ({"id": 1, "segmentation": {**GOOD, "counts": GOOD["counts"][:-1]}}, "annotation 1"),
+        ({"id": 1, "segmentation": {**GOOD, "counts": "~~~"}}, "annotation 1 is damaged"),
+        ({"id": 1, "segmentation": {"size": list(SIZE), "counts": [5, 10]}}, "do not add up to 20 x 30"),
+        ({"id": 1, "segmentation": {"size": list(SIZE), "counts": [605, -5]}}, "annotation"),
+        ({"id": 1, "segmentation": {"size": list(SIZE), "counts": ["a"]}}, "'a'"),
+        ({"id": 1, "parent_id": 2, "segmentation": GOOD}, "names parent 2, which is not an annotation"),
+        ({"parent_id": 2, "segmentation": GOOD}, "annotation number 0 has no `id`"),
+        ({"id": 1, "parent_id": 1, "segmentation": GOOD}, "circle"),
+    ],
+)
+def test_broken_annotations(annotation, message):
+    with pytest.raises(ValueError, match=message):
+        read_labels([annotation], SIZE)
+
+
+def test_the_helper_for_uncompressed_counts_is_right():
+    mask = rectangle(0, 20, 3, 5)
+    assert np.array_equal(mask_util.decode(mask_util.frPyObjects(uncompressed(mask), *SIZE)), mask)
