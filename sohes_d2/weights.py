@@ -32,7 +32,8 @@ TORCHVISION_PREFIX = "torchvision/"
 _WRAPPERS = ("teacher", "model_ema", "student", "model", "state_dict", "model_state_dict", "module", "encoder")
 _CHUNKED_BLOCK = re.compile(r"(^|\.)blocks\.\d+\.(\d+)\.")
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
-_PASS_A_FILE = "pass a local file instead: --weights FILE (EXPLORATION.FEATURES.WEIGHTS FILE)"
+_PASS_A_FILE = "pass a local file: --weights FILE (EXPLORATION.FEATURES.WEIGHTS); to train, MODEL.VIT.WEIGHTS FILE"
+_ARCHITECTURE = "the architecture that the file was made with (EXPLORATION.FEATURES.NAME; to train, MODEL.VIT.NAME)"
 
 
 class WeightsError(RuntimeError):
@@ -319,16 +320,15 @@ def _match(checkpoint: object, model: nn.Module, source: str) -> tuple[dict[str,
         else:
             raise WeightsError(
                 f"Weights {source!r}: {key} is {tuple(value.shape)} in the file and {tuple(wanted[key].shape)} in "
-                "the model. Choose the architecture that the file was made with (EXPLORATION.FEATURES.NAME), e.g. "
-                "the same width and patch size."
+                f"the model. Choose {_ARCHITECTURE}, e.g. the same width and patch size."
             )
     layout = ", ".join(notes) or "timm"
     if 2 * len(state) < len(wanted):
         raise WeightsError(
             f"Weights {source!r}: only {len(state)} of the model's {len(wanted)} tensors are in this file (layout "
             f"seen: {layout}; names like {', '.join(list(found)[:3])}; the model wants names like "
-            f"{', '.join(list(wanted)[:3])}). Choose the architecture that the file was made with "
-            "(EXPLORATION.FEATURES.NAME), or rename its tensors to timm's names."
+            f"{', '.join(list(wanted)[:3])}). Choose {_ARCHITECTURE}, or rename its "
+            "tensors to timm's names."
         )
     return state, unexpected, layout
 
@@ -407,7 +407,7 @@ def _fit_position_embedding(
             return
         raise WeightsError(
             f"Weights {source!r}: pos_embed has {count} positions, which is no square grid, and the model wants "
-            f"{target.shape[1]}. Choose the architecture that the file was made with (EXPLORATION.FEATURES.NAME)."
+            f"{target.shape[1]}. Choose {_ARCHITECTURE}."
         )
     own = squares[0]
     head, patches = value[:, :own], value[:, own:]

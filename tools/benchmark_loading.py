@@ -7,10 +7,12 @@
 Makes two sets of labels in the folder, with small masks: a large one, which is opened and read at random places, and a
 small one, which `load_coco_json` loads too, from one joined file. Every measurement is a process of its own, with the
 libraries imported before the clock starts; the first reads (cold) come from the disk where the system can be told to
-forget files (Linux). Memory is the most that the process had resident, and in brackets how much of it came after the
-imports.
+forget files (Linux). Plain reads of as many bytes elsewhere in the same files take turns with them: what the disk, and
+other processes on the machine, cost anyone. The processor time of the cold accesses is what this project's code costs.
+Memory is the most that the process had resident, and in brackets how much of it came after the imports.
 
-Exit code: 0 the targets are met (open in 10 s and 1 GiB, access in 5 ms on average), 1 they are not, 2 usage error.
+Exit code: 0 the targets are met (open in 10 s and 1 GiB; a cold access takes 5 ms on average, and 99 of 100 cost less
+processor time than that), 1 they are not, 2 usage error.
 """
 
 from __future__ import annotations
@@ -22,10 +24,13 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import numpy as np
 
 from sohes_d2.data.records import SEPARATOR, dump_line, image_record, write_label_file
-from sohes_d2.data.shard_index import ShardIndex, index_path, read_info, save_index, scan_label_file
+from sohes_d2.data.shard_index import ShardIndex, read_info, remove_index, save_index, scan_label_file
 from sohes_d2.data.shards import merge_shards, missing_shards, shard_name, write_folder_index
 
 HEIGHT, WIDTH = 480, 640
@@ -84,8 +89,6 @@ def _file_name(image_id: int) -> str:
 
 def _templates(masks: int) -> list[bytes]:
     """The annotations of images of chains of rectangles, three deep, with _ID in place of the image id."""
-    import numpy as np
-
     from sohes_d2.structures.forest import Forest
     from sohes_d2.structures.masks import encode_masks
 
@@ -121,11 +124,16 @@ def measure_lazy(path: str, accesses: int) -> dict[str, float]:
 
     Returns:
         images; open_s; rss, rss_added: most bytes resident after opening, and of them what came after the imports;
-        {cold,warm}_{mean,p99,max}_ms of an access, the first time and again; rss_end after them.
+        {cold,work,plain,warm}_{mean,p99,max}_ms: of an access the first time, of the processor time in it, of a read
+        of as many bytes from the disk without parsing them, and of the same accesses again; rss_end after all.
     """
-    import numpy as np
-
     from sohes_d2.data.registration import open_entities
+
+    def timed(function: Callable[[int], object], index: int) -> tuple[float, float]:
+        start, start_work = time.perf_counter(), time.thread_time()
+        function(index)
+        work, wall = time.thread_time() - start_work, time.perf_counter() - start
+        return wall * 1e3, work * 1e3
 
     _forget(path)
     _reset_peak()
@@ -135,17 +143,30 @@ def measure_lazy(path: str, accesses: int) -> dict[str, float]:
     seconds = time.perf_counter() - start
     result = {"images": len(dataset), "open_s": seconds, "rss": _memory("VmHWM")}
     result["rss_added"] = max(0, result["rss"] - before)  # the kernel counts resident pages only roughly
-    places = np.random.default_rng(0).integers(0, len(dataset), accesses).tolist()
-    for cache in ("cold", "warm"):  # the same places again: without the disk
-        times = []
-        for index in places:
-            start = time.perf_counter()
-            dataset[index]
-            times.append((time.perf_counter() - start) * 1e3)
-        for name, value in (("mean", np.mean(times)), ("p99", np.percentile(times, 99)), ("max", np.max(times))):
-            result[f"{cache}_{name}_ms"] = value
+    places, elsewhere = np.random.default_rng(0).integers(0, len(dataset), (2, accesses)).tolist()
+    read_plainly = partial(_read_plainly, path, dataset.labels.rows)
+    times: dict[str, list[float]] = {"cold": [], "work": [], "plain": [], "warm": []}
+    for index, other in zip(places, elsewhere):
+        wall, work = timed(dataset.__getitem__, index)
+        times["cold"].append(wall)
+        times["work"].append(work)
+        times["plain"].append(timed(read_plainly, other)[0])
+    times["warm"] = [timed(dataset.__getitem__, index)[0] for index in places]  # the same places again
+    for kind, values in times.items():
+        for name, value in (("mean", np.mean(values)), ("p99", np.percentile(values, 99)), ("max", np.max(values))):
+            result[f"{kind}_{name}_ms"] = float(value)
     result["rss_end"] = _memory("VmHWM")
     return result
+
+
+def _read_plainly(path: str, rows: np.ndarray, index: int) -> bytes:
+    """The bytes of the masks of image ``index``: what the disk takes, whoever reads."""
+    name = os.path.join(path, shard_name(index // IMAGES_PER_SHARD)) if os.path.isdir(path) else path
+    descriptor = os.open(name, os.O_RDONLY)
+    try:
+        return os.pread(descriptor, int(rows["annotations_length"][index]), int(rows["annotations_offset"][index]))
+    finally:
+        os.close(descriptor)
 
 
 def measure_loaded(path: str, accesses: int) -> dict[str, float]:
@@ -258,18 +279,19 @@ def main(arguments: list[str] | None = None) -> int:
         merge_shards(folders["small"], merged)
         large = _in_fresh_process("lazy", folders["large"], args.accesses)
         print(f"\nlarge, shards      open {large['open_s']:7.2f} s {_mebibytes(large)}")
-        for cache in ("cold", "warm"):
-            mean, p99, most = (large[f"{cache}_{name}_ms"] for name in ("mean", "p99", "max"))
-            print(
-                f"  {args.accesses} random accesses, {cache}: mean {mean:.2f} ms, p99 {p99:.2f} ms, max {most:.2f} ms"
-            )
+        for kind, what in (
+            ("cold", f"{args.accesses} random accesses, cold"),
+            ("work", "processor time in these"),
+            ("plain", "plain reads of as many bytes, in turns with these"),
+            ("warm", "the same accesses, warm"),
+        ):
+            mean, p99, most = (large[f"{kind}_{name}_ms"] for name in ("mean", "p99", "max"))
+            print(f"  {what + ':':50} mean {mean:.2f} ms, p99 {p99:.2f} ms, max {most:.2f} ms")
         print(f"  then {large['rss_end'] / 2**20:.0f} MiB", flush=True)
         shards = _in_fresh_process("lazy", folders["small"], args.accesses)
-        if os.path.exists(index_path(merged)):  # of a run with --keep
-            os.unlink(index_path(merged))
-        scanned = _in_fresh_process("lazy", merged, args.accesses)
-        save_index(merged, scan_label_file(merged))
         indexed = _in_fresh_process("lazy", merged, args.accesses)
+        remove_index(merged)
+        scanned = _in_fresh_process("lazy", merged, args.accesses)
         loaded = _in_fresh_process("loaded", merged)
         rows = [("shards", shards), ("one file, no index", scanned), ("one file, indexed", indexed)]
         for name, result in [*rows, ("load_coco_json", loaded)]:
@@ -282,10 +304,11 @@ def main(arguments: list[str] | None = None) -> int:
         if not args.keep:
             for folder in folders.values():
                 shutil.rmtree(folder, ignore_errors=True)
-            for path in (merged, index_path(merged)):
-                if os.path.exists(path):
-                    os.unlink(path)
-    met = large["open_s"] < OPEN_SECONDS and large["rss"] < OPEN_BYTES and large["cold_mean_ms"] < ACCESS_MS
+            remove_index(merged)
+            if os.path.exists(merged):
+                os.unlink(merged)
+    opens = large["open_s"] < OPEN_SECONDS and large["rss"] < OPEN_BYTES
+    met = opens and large["cold_mean_ms"] < ACCESS_MS and large["work_p99_ms"] < ACCESS_MS
     print(f"targets met: {met}")
     return 0 if met else 1
 

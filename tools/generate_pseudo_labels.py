@@ -6,9 +6,9 @@
     python tools/generate_pseudo_labels.py --images photos/ --suggest-thetas                   # choose thresholds
 
 An output ending in .json is one COCO file; otherwise it is a folder of shards of at most 1,000 images, which the data
-loader reads as it is and tools/merge_shards.py joins. Beside the labels stand errors.json (files skipped, and why) and
-summary.json. After a kill at any moment the same command with --resume ends with the same bytes as an uninterrupted
-run.
+loader reads as it is and tools/merge_shards.py joins. Beside the labels stand errors.json (files skipped, and why),
+summary.json, and an .index.npz, by which the data loader opens the labels without reading them. After a kill at any
+moment the same command with --resume ends with the same bytes as an uninterrupted run.
 
 Image ids are 1 + position in the sorted folder or in the list, or those of the COCO file; annotation ids are
 image_id * 10000 + k. Neither depends on workers, shards or resume.

@@ -57,7 +57,9 @@ def image_record(image_id: int, file_name: str, height: int, width: int) -> dict
     return {"id": image_id, "file_name": file_name, "height": int(height), "width": int(width)}
 
 
-def write_label_file(path: str, info: Mapping[str, Any], sections: Mapping[str, Iterable[Iterable[bytes]]]) -> None:
+def write_label_file(
+    path: str, info: Mapping[str, Any], sections: Mapping[str, Iterable[Iterable[bytes]]]
+) -> list[tuple[int, int]]:
     """Write a label file under another name, flush it to disk, and rename it, so that ``path`` is never half written.
 
     Args:
@@ -65,20 +67,27 @@ def write_label_file(path: str, info: Mapping[str, Any], sections: Mapping[str, 
         info: the COCO `info`.
         sections: per name of SECTIONS, blocks in order. A block is an iterable of chunks that make up one or more
             records, already joined by SEPARATOR; it must not be empty.
+
+    Returns:
+        Per name of SECTIONS, offset and length in bytes of its records, separators between them included.
     """
+    ranges = []
     with atomic_writer(path) as file:
         file.write(b'{"info":' + dump_line(info) + SEPARATOR)
         file.write(b'"categories":' + dump_line(CATEGORIES))
         for name in SECTIONS:
             file.write(SEPARATOR + b'"%s":[\n' % name.encode())
+            start = file.tell()
             first = True
             for block in sections[name]:
                 if not first:
                     file.write(SEPARATOR)
                 file.writelines(block)
                 first = False
+            ranges.append((start, file.tell() - start))
             file.write(b"]" if first else b"\n]")
         file.write(b"}\n")
+    return ranges
 
 
 class atomic_writer:

@@ -7,13 +7,15 @@ import math
 import os
 import re
 import zipfile
+import zlib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from .records import SECTIONS, atomic_writer
+from .records import SECTIONS, SEPARATOR, atomic_writer
 
 # One row per image. Lengths leave out the separators; annotations of an image are one range, their records joined
 # by ",\n".
@@ -34,6 +36,8 @@ IMAGE_DTYPE = np.dtype(
 COCO_SIZES = (("small", 32**2), ("medium", 96**2), ("large", math.inf))
 # Sizes by the share of the image, which do not depend on its resolution.
 RELATIVE_SIZES = (("<0.1%", 0.001), ("0.1-1%", 0.01), ("1-10%", 0.1), (">=10%", math.inf))
+
+_CHECKED_BYTES = 4096  # at either end of a label file, see `_checksum`
 
 _HEAD = b'{"info":{'
 _SECOND_LINE = b'"categories":[{"id":1,"name":"entity"'
@@ -73,6 +77,8 @@ def index_path(label_file: str) -> str:
 def load_index(label_file: str) -> ShardIndex:
     """The index beside a label file; where it is missing, stale or damaged, the file is scanned instead.
 
+    It is stale where the file has another length, or begins or ends otherwise, than when the index was saved.
+
     Raises:
         LabelFileError: the label file itself is damaged.
     """
@@ -82,7 +88,8 @@ def load_index(label_file: str) -> ShardIndex:
             index = ShardIndex(
                 arrays["rows"], arrays["sections"], json.loads(arrays["stats"].tobytes()), int(arrays["file_bytes"])
             )
-        if index.file_bytes == size and index.rows.dtype == IMAGE_DTYPE:
+            checksum = int(arrays["checksum"])
+        if index.file_bytes == size and index.rows.dtype == IMAGE_DTYPE and checksum == _checksum(label_file, size):
             return index
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
         pass  # the index is only a short cut: what it says is read off the file below
@@ -93,7 +100,55 @@ def save_index(label_file: str, index: ShardIndex) -> None:
     """Write the index beside its label file."""
     with atomic_writer(index_path(label_file)) as file:
         stats = np.frombuffer(json.dumps(index.stats).encode("ascii"), np.uint8)
-        np.savez(file, rows=index.rows, sections=index.sections, stats=stats, file_bytes=np.int64(index.file_bytes))
+        np.savez(
+            file,
+            rows=index.rows,
+            sections=index.sections,
+            stats=stats,
+            file_bytes=np.int64(index.file_bytes),
+            checksum=np.int64(_checksum(label_file, index.file_bytes)),
+        )
+
+
+def remove_index(label_file: str) -> None:
+    """Delete the index beside a label file, if there is one."""
+    if os.path.exists(index_path(label_file)):
+        os.unlink(index_path(label_file))
+
+
+def _checksum(label_file: str, size: int) -> int:
+    """Of the two ends of a label file: the whole would take as long as a scan, and times do not survive copying."""
+    with open(label_file, "rb") as file:
+        head = file.read(_CHECKED_BYTES)
+        file.seek(max(0, size - _CHECKED_BYTES))
+        return zlib.crc32(file.read(_CHECKED_BYTES), zlib.crc32(head))
+
+
+def join_indices(indices: Sequence[ShardIndex], sections: Sequence[tuple[int, int]], file_bytes: int) -> ShardIndex:
+    """The index of the file into which label files were joined, without reading that file.
+
+    Args:
+        indices: of the parts, at least one, in order; no image is in two of them.
+        sections: offsets and lengths in the joined file, as `write_label_file` returns them.
+        file_bytes: length of the joined file.
+    """
+    starts = np.array(sections, np.int64)[:, 0]
+    tables = []
+    for index in indices:
+        shift = dict(zip(SECTIONS, starts - index.sections[:, 0]))
+        rows = index.rows.copy()
+        rows["image_offset"] += shift["images"]
+        rows["annotations_offset"][rows["count"] > 0] += shift["annotations"]
+        tables.append(rows)
+        lengths = index.sections[:, 1]
+        starts = starts + np.where(lengths > 0, lengths + len(SEPARATOR), 0)
+    stats: dict[str, Any] = {name: sum(index.stats[name] for index in indices) for name in ("annotations", "skipped")}
+    for name in ("depth", "size", "relative_size"):
+        total: Counter = Counter()
+        for index in indices:
+            total.update(index.stats[name])
+        stats[name] = dict(total)
+    return ShardIndex(np.concatenate(tables), np.array(sections, np.int64), stats, file_bytes)
 
 
 def read_info(label_file: str) -> dict[str, Any]:

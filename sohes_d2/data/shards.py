@@ -13,7 +13,16 @@ from typing import Any
 import numpy as np
 
 from .records import SECTIONS, copy_range, write_json, write_label_file
-from .shard_index import IMAGE_DTYPE, LabelFileError, ShardIndex, load_index, read_info
+from .shard_index import (
+    IMAGE_DTYPE,
+    LabelFileError,
+    ShardIndex,
+    join_indices,
+    load_index,
+    read_info,
+    remove_index,
+    save_index,
+)
 
 MAX_IMAGES_PER_SHARD = 1000
 RUN_FILE = "run.json"
@@ -120,7 +129,17 @@ class ShardedDataset(Sequence):
         shard = bisect_right(self._starts, index) - 1
         image = self._read(shard, int(row["image_offset"]), int(row["image_length"]))
         annotations = self._read(shard, int(row["annotations_offset"]), int(row["annotations_length"]))
-        return {"image": json.loads(image), "annotations": json.loads(b"[" + annotations + b"]")}
+        try:
+            record = {"image": json.loads(image), "annotations": json.loads(b"[" + annotations + b"]")}
+            ids = {record["image"]["id"], *(annotation["image_id"] for annotation in record["annotations"])}
+            if ids == {int(row["image_id"])}:
+                return record
+        except (ValueError, KeyError, TypeError):
+            pass  # what lies there is no record of an image
+        raise LabelFileError(
+            f"{self._paths[shard]!r} does not have image {row['image_id']} where its index says; if the file was "
+            "changed while it was open, open it again, otherwise delete the .index.npz beside it"
+        )
 
     def find(self, image_id: int) -> int:
         """Position of an image.
@@ -164,6 +183,8 @@ class ShardedDataset(Sequence):
 def merge_shards(folder: str, output: str, allow_incomplete: bool = False) -> list[ShardIndex]:
     """Join a folder of shards to one COCO file, in bounded memory. The records are copied byte by byte.
 
+    The joined file's index is written beside it, so that `ShardedDataset` opens it without a scan.
+
     Args:
         folder: the folder.
         output: the file to write; it appears when it is complete.
@@ -174,7 +195,7 @@ def merge_shards(folder: str, output: str, allow_incomplete: bool = False) -> li
 
     Raises:
         IncompleteError: shards are missing.
-        LabelFileError: no shard at all, a damaged one, or shards of different runs.
+        LabelFileError: no shard at all, a damaged one, shards of different runs, or an image in two of them.
     """
     paths, indices = _open_shards(folder, allow_incomplete)
     info = read_info(paths[0])
@@ -183,6 +204,9 @@ def merge_shards(folder: str, output: str, allow_incomplete: bool = False) -> li
             raise LabelFileError(
                 f"{path!r} comes from another configuration than {paths[0]!r}; keep one run per folder"
             )
+    ids = np.concatenate([index.rows["image_id"] for index in indices])
+    if len(np.unique(ids)) < len(ids):
+        raise LabelFileError(f"two shards of {folder!r} have an image in common; keep one run per folder")
 
     def blocks(section: int) -> Iterator[Iterator[bytes]]:
         for path, index in zip(paths, indices):
@@ -190,7 +214,9 @@ def merge_shards(folder: str, output: str, allow_incomplete: bool = False) -> li
             if length:
                 yield copy_range(path, offset, length)
 
-    write_label_file(output, info, {name: blocks(section) for section, name in enumerate(SECTIONS)})
+    remove_index(output)  # of an older file: a kill from here on leaves no index rather than a wrong one
+    sections = write_label_file(output, info, {name: blocks(section) for section, name in enumerate(SECTIONS)})
+    save_index(output, join_indices(indices, sections, os.stat(output).st_size))
     return indices
 
 

@@ -13,7 +13,7 @@ from torch.utils.data import Subset
 
 from sohes_d2.data.records import SEPARATOR, dump_line, image_record, write_label_file
 from sohes_d2.data.registration import DatasetMissingError, LabelDataset, load_entities, register_datasets
-from sohes_d2.data.shard_index import LabelFileError, is_label_file, save_index, scan_label_file
+from sohes_d2.data.shard_index import LabelFileError, is_label_file, remove_index, save_index, scan_label_file
 from sohes_d2.data.shards import IncompleteError, merge_shards, shard_name, write_folder_index
 from sohes_d2.structures.forest import Forest
 from sohes_d2.structures.masks import encode_masks
@@ -96,8 +96,8 @@ def test_metadata_says_where_the_labels_are(folder, register):
 def test_one_label_file(folder, register, tmp_path, indexed):
     merged = str(tmp_path / "merged.json")
     merge_shards(str(folder), merged)
-    if indexed:
-        save_index(merged, scan_label_file(merged))
+    if not indexed:
+        remove_index(merged)
     name = register(merged)
     assert MetadataCatalog.get(name).json_file == merged
     dataset = DatasetCatalog.get(name)

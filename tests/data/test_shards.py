@@ -123,6 +123,26 @@ def test_missing_stale_or_damaged_index_is_read_off_the_file(folder):
     assert load_index(path).rows["count"].tolist() == [1, 3]
 
 
+@pytest.mark.parametrize("info", [INFO, {"config": {"theta": 0.2}}])
+def test_an_index_is_stale_for_another_file_of_the_same_length(folder, info):
+    path = str(folder / shard_name(2))
+    size = os.path.getsize(path)
+    results = [result(6, 0), result(7, 3)] if info != INFO else [result(6, 3), result(7, 0)]
+    write_shard(folder, 2, results, info=info, index=False)
+    assert os.path.getsize(path) == size
+    index, scanned = load_index(path), scan_label_file(path)
+    assert np.array_equal(index.rows, scanned.rows) and index.stats == scanned.stats
+
+
+def test_a_file_changed_while_it_is_open_is_noticed(folder):
+    for results in ([result(7, 0), result(6, 3)], [result(6, 3), result(7, 0)], [result(666, 3), result(777, 0)]):
+        write_shard(folder, 2, [result(6, 0), result(7, 3)])
+        dataset = ShardedDataset(str(folder))
+        write_shard(folder, 2, results)
+        with pytest.raises(LabelFileError, match="open it again|shorter"):
+            _read_all(dataset)
+
+
 def test_cut_or_foreign_files_are_refused(folder):
     path = folder / shard_name(0)
     data = path.read_bytes()
@@ -182,6 +202,40 @@ def test_merging_copies_every_record(folder, tmp_path):
     whole = [result(1, 2), skipped(2), result(3, 0), result(4, 1), skipped(5), result(6, 0), result(7, 3)]
     assert merged.read_bytes() == open(write_shard(tmp_path / "one", 0, whole), "rb").read()
     assert [record["id"] for record in read_skipped(str(merged))] == [2, 5]
+
+
+def test_merging_saves_the_index_that_a_scan_would_give(folder, tmp_path, monkeypatch):
+    merged = str(tmp_path / "merged.json")
+    with open(index_path(merged), "wb") as file:
+        file.write(b"of an older file")
+    merge_shards(str(folder), merged)
+    scanned = scan_label_file(merged)
+    monkeypatch.setattr("sohes_d2.data.shard_index.scan_label_file", None)  # not needed
+    index = load_index(merged)
+    assert np.array_equal(index.rows, scanned.rows) and np.array_equal(index.sections, scanned.sections)
+    assert index.stats == scanned.stats and index.file_bytes == scanned.file_bytes == os.path.getsize(merged)
+    assert [list(index.stats[name]) for name in ("depth", "size")] == [["0", "1", "2"], ["small", "medium", "large"]]
+    dataset, shards = ShardedDataset(merged), ShardedDataset(str(folder))
+    assert list(dataset) == list(shards)
+
+
+def test_merging_anew_replaces_the_index(folder, tmp_path):
+    merged = str(tmp_path / "merged.json")
+    merge_shards(str(folder), merged)
+    write_shard(folder, 2, [result(6, 2), result(7, 1)])
+    merge_shards(str(folder), merged)
+    assert load_index(merged).rows["count"].tolist() == [2, 0, 1, 2, 1]
+    (folder / shard_name(1)).unlink()
+    with pytest.raises(IncompleteError):
+        merge_shards(str(folder), merged)
+    assert load_index(merged).rows["count"].tolist() == [2, 0, 1, 2, 1]  # file and index are left alone
+
+
+def test_shards_with_an_image_in_common_are_not_merged(folder, tmp_path):
+    write_shard(folder, 1, [result(4, 1)])
+    with pytest.raises(LabelFileError, match="in common"):
+        merge_shards(str(folder), str(tmp_path / "merged.json"))
+    assert not list(tmp_path.glob("merged*"))
 
 
 def test_incomplete_and_mixed_folders_are_refused(folder, tmp_path):

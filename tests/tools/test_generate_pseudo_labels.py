@@ -68,6 +68,8 @@ def test_workers_jobs_and_merging_give_the_same_bytes(photos, tmp_path):
     assert merge([str(tmp_path / "jobs"), str(tmp_path / "merged" / "labels.json")]) == 0
     expected = (tmp_path / "one" / "labels.json").read_bytes()
     assert (tmp_path / "merged" / "labels.json").read_bytes() == expected
+    index = (tmp_path / "merged" / "labels.index.npz").read_bytes()
+    assert index == (tmp_path / "one" / "labels.index.npz").read_bytes()
     assert set(json.loads((tmp_path / "merged" / "summary.json").read_text())["jobs"]) == {"0-of-2", "1-of-2"}
     assert merge([str(tmp_path / "jobs"), str(tmp_path / "merged" / "labels.json")]) == 2
     (tmp_path / "jobs" / "shard_00001.json").unlink()

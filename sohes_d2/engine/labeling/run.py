@@ -12,7 +12,7 @@ from typing import Any
 
 from ... import __version__
 from ...data.records import write_json
-from ...data.shard_index import ShardIndex, load_index, read_info
+from ...data.shard_index import ShardIndex, index_path, load_index, read_info, save_index
 from ...data.shards import MAX_IMAGES_PER_SHARD, merge_shards, read_skipped
 from ...data.sources import ImageList
 from .executors import run_in_process, run_on_device, run_on_workers
@@ -121,6 +121,8 @@ def run_labeling(images: ImageList, output: str, make_labeler: LabelerFactory, o
         shutil.rmtree(parts, ignore_errors=True)
         logger.info("%s is complete already", output)
         index = load_index(output)
+        if not os.path.exists(index_path(output)):  # a kill after the file came
+            save_index(output, index)
         return RunReport(output, read_skipped(output), label_statistics([index]))
     layout = ShardLayout.plan(len(images), options.job, options.jobs, options.images_per_shard)
     folder = RunFolder(parts, images, layout, info, batch_size)

@@ -71,7 +71,12 @@ def test_same_bytes_for_any_workers_and_as_one_file(photos, tmp_path, on_host):
     run(photos, tmp_path / "one" / "labels.json", factory, workers=2)
     merge_shards(str(tmp_path / "w0"), str(tmp_path / "merged.json"))
     assert (tmp_path / "one" / "labels.json").read_bytes() == (tmp_path / "merged.json").read_bytes()
-    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == ["errors.json", "labels.json", "summary.json"]
+    names = ["errors.json", "labels.index.npz", "labels.json", "summary.json"]
+    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == names
+    index = (tmp_path / "one" / "labels.index.npz").read_bytes()
+    (tmp_path / "one" / "labels.index.npz").unlink()  # as a kill after the last file would leave it
+    run(photos, tmp_path / "one" / "labels.json", factory, resume=True)
+    assert (tmp_path / "one" / "labels.index.npz").read_bytes() == index
 
 
 def test_label_file_is_coco_with_fixed_ids(photos, tmp_path):
