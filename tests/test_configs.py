@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from sohes_d2 import add_sohes_config
+from detectron2.modeling import META_ARCH_REGISTRY
+
 from sohes_d2.exploration.features import ColorTextureExtractor
 from sohes_d2.exploration.filtering import MaskFilter
 from sohes_d2.exploration.labeler import PseudoLabeler
@@ -15,6 +18,8 @@ from sohes_d2.exploration.zoom import Zoom
 
 REPOSITORY = Path(__file__).parents[1]
 CONFIGS = sorted((REPOSITORY / "configs").rglob("*.yaml"))
+EXPLORATION = [path for path in CONFIGS if path.parent.name == "exploration"]
+TRAINING = [path for path in CONFIGS if path.parent.name != "exploration"]
 
 
 def defaults():
@@ -26,18 +31,50 @@ def defaults():
 
 
 def test_there_are_configs():
-    assert CONFIGS
+    assert EXPLORATION and TRAINING
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(REPOSITORY)))
-def test_every_config_loads_and_builds(path):
+def load(path):
     cfg = defaults()
     cfg.merge_from_file(str(path))
+    return cfg
+
+
+def relative(path):
+    return str(path.relative_to(REPOSITORY))
+
+
+@pytest.mark.parametrize("path", EXPLORATION, ids=relative)
+def test_every_labeling_config_builds(path):
+    cfg = load(path)
     labeler = PseudoLabeler.from_cfg(cfg, extractor=ColorTextureExtractor())
     written = yaml.safe_load(path.read_text())["EXPLORATION"]
     assert cfg.EXPLORATION.FEATURES.NAME == written["FEATURES"]["NAME"]
     if "THETAS" in written:
         assert list(labeler.thetas) == written["THETAS"]
+
+
+@pytest.mark.parametrize("path", TRAINING, ids=relative)
+def test_every_training_config_builds(path):
+    cfg = load(path)
+    with torch.device("meta"):  # no memory and no time for the weights of large models
+        model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
+    names = {name for name, _ in model.named_parameters()}
+    segmenter = getattr(model, "student", model)
+    assert segmenter.sem_seg_head.predictor.query_feat.weight.shape[0] == cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES
+    assert segmenter.inference.max_masks == cfg.TEST.DETECTIONS_PER_IMAGE
+    assert any("ancestor_head" in name for name in names)
+    assert segmenter.size_divisibility == 32
+    is_vit = cfg.MODEL.BACKBONE.NAME == "build_vit_adapter_backbone"
+    assert any("backbone.vit." in name for name in names) == is_vit
+
+
+def test_quick_schedules_are_quick():
+    for path in TRAINING:
+        if path.parent.name == "quick_schedules":
+            cfg = load(path)
+            assert path.stem.endswith("instant_test")
+            assert cfg.MODEL.DEVICE == "cpu" and cfg.SOLVER.MAX_ITER <= 10 and cfg.INPUT.IMAGE_SIZE <= 128
 
 
 def test_unknown_keys_are_refused(tmp_path):

@@ -80,12 +80,17 @@ def _table() -> dict[str, BuiltinDataset]:
         rows[f"bsds500_{split}"] = BuiltinDataset(
             f"bsds500_{split}.json", f"BSR/BSDS500/data/images/{split}", f"prepare_bsds500.py --split {split}"
         )
-    return {
+    table = {
         f"entities_{name}": BuiltinDataset(
             f"entities/{row.labels}", row.images, row.prepare, row.has_parents, row.per_image
         )
         for name, row in rows.items()
     }
+    for split in ("train", "val"):  # made here, not converted: labels and images have one folder
+        table[f"entities_synthetic_{split}"] = BuiltinDataset(
+            f"synthetic/annotations/{split}.json", f"synthetic/{split}", "prepare_synthetic.py", has_parents=True
+        )
+    return table
 
 
 BUILTIN = _table()

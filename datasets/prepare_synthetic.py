@@ -1,0 +1,111 @@
+#!/usr/bin/env python
+"""Synthetic scenes with a known forest: images and their class-agnostic COCO json, without any download.
+
+    python datasets/prepare_synthetic.py --train 1000 --val 100
+
+Writes {train,val}/scene_*.png and annotations/{train,val}.json, each json when all of its images are there. A scene
+depends on --seed, --size and its number alone: more scenes of a split begin with the same ones, and no scene is in
+both splits. A run replaces what an earlier one left there, finished or not; the json is taken away before the first
+image changes and appears when the last one stands.
+"""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import os
+import sys
+
+from PIL import Image
+
+from sohes_d2.data.builtin import datasets_root
+from sohes_d2.data.conversion import DONE, INCOMPLETE, UNUSABLE, Entity, Item, Scene, Summary, convert
+from sohes_d2.data.journal import JournalBusyError
+from sohes_d2.data.records import atomic_writer
+from sohes_d2.data.synthetic import DEFAULT_SIZE, MIN_AREA, VERSION, generate_scene
+
+MOST_SCENES = 1_000_000  # of a split
+FIRST_INDEX = {"train": 0, "val": MOST_SCENES}
+
+
+def write_split(root: str, split: str, count: int, seed: int, size: tuple[int, int]) -> Summary:
+    """Write the first ``count`` scenes of a split.
+
+    Args:
+        root: folder of the data set.
+        split: "train" or "val".
+        count: how many; at most a million.
+        seed: of the series.
+        size: (H, W) in pixels.
+
+    Raises:
+        ValueError: the seed or the size cannot be used.
+        OSError: a file cannot be written.
+    """
+    generate_scene(seed, FIRST_INDEX[split], size)  # what cannot be made must not cost what is there
+    folder = os.path.join(root, split)
+    output = os.path.join(root, "annotations", f"{split}.json")
+    os.makedirs(folder, exist_ok=True)
+    os.makedirs(os.path.dirname(output), exist_ok=True)
+    info = {
+        "description": f"synthetic scenes, {split}",
+        "version": VERSION,
+        "seed": seed,
+        "count": count,
+        "size": list(size),
+        "min_area": MIN_AREA,
+    }
+    # Images of one run must never lie beside the json of another, and none may count as done that was written over.
+    for path in [output, *glob.glob(glob.escape(output) + ".*.journal")]:
+        if os.path.exists(path):
+            os.unlink(path)
+
+    def read(item: Item) -> Scene:
+        image, forest = generate_scene(seed, item.source, size)
+        with atomic_writer(os.path.join(folder, item.file_name)) as file:
+            Image.fromarray(image).save(file, format="PNG")
+        return Scene(size, [Entity(mask, int(parent)) for mask, parent in zip(forest.masks, forest.parents)])
+
+    first = FIRST_INDEX[split]
+    items = [Item(k + 1, f"scene_{first + k:07d}.png", first + k) for k in range(count)]
+    summary = convert(output, info, items, read, report=True)
+    written = {item.file_name for item in items}
+    for path in glob.glob(os.path.join(glob.escape(folder), "scene_*.png")):
+        if os.path.basename(path) not in written:  # of a larger set before; folders of images are labelled as a whole
+            os.unlink(path)
+    return summary
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0 all written, 2 it cannot be done, 3 some images not written."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--output", metavar="DIR", help="folder to write to (default: synthetic in $DETECTRON2_DATASETS, else datasets)"
+    )
+    parser.add_argument("--train", type=int, default=1000, metavar="N", help="scenes; 0: none (default: %(default)s)")
+    parser.add_argument("--val", type=int, default=100, metavar="N", help="scenes; 0: none (default: %(default)s)")
+    parser.add_argument(
+        "--size", type=int, nargs=2, default=DEFAULT_SIZE, metavar=("H", "W"), help="in pixels (default: 128 128)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of all scenes (default: %(default)s)")
+    args = parser.parse_args(arguments)
+    counts = {"train": args.train, "val": args.val}
+    for split, count in counts.items():
+        if not 0 <= count <= MOST_SCENES:
+            parser.error(f"--{split} must be 0 to {MOST_SCENES}, got {count}")
+    root = args.output if args.output is not None else os.path.join(datasets_root(), "synthetic")
+    code = DONE
+    try:
+        for split, count in counts.items():
+            if count:
+                summary = write_split(root, split, count, args.seed, tuple(args.size))
+                print(summary)
+                code = INCOMPLETE if summary.skipped else code
+    except (JournalBusyError, ValueError, OSError) as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return UNUSABLE
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
