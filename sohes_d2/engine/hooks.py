@@ -1,0 +1,136 @@
+"""What happens beside the training step."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.engine import HookBase
+from detectron2.evaluation import inference_context
+from detectron2.utils import comm
+
+from ..data.training_labels import BrokenSampleError
+from ..structures.forest import Forest, ForestError
+from ..structures.images import ImageReadError, read_image
+from ..structures.masks import encode_masks
+from ..visualization.draw import forest_figure
+
+logger = logging.getLogger(__name__)
+
+
+class CountSkippedImages(HookBase):
+    """Reports as "skipped_images" how many broken training images all processes met since training began or resumed."""
+
+    def __init__(self, period: int = 20):
+        """
+        Args:
+            period: iterations between two reports; that of the writers.
+        """
+        self._period = period
+
+    def after_step(self) -> None:
+        done = self.trainer.iter + 1
+        if done % self._period and done != self.trainer.max_iter:
+            return
+        counts = comm.gather(len(self.trainer.data_loader.skipped))
+        if comm.is_main_process():
+            self.trainer.storage.put_scalar("skipped_images", sum(counts), smoothing_hint=False)
+
+
+class DrawExamples(HookBase):
+    """Draws test images with what is annotated and what is predicted, for TensorBoard.
+
+    It runs on the main process only, after every ``period`` iterations and after the last.
+    """
+
+    def __init__(
+        self,
+        period: int,
+        model: torch.nn.Module,
+        load_records: Callable[[], Iterable[Mapping[str, Any]]],
+        mapper: Callable[[dict[str, Any]], dict[str, Any]],
+        count: int,
+        width: int = 1200,
+    ):
+        """
+        Args:
+            period: iterations between two evaluations; 0: only after training.
+            model: without the wrapper for several processes, which this hook does not take part in.
+            load_records: gives Detectron2's dicts of a test set; called once, when they are needed first.
+            mapper: from such a dict to an input of the model.
+            count: how many images to draw, the first of the set.
+            width: of a figure in pixels.
+        """
+        self._period = period
+        self._model = model
+        self._load_records = load_records
+        self._mapper = mapper
+        self._count = count
+        self._width = width
+        self._records: list[dict[str, Any]] | None = None
+
+    def after_step(self) -> None:
+        done = self.trainer.iter + 1
+        if done == self.trainer.max_iter or (self._period > 0 and done % self._period == 0):
+            self._draw()
+
+    def _draw(self) -> None:
+        if self._records is None:
+            self._records = [dict(record) for record in itertools.islice(self._load_records(), self._count)]
+        with inference_context(self._model), torch.no_grad():
+            for record in self._records:
+                name = os.path.splitext(os.path.basename(record["file_name"]))[0]
+                try:
+                    inputs, image = self._mapper(dict(record)), read_image(record["file_name"])
+                except (BrokenSampleError, ImageReadError) as error:
+                    logger.warning("%s cannot be drawn: %s", record["file_name"], error)
+                    continue
+                predicted = predicted_forest(self._model([inputs])[0], image.shape[:2])
+                self._put(name, "predicted", image, predicted)
+                annotated = annotated_forest(record, image.shape[:2])
+                if annotated is not None:
+                    self._put(name, "annotated", image, annotated)
+
+    def _put(self, name: str, kind: str, image: np.ndarray, forest: Forest) -> None:
+        figure = forest_figure(image, forest, f"{name}, {kind}", self._width)
+        self.trainer.storage.put_image(f"examples/{name}/{kind}", np.ascontiguousarray(figure.transpose(2, 0, 1)))
+
+
+def predicted_forest(output: Mapping[str, Any], image_size: tuple[int, int]) -> Forest:
+    """The forest of a model's output for one image; of a model without hierarchy, that of its masks' coverage.
+
+    Args:
+        output: has "forest", or "instances" with ``pred_masks`` ((N, H, W) tensor) and ``scores``.
+        image_size: (H, W).
+    """
+    if "forest" in output:
+        return output["forest"]
+    instances = output["instances"]
+    masks = encode_masks(torch.as_tensor(instances.pred_masks).cpu())
+    return Forest.from_masks(masks, image_size, scores=instances.scores.detach().cpu().numpy())
+
+
+def annotated_forest(record: Mapping[str, Any], image_size: tuple[int, int]) -> Forest | None:
+    """The forest of a Detectron2 dict's annotations, or None where it has none that can be drawn.
+
+    Args:
+        record: its annotations may have ``id`` and ``parent_id``; without, the hierarchy is that of coverage.
+        image_size: (H, W).
+    """
+    annotations = [a for a in record.get("annotations", ()) if a.get("segmentation")]
+    if not annotations:
+        return None
+    numbered = [{"id": k + 1, **annotation} for k, annotation in enumerate(annotations)]
+    try:
+        forest = Forest.from_coco(numbered, image_size)
+    except (ForestError, ValueError) as error:
+        logger.warning("the annotations of %s cannot be drawn: %s", record.get("file_name"), error)
+        return None
+    if any("parent_id" in annotation for annotation in annotations):
+        return forest
+    return Forest.from_masks(forest.masks, image_size, scores=forest.scores)

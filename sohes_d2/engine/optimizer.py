@@ -1,0 +1,178 @@
+"""Which parameter learns how fast: parameter groups, the optimizer, gradient clipping."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from torch import nn
+
+from .config_file import ConfigError
+
+OPTIMIZERS = ("ADAMW", "SGD")
+CLIP_TYPES = ("full_model", "norm", "value")
+_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm)
+# Embeddings that are plain parameters, by the names that timm, Swin and Mask2Former give them.
+_EMBEDDINGS = {
+    "absolute_pos_embed",
+    "cls_token",
+    "dist_token",
+    "level_embed",
+    "pos_embed",
+    "reg_token",
+    "rel_pos_h",
+    "rel_pos_w",
+    "relative_position_bias_table",
+}
+
+
+@dataclass(frozen=True)
+class GroupRules:
+    """Learning rate and weight decay of a parameter by its name and module, as ``SOLVER`` has them.
+
+    Attributes:
+        base_lr: learning rate of what is not covered below.
+        backbone_multiplier: of the learning rate, for what was pretrained: a backbone, but not the adapter in one.
+        layer_decay: of the learning rate from one block of the backbone to the block below it.
+        bias_lr_factor: of the learning rate, for biases outside of norms.
+        weight_decay: of what is not covered below.
+        weight_decay_norm: of norms, and of vectors that scale as norms do (LayerScale).
+        weight_decay_embed: of embeddings.
+        weight_decay_bias: of biases outside of norms; None: as `weight_decay`.
+    """
+
+    base_lr: float
+    backbone_multiplier: float = 1.0
+    layer_decay: float = 1.0
+    bias_lr_factor: float = 1.0
+    weight_decay: float = 0.0
+    weight_decay_norm: float = 0.0
+    weight_decay_embed: float = 0.0
+    weight_decay_bias: float | None = None
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> GroupRules:
+        """The rules of ``cfg.SOLVER``."""
+        solver = cfg.SOLVER
+        return cls(
+            base_lr=solver.BASE_LR,
+            backbone_multiplier=solver.BACKBONE_MULTIPLIER,
+            layer_decay=solver.LAYER_DECAY,
+            bias_lr_factor=solver.BIAS_LR_FACTOR,
+            weight_decay=solver.WEIGHT_DECAY,
+            weight_decay_norm=solver.WEIGHT_DECAY_NORM,
+            weight_decay_embed=solver.WEIGHT_DECAY_EMBED,
+            weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
+        )
+
+    def decay_of(self, module: nn.Module, name: str, parameter: nn.Parameter) -> float:
+        """Weight decay of ``module``'s own parameter ``name``."""
+        if isinstance(module, nn.Embedding) or name in _EMBEDDINGS:
+            return self.weight_decay_embed
+        # Detectron2 and timm have norms that share no base class with torch's.
+        if isinstance(module, _NORMS) or "norm" in type(module).__name__.lower():
+            return self.weight_decay_norm
+        if name.endswith("bias"):
+            return self.weight_decay if self.weight_decay_bias is None else self.weight_decay_bias
+        return self.weight_decay_norm if parameter.ndim <= 1 else self.weight_decay
+
+    def lr_of(self, module: nn.Module, name: str, backbone: nn.Module | None, name_in_backbone: str) -> float:
+        """Learning rate of ``module``'s own parameter ``name``, which lies in ``backbone``, if that is not None."""
+        lr = self.base_lr
+        if backbone is not None:
+            lr *= self._backbone_factor(backbone, name_in_backbone)
+        is_norm = isinstance(module, _NORMS)
+        return lr * self.bias_lr_factor if name.endswith("bias") and not is_norm else lr
+
+    def _backbone_factor(self, backbone: nn.Module, name: str) -> float:
+        if not hasattr(backbone, "layer_of"):
+            return self.backbone_multiplier
+        above = backbone.num_layers - 1 - backbone.layer_of(name)  # 0: the adapter, 1: the topmost block
+        return 1.0 if above == 0 else self.backbone_multiplier * self.layer_decay ** (above - 1)
+
+
+def parameter_groups(model: nn.Module, rules: GroupRules) -> list[dict[str, Any]]:
+    """Groups for a torch optimizer, one for each pair of learning rate and weight decay.
+
+    A module named "backbone" anywhere in the model is one. If it has ``layer_of(parameter name)`` and ``num_layers``
+    (0: embeddings, then the blocks from below, last the parts that were not pretrained), its layers learn at different
+    speeds.
+
+    Returns:
+        ``[{"params": [...], "lr": ..., "weight_decay": ...}]``; a parameter that is shared or frozen appears once or
+        not at all. The order follows the model, so that a saved optimizer finds its parameters again.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    seen: set[nn.Parameter] = set()
+    for prefix, module, backbone, inside in _modules(model):
+        for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad or parameter in seen:
+                continue
+            seen.add(parameter)
+            full_name = f"{prefix}.{name}" if prefix else name
+            lr = rules.lr_of(module, name, backbone, full_name[len(inside) :])
+            groups.setdefault((lr, rules.decay_of(module, name, parameter)), []).append(parameter)
+    return [{"params": params, "lr": lr, "weight_decay": decay} for (lr, decay), params in groups.items()]
+
+
+def _modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Module | None, str]]:
+    """(name, module, the outermost backbone around it or None, what its name begins with in that case)."""
+    backbone, inside = None, ""
+    for name, module in model.named_modules():
+        if backbone is not None and not name.startswith(inside) and name != inside[:-1]:
+            backbone, inside = None, ""
+        if backbone is None and name.rpartition(".")[2] == "backbone":
+            backbone, inside = module, f"{name}."
+        yield name, module, backbone, inside
+
+
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+    """AdamW or SGD over `parameter_groups`, with the clipping of ``SOLVER.CLIP_GRADIENTS``.
+
+    Raises:
+        ConfigError: another ``SOLVER.OPTIMIZER`` or ``CLIP_TYPE``, or a model without trainable parameters.
+    """
+    groups = parameter_groups(model, GroupRules.from_config(cfg))
+    if not groups:
+        raise ConfigError("the model has no trainable parameters; nothing can be trained")
+    name = cfg.SOLVER.OPTIMIZER.upper()
+    if name not in OPTIMIZERS:
+        raise ConfigError(f"SOLVER.OPTIMIZER {cfg.SOLVER.OPTIMIZER!r} is none of {', '.join(OPTIMIZERS)}")
+    if name == "ADAMW":
+        optimizer = torch.optim.AdamW(groups, lr=cfg.SOLVER.BASE_LR)
+    else:
+        optimizer = torch.optim.SGD(
+            groups, lr=cfg.SOLVER.BASE_LR, momentum=cfg.SOLVER.MOMENTUM, nesterov=cfg.SOLVER.NESTEROV
+        )
+    clipping = cfg.SOLVER.CLIP_GRADIENTS
+    if clipping.ENABLED:
+        # Before a step, so that a gradient scaler has unscaled the gradients by then.
+        optimizer.register_step_pre_hook(_clipper(clipping.CLIP_TYPE, clipping.CLIP_VALUE, clipping.NORM_TYPE))
+    return optimizer
+
+
+def _clipper(kind: str, limit: float, norm_type: float) -> Callable[[torch.optim.Optimizer, Any, Any], None]:
+    def full_model(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        params = [p for group in optimizer.param_groups for p in group["params"]]
+        norm = float(nn.utils.clip_grad_norm_(params, limit, norm_type))
+        if norm != norm or norm == float("inf"):
+            # Clipping would turn it into NaN weights, and the next checkpoint would keep them.
+            raise FloatingPointError(f"the norm of the gradients is {norm}, so the step was not taken")
+        optimizer.grad_norm = norm
+
+    def each_norm(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                nn.utils.clip_grad_norm_(parameter, limit, norm_type)
+
+    def each_value(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        for group in optimizer.param_groups:
+            nn.utils.clip_grad_value_(group["params"], limit)
+
+    clippers = dict(zip(CLIP_TYPES, (full_model, each_norm, each_value)))
+    if kind not in clippers:
+        raise ConfigError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE {kind!r} is none of {', '.join(CLIP_TYPES)}")
+    return clippers[kind]

@@ -1,0 +1,89 @@
+"""One iteration: a batch, losses, gradients, a step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.engine import SimpleTrainer
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.events import get_event_storage
+from torch import nn
+
+from .amp import MixedPrecision
+
+
+class TrainingStep(SimpleTrainer):
+    """Detectron2's `SimpleTrainer` in mixed precision, in which each iteration is repeatable by itself.
+
+    The model's randomness (sampled points, drop path) follows from seed, iteration and process, so that a resumed
+    training goes on exactly as if it had not been stopped.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, precision: MixedPrecision):
+        """
+        Args:
+            model: called with a batch, returns a dict of weighted losses, or one loss.
+            optimizer: of its parameters.
+            precision: of the forward and backward passes.
+        """
+        super().__init__(model, (), optimizer)
+        self.precision = precision
+        self.data_loader = None
+        self._batches = None
+        self._seed = 0
+
+    def feed(self, data_loader: Iterable[Any], seed: int) -> None:
+        """Say where the batches of the following iterations come from, and what the model's randomness does.
+
+        Not known earlier than training begins: both may depend on the checkpoint that is resumed.
+        """
+        self.data_loader = data_loader
+        self._batches = iter(data_loader)
+        self._seed = seed
+
+    def run_step(self) -> None:
+        """Train on the next batch.
+
+        Raises:
+            FloatingPointError: a loss or a gradient is not finite; the weights are as before.
+        """
+        start = time.perf_counter()
+        batch = next(self._batches)
+        data_time = time.perf_counter() - start
+
+        # After the batch, because a data loader that starts its workers draws from torch's generator.
+        seed_all_rng(_mixed(self._seed, self.iter, comm.get_rank()))
+        with self.precision.autocast():
+            losses = self.model(batch)
+            if isinstance(losses, torch.Tensor):
+                losses = {"total_loss": losses}
+            total = sum(losses.values())
+        self.optimizer.zero_grad()
+        self.precision.backward(total)
+        self._write_metrics(losses, data_time)  # raises where a loss is not finite, before the step
+        self.precision.step(self.optimizer)
+
+        storage = get_event_storage()
+        if hasattr(self.optimizer, "grad_norm"):
+            storage.put_scalar("grad_norm", self.optimizer.grad_norm)
+        if self.precision.scaler.is_enabled():
+            storage.put_scalar("loss_scale", self.precision.scaler.get_scale(), smoothing_hint=False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Optimizer and loss scale."""
+        return {**super().state_dict(), "grad_scaler": self.precision.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` gave."""
+        super().load_state_dict(state)
+        self.precision.load_state_dict(state.get("grad_scaler", {}))
+
+
+def _mixed(*numbers: int) -> int:
+    """A seed below 2**32 that no other numbers are likely to give."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])

@@ -1,0 +1,247 @@
+"""The trainer of phase 2: Detectron2's `DefaultTrainer` with this project's data, model weights and evaluation."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import get_detection_dataset_dicts
+from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
+from detectron2.engine.hooks import EvalHook, PeriodicWriter
+from detectron2.utils import comm
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ..data.mapper import PseudoLabelDatasetMapper
+from ..data.training_stream import build_training_loader, images_per_process
+from ..evaluation.entity_evaluator import EntityEvaluator
+from .amp import MixedPrecision
+from .checkpoint import CheckpointError, SOHESCheckpointer
+from .config_file import ConfigError
+from .hooks import CountSkippedImages, DrawExamples
+from .optimizer import build_optimizer
+from .results import defined_only, write_evaluation
+from .schedule import build_lr_scheduler
+from .step import TrainingStep
+from .inference_loader import build_test_loader
+
+logger = logging.getLogger(__name__)
+
+
+class SOHESTrainer(DefaultTrainer):
+    """Trains any Detectron2 meta-architecture on pseudo-labels.
+
+    As with `DefaultTrainer`: construct, `resume_or_load`, `train`. The losses of a training that was stopped and
+    resumed are those of one that was not: images, augmentation and the model's randomness follow from seed and
+    iteration.
+    Another phase adds its hook in `build_hooks` and its views in `build_mapper`.
+    """
+
+    def __init__(self, cfg: CfgNode):
+        """
+        Args:
+            cfg: see `sohes_d2.config`. With a negative SEED one is drawn, logged and kept in the checkpoints.
+
+        Raises:
+            ConfigError: an optimizer, schedule or precision that is not known, or a batch that the processes cannot
+                share.
+        """
+        # Not that of DefaultTrainer, which makes the data loader before the first iteration is known, and knows
+        # mixed precision and several processes on CUDA alone.
+        TrainerBase.__init__(self)
+        cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+        self._draws_seed = cfg.SEED < 0
+        self.cfg = _with_seed(cfg, comm.shared_random_seed() % 2**31) if self._draws_seed else cfg
+        _check_batch_size(cfg)
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        self._trainer = TrainingStep(_distributed(model), optimizer, MixedPrecision.from_config(cfg))
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        # A weak reference, since the checkpointer belongs to the trainer.
+        self.checkpointer = SOHESCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.register_hooks(self.build_hooks())
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Go on from the last checkpoint of OUTPUT_DIR, or else begin with MODEL.WEIGHTS, or else with the pretrained
+        backbone of MODEL.VIT.WEIGHTS.
+
+        Raises:
+            CheckpointError: no such checkpoint, or not all processes see the one to resume from.
+            WeightsError: weights that cannot be had, read or matched.
+        """
+        resume = resume and self.checkpointer.has_checkpoint()
+        if len(set(comm.all_gather(resume))) > 1:
+            raise CheckpointError(
+                f"only some machines have a checkpoint in {self.cfg.OUTPUT_DIR!r}; put OUTPUT_DIR on a file system "
+                "that all of them share"
+            )
+        if not resume and not self.cfg.MODEL.WEIGHTS:
+            load_pretrained_backbone(self.checkpointer.model, self.cfg)
+        super().resume_or_load(resume)
+
+    def train(self) -> Any:
+        """Train to the end.
+
+        Returns:
+            Results of the last evaluation if TEST.EXPECTED_RESULTS is set, as with `DefaultTrainer`.
+
+        Raises:
+            FloatingPointError: a loss or gradient is not finite; the message names the last checkpoint.
+        """
+        if self._draws_seed:
+            logger.info("SEED %d was drawn; set it to repeat this training", self.cfg.SEED)
+        self._trainer.feed(self.build_train_loader(self.cfg, self.start_iter), self.cfg.SEED)
+        return super().train()
+
+    def run_step(self) -> None:
+        """One iteration."""
+        self._trainer.iter = self.iter
+        try:
+            self._trainer.run_step()
+        except FloatingPointError as error:
+            has_one = self.checkpointer.has_checkpoint()
+            last = (
+                f"the last checkpoint is {self.checkpointer.get_checkpoint_file()}" if has_one else "no checkpoint yet"
+            )
+            raise FloatingPointError(
+                f"training stopped in iteration {self.iter}: {error}\n{last}. Lower SOLVER.BASE_LR, clip gradients "
+                "(SOLVER.CLIP_GRADIENTS), lengthen SOLVER.WARMUP_ITERS, or train without SOLVER.AMP; --resume would "
+                "come to the same iteration again."
+            ) from error
+
+    def state_dict(self) -> dict[str, Any]:
+        """Iteration, hooks, optimizer, loss scale and seed."""
+        return {**super().state_dict(), "seed": self.cfg.SEED}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up what `state_dict` gave."""
+        super().load_state_dict(state_dict)
+        seed = state_dict.get("seed", self.cfg.SEED)
+        if self._draws_seed:
+            self.cfg = _with_seed(self.cfg, seed)
+        elif seed != self.cfg.SEED:
+            logger.warning("SEED is %d, the checkpoint was made with %d: other images follow", self.cfg.SEED, seed)
+
+    def evaluate(self) -> dict[str, Any]:
+        """Results of the model on all test sets that are defined; ``OUTPUT_DIR/evaluation.json`` has all."""
+        self._last_eval_results = self.test(self.cfg, self.model)
+        done = min(self.iter + 1, self.max_iter)  # after the last iteration Detectron2 counts on once more
+        write_evaluation(self.cfg.OUTPUT_DIR, self.cfg.DATASETS.TEST, self._last_eval_results, done)
+        return defined_only(self._last_eval_results)
+
+    def build_hooks(self) -> list[HookBase | None]:
+        """Detectron2's hooks and this project's, in the order in which they run after a step."""
+        defaults = [hook for hook in super().build_hooks() if not isinstance(hook, EvalHook)]
+        # Writers run last, to write what the other hooks found.
+        writers = [hook for hook in defaults if isinstance(hook, PeriodicWriter)]
+        hooks = [*(hook for hook in defaults if hook not in writers), CountSkippedImages()]
+        if comm.is_main_process() and self.cfg.TEST.VISUALIZE > 0 and self.cfg.DATASETS.TEST:
+            hooks.append(self._build_examples())
+        return [*hooks, EvalHook(self.cfg.TEST.EVAL_PERIOD, self.evaluate), *writers]
+
+    def _build_examples(self) -> HookBase:
+        name = self.cfg.DATASETS.TEST[0]
+        return DrawExamples(
+            self.cfg.TEST.EVAL_PERIOD,
+            self.checkpointer.model,
+            lambda: get_detection_dataset_dicts(name, filter_empty=False),
+            self.build_mapper(self.cfg, is_train=False),
+            self.cfg.TEST.VISUALIZE,
+        )
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        """See `sohes_d2.engine.optimizer`."""
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
+        """See `sohes_d2.engine.schedule`."""
+        return build_lr_scheduler(cfg, optimizer)
+
+    @classmethod
+    def build_mapper(cls, cfg: CfgNode, is_train: bool) -> Callable[[dict[str, Any]], dict[str, Any] | None]:
+        """From Detectron2's dict of an image to an input of the model."""
+        return PseudoLabelDatasetMapper(cfg, is_train=is_train)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode, start_iteration: int = 0) -> Iterable[list[dict[str, Any]]]:
+        """Batches from an iteration on; what they hold depends on it and on SEED, not on when training began.
+
+        Raises:
+            ConfigError: a batch that the processes cannot share, or a data set without images that can be used.
+        """
+        mapper = cls.build_mapper(cfg, is_train=True)
+        try:
+            return build_training_loader(cfg, mapper, start_iteration=start_iteration)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str, Any]]]:
+        """All images of a data set, one at a time, shared out over the processes."""
+        return build_test_loader(cfg, dataset_name, cls.build_mapper(cfg, is_train=False))
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> EntityEvaluator:
+        """AR and AP without classes, and the hierarchy; predictions go to OUTPUT_DIR/inference/DATA SET."""
+        return EntityEvaluator(dataset_name, f"{cfg.OUTPUT_DIR}/inference/{dataset_name}")
+
+
+def load_pretrained_backbone(model: nn.Module, cfg: CfgNode) -> None:
+    """Load MODEL.VIT.WEIGHTS into ``model.backbone``, if it is one that knows how (``load_pretrained``).
+
+    "" means the hub's weights of MODEL.VIT.NAME; "random" leaves the backbone as it was initialized.
+
+    Raises:
+        WeightsError: they cannot be had, read or matched.
+    """
+    trunk = getattr(model, "backbone", None)
+    source = cfg.MODEL.VIT.WEIGHTS or f"hub:{cfg.MODEL.VIT.NAME}"
+    if hasattr(trunk, "load_pretrained") and source != "random":
+        with _first_of_each_machine():
+            trunk.load_pretrained(source)
+
+
+@contextmanager
+def _first_of_each_machine() -> Iterator[None]:
+    """One process of each machine goes first, so that a download happens once and the others find it done."""
+    first = comm.get_local_rank() == 0
+    if not first:
+        comm.synchronize()
+    yield
+    if first:
+        comm.synchronize()
+
+
+def _distributed(model: nn.Module) -> nn.Module:
+    """The model, averaging its gradients over processes where there are several."""
+    if comm.get_world_size() == 1:
+        return model
+    on_gpu = next(model.parameters()).device.type == "cuda"
+    known = inspect.signature(DistributedDataParallel).parameters
+    buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # until torch 2.13
+    return DistributedDataParallel(model, device_ids=[comm.get_local_rank()] if on_gpu else None, **{buffers: False})
+
+
+def _check_batch_size(cfg: CfgNode) -> None:
+    try:
+        images_per_process(cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size())
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _with_seed(cfg: CfgNode, seed: int) -> CfgNode:
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.SEED = int(seed)
+    cfg.freeze()
+    return cfg

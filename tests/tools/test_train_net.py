@@ -1,0 +1,151 @@
+"""The command line of training: a whole run on the CPU, evaluation, and what is said to mistakes."""
+
+import importlib.util
+import json
+import logging
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils.logger import setup_logger
+
+TOOLS = Path(__file__).parents[2] / "tools"
+sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
+
+from tiny_training import write_scenes  # noqa: E402  (registers TinySegmenter)
+
+
+def load_tool(name):
+    spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+train_net = load_tool("train_net").main
+
+CONFIG = """
+VERSION: 2
+MODEL:
+  META_ARCHITECTURE: TinySegmenter
+  VIT: {WEIGHTS: random}
+INPUT: {FORMAT: RGB, IMAGE_SIZE: 32, MIN_SIZE_TEST: 64, MAX_SIZE_TEST: 64}
+DATASETS:
+  REGISTER: "cli_scenes: %(folder)s/labels.json, %(folder)s/images"
+  TRAIN: ("cli_scenes",)
+  TEST: ("cli_scenes",)
+DATALOADER: {NUM_WORKERS: 0}
+SOLVER: {IMS_PER_BATCH: 2, MAX_ITER: 4, CHECKPOINT_PERIOD: 2, WARMUP_ITERS: 1, LR_SCHEDULER_NAME: WarmupPolyLR}
+TEST: {VISUALIZE: 0}
+SEED: 1
+OUTPUT_DIR: %(folder)s/output
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli") / "scenes"
+    write_scenes(folder, count=3)
+    (folder / "c.yaml").write_text(CONFIG % {"folder": folder})
+    return folder
+
+
+@pytest.fixture
+def run(folder):
+    """Runs the command on the config; every run is as in a process of its own, without its data sets."""
+
+    def run(*arguments):
+        try:
+            return train_net(["--config-file", str(folder / "c.yaml"), "--num-gpus", "0", *arguments])
+        finally:
+            if "cli_scenes" in DatasetCatalog.list():
+                DatasetCatalog.remove("cli_scenes")
+                MetadataCatalog.remove("cli_scenes")
+            # handlers write to the stdout of the test that made them
+            for name in ("detectron2", "fvcore", "sohes_d2"):
+                logging.getLogger(name).handlers.clear()
+                logging.getLogger(name).propagate = True
+            setup_logger.cache_clear()
+
+    return run
+
+
+def results(folder):
+    return json.loads((folder / "output" / "evaluation.json").read_text())
+
+
+def test_train_then_resume_then_evaluate(run, folder, capfd):
+    assert run("SOLVER.MAX_ITER", "2") == 0
+    assert results(folder)["iteration"] == 2
+    assert run("--resume") == 0
+    assert results(folder)["iteration"] == 4
+    assert (folder / "output" / "config.yaml").is_file()
+    lines = [json.loads(line) for line in (folder / "output" / "metrics.json").read_text().splitlines()]
+    assert [line["iteration"] for line in lines if "loss_share" in line] == [1, 3]
+    trained = results(folder)["results"]["cli_scenes"]["segm"]
+
+    (folder / "output" / "evaluation.json").unlink()
+    weights = str(folder / "output" / "model_final.pth")
+    capfd.readouterr()
+    assert run("--eval-only", "MODEL.WEIGHTS", weights) == 0
+    assert "Class-agnostic results in percent" in capfd.readouterr().out
+    found = results(folder)
+    assert (found["iteration"], found["weights"]) == (4, weights)
+    assert found["results"]["cli_scenes"]["segm"] == trained
+
+    expected = trained["AR@1000"]
+    for tolerance, code in ((0.1, 0), (-1.0, 1)):
+        option = f"[['segm', 'AR@1000', {expected}, {tolerance}]]"
+        assert run("--eval-only", "--resume", "TEST.EXPECTED_RESULTS", option) == code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["SOLVER.MAX_ITR", "3"], "there is no key SOLVER.MAX_ITR. Did you mean SOLVER.MAX_ITER"),
+        (["DATASETS.TRAIN", "('cli_scene',)"], "no data set 'cli_scene'. Did you mean cli_scenes"),
+        (["DATASETS.TRAIN", "()"], "DATASETS.TRAIN names no data set"),
+        (["--eval-only", "DATASETS.TEST", "()"], "DATASETS.TEST names no data set"),
+        (
+            ["DATASETS.TEST", "('entities_bsds500_val',)"],
+            "make it with `python datasets/prepare_bsds500.py --split val`",
+        ),
+        (["DATASETS.TRAIN", "('entities_sa1b_train_1000',)"], "prepare_sa1b.py --train 1000"),
+        (["DATASETS.REGISTER", "x: only_one_path"], "'x' must be `json, images`"),
+        (["MODEL.WEIGHTS", "none.pth"], "checkpoint 'none.pth' does not exist"),
+        (["--eval-only", "MODEL.WEIGHTS", "none.pth"], "checkpoint 'none.pth' does not exist"),
+        (["SOLVER.OPTIMIZER", "ADAM"], "'ADAM' is none of ADAMW, SGD"),
+    ],
+)
+def test_mistakes_are_explained_in_a_line(run, capfd, monkeypatch, tmp_path, arguments, message):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    assert run(*arguments) == 2
+    error = capfd.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_a_config_file_is_needed(capsys, tmp_path):
+    with pytest.raises(SystemExit) as error:
+        train_net([])
+    assert error.value.code == 2
+    assert "--config-file is missing" in capsys.readouterr().err
+    assert train_net(["--config-file", str(tmp_path / "none.yaml")]) == 2
+    assert "none.yaml' does not exist" in capsys.readouterr().err
+
+
+def test_training_that_diverges_ends_with_code_1(run, folder, capfd, monkeypatch):
+    monkeypatch.setattr("tiny_training.TinyBackbone.forward", lambda self, x: self.patch_embed(x) * float("nan"))
+    assert run("OUTPUT_DIR", str(folder / "diverged")) == 1
+    error = capfd.readouterr().err
+    assert "training stopped in iteration 0" in error
+    assert "no checkpoint yet" in error
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the config is for CUDA, which is there")
+def test_without_a_gpu_the_cpu_is_taken(folder):
+    tool = load_tool("train_net")
+    args = tool.parse_arguments(["--config-file", str(folder / "c.yaml"), "--num-gpus", "1"])
+    assert tool.build_cfg(args).MODEL.DEVICE == "cpu"
