@@ -61,7 +61,12 @@ def test_every_training_config_builds(path):
         model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
     names = {name for name, _ in model.named_parameters()}
     segmenter = getattr(model, "student", model)
-    assert segmenter.sem_seg_head.predictor.query_feat.weight.shape[0] == cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES
+    predictor = segmenter.sem_seg_head.predictor
+    if cfg.MODEL.MASK_FORMER.QUERY_INIT == "learned":
+        num_queries = predictor.query_feat.num_embeddings
+    else:
+        num_queries = predictor.query_selection.num_queries
+    assert num_queries == cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES
     assert segmenter.inference.max_masks == cfg.TEST.DETECTIONS_PER_IMAGE
     assert any("ancestor_head" in name for name in names)
     assert segmenter.size_divisibility == 32
