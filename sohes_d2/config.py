@@ -163,6 +163,7 @@ def add_sohes_config(cfg: Any) -> None:
     node.TEACHER_WEIGHT = [2.0, 3.0]  # of the losses on the teacher's labels [H]
     node.WEIGHT_SCHEDULE = "cosine"  # from start to end: cosine [H] | linear | constant
     node.DUPLICATE_IOU = 0.5  # a teacher's label that overlaps an initial one by more is not counted twice [D]
+    node.OWN_DUPLICATE_IOU = 0.9  # of two teacher's labels that overlap by more, the lower score is dropped [D]
     node.MAX_LABELS = 200  # teacher's labels per image, the best first [D]
     node.MIN_AREA = 16  # pixels of the model's input; smaller teacher's masks are no labels [D]
     # Who is whose ancestor among the teacher's labels: teacher (its ancestor head) | coverage | none (not taught) [D]

@@ -18,7 +18,7 @@ PACKAGE = REPOSITORY / "sohes_d2"
 # What a folder of the package may import of the package, besides itself. The files at the top (compat, config, weights)
 # are open to all; the package's __init__ is what users import.
 BELOW = {
-    "": {"structures", "modeling"},  # config.py enters the models in Detectron2's registries
+    "": {"structures", "modeling", "correction"},  # config.py enters the models in Detectron2's registries
     "structures": set(),
     "exploration": {"structures"},
     "modeling": {"structures"},

@@ -115,6 +115,7 @@ def evaluate(cfg: Any, resume: bool) -> None:
 
 def work(args: argparse.Namespace) -> None:
     """`run`, with a line instead of a traceback where the user can mend it; exits with a code where it fails."""
+    from sohes_d2.correction import CollapseError
     from sohes_d2.data.registration import DatasetMissingError, DatasetSpecError
     from sohes_d2.data.training_labels import BrokenSampleError
     from sohes_d2.data.training_stream import NothingUsableError
@@ -131,7 +132,7 @@ def work(args: argparse.Namespace) -> None:
         if comm.is_main_process():
             print(f"train_net: {error}", file=sys.stderr)
         sys.exit(EXIT_USAGE)
-    except (FloatingPointError, NothingUsableError, BrokenSampleError) as error:
+    except (FloatingPointError, CollapseError, NothingUsableError, BrokenSampleError) as error:
         print(f"train_net: {error}", file=sys.stderr)
         sys.exit(EXIT_FAILED)
 

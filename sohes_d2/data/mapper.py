@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from .label_sampling import stratified_order
 from .labeled_crop import LabeledCrop, MaskWindow
 from .mask_warp import MaskWarp
 from .training_labels import BrokenSampleError, TrainingLabels, read_labels
+from .views import StrongView, has_teacher
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +30,12 @@ class PseudoLabelDatasetMapper:
     """Read an image and its labels, augment both, and keep the labels that are left, with who is inside whom.
 
     Called with a Detectron2 dict, it returns one with `image` (3, H, W) uint8 in the channel order of INPUT.FORMAT,
-    `file_name`, `image_id`, `height`, `width` (of the file) and, for training, `instances` with `gt_classes` (zeros),
-    `gt_boxes`, `gt_masks` (BitMasks) and `gt_ancestors` (AncestorMatrix).
+    what the dict has of `file_name`, `image_id`, `height`, `width` (of the file) and, for training, `instances` with
+    `gt_classes` (zeros), `gt_boxes`, `gt_masks` (BitMasks) and `gt_ancestors` (AncestorMatrix). Those of an image
+    without labels (no `annotations` in the dict, as of `registration.load_unlabeled`) are empty.
+
+    With views, `image_weak` is the same image for the teacher, and `image` the student's strong view of it: pixel for
+    pixel the same places, so that the instances are those of both.
 
     For training, an image that cannot be used is logged once, counted in `skipped`, and gives None, which Detectron2's
     loaders and `training_stream` replace by another image. At test time it raises: Detectron2 would replace it there,
@@ -54,6 +59,7 @@ class PseudoLabelDatasetMapper:
         min_label_score: float = 0.0,
         copy_paste_probability: float = 0.0,
         copy_paste_entities: int = 5,
+        views: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None,
     ):
         """
         Args:
@@ -65,7 +71,9 @@ class PseudoLabelDatasetMapper:
             min_label_score: labels scored lower are left out.
             copy_paste_probability: that an image gets entities of another one. Needs `set_donors`, and augmentations
                 that give every image the same size.
-            copy_paste_entities: most wholes that are pasted at once, each with its descendants.
+            copy_paste_entities: most wholes that are pasted at once, each with its descendants. Images without labels
+                get none: the rest of them would look like background.
+            views: from the teacher's view (H, W, 3) uint8 RGB to the student's, as `StrongView`; None for one image.
 
         Raises:
             ValueError: a setting out of range.
@@ -84,6 +92,7 @@ class PseudoLabelDatasetMapper:
         self.min_label_score = min_label_score
         self.copy_paste_probability = copy_paste_probability
         self.copy_paste_entities = copy_paste_entities
+        self.views = views
         self.skipped = 0
         self._reported: set[str] = set()
         self._donors: Any = None
@@ -104,6 +113,7 @@ class PseudoLabelDatasetMapper:
             "min_label_score": node.MIN_LABEL_SCORE,
             "copy_paste_probability": node.COPY_PASTE.PROBABILITY,
             "copy_paste_entities": node.COPY_PASTE.MAX_ENTITIES,
+            "views": StrongView(cfg) if is_train and has_teacher(cfg) else None,
         }
 
     def set_donors(self, dataset: Any) -> None:
@@ -131,25 +141,32 @@ class PseudoLabelDatasetMapper:
         Raises:
             BrokenSampleError: the image cannot be read, its size is not that of its labels, or the labels are broken.
         """
+        kept = ("file_name", "image_id", "height", "width")
+        sample: dict[str, Any] = {key: dataset_dict[key] for key in kept if key in dataset_dict}
         if self.is_train:
             # a generator of its own, drawn first, so that one setting changed does not change all that comes after
             rng = np.random.default_rng(np.random.randint(2**31))  # noqa: NPY002  (see the class)
             crop = self._training_crop(dataset_dict, rng)
-            image, instances = crop.image, {"instances": crop.instances()}
+            image, sample["instances"] = crop.image, crop.instances()
+            if self.views is not None:
+                sample["image_weak"] = self._as_tensor(image)
+                # drawn last, so that the teacher sees what a training without views would
+                image = self.views(image, np.random.default_rng(np.random.randint(2**31)))  # noqa: NPY002
         else:
             inputs = T.AugInput(self._read_image(dataset_dict))
             self.augmentations(inputs)
-            image, instances = inputs.image, {}
+            image = inputs.image
+        return {**sample, "image": self._as_tensor(image)}
+
+    def _as_tensor(self, image: np.ndarray) -> torch.Tensor:
         if self.image_format == "BGR":
             image = image[:, :, ::-1]
-        sample = {key: dataset_dict[key] for key in ("file_name", "image_id", "height", "width") if key in dataset_dict}
-        sample["image"] = torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))  # a copy: Pillow's may not be
-        return {**sample, **instances}
+        return torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))  # a copy: Pillow's may not be writable
 
     def _training_crop(self, dataset_dict: Mapping[str, Any], rng: np.random.Generator) -> LabeledCrop:
         view = self._view(dataset_dict)
         crop = self._sample_labels(view, rng)
-        if rng.random() < self.copy_paste_probability:
+        if "annotations" in dataset_dict and rng.random() < self.copy_paste_probability:
             for donor in self._donor_views(dataset_dict, rng):
                 crop = paste(crop, self._donor_trees(donor, rng), self.min_label_area)
                 if len(crop.masks) > self.max_labels:
@@ -222,7 +239,7 @@ class PseudoLabelDatasetMapper:
         for index in rng.integers(len(self._donors), size=_DONOR_ATTEMPTS):
             try:
                 donor = self._donors[int(index)]
-                if donor["file_name"] != dataset_dict["file_name"]:
+                if "annotations" in donor and donor["file_name"] != dataset_dict["file_name"]:
                     yield self._view(donor)
             except BrokenSampleError as error:
                 self._report(error)

@@ -8,6 +8,8 @@ for (`PerImageDataset`, `LabelDataset`). Detectron2's loaders take both, by name
 `DATALOADER.FILTER_EMPTY_ANNOTATIONS` has no effect on such a data set in Detectron2's own loader. The mask counts of a
 `LabelDataset` are in its index, by which `training_stream` filters:
 ``torch.utils.data.Subset(dataset, np.flatnonzero(dataset.labels.rows["count"]))`` has the images with masks.
+
+A folder of photos without labels is a data set, too (`register_unlabeled`), for models whose teacher makes the labels.
 """
 
 from __future__ import annotations
@@ -25,8 +27,10 @@ from torch.utils.data import Dataset
 from .builtin import BUILTIN, datasets_root, read_sa1b_json
 from .shard_index import is_label_file
 from .shards import ShardedDataset
+from .sources import SourceError, read_image_list
 
 CLASSES = ["entity"]
+_FORMS = "`name: json, images`, or `name: {images: folder}` for images without labels"
 # Beside what Detectron2 reads itself: the hierarchy, and the score of labels that were found by a method.
 ANNOTATION_FIELDS = ["id", "parent_id", "depth", "score"]
 
@@ -78,13 +82,39 @@ def register_coco_entities(name: str, json_file: str, image_root: str) -> None:
     _set_metadata(name, image_root)
 
 
+def register_unlabeled(name: str, image_root: str) -> None:
+    """Register all images in a folder and below it as a data set without labels, without looking into it.
+
+    For training alone, and for models that learn from a teacher (see `training_stream.training_dataset`), which can
+    tell by the metadata: ``unlabeled=True``.
+
+    Args:
+        name: of the data set.
+        image_root: the folder.
+
+    Raises:
+        DatasetSpecError: the name is taken.
+    """
+    if name in DatasetCatalog.list():
+        raise DatasetSpecError(f"a data set {name!r} is registered already; choose another name")
+    DatasetCatalog.register(name, lambda: load_unlabeled(image_root))
+    _set_metadata(name, image_root, unlabeled=True)
+
+
+def is_unlabeled(name: str) -> bool:
+    """Whether a registered data set is one of images without labels, of which nothing is known, not even that they
+    show nothing."""
+    return bool(MetadataCatalog.get(name).get("unlabeled", False))
+
+
 def register_datasets(specs: str | Mapping[str, Any]) -> list[str]:
     """Register data sets that are described in a line or a file instead of Python.
 
     Args:
         specs: a yaml file (ending in .yaml or .yml), yaml text such as ``my_set: labels.json, images/``, or what such
             yaml reads as. A value is "json, images" or a mapping with the keys `json` and `images`, where `json` may be
-            a folder of shards. Paths in a file are relative to the working directory.
+            a folder of shards. Without json, ``my_photos: {images: photos/}``, all images of the folder are a data set
+            without labels. Paths in a file are relative to the working directory.
 
     Returns:
         The names.
@@ -103,12 +133,15 @@ def register_datasets(specs: str | Mapping[str, Any]) -> list[str]:
         try:
             specs = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise DatasetSpecError(f"{where} is not yaml: {error}") from error
+            raise DatasetSpecError(f"{where} is not yaml; write {_FORMS}: {error}") from error
     if not isinstance(specs, Mapping):
-        raise DatasetSpecError(f"{where} must read `name: json, images`, got {specs!r}")
+        raise DatasetSpecError(f"{where} must read {_FORMS}, got {specs!r}")
     pairs = {str(name): _json_and_images(str(name), value, where) for name, value in specs.items()}
     for name, (json_file, image_root) in pairs.items():
-        register_coco_entities(name, json_file, image_root)
+        if json_file:
+            register_coco_entities(name, json_file, image_root)
+        else:
+            register_unlabeled(name, image_root)
     return list(pairs)
 
 
@@ -130,6 +163,24 @@ def open_entities(labels: str, image_root: str) -> list[dict[str, Any]] | LabelD
         if not is_label_file(labels):
             return load_entities(labels, image_root)
     return LabelDataset(ShardedDataset(labels), image_root)
+
+
+def load_unlabeled(image_root: str) -> list[dict[str, Any]]:
+    """`file_name` and `image_id` of all images in a folder and below it, as `read_image_list` lists them.
+
+    No file is opened, so that the size, which Detectron2's dicts also have, is known only to whoever reads the image.
+    There are no `annotations` either: an empty list of them would say that there is nothing to label.
+
+    Raises:
+        DatasetMissingError: there is no such folder, or no image in it.
+    """
+    if not os.path.isdir(image_root):
+        raise DatasetMissingError(f"the folder {image_root!r} of images without labels does not exist: check the path")
+    try:
+        images = read_image_list(image_root)
+    except SourceError as error:
+        raise DatasetMissingError(f"of images without labels, there is {error}") from error
+    return [{"file_name": image.path, "image_id": image.image_id} for image in images]
 
 
 def load_entities(json_file: str, image_root: str, prepare: str = "") -> list[dict[str, Any]]:
@@ -268,8 +319,11 @@ def _require(path: str, prepare: str) -> None:
 def _json_and_images(name: str, value: Any, where: str) -> tuple[str, str]:
     if isinstance(value, str):
         parts = [part.strip() for part in value.split(",")]
-        if len(parts) == 2 and all(parts):
+        if len(parts) == 2 and parts[1]:
             return parts[0], parts[1]
-    elif isinstance(value, Mapping) and set(value) == {"json", "images"}:
-        return str(value["json"]), str(value["images"])
-    raise DatasetSpecError(f"{where}: {name!r} must be `json, images` (two paths), got {value!r}")
+    elif isinstance(value, Mapping) and {"images"} <= set(value) <= {"json", "images"} and value["images"]:
+        return str(value.get("json") or ""), str(value["images"])
+    raise DatasetSpecError(
+        f"{where}: {name!r} must be `json, images` (two paths), or `{{images: folder}}` for images without labels, "
+        f"got {value!r}"
+    )

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from detectron2.data import DatasetCatalog
@@ -21,8 +22,9 @@ from detectron2.utils import comm
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Sampler, Subset
 
 from .mapper import PseudoLabelDatasetMapper
-from .registration import LabelDataset
+from .registration import LabelDataset, is_unlabeled
 from .training_labels import BrokenSampleError
+from .views import has_teacher
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +74,7 @@ def build_training_loader(
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=_as_list,
         drop_last=True,
+        worker_init_fn=_single_threaded,
         # of its own: each iteration over a DataLoader draws a number, by default from the global generator
         generator=torch.Generator().manual_seed(seed),
     )
@@ -94,9 +97,12 @@ def images_per_process(total: int, processes: int) -> int:
 
 
 def training_dataset(cfg: Any) -> Dataset:
-    """The data sets of DATASETS.TRAIN as one, without images that have no labels if FILTER_EMPTY_ANNOTATIONS.
+    """The data sets of DATASETS.TRAIN as one.
 
-    Of data sets that are read image by image, only those with an index (`LabelDataset`) can be filtered.
+    Without images that have no labels if FILTER_EMPTY_ANNOTATIONS: they would teach that there is nothing. Of data sets
+    that are read image by image, only those with an index (`LabelDataset`) can be filtered. Data sets that are marked
+    as unlabeled (`registration.register_unlabeled`) teach nothing by themselves: they are there, and whole, if and only
+    if the model learns from a teacher.
 
     Raises:
         KeyError: a name that is not registered.
@@ -105,18 +111,25 @@ def training_dataset(cfg: Any) -> Dataset:
     names = [cfg.DATASETS.TRAIN] if isinstance(cfg.DATASETS.TRAIN, str) else list(cfg.DATASETS.TRAIN)
     parts = []
     for name in names:
+        if is_unlabeled(name) and not has_teacher(cfg):
+            logger.warning("%s: left out: images without labels are for models that learn from a teacher", name)
+            continue
         dataset = DatasetCatalog.get(name)
         images = len(dataset)
-        if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+        if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS and not is_unlabeled(name):
             dataset = _without_empty(dataset)
         logger.info("%s: %d images, %d of them without labels and left out", name, images, images - len(dataset))
         if len(dataset):
             parts.append(_map_style(dataset))
-    if not parts:
+    if parts:
+        return parts[0] if len(parts) == 1 else ConcatDataset(parts)
+    if names and all(map(is_unlabeled, names)):
         raise ValueError(
-            f"DATASETS.TRAIN ({', '.join(names) or 'empty'}) has no images with labels; check the data sets"
+            f"DATASETS.TRAIN ({', '.join(names)}) has only images without labels, which this model cannot learn from: "
+            "make labels by tools/generate_pseudo_labels.py, or train MODEL.META_ARCHITECTURE SOHESMutualLearning, "
+            "whose teacher makes them"
         )
-    return parts[0] if len(parts) == 1 else ConcatDataset(parts)
+    raise ValueError(f"DATASETS.TRAIN ({', '.join(names) or 'empty'}) has no images with labels; check the data sets")
 
 
 class PositionSampler(Sampler):
@@ -229,6 +242,10 @@ def seeded(*numbers: int) -> Iterator[None]:
         random.setstate(states[0])
         np.random.set_state(states[1])  # noqa: NPY002
         torch.default_generator.set_state(states[2])
+
+
+def _single_threaded(worker: int) -> None:
+    cv2.setNumThreads(0)  # of its own accord, the OpenCV of each worker would take all cores (torch's does not)
 
 
 def _as_list(batch: list[Any]) -> list[Any]:

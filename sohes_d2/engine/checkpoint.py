@@ -69,6 +69,17 @@ class SOHESCheckpointer(DetectionCheckpointer):
             )
         return super().load(path, *args, **kwargs)
 
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        found = list(checkpoint["model"])[:3]  # loading empties it
+        incompatible = super()._load_model(checkpoint)
+        wanted = {name for name, _ in self.model.named_parameters()}
+        if wanted and wanted <= set(incompatible.missing_keys):
+            raise CheckpointError(
+                f"nothing in the checkpoint is of this model (it has {', '.join(found) or 'no tensors'}); use the config that it was trained with, "
+                "or, for teacher and student, export one of them by tools/export_model.py"
+            )
+        return incompatible
+
     def _load_file(self, filename: str) -> dict[str, Any]:
         if filename.endswith(".pkl"):
             content = read_pickle(filename)

@@ -35,6 +35,8 @@ def _check(key: str, name: str) -> None:
             f"'{name}: labels.json, images/'"
         )
     metadata = MetadataCatalog.get(name)
+    if metadata.get("unlabeled") and not os.path.isdir(metadata.image_root):
+        raise ConfigError(f"{key}: the folder {metadata.image_root!r} of data set {name!r} does not exist")
     if key.endswith("TEST") and not metadata.get("json_file"):
         raise ConfigError(
             f"{key}: {name!r} has no COCO json to be scored against (a folder of shards is none; join it by "

@@ -1,4 +1,4 @@
-"""The trainer of phase 2: Detectron2's `DefaultTrainer` with this project's data, model weights and evaluation."""
+"""The trainer of phases 2 and 3: Detectron2's `DefaultTrainer` with this project's data, weights and evaluation."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from detectron2.utils import comm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..correction import MutualLearningHook, SOHESMutualLearning
 from ..data.mapper import PseudoLabelDatasetMapper
 from ..data.training_stream import build_training_loader, images_per_process
 from ..evaluation.entity_evaluator import EntityEvaluator
@@ -29,9 +30,12 @@ from .optimizer import build_optimizer
 from .results import defined_only, write_evaluation
 from .schedule import build_lr_scheduler
 from .step import TrainingStep
+from .teacher_pictures import DrawTeacherLabels
 from .inference_loader import build_test_loader
 
 logger = logging.getLogger(__name__)
+
+TEACHER_PICTURES = 20  # in a training
 
 
 class SOHESTrainer(DefaultTrainer):
@@ -40,7 +44,7 @@ class SOHESTrainer(DefaultTrainer):
     As with `DefaultTrainer`: construct, `resume_or_load`, `train`. The losses of a training that was stopped and
     resumed are those of one that was not: images, augmentation and the model's randomness follow from seed and
     iteration.
-    Another phase adds its hook in `build_hooks` and its views in `build_mapper`.
+    For `SOHESMutualLearning` it adds the hooks of phase 3.
     """
 
     def __init__(self, cfg: CfgNode):
@@ -75,6 +79,7 @@ class SOHESTrainer(DefaultTrainer):
 
         Raises:
             CheckpointError: no such checkpoint, or not all processes see the one to resume from.
+            ConfigError: phase 3 without a model of phase 2.
             WeightsError: weights that cannot be had, read or matched.
         """
         resume = resume and self.checkpointer.has_checkpoint()
@@ -84,6 +89,11 @@ class SOHESTrainer(DefaultTrainer):
                 "that all of them share"
             )
         if not resume and not self.cfg.MODEL.WEIGHTS:
+            if isinstance(self.checkpointer.model, SOHESMutualLearning):
+                raise ConfigError(
+                    "MODEL.WEIGHTS is empty: self-correction starts with the model of phase 2, for example "
+                    "output/instruction/model_final.pth"
+                )
             load_pretrained_backbone(self.checkpointer.model, self.cfg)
         super().resume_or_load(resume)
 
@@ -143,9 +153,26 @@ class SOHESTrainer(DefaultTrainer):
         # Writers run last, to write what the other hooks found.
         writers = [hook for hook in defaults if isinstance(hook, PeriodicWriter)]
         hooks = [*(hook for hook in defaults if hook not in writers), CountSkippedImages()]
+        if isinstance(self.checkpointer.model, SOHESMutualLearning):
+            hooks = [*self._build_correction(self.checkpointer.model), *hooks]
         if comm.is_main_process() and self.cfg.TEST.VISUALIZE > 0 and self.cfg.DATASETS.TEST:
             hooks.append(self._build_examples())
         return [*hooks, EvalHook(self.cfg.TEST.EVAL_PERIOD, self.evaluate), *writers]
+
+    def _build_correction(self, model: SOHESMutualLearning) -> list[HookBase]:
+        """The hooks of phase 3, which belong before that of the checkpoints."""
+        last = self.checkpointer
+        try:
+            hook = MutualLearningHook.from_config(
+                self.cfg, model, lambda: last.get_checkpoint_file() if last.has_checkpoint() else ""
+            )
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        hooks: list[HookBase] = [hook]
+        if comm.is_main_process() and self.cfg.TEST.VISUALIZE > 0:
+            period = max(1, self.max_iter // TEACHER_PICTURES)
+            hooks.append(DrawTeacherLabels(model, period, self.cfg.INPUT.FORMAT))
+        return hooks
 
     def _build_examples(self) -> HookBase:
         name = self.cfg.DATASETS.TEST[0]
@@ -156,6 +183,18 @@ class SOHESTrainer(DefaultTrainer):
             self.build_mapper(self.cfg, is_train=False),
             self.cfg.TEST.VISUALIZE,
         )
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """The model of ``MODEL.META_ARCHITECTURE``.
+
+        Raises:
+            ConfigError: a setting that it cannot be built with.
+        """
+        try:
+            return super().build_model(cfg)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:

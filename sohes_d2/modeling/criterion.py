@@ -28,6 +28,10 @@ class SetCriterion(nn.Module):
       processes have as many images.
     - ``loss_ce``: over the queries of a process, weighted; the sum of weights grows with the number of labels. So it is
       the same only where the processes have as many labels. This is Mask2Former's, kept as it is.
+
+    Labels and images may have weights (of labels that are half believed, and of images about which nothing is known). A
+    weight multiplies its terms, and counts as much as it weighs where these are averaged, except that ``loss_ancestor``
+    stays a mean over all images. So without weights, or with all 1, these are Mask2Former's losses.
     """
 
     def __init__(
@@ -82,7 +86,10 @@ class SetCriterion(nn.Module):
             outputs: "pred_logits" (B, Q, K+1), "pred_masks" (B, Q, h, w) logits, optionally "pred_ancestors" (two
                 (B, Q, D), see `ancestor_head.AncestorHead`) and "aux_outputs", a list of such dicts.
             targets: B dicts of "labels" (N,) int64, "masks" (N, H, W) bool, all padded to one size, and optionally
-                "ancestors" (N, N) bool; an image without these adds nothing to ``loss_ancestor``.
+                "ancestors" (N, N) bool; an image without these adds nothing to ``loss_ancestor``. Weights, on the
+                outputs' device, at least 0, 1 where not given: "label_weights" (N,) float, of a label's terms in
+                ``loss_mask`` and ``loss_dice`` and of its query's in ``loss_ce``, so that with 0 the query is taught
+                neither an entity nor that there is none; and "image_weight", a float scalar, of all the image's terms.
 
         Returns:
             Unweighted scalars "loss_ce", "loss_mask", "loss_dice", with an ancestor head "loss_ancestor"; and the same
@@ -91,33 +98,48 @@ class SetCriterion(nn.Module):
         """
         device = outputs["pred_masks"].device
         with torch.autocast(device.type, enabled=False):
-            num_masks = _mean_over_processes(sum(len(target["labels"]) for target in targets), device).clamp(min=1)
-            losses = self._layer_losses(outputs, targets, num_masks)
+            weights = [_label_weights(target, device) for target in targets]
+            num_masks = _mean_over_processes(torch.cat(weights).sum()).clamp(min=1)
+            losses = self._layer_losses(outputs, targets, weights, num_masks)
             for i, layer in enumerate(outputs.get("aux_outputs", [])):
                 # each layer is matched anew
-                for name, loss in self._layer_losses(layer, targets, num_masks).items():
+                for name, loss in self._layer_losses(layer, targets, weights, num_masks).items():
                     losses[f"{name}_{i}"] = loss
         return losses
 
     def _layer_losses(
-        self, outputs: dict[str, Any], targets: Targets, num_masks: torch.Tensor
+        self, outputs: dict[str, Any], targets: Targets, weights: list[torch.Tensor], num_masks: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         matches = self.matcher(outputs, targets)
-        losses = {"loss_ce": self._class_loss(outputs["pred_logits"], targets, matches)}
-        losses.update(self._mask_losses(outputs["pred_masks"], targets, matches, num_masks))
+        losses = {"loss_ce": self._class_loss(outputs["pred_logits"], targets, weights, matches)}
+        losses.update(self._mask_losses(outputs["pred_masks"], targets, weights, matches, num_masks))
         if "pred_ancestors" in outputs:
             losses["loss_ancestor"] = _ancestor_loss(*outputs["pred_ancestors"], targets, matches)
         return losses
 
-    def _class_loss(self, logits: torch.Tensor, targets: Targets, matches: Matches) -> torch.Tensor:
-        """Cross-entropy; queries without a label are of the class "no object", with its weight."""
+    def _class_loss(
+        self, logits: torch.Tensor, targets: Targets, weights: list[torch.Tensor], matches: Matches
+    ) -> torch.Tensor:
+        """Cross-entropy, a weighted mean; queries without a label are of the class "no object", with its weight."""
         classes = torch.full(logits.shape[:2], self.num_classes, dtype=torch.int64, device=logits.device)
-        for row, target, (queries, labels) in zip(classes, targets, matches):
+        shares = torch.ones(logits.shape[:2], device=logits.device)
+        for row, share, target, weight, (queries, labels) in zip(classes, shares, targets, weights, matches):
             row[queries] = target["labels"][labels]
-        return F.cross_entropy(logits.float().flatten(0, 1), classes.flatten(), self.empty_weight.float())
+            share *= target.get("image_weight", 1.0)
+            share[queries] = weight[labels]
+        class_weights = self.empty_weight.float()
+        losses = F.cross_entropy(logits.float().flatten(0, 1), classes.flatten(), class_weights, reduction="none")
+        total = (class_weights[classes] * shares).sum()
+        # with no weight at all both are 0, and so must be the loss and its gradient: no division by something tiny
+        return (losses * shares.flatten()).sum() / torch.where(total > 0, total, 1.0)
 
     def _mask_losses(
-        self, masks: torch.Tensor, targets: Targets, matches: Matches, num_masks: torch.Tensor
+        self,
+        masks: torch.Tensor,
+        targets: Targets,
+        weights: list[torch.Tensor],
+        matches: Matches,
+        num_masks: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
         """Binary cross-entropy and dice of the matched masks, at points where they are undecided."""
         images = torch.cat([torch.full_like(queries, i) for i, (queries, _) in enumerate(matches)])
@@ -135,9 +157,11 @@ class SetCriterion(nn.Module):
                 for target, (_, labels), some in zip(targets, matches, per_image)
             ]
         )
+        shares = torch.cat([weight[labels] for weight, (_, labels) in zip(weights, matches)])
+        cross_entropies = F.binary_cross_entropy_with_logits(logits, inside, reduction="none").mean(1)
         return {
-            "loss_mask": F.binary_cross_entropy_with_logits(logits, inside, reduction="none").mean(1).sum() / num_masks,
-            "loss_dice": _dice_losses(logits, inside).sum() / num_masks,
+            "loss_mask": (cross_entropies * shares).sum() / num_masks,
+            "loss_dice": (_dice_losses(logits, inside) * shares).sum() / num_masks,
         }
 
 
@@ -164,16 +188,28 @@ def pair_loss(logits: torch.Tensor, ancestors: torch.Tensor) -> torch.Tensor:
     return F.binary_cross_entropy_with_logits(logits, ancestors.float(), weights, reduction="sum")
 
 
+def _label_weights(target: dict[str, torch.Tensor], device: torch.device) -> torch.Tensor:
+    """(N,) weights of an image's labels: their own times the image's."""
+    weights = target.get("label_weights")
+    if weights is None:
+        weights = torch.ones(len(target["labels"]), device=device)
+    return weights.float() * target.get("image_weight", 1.0)
+
+
 def _ancestor_loss(
     as_ancestor: torch.Tensor, as_descendant: torch.Tensor, targets: Targets, matches: Matches
 ) -> torch.Tensor:
-    """Mean over all images of `pair_loss` among the matched queries, 0 for images without known ancestors."""
+    """Mean over all images of `pair_loss` among the matched queries, times the images' weights.
+
+    It is 0 for images without known ancestors.
+    """
     # sums of nothing: 0, and connected with both outputs even if no image adds anything
     total = as_ancestor[..., :0].sum().float() + as_descendant[..., :0].sum().float()
     for ancestor, descendant, target, (queries, labels) in zip(as_ancestor, as_descendant, targets, matches):
         if "ancestors" in target:
             logits = ancestor_logits(ancestor[queries].float(), descendant[queries].float())
-            total = total + pair_loss(logits, target["ancestors"][labels][:, labels])
+            loss = pair_loss(logits, target["ancestors"][labels][:, labels])
+            total = total + loss * target.get("image_weight", 1.0)
     return total / len(targets)
 
 
@@ -184,9 +220,9 @@ def _dice_losses(logits: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
     return 1 - (2 * both + 1) / (probabilities.sum(1) + inside.sum(1) + 1)
 
 
-def _mean_over_processes(value: float, device: torch.device) -> torch.Tensor:
-    """The mean of a number over all processes, as a scalar tensor, so that a GPU need not be waited for."""
-    tensor = torch.tensor(float(value), device=device)
+def _mean_over_processes(value: torch.Tensor) -> torch.Tensor:
+    """The mean of a scalar over all processes, itself a tensor, so that a GPU need not be waited for."""
+    tensor = value.detach().clone()
     if comm.get_world_size() > 1:
         torch.distributed.all_reduce(tensor)
         tensor /= comm.get_world_size()

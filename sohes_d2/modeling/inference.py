@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..structures.device_rle import encode_tensor
 from ..structures.duplicates import without_duplicates
@@ -16,6 +15,7 @@ from ..structures.forest import Forest
 from ..structures.masks import RLE, mask_boxes
 from ..structures.rle_masks import RLEMasks
 from .ancestor_head import ancestor_logits
+from .mask_scores import entity_probabilities, full_size_logits, measure
 
 SOURCE = "model"
 
@@ -53,8 +53,7 @@ class EntityInference:
     ) -> dict[str, Any]:
         """The entities of one image.
 
-        A mask's score is the probability that its query is an entity, times the mean probability of its pixels
-        inside (as in Mask2Former): how sure the model is of the outline.
+        A mask's score is as in Mask2Former, see `mask_scores`.
 
         Args:
             logits: (Q, K + 1), the last for "no entity".
@@ -70,9 +69,7 @@ class EntityInference:
             ``forest``: the same masks and scores as a `Forest`;
             ``ancestor_probabilities``: (N, N) of the same masks, if ``ancestors`` are given.
         """
-        entity = 1 - logits.float().softmax(-1)[:, -1]
-        # interpolation cannot make an inside where there is none
-        entity = entity.masked_fill(masks.flatten(1).amax(1) <= 0, 0)
+        entity = entity_probabilities(logits, masks)
         entity, query = entity.topk(min(self.max_masks, len(entity)))
         query = query[(entity > 0) & (entity >= self.min_score)]
         entity = entity[: len(query)]
@@ -98,16 +95,11 @@ class EntityInference:
         self, masks: Tensor, padded_size: tuple[int, int], image_size: tuple[int, int], output_size: tuple[int, int]
     ) -> tuple[list[RLE], Tensor]:
         """RLEs of ``output_size`` of (N, h, w) logits, and (N,) mean probabilities inside, 0 for an empty mask."""
-        pixels = max(padded_size[0] * padded_size[1], output_size[0] * output_size[1])
         rles: list[RLE] = []
         sureness = [torch.zeros(0)]
-        # the padded and the full size exist together, and so do logits and probabilities
-        for chunk in masks.split(max(1, self.chunk_bytes // (4 * 3 * pixels))) if len(masks) else ():
-            chunk = _resize(chunk.float(), padded_size)[:, : image_size[0], : image_size[1]]
-            chunk = _resize(chunk, output_size)
-            inside = chunk > 0
-            total = chunk.sigmoid_().mul_(inside).flatten(1).sum(1)
-            sureness.append((total / inside.flatten(1).sum(1).clamp(min=1)).cpu())
+        for chunk in full_size_logits(masks, padded_size, image_size, output_size, self.chunk_bytes):
+            inside, _, sure = measure(chunk)
+            sureness.append(sure.cpu())
             rles += encode_tensor(inside)
         return rles, torch.cat(sureness)
 
@@ -118,13 +110,6 @@ class EntityInference:
             chosen = without_duplicates([rles[k] for k in kept.tolist()], scores[kept].numpy(), self.duplicate_iou)
             return kept[torch.from_numpy(chosen)]
         return kept[scores[kept].argsort(descending=True, stable=True)]
-
-
-def _resize(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """(N, h, w) to (N, *size), bilinear."""
-    if tuple(masks.shape[-2:]) == tuple(size):
-        return masks
-    return F.interpolate(masks[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
 
 
 def _instances(rles: list[RLE], scores: Tensor, size: tuple[int, int]) -> Instances:

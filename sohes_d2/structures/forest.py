@@ -106,7 +106,9 @@ class Forest:
         areas = mask_areas(masks)
         inside = (probabilities.T >= threshold) & (areas[None, :] > areas[:, None])
         if theta_cover > 0:
-            inside &= coverage_matrix(masks, masks) >= theta_cover
+            for k in np.flatnonzero(inside.any(axis=1)):  # few pairs are left, of all that would take long on wide masks
+                above = np.flatnonzero(inside[k])
+                inside[k, above] = coverage_matrix([masks[k]], [masks[j] for j in above])[0] >= theta_cover
         return cls(masks, _smallest(inside, areas), image_size, **fields)
 
     def roots(self) -> np.ndarray:

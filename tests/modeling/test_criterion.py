@@ -230,6 +230,109 @@ def test_a_batch_is_the_mean_of_its_images(same_points):
     assert losses["loss_mask"] != pytest.approx(means["loss_mask"], abs=1e-3)
 
 
+def weighted_targets(label_weights, image_weights):
+    targets = matching_case.targets()
+    for target, some, one in zip(targets, label_weights, image_weights):
+        target["label_weights"], target["image_weight"] = torch.tensor(some), torch.tensor(one)
+        target["ancestors"] = relation(len(some), (0, 1))
+    return targets
+
+
+def test_weights_of_1_change_nothing(monkeypatch):
+    monkeypatch.setattr(point_sampling, "random_points", matching_case.weyl_points)
+    ones = weighted_targets([[1.0, 1.0, 1.0], [1.0, 1.0]], [1.0, 1.0])
+    names = ("labels", "masks", "ancestors")
+    outputs = with_ancestors(matching_case.outputs())
+    plain = make_criterion()(outputs, [{name: target[name] for name in names} for target in ones])
+    assert make_criterion()(outputs, ones) == plain
+    assert plain["loss_ce_0"].item() == pytest.approx(OFFICIAL_LOSSES["loss_ce_0"], abs=1e-5)
+
+
+def test_weights_by_hand(same_points):
+    outputs = with_ancestors(matching_case.layer(0.0))
+    label_weights, image_weights = [[1.0, 0.0, 0.5], [0.5, 2.0]], [1.0, 0.5]
+    targets = weighted_targets(label_weights, image_weights)
+    losses = make_criterion()(outputs, targets)
+
+    ce = ce_weights = masks = dices = ancestors = 0.0
+    for i, (queries, labels) in enumerate(make_criterion().matcher(outputs, targets)):
+        nll = -outputs["pred_logits"][i].log_softmax(-1)
+        for query in set(range(5)) - set(queries.tolist()):
+            ce += image_weights[i] * 0.1 * nll[query, 1].item()
+            ce_weights += image_weights[i] * 0.1
+        for query, label in zip(queries.tolist(), labels.tolist()):
+            weight = image_weights[i] * label_weights[i][label]
+            ce += weight * nll[query, 0].item()
+            ce_weights += weight
+            logits = outputs["pred_masks"][i, query][None]
+            points = point_sampling.uncertain_points(logits, matching_case.NUM_POINTS, 3.0, 0.75)
+            p = point_sampling.sample_points(logits, points).sigmoid()
+            t = point_sampling.sample_points(targets[i]["masks"][label][None], points)
+            masks += weight * -(t * p.log() + (1 - t) * (1 - p).log()).mean().item()
+            dices += weight * (1 - (2 * (p * t).sum() + 1) / (p.sum() + t.sum() + 1)).item()
+        a, d = (side[i, queries] for side in outputs["pred_ancestors"])
+        ancestors += image_weights[i] * pair_loss(a @ d.T, targets[i]["ancestors"][labels][:, labels]).item()
+    num_masks = 1 * (1 + 0 + 0.5) + 0.5 * (0.5 + 2)
+    expected = {
+        "loss_ce": ce / ce_weights,
+        "loss_mask": masks / num_masks,
+        "loss_dice": dices / num_masks,
+        "loss_ancestor": ancestors / 2,
+    }
+    assert {name: loss.item() for name, loss in losses.items()} == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_label_without_weight_is_neither_entity_nor_background(same_points):
+    outputs = matching_case.layer(0.0)
+    logits, masks = leaves(outputs)
+    # label 1 of the first image is matched with query 1 (test_matcher.py)
+    losses = make_criterion()(outputs, weighted_targets([[1.0, 0.0, 1.0], [1.0, 1.0]], [1.0, 1.0]))
+    sum(losses.values()).backward()
+    assert not logits.grad[0, 1].any() and not masks.grad[0, 1].any()
+    assert logits.grad[0, [0, 2, 3, 4]].all() and masks.grad[0, [2, 3]].flatten(1).any(1).all()
+
+
+def test_few_labels_of_little_weight_stay_little(same_points):
+    """A mean over less than one label would make as much of a doubtful label as of a sure one."""
+    outputs = {name: value[:1] for name, value in matching_case.layer(0.0).items()}
+    one, half = (make_criterion()(outputs, weighted_targets([[weight, 0.0, 0.0]], [1.0])[:1]) for weight in (1.0, 0.5))
+    for name in ("loss_mask", "loss_dice"):
+        assert one[name].item() > 0 and half[name].item() == pytest.approx(one[name].item() / 2, abs=1e-6)
+
+
+def test_an_image_without_weight_adds_nothing(same_points):
+    outputs = with_ancestors(matching_case.layer(0.0))
+    tensors = leaves(outputs)
+    # also not that nothing is there, if it has no labels
+    targets = weighted_targets([[1.0, 1.0, 1.0], [1.0, 1.0]], [1.0, 0.0])
+    nothing = {name: value[:0] for name, value in targets[1].items() if name not in ("ancestors", "image_weight")}
+    nothing.update(image_weight=torch.tensor(0.0), ancestors=relation(0))
+    alone = {
+        name: tuple(side[:1] for side in value) if isinstance(value, tuple) else value[:1]
+        for name, value in outputs.items()
+    }
+    expected = {name: loss.item() for name, loss in make_criterion()(alone, targets[:1]).items()}
+    # which is a mean over all images
+    expected["loss_ancestor"] /= 2
+    for second in (targets[1], nothing):
+        losses = make_criterion()(outputs, [targets[0], second])
+        assert {name: loss.item() for name, loss in losses.items()} == pytest.approx(expected, abs=1e-6)
+        sum(losses.values()).backward()
+        for tensor in tensors:
+            assert tensor.grad[0].any() and not tensor.grad[1].any()
+            tensor.grad = None
+
+
+def test_no_weight_at_all(same_points):
+    outputs = with_ancestors(matching_case.layer(0.0))
+    tensors = leaves(outputs)
+    losses = make_criterion()(outputs, weighted_targets([[1.0, 1.0, 1.0], [1.0, 1.0]], [0.0, 0.0]))
+    assert [loss.item() for loss in losses.values()] == [0] * 4
+    # weights of losses and of gradient scalers make nothing of it
+    (2.0**16 * sum(losses.values())).backward()
+    assert all(tensor.grad is not None and not tensor.grad.any() for tensor in tensors)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_computed_in_float32(dtype, same_points):
     targets = matching_case.targets()
@@ -270,26 +373,32 @@ def test_numbers_out_of_range_are_refused():
         make_criterion(oversample_ratio=0.5)
 
 
-def _one_of_two_processes(rank, port, queue):
+def _one_of_two_processes(rank, port, queue, targets):
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     point_sampling.random_points = lambda sets, n, device: matching_case.weyl_points(1, n).expand(sets, -1, -1)
     outputs = {name: value[rank : rank + 1] for name, value in matching_case.layer(0.0).items()}
-    losses = make_criterion()(outputs, matching_case.targets()[rank : rank + 1])
+    losses = make_criterion()(outputs, targets[rank : rank + 1])
     queue.put({name: losses[name].item() for name in ("loss_mask", "loss_dice")})
     torch.distributed.destroy_process_group()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forked, as importing torch anew takes seconds")
-def test_two_processes_are_one_batch(same_points):
-    """3 labels in one process and 2 in the other: the mean of the processes' losses is the loss of the whole batch."""
+@pytest.mark.parametrize("weighted", [False, True])
+def test_two_processes_are_one_batch(same_points, weighted):
+    """3 labels in one process and 2 in the other: the mean of the processes' losses is the loss of the whole batch.
+
+    So it is if they weigh 1 and 4.
+    """
+    targets = weighted_targets([[1.0, 0.5, 0.5], [2.0, 2.0]], [0.5, 1.0]) if weighted else matching_case.targets()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     context = multiprocessing.get_context("fork")
     queue = context.SimpleQueue()
     processes = [
-        context.Process(target=_one_of_two_processes, args=(rank, port, queue), daemon=True) for rank in range(2)
+        context.Process(target=_one_of_two_processes, args=(rank, port, queue, targets), daemon=True)
+        for rank in range(2)
     ]
     for process in processes:
         process.start()
@@ -297,11 +406,11 @@ def test_two_processes_are_one_batch(same_points):
         process.join(60)
         assert process.exitcode == 0
     first, second = queue.get(), queue.get()
-    whole = make_criterion()(matching_case.layer(0.0), matching_case.targets())
+    whole = make_criterion()(matching_case.layer(0.0), targets)
     for name in ("loss_mask", "loss_dice"):
         assert (first[name] + second[name]) / 2 == pytest.approx(whole[name].item(), abs=1e-6)
 
 
 def test_one_process_is_not_asked_for_the_others(monkeypatch):
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda *_: pytest.fail("no group to reduce in"))
-    assert criterion_module._mean_over_processes(3, torch.device("cpu")).item() == 3
+    assert criterion_module._mean_over_processes(torch.tensor(3.0)).item() == 3

@@ -31,6 +31,7 @@ class FeatureLevel(NamedTuple):
     positions: Tensor  # (B, N, C), positional embeddings
     keys: Tensor  # (B, N, C), their sum
     mask_features: Tensor  # (B, mask_dim, N), the mask features at this map's resolution, without gradient
+    size: tuple[int, int]  # (h, w)
 
 
 @TRANSFORMER_DECODER_REGISTRY.register()
@@ -99,7 +100,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             if project:
                 weight_init.c2_xavier_fill(self.input_proj[-1])
 
-        self.query_selection = QuerySelection(hidden_dim, num_queries) if query_init == "features" else None
+        self.query_selection = QuerySelection(hidden_dim, num_queries, mask_dim) if query_init == "features" else None
         if self.query_selection is None:
             self.query_feat = nn.Embedding(num_queries, hidden_dim)
             self.query_embed = nn.Embedding(num_queries, hidden_dim)  # positional
@@ -167,6 +168,8 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         """
         if len(multi_scale_features) != NUM_LEVELS:
             raise ValueError(f"expected {NUM_LEVELS} feature maps, coarsest first, got {len(multi_scale_features)}")
+        if self.query_selection is not None:
+            mask_features = self.query_selection.locate(mask_features)
         levels = [self._read_level(i, features, mask_features) for i, features in enumerate(multi_scale_features)]
         queries, positions = self._first_queries(levels)
         aux_outputs = []
@@ -193,7 +196,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         with torch.no_grad():
             size = features.shape[-2:]
             small = F.interpolate(mask_features, size=size, mode="bilinear", align_corners=False).flatten(2)
-        return FeatureLevel(values, positions, values + positions, small)
+        return FeatureLevel(values, positions, values + positions, small, tuple(size))
 
     def _first_queries(self, levels: Sequence[FeatureLevel]) -> tuple[Tensor, Tensor]:
         """(B, Q, C) queries before the first layer, and their positions, (Q, C) or (B, Q, C)."""
@@ -203,6 +206,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         return self.query_selection(
             [level.values for level in levels],
             [level.positions for level in levels],
+            [level.size for level in levels],
             lambda places: self.class_embed(self.decoder_norm(places)),
         )
 

@@ -8,7 +8,7 @@ import torch
 import sohes_d2  # noqa: F401  (before detectron2)
 from sohes_d2.modeling.ancestor_head import AncestorHead
 from sohes_d2.modeling.transformer_decoder import MultiScaleMaskedTransformerDecoder
-from sohes_d2.modeling.transformer_decoder.query_selection import QuerySelection
+from sohes_d2.modeling.transformer_decoder.query_selection import PlaceEmbedding, QuerySelection
 
 
 @pytest.fixture(autouse=True)
@@ -37,8 +37,10 @@ def maps():
 
 
 def test_the_likeliest_places_come_first():
-    selection = QuerySelection(4, num_queries=3)
+    selection = QuerySelection(4, num_queries=3, mask_dim=2)
     with torch.no_grad():
+        selection.place.proj.weight.zero_()
+        selection.place.proj.bias.zero_()
         selection.proj.weight.copy_(torch.eye(4))
         selection.proj.bias.zero_()
     selection.norm = torch.nn.Identity()
@@ -50,11 +52,37 @@ def test_the_likeliest_places_come_first():
     def classify(places):  # entity over "no object" by the first channel
         return torch.stack([places[..., 0], torch.zeros_like(places[..., 0])], dim=-1)
 
-    queries, where = selection(features, positions, classify)
+    sizes = [(1, 2), (3, 1)]
+    queries, where = selection(features, positions, sizes, classify)
     assert queries[0, :, 0].tolist() == [5, 4, 2]
     assert where[0, :, 0].tolist() == [7, 0, 2]
-    queries, _ = QuerySelection(4, num_queries=50)(features, positions, classify)
+    queries, _ = QuerySelection(4, num_queries=50, mask_dim=2)(features, positions, sizes, classify)
     assert queries.shape == (1, 5, 4), "not more queries than places"
+
+
+def test_places_know_where_they_are():
+    """The product of two embeddings can be a bump: no other place is as much like a place as itself."""
+    place = PlaceEmbedding(64)
+    with torch.no_grad():
+        torch.nn.init.orthogonal_(place.proj.weight)
+        place.proj.bias.zero_()
+        here = place((8, 16)).unflatten(0, (8, 16))
+    assert torch.allclose(place((8, 16)), place((8, 16)))
+    alike = torch.einsum("hwc,c->hw", here, here[5, 11])
+    assert alike.argmax() == 5 * 16 + 11
+    assert alike.flatten().topk(2).values[1] < 0.85 * alike[5, 11]
+    # of three times as many places, the middle one of each three is the same place
+    with torch.no_grad():
+        finer = place((24, 48)).unflatten(0, (24, 48))
+    assert torch.allclose(finer[1::3, 1::3], here, atol=1e-5)
+
+
+def test_masks_know_where_they_are():
+    selection = QuerySelection(4, num_queries=3, mask_dim=2)
+    same = torch.zeros(1, 2, 4, 4)
+    located = selection.locate(same)
+    assert located.shape == same.shape
+    assert torch.allclose(located[0].flatten(1).T, selection.mask_place((4, 4)))
 
 
 def test_first_predictions_are_those_of_the_places():

@@ -1,0 +1,161 @@
+"""What the teacher tells the student, in a few numbers, and when these say that training has collapsed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .hierarchy import intersections, ious
+
+GRID = 128  # places per side at which teacher and student are compared
+
+
+class CollapseError(RuntimeError):
+    """The teacher has nothing more to teach; the message says why, and which checkpoint is the last good one."""
+
+
+@dataclass(frozen=True)
+class TeacherStatistics:
+    """Means over a training step.
+
+    Attributes:
+        labels: labels of the teacher per image.
+        score: per label of the teacher; None without any.
+        disagreement: per label of the teacher, 1 - `best_overlaps` by the student; None without any.
+        finite: whether all of its outputs are finite.
+    """
+
+    labels: float
+    score: float | None
+    disagreement: float | None
+    finite: bool
+
+    @classmethod
+    def from_sums(cls, sums: Sequence[float]) -> TeacherStatistics:
+        """From what `statistics_sums` gives, added up over all processes."""
+        images, labels, scores, overlaps, broken = sums
+        if not labels:
+            return cls(0.0, None, None, broken == 0)
+        return cls(labels / images, scores / labels, 1 - overlaps / labels, broken == 0)
+
+
+@torch.no_grad()
+def finite_images(outputs: Mapping[str, Any]) -> Tensor:
+    """(B,) bool: of which images "pred_logits" (B, Q, K + 1) and "pred_masks" (B, Q, h, w) are finite."""
+    # a maximum is not finite if anything in it is NaN or +inf, and makes no copy of the masks
+    masks = outputs["pred_masks"].flatten(1).amax(1)
+    return torch.isfinite(outputs["pred_logits"]).flatten(1).all(1) & torch.isfinite(masks)
+
+
+@torch.no_grad()
+def statistics_sums(targets: Sequence[Mapping[str, Tensor]], masks: Tensor, finite: Tensor) -> Tensor:
+    """Numbers of a training step that can be added up over processes.
+
+    Args:
+        targets: per image, the teacher's labels with "masks" (M, H, W) bool and "scores" (M,).
+        masks: the student's, (B, Q, h, w) logits.
+        finite: (B,) bool, whether the teacher's outputs are.
+
+    Returns:
+        (5,) float32 on the masks' device: images, labels, sum of the labels' scores, sum of their overlaps with the
+        student's masks, images whose teacher's outputs are not finite.
+    """
+    scores = torch.cat([target["scores"] for target in targets]).float()
+    overlaps = torch.cat([best_overlaps(target["masks"], some) for target, some in zip(targets, masks)])
+    counted = scores.new_tensor([len(targets), len(scores)])
+    return torch.cat([counted, torch.stack([scores.sum(), overlaps.sum(), (~finite).sum().float()])])
+
+
+def best_overlaps(labels: Tensor, masks: Tensor) -> Tensor:
+    """How well each label is found: (M,) its IoU with the best of an image's predicted masks.
+
+    Not by matching, and at no more than `GRID` times `GRID` places, because it is only looked at: thin or tiny labels
+    that fall between the places count as not found.
+
+    Args:
+        labels: (M, H, W) bool.
+        masks: (Q, h, w) logits over the same image.
+    """
+    if not len(labels):
+        return torch.zeros(0, device=masks.device)
+    size = tuple(min(side, GRID) for side in masks.shape[-2:])
+    sampled = F.interpolate(labels[:, None].to(torch.uint8), size, mode="nearest-exact")[:, 0] > 0
+    found = F.interpolate(masks[:, None].float(), size, mode="nearest-exact")[:, 0] > 0
+    common = intersections(sampled, found)
+    return ious(common, sampled.flatten(1).sum(1), found.flatten(1).sum(1)).amax(1)
+
+
+class CollapseGuard:
+    """Counts in how many periods in a row the teacher has had nearly no labels."""
+
+    def __init__(self, period: int = 50, min_labels: float = 0.5, patience: int = 5):
+        """
+        Args:
+            period: iterations over which labels are averaged.
+            min_labels: mean number of labels per image under which a period counts as collapsed.
+            patience: so many collapsed periods in a row are a collapse.
+
+        Raises:
+            ValueError: a number out of its range.
+        """
+        if period < 1 or patience < 1 or min_labels < 0:
+            raise ValueError(
+                "CORRECTION.GUARD needs PERIOD and PATIENCE of at least 1 and MIN_LABELS of at least 0, got "
+                f"{period}, {patience} and {min_labels}"
+            )
+        self.period = period
+        self.min_labels = min_labels
+        self.patience = patience
+        self._labels: list[float] = []
+        self._collapsed = 0
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> CollapseGuard:
+        """The guard of ``cfg.CORRECTION.GUARD``.
+
+        Raises:
+            ValueError: a number out of its range.
+        """
+        node = cfg.CORRECTION.GUARD
+        return cls(node.PERIOD, node.MIN_LABELS, node.PATIENCE)
+
+    def observe(self, statistics: TeacherStatistics) -> bool:
+        """Take in a training step.
+
+        Returns:
+            Whether all is well: this step ends a period, and the period is not collapsed.
+
+        Raises:
+            CollapseError: the teacher's outputs are not finite, or this step ends the last period of patience.
+        """
+        if not statistics.finite:
+            raise CollapseError("the teacher's outputs are not finite")
+        self._labels.append(statistics.labels)
+        if len(self._labels) < self.period:
+            return False
+        mean = sum(self._labels) / len(self._labels)
+        self._labels.clear()
+        if mean >= self.min_labels:
+            self._collapsed = 0
+            return True
+        self._collapsed += 1
+        if self._collapsed >= self.patience:
+            raise CollapseError(
+                f"the teacher had {mean:.3g} labels per image, and less than {self.min_labels:g} for "
+                f"{self._collapsed} times {self.period} iterations"
+            )
+        return False
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `observe` has counted."""
+        return {"labels": list(self._labels), "collapsed": self._collapsed}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state_dict` gave."""
+        self._labels = list(state["labels"])
+        self._collapsed = state["collapsed"]

@@ -1,0 +1,86 @@
+"""The rules of `Forest` as tensor operations: ancestors of masks where these are, without a loop over masks or pairs.
+
+A teacher's labels are made anew in each iteration, on the device. Encoding them for `Forest` would wait for the host.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Of the float copies of the pixels that are made at once. What a CPU's cache holds is multiplied faster there.
+CPU_CHUNK_BYTES = 4 * 1024 * 1024
+CHUNK_BYTES = 128 * 1024 * 1024
+
+
+def intersections(a: Tensor, b: Tensor) -> Tensor:
+    """(N, M) float32 numbers of pixels that masks (N, H, W) and (M, H, W), bool, share; exact up to 2^24 pixels."""
+    same = a is b
+    # bytes become floats ten times as fast as bools, on CPUs
+    a, b = (masks.view(torch.uint8).flatten(1) for masks in (a, b))
+    common = torch.zeros(len(a), len(b), device=a.device)
+    if not common.numel():
+        return common
+    chunk_bytes = CPU_CHUNK_BYTES if a.device.type == "cpu" else CHUNK_BYTES
+    pixels = max(1, chunk_bytes // (4 * (len(a) + len(b))))
+    # half precision could not count to more than 65504
+    with torch.autocast(a.device.type, enabled=False):
+        for some_of_a, some_of_b in zip(a.split(pixels, dim=1), b.split(pixels, dim=1)):
+            left = some_of_a.float()
+            common += left @ (left if same else some_of_b.float()).T
+    return common
+
+
+def ious(common: Tensor, areas_of_a: Tensor, areas_of_b: Tensor) -> Tensor:
+    """(N, M) intersections over unions of masks with ``common`` (N, M) pixels and areas (N,) and (M,) in pixels."""
+    unions = areas_of_a[:, None] + areas_of_b[None] - common
+    return common / unions.clamp(min=1)
+
+
+def ancestors_by_probabilities(probabilities: Tensor, common: Tensor, threshold: float, theta_cover: float) -> Tensor:
+    """The relation of ancestors of the forest that `Forest.from_probabilities` decodes.
+
+    Args:
+        probabilities: (N, N) in [0, 1], [i, j] of "i is an ancestor of j".
+        common: (N, N) pixels that the masks share; on the diagonal, their areas, over 0.
+        threshold: probability from which a pair counts.
+        theta_cover: and the share of the descendant that the ancestor must cover.
+
+    Returns:
+        (N, N) bool, [i, j] = i is a proper ancestor of j.
+    """
+    areas = common.diagonal()
+    inside = (probabilities.T >= threshold) & (areas[None] > areas[:, None])
+    inside &= common / areas[:, None] >= theta_cover
+    return _ancestors(inside, areas)
+
+
+def ancestors_by_coverage(common: Tensor, theta_cover: float) -> Tensor:
+    """The relation of ancestors of the forest that `Forest.from_masks` reads off the masks.
+
+    Args:
+        common: as of `ancestors_by_probabilities`.
+        theta_cover: A is inside B if B covers this share of A, and not the reverse.
+
+    Returns:
+        (N, N) bool, [i, j] = i is a proper ancestor of j.
+    """
+    areas = common.diagonal()
+    covered = common / areas[:, None] >= theta_cover
+    return _ancestors(covered & ~covered.T, areas)
+
+
+def _ancestors(inside: Tensor, areas: Tensor) -> Tensor:
+    """Ancestors if the parent is the smallest of those a mask is ``inside`` of ([i, j]: i is inside j)."""
+    n = len(areas)
+    if not n:
+        return inside
+    # ranks differ where areas do not, so that a mask has one parent: of equal ones, the first
+    rank = areas.argsort(stable=True).argsort()
+    candidates = torch.where(inside, rank[None], n)
+    parent = inside & (candidates == candidates.amin(1, keepdim=True))
+    # [i, j] = j is reached from i by 1 step down, by up to 2, 4, ...
+    reach = parent.T.float()
+    for _ in range((n - 1).bit_length()):
+        reach = (reach + reach @ reach > 0).float()
+    return reach > 0

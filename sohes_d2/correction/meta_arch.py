@@ -1,0 +1,186 @@
+"""Teacher and student as one Detectron2 model: the student learns from labels and from the teacher."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from detectron2.config import configurable
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.structures import ImageList
+from torch import Tensor, nn
+
+from ..modeling.meta_arch import SOHES
+from .guard import finite_images, statistics_sums
+from .schedule import BranchSchedule
+from .targets import TeacherTargets
+from .teacher import teacher_of, update_teacher
+
+logger = logging.getLogger(__name__)
+
+MODELS = ("student", "teacher")
+Batch = Sequence[Mapping[str, Any]]
+Targets = list[dict[str, Tensor]]
+
+
+@META_ARCH_REGISTRY.register()
+class SOHESMutualLearning(nn.Module):
+    """Two segmenters of one architecture (SOHES, section 3.3, self-correction).
+
+    The student sees the strong view of an image and is trained, by one criterion, on two sets of labels: the initial
+    ones, and what the teacher sees in the weak view. The teacher is the moving average of the student. In evaluation
+    one of them answers, as if it were alone.
+
+    A checkpoint of one segmenter is loaded into both; one of this model holds both, under "student." and "teacher.".
+
+    Attributes:
+        branch_weights: of the losses on the initial labels and on the teacher's; to be set as training proceeds. A
+            branch of weight 0 is not computed.
+        statistics: of the last training step, see `statistics_sums`; None if the teacher's branch was left out.
+        observer: if not None, it is called in every training step with the batch and the teacher's labels.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        student: nn.Module,
+        targets: Callable[..., Targets],
+        evaluate: str = "teacher",
+        branch_weights: tuple[float, float] = (1.0, 2.0),
+    ):
+        """
+        Args:
+            student: a `SOHES`; the teacher is made as a copy.
+            targets: from the teacher's outputs to targets of the criterion, see `TeacherTargets`.
+            evaluate: who answers in evaluation, "student" or "teacher".
+            branch_weights: see the class.
+
+        Raises:
+            ValueError: nobody of the name ``evaluate``.
+        """
+        super().__init__()
+        if evaluate not in MODELS:
+            raise ValueError(f"CORRECTION.EVALUATE {evaluate!r} is none of {', '.join(MODELS)}")
+        self.student = student
+        self.teacher = teacher_of(student)
+        self.targets = targets
+        self.evaluate = evaluate
+        self.branch_weights = branch_weights
+        self.statistics: Tensor | None = None
+        self.observer: Callable[[Batch, Targets], None] | None = None
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> dict[str, Any]:
+        return {
+            "student": SOHES(cfg),
+            "targets": TeacherTargets(cfg),
+            "evaluate": cfg.CORRECTION.EVALUATE,
+            "branch_weights": BranchSchedule.from_config(cfg).at(0, 1),
+        }
+
+    @property
+    def device(self) -> torch.device:
+        return self.student.device
+
+    def train(self, mode: bool = True) -> SOHESMutualLearning:
+        """As of any module, but the teacher stays in evaluation mode."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def update_teacher(self, momentum: float) -> None:
+        """Move the teacher towards the student; after a step of the optimizer, and on all processes together."""
+        update_teacher(self.teacher, self.student, momentum)
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor] | list[dict[str, Any]]:
+        """Losses in training, entities in evaluation.
+
+        Args:
+            batched_inputs: as for `SOHES`; in training, "image" is the student's strong view, "image_weak" the
+                teacher's, of the same size, and "instances" may be missing or empty: then the image has no initial
+                labels, and the student learns from the teacher alone.
+
+        Returns:
+            The losses "initial/..." and "teacher/...", weighted as by the criterion and by the branch; or per image
+            the dict of `EntityInference`.
+        """
+        if not self.training:
+            return getattr(self, self.evaluate)(batched_inputs)
+        images = self.student.preprocess(batched_inputs)
+        padded_size = tuple(images.tensor.shape[-2:])
+        initial = [self._initial_target(x, padded_size) for x in batched_inputs]
+        targets = {"initial": [self._criterion_target(target, padded_size) for target in initial]}
+        if self.branch_weights[1] > 0:
+            # First: what the teacher needs for a moment is free again before the student's activations are there.
+            targets["teacher"], finite = self._ask_teacher(batched_inputs, initial, images)
+
+        outputs = self.student.sem_seg_head(self.student.backbone(images.tensor))
+        self.statistics = None
+        if "teacher" in targets:
+            self.statistics = statistics_sums(targets["teacher"], outputs["pred_masks"], finite)
+        losses = {}
+        for name, weight in zip(("initial", "teacher"), self.branch_weights):
+            if weight > 0:
+                found = self.student.losses(outputs, targets[name])
+                losses.update((f"{name}/{key}", loss * weight) for key, loss in found.items())
+        return losses
+
+    @torch.no_grad()
+    def _ask_teacher(
+        self, batched_inputs: Batch, initial: Sequence[dict[str, Tensor] | None], student_images: ImageList
+    ) -> tuple[Targets, Tensor]:
+        """Its labels, and (B,) bool: whether all of its outputs for an image are finite."""
+        images = self.teacher.preprocess([{"image": x["image_weak"]} for x in batched_inputs])
+        if images.image_sizes != student_images.image_sizes:
+            raise ValueError(
+                f"the teacher's views have the sizes {images.image_sizes}, the student's {student_images.image_sizes}: "
+                "both views of an image must have the same geometry"
+            )
+        outputs = self.teacher.sem_seg_head(self.teacher.backbone(images.tensor))
+        size = tuple(images.tensor.shape[-2:])
+        targets = self.targets(outputs, initial, size, images.image_sizes, self.branch_weights)
+        if self.observer is not None:
+            self.observer(batched_inputs, targets)
+        return targets, finite_images(outputs)
+
+    def _initial_target(self, sample: Mapping[str, Any], padded_size: tuple[int, int]) -> dict[str, Tensor] | None:
+        """The criterion's target of an image, or None where it has no initial labels."""
+        if len(sample.get("instances", ())) == 0:
+            return None
+        return self.student.prepare_targets([sample], padded_size)[0]
+
+    def _criterion_target(self, target: dict[str, Tensor] | None, padded_size: tuple[int, int]) -> dict[str, Tensor]:
+        """The same, weighing 1; or one of weight 0: that nobody labelled an image does not make it empty."""
+        if target is not None:
+            return {**target, "image_weight": torch.ones((), device=self.device)}
+        return {
+            "labels": torch.zeros(0, dtype=torch.int64, device=self.device),
+            "masks": torch.zeros(0, *padded_size, dtype=torch.bool, device=self.device),
+            "ancestors": torch.zeros(0, 0, dtype=torch.bool, device=self.device),
+            "image_weight": torch.zeros((), device=self.device),
+        }
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Give a checkpoint of one segmenter to both; whoever loads it finds nothing missing and nothing left over.
+
+        Tensors of another shape are logged and left out, and so are missing: an error to `load_state_dict`, but not to
+        Detectron2's checkpointers, which do the same with names that the model knows.
+        """
+        inside = [key for key in state_dict if key.startswith(prefix)]
+        if not any(key.startswith(f"{prefix}{name}.") for key in inside for name in MODELS):
+            own = self.student.state_dict()
+            for key in inside:
+                value, name = state_dict.pop(key), key[len(prefix) :]
+                if name in own and own[name].shape != value.shape:
+                    logger.warning(
+                        "%s is left out: its shape is %s in the checkpoint and %s in the model",
+                        name,
+                        tuple(value.shape),
+                        tuple(own[name].shape),
+                    )
+                else:
+                    state_dict.update({f"{prefix}{model}.{name}": value for model in MODELS})
+        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -1,0 +1,205 @@
+"""From the teacher's outputs to the student's labels (SOHES, section 3.3, self-correction)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.config import configurable
+from torch import Tensor
+
+from ..modeling.ancestor_head import ancestor_logits
+from ..modeling.mask_scores import entity_probabilities, full_size_logits, measure
+from .hierarchy import ancestors_by_coverage, ancestors_by_probabilities, intersections, ious
+from .thresholds import Threshold, build_threshold
+
+Size = tuple[int, int]
+Target = dict[str, Tensor]
+
+ANCESTOR_SOURCES = ("teacher", "coverage", "none")
+
+
+class TeacherTargets:
+    """Makes labels of what the teacher is sure of, to be learned beside the initial labels.
+
+    A mask is a label if its score (see `mask_scores`) passes a threshold that may depend on its area. Of those that
+    say the same as a better one, only the better one is.
+
+    A label that an initial label says, too, would count twice, once in each branch. So its weight is lowered until
+    both branches together give it the weight of a teacher's label [D]. It is not left out: the student would then learn
+    from the teacher's branch that there is nothing.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        threshold: Threshold,
+        duplicate_iou: float = 0.5,
+        own_duplicate_iou: float = 0.9,
+        max_labels: int = 200,
+        min_area: int = 16,
+        ancestors: str = "teacher",
+        ancestor_threshold: float = 0.5,
+        theta_cover: float = 0.5,
+        theta_cover_alone: float = 0.9,
+        chunk_bytes: int = 256 * 1024 * 1024,
+    ):
+        """
+        Args:
+            threshold: chooses by area and score.
+            duplicate_iou: a mask that overlaps an initial label by more duplicates it; in [0, 1].
+            own_duplicate_iou: of two masks that overlap by more, the lower score is left out; 1 keeps all.
+            max_labels: per image, the best first.
+            min_area: pixels of the model's input; smaller masks are no labels.
+            ancestors: "teacher", its ancestor head's forest; "coverage", the masks' own; "none", none.
+            ancestor_threshold, theta_cover: of "teacher", see `Forest.from_probabilities`.
+            theta_cover_alone: of "coverage", see `Forest.from_masks`.
+            chunk_bytes: memory of the full-size logits that exist at once (at least one mask's).
+
+        Raises:
+            ValueError: a setting out of its range.
+        """
+        if ancestors not in ANCESTOR_SOURCES:
+            raise ValueError(f"CORRECTION.ANCESTORS must be one of {', '.join(ANCESTOR_SOURCES)}; got {ancestors!r}")
+        if max_labels < 1:
+            raise ValueError(f"CORRECTION.MAX_LABELS must be at least 1, got {max_labels}")
+        self.threshold = threshold
+        self.duplicate_iou = duplicate_iou
+        self.own_duplicate_iou = own_duplicate_iou
+        self.max_labels = max_labels
+        self.min_area = min_area
+        self.ancestors = ancestors
+        self.ancestor_threshold = ancestor_threshold
+        self.theta_cover = theta_cover
+        self.theta_cover_alone = theta_cover_alone
+        self.chunk_bytes = chunk_bytes
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> dict[str, Any]:
+        return {
+            "threshold": build_threshold(cfg),
+            "duplicate_iou": cfg.CORRECTION.DUPLICATE_IOU,
+            # what no two of the initial labels do
+            "own_duplicate_iou": cfg.CORRECTION.OWN_DUPLICATE_IOU,
+            "max_labels": cfg.CORRECTION.MAX_LABELS,
+            "min_area": cfg.CORRECTION.MIN_AREA,
+            "ancestors": cfg.CORRECTION.ANCESTORS,
+            "ancestor_threshold": cfg.MODEL.ANCESTOR_HEAD.THRESHOLD,
+            "theta_cover": cfg.MODEL.ANCESTOR_HEAD.THETA_COVER,
+            "theta_cover_alone": cfg.EXPLORATION.HIERARCHY.THETA_COVER,
+            "chunk_bytes": cfg.TEST.MASK_CHUNK_BYTES,
+        }
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        outputs: dict[str, Any],
+        initial: Sequence[Target | None],
+        padded_size: Size,
+        image_sizes: Sequence[Size],
+        branch_weights: tuple[float, float],
+    ) -> list[Target]:
+        """Labels of a batch, all on the device of the outputs, in float32 whatever the outputs' type.
+
+        Args:
+            outputs: the teacher's "pred_logits" (B, Q, K+1), "pred_masks" (B, Q, h, w) logits over the padded images,
+                and of an ancestor head "pred_ancestors", two (B, Q, D).
+            initial: B dicts with "masks" (N, *padded_size) bool, or None for images without initial labels.
+            padded_size: (H, W) of the model's input.
+            image_sizes: B (H, W) of the images in it, from its top left corner; areas are shares of these.
+            branch_weights: of the losses on the initial labels, and on these.
+
+        Returns:
+            B dicts for `SetCriterion`, labels by falling score: "labels" (M,) zeros, int64; "masks" (M, *padded_size)
+            bool, empty in the padding; "ancestors" (M, M) bool, unless the settings are "none", or "teacher" without an
+            ancestor head; "label_weights" (M,) in [0, 1], under 1 for duplicates of initial labels; "image_weight", 0
+            for an image without labels, about which the teacher says nothing, else 1; "scores" (M,) in [0, 1].
+        """
+        weight = _duplicate_weight(*branch_weights)
+        sides = outputs.get("pred_ancestors")
+        with torch.autocast(outputs["pred_masks"].device.type, enabled=False):
+            return [
+                self._of_image(
+                    logits,
+                    masks,
+                    None if sides is None else (sides[0][k], sides[1][k]),
+                    initial[k],
+                    padded_size,
+                    image_sizes[k],
+                    weight,
+                )
+                for k, (logits, masks) in enumerate(zip(outputs["pred_logits"], outputs["pred_masks"]))
+            ]
+
+    def _of_image(
+        self,
+        logits: Tensor,
+        masks: Tensor,
+        sides: tuple[Tensor, Tensor] | None,
+        initial: Target | None,
+        padded_size: Size,
+        image_size: Size,
+        duplicate_weight: float,
+    ) -> Target:
+        query, scores = self._choose(logits, masks, padded_size, image_size)
+        full = self._full_size(masks[query], padded_size, image_size)
+        common = intersections(full, full)
+        # by falling score: the better of two masks comes first
+        repeats = (ious(common, common.diagonal(), common.diagonal()) > self.own_duplicate_iou).tril(-1).any(1)
+        first = ~repeats
+        query, scores, full, common = query[first], scores[first], full[first], common[first][:, first]
+
+        target = {
+            "labels": torch.zeros_like(query),
+            "masks": full,
+            "label_weights": torch.ones_like(scores),
+            "image_weight": scores.new_tensor(float(len(scores) > 0)),
+            "scores": scores,
+        }
+        if initial is not None:
+            shared = intersections(full, initial["masks"])
+            areas = initial["masks"].flatten(1).sum(1, dtype=torch.int32)
+            duplicates = (ious(shared, common.diagonal(), areas) > self.duplicate_iou).any(1)
+            target["label_weights"].masked_fill_(duplicates, duplicate_weight)
+        if self.ancestors == "coverage":
+            target["ancestors"] = ancestors_by_coverage(common, self.theta_cover_alone)
+        elif self.ancestors == "teacher" and sides is not None:
+            as_ancestor, as_descendant = (side[query].float() for side in sides)
+            target["ancestors"] = ancestors_by_probabilities(
+                ancestor_logits(as_ancestor, as_descendant).sigmoid(), common, self.ancestor_threshold, self.theta_cover
+            )
+        return target
+
+    def _choose(self, logits: Tensor, masks: Tensor, padded_size: Size, image_size: Size) -> tuple[Tensor, Tensor]:
+        """Indices of the chosen queries by falling score, and their scores; no mask is kept at full size."""
+        entity = entity_probabilities(logits, masks)
+        # what cannot pass, since a score is at most this, is not brought to full size; nor is what is not a number
+        query = ((entity > 0) & (entity >= self.threshold.least_score)).nonzero().flatten()
+        areas, sureness = [query.new_zeros(0)], [entity.new_zeros(0)]
+        for chunk in full_size_logits(masks[query], padded_size, image_size, image_size, self.chunk_bytes):
+            _, area, sure = measure(chunk)
+            areas.append(area)
+            sureness.append(sure)
+        areas, scores = torch.cat(areas), entity[query] * torch.cat(sureness)
+        valid = (areas >= max(1, self.min_area)) & (scores > 0)
+        query, areas, scores = query[valid], areas[valid], scores[valid]
+        keep = self.threshold(areas / (image_size[0] * image_size[1]), scores)
+        query, scores = query[keep], scores[keep]
+        best = scores.argsort(descending=True, stable=True)[: self.max_labels]
+        return query[best], scores[best]
+
+    def _full_size(self, masks: Tensor, padded_size: Size, image_size: Size) -> Tensor:
+        """(N, *padded_size) bool of (N, h, w) logits; the padding is empty."""
+        full = torch.zeros(len(masks), *padded_size, dtype=torch.bool, device=masks.device)
+        start = 0
+        for chunk in full_size_logits(masks, padded_size, image_size, image_size, self.chunk_bytes):
+            full[start : start + len(chunk), : image_size[0], : image_size[1]] = chunk > 0
+            start += len(chunk)
+        return full
+
+
+def _duplicate_weight(initial: float, teacher: float) -> float:
+    """The weight that makes a label of both branches count as one of the teacher's, if it can be reached."""
+    return max(0.0, teacher - initial) / teacher if teacher > 0 else 0.0

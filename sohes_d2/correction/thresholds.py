@@ -1,0 +1,170 @@
+"""Which of the teacher's masks are labels: from which score on, depending on their areas or not."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from detectron2.config import configurable
+from fvcore.common.registry import Registry
+from torch import Tensor
+
+THRESHOLD_REGISTRY = Registry("THRESHOLD")
+THRESHOLD_REGISTRY.__doc__ = """
+Thresholds by the names that ``CORRECTION.THRESHOLD.NAME`` can have. Each is a `Threshold`, called with ``(cfg)``.
+"""
+
+
+class Threshold(ABC):
+    """Chooses masks of one image.
+
+    Attributes:
+        least_score: no mask with a lower score is ever chosen. Such masks need not be brought to full size.
+    """
+
+    least_score: float = 0.0
+
+    @abstractmethod
+    def __call__(self, areas: Tensor, scores: Tensor) -> Tensor:
+        """Choose.
+
+        Args:
+            areas: (N,) shares of the image, in [0, 1].
+            scores: (N,) in [0, 1].
+
+        Returns:
+            (N,) bool, True for what becomes a label.
+        """
+
+
+def build_threshold(cfg: Any) -> Threshold:
+    """The threshold that ``CORRECTION.THRESHOLD.NAME`` names.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    name = cfg.CORRECTION.THRESHOLD.NAME
+    if name not in THRESHOLD_REGISTRY:
+        known = ", ".join(known for known, _ in THRESHOLD_REGISTRY)
+        raise ValueError(f"CORRECTION.THRESHOLD.NAME must be one of {known}, got {name!r}")
+    return THRESHOLD_REGISTRY.get(name)(cfg)
+
+
+@THRESHOLD_REGISTRY.register()
+class dynamic(Threshold):  # noqa: N801 (the class is named as the config names it)
+    """A score that rises with the area, as small entities get low scores, right or wrong (SOHES, section 3.3).
+
+    For a mask of area a, a share of the image, it is
+
+        tau(a) = tau_small + (tau_large - tau_small) * clip(log(a / area_small) / log(area_large / area_small), 0, 1).
+
+    That small entities are favoured is the paper's [P]; its formula was not at hand: this one is our decision [D]. It
+    is linear in the logarithm because areas of entities spread over orders of magnitude.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        tau_small: float = 0.3,
+        tau_large: float = 0.7,
+        area_small: float = 0.001,
+        area_large: float = 0.1,
+    ):
+        """
+        Args:
+            tau_small: score for areas up to ``area_small``, in [0, 1].
+            tau_large: score for areas from ``area_large``, in [0, 1].
+            area_small, area_large: shares of the image, 0 < area_small < area_large.
+
+        Raises:
+            ValueError: a number out of its range.
+        """
+        if not 0 < area_small < area_large:
+            raise ValueError(
+                "CORRECTION.THRESHOLD needs 0 < AREA_SMALL < AREA_LARGE (shares of the image), "
+                f"got {area_small} and {area_large}"
+            )
+        _check_score("TAU_SMALL", tau_small)
+        _check_score("TAU_LARGE", tau_large)
+        self.tau_small = tau_small
+        self.tau_large = tau_large
+        self.area_small = area_small
+        self.area_large = area_large
+        self.least_score = min(tau_small, tau_large)
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> dict[str, Any]:
+        node = cfg.CORRECTION.THRESHOLD
+        return {
+            "tau_small": node.TAU_SMALL,
+            "tau_large": node.TAU_LARGE,
+            "area_small": node.AREA_SMALL,
+            "area_large": node.AREA_LARGE,
+        }
+
+    def tau(self, areas: Tensor) -> Tensor:
+        """(N,) least scores for areas (N,), shares of the image."""
+        position = (areas / self.area_small).log() / math.log(self.area_large / self.area_small)
+        return self.tau_small + (self.tau_large - self.tau_small) * position.clamp(0, 1)
+
+    def __call__(self, areas: Tensor, scores: Tensor) -> Tensor:
+        return scores >= self.tau(areas)
+
+
+@THRESHOLD_REGISTRY.register()
+class fixed(Threshold):  # noqa: N801
+    """One score for all, as in HASSOD: what `dynamic` is compared with."""
+
+    @configurable
+    def __init__(self, *, tau: float = 0.5):
+        """
+        Args:
+            tau: in [0, 1].
+
+        Raises:
+            ValueError: not in [0, 1].
+        """
+        _check_score("FIXED", tau)
+        self.least_score = tau
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> dict[str, Any]:
+        return {"tau": cfg.CORRECTION.THRESHOLD.FIXED}
+
+    def __call__(self, areas: Tensor, scores: Tensor) -> Tensor:
+        return scores >= self.least_score
+
+
+@THRESHOLD_REGISTRY.register()
+class top_k(Threshold):  # noqa: N801
+    """The best masks of each image, whatever their scores: nothing to be tuned to how sure a model is."""
+
+    @configurable
+    def __init__(self, *, k: int = 50):
+        """
+        Args:
+            k: at least 1.
+
+        Raises:
+            ValueError: less.
+        """
+        if k < 1:
+            raise ValueError(f"CORRECTION.THRESHOLD.TOP_K must be at least 1, got {k}")
+        self.k = k
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> dict[str, Any]:
+        return {"k": cfg.CORRECTION.THRESHOLD.TOP_K}
+
+    def __call__(self, areas: Tensor, scores: Tensor) -> Tensor:
+        keep = torch.zeros_like(scores, dtype=torch.bool)
+        keep[scores.argsort(descending=True, stable=True)[: self.k]] = True
+        return keep
+
+
+def _check_score(key: str, tau: float) -> None:
+    if not 0 <= tau <= 1:
+        raise ValueError(f"CORRECTION.THRESHOLD.{key} must be in [0, 1], got {tau}")

@@ -1,0 +1,161 @@
+"""The student's strong view of an image, from the weak one that the teacher sees (as in HASSOD, Cao et al., NeurIPS
+2023, which takes its operations from Unbiased Teacher, Liu et al., ICLR 2021).
+
+Only what pixels look like is changed, never where they are, so that the masks of one view are those of the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from detectron2.config import configurable
+
+# Height over width of erased rectangles, as in Random Erasing (Zhong et al., AAAI 2020, section 3).
+_ERASE_ASPECTS = (0.3, 3.3)
+
+
+def has_teacher(cfg: Any) -> bool:
+    """Whether the model of a config learns from a teacher, who needs a view of its own, but no labels."""
+    return cfg.MODEL.META_ARCHITECTURE == "SOHESMutualLearning"
+
+
+class StrongView:
+    """Colour jitter, grey, blur and erased rectangles, in this order, each with a probability.
+
+    OpenCV does the work, on 8 bits: of 1024 x 1024 pixels, torchvision turns the hue in 60 ms and blurs in 80 to 150.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        jitter: float = 0.4,
+        hue: float = 0.1,
+        jitter_probability: float = 0.8,
+        grey_probability: float = 0.2,
+        blur_probability: float = 0.5,
+        blur_sigma: Sequence[float] = (0.1, 2.0),
+        erase_probability: float = 0.5,
+        erase_count: int = 3,
+        erase_area: Sequence[float] = (0.02, 0.1),
+    ):
+        """
+        Args:
+            jitter: 0..1, brightness, contrast and saturation are each multiplied by a factor in 1 - this .. 1 + this.
+            hue: 0..0.5, the hue is turned by up to this share of a full turn, either way.
+            jitter_probability: that these four are done, in random order.
+            grey_probability: that the colours go.
+            blur_probability: that the image is blurred...
+            blur_sigma: ...by a Gaussian whose standard deviation in pixels is uniform between these two.
+            erase_probability: that 1 to ``erase_count`` (evenly) rectangles are filled with noise.
+            erase_count: at least 1.
+            erase_area: of each rectangle, as a share of the image, is uniform between these two.
+
+        Raises:
+            ValueError: a setting out of range.
+        """
+        _require(0 <= jitter <= 1, "JITTER", jitter, "in [0, 1]")
+        _require(0 <= hue <= 0.5, "HUE", hue, "in [0, 0.5]")
+        _require(0 < blur_sigma[0] <= blur_sigma[1], "BLUR_SIGMA", blur_sigma, "0 < least <= most")
+        _require(0 < erase_area[0] <= erase_area[1] <= 1, "ERASE_AREA", erase_area, "0 < least <= most <= 1")
+        _require(erase_count >= 1, "ERASE_COUNT", erase_count, "at least 1")
+        probabilities = {
+            "JITTER": jitter_probability,
+            "GREY": grey_probability,
+            "BLUR": blur_probability,
+            "ERASE": erase_probability,
+        }
+        for name, value in probabilities.items():
+            _require(0 <= value <= 1, f"{name}_PROBABILITY", value, "in [0, 1]")
+        self.jitter = jitter
+        self.hue = hue
+        self.jitter_probability = jitter_probability
+        self.grey_probability = grey_probability
+        self.blur_probability = blur_probability
+        self.blur_sigma = tuple(blur_sigma)
+        self.erase_probability = erase_probability
+        self.erase_count = erase_count
+        self.erase_area = tuple(erase_area)
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> dict[str, Any]:
+        return {name.lower(): value for name, value in cfg.CORRECTION.VIEWS.items()}
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """
+        Args:
+            image: (H, W, 3) uint8 RGB, with any strides; is left as it is.
+            rng: all chance comes from it.
+
+        Returns:
+            (H, W, 3) uint8 RGB, an array of its own.
+        """
+        view = np.array(image, order="C")
+        if rng.random() < self.jitter_probability:
+            view = self._jittered(view, rng)
+        if rng.random() < self.grey_probability:
+            view = _grey(view)
+        if rng.random() < self.blur_probability:
+            view = cv2.GaussianBlur(view, (0, 0), rng.uniform(*self.blur_sigma))
+        if rng.random() < self.erase_probability:
+            for _ in range(rng.integers(1, self.erase_count + 1)):
+                _erase(view, rng.uniform(*self.erase_area), rng)
+        return view
+
+    def _jittered(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        for operation in rng.permutation(4):
+            if operation == 3:
+                image = turn_hue(image, rng.uniform(-self.hue, self.hue))
+            else:
+                adjust = (adjust_brightness, adjust_contrast, adjust_saturation)[operation]
+                image = adjust(image, rng.uniform(1 - self.jitter, 1 + self.jitter))
+        return image
+
+
+def adjust_brightness(image: np.ndarray, factor: float) -> np.ndarray:
+    """(H, W, 3) uint8 RGB times a factor >= 0; 1 changes nothing."""
+    return cv2.addWeighted(image, factor, image, 0, 0)
+
+
+def adjust_contrast(image: np.ndarray, factor: float) -> np.ndarray:
+    """(H, W, 3) uint8 RGB, its distance from the mean grey level times a factor >= 0; 1 changes nothing."""
+    mean = float(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).mean())
+    return cv2.addWeighted(image, factor, image, 0, (1 - factor) * mean)
+
+
+def adjust_saturation(image: np.ndarray, factor: float) -> np.ndarray:
+    """(H, W, 3) uint8 RGB, its distance from its own greys times a factor >= 0; 1 changes nothing."""
+    return cv2.addWeighted(image, factor, _grey(image), 1 - factor, 0)
+
+
+def turn_hue(image: np.ndarray, turn: float) -> np.ndarray:
+    """(H, W, 3) uint8 RGB with its hue turned by a share of a full turn, rounded to a 256th; 0 changes nothing."""
+    steps = round(256 * turn) % 256
+    if steps == 0:  # there and back would change values by up to 5
+        return image
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
+    hsv[:, :, 0] += np.uint8(steps)  # wraps around, as hues do
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
+
+
+def _grey(image: np.ndarray) -> np.ndarray:
+    return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+
+
+def _erase(image: np.ndarray, share: float, rng: np.random.Generator) -> None:
+    """Fill a random rectangle of a share of the image with noise, in place: no colour that could mean "erased"."""
+    height, width = image.shape[:2]
+    aspect = np.exp(rng.uniform(*np.log(_ERASE_ASPECTS)))
+    area = share * height * width
+    h = min(height, max(1, round(np.sqrt(area * aspect))))
+    w = min(width, max(1, round(area / h)))
+    y, x = rng.integers(height - h + 1), rng.integers(width - w + 1)
+    image[y : y + h, x : x + w] = rng.integers(0, 256, (h, w, 3), dtype=np.uint8)
+
+
+def _require(holds: bool, key: str, value: Any, rule: str) -> None:
+    if not holds:
+        raise ValueError(f"CORRECTION.VIEWS.{key} must be {rule}, got {value!r}")

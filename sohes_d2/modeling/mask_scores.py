@@ -1,0 +1,77 @@
+"""How good a predicted mask is (Mask2Former's score), measured at full size a chunk of masks at a time.
+
+A mask's score is the probability that its query is an entity, times the mean probability of its pixels inside, which
+says how sure the model is of the outline. So the first factor is the most that the score can be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def entity_probabilities(logits: Tensor, masks: Tensor) -> Tensor:
+    """(Q,) float32 probabilities that queries are entities; 0 for those whose masks will be empty.
+
+    Args:
+        logits: (Q, K + 1), the last for "no entity".
+        masks: (Q, h, w) logits.
+    """
+    entity = 1 - logits.float().softmax(-1)[:, -1]
+    # interpolation cannot make an inside where there is none
+    return entity.masked_fill(masks.flatten(1).amax(1) <= 0, 0)
+
+
+def full_size_logits(
+    masks: Tensor,
+    padded_size: tuple[int, int],
+    image_size: tuple[int, int],
+    output_size: tuple[int, int],
+    chunk_bytes: int,
+) -> Iterator[Tensor]:
+    """Bring masks from the decoder's resolution to an image's, some at a time.
+
+    Args:
+        masks: (N, h, w) logits over the padded image.
+        padded_size: (H, W) of the model's input.
+        image_size: (H, W) of the image in it, from its top left corner.
+        output_size: (H, W) of the result.
+        chunk_bytes: memory of the working copies that exist at once (at least one mask's).
+
+    Yields:
+        (n, *output_size) float32 logits, in all N. They may share memory with ``masks``.
+    """
+    if not len(masks):
+        return
+    pixels = max(padded_size[0] * padded_size[1], output_size[0] * output_size[1])
+    # the padded and the full size exist together, and so do logits and probabilities
+    for chunk in masks.split(max(1, chunk_bytes // (4 * 3 * pixels))):
+        chunk = _resize(chunk.float(), padded_size)[:, : image_size[0], : image_size[1]]
+        chunk = _resize(chunk, output_size)
+        yield chunk
+
+
+def measure(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What is inside of (n, H, W) mask logits, and how surely.
+
+    Returns:
+        inside: (n, H, W) bool.
+        areas: (n,) int32, in pixels.
+        sureness: (n,) float32, the mean probability of the pixels inside; 0 for an empty mask.
+    """
+    inside = logits > 0
+    ones = inside.view(torch.uint8)  # several times as fast to count and to multiply with as bool, on CPUs
+    areas = ones.flatten(1).sum(1, dtype=torch.int32)
+    # mask by mask: a CPU's cache holds one of a large photo, not several
+    totals = [mask.sigmoid().mul_(one).sum() for mask, one in zip(logits, ones)]
+    return inside, areas, torch.stack(totals) / areas.clamp(min=1)
+
+
+def _resize(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    """(N, h, w) to (N, *size), bilinear."""
+    if tuple(masks.shape[-2:]) == tuple(size):
+        return masks
+    return F.interpolate(masks[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]

@@ -1,0 +1,81 @@
+"""The tensor operations give the forests that `Forest` gives."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from sohes_d2.correction import hierarchy
+from sohes_d2.correction.hierarchy import ancestors_by_coverage, ancestors_by_probabilities, intersections, ious
+from sohes_d2.structures.forest import Forest
+from sohes_d2.structures.masks import encode_masks, iou_matrix
+
+SIZE = (20, 30)
+
+
+def random_masks(rng, n):
+    """Rectangles with corners on a coarse grid, so that equal masks, equal areas and round coverages are common."""
+    masks = np.zeros((n, *SIZE), dtype=bool)
+    for mask in masks:
+        ys, xs = (np.sort(rng.choice(np.arange(0, size + 1, 5), 2, replace=False)) for size in SIZE)
+        mask[ys[0] : ys[1], xs[0] : xs[1]] = True
+        if rng.random() < 0.3:
+            mask[ys[0], xs[0]] = False
+    return masks
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_ancestors_are_those_of_the_forest(seed):
+    rng = np.random.default_rng(seed)
+    n = [1, 2, 7, 33][seed % 4]
+    masks = random_masks(rng, n)
+    rles = encode_masks(masks)
+    tensor = torch.from_numpy(masks)
+    common = intersections(tensor, tensor)
+    probabilities = rng.random((n, n)).round(1)
+    deepest = 0
+    for threshold, theta_cover in [(0.5, 0.5), (0.2, 0.9), (0.0, 0.0), (0.7, 0.0)]:
+        forest = Forest.from_probabilities(rles, probabilities, SIZE, threshold, theta_cover)
+        found = ancestors_by_probabilities(torch.from_numpy(probabilities), common, threshold, theta_cover)
+        assert np.array_equal(found.numpy(), forest.ancestors())
+        deepest = max(deepest, forest.depths().max())
+    assert n < 33 or deepest >= 5
+    for theta_cover in (0.9, 0.5, 1.0):
+        found = ancestors_by_coverage(common, theta_cover)
+        assert np.array_equal(found.numpy(), Forest.from_masks(rles, SIZE, theta_cover).ancestors())
+
+
+def test_the_relation_passes_on_through_a_long_chain():
+    """Each mask inside the next, but predicted to be so by its neighbours only."""
+    n = 20
+    masks = torch.tril(torch.ones(n, n, dtype=torch.bool)).view(n, n, 1)
+    neighbours = torch.zeros(n, n)
+    neighbours[torch.arange(1, n), torch.arange(n - 1)] = 1
+    found = ancestors_by_probabilities(neighbours, intersections(masks, masks), 0.5, 0.5)
+    assert torch.equal(found, torch.ones(n, n, dtype=torch.bool).tril(-1))
+
+
+def test_intersections_and_ious_in_chunks(monkeypatch):
+    rng = np.random.default_rng(0)
+    a, b = random_masks(rng, 9), random_masks(rng, 4)
+    a[0] = b[0] = True
+    b[0, 0, 0] = False
+    expected = (a[:, None] & b[None]).sum((2, 3))
+    # bfloat16 cannot count to 599
+    assert expected[0, 0] == 599
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        whole = intersections(torch.from_numpy(a), torch.from_numpy(b))
+    monkeypatch.setattr(hierarchy, "CPU_CHUNK_BYTES", 4 * 13 * 7)
+    chunked = intersections(torch.from_numpy(a), torch.from_numpy(b))
+    assert np.array_equal(whole.numpy(), expected) and np.array_equal(chunked.numpy(), expected)
+    found = ious(whole, torch.from_numpy(a.sum((1, 2))), torch.from_numpy(b.sum((1, 2))))
+    np.testing.assert_allclose(found.numpy(), iou_matrix(encode_masks(a), encode_masks(b)), atol=1e-6)
+
+
+def test_no_masks():
+    none = torch.zeros(0, *SIZE, dtype=torch.bool)
+    common = intersections(none, none)
+    assert common.shape == (0, 0) and intersections(none, torch.ones(2, *SIZE, dtype=torch.bool)).shape == (0, 2)
+    assert ancestors_by_coverage(common, 0.9).shape == (0, 0)
+    assert ancestors_by_probabilities(torch.zeros(0, 0), common, 0.5, 0.5).dtype == torch.bool

@@ -1,0 +1,318 @@
+"""The teacher's outputs as labels: which masks, what they weigh, who is inside whom."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from sohes_d2 import add_sohes_config
+from detectron2.config import get_cfg
+
+from sohes_d2.correction import targets as targets_module
+from sohes_d2.correction.targets import TeacherTargets
+from sohes_d2.correction.thresholds import dynamic, fixed, top_k
+from sohes_d2.modeling.criterion import SetCriterion
+from sohes_d2.modeling.inference import EntityInference
+from sohes_d2.modeling.matcher import HungarianMatcher
+
+PADDED = (64, 64)
+IMAGE = (48, 64)
+
+
+def block(y0, x0, y1, x1, inside=8.0):
+    """Logits of a rectangle on the 16 x 16 map of an input of 64 x 64."""
+    logits = torch.full((16, 16), -8.0)
+    logits[y0:y1, x0:x1] = inside
+    return logits
+
+
+def entity_logits(*probabilities):
+    """Class logits whose softmax gives an entity with these probabilities."""
+    p = torch.tensor(probabilities)
+    return torch.stack([p.log(), (1 - p).log()], dim=1)
+
+
+def outputs_of(probabilities, masks, sides=None):
+    """A batch of one image."""
+    outputs = {"pred_logits": entity_logits(*probabilities)[None], "pred_masks": torch.stack(masks)[None]}
+    if sides is not None:
+        outputs["pred_ancestors"] = tuple(side[None] for side in sides)
+    return outputs
+
+
+def label_mask(y0, x0, y1, x1):
+    mask = torch.zeros(1, *PADDED, dtype=torch.bool)
+    mask[:, y0:y1, x0:x1] = True
+    return mask
+
+
+def make(threshold=None, **changes):
+    return TeacherTargets(**{"threshold": threshold or fixed(tau=0.5), **changes})
+
+
+def labels_of(teacher, outputs, initial=None, branch_weights=(1.0, 2.0), image_size=IMAGE):
+    (target,) = teacher(outputs, [initial], PADDED, [image_size], branch_weights)
+    return target
+
+
+def random_outputs(queries=30, seed=0):
+    """Two images with blurred blobs of all sizes, and ancestors with a random but decided head."""
+    random = torch.Generator().manual_seed(seed)
+    y, x = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
+    center = 16 * torch.rand(2, 2, queries, 1, 1, generator=random)
+    radius = 7 * torch.rand(2, queries, 1, 1, generator=random)
+    noise = torch.randn(2, queries, 16, 16, generator=random)
+    masks = radius - ((y - center[0]) ** 2 + (x - center[1]) ** 2).sqrt() + noise
+    sides = tuple(torch.randn(2, queries, 3, generator=random) for _ in range(2))
+    return {
+        "pred_logits": 2 * torch.randn(2, queries, 2, generator=random),
+        "pred_masks": 2 * masks,
+        "pred_ancestors": sides,
+    }
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def test_small_masks_need_lower_scores_and_are_labels_by_falling_score():
+    # two of 1/3 of the image, with a tau of 0.7, and two of some 49 pixels, with one of 0.54
+    masks = [block(0, 0, 8, 8), block(1, 12, 2, 13, 99.0), block(5, 12, 6, 13, 99.0), block(8, 8, 12, 16)]
+    target = labels_of(make(dynamic()), outputs_of([0.65, 0.62, 0.5, 0.9], masks))
+    assert len(target["labels"]) == 2
+    assert target["scores"].tolist() == pytest.approx([0.88, 0.58], abs=0.01)
+    assert target["labels"].tolist() == [0, 0] and target["labels"].dtype == torch.int64
+    assert target["label_weights"].tolist() == [1, 1]
+    assert 45 <= target["masks"][1].sum() <= 60
+    assert target["image_weight"].item() == 1 and target["image_weight"].shape == ()
+    assert target["masks"].dtype == torch.bool and target["masks"].shape == (2, *PADDED)
+    # the large one; interpolation rounds the corners
+    expected = label_mask(32, 32, 48, 64)[0]
+    assert (target["masks"][0] != expected).sum() <= 4
+    assert len(labels_of(make(top_k(k=3)), outputs_of([0.65, 0.62, 0.5, 0.9], masks))["labels"]) == 3
+
+
+def test_labels_are_what_inference_gives():
+    """Masks, scores and the ancestors of its forest, at the size of the input."""
+    outputs = random_outputs()
+    teacher = make(fixed(tau=0.3), own_duplicate_iou=1.0, min_area=0)
+    found = teacher(outputs, [None, None], PADDED, [IMAGE, PADDED], (1.0, 2.0))
+    relations = 0
+    for k, (target, size) in enumerate(zip(found, (IMAGE, PADDED))):
+        sides = tuple(side[k] for side in outputs["pred_ancestors"])
+        arguments = outputs["pred_logits"][k], outputs["pred_masks"][k], sides, PADDED, size, size
+        expected = EntityInference(min_score=0.3)(*arguments)
+        assert torch.equal(target["scores"], expected["instances"].scores)
+        masks = torch.from_numpy(np.asarray(expected["instances"].pred_masks).astype(bool))
+        assert torch.equal(target["masks"][:, : size[0], : size[1]], masks)
+        assert np.array_equal(target["ancestors"].numpy(), expected["forest"].ancestors())
+        relations += int(target["ancestors"].sum())
+    assert relations > 10
+
+
+def test_the_padding_is_neither_counted_nor_labelled():
+    # half of the first lies below the image; all of the second
+    outputs = outputs_of([0.9, 0.9], [block(10, 0, 14, 4), block(13, 8, 16, 16)])
+    target = labels_of(make(), outputs)
+    assert len(target["masks"]) == 1 and not target["masks"][:, 48:].any()
+    assert (target["masks"][0] != label_mask(40, 0, 48, 16)[0]).sum() <= 4
+    area = int(target["masks"].sum())
+    assert len(labels_of(make(min_area=area), outputs)["masks"]) == 1
+    assert len(labels_of(make(min_area=area + 1), outputs)["masks"]) == 0
+    # shares are of the image: 1/24 of 48 x 64
+    seen = []
+
+    def threshold(areas, scores):
+        seen.append(areas)
+        return scores > 0
+
+    threshold.least_score = 0.0
+    labels_of(make(threshold), outputs)
+    assert seen[0].tolist() == pytest.approx([area / (48 * 64)]) and area / (48 * 64) == pytest.approx(1 / 24, abs=2e-3)
+
+
+def test_duplicates_of_initial_labels_weigh_what_is_left():
+    masks = [block(0, 0, 8, 8), block(0, 8, 8, 16), block(8, 8, 10, 10)]
+    outputs = outputs_of([0.9, 0.8, 0.7], masks)
+    # the same as the first; a quarter of the second; and one that the teacher does not see
+    initial = {"masks": torch.cat([label_mask(0, 0, 32, 32), label_mask(0, 32, 16, 48), label_mask(40, 0, 48, 8)])}
+
+    def weights(branch_weights, **changes):
+        return labels_of(make(**changes), outputs, initial, branch_weights)["label_weights"].tolist()
+
+    assert weights((1.0, 2.0)) == [0.5, 1, 1]
+    # together with the initial branch: 0.6 * 1 + 2.4 * 0.75 = 2.4
+    assert weights((0.6, 2.4)) == pytest.approx([0.75, 1, 1])
+    assert weights((0.0, 3.0)) == [1, 1, 1]
+    assert weights((3.0, 2.0)) == [0, 1, 1] and weights((1.0, 0.0)) == [0, 1, 1]
+    assert weights((1.0, 2.0), duplicate_iou=0.2) == [0.5, 0.5, 1]
+    empty = {"masks": torch.zeros(0, *PADDED, dtype=torch.bool)}
+    assert labels_of(make(), outputs, empty)["label_weights"].tolist() == [1, 1, 1]
+
+
+def test_of_the_teachers_own_duplicates_the_best_is_the_label():
+    masks = [block(0, 0, 8, 8), block(0, 0, 8, 8, 9.0), block(0, 0, 8, 7)]
+    outputs = outputs_of([0.7, 0.9, 0.8], masks)
+    assert labels_of(make(), outputs)["scores"].tolist() == pytest.approx([0.9, 0.8], abs=0.03)
+    assert len(labels_of(make(own_duplicate_iou=1.0), outputs)["scores"]) == 3
+    assert len(labels_of(make(own_duplicate_iou=0.8), outputs)["scores"]) == 1
+
+
+def test_the_best_labels_if_there_are_too_many():
+    outputs = random_outputs()
+    all_of_them = make(own_duplicate_iou=1.0)(outputs, [None, None], PADDED, [IMAGE, IMAGE], (1.0, 2.0))
+    some = make(own_duplicate_iou=1.0, max_labels=4)(outputs, [None, None], PADDED, [IMAGE, IMAGE], (1.0, 2.0))
+    for whole, part in zip(all_of_them, some):
+        assert len(whole["scores"]) > 4 and whole["scores"].tolist() == sorted(whole["scores"].tolist(), reverse=True)
+        assert torch.equal(part["scores"], whole["scores"][:4]) and torch.equal(part["masks"], whole["masks"][:4])
+
+
+def test_ancestors_of_each_source():
+    # queries 0 and 1 in 2 by their masks, 0 also in 1; the head says that 1 is in 2 and 2 in 0, which is smaller
+    masks = [block(0, 0, 2, 2), block(0, 0, 4, 4), block(0, 0, 8, 8)]
+    up, down = torch.tensor([[0.0, 9, -9], [-9, 0, -9], [-9, 0, 9]]), torch.eye(3)
+    # up @ down.T: [0, 1] = 9 (smaller than its descendant), [2, 1] = 0 (half), [2, 2] is no pair
+    outputs = outputs_of([0.9, 0.8, 0.7], masks, (up, down))
+    relation = labels_of(make(), outputs)["ancestors"]
+    assert relation.nonzero().tolist() == [[2, 1]]
+    assert labels_of(make(ancestor_threshold=0.6), outputs)["ancestors"].sum() == 0
+    relation = labels_of(make(ancestors="coverage"), outputs)["ancestors"]
+    assert relation.nonzero().tolist() == [[1, 0], [2, 0], [2, 1]]
+    assert "ancestors" not in labels_of(make(ancestors="none"), outputs)
+    del outputs["pred_ancestors"]
+    assert "ancestors" not in labels_of(make(), outputs), "there is no head to be taught"
+    assert labels_of(make(ancestors="coverage"), outputs)["ancestors"].sum() == 3
+
+
+@pytest.mark.parametrize("broken", ["unsure", "empty", "nan"])
+def test_an_image_without_labels_weighs_nothing(broken):
+    outputs = random_outputs(queries=5)
+    if broken == "unsure":
+        outputs["pred_logits"][0] = entity_logits(*[0.2] * 5)
+    elif broken == "empty":
+        outputs["pred_masks"][0] = -1.0
+    else:
+        outputs["pred_masks"][0, :3] = float("nan")
+        outputs["pred_logits"][0, 2:] = float("nan")
+    initial = [{"masks": label_mask(0, 0, 32, 32)}, None]
+    first, second = make(fixed(tau=0.3))(outputs, initial, PADDED, [IMAGE, IMAGE], (1.0, 2.0))
+    assert first["image_weight"].item() == 0 and second["image_weight"].item() == 1
+    shapes = {name: tuple(first[name].shape) for name in ("labels", "masks", "ancestors", "label_weights", "scores")}
+    assert shapes == {
+        "labels": (0,),
+        "masks": (0, *PADDED),
+        "ancestors": (0, 0),
+        "label_weights": (0,),
+        "scores": (0,),
+    }
+    # and so it adds no false negatives
+    logits = torch.randn(2, 5, 2, requires_grad=True)
+    student = {"pred_logits": logits, "pred_masks": torch.randn(2, 5, 16, 16)}
+    matcher = HungarianMatcher(cost_class=2.0, cost_mask=5.0, cost_dice=5.0, num_points=64)
+    losses = SetCriterion(matcher=matcher, weight_dict={}, num_points=64)(student, [first, second])
+    losses["loss_ce"].backward()
+    assert not logits.grad[0].any() and logits.grad[1].any()
+
+
+def test_what_cannot_pass_is_not_brought_to_full_size(monkeypatch):
+    counts = []
+
+    def counting(masks, *arguments):
+        counts.append(len(masks))
+        return original(masks, *arguments)
+
+    original = targets_module.full_size_logits
+    monkeypatch.setattr(targets_module, "full_size_logits", counting)
+    outputs = outputs_of(
+        [0.9, 0.45, 0.6, 0.99],
+        [block(0, 0, 8, 8), block(0, 8, 8, 16), block(8, 0, 12, 16, 0.1)] + [torch.full((16, 16), -1.0)],
+    )
+    target = labels_of(make(), outputs)
+    # the third's score is lower than what its query promises, by its faint mask
+    assert counts == [2, 1] and len(target["scores"]) == 1
+
+
+def test_autocast_does_not_round_ancestors():
+    """In bfloat16 0.999 is 1, and the logit of -0.001 would be 0, a probability of the threshold."""
+    sides = torch.tensor([[0.999, -1.0]] * 2), torch.ones(2, 2)
+    outputs = outputs_of([0.9, 0.8], [block(0, 0, 8, 8), block(0, 0, 4, 4)], sides)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert labels_of(make(), outputs)["ancestors"].sum() == 0
+        assert labels_of(make(ancestor_threshold=0.499), outputs)["ancestors"].nonzero().tolist() == [[0, 1]]
+
+
+def test_chunks_and_precision_do_not_matter():
+    outputs = random_outputs()
+    arguments = [None, {"masks": label_mask(0, 0, 32, 32)}], PADDED, [IMAGE, PADDED], (1.0, 2.0)
+    whole = make()(outputs, *arguments)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        chunked = make(chunk_bytes=1)(outputs, *arguments)
+    for a, b in zip(whole, chunked):
+        assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+    half = {
+        name: tuple(side.bfloat16() for side in value) if isinstance(value, tuple) else value.bfloat16()
+        for name, value in outputs.items()
+    }
+    for target in make()(half, *arguments):
+        assert target["scores"].dtype == target["label_weights"].dtype == torch.float32
+
+
+def test_labels_carry_no_gradient_and_outputs_stay_as_they_are():
+    outputs = random_outputs()
+    before = outputs["pred_masks"].clone()
+    for tensor in (outputs["pred_logits"], outputs["pred_masks"], *outputs["pred_ancestors"]):
+        tensor.requires_grad_()
+    # also where the masks have the size of the input already, so that nothing is copied on the way
+    for size in (PADDED, (16, 16)):
+        for target in make(min_area=1)(outputs, [None, None], size, [size, size], (1.0, 2.0)):
+            assert len(target["labels"]) and not any(value.requires_grad for value in target.values())
+    assert torch.equal(outputs["pred_masks"], before)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_everything_stays_on_the_device():
+    outputs = random_outputs()
+    on_device = {
+        name: tuple(side.cuda() for side in value) if isinstance(value, tuple) else value.cuda()
+        for name, value in outputs.items()
+    }
+    initial = {"masks": label_mask(0, 0, 32, 32).cuda()}
+    for target in make()(on_device, [None, initial], PADDED, [IMAGE, PADDED], (1.0, 2.0)):
+        assert all(value.is_cuda for value in target.values())
+
+
+def test_config_sets_everything():
+    cfg = get_cfg()
+    add_sohes_config(cfg)
+    cfg.CORRECTION.DUPLICATE_IOU = 0.6
+    cfg.CORRECTION.MAX_LABELS = 11
+    cfg.CORRECTION.MIN_AREA = 5
+    cfg.CORRECTION.ANCESTORS = "coverage"
+    cfg.CORRECTION.THRESHOLD.NAME = "top_k"
+    cfg.CORRECTION.OWN_DUPLICATE_IOU = 0.85
+    cfg.EXPLORATION.HIERARCHY.THETA_COVER = 0.95
+    cfg.MODEL.ANCESTOR_HEAD.THRESHOLD = 0.4
+    cfg.MODEL.ANCESTOR_HEAD.THETA_COVER = 0.3
+    cfg.TEST.MASK_CHUNK_BYTES = 1000
+    settings = vars(TeacherTargets(cfg))
+    assert isinstance(settings.pop("threshold"), top_k)
+    assert settings == {
+        "duplicate_iou": 0.6,
+        "own_duplicate_iou": 0.85,
+        "max_labels": 11,
+        "min_area": 5,
+        "ancestors": "coverage",
+        "ancestor_threshold": 0.4,
+        "theta_cover": 0.3,
+        "theta_cover_alone": 0.95,
+        "chunk_bytes": 1000,
+    }
+
+
+def test_settings_out_of_range_are_refused():
+    with pytest.raises(ValueError, match="must be one of teacher, coverage, none; got 'both'"):
+        make(ancestors="both")
+    with pytest.raises(ValueError, match="MAX_LABELS must be at least 1"):
+        make(max_labels=0)

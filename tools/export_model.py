@@ -1,0 +1,178 @@
+#!/usr/bin/env python
+"""Write the weights of one model out of a checkpoint, without the optimizer, and the config that they need.
+
+    python tools/export_model.py output/correction/model_final.pth --output output/exported
+    python tools/export_model.py output/correction/model_final.pth --which student --half --output output/exported
+    python tools/export_model.py output/instruction/model_final.pth --config-file CONFIG.yaml --output output/exported
+    python tools/train_net.py --config-file output/exported/config.yaml --eval-only --num-gpus 0
+
+Of a checkpoint of phase 3, which holds teacher and student, one is written, in the plain architecture of phase 2. A
+checkpoint of phase 2 becomes smaller. The folder receives model.safetensors (or model.pth), in the names of the plain
+architecture, and config.yaml, which names it as MODEL.WEIGHTS.
+
+Exit code: 0 done, 2 the checkpoint, the config or the arguments cannot be used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import sohes_d2  # noqa: F401  (before Detectron2, which it mends)
+
+import torch
+from torch import Tensor
+
+from sohes_d2.correction.meta_arch import MODELS
+from sohes_d2.data.records import atomic_writer
+from sohes_d2.engine.config_file import ConfigError, load_config
+from sohes_d2.weights import WeightsError, read_checkpoint
+
+EXIT_USAGE = 2
+BOTH, ONE = "SOHESMutualLearning", "SOHES"
+FORMATS = ("safetensors", "pth")
+
+
+class ExportError(ValueError):
+    """A checkpoint that cannot be exported as asked; the message says why."""
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; exits with code 2 where it is wrong."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", help="a .pth of a training")
+    parser.add_argument("--config-file", help="of that training; default: config.yaml beside the checkpoint")
+    parser.add_argument("--which", choices=MODELS, help="of a checkpoint of phase 3; default: teacher")
+    parser.add_argument("--output", required=True, help="folder for the two files; made if it does not exist")
+    parser.add_argument("--format", choices=FORMATS, default=FORMATS[0], help="of the weights; default: %(default)s")
+    parser.add_argument(
+        "--half", action="store_true", help="weights in float16: half the size, nearly the same results"
+    )
+    return parser.parse_args(arguments)
+
+
+def select_model(state: Mapping[str, Tensor], which: str | None) -> dict[str, Tensor]:
+    """The weights of one model, under its own names.
+
+    Args:
+        state: of a checkpoint.
+        which: "teacher" or "student"; None: the teacher where there are both, else the only one.
+
+    Raises:
+        ExportError: there is no such model.
+    """
+    if not any(key.startswith(f"{name}.") for key in state for name in MODELS):
+        if which:
+            raise ExportError(f"it has no {which}: it holds one model, not two; leave out --which")
+        return dict(state)
+    prefix = f"{which or 'teacher'}."
+    return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+
+
+def plain_config(config_file: str, weights: str) -> Any:
+    """The config of a training, for a single model with these weights.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    cfg = load_config(config_file)
+    if cfg.MODEL.META_ARCHITECTURE == BOTH:
+        cfg.MODEL.META_ARCHITECTURE = ONE
+    cfg.MODEL.WEIGHTS = weights
+    # train_net.py writes its own config.yaml there
+    cfg.OUTPUT_DIR = os.path.join(os.path.dirname(weights), "evaluation")
+    return cfg
+
+
+def check_fit(state: Mapping[str, Tensor], cfg: Any) -> None:
+    """Make sure that the model of the config is what the weights are of.
+
+    Raises:
+        ExportError: names or shapes differ.
+    """
+    from detectron2.modeling import build_model
+
+    on_cpu = cfg.clone()
+    on_cpu.MODEL.DEVICE = "cpu"
+    wanted = {key: value.shape for key, value in build_model(on_cpu).state_dict().items()}
+    wrong = sorted(
+        {key for key, value in state.items() if wanted.get(key) != value.shape} | (wanted.keys() - state.keys())
+    )
+    if wrong:
+        raise ExportError(
+            f"it is not of the model of the config: {len(wrong)} of {len(wanted)} tensors are missing, unknown or of "
+            f"another shape, among them {', '.join(wrong[:3])}. Give the config of its training by --config-file"
+        )
+
+
+def as_half(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Floating-point tensors in float16.
+
+    Raises:
+        ExportError: a value that float16 cannot hold.
+    """
+    halved = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
+    for key, value in halved.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise ExportError(f"{key} has values beyond the range of float16, or none at all; leave out --half")
+    return halved
+
+
+def write_weights(state: Mapping[str, Tensor], path: str) -> None:
+    """Write a safetensors or torch file, by the path's suffix, as a whole or not at all."""
+    # copies: tensors of a checkpoint may be views of larger ones, which torch would store, and safetensors refuse
+    state = {key: value.detach().clone().contiguous() for key, value in state.items()}
+    with atomic_writer(path) as file:
+        if path.endswith(".pth"):
+            torch.save({"model": state}, file)
+        else:
+            from safetensors.torch import save
+
+            file.write(save(state, metadata={"format": "pt"}))
+
+
+def export(args: argparse.Namespace) -> str:
+    """Do what the command line says; returns the path of the weights.
+
+    Raises:
+        ConfigError, ExportError, WeightsError: something cannot be used.
+    """
+    checkpoint = read_checkpoint(args.checkpoint)
+    state = checkpoint.get("model", checkpoint) if isinstance(checkpoint, Mapping) else None
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ExportError("it holds no model, that is no dict of names to tensors, at the top or under 'model'")
+    state = select_model(state, args.which)
+    config_file = args.config_file or os.path.join(os.path.dirname(args.checkpoint), "config.yaml")
+    path = os.path.join(args.output, f"model.{args.format}")
+    cfg = plain_config(config_file, path)
+    check_fit(state, cfg)
+    if args.half:
+        state = as_half(state)
+    os.makedirs(args.output, exist_ok=True)
+    write_weights(state, path)
+    with atomic_writer(os.path.join(args.output, "config.yaml")) as file:
+        file.write(cfg.dump().encode())
+    return path
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    args = parse_arguments(arguments)
+    try:
+        path = export(args)
+    except ExportError as error:
+        print(f"export_model: {args.checkpoint!r}: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except (ConfigError, WeightsError) as error:
+        print(f"export_model: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    before, after = (os.path.getsize(name) / 1e6 for name in (args.checkpoint, path))
+    print(f"{path}: {after:.1f} MB, from {before:.1f} MB; its config is config.yaml beside it")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
