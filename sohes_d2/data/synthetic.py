@@ -28,8 +28,8 @@ from .synthetic_shapes import Frame, unit_vector
 VERSION = 1  # of the scenes: rises when the same seed and index no longer give the same
 DEFAULT_SIZE = (128, 128)
 SMALLEST_SIDE = 32
-MIN_AREA = 64  # pixels: less of a mask cannot be told from noise
-MOST_THINGS = 6
+MIN_AREA = 150  # pixels: less of a mask cannot be told from noise
+MOST_THINGS = 4
 # A part that is nearly all that is left of what it belongs to is not told from it: they would be one mask twice.
 _MOST_OF_PARENT = 0.8
 _NOTHING = -1
@@ -66,12 +66,12 @@ def generate_scene(
 
 
 def _arrangement(size: tuple[int, int], ground: Color, rng: np.random.Generator) -> list[tuple[Piece, Frame]]:
-    """2 to 6 things and where they stand, from back to front: each takes the freest of a few places."""
+    """2 to 4 things and where they stand, from back to front: each takes the freest of a few places."""
     height, width = size
     placed: list[tuple[Piece, Frame]] = []
     for _ in range(2 + int(float(rng.random()) ** 2 * (MOST_THINGS - 1))):
         # Squared: there are more small things than large ones.
-        unit = min(size) * (0.17 + 0.26 * float(rng.random()) ** 2)
+        unit = min(size) * (0.24 + 0.24 * float(rng.random()) ** 2)
         places = [(uniform(rng, 0.08, 0.92) * height, uniform(rng, 0.08, 0.92) * width) for _ in range(3)]
         y, x = max(places, key=lambda place: min([_gap(place, unit, frame) for _, frame in placed], default=0.0))
         turn = uniform(rng, -0.07, 0.07) if rng.random() < 0.7 else float(rng.random())
@@ -146,7 +146,7 @@ class _Scene:
         """(H, W, 1) light on a thing: bright towards the light, dark away from it, more or less round."""
         y, x = Frame(frame.y, frame.x, frame.unit).coordinates(self.size)
         slope = y * self.light[0] + x * self.light[1]
-        shading = 1 + uniform(self.rng, 0.1, 0.6) * slope - uniform(self.rng, 0.0, 0.35) * (y * y + x * x - 0.5)
+        shading = 1 + uniform(self.rng, 0.2, 0.8) * slope - uniform(self.rng, 0.0, 0.35) * (y * y + x * x - 0.5)
         return np.clip(shading, 0.4, 1.5)[..., None]
 
     def _shadow(self, silhouette: np.ndarray, frame: Frame) -> np.ndarray:
@@ -163,7 +163,7 @@ class _Scene:
         light = 1 + uniform(rng, 0.2, 1.0) * (value_noise(self.size, period, rng) - 0.5)
         image = blur(self.image * light[..., None], choice(rng, 0, 1, 1, 2))
         noise = grain(image.shape, rng) + grain((*self.size, 1), rng)
-        image = 255 * image + uniform(rng, 3.0, 13.0) * noise
+        image = 255 * image + uniform(rng, 6.0, 24.0) * noise
         return np.clip(np.floor(image + 0.5), 0, 255).astype(np.uint8)
 
     def forest(self, min_area: int) -> Forest:

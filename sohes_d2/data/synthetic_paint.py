@@ -82,7 +82,7 @@ def random_paint(rng: np.random.Generator, color: Color, roughness: float = 1.0)
     """
     texture = choice(rng, "plain", "noise", "noise", "noise", "stripes", "spots")
     period = uniform(rng, 3.0, 10.0) if texture == "stripes" else uniform(rng, 2.0, 18.0)
-    strength = roughness * uniform(rng, 0.2, 0.8)
+    strength = roughness * uniform(rng, 0.4, 1.3)
     tint = tuple(roughness * uniform(rng, -0.16, 0.16) for _ in range(3))
     return Paint(color, texture, strength, period, float(rng.random()), tint)
 

@@ -44,8 +44,8 @@ def test_a_scene_depends_on_seed_and_index_alone(scenes):
 
 def test_the_bits_are_those_of_every_machine():
     """Where this fails after a change of the scenes, raise VERSION and take the new digests."""
-    assert digest(generate_scene(0, 0)) == "efb913f47f484266"
-    assert digest(generate_scene(0, 1, (96, 128))) == "a7a68be30de7415b"
+    assert digest(generate_scene(0, 0)) == "bb3f4f8af8ec0087"
+    assert digest(generate_scene(0, 1, (96, 128))) == "3233526e61d18bb3"
 
 
 def test_forests_keep_the_rules(scenes):
@@ -67,7 +67,7 @@ def test_forests_keep_the_rules(scenes):
 
 def test_sizes_vary(scenes):
     areas = np.concatenate([mask_areas(forest.masks) for _, forest in scenes])
-    assert (areas < 200).sum() > 20 and (areas > 1000).sum() > 20
+    assert (areas < 300).sum() > 20 and (areas > 1000).sum() > 20
 
 
 @pytest.mark.parametrize("size", [(32, 32), (48, 100)])
