@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,8 @@ from PIL import Image
 
 from sohes_d2.structures.forest import Forest
 from sohes_d2.structures.images import ImageReadError, read_image
-from sohes_d2.visualization import MAX_MASKS, forest_figure
+from sohes_d2.visualization import MAX_MASKS, MIN_WIDTH, forest_figure
+from sohes_d2.visualization.names import file_stem
 
 
 def load_json(path: Path) -> tuple[list[dict[str, Any]], dict[Any, list[dict[str, Any]]]]:
@@ -43,21 +42,6 @@ def load_json(path: Path) -> tuple[list[dict[str, Any]], dict[Any, list[dict[str
     for annotation in content.get("annotations") or []:
         annotations[annotation["image_id"]].append(annotation)
     return content["images"], annotations
-
-
-def picture_name(file_name: str, taken: Iterable[str]) -> str:
-    """forest_<name>.png for an image's file name, without any folder, and different from all those taken.
-
-    The folders of the name become part of it; whatever is not a letter, digit, dot, dash or underscore becomes "_".
-    """
-    name = re.sub(r"\.[A-Za-z0-9]{1,5}$", "", file_name)
-    name = re.sub(r"[^\w.-]+", "_", name).strip("._")[:100] or "image"
-    taken = {other.lower() for other in taken}  # some file systems do not tell A.png from a.png
-    candidate, number = f"forest_{name}.png", 1
-    while candidate.lower() in taken:
-        number += 1
-        candidate = f"forest_{name}-{number}.png"
-    return candidate
 
 
 def draw_record(
@@ -117,8 +101,8 @@ def main(arguments: list[str] | None = None) -> int:
         help="leave masks out of the picture that cover more than this share of the photo (default: %(default)s)",
     )
     args = parser.parse_args(arguments)
-    if args.width < 400:
-        parser.error(f"--width must be at least 400, got {args.width}")
+    if args.width < MIN_WIDTH:
+        parser.error(f"--width must be at least {MIN_WIDTH}, got {args.width}")
     for option in ("max_images", "max_masks"):
         if getattr(args, option) < 0:
             parser.error(f"--{option.replace('_', '-')} must be positive, or 0 for all, got {getattr(args, option)}")
@@ -131,7 +115,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     args.output.mkdir(parents=True, exist_ok=True)
 
-    written: dict[str, Any] = {}
+    written: dict[str, int] = {}
+    stems: set[str] = set()
     depths: Counter[int] = Counter()
     skipped = 0
     for record in records[: args.max_images or None]:
@@ -149,7 +134,7 @@ def main(arguments: list[str] | None = None) -> int:
             skipped += 1
             print(f"skipped {record.get('file_name')}: {error}", file=sys.stderr)
             continue
-        name = picture_name(record["file_name"], written)
+        name = f"forest_{file_stem(record['file_name'], stems)}.png"
         Image.fromarray(figure).save(args.output / name)
         written[name] = len(forest)
         depths.update(forest.depths().tolist())

@@ -1,1 +1,16 @@
-"""Running things: `labeling` makes pseudo-labels for folders of images."""
+"""Running things: `labeling` makes pseudo-labels for folders of images, `trainer` trains, `SOHESPredictor` looks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["SOHESPredictor"]
+
+
+def __getattr__(name: str) -> Any:
+    # On demand: workers of phase 1 import modules of this folder and have no use for the models behind the predictor.
+    if name == "SOHESPredictor":
+        from .predictor import SOHESPredictor
+
+        return SOHESPredictor
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

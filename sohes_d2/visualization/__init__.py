@@ -1,17 +1,21 @@
-"""Pictures of forests: overlays per level, trees of thumbnails, and both in one figure."""
+"""Pictures of forests: overlays per level or depth, whole-to-part strips, trees of thumbnails, and figures of all."""
 
 from .colors import color_distance, forest_colors
-from .draw import MAX_MASKS, best_scored, forest_figure
-from .overlay import LEVELS, draw_level, draw_masks, level_indices
+from .draw import MAX_MASKS, MIN_WIDTH, best_scored, forest_figure
+from .overlay import LEVELS, draw_depth, draw_level, draw_masks, level_indices
+from .strips import draw_strips
 from .tree import draw_tree
 
 __all__ = [
     "LEVELS",
     "MAX_MASKS",
+    "MIN_WIDTH",
     "best_scored",
     "color_distance",
+    "draw_depth",
     "draw_level",
     "draw_masks",
+    "draw_strips",
     "draw_tree",
     "forest_colors",
     "forest_figure",

@@ -41,6 +41,8 @@ HUE_TURN = (22.0, 75.0)
 # Past this OKLab distance two colours are easily told apart, and a fresh colour is preferred over a still more distant
 # one.
 FAR_ENOUGH = 0.12
+# And a shade must be at least this far from its parent's colour, on which it lies in a strip.
+FROM_PARENT = 0.06
 
 # Neighbourhood is judged on a grid of at most this many cells per side: enough to see who touches whom, small enough
 # for 1,000 masks.
@@ -98,10 +100,16 @@ def forest_colors(forest: Forest) -> np.ndarray:
         for k in canonical_order(forest, np.flatnonzero(depths == depth)):
             parent = int(forest.parents[k])
             candidates = palette if parent == NO_PARENT else _shades(colors[parent], float(shares[parent]))
-            taken = used.setdefault(parent, np.zeros(len(candidates), np.int64))
             views = _as_seen(oklch_to_rgb(candidates))
+            if parent != NO_PARENT:
+                apart = _least_distance(views, seen[[parent]]) >= FROM_PARENT
+                candidates, views = candidates[apart], views[apart]
+            taken = used.setdefault(parent, np.zeros(len(candidates), np.int64))
             distance = np.minimum(_least_distance(views, seen[near[k] & done]), FAR_ENOUGH).round(3)
-            best = int(np.lexsort((taken, -distance))[0])
+            # Of those taken least, the one that differs most from its siblings elsewhere; wholes keep to the palette.
+            siblings = seen[done & (forest.parents == parent)] if parent != NO_PARENT else seen[:0]
+            among = np.minimum(_least_distance(views, siblings), FAR_ENOUGH).round(3)
+            best = int(np.lexsort((-among, taken, -distance))[0])
             taken[best] += 1
             colors[k], seen[k], done[k] = candidates[best], views[best], True
     return oklch_to_rgb(colors)
@@ -170,16 +178,16 @@ def _shades(parent: np.ndarray, share: float) -> np.ndarray:
     # Both change from one candidate to the next, so that the first few parts differ in lightness and in hue.
     n = len(LIGHTNESS_STEPS)
     steps = [(LIGHTNESS_STEPS[(k + k // n) % n], HUE_STEPS[k % n]) for k in range(n * n)]
-    return np.array(
-        [
-            (
-                np.clip(lightness + lighter, 0.42, 0.88),
-                chroma * (1.0 if lighter < 0.15 else 0.8),
-                (hue + turned * turn) % 360,
-            )
-            for lighter, turned in steps
-        ]
-    )
+    shades = [
+        (
+            float(np.clip(lightness + lighter, 0.42, 0.88)),
+            float(chroma) * (1.0 if lighter < 0.15 else 0.8),
+            float(hue + turned * turn) % 360,
+        )
+        for lighter, turned in steps
+    ]
+    # once each: at the end of the scale two steps come to the same lightness
+    return np.array(list({(round(s[0], 3), round(s[2], 3)): s for s in reversed(shades)}.values())[::-1])
 
 
 def _neighbours(forest: Forest) -> np.ndarray:

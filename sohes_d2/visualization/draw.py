@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from PIL import Image, ImageDraw
 
@@ -9,11 +11,13 @@ from ..structures.forest import Forest
 from ..structures.masks import mask_areas
 from .colors import forest_colors
 from .overlay import LEVELS, as_rgb, draw_level, level_indices, resize
-from .tree import INK, MUTED, REFERENCE_WIDTH, draw_tree, font
+from .thumbnails import INK, MUTED, NARROW, REFERENCE_WIDTH, drawing_scale, font
+from .tree import draw_tree
 
 MARGIN, GAP = 24, 14  # pixels at REFERENCE_WIDTH
 # More than this nobody takes in at a glance; labels of the first phase have several hundred, most of low score.
 MAX_MASKS = 60
+MIN_WIDTH = 240  # pixels
 # Photos flatter than the first number stand two by two, flatter than the second one below the other.
 TWO_COLUMNS, ONE_COLUMN = 2.4, 6.0
 # Nothing is drawn flatter or steeper than this; a panorama of 20000x50 is squeezed, or nobody could see a mask in it.
@@ -34,7 +38,8 @@ def forest_figure(
         image: (H, W, 3) uint8 RGB, or (H, W) grey, of the forest's size.
         forest: its masks; may be empty.
         title: printed above, for example the file's name.
-        width: of the result in pixels, at least 400; type and lines scale with it.
+        width: of the result in pixels, at least MIN_WIDTH; type and lines scale with it down to 800 pixels, below
+            which photos stand two by two and the tree shows less.
         max_masks: a forest of more masks is thinned to so many of the highest scores, each linked to its nearest shown
             ancestor, and the figure says so; 0 shows all.
         max_area: larger masks, as a share of the image, are left out likewise: first-phase labels hold unions of nearly
@@ -46,8 +51,8 @@ def forest_figure(
     Raises:
         ValueError: the image is not of the forest's size, or the width is too small.
     """
-    if width < 400:
-        raise ValueError(f"a figure needs at least 400 pixels of width, got {width}")
+    if width < MIN_WIDTH:
+        raise ValueError(f"a figure needs at least {MIN_WIDTH} pixels of width, got {width}")
     image = as_rgb(image)
     total = len(forest)
     if max_area < 1:
@@ -56,9 +61,9 @@ def forest_figure(
     if max_masks and len(forest) > max_masks:
         forest = best_scored(forest, max_masks)
     colors = forest_colors(forest)
-    scale = width / REFERENCE_WIDTH
+    scale = drawing_scale(width)
     margin, gap = round(MARGIN * scale), round(GAP * scale)
-    columns, size = _panel_layout(forest.image_size, width - 2 * margin, gap)
+    columns, size = _panel_layout(forest.image_size, width - 2 * margin, gap, 4 if width >= NARROW else 2)
     pictures = [resize(image, size)] + [draw_level(image, forest, level, colors, size) for level in LEVELS]
     captions = [("Photo", f"{image.shape[1]} x {image.shape[0]}")] + [
         (level.capitalize(), str(len(level_indices(forest, level)))) for level in LEVELS
@@ -67,20 +72,24 @@ def forest_figure(
 
     limit = f", none over {max_area:.0%} of the photo" if max_area < 1 else ""
     note = f"{shown.format(len(forest))} of {total} masks{limit}" if len(forest) < total else ""
-    title_height = max(16, round(46 * scale)) if title or note else 0
-    caption_height = max(14, round(34 * scale))  # type never gets smaller than legible
+    if width < NARROW:
+        note = note.replace("best-scored", "best").removesuffix(" of the photo")
+    title_height = round(46 * scale) if title or note else 0
+    note_height = round(30 * scale) if note and width < NARROW else 0  # no room beside the title
+    caption_height = round(34 * scale)
     rows = len(pictures) // columns
-    height = margin + title_height + rows * (size[0] + caption_height + gap) + tree.shape[0] + margin
+    height = margin + title_height + note_height + rows * (size[0] + caption_height + gap) + tree.shape[0] + margin
     figure = Image.new("RGB", (width, height), (255, 255, 255))
     pen = ImageDraw.Draw(figure)
     y = margin - round(4 * scale)
     if title:
-        pen.text(
-            (margin, y), _shortened(pen, title, (width - 2 * margin) * 2 // 3, scale), INK, font=font(round(30 * scale))
-        )
-    if note:
+        room = (width - 2 * margin) * (2 if note and not note_height else 3) // 3
+        pen.text((margin, y), _shortened(pen, title, room, font(round(30 * scale))), INK, font=font(round(30 * scale)))
+    if note_height:
+        pen.text((margin, y + title_height), note, MUTED, font=font(round(22 * scale)))
+    elif note:
         pen.text((width - margin, y + round(6 * scale)), note, MUTED, font=font(round(22 * scale)), anchor="ra")
-    top = margin + title_height
+    top = margin + title_height + note_height
     for k, (picture, (strong, weak)) in enumerate(zip(pictures, captions)):
         x = margin + (k % columns) * (size[1] + gap)
         y = top + (k // columns) * (size[0] + caption_height + gap)
@@ -97,19 +106,19 @@ def best_scored(forest: Forest, count: int) -> Forest:
     return forest.subset(np.sort(np.lexsort((-mask_areas(forest.masks), -forest.scores))[:count]))
 
 
-def _panel_layout(image_size: tuple[int, int], room: int, gap: int) -> tuple[int, tuple[int, int]]:
-    """Columns, and the (H, W) of one panel, for photos of a size in a figure with that much room."""
+def _panel_layout(image_size: tuple[int, int], room: int, gap: int, most: int) -> tuple[int, tuple[int, int]]:
+    """Columns (``most`` at most), and the (H, W) of one panel, for photos of a size in a figure with that much room."""
     aspect = min(max(image_size[1] / image_size[0], STEEPEST), FLATTEST)
-    columns = 4 if aspect < TWO_COLUMNS else 2 if aspect < ONE_COLUMN else 1
+    columns = min(most, 4 if aspect < TWO_COLUMNS else 2 if aspect < ONE_COLUMN else 1)
     width = (room - gap * (columns - 1)) // columns
     return columns, (max(1, round(width / aspect)), width)
 
 
-def _shortened(pen: ImageDraw.ImageDraw, text: str, room: int, scale: float) -> str:
+def _shortened(pen: ImageDraw.ImageDraw, text: str, room: int, typeface: Any) -> str:
     """The text, cut with dots if it does not fit."""
     text = " ".join(text.split())
     shown = text
-    while shown and pen.textlength(shown, font=font(round(30 * scale))) > room:
+    while shown and pen.textlength(shown, font=typeface) > room:
         text = text[:-1]
         shown = text + "..."
     return shown

@@ -44,10 +44,27 @@ def draw_level(
     In the pictures of parts and subparts the wholes that they belong to show as thin lines, for orientation.
     """
     indices = level_indices(forest, level)
+    return draw_masks(image, forest, indices, colors, size, _wholes_of(forest, indices))
+
+
+def draw_depth(
+    image: np.ndarray,
+    forest: Forest,
+    depth: int,
+    colors: np.ndarray | None = None,
+    size: tuple[int, int] | None = None,
+) -> np.ndarray:
+    """The masks of exactly one depth (0: wholes) over the photo, with their wholes as thin lines; see `draw_masks`."""
+    indices = np.flatnonzero(forest.depths() == depth)
+    return draw_masks(image, forest, indices, colors, size, _wholes_of(forest, indices))
+
+
+def _wholes_of(forest: Forest, indices: np.ndarray) -> np.ndarray:
+    """The wholes that some masks belong to, without those that are among them."""
     roots = indices
     while (above := forest.parents[roots] != NO_PARENT).any():
         roots = np.where(above, forest.parents[roots], roots)
-    return draw_masks(image, forest, indices, colors, size, () if level == "wholes" else np.unique(roots))
+    return np.setdiff1d(roots, indices)
 
 
 def draw_masks(

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from ..structures.forest import Forest
 from ..structures.masks import decode_mask, mask_areas, mask_boxes
 from .colors import canonical_order, forest_colors
-from .overlay import as_rgb, resize
+from .overlay import as_rgb
+from .thumbnails import INK, MUTED, NARROW, PANEL, REFERENCE_WIDTH, RULE, drawing_scale, font, framed, thumbnail
 
-INK, MUTED, RULE, PANEL = (31, 35, 40), (101, 109, 118), (208, 215, 222), (246, 248, 250)
-REFERENCE_WIDTH = 1600  # sizes below are pixels at this width and scale with it
+# Sizes are pixels at REFERENCE_WIDTH.
 TILES = (136, 98, 66)  # side of a thumbnail of a whole, a part, a subpart
 ROW_GAPS = (40, 32)  # between wholes and parts, between parts and subparts
 GAP, FAMILY_GAP, MARGIN = 12, 44, 24
 # Parts per whole and subparts per part: of these the choice is taken that fills its rows best.
 MAX_CHILDREN = ((6, 3), (4, 3), (4, 2))
-MAX_ROWS = 2
+NARROW_MAX_CHILDREN = ((3, 2), (2, 2), (2, 1), (1, 1))
+MAX_ROWS, NARROW_MAX_ROWS = 2, 4
 
 
 @dataclass
@@ -47,7 +47,7 @@ def draw_tree(
     forest: Forest,
     colors: np.ndarray | None = None,
     width: int = REFERENCE_WIDTH,
-    max_rows: int = MAX_ROWS,
+    max_rows: int = 0,
 ) -> np.ndarray:
     """The most telling families of a forest as trees of thumbnails; what does not fit is counted, not shown.
 
@@ -59,15 +59,15 @@ def draw_tree(
         forest: the masks.
         colors: (N, 3) uint8 RGB; ``forest_colors(forest)`` by default.
         width: of the result in pixels; everything scales with it.
-        max_rows: rows of families at most.
+        max_rows: rows of families at most; 0: two, or four in a picture narrower than NARROW.
 
     Returns:
         (H, width, 3) uint8 RGB; the height follows the content.
     """
     image = as_rgb(image)
     colors = forest_colors(forest) if colors is None else colors
-    scale = width / REFERENCE_WIDTH
-    rows, shown = _arrange(forest, width, scale, max_rows)
+    scale = drawing_scale(width)
+    rows, shown = _arrange(forest, width, scale, max_rows or (MAX_ROWS if width >= NARROW else NARROW_MAX_ROWS))
     margin, row_gap, text = round(MARGIN * scale), round(34 * scale), max(8, round(20 * scale))
     heights = [max(node.height(scale) for node in row) for row in rows]
     height = 2 * margin + text + max(6, round(14 * scale)) + sum(heights) + row_gap * max(0, len(rows) - 1)
@@ -89,49 +89,6 @@ def draw_tree(
     return np.asarray(picture)
 
 
-def thumbnail(image: np.ndarray, mask: np.ndarray, box: np.ndarray, side: int, color: np.ndarray) -> np.ndarray:
-    """(side, side, 3) uint8 cut-out of a photo: the mask in full colour and outlined, what surrounds it washed out.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        mask: (H, W) bool.
-        box: (x, y, width, height) of the mask.
-        side: in pixels.
-        color: (3,) uint8 RGB of the outline.
-    """
-    x, y, w, h = (int(v) for v in box)
-    window = max(w, h) + 2 * max(2, round(0.1 * max(w, h)))
-    rows, cols = _inside(y + h / 2, window, mask.shape[0]), _inside(x + w / 2, window, mask.shape[1])
-    crop, inside = image[rows, cols], mask[rows, cols]
-    # A sliver keeps a few pixels of height, else it could not be seen at all.
-    size = tuple(max(min(side, 6), round(side * v / max(crop.shape[:2]))) for v in crop.shape[:2])
-    alpha = resize(inside.astype(np.float32), size)
-    enlarged = side / max(crop.shape[:2])
-    if enlarged > 1:  # round off the staircase of single pixels
-        alpha = np.clip(2 * cv2.GaussianBlur(alpha, (0, 0), 0.6 * enlarged) - 0.5, 0, 1)
-    photo = resize(np.ascontiguousarray(crop), size).astype(np.float32)
-    washed = 255 - 0.16 * (255 - photo.mean(axis=2, keepdims=True))
-    cut = np.clip(alpha[..., None] * photo + (1 - alpha[..., None]) * washed, 0, 255).astype(np.uint8)
-    contours, _ = cv2.findContours((alpha >= 0.5).astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    contours = [contour for contour in contours if cv2.contourArea(contour) > 0.003 * side * side]  # no specks
-    cv2.drawContours(cut, contours, -1, [int(v) for v in color], max(1, round(side / 90)), cv2.LINE_AA)
-    tile = np.full((side, side, 3), 255, np.uint8)
-    top, left = (side - size[0]) // 2, (side - size[1]) // 2
-    tile[top : top + size[0], left : left + size[1]] = cut
-    return tile
-
-
-def _inside(centre: float, window: int, length: int) -> slice:
-    """A stretch of ``window`` pixels around the centre, pushed into ``[0, length)``; all of it if it is shorter."""
-    start = min(max(0, round(centre - window / 2)), max(0, length - window))
-    return slice(start, min(length, start + window))
-
-
-def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """The typeface that comes inside Pillow (10.1 and newer), so that pictures look the same everywhere."""
-    return ImageFont.load_default(max(8, size))
-
-
 def _arrange(forest: Forest, width: int, scale: float, max_rows: int) -> tuple[list[list[_Node]], int]:
     """Families in rows that fit the width, the most telling first; and how many masks they show."""
     if not len(forest):
@@ -143,7 +100,7 @@ def _arrange(forest: Forest, width: int, scale: float, max_rows: int) -> tuple[l
     families.sort(key=lambda k: (below[k] == 0, -weights[k] * (1 + np.log1p(below[k]))))
     room = width - 2 * round(MARGIN * scale)
     arrangements = []
-    for limits in MAX_CHILDREN:
+    for limits in MAX_CHILDREN if width >= NARROW else NARROW_MAX_CHILDREN:
         rows = _rows([_family(forest, k, weights, below, limits) for k in families], room, scale, max_rows)
         arrangements.append((rows, sum(_count(node) for row in rows for node in row)))
     return max(arrangements, key=lambda arrangement: arrangement[1] / max(1, len(arrangement[0])))
@@ -243,9 +200,5 @@ class _Drawing:
         border = self.pixels((5, 4, 3)[node.depth], least=2)
         rle, color = self.forest.masks[node.index], self.colors[node.index]
         tile = thumbnail(self.image, decode_mask(rle), mask_boxes([rle])[0], side - 2 * border, color)
-        framed = Image.new("RGB", (side, side), tuple(int(v) for v in color))
-        framed.paste(Image.fromarray(tile), (border, border))
-        large = (4 * side, 4 * side)  # rounded corners are drawn large and shrunk, to be smooth
-        corners = Image.new("L", large, 0)
-        ImageDraw.Draw(corners).rounded_rectangle((0, 0, large[0] - 1, large[1] - 1), radius=self.pixels(36), fill=255)
-        self.picture.paste(framed, (x, y), corners.resize((side, side), Image.LANCZOS))
+        frame, corners = framed(tile, color, border, self.pixels(9))
+        self.picture.paste(frame, (x, y), corners)

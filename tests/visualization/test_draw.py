@@ -15,15 +15,19 @@ from sohes_d2.structures.masks import encode_masks
 from sohes_d2.visualization import (
     best_scored,
     color_distance,
+    draw_depth,
     draw_level,
     draw_masks,
+    draw_strips,
     draw_tree,
     forest_colors,
     forest_figure,
 )
 from sohes_d2.visualization.colors import FAR_ENOUGH, WHOLE_PALETTE, oklch_to_rgb, rgb_to_oklab
+from sohes_d2.visualization.names import file_stem
 from sohes_d2.visualization.overlay import level_indices
 from sohes_d2.visualization.shapes import scaled_shape
+from sohes_d2.visualization.strips import _chains
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "draw_forests.py"
 
@@ -101,6 +105,15 @@ def test_parts_keep_the_hue_of_their_whole():
     for part in (2, 3):
         assert abs((hues[part] - hues[0] + 180) % 360 - 180) < 35
     assert not np.array_equal(colors[2], colors[0])
+
+
+def test_every_part_differs_from_what_it_lies_on_for_every_reader():
+    size, n = (64, 64), 12
+    chain = Forest(encode_masks([box_mask(size, k, k, 64 - k, 64 - k) for k in range(n)]), range(-1, n - 1), size)
+    for forest in (random_forest(80, (80, 120)), chain):
+        colors, child = forest_colors(forest), forest.parents >= 0
+        assert child.any()
+        assert color_distance(colors[child], colors[forest.parents[child]]).min() >= 0.059
 
 
 def test_no_masks_no_colors():
@@ -203,6 +216,73 @@ def test_tree_shows_the_photo_in_frames_of_the_colors():
     assert (10, 200, 30) in pixels
 
 
+def test_one_depth_is_drawn_over_the_lines_of_its_wholes():
+    forest, image = nested_forest(), np.full((60, 90, 3), 128, np.uint8)
+    colors = np.zeros((6, 3), np.uint8)
+    colors[4], colors[5] = (255, 0, 0), (0, 0, 255)
+    two, three = draw_depth(image, forest, 2, colors).astype(int), draw_depth(image, forest, 3, colors).astype(int)
+    assert two[15, 15, 0] - two[15, 15, 2] > 100  # not the mask of depth 3, which draw_level would put on top
+    assert three[15, 15, 2] - three[15, 15, 0] > 100
+    assert three[9, 22].max() < 70  # the mask of depth 2 is not drawn
+    plain = draw_masks(image, forest, [4], colors).astype(int)
+    assert two[:, 44].max() > plain[:, 44].max() + 20  # the right edge of the whole
+    assert np.array_equal(draw_depth(image, forest, 0), draw_level(image, forest, "wholes"))
+    assert np.array_equal(draw_depth(image, forest, 9), draw_masks(image, forest, []))
+
+
+def test_strips_lead_to_the_deepest_part():
+    forest, image = nested_forest(), photo((60, 90)) // 3  # dark: no colour of the palette
+    colors = np.array([(250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 0), (250, 0, 250), (0, 250, 250)], np.uint8)
+    picture = draw_strips(image, forest, colors, width=1600)
+    assert picture.shape[1] == 1600 and picture.shape[0] < 500
+    present = [k for k, color in enumerate(colors) if (picture == color).all(axis=2).sum() > 1000]
+    assert present == [0, 2, 4, 5]  # neither the whole without parts nor the part that leads less deep
+    starts = [np.flatnonzero((picture == colors[k]).all(axis=2).sum(axis=0) > 150)[0] for k in present]
+    assert starts == sorted(starts) and starts[0] == 24
+    # the next mask shows in the tile before its own
+    first = picture[:, starts[0] : starts[0] + 220]
+    assert (first == colors[2]).all(axis=2).sum() > 50 and not (first == colors[4]).all(axis=2).any()
+
+
+def test_a_strip_goes_where_the_forest_is_deepest_and_the_best_come_first():
+    size = (60, 90)
+    # The smaller child of the first whole leads deeper; the second whole is larger but has one part.
+    boxes = [(0, 0, 40, 40), (0, 0, 30, 30), (32, 0, 40, 8), (0, 0, 9, 9), (33, 1, 39, 7), (34, 2, 38, 6)]
+    boxes += [(0, 45, 60, 90), (10, 50, 20, 60)]
+    forest = Forest(encode_masks([box_mask(size, *b) for b in boxes]), [-1, 0, 0, 1, 2, 4, -1, 6], size)
+    assert _chains(forest, 9) == [[0, 2, 4, 5], [6, 7]]
+    assert _chains(forest, 3) == [[0, 4, 5], [6, 7]]
+
+
+def test_strips_fit_any_width_and_thin_long_lines():
+    size, n = (64, 64), 30
+    masks = encode_masks([box_mask(size, k, k, 64 - k, 64 - k) for k in range(n)])
+    chain = Forest(masks, range(-1, n - 1), size)
+    colors = np.stack([np.arange(n) * 8 + 3, np.full(n, 250), np.zeros(n)], axis=1).astype(np.uint8)
+    for width, tiles in ((300, 3), (1600, 6)):
+        picture = draw_strips(np.zeros((64, 64, 3), np.uint8), chain, colors, width)
+        assert picture.shape[1] == width
+        frames = [k for k in range(n) if ((picture == colors[k]).all(axis=2).sum(axis=0) > 60).any()]
+        assert len(frames) == tiles and frames[0] == 0 and frames[-1] == n - 1
+    many = random_forest(120, (100, 150))
+    assert draw_strips(photo((100, 150)), many, width=800).shape[0] < 800
+    assert draw_strips(photo((100, 150)), many, width=800, max_rows=1).shape[0] < 250
+    for forest in (Forest([], [], size), chain.subset([0])):
+        assert draw_strips(np.zeros((64, 64, 3), np.uint8), forest, width=400).shape[0] < 80
+
+
+def test_narrow_figures_keep_thumbnails_that_can_be_seen():
+    forest, image = random_forest(60, (80, 120)), photo((80, 120))
+    colors = forest_colors(forest)
+    narrow = draw_tree(image, forest, colors, width=300)
+    roots = [tuple(color) for color in colors[forest.roots()]]
+    rows = {c: (narrow == c).all(axis=2).sum(axis=0).max() for c in roots}
+    assert max(rows.values()) >= 56  # the side of a thumbnail of a whole, less its rounded corners
+    figure = forest_figure(image, forest, "name", width=300, max_masks=10, max_area=0.5)
+    assert figure.shape[1] == 300 and figure.shape[0] > 350  # two by two, and below each other
+    assert (figure[:, -10:] >= 240).all()  # nothing runs out of the picture
+
+
 @pytest.mark.parametrize("size", [(60, 90), (1, 1), (5, 2000), (2000, 5), (200, 50), (50, 400)])
 def test_figures_of_any_shape_stay_of_moderate_size(size):
     forest = random_forest(12, size)
@@ -240,8 +320,8 @@ def test_large_forests_are_thinned_to_the_best_scores_and_relinked():
 def test_figure_is_the_same_every_time_and_needs_room():
     forest, image = nested_forest(), photo((60, 90))
     assert np.array_equal(forest_figure(image, forest, "x"), forest_figure(image, forest, "x"))
-    with pytest.raises(ValueError, match="400"):
-        forest_figure(image, forest, width=300)
+    with pytest.raises(ValueError, match="240"):
+        forest_figure(image, forest, width=200)
 
 
 # The tool
@@ -255,13 +335,15 @@ def tool():
     return module
 
 
-def test_picture_names_stay_in_the_folder_and_differ(tool):
-    taken: list[str] = []
-    for name in ("a/b.jpg", "../../etc/passwd", "a_b.png", "A/B.png", "...", "/", "x" * 300 + ".jpg", "löwe 1.png"):
-        taken.append(tool.picture_name(name, taken))
-    assert taken[:4] == ["forest_a_b.png", "forest_etc_passwd.png", "forest_a_b-2.png", "forest_A_B-3.png"]
-    assert taken[4] == "forest_image.png" and taken[7] == "forest_löwe_1.png"
-    assert all("/" not in name and len(name) < 120 for name in taken) and len(set(taken)) == len(taken)
+def test_file_names_stay_in_the_folder_and_differ():
+    names = ("a/b.jpg", "../../etc/passwd", "a_b.png", "A/B.png", "...", "/", "x" * 300 + ".jpg", "löwe 1.png", "-rf")
+    taken: set[str] = set()
+    stems = [file_stem(name, taken) for name in names]
+    assert stems[:6] == ["a_b", "etc_passwd", "a_b-2", "A_B-3", "image", "image-2"]
+    assert stems[7:] == ["löwe_1", "rf"]
+    assert all("/" not in stem and "\\" not in stem and len(stem) <= 102 for stem in stems)
+    assert len({stem.lower() for stem in stems}) == len(names)
+    assert file_stem("<img src=x onerror=alert(1)>.png", taken) == "img_src_x_onerror_alert_1"
 
 
 @pytest.fixture

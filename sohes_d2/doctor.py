@@ -1,0 +1,287 @@
+"""What this installation has, what it lacks, and what to do about that.
+
+    python -m sohes_d2.doctor
+
+Exit code: 0 phases 1 and 2 can run, 1 they cannot. Where not even the package can be imported (Detectron2 is missing),
+`python sohes_d2/doctor.py`, the path of this file, still runs: it needs nothing but Python itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+OK, OPTIONAL, MISSING = "ok", "--", "!!"
+_GIB = 1024**3
+_PIP = f"{os.path.basename(sys.executable) or 'python'} -m pip install"
+_PACKAGE = os.path.dirname(os.path.abspath(__file__))
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report.
+
+    Attributes:
+        name: what was looked for.
+        state: OK, OPTIONAL (not there, and works without) or MISSING (needed).
+        detail: what was found.
+        remedy: what to do; "" if nothing.
+    """
+
+    name: str
+    state: str
+    detail: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Package:
+    """A library: the name it is imported by, what pip calls it, and what it is for."""
+
+    module: str
+    pip: str
+    purpose: str = ""
+
+
+# torch first: others import it.
+REQUIRED = (
+    Package("torch", "torch"),
+    Package("torchvision", "torchvision"),
+    Package("timm", "timm"),
+    Package("numpy", "numpy"),
+    Package("scipy", "scipy"),
+    Package("numba", "numba"),
+    Package("cv2", "opencv-python-headless"),
+    Package("PIL", "pillow"),
+    Package("pycocotools.mask", "pycocotools"),
+    Package("safetensors", "safetensors"),
+    Package("huggingface_hub", "huggingface-hub"),
+    Package("fvcore", "fvcore"),
+    Package("iopath", "iopath"),
+    Package("yacs", "yacs"),
+    Package("omegaconf", "omegaconf"),
+    Package("hydra", "hydra-core"),
+    Package("tabulate", "tabulate"),
+    Package("cloudpickle", "cloudpickle"),
+    Package("termcolor", "termcolor"),
+    Package("matplotlib", "matplotlib"),
+    Package("tensorboard", "tensorboard"),
+)
+EXTRAS = (
+    Package("faster_coco_eval", "faster-coco-eval", "evaluation several times as fast as with pycocotools"),
+    Package("ray", "ray", "phase 1 on a cluster: tools/generate_pseudo_labels.py --engine ray"),
+    Package("pydensecrf.densecrf", "pydensecrf2", "the refiner crf of phase 1"),
+    Package("segmentation_refinement", "segmentation-refinement", "the refiner cascadepsp of phase 1"),
+    Package("skimage", "scikit-image", "the photos of the demo"),
+    Package("onnx", "onnx", "exporting a model"),
+    Package("onnxruntime", "onnxruntime", "running an exported model without Detectron2"),
+    Package("playwright", "playwright", "testing the html page in a browser"),
+    Package("pytest", "pytest", "running the tests"),
+)
+# What the configs begin with: SOHES' own backbone, and the small one.
+HUB_MODELS = ("vit_base_patch8_224.dino", "vit_small_patch16_224.dino")
+
+
+def check_python() -> Iterator[Finding]:
+    """Version of Python, and the machine."""
+    detail = f"{platform.python_version()} at {sys.executable}, {platform.platform()}"
+    yield Finding("Python", OK, detail)
+    memory = ""
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        memory = f", {os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / _GIB:.0f} GiB memory"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    yield Finding("CPU", OK, f"{cores} cores{memory}")
+    if os.path.isdir("/dev/shm"):
+        shared = shutil.disk_usage("/dev/shm").total
+        if shared < _GIB:
+            yield Finding(
+                "shared memory",
+                OPTIONAL,
+                f"{shared / _GIB:.2f} GiB in /dev/shm, through which the data loader's workers send images",
+                "start the container with --shm-size 8g, or train with DATALOADER.NUM_WORKERS 0",
+            )
+
+
+def check_required() -> Iterator[Finding]:
+    """Libraries without which nothing runs."""
+    for package in REQUIRED:
+        _, problem = try_import(package.module)
+        if problem:
+            yield Finding(package.pip, MISSING, problem, f"{_PIP} {package.pip}")
+        else:
+            yield Finding(package.pip, OK, version_of(package))
+
+
+def check_detectron2() -> Iterator[Finding]:
+    """Which Detectron2, and this package itself."""
+    package, problem = try_import("sohes_d2")
+    if problem:
+        remedy = "" if "install_detectron2" in problem else f"{_PIP} -e . in the clone of this project"
+        yield Finding("sohes_d2", MISSING, problem, remedy)
+        return
+    yield Finding("sohes_d2", OK, f"{package.__version__} at {os.path.dirname(package.__file__)}")
+    compat, _ = try_import("sohes_d2.compat")
+    _, problem = try_import("detectron2.modeling")
+    if problem:
+        yield Finding("Detectron2", MISSING, problem, "python tools/install_detectron2.py --force")
+        return
+    # Compiled ops are of no use to this project's own models, only to some of Detectron2's.
+    yield Finding("Detectron2", OK, compat.detectron2_flavour().removeprefix("detectron2 "))
+
+
+def check_devices() -> Iterator[Finding]:
+    """What a model can run on beside the CPU."""
+    torch, problem = try_import("torch")
+    if problem:
+        return
+    if torch.cuda.is_available():
+        for k in range(torch.cuda.device_count()):
+            facts = torch.cuda.get_device_properties(k)
+            detail = f"{facts.name}, {facts.total_memory / _GIB:.0f} GiB, CUDA {torch.version.cuda}"
+            yield Finding(f"GPU cuda:{k}", OK, detail)
+    elif torch.backends.mps.is_available():
+        yield Finding("GPU", OK, "mps (Apple); ask for it by --device mps or MODEL.DEVICE mps")
+    elif torch.version.cuda:
+        remedy = "check the driver with nvidia-smi" if shutil.which("nvidia-smi") else ""
+        detail = f"none that torch {torch.__version__} sees; models run on the CPU"
+        yield Finding("GPU", OPTIONAL, detail, remedy)
+    else:
+        remedy = "install a torch with CUDA: https://pytorch.org/get-started" if shutil.which("nvidia-smi") else ""
+        detail = f"torch {torch.__version__} is built without CUDA; models run on the CPU"
+        yield Finding("GPU", OPTIONAL, detail, remedy)
+
+
+def check_extras() -> Iterator[Finding]:
+    """Libraries for one thing each."""
+    for package in EXTRAS:
+        _, problem = try_import(package.module)
+        if not problem:
+            yield Finding(package.pip, OK, f"{version_of(package)}, for {package.purpose}")
+        elif importlib.util.find_spec(package.module.partition(".")[0]) is None:
+            yield Finding(package.pip, OPTIONAL, f"for {package.purpose}", f"{_PIP} {package.pip}")
+        else:
+            remedy = f"{_PIP} --force-reinstall --no-deps {package.pip}"
+            yield Finding(package.pip, OPTIONAL, f"broken ({problem}), for {package.purpose}", remedy)
+
+
+def check_weights() -> Iterator[Finding]:
+    """Pretrained backbones that are in the local cache; the network is not asked."""
+    weights, problem = try_import("sohes_d2.weights")
+    if problem:
+        return
+    for name in HUB_MODELS:
+        path = weights.hub_cached_file(name)
+        if path:
+            yield Finding(name, OK, f"cached at {path}")
+            continue
+        remedy = (
+            f"hf download timm/{name} on a machine with a network, or give any file of it: "
+            "EXPLORATION.FEATURES.WEIGHTS FILE for phase 1, MODEL.VIT.WEIGHTS FILE to train"
+        )
+        detail = "not in the local cache: phase 1 works without (color_texture), training downloads it"
+        yield Finding(name, OPTIONAL, detail, remedy)
+
+
+def check_phases() -> Iterator[Finding]:
+    """Whether the phases run, by running them in small."""
+    probes, problem = try_import("sohes_d2.engine.probes")
+    if problem:
+        for phase in ("phase 1", "phase 2"):
+            yield Finding(phase, MISSING, f"cannot be tried: {problem}", "see the lines with !! above")
+        return
+    yield _run("phase 1", probes.probe_labeling)
+    yield _run("phase 2", probes.probe_training)
+    torch, _ = try_import("torch")
+    if torch.cuda.is_available():
+        yield _run("phase 2 on the GPU", lambda: probes.probe_training("cuda"))
+
+
+SECTIONS: tuple[tuple[str, Callable[[], Iterator[Finding]]], ...] = (
+    ("Machine", check_python),
+    ("Needed", check_required),
+    ("Detectron2", check_detectron2),
+    ("Devices", check_devices),
+    ("Optional", check_extras),
+    ("Pretrained weights", check_weights),
+    ("Tried out", check_phases),
+)
+
+
+def try_import(module: str) -> tuple[Any, str]:
+    """The module and "", or None and why it cannot be imported, in a line."""
+    try:
+        return importlib.import_module(module), ""
+    except Exception as error:  # broken libraries raise anything, and a doctor must outlive them
+        return None, _one_line(error)
+
+
+def version_of(package: Package) -> str:
+    """The installed version, as pip knows it, else as the module says."""
+    try:
+        return metadata.version(package.pip)
+    except metadata.PackageNotFoundError:  # cv2 comes in four packages
+        module = sys.modules.get(package.module.partition(".")[0])
+        return str(getattr(module, "__version__", "of unknown version"))
+
+
+def _run(name: str, probe: Callable[[], str]) -> Finding:
+    try:
+        return Finding(name, OK, probe())
+    except Exception as error:  # whatever is wrong with the installation shows here
+        remedy = "see the lines with !! above; if there are none, please report this with the whole output"
+        return Finding(name, MISSING, f"does not run: {_one_line(error)}", remedy)
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}"[:400] if text else type(error).__name__
+
+
+def _lines(finding: Finding, width: int) -> list[str]:
+    head = f"  {finding.state}  {finding.name:<26} "
+    # never within a word: a broken command or path could not be copied
+    wrap = textwrap.TextWrapper(width, break_on_hyphens=False, break_long_words=False)
+    wrap.initial_indent, wrap.subsequent_indent = head, " " * 33
+    lines = wrap.wrap(finding.detail)
+    if finding.remedy:
+        wrap.initial_indent, wrap.subsequent_indent = " " * 33 + "-> ", " " * 36
+        lines += wrap.wrap(finding.remedy)
+    return lines
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the report; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args(arguments)
+    width = max(80, min(shutil.get_terminal_size((120, 24)).columns, 140))
+    failed = []
+    for title, check in SECTIONS:
+        print(f"\n{title}", flush=True)
+        for finding in check():
+            print("\n".join(_lines(finding, width)), flush=True)
+            if finding.state == MISSING:
+                failed.append(finding.name)
+    if failed:
+        print(f"\nPhases 1 and 2 cannot run here: {', '.join(failed)}.")
+        print("Follow the arrows from the top; or `make env` in a clone builds an environment of tested versions.")
+        return 1
+    print("\nPhases 1 and 2 can run here.")
+    return 0
+
+
+if __name__ == "__main__":
+    if not __package__:  # run by its path
+        # modules of the package must not hide others of their names
+        sys.path[:] = [path for path in sys.path if os.path.abspath(path or os.curdir) != _PACKAGE]
+        sys.path.insert(0, os.path.dirname(_PACKAGE))
+    sys.exit(main())

@@ -1,0 +1,163 @@
+#!/usr/bin/env python
+"""Show the entities of photos: wholes, their parts, the parts of these.
+
+    python tools/demo.py --input photos/ --output output/demo                              # phase 1, no weights
+    python tools/demo.py --input a.jpg 'more/*.png' --output output/demo --weights output/instruction
+    python tools/demo.py --input photos/ --output output/demo --config-file configs/sohes_vits16_instruction.yaml \\
+        --weights model.safetensors --score-threshold 0.3 --max-depth 2
+
+With --weights, a trained model is asked: a folder with config.yaml and weights, such as a training's OUTPUT_DIR, or a
+file, with its config from --config-file or from config.yaml beside it. Without, phase 1 clusters each photo by itself;
+its settings are the keys under EXPLORATION (EXPLORATION.FEATURES.NAME color_texture needs no weights at all).
+
+OUTPUT receives report.html, a page to climb through the forests, labels.json, the masks as COCO json, and pictures/,
+for each photo: NAME_forest.jpg (all levels and the tree), NAME_depth0.jpg (wholes), NAME_depth1.jpg (parts), ...,
+NAME_strips.jpg (from whole to part), NAME_tree.jpg.
+
+Exit code: 0 all photos shown, 3 some skipped (listed, and in labels.json), 2 usage error, 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from typing import Any
+
+EXIT_USAGE, EXIT_SKIPPED, EXIT_STOPPED = 2, 3, 130
+
+# Labels of phase 1 hold unions of nearly everything, under which a picture of the wholes would show nothing else.
+PHASE_ONE_MAX_AREA = 0.5
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; exits with code 2 where it is wrong."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--input", required=True, nargs="+", metavar="FILE|DIR|GLOB", help="photos, folders (with sub-folders), globs")
+    add("--output", required=True, metavar="DIR", help="folder to write; made if missing, files in it are replaced")
+    add("--config-file", metavar="YAML", help="config of the model, or of phase 1")
+    add("--weights", metavar="FILE|DIR", help="of a trained model (default: none, show phase 1)")
+    add("--score-threshold", type=float, default=0.0, metavar="S", help="leave out masks scored lower (default: 0)")
+    add("--max-depth", type=int, metavar="D", help="leave out masks deeper than this, 0: wholes only (default: all)")
+    add("--device", help="cuda, cuda:1, mps, cpu (default: the config's, or cpu where that is not there)")
+    add("--batch-size", type=int, default=1, metavar="N", help="photos that the model sees at once (default: 1)")
+    add("--width", type=int, default=1600, metavar="PIXELS", help="of the pictures (default: 1600)")
+    add("--max-masks", type=int, metavar="N", help="draw the N best-scored masks, 0: all (default: 60)")
+    add(
+        "--max-area",
+        type=float,
+        metavar="SHARE",
+        help=f"do not draw masks over this share of a photo (default: {PHASE_ONE_MAX_AREA} for phase 1, else 1)",
+    )
+    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys and values, at the end of the command")
+    args = parser.parse_args(arguments)
+    if not 0 <= args.score_threshold <= 1:
+        parser.error(f"--score-threshold must be from 0 to 1, got {args.score_threshold}")
+    if args.max_area is not None and not 0 < args.max_area <= 1:
+        parser.error(f"--max-area must be over 0 and at most 1, got {args.max_area}")
+    for name, least in (("max_depth", 0), ("batch_size", 1), ("max_masks", 0), ("width", 240)):
+        value = getattr(args, name)
+        if value is not None and value < least:
+            parser.error(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+    return args
+
+
+def build_finder(args: argparse.Namespace) -> tuple[Any, dict[str, Any], str]:
+    """What finds forests (photos to forests), the ``info`` of the json, and in words what it is.
+
+    Raises:
+        ConfigError, CheckpointError, WeightsError, ValueError, ImportError: it cannot be built; the message says why.
+    """
+    import sohes_d2
+    from sohes_d2.engine.config_file import ConfigError, load_config
+    from sohes_d2.engine.predictor import SOHESPredictor, choose_device, load_model_folder
+    from sohes_d2.exploration.labeler import PseudoLabeler
+
+    version = {"description": "Forests of entities, made by tools/demo.py", "version": sohes_d2.__version__}
+    if args.weights or "MODEL.WEIGHTS" in args.opts[::2]:
+        config, weights = args.config_file, args.weights
+        if weights and os.path.isdir(weights):
+            config = config or os.path.join(weights, "config.yaml")
+            weights = load_model_folder(weights)[1]
+        elif weights and not config:
+            config = os.path.join(os.path.dirname(weights), "config.yaml")
+        if not config or not os.path.isfile(config):
+            raise ConfigError("--config-file is missing: weights alone do not say what model they are of")
+        predictor = SOHESPredictor(load_config(config, args.opts), weights=weights, device=args.device)
+        name = os.path.basename(predictor.cfg.MODEL.WEIGHTS)
+        info = {**version, "model": predictor.cfg.MODEL.META_ARCHITECTURE, "weights": name}
+        return (
+            lambda images: predictor.predict(images, args.batch_size),
+            info,
+            f"the model {name} on {predictor.device}",
+        )
+    cfg = load_config(args.config_file or "", args.opts)
+    cfg.MODEL.DEVICE = choose_device(cfg.MODEL.DEVICE, args.device)
+    labeler = PseudoLabeler.from_cfg(cfg)
+    words = f"phase 1 with {labeler.extractor.name} features (no --weights of a trained model)"
+    info = {**version, "model": "phase 1", **labeler.describe()}
+    return lambda images: [labeler.generate(image) for image in images], info, words
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    args = parse_arguments(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    # after the arguments, because these take seconds to import
+    from sohes_d2.data.inputs import read_inputs
+    from sohes_d2.data.sources import SourceError
+    from sohes_d2.engine.checkpoint import CheckpointError
+    from sohes_d2.engine.demo import DemoOptions, run_demo
+    from sohes_d2.visualization import MAX_MASKS
+    from sohes_d2.weights import WeightsError
+
+    try:
+        images = read_inputs(args.input)
+        find_forests, info, words = build_finder(args)
+        print(f"{len(images)} photos, by {words}", flush=True)
+        phase_one = info["model"] == "phase 1"
+        max_area = args.max_area if args.max_area is not None else PHASE_ONE_MAX_AREA if phase_one else 1.0
+        options = DemoOptions(
+            score_threshold=args.score_threshold,
+            max_depth=args.max_depth,
+            max_area=max_area,
+            max_masks=MAX_MASKS if args.max_masks is None else args.max_masks,
+            width=args.width,
+            batch_size=args.batch_size,
+        )
+        title = "Forests of phase 1" if phase_one else f"Forests of {info['weights']}"
+        report = run_demo(images, find_forests, args.output, options, info, title, _say)
+    except (SourceError, ValueError, CheckpointError, WeightsError, ImportError, OSError) as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except KeyboardInterrupt:
+        print("\ndemo: stopped; labels.json and report.html were not written", file=sys.stderr)
+        return EXIT_STOPPED
+    masks = sum(map(sum, report.forests.values()))
+    print(f"{len(report.forests)} photos, {masks} masks: open {report.page}; masks in {report.labels}")
+    if not masks and report.best_score:
+        hint = f"the best is {report.best_score:.3f}; lower --score-threshold"
+        print(f"no mask has a score of {args.score_threshold} or more: {hint}", file=sys.stderr)
+    if report.skipped:
+        print(f"{len(report.skipped)} photos skipped, reasons above", file=sys.stderr)
+    return EXIT_SKIPPED if report.skipped else 0
+
+
+def _say(file_name: str, report: Any) -> None:
+    if file_name in report.forests:
+        wholes, parts, *deeper = [*report.forests[file_name], 0, 0]
+        words = f"{wholes + parts + sum(deeper)} masks ({wholes} wholes, {parts} parts, {sum(deeper)} subparts)"
+        print(f"{report.pictures[file_name][0]}: {words}", flush=True)
+    else:
+        print(f"skipped {_printable(file_name)}: {report.skipped[-1]['reason']}", file=sys.stderr, flush=True)
+
+
+def _printable(text: str) -> str:
+    """A file's name without what a terminal would obey."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
