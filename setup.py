@@ -39,6 +39,8 @@ EXTRAS = {
     "cascadepsp": ["segmentation-refinement"],
     # COCO evaluation several times faster than pycocotools
     "fast-eval": ["faster-coco-eval>=1.6"],
+    # ONNX files: tools/export_onnx.py writes and checks them, tools/run_onnx.py runs them.
+    "onnx": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.5"],
     # The demo's photos come with scikit-image; reports draw with matplotlib.
     "report": ["matplotlib>=3.5", "scikit-image>=0.22"],
     "dev": ["pytest>=7", "pytest-xdist>=3", "ruff>=0.6"],
@@ -52,6 +54,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["sohes_d2", "sohes_d2.*"]),
+    package_data={"sohes_d2.visualization.report": ["assets/*"]},
     # The syntax is that of 3.9; the set in requirements.txt needs 3.11, because numpy 2.4 does.
     python_requires=">=3.9",
     install_requires=[

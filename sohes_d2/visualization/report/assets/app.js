@@ -1,0 +1,431 @@
+// What is shown and what is selected, and everything that follows from a change of either.
+
+const LONG_CHAIN = 4; // of a longer one, the line below the picture leaves out the middle
+
+function byId(id) {
+  return document.getElementById(id);
+}
+
+// Texts from files are only ever set as text, never as markup.
+function make(tag, className = "", text = "") {
+  const element = document.createElement(tag);
+  if (className) element.className = className;
+  if (text !== "") element.textContent = text;
+  return element;
+}
+
+// Scrolls the container and nothing else. (scrollIntoView may move the page, and where the Tab key goes on.)
+function reveal(container, element) {
+  const [frame, box] = [container.getBoundingClientRect(), element.getBoundingClientRect()];
+  container.scrollTop += Math.min(0, box.top - frame.top) + Math.max(0, box.bottom - frame.bottom);
+  container.scrollLeft += Math.min(0, box.left - frame.left) + Math.max(0, box.right - frame.right);
+}
+
+function plural(count, word) {
+  return `${count.toLocaleString("en")} ${word}${count === 1 ? "" : "s"}`;
+}
+
+class App {
+  constructor() {
+    this.index = JSON.parse(byId("index").textContent);
+    this.compares = this.index.files.length > 1;
+    this.view = new View();
+    this.active = 0; // the side that the keys, the tree and the crumbs speak of
+    this.masksShown = true;
+    this.number = NONE;
+    document.body.classList.toggle("compares", this.compares);
+    this.filters = new Filters(this.index, () => this.filtered());
+    const handlers = {
+      hover: (stage, x, y) => this.hoverPoint(stage.number, x, y),
+      click: (stage, x, y) => this.clickPoint(stage.number, x, y),
+      moved: () => this.stages.forEach((stage) => stage.draw()),
+      focus: (stage) => this.activate(stage.number),
+    };
+    this.stages = this.index.files.map((file, number) => new Stage(number, file, this.view, handlers));
+    byId("stages").append(...this.stages.map((stage) => stage.element));
+    this.tree = new Tree(byId("tree"), {
+      select: (k) => this.select(this.active, k),
+      hover: (k) => this.hoverMask(k),
+      compares: () => this.compares,
+    });
+    this.gallery = new Gallery(this.index.images, (number) => this.show(number));
+    this.opacity = byId("opacity");
+    this.opacity.addEventListener("input", () => this.redraw());
+    this.buildTabs();
+    this.buildHeader();
+    openable("help");
+    openable("metrics");
+    fillMetrics(this.index.metrics);
+    themeButton();
+    byId("zoom-selection").addEventListener("click", () => this.zoomToSelection());
+    byId("zoom-all").addEventListener("click", () => this.zoomToAll());
+    byId("toggle-masks").addEventListener("click", () => this.toggleMasks());
+    byId("previous").addEventListener("click", () => this.show(this.gallery.neighbour(this.number, -1)));
+    byId("next").addEventListener("click", () => this.show(this.gallery.neighbour(this.number, 1)));
+    document.addEventListener("keydown", (event) => this.key(event));
+    if (this.index.images.length) this.show(0);
+    document.documentElement.dataset.ready = "true";
+  }
+
+  buildHeader() {
+    const { images, files, left, maxMasks, scoreThreshold } = this.index;
+    const masks = files.map((_, side) => images.reduce((sum, image) => sum + (image.masks[side] || 0), 0));
+    const parts = [plural(images.length, "image") + (left ? ` of ${(images.length + left).toLocaleString("en")}` : "")];
+    parts.push(`${masks.map((n) => n.toLocaleString("en")).join(" | ")} masks`);
+    if (this.compares) parts.push(`${images.reduce((sum, image) => sum + image.matched, 0).toLocaleString("en")} matched`);
+    if (maxMasks) parts.push(`the ${maxMasks} best of an image`);
+    if (scoreThreshold !== null) parts.push(`score ≥ ${scoreThreshold}`);
+    const missing = images.filter((image) => image.missing).length;
+    if (missing) parts.push(`${plural(missing, "photo")} missing`);
+    byId("subtitle").textContent = parts.join(" · ");
+  }
+
+  buildTabs() {
+    byId("tabs").hidden = !this.compares;
+    this.tabs = this.index.files.map((file, side) => {
+      const tab = make("button", "tab", file.name);
+      tab.type = "button";
+      tab.addEventListener("click", () => this.activate(side));
+      byId("tabs").append(tab);
+      return tab;
+    });
+  }
+
+  // Images
+
+  show(number) {
+    if (number === this.number) return;
+    this.number = number;
+    const image = this.index.images[number];
+    const data = JSON.parse(byId(`image-${number}`).textContent);
+    const turned = data.matches.map(([a, b, iou]) => [b, a, iou]);
+    this.sides = data.sides.map((side, k) => side && new Labels(side, data.height, k ? turned : data.matches));
+    this.selected = this.sides.map(() => NONE);
+    this.hovered = this.sides.map(() => null);
+    this.view.reset(data.width, data.height);
+    const present = (photo) => {
+      this.stages.forEach((stage, k) => stage.show(photo, data.width, data.height, this.note(image, k)));
+      this.redraw();
+    };
+    present(null);
+    if (data.photo) {
+      const photo = new Image();
+      photo.onload = () => {
+        if (this.number === number) present(photo);
+      };
+      photo.src = data.photo;
+    }
+    if (!this.sides[this.active]) this.active = 0;
+    this.tree.reset();
+    this.gallery.mark(number);
+    byId("image-name").textContent = image.name;
+    byId("image-place").textContent = `${number + 1} / ${this.index.images.length}`;
+    const problems = byId("problems");
+    problems.hidden = !image.problems.length;
+    byId("problems-count").textContent = plural(image.problems.length, "problem");
+    byId("problems-list").replaceChildren(...image.problems.map((text) => make("li", "", text)));
+    this.refilter();
+    this.announce(`Image ${number + 1} of ${this.index.images.length}, ${image.name}. ${image.missing}`);
+  }
+
+  note(image, side) {
+    if (image.missing) return image.missing;
+    return this.sides[side] ? "" : `No labels in ${this.index.files[side].name}`;
+  }
+
+  // Filters
+
+  filtered() {
+    this.refilter();
+    this.announce(byId("shown").textContent);
+  }
+
+  refilter() {
+    this.forests = this.sides.map((labels) => labels && new ShownForest(labels, this.filters));
+    this.hovered = this.sides.map(() => null);
+    this.selected = this.selected.map((k, side) => (this.forests[side] ? this.forests[side].nearestShown(k) : NONE));
+    this.refresh();
+  }
+
+  get forest() {
+    return this.forests[this.active];
+  }
+
+  // Selection
+
+  activate(side) {
+    if (!this.forests[side] || side === this.active) return;
+    this.active = side;
+    this.tree.reset();
+    this.refresh();
+  }
+
+  select(side, k) {
+    if (this.active !== side) this.tree.reset();
+    this.active = side;
+    this.selected[side] = k;
+    const other = 1 - side;
+    if (this.compares && this.forests[other]) {
+      const partner = k === NONE ? undefined : this.sides[side].partner.get(k);
+      this.selected[other] = partner && this.forests[other].visible[partner.mask] ? partner.mask : NONE;
+    }
+    this.hovered = this.sides.map(() => null);
+    this.refresh();
+    this.announce(this.describe(side, k));
+  }
+
+  describe(side, k) {
+    const forest = this.forests[side];
+    if (k === NONE) return `Whole picture, ${plural(forest.roots.length, "whole")}`;
+    const siblings = forest.siblings(k).length;
+    const children = forest.children[k].length;
+    const partner = this.sides[side].partner.get(k);
+    const match = this.compares ? (partner ? `, matched with IoU ${partner.iou.toFixed(2)}` : ", no match") : "";
+    return `${forest.name(k)} of ${siblings}, depth ${forest.depths[k]}, ${forest.facts(k)}, ${children} inside${match}`;
+  }
+
+  descend() {
+    const selected = this.selected[this.active];
+    const below = this.forest.siblingsBelow(selected);
+    if (below.length) this.select(this.active, below[0]);
+  }
+
+  climb() {
+    const selected = this.selected[this.active];
+    if (selected !== NONE) this.select(this.active, this.forest.parents[selected]);
+  }
+
+  walk(step) {
+    const selected = this.selected[this.active];
+    if (selected === NONE) return this.descend();
+    const siblings = this.forest.siblings(selected);
+    const next = (siblings.indexOf(selected) + step + siblings.length) % siblings.length;
+    return this.select(this.active, siblings[next]);
+  }
+
+  // Pointer
+
+  pointed(side, x, y) {
+    const forest = this.forests[side];
+    const { width, height } = this.stages[side];
+    if (!forest || x < 0 || y < 0 || x >= width || y >= height) return null;
+    return forest.at(Math.floor(x), Math.floor(y), this.selected[side]);
+  }
+
+  hoverPoint(side, x, y) {
+    this.hover(side, this.masksShown ? this.pointed(side, x, y) : null, true);
+  }
+
+  hoverMask(k) {
+    this.hover(this.active, k === null ? null : { chain: this.forest.chain(k), target: k });
+  }
+
+  hover(side, found, fromPicture = false) {
+    const before = this.hovered[side];
+    const same = (a, b) => a === b || (a && b && a.target === b.target && a.chain[a.chain.length - 1] === b.chain[b.chain.length - 1]);
+    if (same(before, found)) return;
+    this.hovered = this.sides.map(() => null);
+    this.hovered[side] = found;
+    const other = 1 - side;
+    const partner = this.compares && found && this.sides[side].partner.get(found.target);
+    if (partner && this.forests[other].visible[partner.mask]) {
+      this.hovered[other] = { chain: [partner.mask], target: partner.mask };
+    }
+    this.drawHovers(fromPicture);
+  }
+
+  clickPoint(side, x, y) {
+    if (!this.forests[side]) return;
+    const found = this.masksShown ? this.pointed(side, x, y) : null;
+    this.select(side, found ? found.target : NONE);
+    this.hoverPoint(side, x, y);
+  }
+
+  // Drawing
+
+  refresh() {
+    this.redraw();
+    if (this.forest) this.tree.show(this.forest, this.selected[this.active]);
+    this.tabs.forEach((tab, side) => {
+      tab.setAttribute("aria-pressed", side === this.active);
+      tab.disabled = !this.forests[side];
+    });
+    this.showCrumbs();
+    this.showDetails();
+    const total = this.sides[this.active] ? this.sides[this.active].size : 0;
+    const shown = this.forest ? this.forest.shown.length : 0;
+    byId("shown").textContent = shown === total ? plural(total, "mask") : `${shown} of ${plural(total, "mask")}`;
+    byId("empty").hidden = shown > 0;
+    byId("empty").textContent = total ? "The filters hide every mask." : "No masks here.";
+    byId("by-coverage").hidden = !(this.sides[this.active] && this.sides[this.active].byCoverage);
+    byId("zoom-selection").disabled = this.selected[this.active] === NONE;
+  }
+
+  redraw() {
+    this.stages.forEach((stage, side) => {
+      stage.forest = this.forests ? this.forests[side] : null;
+      stage.selected = this.selected[side];
+      stage.masksShown = this.masksShown;
+      stage.opacity = Number(this.opacity.value) / 100;
+      stage.hovered = this.hovered[side];
+      stage.element.classList.toggle("active", this.compares && side === this.active);
+      stage.draw();
+    });
+    this.showChips();
+    this.showCaption();
+  }
+
+  drawHovers(fromPicture) {
+    this.stages.forEach((stage, side) => {
+      stage.hovered = this.hovered[side];
+      stage.drawHover();
+    });
+    this.tree.mark(this.hovered[this.active] ? this.hovered[this.active].target : NONE, fromPicture);
+    this.showChips();
+    this.showCaption();
+  }
+
+  // On each picture of two: how its hovered or selected mask matches the other file's.
+  showChips() {
+    this.stages.forEach((stage, side) => {
+      const k = this.hovered[side] ? this.hovered[side].target : this.selected[side];
+      const labels = this.sides[side];
+      stage.counter.textContent = labels ? plural(labels.size, "mask") : "no labels";
+      stage.chip.hidden = !this.compares || k === NONE || !labels;
+      if (stage.chip.hidden) return;
+      const partner = labels.partner.get(k);
+      stage.chip.textContent = partner ? `match, IoU ${partner.iou.toFixed(2)}` : "no match";
+      stage.chip.classList.toggle("yes", Boolean(partner));
+    });
+  }
+
+  showCaption() {
+    const side = this.hovered[this.active] ? this.active : this.hovered.findIndex((found) => found);
+    const caption = byId("caption");
+    if (side < 0) {
+      caption.replaceChildren(make("span", "hint", "Point at the picture; click to go down, Esc to go up, ← → for siblings"));
+      return;
+    }
+    const { chain, target } = this.hovered[side];
+    const forest = this.forests[side];
+    const steps = make("span", "steps");
+    const at = chain.indexOf(target);
+    let skipped = false;
+    chain.forEach((k, position) => {
+      const near = position === 0 || Math.abs(position - at) < 2 || position === chain.length - 1;
+      if (chain.length > LONG_CHAIN && !near) {
+        if (!skipped) steps.append(make("span", "arrow", "› …"));
+        skipped = true;
+        return;
+      }
+      skipped = false;
+      if (position) steps.append(make("span", "arrow", "›"));
+      const item = make("span", k === target ? "step target" : "step");
+      const swatch = make("span", "swatch");
+      swatch.style.background = this.sides[side].color(k);
+      item.append(swatch, make("span", "", forest.name(k)));
+      steps.append(item);
+    });
+    caption.replaceChildren(steps, make("span", "facts", forest.facts(target)));
+  }
+
+  showCrumbs() {
+    const selected = this.selected[this.active];
+    const chain = this.forest && selected !== NONE ? this.forest.chain(selected) : [];
+    const crumbs = [NONE, ...chain].map((k, position) => {
+      const button = make("button", "crumb", k === NONE ? "Picture" : this.forest.name(k));
+      button.type = "button";
+      if (k !== NONE) {
+        const swatch = make("span", "swatch");
+        swatch.style.background = this.sides[this.active].color(k);
+        button.prepend(swatch);
+      }
+      if (position === chain.length) button.setAttribute("aria-current", "true");
+      button.addEventListener("click", () => this.select(this.active, k));
+      const item = make("li");
+      item.append(button);
+      return item;
+    });
+    byId("crumbs").replaceChildren(...crumbs);
+    byId("crumbs").scrollLeft = 1e6;
+  }
+
+  showDetails() {
+    const k = this.selected[this.active];
+    const labels = this.sides[this.active];
+    const facts = [];
+    if (k !== NONE) {
+      const partner = labels.partner.get(k);
+      facts.push(["Score", labels.scores[k].toFixed(3)], ["Size", share(labels.areas[k])]);
+      facts.push(["Depth", this.forest.depths[k]], ["Inside", plural(this.forest.children[k].length, "mask")]);
+      if (labels.labels && labels.labels[k]) facts.push(["Class", labels.labels[k]]);
+      if (labels.sources && labels.sources[k]) facts.push(["Source", labels.sources[k]]);
+      if (labels.ids[k]) facts.push(["Id", labels.ids[k]]);
+      if (this.compares) facts.push(["Match", partner ? `IoU ${partner.iou.toFixed(2)}` : "none"]);
+    }
+    byId("details").hidden = k === NONE;
+    byId("details").replaceChildren(
+      ...facts.map(([name, value]) => {
+        const pair = make("div");
+        pair.append(make("dt", "", name), make("dd", "", value));
+        return pair;
+      }),
+    );
+  }
+
+  announce(text) {
+    byId("announcer").textContent = text;
+  }
+
+  // Tools
+
+  zoomToSelection() {
+    const k = this.selected[this.active];
+    if (k === NONE) return;
+    const { left, top, right, bottom } = this.sides[this.active].masks[k];
+    this.view.showBox(left, top, right + 1, bottom + 1);
+    this.redraw();
+  }
+
+  zoomToAll() {
+    this.view.reset(this.view.width, this.view.height);
+    this.redraw();
+  }
+
+  toggleMasks() {
+    this.masksShown = !this.masksShown;
+    byId("toggle-masks").setAttribute("aria-pressed", this.masksShown);
+    this.hovered = this.sides.map(() => null);
+    this.redraw();
+  }
+
+  key(event) {
+    const inDialog = document.querySelector("dialog[open]");
+    const typing = event.target.closest("input, select, textarea");
+    if (inDialog || event.ctrlKey || event.metaKey || event.altKey || !this.forest) return;
+    if (typing && event.key !== "Escape") return;
+    const onControl = event.target.closest("button, a, summary");
+    const actions = {
+      Escape: () => this.climb(),
+      ArrowUp: () => this.climb(),
+      ArrowDown: () => this.descend(),
+      ArrowLeft: () => this.walk(-1),
+      ArrowRight: () => this.walk(1),
+      z: () => this.zoomToSelection(),
+      0: () => this.zoomToAll(),
+      m: () => this.toggleMasks(),
+      j: () => this.show(this.gallery.neighbour(this.number, 1)),
+      k: () => this.show(this.gallery.neighbour(this.number, -1)),
+      "/": () => byId("search").focus(),
+      "?": () => byId("help").showModal(),
+    };
+    if (!onControl) actions.Enter = () => this.descend();
+    if (this.compares && event.key === "x") this.activate(1 - this.active);
+    const action = actions[event.key];
+    if (!action) return;
+    event.preventDefault();
+    action();
+  }
+}
+
+new App();

@@ -1,0 +1,112 @@
+// Masks of one file on one image, and the forest of those that the filters let through.
+
+const NONE = -1;
+const LEVEL_NAMES = ["Whole", "Part", "Subpart"];
+
+class Labels {
+  constructor(side, height, matches) {
+    Object.assign(this, side);
+    this.masks = side.counts ? side.counts.split(" ").map((text) => new Mask(text, height)) : [];
+    this.size = this.masks.length;
+    this.partner = new Map(); // mask -> { mask of the other file, iou }
+    for (const [mine, theirs, iou] of matches) this.partner.set(mine, { mask: theirs, iou });
+  }
+
+  color(k) {
+    return `#${this.colors.slice(6 * k, 6 * k + 6)}`;
+  }
+}
+
+class ShownForest {
+  constructor(labels, filters) {
+    this.labels = labels;
+    const size = labels.size;
+    const keep = new Uint8Array(size);
+    for (let k = 0; k < size; k++) {
+      const matched = labels.partner.has(k);
+      keep[k] =
+        labels.scores[k] >= filters.minScore &&
+        labels.areas[k] >= filters.minShare &&
+        labels.areas[k] <= filters.maxShare &&
+        (filters.match === "all" || matched === (filters.match === "matched"))
+          ? 1
+          : 0;
+    }
+    // What stays is linked to its nearest ancestor that stays; depths count what stays, as Forest.subset does.
+    this.parents = new Int32Array(size).fill(NONE);
+    for (let k = 0; k < size; k++) {
+      let parent = labels.parents[k];
+      while (parent !== NONE && !keep[parent]) parent = labels.parents[parent];
+      this.parents[k] = parent;
+    }
+    this.depths = new Int32Array(size);
+    for (let k = 0; k < size; k++) {
+      for (let above = this.parents[k]; above !== NONE; above = this.parents[above]) this.depths[k]++;
+    }
+    this.children = Array.from({ length: size }, () => []);
+    this.roots = [];
+    this.rank = new Int32Array(size);
+    this.shown = [];
+    this.visible = keep;
+    for (let k = 0; k < size; k++) {
+      if (!keep[k]) continue;
+      if (this.depths[k] > filters.maxDepth) {
+        keep[k] = 0;
+        continue;
+      }
+      this.shown.push(k);
+      this.rank[k] = this.siblingsBelow(this.parents[k]).push(k);
+    }
+  }
+
+  siblingsBelow(parent) {
+    return parent === NONE ? this.roots : this.children[parent];
+  }
+
+  siblings(k) {
+    return this.siblingsBelow(this.parents[k]);
+  }
+
+  // From the whole down to the mask itself.
+  chain(k) {
+    const chain = [];
+    for (; k !== NONE; k = this.parents[k]) chain.unshift(k);
+    return chain;
+  }
+
+  nearestShown(k) {
+    while (k !== NONE && !this.visible[k]) k = this.labels.parents[k];
+    return k;
+  }
+
+  name(k) {
+    const label = this.labels.labels && this.labels.labels[k];
+    return label ? `${label} ${this.rank[k]}` : `${LEVEL_NAMES[Math.min(2, this.depths[k])]} ${this.rank[k]}`;
+  }
+
+  facts(k) {
+    const { scores, areas } = this.labels;
+    return `score ${scores[k].toFixed(2)}, ${share(areas[k])} of the picture`;
+  }
+
+  // What lies under a pixel, seen from a selected mask: the chain to the smallest mask there that is inside the
+  // selected one, or inside its nearest ancestor that has any; and which mask of the chain a click would select.
+  at(x, y, selected) {
+    const here = this.shown.filter((k) => this.labels.masks[k].contains(x, y));
+    if (!here.length) return null;
+    const smallest = (masks) => masks.reduce((a, b) => (this.labels.areas[b] <= this.labels.areas[a] ? b : a));
+    for (let top = selected; top !== NONE; top = this.parents[top]) {
+      if (!here.includes(top)) continue;
+      const chains = here.map((k) => this.chain(k)).filter((chain) => chain.includes(top));
+      const chain = this.chain(smallest(chains.map((c) => c[c.length - 1])));
+      return { chain, target: chain[Math.min(chain.indexOf(top) + 1, chain.length - 1)] };
+    }
+    const chain = this.chain(smallest(here));
+    return { chain, target: chain[0] };
+  }
+}
+
+function share(area) {
+  const percent = 100 * area;
+  return `${percent >= 10 ? percent.toFixed(0) : percent >= 0.1 ? percent.toFixed(1) : percent.toPrecision(1)} %`;
+}

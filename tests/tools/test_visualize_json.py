@@ -1,0 +1,121 @@
+"""The command line that makes the page: what it prints, and its exit codes."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sohes_d2.structures.forest import Forest
+from sohes_d2.structures.masks import encode_masks
+
+SPEC = importlib.util.spec_from_file_location(
+    "visualize_json", Path(__file__).parents[2] / "tools" / "visualize_json.py"
+)
+tool = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(tool)
+
+SIZE = (40, 50)
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Two photos, their labels, and the same labels of another tool under other ids."""
+    masks = np.zeros((2, *SIZE), bool)
+    masks[0, 5:35, 5:35] = True
+    masks[1, 10:20, 10:20] = True
+    content = {"images": [], "annotations": []}
+    for image_id, name in ((1, "a.png"), (2, "sub/b.png")):
+        path = tmp_path / "images" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", SIZE[::-1], (90, 120, 60)).save(path)
+        content["images"].append({"id": image_id, "file_name": name, "height": SIZE[0], "width": SIZE[1]})
+        forest = Forest(encode_masks(masks), [-1, 0], SIZE, scores=[0.9, 0.4])
+        content["annotations"] += forest.to_coco(image_id, 10 * image_id)
+    (tmp_path / "labels.json").write_text(json.dumps(content))
+    content["images"][0]["file_name"] = "c.png"
+    (tmp_path / "peer.json").write_text(json.dumps(content))
+    (tmp_path / "metrics.json").write_text('{"segm/AR@1000": 40.5}')
+    return tmp_path
+
+
+def run(files, *more, labels="labels.json", images="images"):
+    paths = ["--json", files / labels, "--images", files / images, "--output", files / "out" / "report.html"]
+    return tool.main([str(argument) for argument in (*paths, *more)])
+
+
+def test_one_file(files, capsys):
+    assert run(files) == 0
+    output = capsys.readouterr().out
+    assert "2 images, 4 masks of" in output
+    text = (files / "out" / "report.html").read_text()
+    assert text.startswith("<!doctype html>") and "<title>labels.json</title>" in text
+
+
+def test_options_reach_the_page(files, capsys):
+    more = ("--max-images", 1, "--score-threshold", 0.5, "--max-side", 64, "--title", "Mine", "--max-masks", 7)
+    assert run(files, *more, "--metrics", files / "metrics.json") == 0
+    assert "1 images, 1 masks of" in capsys.readouterr().out
+    text = (files / "out" / "report.html").read_text()
+    assert "<title>Mine</title>" in text and '"left":1,"maxMasks":7,"scoreThreshold":0.5' in text
+    assert '["AR@1000",40.5]' in text
+
+
+def test_two_files(files, capsys):
+    assert run(files, "--compare", files / "peer.json") == 0
+    output = capsys.readouterr().out
+    assert "2 masks matched; 1 images are not in" in output and "2 masks of" in output
+
+
+def test_missing_and_refused_photos_give_code_3_and_reasons(files, capsys):
+    content = json.loads((files / "labels.json").read_text())
+    content["images"][0]["file_name"] = "gone.png"
+    content["images"][1]["file_name"] = "../images/a.png"
+    (files / "odd.json").write_text(json.dumps(content))
+    assert run(files, labels="odd.json") == 3
+    captured = capsys.readouterr()
+    assert "the file does not exist: 'gone.png'" in captured.err
+    assert "'../images/a.png' leads out of the images folder" in captured.err
+    assert "2 photos are shown as missing, reasons above" in captured.err
+    assert "2 images, 4 masks" in captured.out and (files / "out" / "report.html").exists()
+
+
+def test_broken_masks_give_code_3(files, capsys):
+    content = json.loads((files / "labels.json").read_text())
+    content["annotations"][1]["segmentation"]["counts"] = "zz"
+    content["annotations"].append({"image_id": 99})
+    (files / "odd.json").write_text(json.dumps(content))
+    assert run(files, labels="odd.json") == 3
+    captured = capsys.readouterr()
+    assert "mask 11 is left out" in captured.err and "1 problems, reasons above" in captured.err
+    assert "1 annotations of" in captured.out and "belong to no image" in captured.out
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [("{", "is not json"), ("[]", "list of results"), ('{"images": 3}', "no COCO file")],
+)
+def test_files_that_cannot_be_used_give_code_2(files, capsys, content, message):
+    (files / "odd.json").write_text(content)
+    assert run(files, labels="odd.json") == 2
+    assert message in capsys.readouterr().err
+    assert not (files / "out" / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    "more, images, message",
+    [
+        (("--max-side", 10), "images", "--max-side must be at least 64"),
+        (("--max-images", -1), "images", "must be positive, or 0 for all"),
+        ((), "nowhere", "is not a folder"),
+        (("--output", "."), "images", "is a folder; give the name of the page"),
+    ],
+)
+def test_arguments_that_cannot_be_used_give_code_2(files, capsys, more, images, message):
+    with pytest.raises(SystemExit) as stop:
+        run(files, *more, images=images)
+    assert stop.value.code == 2 and message in capsys.readouterr().err

@@ -1,0 +1,442 @@
+"""The page in a real browser: pixels, pointer, keys, two files linked, speed.
+
+Needs `pip install playwright` and a Chromium or Chrome on the PATH (or named by SOHES_BROWSER); skipped otherwise.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from report_files import SIZE, box_mask, coco, page_data, result, write_json, write_photo  # noqa: E402
+
+from sohes_d2.structures.masks import encode_masks
+from sohes_d2.visualization.report import ReportOptions, read_label_file, read_metrics, write_report
+from sohes_d2.visualization.report import page as page_module
+from sohes_d2.visualization.report.packing import embed_json, pack_masks
+from sohes_d2.visualization.report.page import data_element, page_parts
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+BROWSER = os.environ.get("SOHES_BROWSER") or next(filter(None, map(shutil.which, BROWSERS)), None)
+pytestmark = [
+    pytest.mark.skipif(importlib.util.find_spec("playwright") is None, reason="no playwright; pip install playwright"),
+    pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on the PATH; install one or set SOHES_BROWSER"),
+]
+ASSETS = Path(page_module.__file__).parent / "assets"
+PAD = 14  # as in stage.js
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        # Inside a container there may be no user namespaces for Chromium's own sandbox; the pages are made here.
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+class Page:
+    """An open page, and what went wrong in it."""
+
+    def __init__(self, browser, path, **context):
+        self.context = browser.new_context(viewport={"width": 1300, "height": 800}, **context)
+        self.page = self.context.new_page()
+        self.wrong: list[str] = []
+        self.requests: list[str] = []
+        self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
+        self.page.on("console", lambda message: self.wrong.append(message.text) if message.type == "error" else None)
+        self.page.on("dialog", lambda dialog: self.wrong.append(f"dialog {dialog.message}"))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.goto(path.as_uri())
+        self.page.wait_for_selector("html[data-ready]")
+
+    def close(self):
+        self.context.close()
+        assert self.wrong == []
+        assert [url for url in self.requests if not url.startswith(("data:", "file:"))] == []
+
+    def screen(self, y, x, stage=0, size=SIZE):
+        """Where the middle of a picture's pixel lies on the screen."""
+        box = self.page.locator(".surface").nth(stage).bounding_box()
+        scale = min((box["width"] - 2 * PAD) / size[1], (box["height"] - 2 * PAD) / size[0])
+        return (
+            box["x"] + box["width"] / 2 + (x + 0.5 - size[1] / 2) * scale,
+            box["y"] + box["height"] / 2 + (y + 0.5 - size[0] / 2) * scale,
+        )
+
+    def frame(self):
+        self.page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+    def point(self, y, x, stage=0):
+        self.page.mouse.move(*self.screen(y, x, stage))
+        self.frame()
+
+    def click(self, y, x, stage=0):
+        self.page.mouse.click(*self.screen(y, x, stage))
+        self.frame()
+
+    def press(self, *keys):
+        for key in keys:
+            self.page.keyboard.press(key)
+
+    def slide(self, name, value):
+        self.page.evaluate(
+            "([id, value]) => { const input = document.getElementById(id); input.value = value;"
+            " input.dispatchEvent(new Event('input', {bubbles: true})); }",
+            [f"filter-{name}", value],
+        )
+
+    def texts(self, selector):
+        return [text.strip() for text in self.page.locator(selector).all_inner_texts()]
+
+    @property
+    def crumbs(self):
+        return self.texts("#crumbs .crumb")
+
+    @property
+    def caption(self):
+        return self.texts("#caption .step"), self.texts("#caption .target")
+
+    @property
+    def rows(self):
+        return self.texts("#tree .row .name")
+
+    def color(self, canvas, y, x, stage=0):
+        """RGBA of a canvas where the pixel's middle lies."""
+        box = self.page.locator(".surface").nth(stage).bounding_box()
+        left, top = self.screen(y, x, stage)
+        return self.page.evaluate(
+            "([c, n, x, y]) => [...document.querySelectorAll(c)[n].getContext('2d').getImageData(x, y, 1, 1).data]",
+            [f".{canvas}", stage, round(left - box["x"]), round(top - box["y"])],
+        )
+
+
+@pytest.fixture
+def opened(browser, tmp_path):
+    pages = []
+
+    def open_page(content, compare=None, metrics=None, photos=("a.png", "b.png"), context=None, **options):
+        for name in photos:
+            write_photo(tmp_path / "images" / name)
+        file = read_label_file(write_json(tmp_path / "labels.json", content))
+        other = None
+        if compare is not None:
+            other = read_label_file(write_json(tmp_path / "other.json", compare), results_allowed=True)
+        if metrics is not None:
+            metrics = read_metrics(write_json(tmp_path / "metrics.json", metrics))
+        path = tmp_path / "report.html"
+        write_report(path, file, tmp_path / "images", other, metrics, ReportOptions(**options))
+        pages.append(Page(browser, path, **(context or {})))
+        return pages[-1]
+
+    yield open_page
+    for page in pages:
+        page.close()
+
+
+def test_decoding_and_outlines_are_exact(browser):
+    """Every pixel of random masks: asked for, in the patch, and inside the traced outline."""
+    rng = np.random.RandomState(0)
+    size = (31, 23)
+    masks = [rng.rand(*size) < p for p in (0.01, 0.2, 0.5, 0.8, 0.99)]
+    blob = np.zeros(size, bool)
+    blob[3:20, 5:20] = True
+    blob[6:15, 8:15] = False
+    blob[9:12, 10:12] = True
+    masks += [blob, np.ones(size, bool), np.eye(*size, dtype=bool), box_mask(0, 0, 31, 1, size)]
+    masks += [box_mask(30, 22, 31, 23, size), box_mask(0, 4, 31, 9, size)]
+    source = "\n".join((ASSETS / name).read_text() for name in ("runs.js", "contour.js"))
+    page = browser.new_page()
+    found = page.evaluate(
+        """([source, counts, height, width]) => {
+          const Mask = new Function(source + '; return Mask;')();
+          const context = document.createElement('canvas').getContext('2d');
+          return counts.split(' ').map((text) => {
+            const mask = new Mask(text, height);
+            const patch = mask.patch();
+            const rows = [[], [], []];
+            for (let y = 0; y < height; y++) for (let x = 0; x < width; x++) {
+              const [py, px] = [y - mask.top + 1, x - mask.left + 1];
+              const inPatch = py >= 0 && px >= 0 && py < patch.height && px < patch.width;
+              rows[0].push(mask.contains(x, y));
+              rows[1].push(inPatch && patch.pixels[py * patch.width + px] === 1);
+              rows[2].push(context.isPointInPath(mask.path, x + 0.5, y + 0.5, 'evenodd'));
+            }
+            return { rows, box: [mask.top, mask.left, mask.bottom, mask.right] };
+          });
+        }""",
+        [source, pack_masks(encode_masks(masks), size), *size],
+    )
+    page.close()
+    for mask, answer in zip(masks, found):
+        ys, xs = np.nonzero(mask)
+        assert answer["box"] == [ys.min(), xs.min(), ys.max(), xs.max()]
+        for row in answer["rows"]:
+            assert np.array_equal(np.reshape(row, size), mask)
+
+
+def test_hover_shows_the_smallest_mask_and_all_it_belongs_to(opened):
+    page = opened(coco({1: "a.png"}))
+    page.point(15, 15)
+    assert page.caption == (["Whole 2", "Part 1", "Subpart 1", "Subpart 1"], ["Whole 2"])
+    assert page.texts("#tree .hovered .name") == ["Whole 2"]
+    inside, beside = page.color("over", 15, 15), page.color("over", 40, 70)
+    assert inside[3] > 100 and beside[3] == 0
+    page.point(40, 70)
+    assert page.caption == (["Whole 1"], ["Whole 1"])
+    page.page.mouse.move(5, 400)  # off the picture
+    page.frame()
+    assert page.caption == ([], []) and page.color("over", 15, 15)[3] == 0
+
+
+def test_clicks_go_down_and_escape_goes_up(opened):
+    page = opened(coco({1: "a.png"}))
+    steps = [["Picture", "Whole 2"], ["Part 1"], ["Subpart 1"], ["Subpart 1"]]
+    expected = []
+    for step in steps:
+        page.click(15, 15)
+        expected += step
+        assert page.crumbs == expected
+        assert page.texts("#tree [aria-selected=true] .name") == expected[-1:]
+    page.click(15, 15)  # nothing smaller there
+    assert page.crumbs == expected
+    page.press("Escape")
+    assert page.crumbs == expected[:-1]
+    page.click(40, 70)  # somewhere else: the whole there
+    assert page.crumbs == ["Picture", "Whole 1"]
+    page.press("Escape", "Escape")
+    assert page.crumbs == ["Picture"]
+    page.page.click("#crumbs .crumb")
+    assert page.crumbs == ["Picture"]
+
+
+def test_arrows_walk_siblings_and_depths(opened):
+    page = opened(coco({1: "a.png"}))
+    page.press("ArrowDown")
+    assert page.crumbs[-1] == "Whole 1"
+    page.press("ArrowRight")
+    assert page.crumbs[-1] == "Whole 2"
+    page.press("ArrowRight")
+    assert page.crumbs[-1] == "Whole 1"
+    page.press("ArrowLeft", "Enter")
+    assert page.crumbs == ["Picture", "Whole 2", "Part 1"]
+    page.press("ArrowRight")
+    assert page.crumbs == ["Picture", "Whole 2", "Part 2"]
+    assert "Part 2 of 2, depth 1, score 0.60, 13 % of the picture, 0 inside" in page.texts("#announcer")
+    page.press("ArrowUp", "ArrowUp", "ArrowUp")
+    assert page.crumbs == ["Picture"]
+
+
+def test_the_tree_is_in_step_and_has_its_own_keys(opened):
+    page = opened(coco({1: "a.png"}))
+    assert page.rows == ["Whole 1", "Whole 2"]
+    page.page.locator("#tree .row").nth(1).focus()
+    page.press("ArrowRight")
+    assert page.rows == ["Whole 1", "Whole 2", "Part 1", "Part 2"]
+    page.press("ArrowRight", "ArrowRight", "ArrowDown", "Enter")
+    assert page.crumbs == ["Picture", "Whole 2", "Part 1", "Subpart 1"]
+    page.press("Escape")
+    assert page.crumbs == ["Picture", "Whole 2", "Part 1"]
+    page.press("ArrowLeft")
+    assert page.rows == ["Whole 1", "Whole 2", "Part 1", "Part 2"]
+    page.page.locator("#tree .row").nth(3).hover()
+    page.frame()
+    assert page.caption == (["Whole 2", "Part 2"], ["Part 2"]) and page.color("over", 45, 20)[3] > 60
+    row = page.page.locator("#tree .row").nth(2)
+    assert row.get_attribute("aria-label") == "Part 1, score 0.70, 16 % of the picture, 1 inside"
+    attributes = ("aria-level", "aria-posinset", "aria-setsize", "aria-expanded", "aria-selected")
+    assert [row.get_attribute(name) for name in attributes] == ["2", "1", "2", "false", "true"]
+
+
+def test_filters_relink_what_they_leave(opened):
+    content = coco({1: "a.png", 2: "b.png"})
+    content["annotations"][2]["score"] = 0.45
+    page = opened(content)
+    page.click(15, 15)
+    page.click(15, 15)
+    page.slide("score", 0.5)  # takes the selected part away, and the smallest subpart
+    assert page.crumbs == ["Picture", "Whole 2"]
+    assert page.rows == ["Whole 1", "Whole 2", "Part 1", "Part 2"] and page.texts("#shown") == ["4 of 6 masks"]
+    page.slide("score", 0.4)
+    page.slide("depth", 0)
+    assert page.rows == ["Whole 1", "Whole 2"]
+    page.slide("largest", 85)  # of 0..100 over five decades: 17.8 %
+    assert page.rows == ["Whole 1", "Whole 2"] and page.texts("#shown") == ["2 of 6 masks"]
+    page.slide("smallest", 84)
+    assert page.rows == ["Whole 1"]
+    page.press("j")
+    assert page.texts("#shown") == ["1 of 6 masks"]  # the filters stay
+    page.page.click("#filter-reset")
+    assert page.texts("#shown") == ["6 masks"]
+    page.slide("smallest", 100)
+    assert page.texts("#empty") == ["The filters hide every mask."]
+
+
+def test_two_files_are_linked(opened):
+    results = [result(box_mask(5, 5, 30, 38), 1, 0.9), result(box_mask(40, 50, 50, 60), 1, 0.8)]
+    page = opened(coco({1: "a.png"}), compare=results)
+    page.click(32, 42)  # the left whole, which has no match
+    assert page.texts(".chip:visible") == ["no match"]
+    page.click(20, 30)
+    assert page.crumbs[-1] == "Part 1" and page.texts(".chip:visible") == ["match, IoU 0.94", "match, IoU 0.94"]
+    page.press("Escape", "Escape")
+    page.point(20, 20, stage=1)
+    assert page.color("over", 20, 20, 1)[3] > 60 and page.color("over", 27, 34, 0)[3] > 60
+    page.click(45, 55, stage=1)
+    assert page.crumbs == ["Picture", "Whole 2"] and page.rows == ["Whole 1", "Whole 2"]
+    page.press("x")
+    assert page.rows[0] == "Whole 1" and page.page.locator("#tabs [aria-pressed=true]").inner_text() == "labels.json"
+    page.page.click("text=Unmatched")
+    assert page.texts("#shown") == ["5 of 6 masks"]
+    page.page.click(".segmented >> text='Matched'")
+    assert page.rows == ["Whole 1"] and page.texts("#shown") == ["1 of 6 masks"]
+
+
+def test_missing_photos_names_and_metrics_are_shown_as_text(opened):
+    name = "</script><img src=x onerror=alert(1)>.png"
+    page = opened(coco({1: name, 2: "b.png"}), metrics={"segm/AR@1000": 12.345, "segm/AP": None}, title=name)
+    assert page.texts("#image-name") == [name] and page.texts("h1") == [name]
+    assert "the file does not exist" in page.texts(".note")[0]
+    assert page.texts("#gallery .frame") == ["no photo", ""]
+    page.click(15, 15)
+    assert page.crumbs == ["Picture", "Whole 2"]  # masks work without the photo
+    page.page.click("#metrics-open")
+    assert page.texts("#metrics-body dt") == ["AR@1000", "AP"] and page.texts("#metrics-body dd") == ["12.35", "–"]
+
+
+def test_images_without_masks_are_shown(opened):
+    content = coco({1: "a.png", 2: "b.png"})
+    content["annotations"] = content["annotations"][:6]
+    page = opened(content)
+    page.press("j", "ArrowDown", "ArrowRight", "Escape")
+    page.click(20, 20)
+    assert page.texts("#image-name") == ["b.png"] and page.crumbs == ["Picture"]
+    assert page.texts("#empty") == ["No masks here."]
+
+
+def test_images_are_listed_and_found(opened):
+    page = opened(coco({1: "a.png", 2: "b.png"}))
+    page.page.click("#gallery li:nth-child(2) button")
+    assert page.texts("#image-name") == ["b.png"]
+    assert page.page.locator("#gallery [aria-current=true]").get_attribute("title") == "b.png"
+    page.press("/")
+    page.page.keyboard.type("A.p")
+    assert page.texts("#gallery li:visible .name") == ["a.png"] and page.texts("#found") == ["1 of 2"]
+
+
+def test_light_and_dark(opened):
+    page = opened(coco({1: "a.png"}), context={"color_scheme": "dark"})
+    ground = "getComputedStyle(document.body).backgroundColor"
+    brightness = lambda: int(page.page.evaluate(ground)[4:].split(",")[0])  # noqa: E731
+    assert brightness() < 40
+    page.page.click("#theme")  # auto, light, dark
+    assert brightness() > 200
+    page.page.click("#theme")
+    assert brightness() < 40
+
+
+def test_zoom_keeps_pointer_and_masks_together(opened):
+    page = opened(coco({1: "a.png"}))
+    x, y = page.screen(15, 15)
+    page.page.mouse.move(x, y)
+    page.page.mouse.wheel(0, -600)
+    page.frame()
+    page.page.mouse.move(x + 1, y)
+    page.frame()
+    assert len(page.caption[0]) == 4
+    page.page.mouse.down()
+    page.page.mouse.move(x + 300, y)
+    page.page.mouse.up()
+    assert page.crumbs == ["Picture"]  # a drag is no click
+    page.press("0")
+    page.point(15, 15)
+    assert len(page.caption[0]) == 4
+
+
+def test_every_control_has_a_name(opened):
+    page = opened(coco({1: "a.png"}), compare=coco({1: "a.png"}), metrics={"a": 1})
+    unnamed = page.page.evaluate(
+        """() => [...document.querySelectorAll('button, input, [role=application], [role=tree], nav, dialog')]
+          .filter((e) => !(e.innerText || '').trim() && !e.getAttribute('aria-label')
+            && !e.getAttribute('aria-labelledby') && !(e.labels && e.labels.length))
+          .map((e) => e.outerHTML.slice(0, 90))"""
+    )
+    assert unnamed == []
+    page.page.reload()
+    page.page.wait_for_selector("html[data-ready]")
+    order = []
+    for _ in range(6):
+        page.press("Tab")
+        order.append(page.page.evaluate("document.activeElement.id || document.activeElement.className"))
+        outline = page.page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+        assert outline == "solid", order
+    assert order[:4] == ["skip", "metrics-open", "help-open", "theme"]
+
+
+def test_two_hundred_images_of_a_hundred_masks_are_quick(browser, tmp_path):
+    """The page of one image, its data repeated: loading and pointing do not depend on their being different."""
+    size = (480, 640)
+    rng = np.random.RandomState(0)
+    ys, xs = np.mgrid[: size[0], : size[1]]
+    masks = []
+    for k in range(100):
+        cy, cx, radius = rng.randint(60, 420), rng.randint(60, 580), 8 + 110 * rng.rand() ** (1 + k % 3)
+        angle = np.arctan2(ys - cy, xs - cx)
+        border = radius * (1 + 0.1 * np.cos(5 * angle + k) + 0.05 * np.cos(17 * angle) + 0.03 * np.cos(40 * angle))
+        masks.append(np.hypot(ys - cy, xs - cx) < border)
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "height": 480, "width": 640}],
+        "annotations": [result(mask, 1, float(score)) for mask, score in zip(masks, rng.rand(100))],
+    }
+    (tmp_path / "images").mkdir()
+    from PIL import Image
+
+    photo = np.clip(ys[..., None] / 3 + rng.randn(*size, 3) * 25, 0, 255).astype(np.uint8)
+    Image.fromarray(photo).save(tmp_path / "images" / "a.png")
+    path = tmp_path / "report.html"
+    write_report(path, read_label_file(write_json(tmp_path / "labels.json", content)), tmp_path / "images")
+    data = page_data(path)
+    data["index"]["images"] *= 200
+    before, after = page_parts("200")
+    image = embed_json(data["image-0"])
+    elements = [data_element(f"image-{k}", image) for k in range(200)]
+    path.write_text("".join([before, *elements, data_element("index", embed_json(data["index"])), after]))
+    assert path.stat().st_size > 20e6
+
+    page = Page(browser, path)
+    loads = []
+    while len(loads) < 4 and min(loads, default=3000) >= 3000:  # again, if other work on the machine took its time
+        page.page.reload()
+        page.page.wait_for_selector("html[data-ready]")
+        loads.append(page.page.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd"))
+    box = page.page.locator(".surface").bounding_box()
+    times = page.page.evaluate(
+        """async ({ x, y, width, height }) => {
+          const surface = document.querySelector('.surface');
+          const times = [];
+          for (let k = 0; k < 60; k++) {
+            const at = { clientX: x + width * (0.2 + 0.6 * ((k * 37) % 60) / 60), bubbles: true,
+                         clientY: y + height * (0.2 + 0.6 * ((k * 23) % 60) / 60) };
+            surface.dispatchEvent(new PointerEvent('pointermove', at));
+            // Our callback comes after the page's own in the same frame: the time since the frame began is its work.
+            times.push(await new Promise((done) => requestAnimationFrame((start) => done(performance.now() - start))));
+          }
+          return times;
+        }""",
+        box,
+    )
+    page.close()
+    hover = np.percentile(times, [25, 50, 95]).round(1).tolist()
+    print(json.dumps({"bytes": path.stat().st_size, "load ms": loads, "hover ms": hover}))
+    assert min(loads) < 3000
+    assert hover[0] < 16  # other work on the machine comes between some of the frames
