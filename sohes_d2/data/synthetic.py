@@ -157,13 +157,13 @@ class _Scene:
         return 1 - depth * blur(shifted(silhouette, dy, dx).astype(np.float64), 4)[..., None]
 
     def photograph(self) -> np.ndarray:
-        """(H, W, 3) uint8 RGB: the picture in uneven light, blurred and noisy as from a camera."""
+        """(H, W, 3) uint8 RGB: the picture in uneven light, blurred, and noisy as from a camera at night."""
         rng = self.rng
         period = max(self.size) * uniform(rng, 0.3, 0.7)
         light = 1 + uniform(rng, 0.2, 1.0) * (value_noise(self.size, period, rng) - 0.5)
         image = blur(self.image * light[..., None], choice(rng, 0, 1, 1, 2))
         noise = grain(image.shape, rng) + grain((*self.size, 1), rng)
-        image = 255 * image + uniform(rng, 6.0, 24.0) * noise
+        image = 255 * image + uniform(rng, 16.0, 56.0) * noise
         return np.clip(np.floor(image + 0.5), 0, 255).astype(np.uint8)
 
     def forest(self, min_area: int) -> Forest:
