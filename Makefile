@@ -14,7 +14,7 @@ ONE_THREAD := OMP_NUM_THREADS=1
 
 help:
 	@echo "make env    build .venv: torch, Detectron2 and this package (several GB to download, once)"
-	@echo "make demo   label real photos with entity forests, on the CPU, and draw them: $(DEMO)/"
+	@echo "make demo   label real photos with entity forests, on the CPU, and show them: $(DEMO)/report.html and pictures"
 	@echo "make test   run the tests (no network, no GPU)"
 	@echo "make lint   check the style with ruff"
 	@echo "Another Python than $(PYTHON): make PYTHON=python3.12 env"
@@ -44,6 +44,7 @@ demo: $(READY)
 	    EXPLORATION.FEATURES.NAME color_texture
 	@$(PY) tools/draw_forests.py --json $(DEMO)/labels.json --images $(DEMO)/images --output $(DEMO) \
 	    --max-area 0.5
+	@$(PY) tools/visualize_json.py --json $(DEMO)/labels.json --images $(DEMO)/images --output $(DEMO)/report.html
 
 test: $(READY)
 	@$(ONE_THREAD) $(PY) -m pytest $(PYTEST_FLAGS)
