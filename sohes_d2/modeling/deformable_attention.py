@@ -55,6 +55,10 @@ class MSDeformAttn(nn.Module):
 
     Parameters are named as in Deformable DETR, Mask2Former and ViT-Adapter, so that their checkpoints load.
     The sampling runs in float32 (float64 for a float64 module), whatever autocast says: float16 cannot hold locations.
+
+    Attributes:
+        sampling: the ``method`` of `multi_scale_deformable_attention`. Not all methods can be traced, so that exporting
+            needs "grid".
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class MSDeformAttn(nn.Module):
         self.n_levels = n_levels
         self.n_heads = n_heads
         self.n_points = n_points
+        self.sampling = "auto"
         self.sampling_offsets = nn.Linear(d_model, n_heads * n_levels * n_points * 2)
         self.attention_weights = nn.Linear(d_model, n_heads * n_levels * n_points)
         self.value_proj = nn.Linear(d_model, value_dim)
@@ -150,5 +155,6 @@ class MSDeformAttn(nn.Module):
                 input_spatial_shapes,
                 (centres[:, :, None] + offsets.to(dtype) / sizes).unflatten(-1, (*per_point, 2)),
                 weights.to(dtype).unflatten(-1, per_point),
+                self.sampling,
             )
         return self.output_proj(output.to(value.dtype))

@@ -1,0 +1,260 @@
+#!/usr/bin/env python
+"""Find the entities of photos with a file of tools/export_onnx.py: an example that needs no more than three packages.
+
+    pip install numpy pillow onnxruntime
+    python run_onnx.py --model model.onnx --input a.jpg b.jpg --output output/onnx --score-threshold 0.3
+
+A photo is resized to fit into the model's fixed input and padded with the mean colour. A mask's score is the
+probability that its query is an entity, times the mean probability of its pixels. Its parent is the smallest of the
+larger masks that the model calls its ancestor and that cover it.
+
+OUTPUT receives labels.json, COCO json with uncompressed RLE, "parent_id" (0: a whole) and "depth"; and for each photo
+NAME.png, parts in shades of their whole's colour.
+
+Not done here: several photos at once, tiles of large photos, GPUs. For photos of the shape of the model's input results
+are those of `SOHESPredictor` at that size; others see more padding here than there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import colorsys
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+NO_PARENT = -1
+ALPHA = 0.5  # of a mask over the photo
+
+
+class Entity(NamedTuple):
+    """A mask, cut to its box."""
+
+    inside: np.ndarray  # (h, w) bool
+    top: int
+    left: int
+    area: int  # pixels
+    score: float
+    query: int
+
+
+def fit(photo: Image.Image, size: tuple[int, int], colour: list[float]) -> tuple[np.ndarray, tuple[int, int]]:
+    """The model's input, (1, 3, H, W) float32, for an RGB photo, and the (h, w) that the photo takes of it."""
+    scale = min(size[0] / photo.height, size[1] / photo.width)
+    height, width = (max(1, math.floor(side * scale + 0.5)) for side in (photo.height, photo.width))
+    image = np.empty((*size, 3), np.float32)
+    image[:] = colour
+    image[:height, :width] = photo.resize((width, height), Image.Resampling.BILINEAR)
+    return np.ascontiguousarray(image.transpose(2, 0, 1))[None], (height, width)
+
+
+def resize(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(h, w) to ``size``, bilinear; pixels are areas, whose centres lie at halves, and the border goes on beyond it."""
+    for axis, cells in enumerate(size):
+        if values.shape[axis] == cells:
+            continue
+        position = (np.arange(cells) + 0.5) * (values.shape[axis] / cells) - 0.5
+        position = position.clip(0, values.shape[axis] - 1).astype(np.float32)
+        before = position.astype(int)
+        share = (position - before)[:, None] if axis == 0 else position - before
+        after = np.minimum(before + 1, values.shape[axis] - 1)
+        values = values.take(before, axis) * (1 - share) + values.take(after, axis) * share
+    return values
+
+
+def find_entities(
+    logits: np.ndarray,
+    masks: np.ndarray,
+    fitted: tuple[int, int],
+    photo_size: tuple[int, int],
+    settings: dict[str, Any],
+) -> list[Entity]:
+    """The entities of a photo by falling score.
+
+    Args:
+        logits: (Q, K + 1).
+        masks: (Q, H/4, W/4) logits.
+        fitted: (h, w) of the model's input that the photo takes.
+        photo_size: (H, W) of the photo.
+        settings: metadata of the model.
+    """
+    shares = np.exp(logits - logits.max(1, keepdims=True))
+    probability = 1 - shares[:, -1] / shares.sum(1)
+    probability[masks.max(axis=(1, 2)) <= 0] = 0  # nothing is inside
+    likeliest = np.argsort(-probability, kind="stable")[: settings["max_masks"]]
+    entities = []
+    for query in likeliest:
+        if probability[query] <= 0 or probability[query] < settings["min_score"]:
+            continue
+        whole = resize(masks[query], (masks.shape[1] * 4, masks.shape[2] * 4))
+        full = resize(whole[: fitted[0], : fitted[1]], photo_size)
+        inside = full > 0
+        rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+        if not len(rows):
+            continue
+        score = float(probability[query] * np.mean(1 / (1 + np.exp(-full[inside]))))
+        if score >= settings["min_score"]:
+            box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+            area = int(inside.sum())
+            entities.append(Entity(inside[box].copy(), int(rows[0]), int(columns[0]), area, score, int(query)))
+    entities.sort(key=lambda entity: -entity.score)
+    return without_duplicates(entities, settings["duplicate_iou"])
+
+
+def without_duplicates(entities: list[Entity], duplicate_iou: float) -> list[Entity]:
+    """The entities, by falling score, that overlap no better one by more than an IoU."""
+    kept: list[Entity] = []
+    for entity in entities:
+        shared = (overlap(entity, better) for better in kept) if duplicate_iou < 1 else ()
+        if not any(s > duplicate_iou * (entity.area + better.area - s) for s, better in zip(shared, kept)):
+            kept.append(entity)
+    return kept
+
+
+def overlap(a: Entity, b: Entity) -> int:
+    """Pixels that two masks share."""
+    top, left = max(a.top, b.top), max(a.left, b.left)
+    bottom = min(a.top + a.inside.shape[0], b.top + b.inside.shape[0])
+    right = min(a.left + a.inside.shape[1], b.left + b.inside.shape[1])
+    if bottom <= top or right <= left:
+        return 0
+    parts = (e.inside[top - e.top : bottom - e.top, left - e.left : right - e.left] for e in (a, b))
+    return int(np.logical_and(*parts).sum())
+
+
+def find_parents(entities: list[Entity], ancestors: np.ndarray | None, settings: dict[str, Any]) -> list[int]:
+    """The parent of each entity, NO_PARENT for a whole: the smallest larger one that is an ancestor and covers it.
+
+    Args:
+        entities: N.
+        ancestors: (Q, Q) probabilities, [i, j] for i above j; None: coverage alone decides.
+        settings: metadata of the model.
+    """
+    parents = []
+    for child in entities:
+        above = []
+        for k, entity in enumerate(entities):
+            if entity.area <= child.area:
+                continue
+            if ancestors is None:
+                covered = overlap(entity, child) >= settings["theta_cover_alone"] * child.area
+                mutual = overlap(entity, child) >= settings["theta_cover_alone"] * entity.area
+                is_above = covered and not mutual
+            else:
+                likely = ancestors[entity.query, child.query] >= settings["ancestor_threshold"]
+                is_above = likely and overlap(entity, child) >= settings["theta_cover"] * child.area
+            if is_above:
+                above.append((entity.area, k))
+        parents.append(min(above)[1] if above else NO_PARENT)
+    return parents
+
+
+def depth_of(index: int, parents: list[int]) -> int:
+    """0 for a whole, 1 for its parts, and so on; parents are larger, so that there is no circle."""
+    depth = 0
+    while parents[index] != NO_PARENT:
+        index, depth = parents[index], depth + 1
+    return depth
+
+
+def run_lengths(entity: Entity, size: tuple[int, int]) -> list[int]:
+    """COCO's uncompressed RLE: lengths of runs, column by column, outside first."""
+    mask = np.zeros((size[1], size[0]), bool)  # transposed
+    box = np.s_[entity.left : entity.left + entity.inside.shape[1], entity.top : entity.top + entity.inside.shape[0]]
+    mask[box] = entity.inside.T
+    changes = np.flatnonzero(np.diff(mask.ravel(), prepend=False)).tolist()
+    bounds = [0, *changes, mask.size]
+    return [end - start for start, end in zip(bounds, bounds[1:])]
+
+
+def to_coco(
+    entities: list[Entity], parents: list[int], size: tuple[int, int], image_id: int, first_id: int
+) -> list[dict[str, Any]]:
+    """COCO annotations of one photo, with ``parent_id`` (0: a whole), ``depth`` and ``score``."""
+    return [
+        {
+            "id": first_id + k,
+            "image_id": image_id,
+            "category_id": 1,
+            "iscrowd": 0,
+            "area": entity.area,
+            "bbox": [float(v) for v in (entity.left, entity.top, entity.inside.shape[1], entity.inside.shape[0])],
+            "score": round(entity.score, 6),
+            "parent_id": 0 if parents[k] == NO_PARENT else first_id + parents[k],
+            "depth": depth_of(k, parents),
+            "segmentation": {"size": list(size), "counts": run_lengths(entity, size)},
+        }
+        for k, entity in enumerate(entities)
+    ]
+
+
+def overlay(photo: np.ndarray, entities: list[Entity], parents: list[int]) -> Image.Image:
+    """The photo, (H, W, 3) uint8, under its masks: wholes below, their parts in other shades of the same hue above."""
+    picture = photo.astype(np.float32)
+    depths = [depth_of(k, parents) for k in range(len(entities))]
+    for k in sorted(range(len(entities)), key=lambda k: (depths[k], -entities[k].area)):
+        root = k
+        while parents[root] != NO_PARENT:
+            root = parents[root]
+        # hues a golden ratio apart never meet again
+        hue = (root * 0.618034 + 0.03 * (k % 3 - 1) * (depths[k] > 0)) % 1
+        colour = 255 * np.array(colorsys.hls_to_rgb(hue, (0.5, 0.68, 0.34)[depths[k] % 3], 0.9))
+        entity = entities[k]
+        inside = entity.inside
+        window = picture[entity.top : entity.top + inside.shape[0], entity.left : entity.left + inside.shape[1]]
+        window[inside] = (1 - ALPHA) * window[inside] + ALPHA * colour
+        within = np.pad(inside, 1)
+        border = inside & ~(within[:-2, 1:-1] & within[2:, 1:-1] & within[1:-1, :-2] & within[1:-1, 2:])
+        window[border] = colour
+    return Image.fromarray(picture.round().astype(np.uint8))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--model", required=True, metavar="FILE", help="of tools/export_onnx.py")
+    add("--input", required=True, nargs="+", type=Path, metavar="PHOTO")
+    add("--output", required=True, type=Path, metavar="DIR", help="made if missing; files in it are replaced")
+    add("--score-threshold", type=float, metavar="S", help="leave out masks scored lower (default: the model's)")
+    add("--max-masks", type=int, metavar="N", help="of a photo, the best first (default: the model's)")
+    add("--threads", type=int, default=0, metavar="N", help="of onnxruntime (default: one per core)")
+    args = parser.parse_args(arguments)
+
+    import onnxruntime  # here, so that what decodes can be used without it
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = args.threads
+    session = onnxruntime.InferenceSession(args.model, options, providers=["CPUExecutionProvider"])
+    settings = json.loads(session.get_modelmeta().custom_metadata_map["sohes"])
+    if args.score_threshold is not None:
+        settings["min_score"] = args.score_threshold
+    if args.max_masks is not None:
+        settings["max_masks"] = args.max_masks
+    input_size = tuple(session.get_inputs()[0].shape[2:])
+
+    args.output.mkdir(parents=True, exist_ok=True)
+    labels: dict[str, Any] = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "entity"}]}
+    for image_id, path in enumerate(args.input, start=1):
+        with Image.open(path) as file:
+            photo = ImageOps.exif_transpose(file).convert("RGB")
+        size = photo.height, photo.width
+        image, fitted = fit(photo, input_size, settings["pixel_mean"])
+        logits, masks, *ancestors = (output[0] for output in session.run(None, {"image": image}))
+        entities = find_entities(logits, masks, fitted, size, settings)
+        parents = find_parents(entities, ancestors[0] if ancestors else None, settings)
+        labels["images"].append({"id": image_id, "file_name": path.name, "height": size[0], "width": size[1]})
+        labels["annotations"] += to_coco(entities, parents, size, image_id, len(labels["annotations"]) + 1)
+        overlay(np.asarray(photo), entities, parents).save(args.output / f"{path.stem}.png")
+        print(f"{path}: {len(entities)} masks, {parents.count(NO_PARENT)} wholes")
+    (args.output / "labels.json").write_text(json.dumps(labels))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
