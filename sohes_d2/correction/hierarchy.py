@@ -1,4 +1,4 @@
-"""The rules of `Forest` as tensor operations: ancestors of masks where these are, without a loop over masks or pairs.
+"""The rules of `Forest` as tensor operations: ancestors of masks where these are, without a loop over pairs of them.
 
 A teacher's labels are made anew in each iteration, on the device. Encoding them for `Forest` would wait for the host.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from ..structures.forest import TIE
 
 # Of the float copies of the pixels that are made at once. What a CPU's cache holds is multiplied faster there.
 CPU_CHUNK_BYTES = 4 * 1024 * 1024
@@ -52,7 +54,7 @@ def ancestors_by_probabilities(probabilities: Tensor, common: Tensor, threshold:
     areas = common.diagonal()
     inside = (probabilities.T >= threshold) & (areas[None] > areas[:, None])
     inside &= common / areas[:, None] >= theta_cover
-    return _ancestors(inside, areas)
+    return _likeliest(inside, probabilities.double(), threshold, areas)
 
 
 def ancestors_by_coverage(common: Tensor, theta_cover: float) -> Tensor:
@@ -84,3 +86,18 @@ def _ancestors(inside: Tensor, areas: Tensor) -> Tensor:
     for _ in range((n - 1).bit_length()):
         reach = (reach + reach @ reach > 0).float()
     return reach > 0
+
+
+def _likeliest(inside: Tensor, probabilities: Tensor, threshold: float, areas: Tensor) -> Tensor:
+    """Ancestors if the parent is the one with the likeliest chain: mask after mask, all possible parents at once."""
+    chains = torch.eye(len(areas), dtype=torch.float64, device=areas.device)  # [i, j] = 1 if j is i or above i
+    order = areas.neg().argsort(stable=True)
+    rank = order.argsort()
+    gains = torch.where(inside, probabilities.T, 0.0) - threshold
+    for k in order.tolist():
+        values = torch.where(inside[k], chains @ gains[k], -torch.inf)
+        best = values.amax()
+        equal = inside[k] & (values >= best - TIE) & (best >= -TIE)
+        parent = torch.where(equal, rank, -1).argmax()
+        chains[k] += chains[parent] * equal.any()
+    return (chains.T > 0) & ~torch.eye(len(areas), dtype=torch.bool, device=areas.device)

@@ -11,6 +11,7 @@ from .masks import RLE, coverage_matrix, mask_areas, mask_boxes, rle_from_coco, 
 
 NO_PARENT = -1
 NO_LEVEL = -1
+TIE = 1e-6  # sums of probabilities that differ by less are equal
 
 
 class ForestError(ValueError):
@@ -90,7 +91,10 @@ class Forest:
         """Decode predicted ancestor probabilities to a forest that cannot have a cycle.
 
         A pair is kept if its probability passes ``threshold``, the ancestor is strictly larger, and the masks agree:
-        the ancestor covers the descendant by ``theta_cover``. The parent is the smallest kept ancestor.
+        the ancestor covers the descendant by ``theta_cover``. From the largest mask to the smallest, each gets the kept
+        ancestor as its parent whose whole chain of ancestors is the likeliest: the sum of (probability - threshold)
+        over the chain is largest, where a pair that is not kept counts as improbable (0). Of equal chains,
+        the one of the smallest parent; with predictions that agree with one another, that is the smallest ancestor.
 
         Args:
             masks: N RLEs of ``image_size``.
@@ -100,7 +104,7 @@ class Forest:
             theta_cover: coverage in [0, 1]; 0 trusts the probabilities alone.
             fields: ``scores``, ``levels``, ``sources`` as in the constructor.
         """
-        probabilities = np.asarray(probabilities)
+        probabilities = np.asarray(probabilities, np.float64)
         if probabilities.shape != (len(masks), len(masks)):
             raise ForestError(f"{len(masks)} masks need a square matrix of probabilities, got {probabilities.shape}")
         areas = mask_areas(masks)
@@ -109,7 +113,7 @@ class Forest:
             for k in np.flatnonzero(inside.any(axis=1)):  # few pairs are left, of all that would take long on wide masks
                 above = np.flatnonzero(inside[k])
                 inside[k, above] = coverage_matrix([masks[k]], [masks[j] for j in above])[0] >= theta_cover
-        return cls(masks, _smallest(inside, areas), image_size, **fields)
+        return cls(masks, _likeliest(inside, probabilities, threshold, areas), image_size, **fields)
 
     def roots(self) -> np.ndarray:
         """Indices of the wholes."""
@@ -259,3 +263,21 @@ def _smallest(inside: np.ndarray, areas: np.ndarray) -> np.ndarray:
         return np.zeros(0, np.int64)
     candidate_areas = np.where(inside, areas[None, :], np.iinfo(np.int64).max)
     return np.where(inside.any(axis=1), candidate_areas.argmin(axis=1), NO_PARENT)
+
+
+def _likeliest(inside: np.ndarray, probabilities: np.ndarray, threshold: float, areas: np.ndarray) -> np.ndarray:
+    """(N,) parents with the likeliest chains, given (N, N) ``inside``, [i, j] = i may be inside j."""
+    parents = np.full(len(areas), NO_PARENT)
+    chains = np.eye(len(areas))  # [i, j] = 1 if j is i or an ancestor of i
+    order = np.argsort(-areas, kind="stable")
+    rank = np.argsort(order)
+    for k in order[inside[order].any(axis=1)]:
+        gain = np.where(inside[k], probabilities[:, k], 0.0) - threshold
+        values = np.where(inside[k], chains @ gain, -np.inf)
+        best = values.max()
+        if best < -TIE:
+            continue
+        equal = np.flatnonzero(values >= best - TIE)
+        parents[k] = equal[np.argmax(rank[equal])]
+        chains[k] += chains[parents[k]]
+    return parents

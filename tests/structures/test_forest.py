@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sohes_d2.structures.forest import Forest, ForestError
-from sohes_d2.structures.masks import coverage_matrix, encode_masks
+from sohes_d2.structures.masks import coverage_matrix, encode_masks, mask_areas
 
 SIZE = (20, 20)
 
@@ -157,3 +157,21 @@ def test_parents_cover_children_as_the_matrix_says():
     forest = nested()
     coverage = coverage_matrix(forest.masks, forest.masks)
     assert all(coverage[k, parent] == 1 for k, parent in enumerate(forest.parents) if parent >= 0)
+
+
+def test_the_likeliest_chain_wins_over_the_smallest_ancestor():
+    """A stray mask that is hardly predicted to be above must not cut a mask off from the ancestors it surely has."""
+    height, width = SIZE
+    whole, part, stray, inner = (np.zeros(SIZE, bool) for _ in range(4))
+    whole[: height // 2] = True
+    part[: height // 2, : width // 2] = True
+    stray[:4, : width // 2 - 2], stray[height - 3 :] = True, True  # mostly outside of the whole
+    inner[:2, :3] = True
+    masks = encode_masks(np.stack([whole, part, stray, inner]))
+    probabilities = np.zeros((4, 4))
+    probabilities[0, 1] = probabilities[0, 3] = probabilities[1, 3] = 0.9
+    probabilities[2, 3] = 0.6
+    assert mask_areas(masks)[2] < mask_areas(masks)[1], "the stray one is the smallest candidate"
+    assert Forest.from_probabilities(masks, probabilities, SIZE).parents.tolist() == [-1, 0, -1, 1]
+    probabilities[:, 3] = [0, 0, 0.6, 0]
+    assert Forest.from_probabilities(masks, probabilities, SIZE).parents.tolist() == [-1, 0, -1, 2]
