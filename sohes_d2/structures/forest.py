@@ -110,7 +110,7 @@ class Forest:
         areas = mask_areas(masks)
         inside = (probabilities.T >= threshold) & (areas[None, :] > areas[:, None])
         if theta_cover > 0:
-            for k in np.flatnonzero(inside.any(axis=1)):  # few pairs are left, of all that would take long on wide masks
+            for k in np.flatnonzero(inside.any(axis=1)):  # all pairs would take long
                 above = np.flatnonzero(inside[k])
                 inside[k, above] = coverage_matrix([masks[k]], [masks[j] for j in above])[0] >= theta_cover
         return cls(masks, _likeliest(inside, probabilities, threshold, areas), image_size, **fields)

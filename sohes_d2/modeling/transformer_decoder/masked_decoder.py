@@ -89,7 +89,8 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         if dec_layers < 1:
             raise ValueError(f"a decoder has at least 1 layer, got dec_layers={dec_layers}")
         if query_init not in QUERY_INITS:
-            raise ValueError(f"MODEL.MASK_FORMER.QUERY_INIT must be one of {', '.join(QUERY_INITS)}, got {query_init!r}")
+            known = ", ".join(QUERY_INITS)
+            raise ValueError(f"MODEL.MASK_FORMER.QUERY_INIT must be one of {known}, got {query_init!r}")
         self.deep_supervision = deep_supervision
         self.pe_layer = PositionEmbeddingSine(hidden_dim // 2, normalize=True)
         self.level_embed = nn.Embedding(NUM_LEVELS, hidden_dim)
