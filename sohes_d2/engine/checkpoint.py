@@ -75,7 +75,7 @@ class SOHESCheckpointer(DetectionCheckpointer):
         wanted = {name for name, _ in self.model.named_parameters()}
         if wanted and wanted <= set(incompatible.missing_keys):
             raise CheckpointError(
-                f"nothing in the checkpoint is of this model (it has {', '.join(found) or 'no tensors'}); use the config "
+                f"nothing in the checkpoint is of this model (it has {', '.join(found)}); use the config "
                 "that it was trained with, or, for teacher and student, export one of them by tools/export_model.py"
             )
         return incompatible
