@@ -51,7 +51,8 @@ class SOHES(nn.Module):
         self.sem_seg_head = sem_seg_head
         self.criterion = criterion
         self.inference = inference
-        self.size_divisibility = max(backbone.size_divisibility, STRIDE)
+        # Detectron2's Swin Transformer misspells the attribute behind this property, which then raises
+        self.size_divisibility = max(getattr(backbone, "size_divisibility", 0), STRIDE)
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 
