@@ -102,9 +102,6 @@ def add_sohes_config(cfg: Any) -> None:
     cfg.MODEL.MASK_FORMER = node = CfgNode()
     node.TRANSFORMER_DECODER_NAME = "MultiScaleMaskedTransformerDecoder"
     node.NUM_OBJECT_QUERIES = 1000  # recall is measured at 1000 [D; 2000 in U]
-    # What queries begin as: learned vectors (Mask2Former), or the image's likeliest places, which takes far fewer
-    # iterations to learn [D; as Mask DINO does].
-    node.QUERY_INIT = "learned"
     node.HIDDEN_DIM = 256
     node.NHEADS = 8
     node.DIM_FEEDFORWARD = 2048

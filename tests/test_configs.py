@@ -62,10 +62,7 @@ def test_every_training_config_builds(path):
     names = {name for name, _ in model.named_parameters()}
     segmenter = getattr(model, "student", model)
     predictor = segmenter.sem_seg_head.predictor
-    if cfg.MODEL.MASK_FORMER.QUERY_INIT == "learned":
-        num_queries = predictor.query_feat.num_embeddings
-    else:
-        num_queries = predictor.query_selection.num_queries
+    num_queries = predictor.query_feat.num_embeddings
     assert num_queries == cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES
     assert segmenter.inference.max_masks == cfg.TEST.DETECTIONS_PER_IMAGE
     assert any("ancestor_head" in name for name in names)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import Any
 
+from ..structures.image_names import RepeatedNameError, match_by_name
 from ..structures.masks import mask_areas
 from .errors import EvaluationError
 from .ground_truth import GroundTruth, box_of, images_by_id, read_box, read_json, read_mask
 
 MATCHINGS = ("auto", "name", "basename", "id")
+DESCRIPTIONS = {"name": "file name", "basename": "last part of the file name"}
 _FEW = 3  # examples in a message
 
 
@@ -126,30 +126,18 @@ def _match_images(
     # Where both sides have names, equal numbers mean nothing: every tool counts its images from 1.
     if matching == "id" or (matching == "auto" and not named):
         return {i: i if i in truth.images else None for i in images}, "image id"
-    best: tuple[int, dict[Any, Any], str] = (-1, {}, "")
-    for name, description, key in (("name", "file name", str), ("basename", "last part of the file name", _basename)):
-        if matching not in ("auto", name):
-            continue
-        theirs = {i: key(image["file_name"]) for i, image in truth.images.items() if "file_name" in image}
-        ours = {i: key(image["file_name"]) for i, image in images.items() if "file_name" in image}
-        twice = [value for names in (theirs, ours) for value, n in Counter(names.values()).items() if n > 1]
-        if twice:
-            if name == matching or name == "name":
-                raise EvaluationError(
-                    f"cannot match {path} with {truth.path} by {description}: {twice[0]!r} occurs twice; repair the "
-                    "names, or match by id"
-                )
-            continue
-        truth_ids = {value: i for i, value in theirs.items()}
-        found = {i: truth_ids.get(ours[i]) if i in ours else None for i in images}
-        count = sum(v is not None for v in found.values())
-        if count > best[0]:  # as many by their last parts: full names say more
-            best = (count, found, description)
-    return best[1], best[2]
-
-
-def _basename(name: str) -> str:
-    return PurePosixPath(name.replace("\\", "/")).name
+    theirs, ours = (
+        {i: str(image["file_name"]) for i, image in side.items() if "file_name" in image}
+        for side in (truth.images, images)
+    )
+    try:
+        found, part = match_by_name(ours, theirs, tuple(DESCRIPTIONS) if matching == "auto" else (matching,))
+    except RepeatedNameError as error:
+        described = DESCRIPTIONS["name" if matching == "auto" else matching]
+        raise EvaluationError(
+            f"cannot match {path} with {truth.path} by {described}: {error}; repair the names, or match by id"
+        ) from error
+    return {i: found.get(i) for i in images}, DESCRIPTIONS[part]
 
 
 def _check_sizes(images: dict[Any, dict[str, Any]], to_truth: dict[Any, Any], truth: GroundTruth, path: str) -> None:

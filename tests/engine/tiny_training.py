@@ -2,13 +2,16 @@
 
 import json
 
+import pytest
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import Instances
 from PIL import Image
 from torch import nn
 
+from sohes_d2.data.registration import register_coco_entities
 from sohes_d2.data.synthetic import generate_scene
 from sohes_d2.engine.config_file import load_config
 
@@ -77,6 +80,17 @@ def write_scenes(folder, count=6):
         content["images"].append({"id": k + 1, "file_name": f"{k}.png", "height": SIZE[0], "width": SIZE[1]})
         content["annotations"] += forest.to_coco(k + 1, first_id=1 + len(content["annotations"]))
     (folder / "labels.json").write_text(json.dumps(content))
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    """The registered data set "tiny_scenes" of six scenes; its folder."""
+    folder = tmp_path_factory.mktemp("scenes")
+    write_scenes(folder)
+    register_coco_entities("tiny_scenes", str(folder / "labels.json"), str(folder / "images"))
+    yield folder
+    DatasetCatalog.remove("tiny_scenes")
+    MetadataCatalog.remove("tiny_scenes")
 
 
 def tiny_cfg(output, train=("tiny_scenes",), test=(), **solver) -> CfgNode:

@@ -3,20 +3,17 @@
 import math
 import socket
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from torch import multiprocessing
 
-sys.path.insert(0, str(Path(__file__).parent))
+import matching_case
 
-import matching_case  # noqa: E402
-
-from sohes_d2.modeling import criterion as criterion_module  # noqa: E402
-from sohes_d2.modeling import point_sampling  # noqa: E402
-from sohes_d2.modeling.criterion import SetCriterion, pair_loss  # noqa: E402
-from sohes_d2.modeling.matcher import HungarianMatcher  # noqa: E402
+from sohes_d2.modeling import criterion as criterion_module
+from sohes_d2.modeling import point_sampling
+from sohes_d2.modeling.criterion import SetCriterion, pair_loss
+from sohes_d2.modeling.matcher import HungarianMatcher
 
 # Of the official code, see matching_case.py.
 OFFICIAL_LOSSES = {

@@ -3,23 +3,12 @@ import math
 import pytest
 import torch
 
+from golden import noise, summary
+
 from sohes_d2.modeling.deformable_attention import MSDeformAttn, multi_scale_deformable_attention
 
 SHAPES = [(5, 7), (3, 4)]
 CELLS = 5 * 7 + 3 * 4
-
-
-def noise(*shape, seed=0, scale=1.0):
-    """Float64 numbers in [-scale, scale) that do not depend on a random number generator's version."""
-    k = torch.arange(torch.Size(shape).numel())
-    integers = (7919 * k * k + 104729 * k + 15485863 * seed) % 65537
-    return (integers.double() / 32768 - 1).mul(scale).view(shape)
-
-
-def summary(tensor):
-    flat = tensor.detach().double().flatten()
-    picked = [flat[i] for i in (0, len(flat) // 3, 2 * len(flat) // 3, -1)]
-    return torch.stack([flat.sum(), flat.norm(), *picked])
 
 
 def sample_slowly(value, spatial_shapes, locations, weights):

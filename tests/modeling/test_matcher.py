@@ -1,18 +1,14 @@
 """The assignment of queries to labels: the official numbers, and what breaks matchers."""
 
 import logging
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
+import matching_case
 
-import matching_case  # noqa: E402
-
-from sohes_d2.modeling import point_sampling  # noqa: E402
-from sohes_d2.modeling.matcher import HungarianMatcher  # noqa: E402
+from sohes_d2.modeling import point_sampling
+from sohes_d2.modeling.matcher import HungarianMatcher
 
 # Of the official code, see matching_case.py.
 OFFICIAL_COSTS = [

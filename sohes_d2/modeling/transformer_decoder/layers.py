@@ -6,6 +6,7 @@ There is no dropout, as in the paper.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -63,20 +64,17 @@ class MultiheadAttention(nn.Module):
         return self.out_proj(attended.transpose(1, 2).flatten(2))
 
 
-class ResidualLayer(nn.Module):
-    """x plus an update of x, and a layer norm: of the sum (post-norm, the paper's) or of the update's input (pre-norm).
-
-    Subclasses define `update`.
-    """
+class ResidualLayer(nn.Module, ABC):
+    """x plus an update of x, and a layer norm: of the sum (post-norm, as in the paper) or of the update's input."""
 
     def __init__(self, dim: int, pre_norm: bool) -> None:
         super().__init__()
         self.pre_norm = pre_norm
         self.norm = nn.LayerNorm(dim)
 
+    @abstractmethod
     def update(self, x: Tensor, *args: Any) -> Tensor:
         """What is added to x (B, N, C)."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor, *args: Any) -> Tensor:
         """Apply the layer to x (B, N, C); the other arguments go to `update`."""

@@ -16,10 +16,8 @@ from ..ancestor_head import AncestorHead
 from ..position_encoding import PositionEmbeddingSine
 from .build import TRANSFORMER_DECODER_REGISTRY
 from .layers import MLP, CrossAttentionLayer, FFNLayer, SelfAttentionLayer
-from .query_selection import QuerySelection
 
 NUM_LEVELS = 3  # feature maps that layers read in turn
-QUERY_INITS = ("learned", "features")
 
 logger = logging.getLogger(__name__)
 
@@ -27,25 +25,21 @@ logger = logging.getLogger(__name__)
 class FeatureLevel(NamedTuple):
     """One feature map, flattened to N = h * w places, as all layers that read it need it."""
 
+    keys: Tensor  # (B, N, C), with positional embeddings
     values: Tensor  # (B, N, C)
-    positions: Tensor  # (B, N, C), positional embeddings
-    keys: Tensor  # (B, N, C), their sum
     mask_features: Tensor  # (B, mask_dim, N), the mask features at this map's resolution, without gradient
-    size: tuple[int, int]  # (h, w)
 
 
 @TRANSFORMER_DECODER_REGISTRY.register()
 class MultiScaleMaskedTransformerDecoder(nn.Module):
-    """Queries that read image features where their own masks are, layer by layer.
+    """Learned queries that read image features where their own masks are, layer by layer.
 
     Layer i reads feature map i modulo 3, coarsest first, by masked cross-attention; then come self-attention and a
     feed-forward network. Before the first layer and after every layer, each query predicts a class, a mask and its two
     sides of the ancestor relation.
 
-    Queries begin as learned vectors, as in the paper, or as the image's likeliest places (`QuerySelection`).
-
     Parameters have the official implementation's names and shapes, so that its checkpoints load (what depends on the
-    number of classes or queries excepted). `ancestor_head.*` and `query_selection.*` are ours.
+    number of classes or queries excepted). `ancestor_head.*` is ours.
     """
 
     @configurable
@@ -63,7 +57,6 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         mask_dim: int,
         enforce_input_project: bool,
         deep_supervision: bool = True,
-        query_init: str = "learned",
         ancestor_head: AncestorHead | None = None,
     ) -> None:
         """
@@ -79,18 +72,14 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             mask_dim: channels of the mask features.
             enforce_input_project: project the features even if in_channels is hidden_dim.
             deep_supervision: in training, return the predictions before the last layer, too.
-            query_init: what queries begin as: "learned" vectors or "features" of the image.
             ancestor_head: None to predict no hierarchy.
 
         Raises:
-            ValueError: no layer, nheads does not divide hidden_dim, or an unknown query_init.
+            ValueError: no layer, or nheads does not divide hidden_dim.
         """
         super().__init__()
         if dec_layers < 1:
             raise ValueError(f"a decoder has at least 1 layer, got dec_layers={dec_layers}")
-        if query_init not in QUERY_INITS:
-            known = ", ".join(QUERY_INITS)
-            raise ValueError(f"MODEL.MASK_FORMER.QUERY_INIT must be one of {known}, got {query_init!r}")
         self.deep_supervision = deep_supervision
         self.pe_layer = PositionEmbeddingSine(hidden_dim // 2, normalize=True)
         self.level_embed = nn.Embedding(NUM_LEVELS, hidden_dim)
@@ -101,10 +90,8 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             if project:
                 weight_init.c2_xavier_fill(self.input_proj[-1])
 
-        self.query_selection = QuerySelection(hidden_dim, num_queries, mask_dim) if query_init == "features" else None
-        if self.query_selection is None:
-            self.query_feat = nn.Embedding(num_queries, hidden_dim)
-            self.query_embed = nn.Embedding(num_queries, hidden_dim)  # positional
+        self.query_feat = nn.Embedding(num_queries, hidden_dim)
+        self.query_embed = nn.Embedding(num_queries, hidden_dim)  # positional
 
         self.transformer_cross_attention_layers = nn.ModuleList(
             CrossAttentionLayer(hidden_dim, nheads, pre_norm) for _ in range(dec_layers)
@@ -146,7 +133,6 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             "mask_dim": head.MASK_DIM,
             "enforce_input_project": former.ENFORCE_INPUT_PROJ,
             "deep_supervision": former.DEEP_SUPERVISION,
-            "query_init": former.QUERY_INIT,
             "ancestor_head": AncestorHead(former.HIDDEN_DIM, ancestor.DIM) if ancestor.ENABLED else None,
         }
 
@@ -169,10 +155,9 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         """
         if len(multi_scale_features) != NUM_LEVELS:
             raise ValueError(f"expected {NUM_LEVELS} feature maps, coarsest first, got {len(multi_scale_features)}")
-        if self.query_selection is not None:
-            mask_features = self.query_selection.locate(mask_features)
         levels = [self._read_level(i, features, mask_features) for i, features in enumerate(multi_scale_features)]
-        queries, positions = self._first_queries(levels)
+        positions = self.query_embed.weight
+        queries = self.query_feat.weight.expand(mask_features.shape[0], -1, -1)
         aux_outputs = []
         for i, (cross_attention, self_attention, ffn) in enumerate(
             zip(
@@ -197,19 +182,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         with torch.no_grad():
             size = features.shape[-2:]
             small = F.interpolate(mask_features, size=size, mode="bilinear", align_corners=False).flatten(2)
-        return FeatureLevel(values, positions, values + positions, small, tuple(size))
-
-    def _first_queries(self, levels: Sequence[FeatureLevel]) -> tuple[Tensor, Tensor]:
-        """(B, Q, C) queries before the first layer, and their positions, (Q, C) or (B, Q, C)."""
-        if self.query_selection is None:
-            batch_size = len(levels[0].values)
-            return self.query_feat.weight.expand(batch_size, -1, -1), self.query_embed.weight
-        return self.query_selection(
-            [level.values for level in levels],
-            [level.positions for level in levels],
-            [level.size for level in levels],
-            lambda places: self.class_embed(self.decoder_norm(places)),
-        )
+        return FeatureLevel(values + positions, values, small)
 
     def _embed(self, queries: Tensor) -> tuple[Tensor, Tensor]:
         """Queries as heads read them (B, Q, C), and their mask embeddings (B, Q, mask_dim)."""
@@ -229,7 +202,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         # Older official checkpoints call query_feat static_query. One of another size keeps the old name, by which it
         # is reported and left out, as Detectron2's checkpointer does with current names; it cannot see this one.
         old, new = f"{prefix}static_query.weight", f"{prefix}query_feat.weight"
-        if old in state_dict and new not in state_dict and self.query_selection is None:
+        if old in state_dict and new not in state_dict:
             if state_dict[old].shape == self.query_feat.weight.shape:
                 state_dict[new] = state_dict.pop(old)
             else:

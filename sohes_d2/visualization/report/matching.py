@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from pathlib import PurePosixPath
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from ...structures.image_names import RepeatedNameError, match_by_name
 from ...structures.masks import RLE, iou_matrix
 from .label_file import LabelFile
 
@@ -40,32 +39,15 @@ def match_images(file: LabelFile, other: LabelFile) -> dict[Any, Any]:
     """
     if other.is_result_list:
         return {image_id: image_id if image_id in other.annotations else None for image_id in file.images}
-    if not (_names(file, str) and _names(other, str)):
+    if not (_names(file) and _names(other)):
         return {image_id: image_id if image_id in other.images else None for image_id in file.images}
-    best: dict[Any, Any] = {}
-    for part in (str, _last_part):
-        mine, theirs = _names(file, part), _names(other, part)
-        if _repeated(mine.values()) or _repeated(theirs.values()):
-            continue
-        ids = {name: image_id for image_id, name in theirs.items()}
-        found = {image_id: ids.get(mine.get(image_id)) for image_id in file.images}
-        if not best or _count(found) > _count(best):
-            best = found
-    return best or dict.fromkeys(file.images)
+    try:
+        found, _ = match_by_name(_names(file), _names(other))
+    except RepeatedNameError:
+        found = {}
+    return {image_id: found.get(image_id) for image_id in file.images}
 
 
-def _names(file: LabelFile, part: Any) -> dict[Any, str]:
+def _names(file: LabelFile) -> dict[Any, str]:
     names = ((image_id, record.get("file_name")) for image_id, record in file.images.items())
-    return {image_id: part(name) for image_id, name in names if isinstance(name, str)}
-
-
-def _last_part(name: str) -> str:
-    return PurePosixPath(name.replace("\\", "/")).name
-
-
-def _repeated(names: Iterable[str]) -> bool:
-    return any(count > 1 for count in Counter(names).values())
-
-
-def _count(found: dict[Any, Any]) -> int:
-    return sum(value is not None for value in found.values())
+    return {image_id: name for image_id, name in names if isinstance(name, str)}

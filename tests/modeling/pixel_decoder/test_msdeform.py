@@ -3,6 +3,8 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 
+from golden import noise, summary
+
 from sohes_d2 import add_sohes_config
 from sohes_d2.modeling.pixel_decoder import PIXEL_DECODER_REGISTRY, MSDeformAttnPixelDecoder
 from sohes_d2.modeling.pixel_decoder.encoder import MSDeformAttnTransformerEncoderOnly, get_reference_points
@@ -15,19 +17,6 @@ TINY = {
     "transformer_dim_feedforward": 16,
     "transformer_enc_layers": 2,
 }
-
-
-def noise(*shape, seed=0, scale=1.0):
-    """Numbers in [-scale, scale) that do not depend on a random number generator's version."""
-    k = torch.arange(torch.Size(shape).numel())
-    integers = (7919 * k * k + 104729 * k + 15485863 * seed) % 65537
-    return (integers.double() / 32768 - 1).mul(scale).view(shape)
-
-
-def summary(tensor):
-    flat = tensor.detach().double().flatten()
-    picked = [flat[i] for i in (0, len(flat) // 3, 2 * len(flat) // 3, -1)]
-    return torch.stack([flat.sum(), flat.norm(), *picked])
 
 
 def tiny_decoder():
