@@ -1,6 +1,6 @@
 """Every config key of SOHES-D2, with its meaning, unit and the source of its default.
 
-Sources: [P] the SOHES paper, [H] HASSOD, [U] UnSAM, [D] our decision.
+Sources: [P] the SOHES paper, [H] HASSOD, [U] UnSAM, [M] Mask2Former, [A] ViT-Adapter, [D] our decision.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ def add_sohes_config(cfg: Any) -> None:
     node.THETA_COVER = 0.9  # A is inside B if B covers this share of A, and not the reverse [H]
 
     # --- Phase 2, self-instruction: the model and its training ------------------------------------------------------
-    # Names of keys that Mask2Former has, too, are its names, with the same meaning.
+    # Names of keys that Mask2Former has, too, are its names, with the same meaning; so are the defaults of its COCO
+    # configs [M], where no other source is named.
     cfg.MODEL.VIT = node = CfgNode()
     node.NAME = "vit_base_patch8_224.dino"  # a timm VisionTransformer, any patch size [P]
     # Loaded when training starts without MODEL.WEIGHTS. "": the hub's weights for NAME; or a hub name, URL or file;
@@ -82,7 +83,7 @@ def add_sohes_config(cfg: Any) -> None:
     node.GRADIENT_CHECKPOINTING = False  # recompute blocks in the backward pass: less memory, about a third slower
     node.FREEZE = False  # train the adapter and the head only [D; the paper trains all]
 
-    cfg.MODEL.VIT_ADAPTER = node = CfgNode()  # ViT-Adapter, ICLR 2023
+    cfg.MODEL.VIT_ADAPTER = node = CfgNode()  # with the defaults for ViT-B in detection [A]
     node.NUM_INTERACTIONS = 4  # the ViT's blocks are split into so many stages
     node.CONV_INPLANE = 64  # channels of the spatial prior's stem
     node.NUM_HEADS = 12  # of deformable attention

@@ -24,7 +24,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -135,14 +135,7 @@ def measure_lazy(path: str, accesses: int) -> dict[str, float]:
         work, wall = time.thread_time() - start_work, time.perf_counter() - start
         return wall * 1e3, work * 1e3
 
-    _forget(path)
-    _reset_peak()
-    before = _memory("VmRSS")
-    start = time.perf_counter()
-    dataset = open_entities(path, "images")
-    seconds = time.perf_counter() - start
-    result = {"images": len(dataset), "open_s": seconds, "rss": _memory("VmHWM")}
-    result["rss_added"] = max(0, result["rss"] - before)  # the kernel counts resident pages only roughly
+    dataset, result = _opened(path, open_entities)
     places, elsewhere = np.random.default_rng(0).integers(0, len(dataset), (2, accesses)).tolist()
     read_plainly = partial(_read_plainly, path, dataset.labels.rows)
     times: dict[str, list[float]] = {"cold": [], "work": [], "plain": [], "warm": []}
@@ -173,15 +166,20 @@ def measure_loaded(path: str, accesses: int) -> dict[str, float]:
     """Load a COCO json with Detectron2; for a fresh process. ``accesses`` does not matter. Returns as above."""
     from detectron2.data.datasets import load_coco_json
 
+    return _opened(path, load_coco_json)[1]
+
+
+def _opened(path: str, function: Callable[[str, str], Sequence]) -> tuple[Sequence, dict[str, float]]:
+    """What ``function`` gives for the labels and their images, and what that took."""
     _forget(path)
     _reset_peak()
     before = _memory("VmRSS")
     start = time.perf_counter()
-    records = load_coco_json(path, "images")
+    opened = function(path, "images")
     seconds = time.perf_counter() - start
-    result = {"images": len(records), "open_s": seconds, "rss": _memory("VmHWM")}
+    result = {"images": len(opened), "open_s": seconds, "rss": _memory("VmHWM")}
     result["rss_added"] = max(0, result["rss"] - before)  # the kernel counts resident pages only roughly
-    return result
+    return opened, result
 
 
 MEASUREMENTS = {"lazy": measure_lazy, "loaded": measure_loaded}

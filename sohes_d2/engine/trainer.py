@@ -26,12 +26,12 @@ from .amp import MixedPrecision
 from .checkpoint import CheckpointError, SOHESCheckpointer
 from .config_file import ConfigError
 from .hooks import CountSkippedImages, DrawExamples
+from .inference_loader import build_test_loader
 from .optimizer import build_optimizer
 from .results import defined_only, write_evaluation
 from .schedule import build_lr_scheduler
 from .step import TrainingStep
 from .teacher_pictures import DrawTeacherLabels
-from .inference_loader import build_test_loader
 
 logger = logging.getLogger(__name__)
 
