@@ -83,11 +83,14 @@ EXTRAS = (
     Package("pydensecrf.densecrf", "pydensecrf2", "the refiner crf of phase 1"),
     Package("segmentation_refinement", "segmentation-refinement", "the refiner cascadepsp of phase 1"),
     Package("skimage", "scikit-image", "the photos of the demo"),
-    Package("onnx", "onnx", "exporting a model"),
-    Package("onnxruntime", "onnxruntime", "running an exported model without Detectron2"),
-    Package("playwright", "playwright", "testing the html page in a browser"),
+    Package("onnx", "onnx", "writing ONNX files: tools/export_onnx.py"),
+    Package("onnxscript", "onnxscript", "writing ONNX files: tools/export_onnx.py"),
+    Package("onnxruntime", "onnxruntime", "checking and running ONNX files, the latter without Detectron2"),
+    Package("playwright", "playwright", "the tests of the html page in a browser"),
     Package("pytest", "pytest", "running the tests"),
 )
+# Browsers that playwright can drive, by the names that systems give them; SOHES_BROWSER names another.
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 # What the configs begin with: SOHES' own backbone, and the small one.
 HUB_MODELS = ("vit_base_patch8_224.dino", "vit_small_patch16_224.dino")
 
@@ -174,6 +177,28 @@ def check_extras() -> Iterator[Finding]:
             yield Finding(package.pip, OPTIONAL, f"broken ({problem}), for {package.purpose}", remedy)
 
 
+def find_browser() -> str | None:
+    """Path of the Chromium or Chrome for the tests of the html page: ``SOHES_BROWSER``, else one on the PATH."""
+    named = os.environ.get("SOHES_BROWSER")
+    return shutil.which(named) if named else next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
+def check_browser() -> Iterator[Finding]:
+    """A browser for the tests of the html page; the page itself opens in any."""
+    purpose = "for the tests of the html page"
+    path = find_browser()
+    if path:
+        yield Finding("Chromium", OK, f"{path}, {purpose}")
+        return
+    named = os.environ.get("SOHES_BROWSER")
+    if named:
+        remedy = "let SOHES_BROWSER name the program of a Chromium or Chrome, or unset it to look on the PATH"
+        yield Finding("Chromium", OPTIONAL, f"SOHES_BROWSER is {named}, which cannot be run; {purpose}", remedy)
+        return
+    remedy = "apt-get install chromium on Debian, or any Chromium or Chrome, named by SOHES_BROWSER if not on the PATH"
+    yield Finding("Chromium", OPTIONAL, purpose, remedy)
+
+
 def check_weights() -> Iterator[Finding]:
     """Pretrained backbones that are in the local cache; the network is not asked."""
     weights, problem = try_import("sohes_d2.weights")
@@ -212,6 +237,7 @@ SECTIONS: tuple[tuple[str, Callable[[], Iterator[Finding]]], ...] = (
     ("Detectron2", check_detectron2),
     ("Devices", check_devices),
     ("Optional", check_extras),
+    ("Browser", check_browser),
     ("Pretrained weights", check_weights),
     ("Tried out", check_phases),
 )

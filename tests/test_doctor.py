@@ -1,6 +1,7 @@
 """The doctor: says what is there, what is missing and what to do, whatever is broken."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -94,6 +95,30 @@ def test_cached_weights_are_found_and_missing_ones_explained(monkeypatch):
     base, small = doctor.check_weights()
     assert (base.state, base.detail) == (OK, "cached at /cache/x")
     assert small.state == OPTIONAL and "hf download timm/vit_small_patch16_224.dino" in small.remedy
+
+
+def test_a_browser_is_found_by_name_or_where_told(monkeypatch, tmp_path):
+    monkeypatch.delenv("SOHES_BROWSER", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (found,) = doctor.check_browser()
+    assert found.state == OPTIONAL and found.remedy.startswith("apt-get install chromium")
+    browser = tmp_path / "google-chrome"
+    browser.write_text("#!/bin/sh\n")
+    browser.chmod(0o755)
+    (found,) = doctor.check_browser()
+    assert found.state == OK and found.detail.startswith(f"{browser}, ")
+    other = tmp_path / "mine"
+    shutil.copy(browser, other)
+    monkeypatch.setenv("SOHES_BROWSER", str(other))
+    assert doctor.find_browser() == str(other)
+    other.unlink()
+    (found,) = doctor.check_browser()  # one that was asked for and is not there is not replaced in silence
+    assert found.state == OPTIONAL and str(other) in found.detail and "SOHES_BROWSER" in found.remedy
+
+
+def test_every_optional_library_has_its_line():
+    names = {package.pip for package in doctor.EXTRAS}
+    assert {"onnx", "onnxscript", "onnxruntime", "playwright", "faster-coco-eval", "ray"} <= names
 
 
 @pytest.mark.parametrize(

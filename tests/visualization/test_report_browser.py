@@ -1,14 +1,12 @@
 """The page in a real browser: pixels, pointer, keys, two files linked, speed.
 
-Needs `pip install playwright` and a Chromium or Chrome on the PATH (or named by SOHES_BROWSER); skipped otherwise.
+Needs the extra `browser` (playwright), and a Chromium or Chrome on the PATH or named by SOHES_BROWSER; else skipped.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -18,17 +16,19 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from report_files import SIZE, box_mask, coco, page_data, result, write_json, write_photo  # noqa: E402
 
+from sohes_d2.doctor import find_browser
 from sohes_d2.structures.masks import encode_masks
 from sohes_d2.visualization.report import ReportOptions, read_label_file, read_metrics, write_report
 from sohes_d2.visualization.report import page as page_module
 from sohes_d2.visualization.report.packing import embed_json, pack_masks
 from sohes_d2.visualization.report.page import data_element, page_parts
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-BROWSER = os.environ.get("SOHES_BROWSER") or next(filter(None, map(shutil.which, BROWSERS)), None)
+BROWSER = find_browser()
 pytestmark = [
-    pytest.mark.skipif(importlib.util.find_spec("playwright") is None, reason="no playwright; pip install playwright"),
-    pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on the PATH; install one or set SOHES_BROWSER"),
+    pytest.mark.skipif(not importlib.util.find_spec("playwright"), reason="no playwright: pip install '.[browser]'"),
+    pytest.mark.skipif(
+        not BROWSER, reason="no Chromium or Chrome: apt-get install chromium, or name one by SOHES_BROWSER"
+    ),
 ]
 ASSETS = Path(page_module.__file__).parent / "assets"
 PAD = 14  # as in stage.js
