@@ -363,6 +363,34 @@ def test_zoom_keeps_pointer_and_masks_together(opened):
     assert len(page.caption[0]) == 4
 
 
+@pytest.mark.parametrize("width", [1300, 1000, 640])
+def test_windows_of_any_width_show_the_picture_and_all_of_a_deep_tree(opened, width):
+    chain = [box_mask(k, k, 60 - k, 80 - k) for k in range(13)]
+    content = {**coco({1: "a.png"}), "annotations": []}
+    for k, mask in enumerate(chain):
+        content["annotations"].append({**result(mask, 1, 0.9 - k / 20), "id": k + 1, "parent_id": k})
+    page = opened(content)
+    page.page.set_viewport_size({"width": width, "height": 760})
+    page.frame()
+    page.press(*["ArrowDown"] * len(chain))
+    rows = page.page.locator("#tree .row")
+    assert rows.count() == len(chain)
+    cut = rows.evaluate_all(
+        """(rows) => rows.filter((row) => {
+          const name = row.querySelector(".name");
+          const last = row.lastElementChild.getBoundingClientRect();
+          return name.scrollWidth > name.clientWidth || last.right > row.getBoundingClientRect().right;
+        }).map((row) => row.innerText)"""
+    )
+    assert cut == []
+    assert page.page.evaluate("document.documentElement.scrollWidth") <= width
+    box = page.page.locator(".surface").bounding_box()
+    assert box["width"] > 300 and box["height"] > 300
+    page.press(*["Escape"] * len(chain))
+    page.point(30, 40)
+    assert page.caption[1] == ["Whole 1"]
+
+
 def test_every_control_has_a_name(opened):
     page = opened(coco({1: "a.png"}), compare=coco({1: "a.png"}), metrics={"a": 1})
     unnamed = page.page.evaluate(
