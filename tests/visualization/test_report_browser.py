@@ -6,12 +6,14 @@ Needs the extra `browser` (playwright), and a Chromium or Chrome on the PATH or 
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))
 from report_files import SIZE, box_mask, coco, page_data, result, write_json, write_photo  # noqa: E402
@@ -409,6 +411,15 @@ def test_every_control_has_a_name(opened):
         outline = page.page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
         assert outline == "solid", order
     assert order[:4] == ["skip", "metrics-open", "help-open", "theme"]
+    surface = page.page.locator(".surface").first
+    box = surface.bounding_box()
+    page.point(30, 45)
+    page.page.mouse.wheel(0, -1500)  # until the picture fills its place
+    surface.focus()
+    page.frame()
+    top = {"x": box["x"] + box["width"] / 2, "y": box["y"] + 1, "width": 1, "height": 1}
+    color = Image.open(io.BytesIO(page.page.screenshot(clip=top))).convert("RGB").getpixel((0, 0))
+    assert color == (0x2F, 0x5F, 0xD8)  # the ring, above the picture
 
 
 def test_two_hundred_images_of_a_hundred_masks_are_quick(browser, tmp_path):
@@ -427,8 +438,6 @@ def test_two_hundred_images_of_a_hundred_masks_are_quick(browser, tmp_path):
         "annotations": [result(mask, 1, float(score)) for mask, score in zip(masks, rng.rand(100))],
     }
     (tmp_path / "images").mkdir()
-    from PIL import Image
-
     photo = np.clip(ys[..., None] / 3 + rng.randn(*size, 3) * 25, 0, 255).astype(np.uint8)
     Image.fromarray(photo).save(tmp_path / "images" / "a.png")
     path = tmp_path / "report.html"
