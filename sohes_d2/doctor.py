@@ -16,6 +16,7 @@ import platform
 import shutil
 import sys
 import textwrap
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -289,6 +290,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Print the report; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.parse_args(arguments)
+    # Detectron2 uses it, with every torch that we support; in the middle of the report it reads like a finding
+    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
     width = max(80, min(shutil.get_terminal_size((120, 24)).columns, 140))
     failed = []
     for title, check in SECTIONS:

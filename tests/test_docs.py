@@ -143,6 +143,11 @@ def test_links_lead_somewhere(path):
             assert anchor in anchors, f"{name_of(path)} links to {link}; {target.name} has {sorted(anchors)}"
 
 
+def test_readme_leads_to_every_page():
+    links = set(LINK.findall(read(REPOSITORY / "README.md")))
+    assert not [name_of(path) for path in DOCS if name_of(path) not in {"README.md", *links}]
+
+
 @pytest.mark.parametrize("path", DOCS, ids=name_of)
 def test_named_files_exist(path):
     text = read(path)
