@@ -3,5 +3,14 @@
 from .base import FEATURE_EXTRACTORS, FeatureExtractor
 from .build import build_feature_extractor
 from .color_texture import ColorTextureExtractor
+from .joint import JointExtractor
+from .vit_file import load_vit_file
 
-__all__ = ["FEATURE_EXTRACTORS", "ColorTextureExtractor", "FeatureExtractor", "build_feature_extractor"]
+__all__ = [
+    "FEATURE_EXTRACTORS",
+    "ColorTextureExtractor",
+    "FeatureExtractor",
+    "JointExtractor",
+    "build_feature_extractor",
+    "load_vit_file",
+]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import timm
@@ -30,6 +31,7 @@ class ViTExtractor(FeatureExtractor):
         name: a plain ViT of timm ("vit_base_patch8_224.dino", "vit_small_patch14_dinov2.lvd142m", ...). Its tag also
             gives the normalisation, so name the tag that suits the weights even when they come from a file.
         weights: as for :func:`sohes_d2.weights.load_weights`; empty for timm's own weights of ``name``.
+        options: more arguments of ``timm.create_model``, for example ``{"depth": 4}``.
         block: which block, negative from the end.
         facet: "key", "query", "value" or "token".
         token_budget: most patches per image.
@@ -46,6 +48,7 @@ class ViTExtractor(FeatureExtractor):
         name: str,
         *,
         weights: str = "",
+        options: Mapping[str, Any] | None = None,
         block: int = -1,
         facet: str = "key",
         token_budget: int = DEFAULT_TOKEN_BUDGET,
@@ -58,7 +61,7 @@ class ViTExtractor(FeatureExtractor):
         self.device = torch.device(device)
         self.dtype = check_dtype(dtype, self.device)
         try:
-            model = timm.create_model(name, num_classes=0, dynamic_img_size=True)
+            model = timm.create_model(name, num_classes=0, dynamic_img_size=True, **(options or {}))
         except TypeError as error:
             raise ValueError(
                 f"{name!r} takes only inputs of one size: choose a plain ViT (timm.list_models('vit_*'))."

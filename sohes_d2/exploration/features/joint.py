@@ -1,0 +1,83 @@
+"""Two kinds of features in one: a network's beside colour and texture.
+
+Colour and texture know where things end, to the pixel, but not what belongs together; the tokens of a small network
+know a little of that, on a coarser grid. Each part is scaled to unit length and then by the square root of its weight
+and put side by side, so that the cosine of two cells is the weighted mean of the two parts' cosines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from .base import FEATURE_EXTRACTORS, FeatureExtractor, check_images
+from .color_texture import ColorTextureExtractor
+from .vit_file import load_vit_file, vit_settings
+
+
+class JointExtractor(FeatureExtractor):
+    """Features of one extractor on its own grid, joined by those of another, resampled to that grid.
+
+    Args:
+        fine: gives the grid, the cell and the thresholds.
+        coarse: runs on a grid whose sides are 1 / ``shrink`` of that.
+        weight: of the coarse part's cosine in the mean, 0..1.
+        shrink: at least 1.
+
+    Raises:
+        ValueError: a weight or shrink out of range.
+    """
+
+    name = "joint"
+
+    def __init__(self, fine: FeatureExtractor, coarse: FeatureExtractor, *, weight: float = 0.5, shrink: float = 3.0):
+        if not 0 <= weight <= 1 or not shrink >= 1:
+            raise ValueError(
+                f"A joint feature needs a weight in [0, 1] and a shrink from 1 on, not {weight}, {shrink}."
+            )
+        self.fine, self.coarse, self.weight, self.shrink = fine, coarse, weight, shrink
+        self.cell, self.token_budget = fine.cell, fine.token_budget
+        self.default_thetas = fine.default_thetas
+        self.device = coarse.device
+
+    def extract_at(self, images: Sequence[np.ndarray], grid: tuple[int, int]) -> np.ndarray:
+        check_images(images)
+        own = tuple(max(1, round(side / self.shrink)) for side in grid)
+        fine = unit_length(self.fine.extract_at(images, grid)) * np.float32(np.sqrt(1 - self.weight))
+        coarse = [resampled(feature, grid) for feature in self.coarse.extract_at(images, own)]
+        coarse = unit_length(np.stack(coarse)) * np.float32(np.sqrt(self.weight))
+        return np.concatenate([fine, coarse], axis=-1)
+
+    def describe(self) -> dict:
+        return {
+            "name": self.name,
+            "weight": self.weight,
+            "shrink": self.shrink,
+            "fine": self.fine.describe(),
+            "coarse": self.coarse.describe(),
+        }
+
+
+def unit_length(features: np.ndarray) -> np.ndarray:
+    """(..., C) with every vector scaled to length 1; zeros stay zeros."""
+    return features / np.maximum(np.linalg.norm(features, axis=-1, keepdims=True), 1e-12)
+
+
+def resampled(feature: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """(rows, cols, C) bilinearly at another grid (rows, cols), cell centre to cell centre, by torch for any C."""
+    if feature.shape[:2] == tuple(grid):
+        return feature
+    x = torch.from_numpy(feature).permute(2, 0, 1)[None]
+    x = torch.nn.functional.interpolate(x, size=tuple(grid), mode="bilinear", align_corners=False)
+    return x[0].permute(1, 2, 0).contiguous().numpy()
+
+
+@FEATURE_EXTRACTORS.register()
+def joint(cfg) -> FeatureExtractor:
+    """``color_texture`` with the ViT of ``EXPLORATION.FEATURES.WEIGHTS``, a file of tools/pretrain_backbone.py."""
+    node = cfg.EXPLORATION.FEATURES
+    settings = {key: value for key, value in vit_settings(cfg).items() if key != "token_budget"}
+    fine = ColorTextureExtractor(token_budget=node.TOKEN_BUDGET) if node.TOKEN_BUDGET else ColorTextureExtractor()
+    return JointExtractor(fine, load_vit_file(node.WEIGHTS, **settings))

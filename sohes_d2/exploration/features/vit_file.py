@@ -1,0 +1,71 @@
+"""A ViT that this project trained itself: the file says which architecture it holds."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from ...weights import WeightsError
+from .base import FEATURE_EXTRACTORS, FeatureExtractor
+
+METADATA_KEY = "sohes_d2"  # in the header of the safetensors file: json with "name" and "options"
+
+
+def read_architecture(path: str) -> dict[str, Any]:
+    """What ``tools/pretrain_backbone.py`` wrote into the header of a weights file.
+
+    Returns:
+        "name" and "options" of ``timm.create_model``, and "facet", the features that were found good.
+
+    Raises:
+        WeightsError: not such a file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = os.path.expanduser(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(METADATA_KEY)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"Weights {path!r}: no readable safetensors file ({error}).") from error
+    if text is None:
+        raise WeightsError(
+            f"Weights {path!r}: the header does not say which architecture it holds, as files of "
+            "tools/pretrain_backbone.py do. Name it: EXPLORATION.FEATURES.NAME with a ViT of timm."
+        )
+    return json.loads(text)
+
+
+def load_vit_file(path: str, **settings: Any) -> FeatureExtractor:
+    """The `ViTExtractor` of a file of ``tools/pretrain_backbone.py``.
+
+    Args:
+        path: of the safetensors file.
+        settings: further arguments of `ViTExtractor`; "facet" is the file's own by default.
+
+    Raises:
+        WeightsError: not such a file.
+    """
+    from .vit import ViTExtractor
+
+    if not path:
+        raise WeightsError(
+            "EXPLORATION.FEATURES.WEIGHTS is empty: give the file that tools/pretrain_backbone.py wrote."
+        )
+    found = read_architecture(path)
+    settings = {"facet": found.get("facet", "token"), **settings}
+    return ViTExtractor(found["name"], options=found.get("options"), weights=path, **settings)
+
+
+@FEATURE_EXTRACTORS.register()
+def vit_file(cfg) -> FeatureExtractor:
+    """``EXPLORATION.FEATURES.WEIGHTS`` is a file of tools/pretrain_backbone.py, which says the rest."""
+    return load_vit_file(cfg.EXPLORATION.FEATURES.WEIGHTS, **vit_settings(cfg))
+
+
+def vit_settings(cfg) -> dict[str, Any]:
+    """The arguments of a `ViTExtractor` that the config has for any file."""
+    node = cfg.EXPLORATION.FEATURES
+    settings = {"block": node.BLOCK, "dtype": node.DTYPE, "device": cfg.MODEL.DEVICE}
+    return {**settings, "token_budget": node.TOKEN_BUDGET} if node.TOKEN_BUDGET else settings
