@@ -19,7 +19,7 @@ from sohes_d2.exploration.zoom import Zoom
 REPOSITORY = Path(__file__).parents[1]
 CONFIGS = sorted((REPOSITORY / "configs").rglob("*.yaml"))
 EXPLORATION = [path for path in CONFIGS if path.parent.name == "exploration"]
-TRAINING = [path for path in CONFIGS if path.parent.name != "exploration"]
+TRAINING = [path for path in CONFIGS if path.parent.name not in ("exploration", "pretraining")]
 
 
 def defaults():

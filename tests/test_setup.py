@@ -27,6 +27,7 @@ BELOW = {
     "visualization": {"structures", "exploration", "modeling"},
     "correction": {"structures", "exploration", "modeling"},
     "engine": {"structures", "exploration", "modeling", "data", "evaluation", "visualization", "correction"},
+    "pretraining": {"structures", "exploration", "data", "evaluation", "engine"},
 }
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 SCRIPTS = sorted([*(REPOSITORY / "tools").glob("*.py"), *(REPOSITORY / "datasets").glob("*.py")])

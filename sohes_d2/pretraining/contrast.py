@@ -1,0 +1,61 @@
+"""The place term: what two crops show at one place of a photo is alike, and unlike what other places and photos show.
+
+Dense contrastive learning (Wang et al., CVPR 2021; VICRegL, Bardes et al., NeurIPS 2022), with places that may lie a
+little apart: patches that are often neighbours belong together (Isola et al., Learning visual groups from
+co-occurrences in space and time, 2015). It learns from few photos, since every pair of places is a sample.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def common_places(boxes: Tensor, points: int) -> Tensor:
+    """Random places that both global views of a photo show.
+
+    Args:
+        boxes: (B, 2, 4) as (y0, x0, y1, x1) in pixels of the photo, overlapping.
+        points: per photo.
+
+    Returns:
+        (B, points, 2) as (y, x) in the photo.
+    """
+    low = boxes[..., :2].amax(dim=1)
+    high = boxes[..., 2:].amin(dim=1)
+    random = torch.rand(len(boxes), points, 2, device=boxes.device)
+    return low[:, None] + random * (high - low)[:, None]
+
+
+def moved_apart(places: Tensor, boxes: Tensor, patch_share: float, sigma: float) -> Tensor:
+    """``places`` (B, P, 2) moved by a Gaussian of ``sigma`` patches, but not out of the view of ``boxes`` (B, 4).
+
+    ``patch_share`` is the side of a patch as a share of the view's.
+    """
+    if sigma <= 0:
+        return places
+    low, high = boxes[:, None, :2], boxes[:, None, 2:]
+    step = torch.randn_like(places) * (high - low) * (patch_share * sigma)
+    return torch.minimum(torch.maximum(places + step, low), high)
+
+
+def features_at(maps: Tensor, places: Tensor, boxes: Tensor, flips: Tensor) -> Tensor:
+    """Features of views at places of the photo, bilinearly.
+
+    Args:
+        maps: (B, C, rows, cols), one view per photo.
+        places: (B, P, 2) as (y, x) in the photo.
+        boxes: (B, 4) of the views, (y0, x0, y1, x1) in the photo.
+        flips: (B,) bool, whether the view is mirrored left to right.
+
+    Returns:
+        (B, P, C).
+    """
+    low, high = boxes[:, None, :2], boxes[:, None, 2:]
+    within = 2 * (places - low) / (high - low) - 1  # -1..1 over the view
+    y, x = within.unbind(-1)
+    x = torch.where(flips[:, None], -x, x)
+    grid = torch.stack([x, y], dim=-1)[:, :, None]
+    found = F.grid_sample(maps, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return found[..., 0].transpose(1, 2)

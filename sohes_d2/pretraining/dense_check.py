@@ -1,0 +1,155 @@
+"""The dense check: do features tell the segments of an image apart?
+
+The area under the ROC curve (AUC) of "these two patches lie in one true segment" by the cosine of their features,
+against pairs of patches of two different segments of the same image. 0.5 is chance, 1 is perfect. Nothing is trained
+or clustered, so it takes seconds, and any COCO json will do, whose segments may overlap and nest.
+
+Near patches are often of one segment and look alike, so that features of place alone do well. Phase 1 only ever merges
+neighbours; the NEAR AUC therefore pairs each "same" with a "different" that lies as far apart.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from scipy.stats import rankdata
+
+from ..evaluation.ground_truth import group_by_image, images_by_id, read_json, read_mask
+from ..exploration.features import FeatureExtractor
+from ..structures.images import ImageReadError, read_image
+from ..structures.masks import decode_mask
+
+COVERED = 0.5  # share of a cell that a segment must cover to own it
+_CANDIDATES = 64  # cells looked at for a "different" cell at the same distance
+
+
+@dataclass(frozen=True)
+class DenseScore:
+    """What :meth:`DenseCheck.score` found.
+
+    Attributes:
+        auc: mean over images of the AUC of same against different pairs.
+        near_auc: the same with pairs matched by distance.
+        images: that counted.
+        skipped: file name -> reason, of images that could not be read or hold no two segments.
+    """
+
+    auc: float
+    near_auc: float
+    images: int
+    skipped: dict[str, str]
+
+
+class DenseCheck:
+    """Segment AUC of feature extractors on a COCO json."""
+
+    def __init__(
+        self, json_file: str, image_root: str, *, max_images: int = 0, pairs: int = 32, keep: Sequence[Any] = ()
+    ):
+        """
+        Args:
+            json_file: COCO ground truth; categories do not matter, crowds are left out.
+            image_root: folder of its images.
+            max_images: images to use, evenly spread over the file; 0: all.
+            pairs: per segment and kind.
+            keep: image ids to use; empty: all.
+
+        Raises:
+            EvaluationError: not a COCO json.
+        """
+        content = read_json(json_file)
+        records = images_by_id(content["images"], json_file)
+        records = {key: value for key, value in records.items() if not keep or key in set(keep)}
+        if max_images and len(records) > max_images:
+            chosen = np.linspace(0, len(records) - 1, max_images).round().astype(int)
+            records = {key: records[key] for key in np.array(list(records), object)[chosen]}
+        segments = [a for a in content["annotations"] if not a.get("iscrowd") and a["image_id"] in records]
+        self._segments = group_by_image(segments, records)
+        self._records = records
+        self._root, self._where, self._pairs = image_root, json_file, pairs
+
+    def score(self, extractor: FeatureExtractor) -> DenseScore:
+        """The AUC of an extractor's features on its own grids. The pairs of an image are the same at every call."""
+        scores, skipped = [], {}
+        for number, (image_id, record) in enumerate(self._records.items()):
+            name = record["file_name"]
+            try:
+                image = read_image(os.path.join(self._root, name))
+            except ImageReadError as error:
+                skipped[name] = str(error)
+                continue
+            features = extractor.extract([image])[0]
+            size = image.shape[:2]
+            where = f"{self._where}, image {image_id}"
+            masks = (decode_mask(read_mask(a, size, where)) for a in self._segments[image_id])
+            owners = cells_of_segments(masks, features.shape[:2])
+            found = image_auc(features, owners, self._pairs, np.random.default_rng(number))
+            if found is None:
+                skipped[name] = "no two segments with two cells"
+            else:
+                scores.append(found)
+        auc, near_auc = np.mean(scores, axis=0) if scores else (float("nan"), float("nan"))
+        return DenseScore(float(auc), float(near_auc), len(scores), skipped)
+
+
+def cells_of_segments(masks: Iterable[np.ndarray], grid: tuple[int, int]) -> np.ndarray:
+    """Which cells a segment owns, because it covers half of them or more.
+
+    Args:
+        masks: (H, W) bool or uint8 each.
+        grid: (rows, cols).
+
+    Returns:
+        (segments, rows * cols) bool.
+    """
+    rows, cols = grid
+    shares = [cv2.resize(np.asarray(mask, np.float32), (cols, rows), interpolation=cv2.INTER_AREA) for mask in masks]
+    return np.stack(shares).reshape(-1, rows * cols) >= COVERED if shares else np.zeros((0, rows * cols), bool)
+
+
+def image_auc(
+    features: np.ndarray, owners: np.ndarray, pairs: int, rng: np.random.Generator
+) -> tuple[float, float] | None:
+    """AUC and near AUC of one image, or None where no segment has two cells and another segment beside it.
+
+    Args:
+        features: (rows, cols, C).
+        owners: (segments, rows * cols) bool.
+        pairs: per segment and kind.
+        rng: draws the pairs.
+    """
+    rows, cols, dims = features.shape
+    unit = features.reshape(-1, dims)
+    unit = unit / np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
+    y, x = np.divmod(np.arange(rows * cols), cols)
+    somewhere = owners.any(axis=0)
+    same, different, near = [], [], []
+    for inside in owners:
+        members, others = np.flatnonzero(inside), np.flatnonzero(somewhere & ~inside)
+        if len(members) < 2 or len(others) == 0:
+            continue
+        a = rng.choice(members, pairs)
+        b = members[(np.searchsorted(members, a) + rng.integers(1, len(members), pairs)) % len(members)]  # never a
+        c = rng.choice(others, (pairs, _CANDIDATES))
+        wanted = np.hypot(y[a] - y[b], x[a] - x[b])
+        distances = np.hypot(y[a][:, None] - y[c], x[a][:, None] - x[c])
+        nearest = np.abs(distances - wanted[:, None]).argmin(axis=1)
+        same.append((unit[a] * unit[b]).sum(axis=1))
+        different.append((unit[a] * unit[c[:, 0]]).sum(axis=1))
+        near.append((unit[a] * unit[c[np.arange(pairs), nearest]]).sum(axis=1))
+    if not same:
+        return None
+    positive = np.concatenate(same)
+    return pair_auc(positive, np.concatenate(different)), pair_auc(positive, np.concatenate(near))
+
+
+def pair_auc(positive: np.ndarray, negative: np.ndarray) -> float:
+    """Probability that a value of ``positive`` is above one of ``negative``; ties count half (Mann and Whitney)."""
+    ranks = rankdata(np.concatenate([positive, negative]))
+    wins = ranks[: len(positive)].sum() - len(positive) * (len(positive) + 1) / 2
+    return float(wins / (len(positive) * len(negative)))

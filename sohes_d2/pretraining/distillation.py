@@ -1,0 +1,152 @@
+"""Distillation of a large self-supervised ViT into a small one, patch by patch.
+
+For those who have the weights of DINO or DINOv2 and want their features at a fraction of the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from detectron2.config import configurable
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..exploration.features.network import freeze
+from ..weights import WeightsError, load_weights
+from .library import NegativeCosineSimilarity
+from .trunk import build_trunk, normalization
+
+
+class FeatureDistillation(nn.Module):
+    """A student ViT whose patch tokens, after a linear layer, point where a frozen teacher's do.
+
+    The teacher sees the same crop, resized so that its grid is the student's if its patches are of another size; where
+    the grids still differ, its map is resized.
+
+    Attributes:
+        trunk: the student, which is what is kept.
+        teacher: frozen.
+    """
+
+    @configurable
+    def __init__(self, *, trunk: VisionTransformer, teacher: VisionTransformer, resolution: float = 1.0):
+        """
+        Args:
+            trunk: the student.
+            teacher: with its weights.
+            resolution: rows of the teacher's grid over those of the student's.
+
+        Raises:
+            ValueError: a resolution that is not positive.
+        """
+        super().__init__()
+        if not resolution > 0:
+            raise ValueError(f"PRETRAINING.TEACHER.RESOLUTION {resolution} is not above 0.")
+        self.trunk = trunk
+        # Of a ViT with a class token nothing but its patches is taught; what only the class needs gets no gradient.
+        self.teacher = freeze(teacher, torch.device("cpu"))
+        self.projection = nn.Linear(trunk.embed_dim, teacher.embed_dim)
+        self.resolution = resolution
+        self.loss = NegativeCosineSimilarity(dim=-1)
+        self.register_load_state_dict_post_hook(_without_teacher)
+        for owner, vit in (("student", trunk), ("teacher", teacher)):
+            mean, std = normalization(vit)
+            self.register_buffer(f"{owner}_mean", mean, persistent=False)
+            self.register_buffer(f"{owner}_std", std, persistent=False)
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> dict[str, Any]:
+        node, vit = cfg.PRETRAINING.TEACHER, cfg.MODEL.VIT
+        return {
+            "trunk": build_trunk(vit.NAME, vit.OPTIONS, vit.DROP_PATH),
+            "teacher": load_teacher(node.NAME, node.WEIGHTS, node.OPTIONS),
+            "resolution": node.RESOLUTION,
+        }
+
+    @property
+    def student_trunk(self) -> VisionTransformer:
+        """The ViT that is trained."""
+        return self.trunk
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Without the teacher, who never changes."""
+        state = super().state_dict(*args, **kwargs)
+        return {key: value for key, value in state.items() if not _is_teachers(key)}
+
+    def train(self, mode: bool = True) -> FeatureDistillation:
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def begin(self, iteration: int) -> None:
+        """Nothing here depends on the iteration."""
+
+    def after_step(self) -> None:
+        """Nothing follows a step."""
+
+    def after_backward(self) -> None:
+        """Gradients are left as they are."""
+
+    def forward(self, batch: list[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """1 - cosine between student and teacher, mean over the patches of the global views of `views.MultiCrop`."""
+        views = torch.cat([sample["global"] for sample in batch]).to(self.student_mean.device).float()
+        said = self.projection(self.student_maps(views))
+        with torch.no_grad():
+            meant = self.teacher_maps(views, said.shape[1:3])
+        return {"loss_distillation": 1 + self.loss(said.float().flatten(0, 2), meant.float().flatten(0, 2))}
+
+    def student_maps(self, views: Tensor) -> Tensor:
+        """(B, rows, cols, C) of views (B, 3, H, W) in 0..255."""
+        return patch_map(self.trunk, (views - self.student_mean) / self.student_std)
+
+    def teacher_maps(self, views: Tensor, grid: tuple[int, int]) -> Tensor:
+        """The teacher's map of views (B, 3, H, W) in 0..255 on the student's grid (rows, cols): (B, rows, cols, C)."""
+        patch = int(self.teacher.patch_embed.feat_ratio())
+        size = [max(1, round(cells * self.resolution)) * patch for cells in grid]
+        if list(views.shape[-2:]) != size:
+            views = F.interpolate(views, size=size, mode="bicubic", antialias=True).clamp(0, 255)
+        maps = patch_map(self.teacher, (views - self.teacher_mean) / self.teacher_std)
+        if tuple(maps.shape[1:3]) != tuple(grid):
+            maps = maps.permute(0, 3, 1, 2).float()
+            maps = F.interpolate(maps, size=tuple(grid), mode="bilinear", antialias=True).permute(0, 2, 3, 1)
+        return maps
+
+
+def _is_teachers(key: str) -> bool:
+    return "teacher" in key.split(".")
+
+
+def _without_teacher(_: nn.Module, incompatible: Any) -> None:
+    """Not missing: no checkpoint has the teacher."""
+    incompatible.missing_keys[:] = [key for key in incompatible.missing_keys if not _is_teachers(key)]
+
+
+def patch_map(trunk: VisionTransformer, views: Tensor) -> Tensor:
+    """Patch tokens after the final norm, on their grid: (B, rows, cols, C) of normalised views (B, 3, H, W)."""
+    patch = int(trunk.patch_embed.feat_ratio())
+    tokens = trunk.forward_features(views)[:, trunk.num_prefix_tokens :]
+    return tokens.unflatten(1, (views.shape[-2] // patch, views.shape[-1] // patch))
+
+
+def load_teacher(name: str, weights: str, options: Mapping[str, Any]) -> VisionTransformer:
+    """The teacher with its weights; "" for the hub's of its name.
+
+    Raises:
+        WeightsError: they cannot be had, or do not fill the architecture.
+        ValueError: no such ViT.
+    """
+    try:
+        teacher = build_trunk(name, options)
+    except ValueError as error:
+        raise ValueError(str(error).replace("MODEL.VIT.", "PRETRAINING.TEACHER.")) from error
+    report = load_weights(teacher, weights or f"hub:{name}")
+    if report.missing:
+        raise WeightsError(
+            f"Weights {report.origin} lack {len(report.missing)} tensors of {name!r} "
+            f"({', '.join(report.missing[:4])}). Set PRETRAINING.TEACHER.NAME to the architecture that they were made "
+            "with."
+        )
+    return teacher

@@ -1,0 +1,45 @@
+"""What training leaves: a safetensors file in timm's names that knows its architecture, and a model card."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from ..data.records import atomic_writer, write_json
+from ..exploration.features.vit_file import METADATA_KEY
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def export_trunk(trunk: nn.Module, path: str, architecture: Mapping[str, Any], dtype: str = "float16") -> None:
+    """Write a ViT's weights, whole or not at all.
+
+    Args:
+        trunk: of timm.
+        path: of the safetensors file; its folder is made.
+        architecture: json-ready, goes into the file's header: "name" and "options" of ``timm.create_model``.
+        dtype: float32, float16 (half the size) or bfloat16.
+
+    Raises:
+        ValueError: an unknown dtype, or weights beyond the range of float16.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"PRETRAINING.OUTPUT_DTYPE {dtype!r} is not one of {', '.join(DTYPES)}.")
+    state = {key: value.detach().cpu().to(DTYPES[dtype]).contiguous() for key, value in trunk.state_dict().items()}
+    bad = [key for key, value in state.items() if not torch.isfinite(value).all()]
+    if bad:
+        raise ValueError(f"{', '.join(bad[:4])} is not finite in {dtype}; set PRETRAINING.OUTPUT_DTYPE float32.")
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    with atomic_writer(path) as file:
+        file.write(save(state, metadata={"format": "pt", METADATA_KEY: json.dumps(architecture, sort_keys=True)}))
+
+
+def write_card(path: str, card: Mapping[str, Any]) -> None:
+    """Write the model card beside the weights: what they learned from, how long, and how good they are."""
+    write_json(path, dict(card))

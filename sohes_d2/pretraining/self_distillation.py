@@ -1,0 +1,276 @@
+"""Self-distillation without labels: DINO's image term, iBOT's patch term, and a place term across crops."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from detectron2.config import configurable
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from .contrast import common_places, features_at, moved_apart
+from .library import (
+    DINOLoss,
+    DINOProjectionHead,
+    IBOTPlusPlusPatchLoss,
+    MaskedVisionTransformerTIMM,
+    NTXentLoss,
+    cosine_schedule,
+    random_block_mask,
+    update_momentum,
+)
+from .trunk import build_trunk, normalization
+
+
+class Branch(nn.Module):
+    """A trunk with the heads of the terms that are used; student and teacher are one each."""
+
+    def __init__(self, trunk: VisionTransformer, image_head: nn.Module | None, patch_head: nn.Module | None):
+        super().__init__()
+        # Fixed sine-cosine positions: learned ones would need more photos, and are resampled worse to larger inputs.
+        self.encoder = MaskedVisionTransformerTIMM(trunk, weight_initialization="skip")
+        self.image_head = image_head
+        self.patch_head = patch_head
+
+    def forward(self, views: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Tokens (B, prefix + N, C) of normalised square views (B, 3, S, S); ``mask`` (B, prefix + N) bool."""
+        return self.encoder.encode(views, mask=mask)
+
+
+class SelfDistillation(nn.Module):
+    """A student that learns to say of crops what its slow average, the teacher, says of others (Caron et al., DINO,
+    ICCV 2021) and of patches that were hidden from it (Zhou et al., iBOT, ICLR 2022), and to tell places apart.
+
+    Attributes:
+        student: the `Branch` that is trained.
+        teacher: its exponential moving average, which is what is kept in the end.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        trunk: VisionTransformer,
+        total_iterations: int,
+        image_weight: float = 1.0,
+        patch_weight: float = 1.0,
+        visible_weight: float = 0.0,
+        place_weight: float = 1.0,
+        prototypes: int = 1024,
+        head_hidden: int = 512,
+        head_bottleneck: int = 128,
+        student_temperature: float = 0.1,
+        teacher_temperature: Sequence[float] = (0.04, 0.07),
+        temperature_warmup: int = 0,
+        center_momentum: float = 0.9,
+        ema_momentum: Sequence[float] = (0.99, 1.0),
+        mask_views: float = 0.5,
+        mask_ratio: Sequence[float] = (0.1, 0.5),
+        points: int = 16,
+        point_sigma: float = 0.5,
+        place_temperature: float = 0.1,
+        freeze_last_layer: int = 0,
+    ):
+        """
+        Args:
+            trunk: of the student; the teacher starts as its copy.
+            total_iterations: over which the schedules run.
+            image_weight: of the image term (DINO); 0 leaves it out, with its head and the local views.
+            patch_weight: of the patch term (iBOT); 0 leaves it out, with its head and the masks.
+            visible_weight: within the patch term, of patches that were not hidden (iBOT++).
+            place_weight: of the place term; 0 leaves it out.
+            prototypes: outputs of a head.
+            head_hidden: hidden width of a head.
+            head_bottleneck: width before a head's last layer.
+            student_temperature: of the softmax; lower is sharper.
+            teacher_temperature: from and to, linear over ``temperature_warmup`` iterations.
+            temperature_warmup: iterations.
+            center_momentum: of the mean that is taken off the teacher's outputs, against collapse.
+            ema_momentum: of the teacher, from and to, cosine over the training.
+            mask_views: share of the global views in which patches are hidden.
+            mask_ratio: share of a view's patches that are hidden, from and to.
+            points: places per photo for the place term.
+            point_sigma: patches by which two places that belong together lie apart (standard deviation per axis).
+            place_temperature: of the place term.
+            freeze_last_layer: iterations in which the last layers of the heads stand still.
+
+        Raises:
+            ValueError: all weights are 0.
+        """
+        super().__init__()
+        if not max(image_weight, patch_weight, place_weight) > 0:
+            raise ValueError("All of PRETRAINING.LOSSES' weights are 0: there is nothing to learn. Set one above 0.")
+        self.weights = {"image": image_weight, "patch": patch_weight, "place": place_weight}
+        self.visible_weight = visible_weight
+        self.total_iterations = total_iterations
+        self.teacher_temperature, self.temperature_warmup = tuple(teacher_temperature), temperature_warmup
+        self.ema_momentum = tuple(ema_momentum)
+        self.mask_views, self.mask_ratio = mask_views, tuple(mask_ratio)
+        self.points, self.point_sigma = points, point_sigma
+        self.freeze_last_layer = freeze_last_layer
+        self.iteration = 0
+
+        def head(weight: float) -> nn.Module | None:
+            if weight <= 0:
+                return None
+            with warnings.catch_warnings():  # of torch, on the weight norm that the library takes
+                warnings.simplefilter("ignore", FutureWarning)
+                return DINOProjectionHead(trunk.embed_dim, head_hidden, head_bottleneck, prototypes)
+
+        self.student = Branch(trunk, head(image_weight), head(patch_weight))
+        # A parameter that no output depends on would stop distributed training.
+        self.student.encoder.mask_token.requires_grad_(patch_weight > 0)
+        # The heads cannot be copied: weight norm keeps a computed tensor in them.
+        self.teacher = Branch(copy.deepcopy(trunk), head(image_weight), head(patch_weight)).requires_grad_(False)
+        self.teacher.load_state_dict(self.student.state_dict())
+        self.image_loss = DINOLoss(prototypes, student_temp=student_temperature, center_momentum=center_momentum)
+        self.patch_loss = IBOTPlusPlusPatchLoss(
+            prototypes, student_temp=student_temperature, center_momentum=center_momentum
+        )
+        self.place_loss = NTXentLoss(place_temperature, gather_distributed=True)
+        self.prefix: int = trunk.num_prefix_tokens
+        if image_weight > 0 and not self.prefix:
+            raise ValueError("The image term needs a class token: set PRETRAINING.LOSSES.IMAGE 0 for this MODEL.VIT.")
+        self.patch = int(trunk.patch_embed.feat_ratio())
+        mean, std = normalization(trunk)
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> dict[str, Any]:
+        node, losses, vit = cfg.PRETRAINING, cfg.PRETRAINING.LOSSES, cfg.MODEL.VIT
+        return {
+            "trunk": build_trunk(vit.NAME, vit.OPTIONS, vit.DROP_PATH),
+            "total_iterations": cfg.SOLVER.MAX_ITER,
+            "image_weight": losses.IMAGE,
+            "patch_weight": losses.PATCH,
+            "visible_weight": losses.VISIBLE,
+            "place_weight": losses.PLACE,
+            "prototypes": node.HEAD.PROTOTYPES,
+            "head_hidden": node.HEAD.HIDDEN_DIM,
+            "head_bottleneck": node.HEAD.BOTTLENECK_DIM,
+            "freeze_last_layer": node.HEAD.FREEZE_LAST_LAYER,
+            "student_temperature": losses.STUDENT_TEMPERATURE,
+            "teacher_temperature": losses.TEACHER_TEMPERATURE,
+            "temperature_warmup": losses.TEMPERATURE_WARMUP,
+            "center_momentum": losses.CENTER_MOMENTUM,
+            "ema_momentum": node.EMA_MOMENTUM,
+            "mask_views": node.MASK.VIEWS,
+            "mask_ratio": node.MASK.RATIO,
+            "points": losses.PLACE_POINTS,
+            "point_sigma": losses.PLACE_SIGMA,
+            "place_temperature": losses.PLACE_TEMPERATURE,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.mean.device
+
+    @property
+    def trunk(self) -> VisionTransformer:
+        """The ViT that is kept: the teacher's."""
+        return self.teacher.encoder.vit
+
+    @property
+    def student_trunk(self) -> VisionTransformer:
+        """The ViT that is trained."""
+        return self.student.encoder.vit
+
+    def begin(self, iteration: int) -> None:
+        """Say which iteration follows; the schedules need it."""
+        self.iteration = iteration
+
+    def temperature(self) -> float:
+        """The teacher's temperature in this iteration."""
+        start, end = self.teacher_temperature
+        if self.iteration >= self.temperature_warmup:
+            return end
+        return start + (end - start) * self.iteration / self.temperature_warmup
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Move the teacher towards the student."""
+        start, end = self.ema_momentum
+        momentum = cosine_schedule(self.iteration, self.total_iterations, start, end)
+        update_momentum(self.student, self.teacher, float(momentum))
+
+    def after_backward(self) -> None:
+        """Keep the last layers still at the beginning: their gradients are largest while nothing is learned yet."""
+        for head in (self.student.image_head, self.student.patch_head):
+            if head is not None and self.iteration < self.freeze_last_layer:
+                for parameter in head.last_layer.parameters():
+                    parameter.grad = None
+
+    def forward(self, batch: list[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Weighted losses of samples as `views.MultiCrop` makes them; updates the centers."""
+        # All first views, then all second ones.
+        views = self._normalized(torch.stack([sample["global"] for sample in batch], dim=1).flatten(0, 1))
+        mask = self._mask(len(views), views.shape[-1] // self.patch) if self.weights["patch"] else None
+        student = self.student(views, self._with_prefix(mask))
+        losses = {}
+        if self.weights["image"] or self.weights["patch"]:
+            with torch.no_grad():
+                teacher = self.teacher(views)
+            if self.weights["image"]:
+                losses["loss_image"] = self._image_term(student, teacher, batch)
+            if self.weights["patch"]:
+                losses["loss_patch"] = self._patch_term(student, teacher, mask)
+        if self.weights["place"]:
+            losses["loss_place"] = self._place_term(student, batch)
+        return {key: self.weights[key[len("loss_") :]] * value for key, value in losses.items()}
+
+    def _image_term(self, student: Tensor, teacher: Tensor, batch: list[Mapping[str, Tensor]]) -> Tensor:
+        count = len(batch)
+        classes = [student[:, 0]]
+        if len(batch[0]["local"]):
+            local = self._normalized(torch.stack([sample["local"] for sample in batch], dim=1).flatten(0, 1))
+            classes.append(self.student(local)[:, 0])
+        said = self.student.image_head(torch.cat(classes)).float().split(count)
+        with torch.no_grad():
+            meant = self.teacher.image_head(teacher[:, 0]).float().split(count)
+        return self.image_loss(list(meant), list(said), teacher_temp=self.temperature())
+
+    def _patch_term(self, student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+        flat = mask.flatten(1)
+        patches, targets = student[:, self.prefix :], teacher[:, self.prefix :]
+        if not self.visible_weight:  # then only what was hidden need go through the heads
+            hidden = flat.any(dim=1)
+            patches, targets, flat = patches[hidden], targets[hidden], flat[hidden]
+        said = self.student.patch_head(patches).float()
+        with torch.no_grad():
+            meant = self.teacher.patch_head(targets).float()
+        return self.patch_loss(meant, said, flat, self.temperature(), self.visible_weight)
+
+    def _place_term(self, student: Tensor, batch: list[Mapping[str, Tensor]]) -> Tensor:
+        boxes = torch.stack([sample["boxes"] for sample in batch]).to(self.device)
+        flips = torch.stack([sample["flips"] for sample in batch]).to(self.device)
+        patches = student[:, self.prefix :].float()
+        side = round(patches.shape[1] ** 0.5)
+        maps = patches.transpose(1, 2).unflatten(2, (side, side)).split(len(batch))
+        places = common_places(boxes, self.points)
+        first = features_at(maps[0], places, boxes[:, 0], flips[:, 0])
+        near = moved_apart(places, boxes[:, 1], 1 / side, self.point_sigma)
+        second = features_at(maps[1], near, boxes[:, 1], flips[:, 1])
+        return self.place_loss(first.flatten(0, 1), second.flatten(0, 1))
+
+    def _mask(self, views: int, side: int) -> Tensor:
+        """(views, side, side) bool: hidden patches."""
+        low, high = self.mask_ratio
+        share = max(self.mask_views, 1.001 / views)  # at least one view, whatever the batch
+        block = min(4, max(1, int(low * side**2)))
+        mask = random_block_mask((views, side, side), share, low, high, min_num_masks_per_block=block)
+        return mask.to(self.device)
+
+    def _with_prefix(self, mask: Tensor | None) -> Tensor | None:
+        if mask is None:
+            return None
+        flat = mask.flatten(1)
+        return torch.cat([flat.new_zeros(len(flat), self.prefix), flat], dim=1)
+
+    def _normalized(self, views: Tensor) -> Tensor:
+        return (views.to(self.device).float() - self.mean) / self.std

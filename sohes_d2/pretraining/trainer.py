@@ -1,0 +1,264 @@
+"""The trainer of backbones: `SOHESTrainer` with photos in place of labels, and the dense check in place of AR."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import HookBase
+from detectron2.engine import hooks as detectron2_hooks
+from detectron2.utils import comm
+from torch import nn
+
+from .. import __version__
+from ..data.records import write_json
+from ..data.training_stream import build_training_loader
+from ..engine.config_file import ConfigError
+from ..engine.hooks import CountSkippedImages
+from ..engine.trainer import SOHESTrainer
+from ..exploration.features.vit_file import load_vit_file
+from ..weights import load_weights
+from .dense_check import DenseCheck
+from .distillation import FeatureDistillation
+from .export import export_trunk
+from .photos import list_photos
+from .self_distillation import SelfDistillation
+from .views import MultiCrop
+
+logger = logging.getLogger(__name__)
+
+METHODS = {"self_distillation": SelfDistillation, "distillation": FeatureDistillation}
+BEST, LAST, CARD = "backbone_best.safetensors", "backbone_last.safetensors", "model_card.json"
+
+
+class PretrainingTrainer(SOHESTrainer):
+    """Trains a ViT on photos without labels: construct, `resume_or_load`, `train`.
+
+    OUTPUT_DIR receives the last and the best backbone beside what every training writes. As there, a training that was
+    stopped and resumed is the same as one that was not.
+    """
+
+    def __init__(self, cfg: CfgNode):
+        """
+        Args:
+            cfg: see `sohes_d2.config`, PRETRAINING.
+
+        Raises:
+            ConfigError: a setting that cannot be used.
+            SourceError: PRETRAINING.IMAGES names nothing usable.
+            WeightsError: MODEL.VIT.WEIGHTS or PRETRAINING.TEACHER.WEIGHTS cannot be had, read or matched.
+        """
+        if not cfg.PRETRAINING.IMAGES:
+            raise ConfigError("PRETRAINING.IMAGES is empty; name one or more folders of photos")
+        self._photos = list_photos(cfg.PRETRAINING.IMAGES)
+        self.build_mapper(cfg)  # its errors come before the weights are loaded
+        super().__init__(cfg)
+        model = self.checkpointer.model
+        _check_sizes(cfg, int(model.student_trunk.patch_embed.feat_ratio()))
+        self._trainer.optimizer.register_step_pre_hook(lambda *_: model.after_backward())
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Go on from the last checkpoint of OUTPUT_DIR, or else begin with MODEL.VIT.WEIGHTS, or else from scratch."""
+        resume = resume and self.checkpointer.has_checkpoint()
+        source = self.cfg.MODEL.VIT.WEIGHTS
+        model = self.checkpointer.model
+        if not resume and source and source != "random":
+            load_weights(model.student_trunk, source)
+            if model.trunk is not model.student_trunk:
+                model.trunk.load_state_dict(model.student_trunk.state_dict())
+        super(SOHESTrainer, self).resume_or_load(resume)
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """The model of ``PRETRAINING.METHOD``.
+
+        Raises:
+            ConfigError: a setting that it cannot be built with.
+        """
+        if cfg.PRETRAINING.METHOD not in METHODS:
+            raise ConfigError(f"PRETRAINING.METHOD {cfg.PRETRAINING.METHOD!r} is none of {', '.join(METHODS)}")
+        try:
+            return METHODS[cfg.PRETRAINING.METHOD](cfg).to(cfg.MODEL.DEVICE).train()
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+
+    @classmethod
+    def build_mapper(cls, cfg: CfgNode, is_train: bool = True) -> Callable[[dict[str, Any]], dict[str, Any]]:
+        """From a photo's record to its views.
+
+        Raises:
+            ConfigError: a setting out of range.
+        """
+        views = cfg.PRETRAINING.VIEWS
+        uses_local = cfg.PRETRAINING.METHOD == "self_distillation" and cfg.PRETRAINING.LOSSES.IMAGE > 0
+        try:
+            return MultiCrop(cfg) if uses_local else MultiCrop(cfg, local_count=0)
+        except ValueError as error:
+            raise ConfigError(f"PRETRAINING.VIEWS {dict(views)}: {error}") from error
+
+    def build_train_loader(self, cfg: CfgNode, start_iteration: int = 0) -> Iterable[list[dict[str, Any]]]:
+        """Batches of views from an iteration on."""
+        return build_training_loader(cfg, self.build_mapper(cfg), self._photos, start_iteration)
+
+    def build_hooks(self) -> list[HookBase]:
+        """What happens beside a step, in this order."""
+        model, cfg = self.checkpointer.model, self.cfg
+        hooks: list[HookBase] = [
+            detectron2_hooks.IterationTimer(),
+            _FollowTeacher(model),
+            detectron2_hooks.LRScheduler(),
+            CountSkippedImages(),
+            KeepBackbone(cfg, model, len(self._photos)),
+        ]
+        if comm.is_main_process():
+            hooks.append(
+                detectron2_hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, max_to_keep=2)
+            )
+            hooks.append(detectron2_hooks.PeriodicWriter(self.build_writers(), period=20))
+        return hooks
+
+
+def _check_sizes(cfg: CfgNode, patch: int) -> None:
+    for key in ("GLOBAL_SIZE", "LOCAL_SIZE"):
+        size = cfg.PRETRAINING.VIEWS[key]
+        if size < patch or size % patch:
+            raise ConfigError(f"PRETRAINING.VIEWS.{key} {size} is no multiple of the patch size {patch} of MODEL.VIT")
+
+
+class _FollowTeacher(HookBase):
+    """Tells the model the iteration, and lets the teacher follow after the step."""
+
+    def __init__(self, model: nn.Module):
+        self._model = model
+
+    def before_step(self) -> None:
+        self._model.begin(self.trainer.iter)
+
+    def after_step(self) -> None:
+        self._model.after_step()
+
+
+class KeepBackbone(HookBase):
+    """Every TEST.EVAL_PERIOD iterations and at the end: write the backbone, check it, keep the best, write the card.
+
+    It checks the file as it was written, so the score is that of what is kept.
+    """
+
+    def __init__(self, cfg: CfgNode, model: nn.Module, photos: int):
+        """
+        Args:
+            cfg: the training's.
+            model: with `trunk`, the ViT to keep.
+            photos: that it learns from.
+        """
+        self._cfg, self._model, self._photos = cfg, model, photos
+        self._history: list[dict[str, float]] = []
+        self._seconds = 0.0
+        self._check: DenseCheck | None = None
+
+    def before_train(self) -> None:
+        self._begun = time.perf_counter()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The checks so far and the time that training took."""
+        return {"history": json.dumps(self._history), "seconds": self._elapsed()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` gave."""
+        self._history, self._seconds = json.loads(state["history"]), state["seconds"]
+
+    def after_step(self) -> None:
+        done, period = self.trainer.iter + 1, self._cfg.TEST.EVAL_PERIOD
+        if done == self.trainer.max_iter or (period > 0 and done % period == 0):
+            if comm.is_main_process():
+                self._keep(done)
+            comm.synchronize()
+
+    def _elapsed(self) -> float:
+        return self._seconds + time.perf_counter() - getattr(self, "_begun", time.perf_counter())
+
+    def _keep(self, done: int) -> None:
+        node, folder = self._cfg.PRETRAINING, self._cfg.OUTPUT_DIR
+        seconds = self._elapsed()
+        last = os.path.join(folder, LAST)
+        vit = self._cfg.MODEL.VIT
+        architecture = {"name": vit.NAME, "options": dict(vit.OPTIONS), "facet": node.CHECK.FACET}
+        export_trunk(self._model.trunk, last, architecture, node.OUTPUT_DTYPE)
+        entry: dict[str, float] = {"iteration": done, "hours": round(seconds / 3600, 4)}
+        if node.CHECK.JSON:
+            score = self._score(last)
+            entry.update(auc=score.auc, near_auc=score.near_auc)
+            logger.info("Dense check after %d iterations: AUC %.4f, near AUC %.4f", done, score.auc, score.near_auc)
+            self.trainer.storage.put_scalars(
+                **{"dense/auc": score.auc, "dense/near_auc": score.near_auc}, smoothing_hint=False
+            )
+        is_best = all(_rank(entry) >= _rank(other) for other in self._history)
+        self._history.append(entry)
+        if is_best:
+            best = os.path.join(folder, BEST)
+            shutil.copyfile(last, best + ".tmp")
+            os.replace(best + ".tmp", best)
+        # The time of the check is no training.
+        self._begun = time.perf_counter() - (seconds - self._seconds)
+        write_json(os.path.join(folder, CARD), self._card(architecture))
+
+    def _score(self, path: str) -> Any:
+        node = self._cfg.PRETRAINING.CHECK
+        if self._check is None:
+            self._check = DenseCheck(node.JSON, node.IMAGES, max_images=node.MAX_IMAGES)
+        with _quiet("sohes_d2.weights"):
+            extractor = load_vit_file(path, token_budget=node.TOKEN_BUDGET, device=self._cfg.MODEL.DEVICE)
+        return self._check.score(extractor)
+
+    def _card(self, architecture: dict[str, Any]) -> dict[str, Any]:
+        cfg, node = self._cfg, self._cfg.PRETRAINING
+        best = max(self._history, key=_rank)
+        skipped = getattr(self.trainer._trainer.data_loader, "skipped", {})
+        return {
+            "architecture": architecture,
+            "parameters": sum(p.numel() for p in self._model.trunk.parameters()),
+            "method": node.METHOD,
+            "data": {
+                "images": [os.path.basename(os.path.normpath(source)) for source in node.IMAGES],
+                "photos": self._photos,
+                "broken_photos": len(skipped),
+                "labels": "none",
+            },
+            "iterations": self._history[-1]["iteration"],
+            "photos_per_iteration": cfg.SOLVER.IMS_PER_BATCH,
+            "hours": self._history[-1]["hours"],
+            "processes": comm.get_world_size(),
+            "device": cfg.MODEL.DEVICE,
+            "best": best,
+            "history": self._history,
+            "settings": json.loads(json.dumps({"PRETRAINING": node, "SOLVER": cfg.SOLVER, "SEED": cfg.SEED})),
+            "versions": {"sohes_d2": __version__, "torch": torch.__version__},
+        }
+
+
+def _rank(entry: dict[str, float]) -> float:
+    """What "best" means: the near AUC, or, without a check, the iteration."""
+    value = entry.get("near_auc", entry["iteration"])
+    return -math.inf if math.isnan(value) else value
+
+
+class _quiet:
+    """One logger's information left out for a while."""
+
+    def __init__(self, name: str):
+        self._logger = logging.getLogger(name)
+
+    def __enter__(self) -> None:
+        self._level = self._logger.level
+        self._logger.setLevel(logging.WARNING)
+
+    def __exit__(self, *_: object) -> None:
+        self._logger.setLevel(self._level)
