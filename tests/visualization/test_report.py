@@ -29,6 +29,7 @@ from sohes_d2.visualization.report import (
     write_report,
 )
 from sohes_d2.visualization.report.forests import image_forest
+from sohes_d2.visualization.report.label_file import LabelFile, named_apart
 from sohes_d2.visualization.report.matching import match_images
 from sohes_d2.visualization.report.packing import COUNTS_TO_PAGE, embed_json, pack_masks
 from sohes_d2.visualization.report.photos import PhotoError, photo_path
@@ -119,6 +120,18 @@ def test_plain_coco_gets_its_hierarchy_by_coverage(tmp_path):
     side = data["image-0"]["sides"][0]
     assert side["byCoverage"] and side["parents"] == [-1, -1, 1, 1, 2, 4]
     assert not data["index"]["files"][0]["hierarchy"]
+
+
+def test_files_of_one_name_are_told_apart():
+    def names(*paths):
+        return [file.name for file in named_apart([LabelFile(path, {}, {}, {}, False) for path in paths])]
+
+    assert names("mine/labels.json", "mine/demo/labels.json") == ["mine/labels.json", "demo/labels.json"]
+    assert names("a/x/labels.json", "b/x/labels.json") == ["a/x/labels.json", "b/x/labels.json"]
+    assert names("labels.json", "demo/labels.json") == ["labels.json", "demo/labels.json"]
+    assert names("a/one.json", "a/two.json") == ["one.json", "two.json"]
+    assert names("a/one.json", "a/one.json") == ["one.json", "one.json"]
+    assert names("a/one.json") == ["one.json"]
 
 
 def test_options_leave_out_masks_and_relink_their_children(tmp_path):

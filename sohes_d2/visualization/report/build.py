@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from ...structures.images import ImageReadError, image_size
 from .forests import ImageForest, image_forest
-from .label_file import LabelFile, ReportError
+from .label_file import LabelFile, ReportError, named_apart
 from .matching import MATCH_IOU, match_images, match_masks
 from .packing import embed_json, pack_forest
 from .page import data_element, page_parts
@@ -97,7 +97,7 @@ def write_report(
         OSError: the page cannot be written.
     """
     options = options or ReportOptions()
-    label_files = [file] if other is None else [file, other]
+    label_files = named_apart([file] if other is None else [file, other])
     pairs = match_images(file, other) if other is not None else {}
     if other is not None and not any(v is not None for v in pairs.values()):
         raise ReportError(f"{other.path} has no image in common with {file.path}; give the right pair of files")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ class LabelFile:
         categories: category id -> name; empty where the file tells no classes apart.
         has_hierarchy: whether any annotation has ``parent_id``.
         strays: how many entries name no image of the file and are left out.
+        folders: how many of its folders its name tells.
     """
 
     path: str
@@ -33,11 +34,13 @@ class LabelFile:
     categories: Mapping[Any, str]
     has_hierarchy: bool
     strays: int = 0
+    folders: int = 0
 
     @property
     def name(self) -> str:
-        """The file's name without its folder."""
-        return Path(self.path).name
+        """The file's name, with as many of its folders as ``folders`` says."""
+        parts = Path(self.path).parts
+        return Path(*parts[-1 - self.folders :]).as_posix()
 
     @property
     def is_result_list(self) -> bool:
@@ -118,3 +121,13 @@ def _categories(records: Any) -> dict[Any, str]:
     }
     # A single class, such as our "entity", says nothing of a mask.
     return names if len(names) > 1 else {}
+
+
+def named_apart(files: Sequence[LabelFile]) -> list[LabelFile]:
+    """The same files, with names that differ where their paths do: "a/labels.json" and "b/labels.json"."""
+    longest = max(len(Path(file.path).parts) for file in files)
+    for folders in range(longest):
+        named = [replace(file, folders=min(folders, len(Path(file.path).parts) - 1)) for file in files]
+        if len({file.name for file in named}) == len(files):
+            return named
+    return list(files)
