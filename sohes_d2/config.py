@@ -164,6 +164,9 @@ def add_sohes_config(cfg: Any) -> None:
     node.OWN_DUPLICATE_IOU = 0.9  # of two teacher's labels that overlap by more, the lower score is dropped [D]
     node.MAX_LABELS = 200  # teacher's labels per image, the best first [D]
     node.MIN_AREA = 16  # pixels of the model's input; smaller teacher's masks are no labels [D]
+    node.REFINEMENT = CfgNode()  # of the teacher's labels, by a guided filter on its view [D]
+    node.REFINEMENT.RADIUS = 0  # pixels of the model's input, about how far outlines are off; 0: none
+    node.REFINEMENT.EPSILON = 0.01  # smaller follows fainter edges
     # Who is whose ancestor among the teacher's labels: teacher (its ancestor head) | coverage | none (not taught) [D]
     node.ANCESTORS = "teacher"
 

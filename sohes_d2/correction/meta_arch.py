@@ -100,8 +100,9 @@ class SOHESMutualLearning(nn.Module):
 
         Args:
             batched_inputs: as for `SOHES`; in training, "image" is the student's strong view, "image_weak" the
-                teacher's, of the same size, and "instances" may be missing or empty: then the image has no initial
-                labels, and the student learns from the teacher alone.
+                teacher's, of the same size; "photo_size" (h, w), if given, says how much of both is not padding.
+                "instances" may be missing or empty: then the image has no initial labels, and the student learns from
+                the teacher alone.
 
         Returns:
             The losses "initial/..." and "teacher/...", weighted as by the criterion and by the branch; or per image
@@ -141,7 +142,9 @@ class SOHESMutualLearning(nn.Module):
             )
         outputs = self.teacher.sem_seg_head(self.teacher.backbone(images.tensor))
         size = tuple(images.tensor.shape[-2:])
-        targets = self.targets(outputs, initial, size, images.image_sizes, self.branch_weights)
+        photo_sizes = [x.get("photo_size", whole) for x, whole in zip(batched_inputs, images.image_sizes)]
+        photos = [x["image_weak"].to(self.device) for x in batched_inputs]
+        targets = self.targets(outputs, initial, size, photo_sizes, self.branch_weights, photos)
         if self.observer is not None:
             self.observer(batched_inputs, targets)
         return targets, finite_images(outputs)

@@ -12,19 +12,22 @@ from torch import Tensor
 from ..modeling.ancestor_head import ancestor_logits
 from ..modeling.mask_scores import entity_probabilities, full_size_logits, measure
 from .hierarchy import ancestors_by_coverage, ancestors_by_probabilities, intersections, ious
+from .refinement import refine_masks
 from .thresholds import Threshold, build_threshold
 
 Size = tuple[int, int]
 Target = dict[str, Tensor]
 
+_MIN_AGREEMENT = 0.5  # IoU of a mask before and after its refinement
 ANCESTOR_SOURCES = ("teacher", "coverage", "none")
 
 
 class TeacherTargets:
     """Makes labels of what the teacher is sure of, to be learned beside the initial labels.
 
-    A mask is a label if its score (see `mask_scores`) passes a threshold that may depend on its area. Of those that
-    say the same as a better one, only the better one is.
+    A mask is a label if its score (see `mask_scores`) passes a threshold that may depend on its area. Its outline may
+    then be moved to the photo's edges [D], which tells the student what the teacher does not know. Of masks that say
+    the same as a better one, only the better one is a label.
 
     A label that an initial label says, too, would count twice, once in each branch. So its weight is lowered until
     both branches together give it the weight of a teacher's label [D]. It is not left out: the student would then learn
@@ -44,6 +47,8 @@ class TeacherTargets:
         ancestor_threshold: float = 0.5,
         theta_cover: float = 0.5,
         theta_cover_alone: float = 0.9,
+        refinement_radius: int = 0,
+        refinement_epsilon: float = 0.01,
         chunk_bytes: int = 256 * 1024 * 1024,
     ):
         """
@@ -56,6 +61,7 @@ class TeacherTargets:
             ancestors: "teacher", its ancestor head's forest; "coverage", the masks' own; "none", none.
             ancestor_threshold, theta_cover: of "teacher", see `Forest.from_probabilities`.
             theta_cover_alone: of "coverage", see `Forest.from_masks`.
+            refinement_radius, refinement_epsilon: see `refine_masks`; a radius of 0 leaves masks as they are.
             chunk_bytes: memory of the full-size logits that exist at once (at least one mask's).
 
         Raises:
@@ -74,6 +80,8 @@ class TeacherTargets:
         self.ancestor_threshold = ancestor_threshold
         self.theta_cover = theta_cover
         self.theta_cover_alone = theta_cover_alone
+        self.refinement_radius = refinement_radius
+        self.refinement_epsilon = refinement_epsilon
         self.chunk_bytes = chunk_bytes
 
     @classmethod
@@ -89,6 +97,8 @@ class TeacherTargets:
             "ancestor_threshold": cfg.MODEL.ANCESTOR_HEAD.THRESHOLD,
             "theta_cover": cfg.MODEL.ANCESTOR_HEAD.THETA_COVER,
             "theta_cover_alone": cfg.EXPLORATION.HIERARCHY.THETA_COVER,
+            "refinement_radius": cfg.CORRECTION.REFINEMENT.RADIUS,
+            "refinement_epsilon": cfg.CORRECTION.REFINEMENT.EPSILON,
             "chunk_bytes": cfg.TEST.MASK_CHUNK_BYTES,
         }
 
@@ -100,6 +110,7 @@ class TeacherTargets:
         padded_size: Size,
         image_sizes: Sequence[Size],
         branch_weights: tuple[float, float],
+        photos: Sequence[Tensor] | None = None,
     ) -> list[Target]:
         """Labels of a batch, all on the device of the outputs, in float32 whatever the outputs' type.
 
@@ -110,6 +121,7 @@ class TeacherTargets:
             padded_size: (H, W) of the model's input.
             image_sizes: B (H, W) of the images in it, from its top left corner; areas are shares of these.
             branch_weights: of the losses on the initial labels, and on these.
+            photos: B images (3, H, W), in [0, 255], as the teacher saw them; needed where masks are refined.
 
         Returns:
             B dicts for `SetCriterion`, labels by falling score: "labels" (M,) zeros, int64; "masks" (M, *padded_size)
@@ -129,6 +141,7 @@ class TeacherTargets:
                     padded_size,
                     image_sizes[k],
                     weight,
+                    None if photos is None else photos[k],
                 )
                 for k, (logits, masks) in enumerate(zip(outputs["pred_logits"], outputs["pred_masks"]))
             ]
@@ -142,9 +155,12 @@ class TeacherTargets:
         padded_size: Size,
         image_size: Size,
         duplicate_weight: float,
+        photo: Tensor | None,
     ) -> Target:
         query, scores = self._choose(logits, masks, padded_size, image_size)
         full = self._full_size(masks[query], padded_size, image_size)
+        if self.refinement_radius > 0:
+            self._refine(full[:, : image_size[0], : image_size[1]], photo)
         common = intersections(full, full)
         # by falling score: the better of two masks comes first
         repeats = (ious(common, common.diagonal(), common.diagonal()) > self.own_duplicate_iou).tril(-1).any(1)
@@ -198,6 +214,15 @@ class TeacherTargets:
             full[start : start + len(chunk), : image_size[0], : image_size[1]] = chunk > 0
             start += len(chunk)
         return full
+
+    def _refine(self, masks: Tensor, photo: Tensor) -> None:
+        """Move the outlines of (N, H, W) masks to the edges of their photo, which may be larger, in place."""
+        photo = photo[:, : masks.shape[1], : masks.shape[2]]
+        refined = refine_masks(masks, photo, self.refinement_radius, self.refinement_epsilon, self.chunk_bytes)
+        # what is changed beyond recognition had no edge nearby, and stays
+        union = (refined | masks).sum((1, 2))
+        same = (refined & masks).sum((1, 2)) >= _MIN_AGREEMENT * union
+        masks[same] = refined[same]
 
 
 def _duplicate_weight(initial: float, teacher: float) -> float:

@@ -35,7 +35,8 @@ class PseudoLabelDatasetMapper:
     without labels (no `annotations` in the dict, as of `registration.load_unlabeled`) are empty.
 
     With views, `image_weak` is the same image for the teacher, and `image` the student's strong view of it: pixel for
-    pixel the same places, so that the instances are those of both.
+    pixel the same places, so that the instances are those of both. `photo_size` (h, w) says how much of both, from the
+    top left corner, is photo: the rest is padding, in which a teacher may see things.
 
     For training, an image that cannot be used is logged once, counted in `skipped`, and gives None, which Detectron2's
     loaders and `training_stream` replace by another image. At test time it raises: Detectron2 would replace it there,
@@ -146,9 +147,11 @@ class PseudoLabelDatasetMapper:
         if self.is_train:
             # a generator of its own, drawn first, so that one setting changed does not change all that comes after
             rng = np.random.default_rng(np.random.randint(2**31))  # noqa: NPY002  (see the class)
-            crop = self._training_crop(dataset_dict, rng)
+            view = self._view(dataset_dict)
+            crop = self._training_crop(dataset_dict, view, rng)
             image, sample["instances"] = crop.image, crop.instances()
             if self.views is not None:
+                sample["photo_size"] = view.warp.photo_size()
                 sample["image_weak"] = self._as_tensor(image)
                 # drawn last, so that the teacher sees what a training without views would
                 image = self.views(image, np.random.default_rng(np.random.randint(2**31)))  # noqa: NPY002
@@ -163,8 +166,7 @@ class PseudoLabelDatasetMapper:
             image = image[:, :, ::-1]
         return torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))  # a copy: Pillow's may not be writable
 
-    def _training_crop(self, dataset_dict: Mapping[str, Any], rng: np.random.Generator) -> LabeledCrop:
-        view = self._view(dataset_dict)
+    def _training_crop(self, dataset_dict: Mapping[str, Any], view: _View, rng: np.random.Generator) -> LabeledCrop:
         crop = self._sample_labels(view, rng)
         if "annotations" in dataset_dict and rng.random() < self.copy_paste_probability:
             for donor in self._donor_views(dataset_dict, rng):

@@ -57,6 +57,12 @@ class MaskWarp:
             [_spans(rows, boxes[:, 1], boxes[:, 3]), _spans(columns, boxes[:, 0], boxes[:, 2])], axis=1
         )
 
+    def photo_size(self) -> tuple[int, int]:
+        """(h, w), how far the source reaches into the result: what lies below or to the right is padding."""
+        height, width = self._input_size
+        _, below, _, right = self.windows(np.array([[0, 0, width, height]]))[0]
+        return int(below), int(right)
+
     def warp(self, run_ends: np.ndarray, window: np.ndarray) -> MaskWindow:
         """One mask in the result.
 

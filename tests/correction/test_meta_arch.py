@@ -81,6 +81,21 @@ def test_the_student_learns_what_the_teacher_sees_in_the_weak_view():
         assert torch.equal(target["masks"][0], torch.as_tensor(best.pred_masks[0]).squeeze(0).bool())
 
 
+def test_nothing_is_learned_of_what_the_teacher_sees_in_the_padding():
+    model = mutual_model()
+    seen = []
+    model.observer = lambda inputs, targets: seen.append(targets)
+    inputs = batch()
+    model(inputs)
+    height, width = inputs[0]["image_weak"].shape[-2:]
+    inputs[0]["photo_size"] = (height // 2, width)
+    model(inputs)
+    (before, other_before), (after, other_after) = seen
+    assert before["masks"][:, height // 2 :].any()
+    assert after["masks"].any() and not after["masks"][:, height // 2 :].any()
+    assert torch.equal(other_before["masks"], other_after["masks"])
+
+
 def test_each_sees_its_own_view():
     model = mutual_model()
     seen = {}

@@ -283,6 +283,39 @@ def test_everything_stays_on_the_device():
         assert all(value.is_cuda for value in target.values())
 
 
+def photo_with_a_square(y0, x0, y1, x1):
+    """(3, 64, 64), dark, with a bright square."""
+    photo = torch.full((3, *PADDED), 20.0)
+    photo[:, y0:y1, x0:x1] = 220.0
+    return photo
+
+
+def test_outlines_move_to_the_edges_of_the_photo():
+    # the decoder's 4-pixel cells outline the square 3 pixels off, on all sides
+    outputs, photo = outputs_of([0.9], [block(3, 4, 9, 10)]), photo_with_a_square(15, 19, 33, 37)
+    (plain,) = make()(outputs, [None], PADDED, [IMAGE], (1.0, 2.0), [photo])
+    (refined,) = make(refinement_radius=6)(outputs, [None], PADDED, [IMAGE], (1.0, 2.0), [photo])
+    truth = label_mask(15, 19, 33, 37)
+    wrong = [int((target["masks"] != truth).sum()) for target in (plain, refined)]
+    assert wrong[0] > 200 and wrong[1] < 12, wrong
+    assert torch.equal(refined["scores"], plain["scores"])
+
+
+def test_a_mask_that_refinement_would_take_apart_stays_as_it_is():
+    # thin as it is, and where the photo has no edge, the filter would leave little of it
+    outputs, photo = outputs_of([0.9], [block(2, 2, 12, 3)]), torch.full((3, *PADDED), 90.0)
+    (plain,) = make()(outputs, [None], PADDED, [IMAGE], (1.0, 2.0), [photo])
+    (refined,) = make(refinement_radius=12)(outputs, [None], PADDED, [IMAGE], (1.0, 2.0), [photo])
+    assert plain["masks"].any() and torch.equal(refined["masks"], plain["masks"])
+
+
+def test_refinement_leaves_the_padding_empty():
+    # the square goes on below the photo, which ends in row 48
+    outputs, photo = outputs_of([0.9], [block(6, 4, 16, 10)]), photo_with_a_square(23, 15, 64, 41)
+    (target,) = make(refinement_radius=4)(outputs, [None], PADDED, [IMAGE], (1.0, 2.0), [photo])
+    assert target["masks"][:, 40:48].any() and not target["masks"][:, 48:].any()
+
+
 def test_config_sets_everything():
     cfg = get_cfg()
     add_sohes_config(cfg)
@@ -292,6 +325,8 @@ def test_config_sets_everything():
     cfg.CORRECTION.ANCESTORS = "coverage"
     cfg.CORRECTION.THRESHOLD.NAME = "top_k"
     cfg.CORRECTION.OWN_DUPLICATE_IOU = 0.85
+    cfg.CORRECTION.REFINEMENT.RADIUS = 3
+    cfg.CORRECTION.REFINEMENT.EPSILON = 0.5
     cfg.EXPLORATION.HIERARCHY.THETA_COVER = 0.95
     cfg.MODEL.ANCESTOR_HEAD.THRESHOLD = 0.4
     cfg.MODEL.ANCESTOR_HEAD.THETA_COVER = 0.3
@@ -307,6 +342,8 @@ def test_config_sets_everything():
         "ancestor_threshold": 0.4,
         "theta_cover": 0.3,
         "theta_cover_alone": 0.95,
+        "refinement_radius": 3,
+        "refinement_epsilon": 0.5,
         "chunk_bytes": 1000,
     }
 

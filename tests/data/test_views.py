@@ -14,6 +14,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
 from sohes_d2 import add_sohes_config
+from sohes_d2.data.augmentation import PAD_VALUE
 from sohes_d2.data.mapper import PseudoLabelDatasetMapper
 from sohes_d2.data.training_stream import build_training_loader
 from sohes_d2.data.views import (
@@ -260,6 +261,19 @@ def test_without_strong_operations_both_views_are_that_of_phase_2(given):
         assert torch.equal(same["image"], expected["image"])
         different += not torch.equal(strong["image"], expected["image"])
     assert different >= 10
+
+
+def test_the_photo_ends_where_the_padding_begins(given):
+    mapper = PseudoLabelDatasetMapper(config(**OFF), is_train=True)
+    padded = 0
+    for seed in range(12):
+        sample = sample_of(mapper, given, seed)
+        height, width = sample["photo_size"]
+        is_padding = (sample["image_weak"] == PAD_VALUE).all(dim=0)
+        assert is_padding[height:].all() and is_padding[:, width:].all()
+        assert not is_padding[height - 1, :width].all() and not is_padding[:height, width - 1].all()
+        padded += height * width < is_padding.numel()
+    assert 2 < padded < 12
 
 
 def test_with_erasing_alone_the_views_differ_in_a_rectangle(given):

@@ -1,0 +1,61 @@
+"""The guided filter on the device: like phase 1's, and right about edges."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from sohes_d2.correction.refinement import refine_masks
+from sohes_d2.exploration.refinement.guided import guided
+
+
+def blobs(count, size, seed=0):
+    """(N, H, W) smooth masks."""
+    random = torch.Generator().manual_seed(seed)
+    return F.interpolate(torch.randn(1, count, 6, 6, generator=random), size=size, mode="bilinear")[0] > 0
+
+
+def patchwork(size, seed=0):
+    """(3, H, W) photo of smooth colours with sharp edges, in [0, 255]."""
+    random = torch.Generator().manual_seed(seed)
+    colours = F.interpolate(torch.randn(1, 3, 5, 5, generator=random), size=size, mode="bilinear")[0]
+    return (colours * 2).round().clamp(-2, 2) * 50 + 125
+
+
+def test_agrees_with_the_refiner_of_phase_1():
+    size = (96, 120)
+    masks, photo = blobs(8, size), patchwork(size)
+    found = refine_masks(masks, photo, 6, 0.01).numpy()
+    refine = guided(radius=1.0, epsilon=0.01).on(photo.permute(1, 2, 0).byte().numpy(), cell=6)
+    window = (slice(0, size[0]), slice(0, size[1]))
+    expected = np.stack([refine(window, mask.numpy()) for mask in masks])
+    changed = (expected != masks.numpy()).mean()
+    assert changed > 0.02
+    # it is fitted on half the size, and sees the border of the image another way
+    assert (found != expected).mean() < 0.5 * changed
+
+
+@pytest.mark.parametrize("size", [(40, 56), (41, 57)])
+def test_a_mask_some_pixels_off_finds_the_edge(size):
+    photo = torch.full((3, *size), 30.0)
+    photo[0, 10:30, 12:40] = 200.0
+    truth = photo[:1] > 100
+    mask = torch.zeros_like(truth)
+    mask[:, 8:28, 14:42] = True
+    assert (mask != truth).sum() == 184
+    assert (refine_masks(mask, photo, 6, 0.01) != truth).sum() < 20
+
+
+def test_without_edges_a_straight_outline_stays():
+    mask = torch.zeros(1, 40, 40, dtype=torch.bool)
+    mask[:, :, :20] = True
+    assert torch.equal(refine_masks(mask, torch.full((3, 40, 40), 128.0), 4, 0.01), mask)
+
+
+def test_chunks_change_nothing_and_none_is_nothing():
+    size = (48, 64)
+    masks, photo = blobs(5, size), patchwork(size)
+    assert torch.equal(refine_masks(masks, photo, 5, 0.01), refine_masks(masks, photo, 5, 0.01, chunk_bytes=1))
+    assert refine_masks(masks[:0], photo, 5, 0.01).shape == (0, *size)
