@@ -20,6 +20,8 @@ from .vit_file import load_vit_file, vit_settings
 class JointExtractor(FeatureExtractor):
     """Features of one extractor on its own grid, joined by those of another, resampled to that grid.
 
+    Both defaults are ours, found on photos of the training split of BSDS500 by the recall of the labels.
+
     Args:
         fine: gives the grid, the cell and the thresholds.
         coarse: runs on a grid whose sides are 1 / ``shrink`` of that.
@@ -32,7 +34,7 @@ class JointExtractor(FeatureExtractor):
 
     name = "joint"
 
-    def __init__(self, fine: FeatureExtractor, coarse: FeatureExtractor, *, weight: float = 0.5, shrink: float = 3.0):
+    def __init__(self, fine: FeatureExtractor, coarse: FeatureExtractor, *, weight: float = 0.4, shrink: float = 2.0):
         if not 0 <= weight <= 1 or not shrink >= 1:
             raise ValueError(
                 f"A joint feature needs a weight in [0, 1] and a shrink from 1 on, not {weight}, {shrink}."
