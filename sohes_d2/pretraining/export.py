@@ -37,7 +37,8 @@ def export_trunk(trunk: nn.Module, path: str, architecture: Mapping[str, Any], d
         raise ValueError(f"{', '.join(bad[:4])} is not finite in {dtype}; set PRETRAINING.OUTPUT_DTYPE float32.")
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     with atomic_writer(path) as file:
-        file.write(save(state, metadata={"format": "pt", METADATA_KEY: json.dumps(architecture, sort_keys=True)}))
+        # A single entry, since several come in any order, and then equal weights would be unequal files.
+        file.write(save(state, metadata={METADATA_KEY: json.dumps(architecture, sort_keys=True)}))
 
 
 def write_card(path: str, card: Mapping[str, Any]) -> None:
