@@ -192,7 +192,7 @@ class KeepBackbone(HookBase):
         vit = self._cfg.MODEL.VIT
         architecture = {"name": vit.NAME, "options": dict(vit.OPTIONS), "facet": node.CHECK.FACET}
         export_trunk(self._model.trunk, last, architecture, node.OUTPUT_DTYPE)
-        entry: dict[str, float] = {"iteration": done, "hours": round(seconds / 3600, 4)}
+        entry: dict[str, float] = {"iteration": done, "hours": round(seconds / 3600, 6)}
         if node.CHECK.JSON:
             score = self._score(last)
             entry.update(auc=score.auc, near_auc=score.near_auc)
