@@ -23,8 +23,6 @@ import argparse
 import sys
 from typing import Any
 
-EXIT_FAILED, EXIT_USAGE, EXIT_STOPPED = 1, 2, 130
-
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; exits with code 2 where it is wrong."""
@@ -45,10 +43,16 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--dist-url", default="auto", metavar="tcp://HOST:PORT", help="of machine 0")
     add("opts", nargs="*", metavar="KEY VALUE", help="config keys and values, at the end of the command after --")
     args = parser.parse_args(arguments)
-    if args.num_gpus < 0 or args.num_machines < 1 or not 0 <= args.machine_rank < args.num_machines:
-        parser.error("--num-gpus counts from 0, --num-machines from 1, and --machine-rank is below --num-machines")
+
+    import sohes_d2  # noqa: F401  (before Detectron2, which it mends)
+
+    from sohes_d2.engine.training_command import check_processes
+
+    check_processes(parser, args)
     if args.teacher_weights and not args.teacher:
         parser.error("--teacher-weights needs --teacher, the name of the ViT that they are of")
+    if args.check_only:
+        args.num_gpus = min(args.num_gpus, 1)
     args.eval_only = False  # read by Detectron2's default_setup
     return args
 
@@ -59,9 +63,7 @@ def build_cfg(args: argparse.Namespace) -> Any:
     Raises:
         ConfigError: an unknown key, a value of the wrong type, a file that cannot be read.
     """
-    import torch
-
-    from sohes_d2.engine.config_file import load_config
+    from sohes_d2.engine.training_command import frozen_config
 
     flags: list[str] = []
     for key, value in (
@@ -75,23 +77,16 @@ def build_cfg(args: argparse.Namespace) -> Any:
         ("OUTPUT_DIR", args.output),
     ):
         flags += [key, value] if value else []
-    cfg = load_config(args.config_file, [*flags, *args.opts])
-    if cfg.MODEL.DEVICE.startswith("cuda") and (args.num_gpus == 0 or not torch.cuda.is_available()):
-        cfg.MODEL.DEVICE = "cpu"
-    cfg.freeze()
-    return cfg
+    return frozen_config(args.config_file, [*flags, *args.opts], args.num_gpus)
 
 
 def run(args: argparse.Namespace) -> None:
     """Train, in one of the processes."""
+    from sohes_d2.engine.training_command import set_up
     from sohes_d2.pretraining.trainer import PretrainingTrainer
-    from detectron2.engine import default_setup
-    from detectron2.utils import comm
-    from detectron2.utils.logger import setup_logger
 
     cfg = build_cfg(args)
-    default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="sohes_d2", abbrev_name="sohes_d2")
+    set_up(cfg, args)
     trainer = PretrainingTrainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     trainer.train()
@@ -113,47 +108,20 @@ def check(args: argparse.Namespace) -> None:
     print(f"AUC {score.auc:.4f}  near AUC {score.near_auc:.4f}  images {score.images}")
 
 
-def work(args: argparse.Namespace) -> None:
-    """`run` or `check`, with a line instead of a traceback where the user can mend it; exits with a code then."""
-    from sohes_d2.data.sources import SourceError
-    from sohes_d2.data.training_stream import NothingUsableError
-    from sohes_d2.engine.checkpoint import CheckpointError
-    from sohes_d2.engine.config_file import ConfigError
-    from sohes_d2.evaluation.errors import EvaluationError
-    from sohes_d2.weights import WeightsError
-
-    try:
-        (check if args.check_only else run)(args)
-    except (ConfigError, SourceError, CheckpointError, EvaluationError, WeightsError, ImportError) as error:
-        print(f"pretrain_backbone: {error}", file=sys.stderr)
-        sys.exit(EXIT_USAGE)
-    except (FloatingPointError, NothingUsableError) as error:
-        print(f"pretrain_backbone: {error}", file=sys.stderr)
-        sys.exit(EXIT_FAILED)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     args = parse_arguments(arguments)
 
-    import sohes_d2  # noqa: F401  (before Detectron2, which it mends)
-    import torch
-    from torch.multiprocessing import ProcessExitedException
+    from sohes_d2.engine.config_file import ConfigError
+    from sohes_d2.engine.training_command import EXIT_USAGE, run_processes
 
-    from sohes_d2.engine.launch import launch
-
-    processes = 1 if args.check_only else max(args.num_gpus, 1)
-    use_gpus = args.num_gpus > 0 and torch.cuda.is_available()
     try:
-        launch(work, processes, args.num_machines, args.machine_rank, args.dist_url, (args,), use_gpus=use_gpus)
-    except ProcessExitedException as error:
-        return error.exit_code
-    except SystemExit as error:
-        return error.code
-    except KeyboardInterrupt:
-        print("\npretrain_backbone: stopped; go on with --resume", file=sys.stderr)
-        return EXIT_STOPPED
-    return 0
+        device = build_cfg(args).MODEL.DEVICE
+    except ConfigError as error:
+        print(f"pretrain_backbone: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    # ImportError: the library that pretraining needs is an extra
+    return run_processes("pretrain_backbone", check if args.check_only else run, args, device, (ImportError,))
 
 
 if __name__ == "__main__":

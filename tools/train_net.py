@@ -23,56 +23,45 @@ import argparse
 import sys
 from typing import Any
 
-EXIT_FAILED, EXIT_USAGE, EXIT_STOPPED = 1, 2, 130
-
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; exits with code 2 where it is wrong."""
     import sohes_d2  # noqa: F401  (before Detectron2, which it mends)
 
+    from sohes_d2.engine.training_command import check_processes
     from detectron2.engine import default_argument_parser
 
     parser = default_argument_parser(epilog=__doc__)
     args = parser.parse_args(arguments)
     if not args.config_file:
         parser.error("--config-file is missing; configs/ has some")
-    if args.num_gpus < 0 or args.num_machines < 1 or not 0 <= args.machine_rank < args.num_machines:
-        parser.error("--num-gpus counts from 0, --num-machines from 1, and --machine-rank is below --num-machines")
+    check_processes(parser, args)
     return args
 
 
 def build_cfg(args: argparse.Namespace) -> Any:
-    """The frozen config: defaults, the file, KEY VALUE pairs, and the CPU where it is asked for or there is no GPU.
+    """The frozen config.
 
     Raises:
-        ConfigError: an unknown key, a value of the wrong type, a file that cannot be read.
+        ConfigError: see `frozen_config`.
     """
-    import torch
+    from sohes_d2.engine.training_command import frozen_config
 
-    from sohes_d2.engine.config_file import load_config
-
-    cfg = load_config(args.config_file, args.opts)
-    if cfg.MODEL.DEVICE.startswith("cuda") and (args.num_gpus == 0 or not torch.cuda.is_available()):
-        cfg.MODEL.DEVICE = "cpu"
-    cfg.freeze()
-    return cfg
+    return frozen_config(args.config_file, args.opts, args.num_gpus)
 
 
 def prepare(args: argparse.Namespace) -> Any:
     """Config, data sets, log and seed of one process; returns the config."""
     from sohes_d2.data.registration import register_builtin_datasets, register_datasets
     from sohes_d2.engine.data_check import check_datasets
-    from detectron2.engine import default_setup
-    from detectron2.utils import comm
-    from detectron2.utils.logger import setup_logger
+    from sohes_d2.engine.training_command import set_up
 
     cfg = build_cfg(args)
     register_builtin_datasets()
     if cfg.DATASETS.REGISTER:
         register_datasets(cfg.DATASETS.REGISTER)
     check_datasets(cfg, train=not args.eval_only)
-    default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="sohes_d2", abbrev_name="sohes_d2")
+    set_up(cfg, args)
     return cfg
 
 
@@ -113,62 +102,19 @@ def evaluate(cfg: Any, resume: bool) -> None:
         verify_results(cfg, results)
 
 
-def work(args: argparse.Namespace) -> None:
-    """`run`, with a line instead of a traceback where the user can mend it; exits with a code where it fails."""
-    from sohes_d2.correction import CollapseError
-    from sohes_d2.data.registration import DatasetMissingError, DatasetSpecError
-    from sohes_d2.data.training_labels import BrokenSampleError
-    from sohes_d2.data.training_stream import NothingUsableError
-    from sohes_d2.engine.checkpoint import CheckpointError
-    from sohes_d2.engine.config_file import ConfigError
-    from sohes_d2.evaluation.errors import EvaluationError
-    from sohes_d2.weights import WeightsError
-    from detectron2.utils import comm
-
-    usage_errors = ConfigError, DatasetMissingError, DatasetSpecError, EvaluationError, CheckpointError, WeightsError
-    try:
-        run(args)
-    except usage_errors as error:
-        if comm.is_main_process():
-            print(f"train_net: {error}", file=sys.stderr)
-        sys.exit(EXIT_USAGE)
-    except (FloatingPointError, CollapseError, NothingUsableError, BrokenSampleError) as error:
-        print(f"train_net: {error}", file=sys.stderr)
-        sys.exit(EXIT_FAILED)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     args = parse_arguments(arguments)
 
-    import torch
-    from torch.multiprocessing import ProcessExitedException
-
     from sohes_d2.engine.config_file import ConfigError
-    from sohes_d2.engine.launch import launch
+    from sohes_d2.engine.training_command import EXIT_USAGE, run_processes
 
     try:
-        on_cpu = build_cfg(args).MODEL.DEVICE == "cpu" or not torch.cuda.is_available()
-        launch(
-            work,
-            max(args.num_gpus, 1),
-            args.num_machines,
-            args.machine_rank,
-            args.dist_url,
-            (args,),
-            use_gpus=not on_cpu,
-        )
+        device = build_cfg(args).MODEL.DEVICE
     except ConfigError as error:
         print(f"train_net: {error}", file=sys.stderr)
         return EXIT_USAGE
-    except ProcessExitedException as error:
-        return error.exit_code
-    except SystemExit as error:
-        return error.code
-    except KeyboardInterrupt:
-        print("\ntrain_net: stopped; go on with --resume", file=sys.stderr)
-        return EXIT_STOPPED
-    return 0
+    return run_processes("train_net", run, args, device)
 
 
 if __name__ == "__main__":

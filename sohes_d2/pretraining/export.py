@@ -1,4 +1,4 @@
-"""What training leaves: a safetensors file in timm's names that knows its architecture, and a model card."""
+"""What training leaves: a safetensors file in timm's names that knows its architecture."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from ..data.records import atomic_writer, write_json
+from ..data.records import atomic_writer
 from ..exploration.features.vit_file import METADATA_KEY
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -39,8 +39,3 @@ def export_trunk(trunk: nn.Module, path: str, architecture: Mapping[str, Any], d
     with atomic_writer(path) as file:
         # A single entry, since several come in any order, and then equal weights would be unequal files.
         file.write(save(state, metadata={METADATA_KEY: json.dumps(architecture, sort_keys=True)}))
-
-
-def write_card(path: str, card: Mapping[str, Any]) -> None:
-    """Write the model card beside the weights: what they learned from, how long, and how good they are."""
-    write_json(path, dict(card))

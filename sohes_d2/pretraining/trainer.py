@@ -8,7 +8,8 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -250,15 +251,13 @@ def _rank(entry: dict[str, float]) -> float:
     return -math.inf if math.isnan(value) else value
 
 
-class _quiet:
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
     """One logger's information left out for a while."""
-
-    def __init__(self, name: str):
-        self._logger = logging.getLogger(name)
-
-    def __enter__(self) -> None:
-        self._level = self._logger.level
-        self._logger.setLevel(logging.WARNING)
-
-    def __exit__(self, *_: object) -> None:
-        self._logger.setLevel(self._level)
+    quiet = logging.getLogger(name)
+    level = quiet.level
+    quiet.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        quiet.setLevel(level)
