@@ -130,6 +130,9 @@ def add_sohes_config(cfg: Any) -> None:
     cfg.TEST.MIN_SCORE = 0.0  # masks scored lower are left out
     cfg.TEST.DUPLICATE_IOU = 1.0  # of two masks that overlap by more, the lower score is dropped; 1: none [D]
     cfg.TEST.MASK_CHUNK_BYTES = 256 * 1024 * 1024  # memory of the masks that are upsampled and encoded at once
+    cfg.TEST.REFINEMENT = CfgNode()  # of outlines, by a guided filter on the image [D]
+    cfg.TEST.REFINEMENT.RADIUS = 0  # pixels of the model's input, about how far outlines are off; 0: none
+    cfg.TEST.REFINEMENT.EPSILON = 0.01  # smaller follows fainter edges
     cfg.TEST.VISUALIZE = 4  # images of the test set that training draws at every evaluation, for TensorBoard
 
     cfg.INPUT.IMAGE_SIZE = 1024  # pixels: training crops are squares of this side [U]
@@ -164,9 +167,9 @@ def add_sohes_config(cfg: Any) -> None:
     node.OWN_DUPLICATE_IOU = 0.9  # of two teacher's labels that overlap by more, the lower score is dropped [D]
     node.MAX_LABELS = 200  # teacher's labels per image, the best first [D]
     node.MIN_AREA = 16  # pixels of the model's input; smaller teacher's masks are no labels [D]
-    node.REFINEMENT = CfgNode()  # of the teacher's labels, by a guided filter on its view [D]
-    node.REFINEMENT.RADIUS = 0  # pixels of the model's input, about how far outlines are off; 0: none
-    node.REFINEMENT.EPSILON = 0.01  # smaller follows fainter edges
+    node.REFINEMENT = CfgNode()  # of the teacher's labels on its view, as TEST.REFINEMENT [D]
+    node.REFINEMENT.RADIUS = 0
+    node.REFINEMENT.EPSILON = 0.01
     # Who is whose ancestor among the teacher's labels: teacher (its ancestor head) | coverage | none (not taught) [D]
     node.ANCESTORS = "teacher"
 

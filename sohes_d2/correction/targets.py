@@ -10,15 +10,14 @@ from detectron2.config import configurable
 from torch import Tensor
 
 from ..modeling.ancestor_head import ancestor_logits
+from ..modeling.mask_refinement import refine_masks
 from ..modeling.mask_scores import entity_probabilities, full_size_logits, measure
 from .hierarchy import ancestors_by_coverage, ancestors_by_probabilities, intersections, ious
-from .refinement import refine_masks
 from .thresholds import Threshold, build_threshold
 
 Size = tuple[int, int]
 Target = dict[str, Tensor]
 
-_MIN_AGREEMENT = 0.5  # IoU of a mask before and after its refinement
 ANCESTOR_SOURCES = ("teacher", "coverage", "none")
 
 
@@ -216,13 +215,9 @@ class TeacherTargets:
         return full
 
     def _refine(self, masks: Tensor, photo: Tensor) -> None:
-        """Move the outlines of (N, H, W) masks to the edges of their photo, which may be larger, in place."""
-        photo = photo[:, : masks.shape[1], : masks.shape[2]]
+        """Move the outlines of (N, H, W) masks to the edges of their photo, in place."""
         refined = refine_masks(masks, photo, self.refinement_radius, self.refinement_epsilon, self.chunk_bytes)
-        # what is changed beyond recognition had no edge nearby, and stays
-        union = (refined | masks).sum((1, 2))
-        same = (refined & masks).sum((1, 2)) >= _MIN_AGREEMENT * union
-        masks[same] = refined[same]
+        masks.copy_(torch.cat([masks[:0], *(values > 0 for values in refined)]))
 
 
 def _duplicate_weight(initial: float, teacher: float) -> float:

@@ -15,7 +15,8 @@ from ..structures.forest import Forest
 from ..structures.masks import RLE, mask_boxes
 from ..structures.rle_masks import RLEMasks
 from .ancestor_head import ancestor_logits
-from .mask_scores import entity_probabilities, full_size_logits, measure
+from .mask_refinement import refine_masks
+from .mask_scores import entity_probabilities, full_size_logits, measure, resize
 
 SOURCE = "model"
 
@@ -31,6 +32,8 @@ class EntityInference:
         ancestor_threshold: probability from which a predicted pair of ancestor and descendant counts.
         theta_cover: and the share of the descendant that the ancestor's mask must cover; 0 trusts the probability.
         theta_cover_alone: coverage that makes a hierarchy where the model predicts none.
+        refinement_radius: pixels of the model's input by which outlines may move to the photo's edges; 0: not at all.
+        refinement_epsilon: see `refine_masks`.
         chunk_bytes: memory of the full-size logits that exist at once (at least one mask's).
     """
 
@@ -40,6 +43,8 @@ class EntityInference:
     ancestor_threshold: float = 0.5
     theta_cover: float = 0.5
     theta_cover_alone: float = 0.9
+    refinement_radius: int = 0
+    refinement_epsilon: float = 0.01
     chunk_bytes: int = 256 * 1024 * 1024
 
     def __call__(
@@ -50,10 +55,11 @@ class EntityInference:
         padded_size: tuple[int, int],
         image_size: tuple[int, int],
         output_size: tuple[int, int],
+        photo: Tensor | None = None,
     ) -> dict[str, Any]:
         """The entities of one image.
 
-        A mask's score is as in Mask2Former, see `mask_scores`.
+        A mask's score is as in Mask2Former, see `mask_scores`; refinement does not change it.
 
         Args:
             logits: (Q, K + 1), the last for "no entity".
@@ -62,6 +68,7 @@ class EntityInference:
             padded_size: (H, W) of the model's input.
             image_size: (H, W) of the image in it, from its top left corner.
             output_size: (H, W) of the original image.
+            photo: (3, H, W) of image_size, in [0, 255]; needed where masks are refined.
 
         Returns:
             ``instances``: `Instances` of ``output_size`` by falling score, with pred_masks (`RLEMasks`), pred_boxes,
@@ -73,7 +80,7 @@ class EntityInference:
         entity, query = entity.topk(min(self.max_masks, len(entity)))
         query = query[(entity > 0) & (entity >= self.min_score)]
         entity = entity[: len(query)]
-        rles, sureness = self._full_size(masks[query], padded_size, image_size, output_size)
+        rles, sureness = self._full_size(masks[query], padded_size, image_size, output_size, photo)
         scores = entity.cpu() * sureness
         keep = self._choose(rles, scores)
         rles, scores, query = [rles[k] for k in keep.tolist()], scores[keep], query[keep.to(query.device)]
@@ -92,14 +99,24 @@ class EntityInference:
         return result
 
     def _full_size(
-        self, masks: Tensor, padded_size: tuple[int, int], image_size: tuple[int, int], output_size: tuple[int, int]
+        self,
+        masks: Tensor,
+        padded_size: tuple[int, int],
+        image_size: tuple[int, int],
+        output_size: tuple[int, int],
+        photo: Tensor | None,
     ) -> tuple[list[RLE], Tensor]:
         """RLEs of ``output_size`` of (N, h, w) logits, and (N,) mean probabilities inside, 0 for an empty mask."""
         rles: list[RLE] = []
         sureness = [torch.zeros(0)]
-        for chunk in full_size_logits(masks, padded_size, image_size, output_size, self.chunk_bytes):
+        refines = self.refinement_radius > 0
+        size = image_size if refines else output_size
+        for chunk in full_size_logits(masks, padded_size, image_size, size, self.chunk_bytes):
             inside, _, sure = measure(chunk)
             sureness.append(sure.cpu())
+            if refines:
+                refined = refine_masks(inside, photo, self.refinement_radius, self.refinement_epsilon, self.chunk_bytes)
+                inside = torch.cat([resize(values, output_size) > 0 for values in refined])
             rles += encode_tensor(inside)
         return rles, torch.cat(sureness)
 

@@ -49,8 +49,8 @@ def full_size_logits(
     pixels = max(padded_size[0] * padded_size[1], output_size[0] * output_size[1])
     # the padded and the full size exist together, and so do logits and probabilities
     for chunk in masks.split(max(1, chunk_bytes // (4 * 3 * pixels))):
-        chunk = _resize(chunk.float(), padded_size)[:, : image_size[0], : image_size[1]]
-        chunk = _resize(chunk, output_size)
+        chunk = resize(chunk.float(), padded_size)[:, : image_size[0], : image_size[1]]
+        chunk = resize(chunk, output_size)
         yield chunk
 
 
@@ -70,7 +70,7 @@ def measure(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return inside, areas, torch.stack(totals) / areas.clamp(min=1)
 
 
-def _resize(masks: Tensor, size: tuple[int, int]) -> Tensor:
+def resize(masks: Tensor, size: tuple[int, int]) -> Tensor:
     """(N, h, w) to (N, *size), bilinear."""
     if tuple(masks.shape[-2:]) == tuple(size):
         return masks

@@ -94,6 +94,8 @@ class SOHES(nn.Module):
                 ancestor_threshold=ancestor.THRESHOLD,
                 theta_cover=ancestor.THETA_COVER,
                 theta_cover_alone=cfg.EXPLORATION.HIERARCHY.THETA_COVER,
+                refinement_radius=cfg.TEST.REFINEMENT.RADIUS,
+                refinement_epsilon=cfg.TEST.REFINEMENT.EPSILON,
                 chunk_bytes=cfg.TEST.MASK_CHUNK_BYTES,
             ),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
@@ -130,6 +132,7 @@ class SOHES(nn.Module):
                     tuple(images.tensor.shape[-2:]),
                     image_size,
                     size,
+                    one_input["image"].to(self.device),
                 )
             )
         return results

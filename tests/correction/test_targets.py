@@ -301,14 +301,6 @@ def test_outlines_move_to_the_edges_of_the_photo():
     assert torch.equal(refined["scores"], plain["scores"])
 
 
-def test_a_mask_that_refinement_would_take_apart_stays_as_it_is():
-    # thin as it is, and where the photo has no edge, the filter would leave little of it
-    outputs, photo = outputs_of([0.9], [block(2, 2, 12, 3)]), torch.full((3, *PADDED), 90.0)
-    (plain,) = make()(outputs, [None], PADDED, [IMAGE], (1.0, 2.0), [photo])
-    (refined,) = make(refinement_radius=12)(outputs, [None], PADDED, [IMAGE], (1.0, 2.0), [photo])
-    assert plain["masks"].any() and torch.equal(refined["masks"], plain["masks"])
-
-
 def test_refinement_leaves_the_padding_empty():
     # the square goes on below the photo, which ends in row 48
     outputs, photo = outputs_of([0.9], [block(6, 4, 16, 10)]), photo_with_a_square(23, 15, 64, 41)

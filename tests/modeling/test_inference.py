@@ -76,6 +76,25 @@ def test_chunks_do_not_matter():
         assert torch.equal(chunked.scores, whole.scores)
 
 
+@pytest.mark.parametrize("output_size", [(24, 32), (48, 64)])
+def test_outlines_move_to_the_edges_of_the_photo_and_scores_stay(output_size):
+    # the map's 4-pixel cells outline the square 2 pixels off, on all sides
+    masks, logits = block(1, 2, 4, 5)[None], entity_logits(0.9)
+    photo = torch.full((3, 24, 32), 20.0)
+    photo[:, 6:18, 10:22] = 220.0
+    grow = output_size[0] // 24
+    truth = np.zeros(output_size, bool)
+    truth[6 * grow : 18 * grow, 10 * grow : 22 * grow] = True
+    sizes = {**SIZES, "output_size": output_size}
+    plain = EntityInference()(logits, masks, None, **sizes)["instances"]
+    refined = EntityInference(refinement_radius=4)(logits, masks, None, **sizes, photo=photo)["instances"]
+    wrong = [int((np.asarray(some.pred_masks)[0] != truth).sum()) / grow**2 for some in (plain, refined)]
+    assert wrong[0] > 80 and wrong[1] < 40, wrong
+    assert refined.scores.tolist() == pytest.approx(plain.scores.tolist(), abs=2e-2)
+    if output_size == (24, 32):
+        assert refined.scores.tolist() == plain.scores.tolist()
+
+
 def test_predicted_ancestors_follow_the_chosen_queries():
     masks = torch.stack([block(0, 0, 2, 2), torch.full((8, 8), -1.0), block(0, 0, 4, 4), block(0, 0, 6, 8)])
     # one dimension: logit [i, j] = up_i * down_j; query 3 is above 0 and 2, and 2 is said to be above nothing

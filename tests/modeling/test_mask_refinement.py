@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sohes_d2.correction.refinement import refine_masks
+from sohes_d2.modeling.mask_refinement import refine_masks
 from sohes_d2.exploration.refinement.guided import guided
 
 
@@ -24,10 +24,15 @@ def patchwork(size, seed=0):
     return (colours * 2).round().clamp(-2, 2) * 50 + 125
 
 
+def refined(masks, photo, radius, **settings):
+    """(N, H, W) bool."""
+    return torch.cat([values > 0 for values in refine_masks(masks, photo, radius, 0.01, **settings)])
+
+
 def test_agrees_with_the_refiner_of_phase_1():
     size = (96, 120)
     masks, photo = blobs(8, size), patchwork(size)
-    found = refine_masks(masks, photo, 6, 0.01).numpy()
+    found = refined(masks, photo, 6).numpy()
     refine = guided(radius=1.0, epsilon=0.01).on(photo.permute(1, 2, 0).byte().numpy(), cell=6)
     window = (slice(0, size[0]), slice(0, size[1]))
     expected = np.stack([refine(window, mask.numpy()) for mask in masks])
@@ -45,17 +50,28 @@ def test_a_mask_some_pixels_off_finds_the_edge(size):
     mask = torch.zeros_like(truth)
     mask[:, 8:28, 14:42] = True
     assert (mask != truth).sum() == 184
-    assert (refine_masks(mask, photo, 6, 0.01) != truth).sum() < 20
+    assert (refined(mask, photo, 6) != truth).sum() < 20
 
 
 def test_without_edges_a_straight_outline_stays():
     mask = torch.zeros(1, 40, 40, dtype=torch.bool)
     mask[:, :, :20] = True
-    assert torch.equal(refine_masks(mask, torch.full((3, 40, 40), 128.0), 4, 0.01), mask)
+    assert torch.equal(refined(mask, torch.full((3, 40, 40), 128.0), 4), mask)
 
 
 def test_chunks_change_nothing_and_none_is_nothing():
     size = (48, 64)
     masks, photo = blobs(5, size), patchwork(size)
-    assert torch.equal(refine_masks(masks, photo, 5, 0.01), refine_masks(masks, photo, 5, 0.01, chunk_bytes=1))
-    assert refine_masks(masks[:0], photo, 5, 0.01).shape == (0, *size)
+    assert torch.equal(refined(masks, photo, 5), refined(masks, photo, 5, chunk_bytes=1))
+    assert refined(masks[:0], photo, 5).shape == (0, *size)
+
+
+def test_a_mask_that_would_be_taken_apart_stays():
+    mask = torch.zeros(1, 48, 48, dtype=torch.bool)
+    mask[:, 8:40, 20:23] = True
+    assert torch.equal(refined(mask, torch.full((3, 48, 48), 90.0), 12), mask)
+
+
+def test_what_the_photo_has_beside_the_masks_does_not_count():
+    masks, photo = blobs(3, (48, 64)), patchwork((56, 80))
+    assert torch.equal(refined(masks, photo, 5), refined(masks, photo[:, :48, :64], 5))
