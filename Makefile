@@ -41,7 +41,7 @@ $(READY): requirements.txt setup.py tools/install_detectron2.py
 demo: $(READY)
 	@$(PY) datasets/prepare_demo_images.py --output $(DEMO)/images
 	@$(PY) tools/generate_pseudo_labels.py --images $(DEMO)/images --output $(DEMO)/labels.json --overwrite \
-	    EXPLORATION.FEATURES.NAME color_texture
+	    EXPLORATION.FEATURES.NAME joint
 	@$(PY) tools/draw_forests.py --json $(DEMO)/labels.json --images $(DEMO)/images --output $(DEMO) \
 	    --max-area 0.5
 	@$(PY) tools/visualize_json.py --json $(DEMO)/labels.json --images $(DEMO)/images --output $(DEMO)/report.html

@@ -58,7 +58,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["sohes_d2", "sohes_d2.*"]),
-    package_data={"sohes_d2.visualization.report": ["assets/*"]},
+    package_data={"sohes_d2.visualization.report": ["assets/*"], "sohes_d2.model_zoo": ["*.*", "*/*"]},
     # The syntax is that of 3.9; the set in requirements.txt needs 3.11, because numpy 2.4 does.
     python_requires=">=3.9",
     install_requires=[

@@ -21,11 +21,12 @@ def add_sohes_config(cfg: Any) -> None:
     cfg.EXPLORATION = CfgNode()
 
     cfg.EXPLORATION.FEATURES = node = CfgNode()
-    # "auto": DINO ViT-B/8 [P] if its weights are given, cached or reachable, else "color_texture", which needs none.
-    # Or a timm model ("vit_small_patch14_dinov2.lvd142m"), "torchvision/resnet50", or a registered extractor.
+    # "auto": DINO ViT-B/8 [P] if its weights are given, cached or reachable, else "joint". Or a timm model
+    # ("vit_small_patch14_dinov2.lvd142m"), "torchvision/resnet50", or a registered extractor: "color_texture", which
+    # needs no weights; "vit_file", a ViT of tools/pretrain_backbone.py; "joint", both side by side [D].
     node.NAME = "auto"
-    # "": the hub's weights for NAME; or a hub name, URL, or file in timm's, DINO's or DINOv2's layout; "random" for
-    # tests.
+    # "": the hub's weights for NAME, or for "vit_file" and "joint" those that come with the package; or a hub name,
+    # URL, or file in timm's, DINO's or DINOv2's layout; "shipped:NAME"; "random" for tests.
     node.WEIGHTS = ""
     node.BLOCK = -1  # ViT block whose attention is read; negative counts from the last [H][U]
     node.FACET = "key"  # key [H][U] | query | value | token
@@ -73,7 +74,7 @@ def add_sohes_config(cfg: Any) -> None:
     cfg.MODEL.VIT = node = CfgNode()
     node.NAME = "vit_base_patch8_224.dino"  # a timm VisionTransformer, any patch size [P]
     # Loaded when training starts without MODEL.WEIGHTS. "": the hub's weights for NAME; or a hub name, URL or file;
-    # "random" for training from scratch.
+    # "shipped:NAME" for those that come with the package; "random" for training from scratch.
     node.WEIGHTS = ""
     node.OPTIONS = CfgNode(new_allowed=True)  # more arguments of timm.create_model, for example {"depth": 4}
     # Pixels of the model's input per token, 8, 16 or 32: the ViT sees the image resized by patch size / TOKEN_STRIDE.
@@ -129,10 +130,10 @@ def add_sohes_config(cfg: Any) -> None:
     # Inference. The number of masks per image is TEST.DETECTIONS_PER_IMAGE.
     cfg.TEST.MIN_SCORE = 0.0  # masks scored lower are left out
     cfg.TEST.DUPLICATE_IOU = 1.0  # of two masks that overlap by more, the lower score is dropped; 1: none [D]
-    cfg.TEST.MASK_CHUNK_BYTES = 256 * 1024 * 1024  # memory of the masks that are upsampled and encoded at once
     cfg.TEST.REFINEMENT = CfgNode()  # of outlines, by a guided filter on the image [D]
     cfg.TEST.REFINEMENT.RADIUS = 0  # pixels of the model's input, about how far outlines are off; 0: none
     cfg.TEST.REFINEMENT.EPSILON = 0.01  # smaller follows fainter edges
+    cfg.TEST.MASK_CHUNK_BYTES = 256 * 1024 * 1024  # memory of the masks that are upsampled and encoded at once
     cfg.TEST.VISUALIZE = 4  # images of the test set that training draws at every evaluation, for TensorBoard
 
     cfg.INPUT.IMAGE_SIZE = 1024  # pixels: training crops are squares of this side [U]

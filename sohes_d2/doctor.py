@@ -214,7 +214,7 @@ def check_weights() -> Iterator[Finding]:
             f"hf download timm/{name} on a machine with a network, or give any file of it: "
             "EXPLORATION.FEATURES.WEIGHTS FILE for phase 1, MODEL.VIT.WEIGHTS FILE to train"
         )
-        detail = "not in the local cache: phase 1 works without (color_texture), training downloads it"
+        detail = "not in the local cache: phase 1 works without (joint), training downloads it"
         yield Finding(name, OPTIONAL, detail, remedy)
 
 

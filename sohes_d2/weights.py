@@ -45,7 +45,8 @@ class LoadReport:
     """What :func:`load_weights` did.
 
     Attributes:
-        origin: ``hub:NAME``, ``url:URL``, ``file:BASENAME`` or ``random:SEED``; the same on every machine.
+        origin: ``hub:NAME``, ``shipped:NAME``, ``url:URL``, ``file:BASENAME`` or ``random:SEED``; the same on every
+            machine.
         layout: the naming found in the source, in words ("timm" when nothing had to be translated).
         loaded: number of tensors of the model that were set.
         missing: names of the model's tensors that the source lacks; they keep their initial values.
@@ -71,17 +72,21 @@ def load_weights(model: nn.Module, source: str) -> LoadReport:
 
     Args:
         model: a ViT or a CNN with timm's or torchvision's parameter names.
-        source: ``hub:NAME`` (a timm name with a pretrained tag, or ``torchvision/NAME``), an ``http(s)://`` URL of a
-            file, ``random`` or ``random:SEED``, or else the path of a ``.pth``, ``.pt``, ``.bin`` or ``.safetensors``
-            file.
+        source: ``hub:NAME`` (a timm name with a pretrained tag, or ``torchvision/NAME``), ``shipped:NAME`` (see
+            :mod:`sohes_d2.model_zoo`), an ``http(s)://`` URL of a file, ``random`` or ``random:SEED``, or else the path
+            of a ``.pth``, ``.pt``, ``.bin`` or ``.safetensors`` file.
 
     Raises:
         WeightsError: the source cannot be reached, read without running code, or matched to the model.
     """
+    from .model_zoo import PREFIX, local_path
+
     if source == "random" or source.startswith("random:"):
         return _load_random(model, source)
     if source.startswith("hub:"):
         origin, checkpoint = source, _read_hub(source[len("hub:") :])
+    elif source.startswith(PREFIX):
+        origin, checkpoint = source, read_checkpoint(local_path(source))
     elif source.startswith(("http://", "https://")):
         origin, checkpoint = f"url:{source}", read_checkpoint(_download(source))
     else:

@@ -28,8 +28,10 @@ DOCS = sorted(
     [
         *(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "datasets/README.md")),
         *(REPOSITORY / "docs").glob("*.md"),
+        *(REPOSITORY / "sohes_d2" / "model_zoo").rglob("*.md"),
     ]
 )
+RECIPE = REPOSITORY / "tools" / "reproduce_zoo.sh"
 GETTING_STARTED = REPOSITORY / "docs" / "GETTING_STARTED.md"
 METHOD = REPOSITORY / "docs" / "METHOD.md"
 
@@ -50,7 +52,9 @@ def name_of(path: Path) -> str:
 
 
 def read(path: Path) -> str:
-    return path.read_text(encoding="utf-8")
+    """The text of a page; a shell script is one block of code."""
+    text = path.read_text(encoding="utf-8")
+    return f"```bash\n{text}```\n" if path.suffix == ".sh" else text
 
 
 def blocks(text: str, *languages: str) -> list[str]:
@@ -127,7 +131,7 @@ def pairs_of(words: list[str]) -> list[str]:
 def test_there_is_all_of_it():
     names = {name_of(path) for path in DOCS}
     assert {"README.md", "docs/INSTALL.md", "docs/GETTING_STARTED.md", "docs/METHOD.md", "datasets/README.md"} <= names
-    assert len(commands(read(GETTING_STARTED))) >= 10
+    assert len(commands(read(GETTING_STARTED))) >= 10 and len(commands(read(RECIPE))) >= 8
 
 
 @pytest.mark.parametrize("path", DOCS, ids=name_of)
@@ -148,7 +152,7 @@ def test_readme_leads_to_every_page():
     assert not [name_of(path) for path in DOCS if name_of(path) not in {"README.md", *links}]
 
 
-@pytest.mark.parametrize("path", DOCS, ids=name_of)
+@pytest.mark.parametrize("path", [*DOCS, RECIPE], ids=name_of)
 def test_named_files_exist(path):
     text = read(path)
     code = [*inline_code(text), *(body for _, body in FENCE.findall(text))]
@@ -156,7 +160,7 @@ def test_named_files_exist(path):
         assert (REPOSITORY / name).is_file(), f"{name_of(path)} names {name}"
 
 
-@pytest.mark.parametrize("path", DOCS, ids=name_of)
+@pytest.mark.parametrize("path", [*DOCS, RECIPE], ids=name_of)
 def test_options_of_commands_are_known(path):
     for script, *words in commands(read(path)):
         for option in (word.partition("=")[0] for word in words if OPTION.match(word)):
@@ -172,7 +176,7 @@ def test_options_in_sentences_are_known(path):
             assert any(has_option(script, option[0]) for script in scripts), f"{name_of(path)}: nothing has {code}"
 
 
-@pytest.mark.parametrize("path", DOCS, ids=name_of)
+@pytest.mark.parametrize("path", [*DOCS, RECIPE], ids=name_of)
 def test_config_keys_exist(path):
     """Those in sentences, and those of commands, whose values must fit, too."""
     text = read(path)
@@ -244,7 +248,7 @@ def test_citation_and_licence():
 
 
 def test_getting_started_begins_as_it_says(tmp_path, monkeypatch):
-    """Labels, pictures and the page, by the commands as they stand; on two tiny photos, and with fewer looks."""
+    """Labels, pictures and the page, by the commands as they stand; on two tiny photos, and coarser."""
     photos = tmp_path / "output" / "mine" / "photos"
     photos.mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -254,6 +258,7 @@ def test_getting_started_begins_as_it_says(tmp_path, monkeypatch):
         image[30:50, 35:55] = 255 - np.array(colour)
         Image.fromarray(image).save(photos / f"{name}.png")
 
+    (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
     monkeypatch.chdir(tmp_path)
     wanted = ("generate_pseudo_labels", "draw_forests", "visualize_json", "inspect_labels")
     steps = {Path(words[0]).stem: words for words in reversed(commands(read(GETTING_STARTED)))}  # the first of each
@@ -262,7 +267,6 @@ def test_getting_started_begins_as_it_says(tmp_path, monkeypatch):
         if tool == "generate_pseudo_labels":
             # two processes would take longer to start than the work does
             words = ["--workers", "0", *words]
-            words += ["EXPLORATION.ZOOM.ENABLED", "False", "EXPLORATION.ZOOM.LARGE", "False"]
             words += ["EXPLORATION.FEATURES.TOKEN_BUDGET", "1024"]
         assert tool_main(script)(words) == 0, tool
 

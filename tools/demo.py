@@ -8,7 +8,7 @@
 
 With --weights, a trained model is asked: a folder with config.yaml and weights, such as a training's OUTPUT_DIR, or a
 file, with its config from --config-file or from config.yaml beside it. Without, phase 1 clusters each photo by itself;
-its settings are the keys under EXPLORATION (EXPLORATION.FEATURES.NAME color_texture needs no weights at all).
+its settings are the keys under EXPLORATION (EXPLORATION.FEATURES.NAME joint asks for no download).
 
 OUTPUT receives report.html, a page to climb through the forests, labels.json, the masks as COCO json, and pictures/,
 for each photo: NAME_forest.jpg (all levels and the tree), NAME_depth0.jpg (wholes), NAME_depth1.jpg (parts), ...,
@@ -38,7 +38,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--input", required=True, nargs="+", metavar="FILE|DIR|GLOB", help="photos, folders (with sub-folders), globs")
     add("--output", required=True, metavar="DIR", help="folder to write; made if missing, files in it are replaced")
     add("--config-file", metavar="YAML", help="config of the model, or of phase 1")
-    add("--weights", metavar="FILE|DIR", help="of a trained model (default: none, show phase 1)")
+    add("--weights", metavar="FILE|DIR|shipped:NAME", help="of a trained model (default: none, show phase 1)")
     add("--score-threshold", type=float, default=0.0, metavar="S", help="leave out masks scored lower (default: 0)")
     add("--max-depth", type=int, metavar="D", help="leave out masks deeper than this, 0: wholes only (default: all)")
     add("--device", help="cuda, cuda:1, mps, cpu (default: the config's, or cpu where that is not there)")
@@ -74,19 +74,21 @@ def build_finder(args: argparse.Namespace) -> tuple[Any, dict[str, Any], str]:
     from sohes_d2.engine.config_file import ConfigError, load_config
     from sohes_d2.engine.predictor import SOHESPredictor, choose_device, load_model_folder
     from sohes_d2.exploration.labeler import PseudoLabeler
+    from sohes_d2.model_zoo import PREFIX, local_path
 
     version = {"description": "Forests of entities, made by tools/demo.py", "version": sohes_d2.__version__}
     if args.weights or "MODEL.WEIGHTS" in args.opts[::2]:
-        config, weights = args.config_file, args.weights
-        if weights and os.path.isdir(weights):
+        config, weights = args.config_file, local_path(args.weights or "")
+        if os.path.isdir(weights):
             config = config or os.path.join(weights, "config.yaml")
             weights = load_model_folder(weights)[1]
         elif weights and not config:
             config = os.path.join(os.path.dirname(weights), "config.yaml")
         if not config or not os.path.isfile(config):
             raise ConfigError("--config-file is missing: weights alone do not say what model they are of")
-        predictor = SOHESPredictor(load_config(config, args.opts), weights=weights, device=args.device)
-        name = os.path.basename(predictor.cfg.MODEL.WEIGHTS)
+        predictor = SOHESPredictor(load_config(config, args.opts), weights=weights or None, device=args.device)
+        shipped = (args.weights or "").startswith(PREFIX)
+        name = args.weights if shipped else os.path.basename(predictor.cfg.MODEL.WEIGHTS)
         info = {**version, "model": predictor.cfg.MODEL.META_ARCHITECTURE, "weights": name}
         return (
             lambda images: predictor.predict(images, args.batch_size),

@@ -16,6 +16,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import Tensor
 
 from ..data.records import atomic_writer
+from ..model_zoo import local_path
 from ..weights import WeightsError, read_checkpoint
 
 
@@ -53,7 +54,7 @@ class SOHESCheckpointer(DetectionCheckpointer):
             file.write(last_filename_basename.encode())
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Load ``path``, a file or an address that Detectron2 knows ("" loads nothing).
+        """Load ``path``, a file, ``shipped:NAME`` or an address that Detectron2 knows ("" loads nothing).
 
         Returns:
             What the file has beside the model and the checkpointables.
@@ -62,6 +63,7 @@ class SOHESCheckpointer(DetectionCheckpointer):
             CheckpointError: no such file, or one without a model.
             WeightsError: damaged, or it could be read only by running code from it.
         """
+        path = local_path(path or "")
         if path and "://" not in path and not os.path.isfile(path.partition("?")[0]):
             raise CheckpointError(
                 f"checkpoint {path!r} does not exist; give MODEL.WEIGHTS another file, or train without --resume if "

@@ -14,6 +14,7 @@ from detectron2.modeling import build_model
 from torch import Tensor
 
 from ..data.augmentation import inference_augmentations
+from ..model_zoo import PREFIX, local_path
 from ..structures.forest import Forest
 from ..structures.images import image_size, read_image
 from .checkpoint import CheckpointError, SOHESCheckpointer
@@ -53,9 +54,9 @@ class SOHESPredictor:
     ):
         """
         Args:
-            model: a config, or a folder with ``config.yaml`` and weights, such as OUTPUT_DIR of a training. Of several
-                files with weights, ``model.safetensors``, ``model.pth``, the one that ``last_checkpoint`` names and
-                ``model_final.pth`` are taken in this order.
+            model: a config, ``shipped:NAME`` (see `sohes_d2.model_zoo`), or a folder with ``config.yaml`` and weights,
+                such as OUTPUT_DIR of a training. Of several files with weights, ``model.safetensors``, ``model.pth``,
+                the one that ``last_checkpoint`` names and ``model_final.pth`` are taken in this order.
             weights: a file to load instead; for a config, MODEL.WEIGHTS by default.
             device: "cpu", "cuda", "cuda:1" or "mps"; by default that of the config, or the CPU if that one is not
                 there.
@@ -141,13 +142,16 @@ class SOHESPredictor:
 
 
 def load_model_folder(folder: str | os.PathLike[str], find_weights: bool = True) -> tuple[CfgNode, str]:
-    """The config of a model's folder, and the path of its weights ("" if they are not looked for).
+    """The config of a model's folder or of ``shipped:NAME``, and the path of its weights ("" if not looked for).
 
     Raises:
         ConfigError: no such folder, no config in it, or one that cannot be used.
         CheckpointError: no weights in it.
+        WeightsError: no such weights come with the package.
     """
     folder = os.fspath(folder)
+    if folder.startswith(PREFIX):
+        folder = os.path.dirname(local_path(folder))
     config = os.path.join(folder, CONFIG_FILE)
     if not os.path.isfile(config):
         what = "has no" if os.path.isdir(folder) else "is no folder with a"

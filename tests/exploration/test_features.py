@@ -301,17 +301,6 @@ def test_users_register_their_own():
         del FEATURE_EXTRACTORS._obj_map["doubled_budget"]
 
 
-def test_auto_falls_back_with_one_loud_line(monkeypatch, caplog):
-    monkeypatch.setattr(build, "hub_cached_file", lambda name: None)
-    monkeypatch.setattr(build, "hub_reachable", lambda name, timeout: timeout > 4)
-    with caplog.at_level(logging.INFO):
-        extractor = build_feature_extractor(config())
-    assert isinstance(extractor, ColorTextureExtractor)
-    [warning] = [record for record in caplog.records if record.levelno >= logging.WARNING]
-    for word in ("NO DINO WEIGHTS", "color_texture", "connect to the internet", "--weights FILE"):
-        assert word in warning.getMessage()
-
-
 def test_auto_takes_the_vit_when_its_weights_are_given(monkeypatch, caplog, tmp_path):
     monkeypatch.setattr(build, "AUTO_MODEL", "test_vit.r160_in1k")
     torch.save(timm.create_model("test_vit").state_dict(), tmp_path / "w.pth")

@@ -10,6 +10,7 @@ import torch
 from ...weights import TORCHVISION_PREFIX, hub_cached_file, hub_reachable
 from .base import FEATURE_EXTRACTORS, FeatureExtractor
 from .color_texture import ColorTextureExtractor
+from .joint import joint
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ def color_texture(cfg) -> FeatureExtractor:
 
 @FEATURE_EXTRACTORS.register()
 def auto(cfg) -> FeatureExtractor:
-    """DINO ViT-B/8 when its weights are given, cached or reachable (decided within seconds), else ``color_texture``."""
+    """DINO ViT-B/8 when its weights are given, cached or reachable (decided within seconds), else ``joint``."""
     weights = cfg.EXPLORATION.FEATURES.WEIGHTS
     if weights or hub_cached_file(AUTO_MODEL) or hub_reachable(AUTO_MODEL, timeout=3.0):
         cfg = cfg.clone()
@@ -57,12 +58,12 @@ def auto(cfg) -> FeatureExtractor:
         cfg.EXPLORATION.FEATURES.NAME = AUTO_MODEL
         return build_feature_extractor(cfg)
     logger.warning(
-        "NO DINO WEIGHTS: %s is neither cached nor reachable, so features fall back to color_texture, which needs "
-        "no weights but sees only colour and texture. For the method of the paper connect to the internet, or pass its "
-        "file: --weights FILE (EXPLORATION.FEATURES.WEIGHTS FILE). To silence this, choose NAME color_texture.",
+        "NO DINO WEIGHTS: %s is neither cached nor reachable, so features fall back to joint: colour and texture, "
+        "with the small ViT that comes with this package. For the method of the paper connect to the internet, or pass "
+        "its file: --weights FILE (EXPLORATION.FEATURES.WEIGHTS FILE). To silence this, choose NAME joint.",
         AUTO_MODEL,
     )
-    return color_texture(cfg)
+    return joint(cfg)
 
 
 def _is_plain_vit(name: str) -> bool:

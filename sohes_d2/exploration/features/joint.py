@@ -63,8 +63,10 @@ class JointExtractor(FeatureExtractor):
 
 
 def unit_length(features: np.ndarray) -> np.ndarray:
-    """(..., C) with every vector scaled to length 1; zeros stay zeros."""
-    return features / np.maximum(np.linalg.norm(features, axis=-1, keepdims=True), 1e-12)
+    """(..., C) float32 with every vector scaled to length 1; zeros stay zeros."""
+    # einsum makes no array of squares: of the many crops of a photo that would be as much work as the network
+    squares = np.einsum("...c,...c->...", features, features)
+    return features / np.maximum(np.sqrt(squares), 1e-12)[..., None]
 
 
 def resampled(feature: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
@@ -78,7 +80,7 @@ def resampled(feature: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
 
 @FEATURE_EXTRACTORS.register()
 def joint(cfg) -> FeatureExtractor:
-    """``color_texture`` with the ViT of ``EXPLORATION.FEATURES.WEIGHTS``, a file of tools/pretrain_backbone.py."""
+    """``color_texture`` with the ViT of ``EXPLORATION.FEATURES.WEIGHTS``, as for ``vit_file``."""
     node = cfg.EXPLORATION.FEATURES
     settings = {key: value for key, value in vit_settings(cfg).items() if key != "token_budget"}
     fine = ColorTextureExtractor(token_budget=node.TOKEN_BUDGET) if node.TOKEN_BUDGET else ColorTextureExtractor()

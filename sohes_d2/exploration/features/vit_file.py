@@ -1,4 +1,4 @@
-"""A ViT that this project trained itself: the file says which architecture it holds."""
+"""A ViT that this project trained itself: the file says which architecture it holds. One comes with the package."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 from typing import Any
 
+from ...model_zoo import BACKBONE, local_path
 from ...weights import WeightsError
 from .base import FEATURE_EXTRACTORS, FeatureExtractor
 
@@ -15,6 +16,9 @@ METADATA_KEY = "sohes_d2"  # in the header of the safetensors file: json with "n
 def read_architecture(path: str) -> dict[str, Any]:
     """What ``tools/pretrain_backbone.py`` wrote into the header of a weights file.
 
+    Args:
+        path: of the file, or ``shipped:NAME``.
+
     Returns:
         "name" and "options" of ``timm.create_model``, and "facet", the features that were found good.
 
@@ -23,7 +27,7 @@ def read_architecture(path: str) -> dict[str, Any]:
     """
     from safetensors import SafetensorError, safe_open
 
-    path = os.path.expanduser(path)
+    path = os.path.expanduser(local_path(path))
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(METADATA_KEY)
@@ -41,7 +45,7 @@ def load_vit_file(path: str, **settings: Any) -> FeatureExtractor:
     """The `ViTExtractor` of a file of ``tools/pretrain_backbone.py``.
 
     Args:
-        path: of the safetensors file.
+        path: of the safetensors file, or ``shipped:NAME``; empty for the one that comes with the package.
         settings: further arguments of `ViTExtractor`; "facet" is the file's own by default.
 
     Raises:
@@ -49,10 +53,7 @@ def load_vit_file(path: str, **settings: Any) -> FeatureExtractor:
     """
     from .vit import ViTExtractor
 
-    if not path:
-        raise WeightsError(
-            "EXPLORATION.FEATURES.WEIGHTS is empty: give the file that tools/pretrain_backbone.py wrote."
-        )
+    path = path or BACKBONE
     found = read_architecture(path)
     settings = {"facet": found.get("facet", "token"), **settings}
     return ViTExtractor(found["name"], options=found.get("options"), weights=path, **settings)
@@ -60,7 +61,7 @@ def load_vit_file(path: str, **settings: Any) -> FeatureExtractor:
 
 @FEATURE_EXTRACTORS.register()
 def vit_file(cfg) -> FeatureExtractor:
-    """``EXPLORATION.FEATURES.WEIGHTS`` is a file of tools/pretrain_backbone.py, which says the rest."""
+    """``EXPLORATION.FEATURES.WEIGHTS``, a file of tools/pretrain_backbone.py, says the rest; empty: the shipped one."""
     return load_vit_file(cfg.EXPLORATION.FEATURES.WEIGHTS, **vit_settings(cfg))
 
 
