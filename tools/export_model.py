@@ -8,7 +8,8 @@
 
 Of a checkpoint of phase 3, which holds teacher and student, one is written, in the plain architecture of phase 2. A
 checkpoint of phase 2 becomes smaller. The folder receives model.safetensors (or model.pth), in the names of the plain
-architecture, and config.yaml, which names it as MODEL.WEIGHTS.
+architecture, and config.yaml, which names it as MODEL.WEIGHTS. KEY VALUE at the end changes that config, for example
+MODEL.VIT.WEIGHTS "" to leave out what the model began with.
 
 Exit code: 0 done, 2 the checkpoint, the config or the arguments cannot be used.
 """
@@ -18,7 +19,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sohes_d2  # noqa: F401  (before Detectron2, which it mends)
@@ -51,7 +52,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--half", action="store_true", help="weights in float16: half the size, nearly the same results"
     )
-    return parser.parse_args(arguments)
+    parser.add_argument(
+        "opts", nargs="*", default=[], metavar="KEY VALUE", help="config keys and values, at the end of the command"
+    )
+    return parser.parse_intermixed_args(arguments)
 
 
 def select_model(state: Mapping[str, Tensor], which: str | None) -> dict[str, Tensor]:
@@ -72,18 +76,17 @@ def select_model(state: Mapping[str, Tensor], which: str | None) -> dict[str, Te
     return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
 
 
-def plain_config(config_file: str, weights: str) -> Any:
-    """The config of a training, for a single model with these weights.
+def plain_config(config_file: str, weights: str, options: Sequence[str] = ()) -> Any:
+    """The config of a training, for a single model with these weights; ``options`` are further keys and values.
 
     Raises:
-        ConfigError: it cannot be read.
+        ConfigError: it cannot be read, or an option is none.
     """
-    cfg = load_config(config_file)
+    # train_net.py writes its own config.yaml into OUTPUT_DIR
+    own = ["MODEL.WEIGHTS", weights, "OUTPUT_DIR", os.path.join(os.path.dirname(weights), "evaluation")]
+    cfg = load_config(config_file, [*own, *options])
     if cfg.MODEL.META_ARCHITECTURE == BOTH:
         cfg.MODEL.META_ARCHITECTURE = ONE
-    cfg.MODEL.WEIGHTS = weights
-    # train_net.py writes its own config.yaml there
-    cfg.OUTPUT_DIR = os.path.join(os.path.dirname(weights), "evaluation")
     return cfg
 
 
@@ -147,7 +150,7 @@ def export(args: argparse.Namespace) -> str:
     state = select_model(state, args.which)
     config_file = args.config_file or os.path.join(os.path.dirname(args.checkpoint), "config.yaml")
     path = os.path.join(args.output, f"model.{args.format}")
-    cfg = plain_config(config_file, path)
+    cfg = plain_config(config_file, path, args.opts)
     check_fit(state, cfg)
     if args.half:
         state = as_half(state)

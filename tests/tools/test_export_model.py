@@ -94,6 +94,16 @@ def test_half_precision_is_half_the_size_and_nearly_the_same(folder, tmp_path):
         torch.testing.assert_close(found[name], value, atol=1e-4, rtol=1e-3)
 
 
+def test_keys_at_the_end_change_the_config(folder, tmp_path, capsys):
+    checkpoint = str(folder / "phase3" / "model.pth")
+    keys = ["TEST.MIN_SCORE", "0.25", "MODEL.WEIGHTS", "elsewhere.pth", "OUTPUT_DIR", "there"]
+    assert export_model([checkpoint, "--output", str(tmp_path), *keys]) == 0
+    cfg = load_config(str(tmp_path / "config.yaml"))
+    assert (cfg.TEST.MIN_SCORE, cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR) == (0.25, "elsewhere.pth", "there")
+    assert export_model([checkpoint, "--output", str(tmp_path), "TEST.MIN_SCOR", "0.25"]) == 2
+    assert "TEST.MIN_SCORE" in capsys.readouterr().err
+
+
 def test_an_export_evaluates_as_the_teacher_does(folder, tmp_path):
     write_scenes(tmp_path / "scenes", count=2)
     register_coco_entities("export_scenes", str(tmp_path / "scenes/labels.json"), str(tmp_path / "scenes/images"))
