@@ -18,15 +18,25 @@ PACKAGE = REPOSITORY / "sohes_d2"
 # What a folder of the package may import of the package, besides itself. The files at the top (compat, config, weights)
 # are open to all; the package's __init__ is what users import.
 BELOW = {
-    "": {"structures", "modeling", "correction"},  # config.py enters the models in Detectron2's registries
+    "": {"structures", "modeling", "correction", "model_zoo"},  # config.py enters the models in Detectron2's registries
     "structures": set(),
-    "exploration": {"structures"},
+    "model_zoo": set(),
+    "exploration": {"structures", "model_zoo"},
     "modeling": {"structures"},
     "data": {"structures"},
     "evaluation": {"structures"},
     "visualization": {"structures", "exploration", "modeling"},
     "correction": {"structures", "exploration", "modeling"},
-    "engine": {"structures", "exploration", "modeling", "data", "evaluation", "visualization", "correction"},
+    "engine": {
+        "structures",
+        "model_zoo",
+        "exploration",
+        "modeling",
+        "data",
+        "evaluation",
+        "visualization",
+        "correction",
+    },
     "pretraining": {"structures", "exploration", "data", "evaluation", "engine"},
 }
 SOURCES = sorted(PACKAGE.rglob("*.py"))
