@@ -5,7 +5,7 @@
 #
 # PHOTOS is a folder of photos without labels; ours were 1,000 of ImageNet, one of each class. BSDS500 is expected
 # where datasets/README.md says: its photos in datasets/BSR, its segments as datasets/prepare_bsds500.py writes them, which
-# is run here if they are missing. OUTPUT (default: output/zoo) receives everything. About four hours on two cores.
+# is run here if they are missing. OUTPUT (default: output/zoo) receives everything. Some three hours on two cores.
 #
 # Every step goes on where it was stopped. Seeds stand in the configs: 1 for the backbone, 42 for the models. On the same
 # machine numbers are equal; elsewhere, as sums of floats are taken in another order, they differ by chance.

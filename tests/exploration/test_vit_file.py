@@ -7,10 +7,9 @@ import json
 import numpy as np
 import pytest
 import torch
-from detectron2.config import CfgNode, get_cfg
+from feature_config import config
 from safetensors.torch import save_file
 
-from sohes_d2 import add_sohes_config
 from sohes_d2.exploration.features import (
     ColorTextureExtractor,
     FeatureExtractor,
@@ -33,15 +32,6 @@ def weights(tmp_path) -> str:
     header = {"name": NAME, "options": OPTIONS, "facet": "value"}
     save_file(extractor.model.state_dict(), path, metadata={METADATA_KEY: json.dumps(header)})
     return path
-
-
-def config(**features: object) -> CfgNode:
-    cfg = get_cfg()
-    add_sohes_config(cfg)
-    cfg.MODEL.DEVICE = "cpu"
-    for key, value in features.items():
-        cfg.EXPLORATION.FEATURES[key] = value
-    return cfg
 
 
 def image(seed: int = 0) -> np.ndarray:

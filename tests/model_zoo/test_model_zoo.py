@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from detectron2.config import CfgNode, get_cfg
 from safetensors import safe_open
 
-from sohes_d2 import add_sohes_config
-from sohes_d2.exploration.features import JointExtractor, build, build_feature_extractor
-from sohes_d2.model_zoo import BACKBONE, PREFIX, local_path, shipped_files
-from sohes_d2.modeling.backbone.vit import ViT
-from sohes_d2.weights import WeightsError
+sys.path.insert(0, str(Path(__file__).parents[1] / "exploration"))
+
+from feature_config import config  # noqa: E402
+
+from sohes_d2.engine.predictor import SOHESPredictor  # noqa: E402
+from sohes_d2.exploration.features import JointExtractor, build, build_feature_extractor  # noqa: E402
+from sohes_d2.model_zoo import BACKBONE, PREFIX, local_path, shipped_files  # noqa: E402
+from sohes_d2.modeling.backbone.vit import ViT  # noqa: E402
+from sohes_d2.structures.masks import encode_masks, iou_matrix  # noqa: E402
+from sohes_d2.weights import WeightsError  # noqa: E402
 
 MOST_BYTES = 25e6
-
-
-def config(**features: object) -> CfgNode:
-    cfg = get_cfg()
-    add_sohes_config(cfg)
-    cfg.MODEL.DEVICE = "cpu"
-    for key, value in features.items():
-        cfg.EXPLORATION.FEATURES[key] = value
-    return cfg
 
 
 def photo(seed: int = 0) -> np.ndarray:
@@ -87,3 +83,15 @@ def test_names_do_not_leave_the_folder():
     folder = Path(local_path(BACKBONE)).parent
     for name, path in shipped_files().items():
         assert folder in path.parents and not set(name) & set("/\\") and local_path(PREFIX + name) == str(path)
+
+
+@pytest.mark.parametrize("name", [name for name, path in shipped_files().items() if path.name == "model.safetensors"])
+def test_a_model_segments_as_it_is(name):
+    predictor = SOHESPredictor(PREFIX + name)
+    image = np.full((120, 160, 3), 60, np.uint8)
+    image[30:90, 50:110] = (220, 120, 40)
+    found, square = predictor(image), image[..., 0] > 100
+    assert len(found) > 20 and found.image_size == square.shape
+    assert iou_matrix(found.masks, encode_masks(square[None])).max() > 0.8
+    config_text = (shipped_files()[name].parent / "config.yaml").read_text(encoding="utf-8")
+    assert not [word for word in config_text.split() if word.startswith("/")], "a path of some machine"

@@ -1,0 +1,16 @@
+"""A config for tests of features: the defaults on the CPU, but for some keys under EXPLORATION.FEATURES."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode, get_cfg
+
+from sohes_d2 import add_sohes_config
+
+
+def config(**features: object) -> CfgNode:
+    cfg = get_cfg()
+    add_sohes_config(cfg)
+    cfg.MODEL.DEVICE = "cpu"
+    for key, value in features.items():
+        cfg.EXPLORATION.FEATURES[key] = value
+    return cfg
