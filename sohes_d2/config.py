@@ -133,6 +133,11 @@ def add_sohes_config(cfg: Any) -> None:
     cfg.TEST.REFINEMENT = CfgNode()  # of outlines, by a guided filter on the image [D]
     cfg.TEST.REFINEMENT.RADIUS = 0  # pixels of the model's input, about how far outlines are off; 0: none
     cfg.TEST.REFINEMENT.EPSILON = 0.01  # smaller follows fainter edges
+    # In which ways the model looks at an image, to say what all of them agree on [D]: same, first, and of mirrored,
+    # turned_90, turned_180, turned_270, mirrored_turned_90, mirrored_turned_180, mirrored_turned_270.
+    cfg.TEST.VIEWS = CfgNode()
+    cfg.TEST.VIEWS.NAMES = ["same"]
+    cfg.TEST.VIEWS.DUPLICATE_IOU = 0.6  # of two views' masks that overlap by more, the better one is left
     cfg.TEST.MASK_CHUNK_BYTES = 256 * 1024 * 1024  # memory of the masks that are upsampled and encoded at once
     cfg.TEST.VISUALIZE = 4  # images of the test set that training draws at every evaluation, for TensorBoard
 
@@ -171,6 +176,9 @@ def add_sohes_config(cfg: Any) -> None:
     node.REFINEMENT = CfgNode()  # of the teacher's labels on its view, as TEST.REFINEMENT [D]
     node.REFINEMENT.RADIUS = 0
     node.REFINEMENT.EPSILON = 0.01
+    node.TEACHER_VIEWS = CfgNode()  # of its image, as TEST.VIEWS [D]
+    node.TEACHER_VIEWS.NAMES = ["same"]
+    node.TEACHER_VIEWS.DUPLICATE_IOU = 0.6
     # Who is whose ancestor among the teacher's labels: teacher (its ancestor head) | coverage | none (not taught) [D]
     node.ANCESTORS = "teacher"
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .hierarchy import intersections, ious
+from ..structures.overlaps import intersections, ious
 
 GRID = 128  # places per side at which teacher and student are compared
 

@@ -13,6 +13,7 @@ from detectron2.structures import ImageList
 from torch import Tensor, nn
 
 from ..modeling.meta_arch import SOHES
+from ..modeling.view_fusion import AS_IT_IS, ViewFusion
 from .guard import finite_images, statistics_sums
 from .schedule import BranchSchedule
 from .targets import TeacherTargets
@@ -49,6 +50,7 @@ class SOHESMutualLearning(nn.Module):
         student: nn.Module,
         targets: Callable[..., Targets],
         evaluate: str = "teacher",
+        teacher_views: ViewFusion = AS_IT_IS,
         branch_weights: tuple[float, float] = (1.0, 2.0),
     ):
         """
@@ -56,6 +58,7 @@ class SOHESMutualLearning(nn.Module):
             student: a `SOHES`; the teacher is made as a copy.
             targets: from the teacher's outputs to targets of the criterion, see `TeacherTargets`.
             evaluate: who answers in evaluation, "student" or "teacher".
+            teacher_views: in which the teacher sees the weak view of an image.
             branch_weights: see the class.
 
         Raises:
@@ -68,6 +71,7 @@ class SOHESMutualLearning(nn.Module):
         self.teacher = teacher_of(student)
         self.targets = targets
         self.evaluate = evaluate
+        self.teacher_views = teacher_views
         self.branch_weights = branch_weights
         self.statistics: Tensor | None = None
         self.observer: Callable[[Batch, Targets], None] | None = None
@@ -78,6 +82,7 @@ class SOHESMutualLearning(nn.Module):
             "student": SOHES(cfg),
             "targets": TeacherTargets(cfg),
             "evaluate": cfg.CORRECTION.EVALUATE,
+            "teacher_views": ViewFusion.from_config(cfg.CORRECTION.TEACHER_VIEWS, "CORRECTION.TEACHER_VIEWS"),
             "branch_weights": BranchSchedule.from_config(cfg).at(0, 1),
         }
 
@@ -118,7 +123,7 @@ class SOHESMutualLearning(nn.Module):
             # First: what the teacher needs for a moment is free again before the student's activations are there.
             targets["teacher"], finite = self._ask_teacher(batched_inputs, initial, images)
 
-        outputs = self.student.sem_seg_head(self.student.backbone(images.tensor))
+        outputs = self.student.segment(images.tensor)
         self.statistics = None
         if "teacher" in targets:
             self.statistics = statistics_sums(targets["teacher"], outputs["pred_masks"], finite)
@@ -140,14 +145,14 @@ class SOHESMutualLearning(nn.Module):
                 f"the teacher's views have the sizes {images.image_sizes}, the student's {student_images.image_sizes}: "
                 "both views of an image must have the same geometry"
             )
-        outputs = self.teacher.sem_seg_head(self.teacher.backbone(images.tensor))
+        found = self.teacher_views.ask(self.teacher.segment, images.tensor)
         size = tuple(images.tensor.shape[-2:])
         photo_sizes = [x.get("photo_size", whole) for x, whole in zip(batched_inputs, images.image_sizes)]
         photos = [x["image_weak"].to(self.device) for x in batched_inputs]
-        targets = self.targets(outputs, initial, size, photo_sizes, self.branch_weights, photos)
+        targets = self.targets(self.teacher_views.fuse(found), initial, size, photo_sizes, self.branch_weights, photos)
         if self.observer is not None:
             self.observer(batched_inputs, targets)
-        return targets, finite_images(outputs)
+        return targets, torch.stack([finite_images(outputs) for outputs in found]).all(0)
 
     def _initial_target(self, sample: Mapping[str, Any], padded_size: tuple[int, int]) -> dict[str, Tensor] | None:
         """The criterion's target of an image, or None where it has no initial labels."""

@@ -12,7 +12,8 @@ from torch import Tensor
 from ..modeling.ancestor_head import ancestor_logits
 from ..modeling.mask_refinement import refine_masks
 from ..modeling.mask_scores import entity_probabilities, full_size_logits, measure
-from .hierarchy import ancestors_by_coverage, ancestors_by_probabilities, intersections, ious
+from ..structures.overlaps import intersections, ious
+from .hierarchy import ancestors_by_coverage, ancestors_by_probabilities
 from .thresholds import Threshold, build_threshold
 
 Size = tuple[int, int]

@@ -68,7 +68,7 @@ class SegmenterGraph(nn.Module):
         """``image`` (1, 3, H, W) to the outputs that the file's docstring names, in their order."""
         model = self.model
         pixels = image if self.channels == "RGB" else image.flip(1)
-        outputs = model.sem_seg_head(model.backbone((pixels - model.pixel_mean) / model.pixel_std))
+        outputs = model.segment((pixels - model.pixel_mean) / model.pixel_std)
         tensors = outputs["pred_logits"], outputs["pred_masks"]
         if "pred_ancestors" not in outputs:
             return tensors

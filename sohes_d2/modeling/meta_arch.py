@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from .criterion import SetCriterion
 from .inference import EntityInference
 from .matcher import HungarianMatcher
+from .view_fusion import AS_IT_IS, ViewFusion
 
 STRIDE = 32  # of the coarsest map: every backbone's input is padded to a multiple
 
@@ -36,6 +37,7 @@ class SOHES(nn.Module):
         inference: EntityInference,
         pixel_mean: list[float],
         pixel_std: list[float],
+        views: ViewFusion = AS_IT_IS,
     ):
         """
         Args:
@@ -45,12 +47,14 @@ class SOHES(nn.Module):
             inference: these to entities.
             pixel_mean: per channel, in the units of the input.
             pixel_std: likewise.
+            views: in which images are seen in evaluation.
         """
         super().__init__()
         self.backbone = backbone
         self.sem_seg_head = sem_seg_head
         self.criterion = criterion
         self.inference = inference
+        self.views = views
         # Detectron2's Swin Transformer misspells the attribute behind this property, which then raises
         self.size_divisibility = max(getattr(backbone, "size_divisibility", 0), STRIDE)
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
@@ -100,6 +104,7 @@ class SOHES(nn.Module):
             ),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
+            "views": ViewFusion.from_config(cfg.TEST.VIEWS, "TEST.VIEWS"),
         }
 
     @property
@@ -117,9 +122,10 @@ class SOHES(nn.Module):
             The weighted losses by name; or per image the dict of `EntityInference`.
         """
         images = self.preprocess(batched_inputs)
-        outputs = self.sem_seg_head(self.backbone(images.tensor))
         if self.training:
+            outputs = self.segment(images.tensor)
             return self.losses(outputs, self.prepare_targets(batched_inputs, tuple(images.tensor.shape[-2:])))
+        outputs = self.views.fuse(self.views.ask(self.segment, images.tensor))
         results = []
         for k, (one_input, image_size) in enumerate(zip(batched_inputs, images.image_sizes)):
             size = int(one_input.get("height", image_size[0])), int(one_input.get("width", image_size[1]))
@@ -136,6 +142,10 @@ class SOHES(nn.Module):
                 )
             )
         return results
+
+    def segment(self, images: Tensor) -> dict[str, Any]:
+        """The query decoder's outputs for normalised and padded images (B, 3, H, W)."""
+        return self.sem_seg_head(self.backbone(images))
 
     def preprocess(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
         """The normalised images as one batch, each padded at its right and bottom to the stride of the model."""

@@ -34,12 +34,13 @@ def _plain_model(seed):
     return build_model(plain_cfg(""))
 
 
-@functools.cache
-def _mutual_model(*correction):
+def _mutual_model(correction):
     cfg = mutual_cfg("")
-    for key, value in correction:
-        cfg.CORRECTION[key] = value
+    cfg.CORRECTION.update(correction)
     return build_model(cfg)
+
+
+_usual_model = functools.cache(lambda: _mutual_model({}))
 
 
 def plain_model(seed=0):
@@ -49,7 +50,7 @@ def plain_model(seed=0):
 
 def mutual_model(seed=0, **correction):
     """The model of phase 3, both of it as `plain_model` of the seed; ``correction`` are keys of CORRECTION."""
-    model = copy.deepcopy(_mutual_model(*correction.items()))
+    model = _mutual_model(correction) if correction else copy.deepcopy(_usual_model())
     model.load_state_dict(plain_model(seed).state_dict())
     return model.train()
 

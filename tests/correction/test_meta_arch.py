@@ -5,8 +5,9 @@ import logging
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
 from detectron2.modeling import build_model
-from mutual_training import batch, mutual_cfg, mutual_model, plain_model, write_phase2
+from mutual_training import batch, mutual_cfg, mutual_model, plain_cfg, plain_model, write_phase2
 
 from sohes_d2.engine.checkpoint import SOHESCheckpointer
 from sohes_d2.engine.optimizer import GroupRules, parameter_groups
@@ -108,6 +109,40 @@ def test_each_sees_its_own_view():
     weak = torch.stack([x["image_weak"] for x in batch()])
     torch.testing.assert_close(seen["teacher"] * std + mean, weak.float())
     torch.testing.assert_close(seen["student"] * std + mean, 255 - weak.float())
+
+
+def test_the_teacher_is_asked_in_all_of_its_views():
+    views = CfgNode({"NAMES": ["same", "mirrored", "turned_90"], "DUPLICATE_IOU": 0.6})
+    model = mutual_model(TEACHER_VIEWS=views)
+    seen, labels = [], []
+    model.teacher.backbone.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    model.observer = lambda inputs, targets: labels.append(targets)
+    model(batch())
+    same, mirrored, turned = seen
+    assert torch.equal(mirrored, same.flip(-1)) and torch.equal(turned, torch.rot90(same, 1, (-2, -1)))
+    # its labels are what the plain model answers that looks in these ways
+    cfg = plain_cfg("")
+    cfg.TEST.VIEWS = views
+    plain = build_model(cfg).eval()
+    plain.load_state_dict(plain_model().state_dict())
+    for target, output in zip(labels[0], plain([{"image": x["image_weak"]} for x in batch()])):
+        torch.testing.assert_close(target["scores"], output["instances"].scores[: len(target["scores"])])
+        assert torch.equal(target["masks"][0], torch.as_tensor(output["instances"].pred_masks[0]).squeeze(0).bool())
+
+
+def test_a_teacher_that_breaks_in_one_view_is_noticed():
+    views = CfgNode({"NAMES": ["same", "mirrored"], "DUPLICATE_IOU": 0.6})
+    model = mutual_model(TEACHER_VIEWS=views)
+    calls = []
+
+    def break_the_second(_, args, output):
+        calls.append(output)
+        if len(calls) == 2:
+            output["pred_logits"][0] = float("nan")
+
+    model.teacher.sem_seg_head.register_forward_hook(break_the_second)
+    model(batch())
+    assert len(calls) == 2 and model.statistics[-1] == 1
 
 
 def test_views_of_different_sizes_are_refused():

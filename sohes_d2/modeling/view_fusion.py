@@ -1,0 +1,184 @@
+"""One image seen in several ways, mirrored and turned, and what a model says of all of them as one answer.
+
+A model that learned from noisy labels errs in each view in another way. What many views agree on is right more often
+than what one view is sure of, and the mean of their outlines is better than each of them: Data Distillation
+(Radosavovic et al., CVPR 2018), for masks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..structures.overlaps import intersections, ious
+from .mask_scores import entity_probabilities
+
+Outputs = dict[str, Any]
+
+_FUSED = ("pred_logits", "pred_masks", "pred_ancestors")
+_MEMBER_IOU = 0.5  # from which on a view's mask shows the same entity
+_SURE = 1e-6  # probabilities are kept so far from 0 and 1, where logits are infinite
+
+
+@dataclass(frozen=True)
+class View:
+    """A way to look at a map (..., H, W): mirrored left to right or not, then turned by quarters, counter-clockwise."""
+
+    mirrored: bool = False
+    quarters: int = 0
+
+    def apply(self, maps: Tensor) -> Tensor:
+        """The maps as seen in this view; of an odd number of quarters (..., W, H)."""
+        maps = maps.flip(-1) if self.mirrored else maps
+        return torch.rot90(maps, self.quarters, (-2, -1)) if self.quarters else maps
+
+    def undo(self, maps: Tensor) -> Tensor:
+        """What `apply` was given."""
+        maps = torch.rot90(maps, -self.quarters, (-2, -1)) if self.quarters else maps
+        return maps.flip(-1) if self.mirrored else maps
+
+
+VIEWS = {
+    "same": View(),
+    "mirrored": View(mirrored=True),
+    "turned_90": View(quarters=1),
+    "turned_180": View(quarters=2),
+    "turned_270": View(quarters=3),
+    "mirrored_turned_90": View(mirrored=True, quarters=1),
+    "mirrored_turned_180": View(mirrored=True, quarters=2),
+    "mirrored_turned_270": View(mirrored=True, quarters=3),
+}
+
+
+@dataclass(frozen=True)
+class ViewFusion:
+    """Asks a model about images in several views and makes one answer of all.
+
+    Attributes:
+        views: the first one is the image as it is.
+        duplicate_iou: of two masks that overlap by more, the one with less support is left out.
+    """
+
+    views: tuple[View, ...] = (View(),)
+    duplicate_iou: float = 0.6
+
+    @classmethod
+    def from_config(cls, node: Any, key: str) -> ViewFusion:
+        """The settings of a node of the config, with NAMES and DUPLICATE_IOU.
+
+        Args:
+            node: for example ``cfg.TEST.VIEWS``.
+            key: its name, for errors.
+
+        Raises:
+            ValueError: names that are not in `VIEWS`, twice there, or do not begin with "same".
+        """
+        names = list(node.NAMES)
+        unknown = [name for name in names if name not in VIEWS]
+        if unknown:
+            raise ValueError(f"{key}.NAMES has the unknown view {unknown[0]!r}; there are {', '.join(VIEWS)}")
+        if names[:1] != ["same"]:
+            raise ValueError(f"{key}.NAMES must begin with 'same', the image as it is; got {names}")
+        if len(set(names)) < len(names):
+            raise ValueError(f"{key}.NAMES has a view twice: {names}")
+        return cls(tuple(VIEWS[name] for name in names), node.DUPLICATE_IOU)
+
+    def ask(self, segment: Callable[[Tensor], Outputs], images: Tensor) -> list[Outputs]:
+        """The model's outputs in each view, with the masks as they lie in the images.
+
+        Args:
+            segment: from normalised images (B, 3, H, W) to outputs, of which "pred_masks" are (B, Q, h, w).
+            images: (B, 3, H, W), padded; H and W are multiples of the masks' stride, so that a mirrored mask lies on
+                the same grid.
+        """
+        found = []
+        for view in self.views:
+            outputs = segment(view.apply(images))
+            # what the decoder's earlier layers say would only fill the memory
+            found.append({name: outputs[name] for name in _FUSED if name in outputs})
+            found[-1]["pred_masks"] = view.undo(outputs["pred_masks"])
+        return found
+
+    @torch.no_grad()
+    def fuse(self, found: Sequence[Outputs]) -> Outputs:
+        """What all views say together, in the form of one view's outputs.
+
+        A query's support is the mean over the views of the best that each has for it: the probability of a query to be
+        an entity times the overlap of both masks. Of all views' queries those with the most support are kept, none of
+        which overlaps a better one too much. Their masks are the means over the views that show them.
+
+        Args:
+            found: see `ask`: "pred_logits" (B, Q, K + 1), "pred_masks" (B, Q, h, w) and, of an ancestor head,
+                "pred_ancestors", two (B, Q, D). One view alone is returned as it is.
+
+        Returns:
+            The same, float32, by falling support: "pred_logits" (B, Q, 2), whose entity's probability is the support,
+            and 0 for the queries of an image where fewer than Q masks are left; "pred_masks"; "pred_ancestors", those
+            of the query of the first view that overlaps a mask most, as only embeddings of one view can be compared.
+        """
+        if len(found) == 1:
+            return found[0]
+        images = [
+            _fuse_one([view["pred_logits"][k] for view in found], [view["pred_masks"][k] for view in found], self)
+            for k in range(len(found[0]["pred_masks"]))
+        ]
+        support, masks, first = (torch.stack(values) for values in zip(*images))
+        support = support.clamp(max=1)  # which rounding may pass; a support of 0 is a logit of minus infinity
+        fused: Outputs = {
+            "pred_logits": torch.stack([support, 1 - support], dim=-1).log(),
+            "pred_masks": masks,
+        }
+        if "pred_ancestors" in found[0]:
+            fused["pred_ancestors"] = tuple(
+                side.gather(1, first[..., None].expand(-1, -1, side.shape[-1])) for side in found[0]["pred_ancestors"]
+            )
+        return fused
+
+
+AS_IT_IS = ViewFusion()  # one view
+
+
+def _fuse_one(logits: Sequence[Tensor], masks: Sequence[Tensor], settings: ViewFusion) -> tuple[Tensor, Tensor, Tensor]:
+    """(Q,) support, (Q, h, w) logits and (Q,) queries of the first view, of V times (Q, K + 1) and (Q, h, w)."""
+    count = len(logits[0])
+    entity = torch.cat([entity_probabilities(a, b) for a, b in zip(logits, masks)]).nan_to_num(0)
+    masks = torch.cat([each.float() for each in masks])
+    inside = masks > 0
+    common = intersections(inside, inside)
+    overlaps = ious(common, common.diagonal(), common.diagonal())
+    by_view = overlaps.unflatten(1, (-1, count))
+    support = (by_view * entity.unflatten(0, (-1, count))).amax(-1).mean(1)
+    order = support.argsort(descending=True, stable=True)
+    kept = order[_first_of_each(overlaps[order][:, order] > settings.duplicate_iou)][:count]
+
+    nearest, query = by_view[kept].max(-1)
+    shows = (nearest >= _MEMBER_IOU).float()
+    probabilities = masks.sigmoid().nan_to_num(0).unflatten(0, (-1, count))
+    fused = torch.zeros_like(masks[: len(kept)])
+    for one_shows, one_query, one in zip(shows.T, query.T, probabilities):
+        fused += one_shows[:, None, None] * one[one_query]
+    fused = (fused / shows.sum(1).clamp(min=1)[:, None, None]).logit(_SURE)
+    missing = count - len(kept)
+    support = torch.cat([support[kept], support.new_zeros(missing)])
+    fused = torch.cat([fused, fused.new_full((missing, *fused.shape[1:]), -1.0)])
+    return support, fused, torch.cat([query[:, 0], query.new_zeros(missing)])
+
+
+def _first_of_each(repeats: Tensor) -> Tensor:
+    """(N,) bool: greedily from the first on, what repeats nothing that is kept (Cluster-NMS, Zheng et al., 2020).
+
+    Args:
+        repeats: (N, N) bool, symmetric: which are the same.
+    """
+    repeats = repeats.tril(-1)
+    kept = torch.ones(len(repeats), dtype=torch.bool, device=repeats.device)
+    # each round settles at least one more; few are needed
+    while True:
+        after = ~(repeats & kept).any(1)
+        if torch.equal(after, kept):
+            return kept
+        kept = after
