@@ -47,7 +47,8 @@ def refine_masks(
         target = _shrink(inside)[:, None]
         means = mean(torch.cat([target * small, target], dim=1))
         covariance = means[:, :3] - mean_colour * means[:, 3:]
-        slope = torch.einsum("ijhw,njhw->nihw", inverse, covariance)
+        # an einsum would multiply one small matrix after the other
+        slope = sum(inverse[:, k] * covariance[:, k, None] for k in range(3))
         offset = means[:, 3:] - (slope * mean_colour).sum(1, keepdim=True)
         model = mean(torch.cat([slope, offset], dim=1))
         model = F.interpolate(model, size=(height, width), mode="bilinear", align_corners=False)
