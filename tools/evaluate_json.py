@@ -4,11 +4,16 @@
     python tools/evaluate_json.py --gt entities_val.json --pred labels.json
     python tools/evaluate_json.py --gt instances_val2017.json --pred entity_results.json --iou-type segm bbox \\
         --output metrics.json
+    python tools/evaluate_json.py --gt entities_val.json --pred new.json --against old.json
 
 --gt is a COCO file; classes are ignored, crowd regions count as COCO counts them. --pred is a COCO result list, whose
 image ids are those of the ground truth, or a COCO file with image ids of its own (such as labels.json of
 tools/generate_pseudo_labels.py), whose images are found by file name, else by the last part of the file name.
 Predictions without a score get 1. Where annotations of both files have parent_id, the hierarchy is scored too.
+
+--against OTHER.json also tells by how much average recall differs from that of other predictions of the same images,
+and how much of it may be chance: a 95% interval by a paired bootstrap over images. Whether another training of the
+same model would differ as much, it cannot tell.
 
 Exit code: 0 scored, 2 the files do not fit or usage error.
 """
@@ -54,6 +59,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         default="auto",
         help="auto: faster-coco-eval where it is installed; the numbers are the same",
     )
+    add("--against", metavar="OTHER.json", help="other predictions, to compare average recall with")
     add("--no-forest", action="store_true", help="do not score the hierarchy")
     add("--output", metavar="METRICS.json", help="write all metrics, in percent, null where undefined")
     return parser.parse_args(arguments)
@@ -75,6 +81,8 @@ def main(arguments: list[str] | None = None) -> int:
     from sohes_d2.evaluation.ground_truth import GroundTruth
     from sohes_d2.evaluation.predictions import empty_masks, read_predictions
     from sohes_d2.evaluation.scoring import evaluate
+    from sohes_d2.evaluation.significance import recall_differences
+    from sohes_d2.evaluation.tables import difference_table
 
     iou_types = list(dict.fromkeys(args.iou_type))
     try:
@@ -86,8 +94,21 @@ def main(arguments: list[str] | None = None) -> int:
         evaluation = evaluate(
             truth, predictions.annotations, args.pred, iou_types, args.max_dets, backend, not args.no_forest
         )
+        differences = {}
+        if args.against:
+            others = read_predictions(args.against, truth, args.match, args.ignore_unmatched, iou_types)
+            for iou_type in iou_types:
+                differences[iou_type] = recall_differences(
+                    truth.images.values(),
+                    truth.records(iou_type),
+                    others.annotations,
+                    predictions.annotations,
+                    iou_type,
+                    args.max_dets,
+                    backend,
+                )
         if args.output:
-            _write(args.output, evaluation.results, evaluation.depth_confusion)
+            _write(args.output, evaluation.results, evaluation.depth_confusion, differences)
     except (EvaluationError, ValueError, OSError) as error:
         print(f"evaluate_json: {error}", file=sys.stderr)
         return 2
@@ -103,11 +124,17 @@ def main(arguments: list[str] | None = None) -> int:
     if empty_masks(predictions):
         print(f"{empty_masks(predictions)} predicted masks are empty")
     print(f"\n{evaluation.table()}")
+    if differences:
+        print(f"\nBefore: {args.against}; after: {args.pred}\n\n{difference_table(differences)}")
     return 0
 
 
-def _write(path: str, results: dict, depth_confusion) -> None:
+def _write(path: str, results: dict, depth_confusion, differences: dict) -> None:
     metrics = {f"{task}/{name}": value for task, values in results.items() for name, value in values.items()}
+    for task, found in differences.items():
+        for name, d in found.items():
+            gain = f"{task}/{name}/gain"
+            metrics.update({gain: d.after - d.before, f"{gain}-low": d.low, f"{gain}-high": d.high})
     content = {name: None if value != value else value for name, value in metrics.items()}  # json has no NaN
     if depth_confusion is not None:
         content["forest/depth_confusion-50"] = depth_confusion.tolist()

@@ -9,6 +9,7 @@ from tabulate import tabulate
 
 from .detection_metrics import SIZES
 from .forest_metrics import MEASURES, SCOPES
+from .significance import LEVEL, Difference
 
 
 def detection_table(results: Mapping[str, Mapping[str, float]]) -> str:
@@ -20,6 +21,17 @@ def detection_table(results: Mapping[str, Mapping[str, float]]) -> str:
             suffix = "" if size == "all" else f"-{size}"
             rows.append([task, size, *(_cell(metrics, column + suffix) for column in columns)])
     return tabulate(rows, headers=["", "size", *columns], tablefmt="pipe", disable_numparse=True, stralign="right")
+
+
+def difference_table(results: Mapping[str, Mapping[str, Difference]]) -> str:
+    """One table of ``{"segm": differences, "bbox": differences}``: a row per metric, in percent."""
+    rows = []
+    for task, differences in results.items():
+        for name, d in differences.items():
+            gain, interval = f"{d.after - d.before:+.2f}", f"{d.low:+.2f} to {d.high:+.2f}"
+            rows.append([task, name, f"{d.before:.2f}", f"{d.after:.2f}", gain, interval])
+    headers = ["", "metric", "before", "after", "difference", f"{LEVEL:.0%} interval"]
+    return tabulate(rows, headers=headers, tablefmt="pipe", disable_numparse=True, stralign="right")
 
 
 def forest_table(metrics: Mapping[str, float], depth_confusion: np.ndarray) -> str:

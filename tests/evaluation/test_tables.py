@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from sohes_d2.evaluation.tables import detection_table, forest_table
+from sohes_d2.evaluation.significance import Difference
+from sohes_d2.evaluation.tables import detection_table, difference_table, forest_table
 
 
 def cells(table):
@@ -16,6 +17,12 @@ def test_detection_table():
     assert rows[2] == ["segm", "all", "1.23", "2.00", "3.00"]
     assert rows[3] == ["segm", "small", "4.00", "nan", ""]
     assert rows[6] == ["bbox", "all", "7.00", "", ""]
+
+
+def test_difference_table():
+    rows = cells(difference_table({"segm": {"AR@100": Difference(10.0, 12.5, -0.126, 5.0)}}))
+    assert rows[0] == ["", "metric", "before", "after", "difference", "95% interval"]
+    assert rows[2:] == [["segm", "AR@100", "10.00", "12.50", "+2.50", "-0.13 to +5.00"]]
 
 
 def test_forest_table():

@@ -268,3 +268,16 @@ def test_benchmark_prints_ratio_and_equality(capsys):
     out = capsys.readouterr().out
     assert "speedup" in out
     assert "equal True" in out
+
+
+def test_against_other_predictions(files):
+    """The better of two files: all masks of both images against the first two of three."""
+    other = files.folder / "other.json"
+    other.write_text(json.dumps(data_set({1: "a.jpg", 2: "b.jpg"}, masks=2)))
+    assert files.run(data_set({5: "b.jpg", 6: "a.jpg"}), "--against", str(other)) == 0
+    assert files.metrics["segm/AR@100/gain"] == pytest.approx(100 / 3)
+    assert files.metrics["segm/AR@100/gain-low"] == pytest.approx(100 / 3)
+    assert files.metrics["segm/AR@1/gain"] == pytest.approx(0)
+    assert "| segm | AR@100 | 66.67 | 100.00 | +33.33 | +33.33 to +33.33 |" in " ".join(files.out.split())
+    assert files.run(data_set(NAMES), "--against", str(files.folder / "none.json")) == 2
+    assert "none.json" in files.err and files.metrics is None
