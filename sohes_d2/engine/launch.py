@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import socket
+import sys
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -38,12 +41,15 @@ def launch(
             Detectron2 code bases can start itself.
 
     Raises:
-        torch.multiprocessing.ProcessExitedException: a process called ``sys.exit``; its code is ``exit_code``.
+        torch.multiprocessing.ProcessExitedException: a process called ``sys.exit``, with a number; it is ``exit_code``.
         torch.multiprocessing.ProcessRaisedException: a process raised; the message has the traceback.
     """
     world_size = machines * processes
-    if use_gpus or world_size == 1:
+    if world_size == 1:
         launch_on_gpus(function, processes, machines, machine_rank, address, args)
+        return
+    if use_gpus:
+        launch_on_gpus(_call_and_leave, processes, machines, machine_rank, address, (function, args))
         return
     if address == "auto":
         address = f"tcp://127.0.0.1:{_free_port()}"
@@ -58,7 +64,7 @@ def _cpu_worker(
     machine_rank: int,
     address: str,
     args: tuple[Any, ...],
-) -> None:
+) -> NoReturn:
     dist.init_process_group(
         "gloo",
         init_method=address,
@@ -72,9 +78,22 @@ def _cpu_worker(
         if machine == machine_rank:
             comm._LOCAL_PROCESS_GROUP = group
     torch.set_num_threads(max(1, torch.get_num_threads() // processes))
-    function(*args)
-    comm.synchronize()  # no process ends while another still talks to it
-    dist.destroy_process_group()
+    _call_and_leave(function, args)
+
+
+def _call_and_leave(function: Callable[..., None], args: tuple[Any, ...]) -> NoReturn:
+    """Call ``function(*args)`` in this process, one of several, and end the process with its exit code."""
+    code = 0
+    try:
+        function(*args)
+        comm.synchronize()  # no process ends while another still talks to it
+    except SystemExit as end:
+        code = end.code or 0
+    # Not by the interpreter's own end: a thread of gloo that lets go of a tensor meanwhile aborts the process.
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _free_port() -> int:

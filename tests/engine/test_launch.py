@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch.multiprocessing import ProcessExitedException
-from two_processes import gradients, work
+from two_processes import gradients, leave, work
 
 from sohes_d2.engine.launch import launch
 
@@ -24,6 +24,23 @@ def test_two_processes_have_the_gradients_of_one_with_all_images(tmp_path, monke
     # what `train` there left behind: both resumed, one wrote
     assert (tmp_path / "run" / "last_checkpoint").read_text() == "model_final.pth"
     assert torch.load(tmp_path / "run" / "model_final.pth")["iteration"] == 7
+
+
+@pytest.mark.parametrize("exit_code", [None, 3])
+def test_processes_end_as_they_say_whatever_happens_while_python_ends(tmp_path, capfd, exit_code):
+    if exit_code is None:
+        launch(leave, 2, args=(str(tmp_path), None), use_gpus=False)
+        left = ["left0", "left1"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == left
+    else:
+        with pytest.raises(ProcessExitedException) as error:
+            launch(leave, 2, args=(str(tmp_path), exit_code), use_gpus=False)
+        assert error.value.exit_code == exit_code
+        left = [f"left{error.value.error_index}"]  # the other one may have been stopped
+    printed = capfd.readouterr().out
+    for name in left:
+        assert (tmp_path / name).read_text() == name
+        assert name in printed
 
 
 def test_one_process_is_simply_called():

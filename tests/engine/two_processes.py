@@ -1,5 +1,6 @@
 """What each of two processes does in the test of `launch`; a module of its own, because they import it by name."""
 
+import atexit
 import os
 import sys
 from pathlib import Path
@@ -80,3 +81,23 @@ def work(output, exit_code):
     train(output)
     comm.synchronize()
     sys.exit(exit_code)
+
+
+class AbortsWhenPythonEnds:
+    """Does in the interpreter's finalization what a late thread of gloo does there now and then."""
+
+    def __del__(self, abort=os.abort):  # then, names of this module may be gone
+        abort()
+
+
+def leave(output, exit_code):
+    """Ends with an exit code, if with one; what is to be done at the exit is done."""
+    global aborts
+    aborts = AbortsWhenPythonEnds()
+    name = f"left{comm.get_rank()}"
+    file = open(os.path.join(output, name), "w")  # noqa: SIM115  (closed at the exit)
+    file.write(name)
+    atexit.register(file.close)
+    print(name, end="")
+    if exit_code is not None:
+        sys.exit(exit_code)
