@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import logging
 import os
 import sys
 from pathlib import Path
@@ -11,7 +10,6 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
-from detectron2.utils.logger import setup_logger
 
 TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS / "engine"), str(TESTS / "correction")]
@@ -126,11 +124,6 @@ def test_an_export_evaluates_as_the_teacher_does(folder, tmp_path):
     finally:
         DatasetCatalog.remove("export_scenes")
         MetadataCatalog.remove("export_scenes")
-        # handlers write to the stdout of the test that made them
-        for name in ("detectron2", "fvcore", "sohes_d2"):
-            logging.getLogger(name).handlers.clear()
-            logging.getLogger(name).propagate = True
-        setup_logger.cache_clear()
 
 
 def test_mistakes_are_explained(folder, tmp_path, capsys):

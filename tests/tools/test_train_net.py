@@ -2,14 +2,12 @@
 
 import importlib.util
 import json
-import logging
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.utils.logger import setup_logger
 
 TOOLS = Path(__file__).parents[2] / "tools"
 sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
@@ -63,11 +61,6 @@ def run(folder):
             if "cli_scenes" in DatasetCatalog.list():
                 DatasetCatalog.remove("cli_scenes")
                 MetadataCatalog.remove("cli_scenes")
-            # handlers write to the stdout of the test that made them
-            for name in ("detectron2", "fvcore", "sohes_d2"):
-                logging.getLogger(name).handlers.clear()
-                logging.getLogger(name).propagate = True
-            setup_logger.cache_clear()
 
     return run
 
