@@ -2,7 +2,7 @@
 
     python -m sohes_d2.doctor
 
-Exit code: 0 phases 1 and 2 can run, 1 they cannot. Where not even the package can be imported (Detectron2 is missing),
+Exit code: 0 all phases can run, 1 they cannot. Where not even the package can be imported (Detectron2 is missing),
 `python sohes_d2/doctor.py`, the path of this file, still runs: it needs nothing but Python itself.
 """
 
@@ -222,14 +222,16 @@ def check_phases() -> Iterator[Finding]:
     """Whether the phases run, by running them in small."""
     probes, problem = try_import("sohes_d2.engine.probes")
     if problem:
-        for phase in ("phase 1", "phase 2"):
+        for phase in ("phase 1", "phase 2", "phase 3"):
             yield Finding(phase, MISSING, f"cannot be tried: {problem}", "see the lines with !! above")
         return
     yield _run("phase 1", probes.probe_labeling)
     yield _run("phase 2", probes.probe_training)
+    yield _run("phase 3", probes.probe_correction)
     torch, _ = try_import("torch")
     if torch.cuda.is_available():
         yield _run("phase 2 on the GPU", lambda: probes.probe_training("cuda"))
+        yield _run("phase 3 on the GPU", lambda: probes.probe_correction("cuda"))
 
 
 SECTIONS: tuple[tuple[str, Callable[[], Iterator[Finding]]], ...] = (
@@ -301,10 +303,10 @@ def main(arguments: list[str] | None = None) -> int:
             if finding.state == MISSING:
                 failed.append(finding.name)
     if failed:
-        print(f"\nPhases 1 and 2 cannot run here: {', '.join(failed)}.")
+        print(f"\nPhases 1 to 3 cannot run here: {', '.join(failed)}.")
         print("Follow the arrows from the top; or `make env` in a clone builds an environment of tested versions.")
         return 1
-    print("\nPhases 1 and 2 can run here.")
+    print("\nPhases 1 to 3 can run here.")
     return 0
 
 

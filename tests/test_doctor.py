@@ -23,11 +23,12 @@ def by_name(findings):
 def test_a_whole_installation_can_run(capsys):
     assert doctor.main([]) == 0
     printed = capsys.readouterr().out
-    assert "Phases 1 and 2 can run here." in printed and "!!" not in printed
+    assert "Phases 1 to 3 can run here." in printed and "!!" not in printed
     assert f"torch                      {torch.__version__.partition('+')[0]}" in printed
     words = " ".join(printed.split())  # lines break where the terminal's width says
     assert "masks found in a test picture" in words
     assert "a training step and a prediction of a tiny model ran on cpu" in words
+    assert "labels of a tiny teacher, and its prediction, ran on cpu" in words
 
 
 def test_what_is_missing_is_named_with_a_remedy(monkeypatch, capsys):
@@ -58,9 +59,10 @@ def test_what_is_missing_is_named_with_a_remedy(monkeypatch, capsys):
     assert extras["ray"].state == OPTIONAL and "broken (AttributeError" in extras["ray"].detail
     assert "--force-reinstall" in extras["ray"].remedy
     assert by_name(doctor.check_detectron2())["Detectron2"].remedy == "python tools/install_detectron2.py --force"
-    assert [finding.state for finding in doctor.check_phases()] == [MISSING, MISSING]
+    assert [finding.state for finding in doctor.check_phases()] == [MISSING, MISSING, MISSING]
     assert doctor.main([]) == 1
-    assert "cannot run here: timm, opencv-python-headless, Detectron2, phase 1, phase 2" in capsys.readouterr().out
+    failed = "timm, opencv-python-headless, Detectron2, phase 1, phase 2, phase 3"
+    assert f"cannot run here: {failed}." in capsys.readouterr().out
 
 
 def test_a_phase_that_fails_is_told(monkeypatch):
@@ -69,7 +71,7 @@ def test_a_phase_that_fails_is_told(monkeypatch):
     monkeypatch.setattr(probes, "probe_labeling", lambda: (_ for _ in ()).throw(RuntimeError("bad\n  driver")))
     found = by_name(doctor.check_phases())
     assert found["phase 1"].state == MISSING and found["phase 1"].detail == "does not run: RuntimeError: bad driver"
-    assert found["phase 2"].state == OK
+    assert found["phase 2"].state == found["phase 3"].state == OK
 
 
 def test_probes_notice_wrong_results(monkeypatch):
@@ -81,8 +83,13 @@ def test_probes_notice_wrong_results(monkeypatch):
     monkeypatch.setattr(
         SetCriterion, "forward", lambda self, *a: {k: v * float("nan") for k, v in forward(self, *a).items()}
     )
-    with pytest.raises(probes.ProbeError, match="not finite"):
-        probes.probe_training()
+    for probe in (probes.probe_training, probes.probe_correction):
+        with pytest.raises(probes.ProbeError, match="not finite"):
+            probe()
+    monkeypatch.setattr(SetCriterion, "forward", forward)
+    monkeypatch.setattr(probes.TeacherStatistics, "from_sums", lambda sums: SimpleNamespace(labels=0.0))
+    with pytest.raises(probes.ProbeError, match="no label"):
+        probes.probe_correction()
     monkeypatch.setattr(probes.PseudoLabeler, "generate", lambda self, image: Forest([], [], image.shape[:2]))
     with pytest.raises(probes.ProbeError, match="no mask"):
         probes.probe_labeling()

@@ -7,7 +7,9 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Instances
+from torch import nn
 
+from ..correction.guard import TeacherStatistics
 from ..data.synthetic import generate_scene
 from ..exploration.features import ColorTextureExtractor
 from ..exploration.labeler import PseudoLabeler
@@ -42,15 +44,38 @@ def probe_training(device: str = "cpu") -> str:
     Raises:
         ProbeError: a loss or gradient is not finite.
     """
+    _train_and_predict(tiny_config(device))
+    return f"a training step and a prediction of a tiny model ran on {device}"
+
+
+def probe_correction(device: str = "cpu") -> str:
+    """Phase 3 in small: a training step with a tiny teacher, its update, and its prediction; what came of it, in words.
+
+    Raises:
+        ProbeError: a loss or gradient is not finite, or the teacher had no label.
+    """
+    cfg = tiny_config(device)
+    cfg.MODEL.META_ARCHITECTURE = "SOHESMutualLearning"
+    cfg.CORRECTION.MIN_AREA = 1
+    cfg.CORRECTION.THRESHOLD.NAME = "top_k"  # random weights are sure of nothing
+    model = _train_and_predict(cfg)
+    labels = TeacherStatistics.from_sums(model.statistics).labels
+    if not labels:
+        raise ProbeError("the teacher had no label")
+    model.update_teacher(0.9)
+    return f"a training step with {labels:.0f} labels of a tiny teacher, and its prediction, ran on {device}"
+
+
+def _train_and_predict(cfg: CfgNode) -> nn.Module:
     torch.manual_seed(0)
-    model = build_model(tiny_config(device))
+    model = build_model(cfg)
     image, forest = generate_scene(0, 1, _SIZE)
     pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
     instances = Instances(_SIZE)
     instances.gt_classes = torch.zeros(len(forest), dtype=torch.int64)
     instances.gt_masks = BitMasks(torch.from_numpy(decode_masks(forest.masks)))
     instances.gt_ancestors = AncestorMatrix(torch.from_numpy(forest.ancestors()))
-    loss = sum(model.train()([{"image": pixels, "instances": instances}]).values())
+    loss = sum(model.train()([{"image": pixels, "image_weak": pixels, "instances": instances}]).values())
     loss.backward()
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     if not gradients or not all(bool(torch.isfinite(value).all()) for value in [loss, *gradients]):
@@ -58,7 +83,7 @@ def probe_training(device: str = "cpu") -> str:
     with torch.no_grad():
         predicted = model.eval()([{"image": pixels, "height": _SIZE[0], "width": _SIZE[1]}])[0]["forest"]
     predicted.check()
-    return f"a training step and a prediction of a tiny model ran on {device}"
+    return model
 
 
 def tiny_config(device: str = "cpu") -> CfgNode:
