@@ -34,13 +34,42 @@ def add_sohes_config(cfg: Any) -> None:
     node.TOKEN_BUDGET = 0  # most grid cells per image; 0: the extractor's own, which is 3600 for networks [D]
     node.DTYPE = "float32"  # float32 | bfloat16 | float16 (GPU only), for the network's forward pass
 
-    # Merging thresholds (theta_merge), cosine similarity, descending. Empty: the extractor's own; for ViTs
-    # (0.6, 0.5, 0.4, 0.3, 0.2, 0.1) [U]. `generate_pseudo_labels.py --suggest-thetas` prints what others would give.
+    # Larger photos are clustered at this many pixels; masks are written at the photo's own size. 0: no limit [D]
+    cfg.EXPLORATION.MAX_PIXELS = 1_000_000
+
+    cfg.EXPLORATION.LEAVES = node = CfgNode()  # of the merge trees
+    node.NAME = "superpixels"  # superpixels [D] | grid: the cells of the features [P]
+    node.SMOOTHING = 1.0  # of superpixels: pixels, standard deviation around the gradient [D]
+    node.WINDOW = 3  # of superpixels: pixels, side of the window in which a marker is the minimum [D]
+
+    cfg.EXPLORATION.BORDER = node = CfgNode()  # strength of borders: the photo's Lab gradient g as g / (g + HALF) [D]
+    node.SCALES = [1.0, 2.0]  # pixels, standard deviations
+    node.HALF = 20.0  # Lab units per 8 pixels
+
+    # Several looks at one photo, each a merge tree; one value per look in each list. The paper has one look of weight 0
+    # and power 0.
+    cfg.EXPLORATION.LOOKS = node = CfgNode()
+    node.SCALES = [1.0, 1.0, 0.5]  # sides of the photo in which superpixels are found, as shares of its own [D]
+    node.BORDER_WEIGHTS = [2.0, 2.0, 2.0]  # lambda: similarity = cosine - lambda * mean border strength [D]
+    node.SIZE_POWERS = [0.0, 0.3, 0.1]  # of the pair's harmonic size: how strongly small regions merge first [D]
+
+    # Merging thresholds (theta_merge), cosine similarity, descending: only regions that stand in one of these snapshots
+    # are candidates [P]; for DINO (0.6, 0.5, 0.4, 0.3, 0.2, 0.1) [U]. Empty: every node of the trees [D].
     cfg.EXPLORATION.THETAS = []
 
-    cfg.EXPLORATION.ZOOM = node = CfgNode()
-    node.ENABLED = True  # cluster crops of small regions again [P]
-    node.LARGE = True  # and of large regions: many more crops, much higher recall [U]
+    cfg.EXPLORATION.SCORE = node = CfgNode()  # see exploration/scoring.py [D]
+    node.NOISE = 0.1  # border strength below which a contrast means nothing
+    node.AGREEMENT_POWER = 0.5  # of the agreement between looks
+    node.REDUNDANCY = 0.3  # most of a score that a mask loses to a better one that it overlaps
+    node.REDUNDANCY_POWER = 6.0  # of that IoU: higher spares all but near-duplicates
+    # The share of regions that come back under a changed photo, by their raw score (tools/calibrate_scores.py)
+    node.FLOOR = 0.25  # of a raw score of 0
+    node.MIDPOINT = 0.2  # raw score whose share is halfway between the floor and 1
+    node.SLOPE = 4.0  # how fast the share rises with the logarithm of the raw score
+
+    cfg.EXPLORATION.ZOOM = node = CfgNode()  # local re-clustering, for LEAVES.NAME grid with THETAS
+    node.ENABLED = False  # cluster crops of small regions again [P]
+    node.LARGE = False  # and of large regions: many more crops, much higher recall [U]
     node.SMALL_AREA = 0.01  # theta_small: regions under this share of the image are small [D]
     node.MIN_SIDE = 16  # pixels; regions with a shorter box are not zoomed into [D]
     node.CONTEXT = 1.25  # the crop's sides are the region's times this [D]
@@ -50,23 +79,24 @@ def add_sohes_config(cfg: Any) -> None:
     node.SAME_CROP_IOU = 0.7  # crops that overlap an earlier one by more are left out [D]
 
     cfg.EXPLORATION.REFINEMENT = node = CfgNode()
-    # none | guided (training-free) [D] | crf [H] | cascadepsp [P]. CascadePSP's weights were trained on human masks.
-    node.NAME = "guided"
+    # none [D] | guided (training-free) [D] | crf [H] | cascadepsp [P]. For the outlines of grid leaves; superpixels
+    # follow the photo already. CascadePSP's weights were trained on human masks.
+    node.NAME = "none"
     # The refiner's own settings by name, for example {"radius": 2.0}; see its class.
     node.OPTIONS = CfgNode(new_allowed=True)
-    node.FILL_HOLES = True  # [H][U]
+    node.FILL_HOLES = True  # after a refiner [H][U]
 
     cfg.EXPLORATION.FILTER = node = CfgNode()
     node.MIN_AREA = 100  # pixels [H][U]
     node.MAX_AREA = 0.9  # share of the image [H][U]
     node.CORNERS = 0  # a mask covering this many image corners is background and dropped; 0: never [D], 3 in [H]
     node.MIN_AGREEMENT = 0.5  # IoU of a mask before and after refinement [H][U]
-    node.DUPLICATE_IOU = 0.9  # of two masks that overlap by more, the lower score is dropped [U]
-    node.MAX_CANDIDATES = 4000  # refined per image, the most separated from their surroundings first [D]
+    node.DUPLICATE_IOU = 0.95  # of two masks that overlap by more, the lower score is dropped [D; 0.9 in U]
+    node.MAX_CANDIDATES = 1500  # compared per look; with a refiner, refined per image [D]
     node.MAX_MASKS = 1000  # per image, best scores first [D]
 
     cfg.EXPLORATION.HIERARCHY = node = CfgNode()
-    node.THETA_COVER = 0.9  # A is inside B if B covers this share of A, and not the reverse [H]
+    node.THETA_COVER = 0.9  # A is inside B if B covers this share of A, and not the reverse [H]; 1 within a merge tree
 
     # --- Phase 2, self-instruction: the model and its training ------------------------------------------------------
     # Names of keys that Mask2Former has, too, are its names, with the same meaning; so are the defaults of its COCO

@@ -3,7 +3,6 @@
 
     python tools/generate_pseudo_labels.py --images photos/ --output labels.json
     python tools/generate_pseudo_labels.py --images photos/ --output labels/ --shard 3/16      # one of 16 jobs
-    python tools/generate_pseudo_labels.py --images photos/ --suggest-thetas                   # choose thresholds
 
 An output ending in .json is one COCO file; otherwise it is a folder of shards of at most 1,000 images, which the data
 loader reads as it is and tools/merge_shards.py joins. Beside the labels stand errors.json (files skipped, and why),
@@ -75,14 +74,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="ADDRESS",
         help="of a running cluster: auto, host:6379, ray://host:10001 (default: start one here)",
     )
-    add(
-        "--suggest-thetas",
-        action="store_true",
-        help="print regions per threshold on a sample, propose a list, write nothing",
-    )
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys and values, at the end of the command")
     args = parser.parse_args(arguments)
-    if not args.output and not args.suggest_thetas:
+    if not args.output:
         parser.error("--output is missing: a file ending in .json, or a folder")
     job, slash, jobs = args.shard.partition("/")
     if not (slash and job.isdigit() and jobs.isdigit()):
@@ -163,8 +157,6 @@ def main(arguments: list[str] | None = None) -> int:
         cfg = build_cfg(args)
         from sohes_d2.engine.labeling.factory import CfgLabelerFactory
 
-        if args.suggest_thetas:
-            return _suggest(images, CfgLabelerFactory(cfg))
         report = run_labeling(images, args.output, CfgLabelerFactory(cfg), options)
     except (UsageError, SourceError, JournalBusyError, RayMissingError) as error:
         print(f"generate_pseudo_labels: {error}", file=sys.stderr)
@@ -183,19 +175,6 @@ def main(arguments: list[str] | None = None) -> int:
     if report.skipped:
         print(f"{len(report.skipped)} images skipped, see errors.json", file=sys.stderr)
     return report.exit_code
-
-
-def _suggest(images, make_labeler) -> int:
-    from sohes_d2.engine.labeling.run import build_labeler
-    from sohes_d2.engine.labeling.run_folder import UsageError
-    from sohes_d2.engine.labeling.thresholds import suggest_thetas
-
-    try:
-        report = suggest_thetas(images, build_labeler(make_labeler).extractor)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    print("\n".join(report.lines()))
-    return 0
 
 
 def _default_workers() -> int:

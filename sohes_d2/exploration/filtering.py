@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..structures.duplicates import without_duplicates
 from ..structures.masks import RLE
+from .merge_tree import MergeTree
+from .overlaps import Candidates
 from .proposals import Proposal
 
 
@@ -22,8 +24,8 @@ class MaskFilter:
         corners: a mask that covers this many of the image's four corners is background; 0 keeps it [HASSOD: 3].
         min_agreement: IoU of the mask before and after refinement [HASSOD, UnSAM: 0.5].
         duplicate_iou: of two masks that overlap by more than this IoU, the lower score goes [UnSAM: 0.9].
-        max_candidates: at most so many are refined and scored, the most separated from their surroundings first: what
-            bounds the time on a large photo, where the closer looks find tens of thousands.
+        max_candidates: at most so many are compared and scored, of a tree the best by separation and contrast, of
+            masks to refine the most separated.
         max_masks: the best by score stay.
     """
 
@@ -31,24 +33,77 @@ class MaskFilter:
     max_area: float = 0.9
     corners: int = 0
     min_agreement: float = 0.5
-    duplicate_iou: float = 0.9
-    max_candidates: int = 4000
+    duplicate_iou: float = 0.95
+    max_candidates: int = 1500
     max_masks: int = 1000
 
     def candidates(self, proposals: Sequence[Proposal]) -> list[Proposal]:
         """The proposals worth refining, in their given order."""
-        deaths = np.asarray([proposal.death for proposal in proposals])
-        chosen = np.sort(np.argsort(deaths, kind="stable")[: self.max_candidates])
+        separations = np.asarray([proposal.separation for proposal in proposals])
+        chosen = np.sort(np.argsort(-separations, kind="stable")[: self.max_candidates])
         return [proposals[k] for k in chosen]
 
-    def accepts(self, proposal: Proposal, image_size: tuple[int, int]) -> bool:
-        """Whether a refined proposal passes on its own."""
+    def nodes(self, tree: MergeTree, values: np.ndarray, levels: np.ndarray, photo_pixels: int) -> np.ndarray:
+        """Nodes of a tree that are worth comparing, ascending.
+
+        Args:
+            tree: of the photo at the size at which it is clustered.
+            values: (K,) separation times contrast.
+            levels: (K,) of `MergeTree.levels`; nodes of level -1 are left out.
+            photo_pixels: of the photo at its own size, in which ``min_area`` is meant.
+        """
+        pixels = tree.labels.size
+        wanted = (levels >= 0) & (tree.area * (photo_pixels / pixels) >= self.min_area)
+        wanted &= tree.area <= self.max_area * pixels
+        if self.corners:
+            height, width = tree.labels.shape
+            places = tree.positions()
+            corners = {(y, x) for y in (0, height - 1) for x in (0, width - 1)}
+            at = np.asarray([places[tree.labels[corner]] for corner in corners])
+            covered = ((tree.first[:, None] <= at) & (at < tree.last[:, None])).sum(axis=1)
+            wanted &= covered < self.corners
+        nodes = np.flatnonzero(wanted)
+        best = np.argsort(-values[nodes], kind="stable")[: self.max_candidates]
+        return np.sort(nodes[best])
+
+    def accepts(self, proposal: Proposal, image_size: tuple[int, int], scale: float = 1.0) -> bool:
+        """Whether a refined proposal passes on its own, in an image that has ``scale`` times the photo's pixels."""
         height, width = image_size
-        if not self.min_area <= proposal.area <= self.max_area * height * width:
+        if not self.min_area * scale <= proposal.area <= self.max_area * height * width:
             return False
         if proposal.agreement < self.min_agreement:
             return False
         return not (self.corners and _corners(proposal, image_size) >= self.corners)
+
+    def best_candidates(
+        self, candidates: Candidates, scores: np.ndarray, remaining: Callable[[np.ndarray], np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Choose the best nodes of all trees one after the other, no two of which are duplicates.
+
+        Args:
+            candidates: M nodes.
+            scores: (M,) in [0, 1].
+            remaining: the share of its score that a candidate keeps, from its IoU with the better ones (M,).
+
+        Returns:
+            (n,) int64 indices by falling final score, and (n,) float32 final scores.
+        """
+        left = scores.astype(np.float32)
+        overlap = np.zeros(len(candidates), np.float32)
+        keep, final = [], []
+        while len(keep) < self.max_masks and len(left):
+            k = int(np.argmax(left))
+            if left[k] < 0:
+                break
+            keep.append(k)
+            final.append(left[k])
+            row = candidates.row(k)
+            closer = np.flatnonzero((row > overlap) & (left >= 0))
+            overlap[closer] = row[closer]
+            left[closer] = scores[closer] * remaining(row[closer])
+            left[closer[row[closer] > self.duplicate_iou]] = -1
+            left[k] = -1
+        return np.asarray(keep, np.int64), np.asarray(final, np.float32)
 
     def best(self, masks: Sequence[RLE], scores: np.ndarray) -> np.ndarray:
         """Indices of the best masks, by falling score, no two of which are duplicates."""

@@ -10,75 +10,83 @@ import cv2
 import numpy as np
 
 from ..structures.forest import Forest
-from ..structures.masks import encode_window
+from ..structures.masks import RLE, encode_masks, encode_window
 from .features import FeatureExtractor, build_feature_extractor
 from .filtering import MaskFilter
-from .merging import merge_regions
-from .proposals import Box, Proposal, proposals_from_regions
+from .graph import border_strength
+from .leaves import resize_labels
+from .local_reclustering import LocalReclustering
+from .looks import Looks, reduced
+from .merge_tree import MergeTree
+from .overlaps import Candidates
+from .proposals import Proposal, proposals_from_tree
 from .refinement import REFINERS, Refiner, margin_window
-from .refinement.guided import guided
+from .refinement.base import none
 from .scoring import EntityScorer
-from .zoom import Zoom
 
 _BUILD = object()
 # As many tokens as one or two whole images: bounds the memory that many crops take on a device.
 _CROPS_PER_BATCH = 32
 
 
-@dataclass
-class Exploration:
-    """What the global clustering found in one image, on its way to `PseudoLabeler.finish`.
+@dataclass(frozen=True)
+class _Labels:
+    """What a route through the labeler found: M masks of the photo's size, best first."""
 
-    Attributes:
-        proposals: of the global clustering.
-        zoomed: index of the proposal that each crop looks into.
-        crops: (y0, x0, y1, x1) in pixels; may be empty.
-    """
-
-    proposals: list[Proposal]
-    zoomed: list[int]
-    crops: list[Box]
+    masks: list[RLE]
+    scores: np.ndarray
+    levels: list[int]
+    sources: list[str]
+    coverage: np.ndarray | None = None  # (M, M) where it is known already
 
 
 class PseudoLabeler:
     """Turns an image into a forest of masks, with no label and no training of its own.
 
-    `generate` does everything here. A driver that has a device and worker processes composes the same steps itself:
-    features on the device, `explore` in a worker, `crop_features` on the device, `finish` in a worker.
+    `generate` does everything. A driver with a device and worker processes calls `features` on the device and `finish`
+    in a worker.
 
     Args:
-        extractor: features of images; None for a worker that only runs `explore` and `finish`, which then needs
-        `thetas`.
-        thetas: merging thresholds, descending; None takes the extractor's.
-        zoom: local re-clustering.
-        refiner: from grid cells to pixels.
+        extractor: features of images; None for a worker that only runs `finish`.
+        looks: leaves of the merge trees, and how they are merged.
+        thetas: merging thresholds, descending: only what stands in a snapshot is a candidate [P]; empty: all nodes.
+        scorer: what ranks the candidates.
+        reclustering: a closer look at some regions; needs grid leaves and the extractor.
+        refiner: from the outlines of leaves to finer ones.
         mask_filter: which masks stay.
         fill_holes: whether holes are filled after refinement.
         theta_cover: A is inside B if B covers this share of it, and not the reverse [HASSOD: 0.9].
+        max_pixels: larger photos are clustered at so many pixels; the masks have the photo's own size. 0: never.
     """
 
     def __init__(
         self,
         extractor: FeatureExtractor | None,
         *,
-        thetas: Sequence[float] | None = None,
-        zoom: Zoom | None = None,
+        looks: Looks | None = None,
+        thetas: Sequence[float] = (),
+        scorer: EntityScorer | None = None,
+        reclustering: LocalReclustering | None = None,
         refiner: Refiner | None = None,
         mask_filter: MaskFilter | None = None,
         fill_holes: bool = True,
         theta_cover: float = 0.9,
+        max_pixels: int = 1_000_000,
     ):
-        if not thetas and extractor is None:
-            raise ValueError("a labeler without an extractor needs thetas: there is no default to take them from")
         self.extractor = extractor
-        self.thetas = tuple(float(theta) for theta in (thetas or extractor.default_thetas))
+        self.looks = looks or Looks()
+        self.thetas = tuple(float(theta) for theta in thetas)
         if list(self.thetas) != sorted(set(self.thetas), reverse=True):
             raise ValueError(f"EXPLORATION.THETAS must fall from the first to the last, got {list(self.thetas)}")
-        self.zoom = zoom or Zoom()
-        self.refiner = refiner or guided()
+        self.scorer = scorer or EntityScorer()
+        self.reclustering = reclustering or LocalReclustering()
+        self.refiner = refiner or none()
         self.mask_filter = mask_filter or MaskFilter()
         self.fill_holes = fill_holes
         self.theta_cover = theta_cover
+        self.max_pixels = max_pixels
+        if self.reclustering.enabled and not (self.looks.leaves == "grid" and self.thetas):
+            raise ValueError("EXPLORATION.ZOOM needs LEAVES.NAME grid and THETAS; small entities come from LOOKS instead")
 
     @classmethod
     def from_cfg(cls, cfg: Any, extractor: Any = _BUILD) -> PseudoLabeler:
@@ -92,91 +100,145 @@ class PseudoLabeler:
         if node.REFINEMENT.NAME not in REFINERS:
             names = ", ".join(name for name, _ in REFINERS)
             raise ValueError(f"EXPLORATION.REFINEMENT.NAME {node.REFINEMENT.NAME!r} is not one of {names}")
+        looks = Looks(
+            leaves=node.LEAVES.NAME,
+            smoothing=node.LEAVES.SMOOTHING,
+            window=node.LEAVES.WINDOW,
+            border_scales=tuple(node.BORDER.SCALES),
+            border_half=node.BORDER.HALF,
+            **{key: tuple(values) for key, values in _fields(node.LOOKS).items()},
+        )
         return cls(
             build_feature_extractor(cfg) if extractor is _BUILD else extractor,
+            looks=looks,
             thetas=list(node.THETAS),
-            zoom=Zoom(**_fields(node.ZOOM)),
+            scorer=EntityScorer(**_fields(node.SCORE)),
+            reclustering=LocalReclustering(**_fields(node.ZOOM)),
             refiner=REFINERS.get(node.REFINEMENT.NAME)(**dict(node.REFINEMENT.OPTIONS)),
             mask_filter=MaskFilter(**_fields(node.FILTER)),
             fill_holes=node.REFINEMENT.FILL_HOLES,
             theta_cover=node.HIERARCHY.THETA_COVER,
+            max_pixels=node.MAX_PIXELS,
         )
+
+    @property
+    def needs_extractor_to_finish(self) -> bool:
+        """Whether `finish` asks the extractor for the features of crops."""
+        return self.reclustering.enabled
 
     def describe(self) -> dict[str, Any]:
         """Json-ready: everything the labels depend on besides the image."""
         return {
             "features": None if self.extractor is None else self.extractor.describe(),
+            "looks": _json_ready(asdict(self.looks)),
             "thetas": list(self.thetas),
-            "zoom": asdict(self.zoom),
+            "score": asdict(self.scorer),
+            "zoom": asdict(self.reclustering),
             "refiner": {"name": type(self.refiner).__name__, **self.refiner.describe()},
             "fill_holes": self.fill_holes,
             "filter": asdict(self.mask_filter),
             "theta_cover": self.theta_cover,
+            "max_pixels": self.max_pixels,
         }
 
     def generate(self, image: np.ndarray) -> Forest:
         """The forest of one image, (H, W, 3) uint8 RGB."""
-        state = self.explore(image, self.extractor.extract([image])[0])
-        return self.finish(image, state, self.crop_features([image], [state])[0])
+        return self.finish(image, self.features([image])[0])
 
-    def explore(self, image: np.ndarray, features: np.ndarray) -> Exploration:
-        """Global clustering, and the choice of what to look at again.
+    def features(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Features (rows, cols, C) of some images of one size; from a device as float16, which halves what is sent."""
+        features = self.extractor.extract([reduced(image, self.max_pixels) for image in images])
+        return list(features if self.extractor.on_host else features.astype(np.float16))
 
-        Args:
-            image: (H, W, 3) uint8 RGB.
-            features: (rows, cols, C) of the whole image.
-        """
-        height, width = image.shape[:2]
-        regions = merge_regions(features).regions(self.thetas)
-        proposals = proposals_from_regions(
-            regions,
-            (0, 0, height, width),
-            # Refinement moves areas, so that the bounds are only drawn exactly after it.
-            min_area=self.mask_filter.min_area / 2,
-            max_area=height * width,
-        )
-        chosen = self.zoom.choose(proposals, (height, width))
-        return Exploration(proposals, [index for index, _ in chosen], [box for _, box in chosen])
-
-    def crop_features(self, images: Sequence[np.ndarray], states: Sequence[Exploration]) -> list[np.ndarray | None]:
-        """Features of all crops of some images, in batches: per image (crops, rows, cols, C), or None without crops."""
-        side = max(1, self.zoom.crop_size // self.extractor.cell)
-        crops = [(k, box) for k, state in enumerate(states) for box in state.crops]
-        features: list[list[np.ndarray]] = [[] for _ in images]
-        for start in range(0, len(crops), _CROPS_PER_BATCH):
-            batch = crops[start : start + _CROPS_PER_BATCH]
-            extracted = self.extractor.extract_at([self.zoom.crop(images[k], box) for k, box in batch], (side, side))
-            for (k, _), values in zip(batch, extracted):
-                features[k].append(values)
-        return [np.stack(values) if values else None for values in features]
-
-    def finish(self, image: np.ndarray, state: Exploration, crop_features: np.ndarray | None) -> Forest:
-        """Local clustering of the crops, refinement, filters, scores and hierarchy.
+    def finish(self, image: np.ndarray, features: np.ndarray) -> Forest:
+        """Merge trees, candidates, scores and hierarchy.
 
         Args:
             image: (H, W, 3) uint8 RGB.
-            state: of `explore` on the same image.
-            crop_features: of `crop_features`, in the order of ``state.crops``.
+            features: of `features` on the same image.
         """
-        image_size = image.shape[:2]
-        proposals = list(state.proposals)
-        for values, box, index in zip(crop_features if crop_features is not None else [], state.crops, state.zoomed):
-            minimum = self.mask_filter.min_area / 2
-            proposals += self.zoom.proposals(values, box, state.proposals[index], self.thetas, minimum)
-        proposals = self.mask_filter.candidates(proposals)
-        refined = [p for p in self._refine(image, proposals) if self.mask_filter.accepts(p, image_size)]
-        scorer = EntityScorer(image)
-        scores = np.asarray([scorer(proposal) for proposal in refined], np.float32)
-        masks = [encode_window(p.mask, p.box[:2], image_size) for p in refined]
-        keep = self.mask_filter.best(masks, scores)
+        size = image.shape[:2]
+        image = reduced(image, self.max_pixels)
+        features = np.asarray(features, np.float32)
+        trees = self.looks.trees(image, features)
+        if self.reclustering.enabled or not isinstance(self.refiner, none):
+            found = self._from_masks(image, features.shape[:2], trees, size)
+        else:
+            found = self._from_trees(trees, size)
         return Forest.from_masks(
-            [masks[k] for k in keep],
-            image_size,
+            found.masks,
+            size,
             self.theta_cover,
-            scores=scores[keep],
-            levels=[refined[k].level for k in keep],
-            sources=[refined[k].source for k in keep],
+            coverage=found.coverage,
+            scores=found.scores,
+            levels=found.levels,
+            sources=found.sources,
         )
+
+    def _levels(self, tree: MergeTree) -> np.ndarray:
+        return tree.levels(self.thetas) if self.thetas else np.zeros(len(tree), np.int64)
+
+    def _from_trees(self, trees: Sequence[MergeTree], size: tuple[int, int]) -> _Labels:
+        """Select among the nodes of all trees, by their arrays alone."""
+        levels = [self._levels(tree) for tree in trees]
+        values = [self.scorer.tree(tree, weight) for tree, weight in zip(trees, self.looks.border_weights)]
+        pixels = size[0] * size[1]
+        nodes = [self.mask_filter.nodes(*parts, pixels) for parts in zip(trees, values, levels)]
+        candidates = Candidates(trees, nodes)
+        scores = self.scorer.scores(
+            np.concatenate([value[node] for value, node in zip(values, nodes)]), candidates.agreement()
+        )
+        keep, scores = self.mask_filter.best_candidates(candidates, scores, self.scorer.remaining)
+        masks: list[RLE | None] = [None] * len(keep)
+        for t, tree in enumerate(trees):
+            own = np.flatnonzero(candidates.tree[keep] == t)
+            for k, mask in zip(own, tree.encode(candidates.node[keep[own]], size)):
+                masks[k] = mask
+        level = np.concatenate([lev[node] for lev, node in zip(levels, nodes)]) if self.thetas else None
+        return _Labels(
+            masks,
+            scores,
+            [-1] * len(keep) if level is None else level[keep].tolist(),
+            [f"look{t}" for t in candidates.tree[keep]],
+            candidates.coverage(keep),
+        )
+
+    def _from_masks(
+        self, image: np.ndarray, grid: tuple[int, int], trees: Sequence[MergeTree], size: tuple[int, int]
+    ) -> _Labels:
+        """Local re-clustering and refinement, mask by mask (SOHES section 3.1)."""
+        working = image.shape[:2]
+        cell = max(working[0] / grid[0], working[1] / grid[1])
+        scale = working[0] * working[1] / (size[0] * size[1])
+        # Refinement moves areas, so that the bounds are only drawn exactly after it.
+        minimum = self.mask_filter.min_area * scale / 2
+        proposals = []
+        for tree in trees:
+            proposals += proposals_from_tree(tree, self._levels(tree), (0, 0), cell, minimum, image.size)
+        proposals += self._closer_looks(image, proposals, minimum)
+        refined = self._refine(image, self.mask_filter.candidates(proposals))
+        refined = [p for p in refined if self.mask_filter.accepts(p, working, scale)]
+        strength = border_strength(image, self.looks.border_scales, self.looks.border_half)
+        values = [self.scorer.proposal(p, strength, self.looks.border_weights[0]) for p in refined]
+        scores = self.scorer.scores(values, [p.agreement for p in refined])
+        masks = [_at_photo_size(p, working, size) for p in refined]
+        keep = self.mask_filter.best(masks, scores)
+        chosen = [refined[k] for k in keep]
+        return _Labels(
+            [masks[k] for k in keep], scores[keep], [p.level for p in chosen], [p.source for p in chosen]
+        )
+
+    def _closer_looks(self, image: np.ndarray, proposals: list[Proposal], minimum: float) -> list[Proposal]:
+        """What clustering crops of some proposals finds inside of them."""
+        chosen = self.reclustering.choose(proposals, image.shape[:2])
+        side = max(1, self.reclustering.crop_size // self.extractor.cell) if chosen else 0
+        found: list[Proposal] = []
+        for start in range(0, len(chosen), _CROPS_PER_BATCH):
+            batch = chosen[start : start + _CROPS_PER_BATCH]
+            crops = [self.reclustering.crop(image, box) for _, box in batch]
+            for (index, box), features in zip(batch, self.extractor.extract_at(crops, (side, side))):
+                found += self.reclustering.proposals(features, box, proposals[index], self.thetas, minimum)
+        return found
 
     def _refine(self, image: np.ndarray, proposals: Sequence[Proposal]) -> list[Proposal]:
         refined: list[Proposal | None] = [None] * len(proposals)
@@ -210,6 +272,21 @@ def fill_holes(mask: np.ndarray) -> np.ndarray:
     outside[1:-1, 1:-1] = ~mask
     cv2.floodFill(outside, None, (0, 0), 2, flags=4)
     return outside[1:-1, 1:-1] != 2
+
+
+def _at_photo_size(proposal: Proposal, working: tuple[int, int], size: tuple[int, int]) -> RLE:
+    """The mask of a proposal in an image of ``working`` size, encoded at the photo's ``size``."""
+    if tuple(working) == tuple(size):
+        return encode_window(proposal.mask, proposal.box[:2], size)
+    whole = np.zeros(working, bool)
+    y0, x0, y1, x1 = proposal.box
+    whole[y0:y1, x0:x1] = proposal.mask
+    return encode_masks([resize_labels(whole, size)])[0]
+
+
+def _json_ready(values: dict[str, Any]) -> dict[str, Any]:
+    """The same with lists for tuples, as json reads them back."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
 
 def _fields(node: Any) -> dict[str, Any]:

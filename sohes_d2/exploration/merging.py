@@ -1,12 +1,17 @@
-"""Global clustering: exact greedy merging of neighbouring regions, one run for every threshold (SOHES section 3.1).
+"""Exact greedy merging of neighbouring regions: one run, from the leaves to the whole photo (SOHES section 3.1).
 
-Every cell of a feature grid starts as a region. The pair of 4-neighbours with the highest cosine similarity merges, and
-the merged region's feature is the SUM of the two, until no pair is left. A heap of pairs with lazy deletion makes the
-run O(E log E) for E pairs, where the published code of the field scans all pairs at every merge.
+The pair of neighbours with the highest priority merges, and the merged region's feature is the SUM of the two, until
+no pair is left. The similarity of two regions is
 
-Two decisions make the result independent of the implementation: sums are float32 and similarities are accumulated in
-float64 and then rounded to float32, so that the order of a summation cannot decide a comparison; and equal similarities
-merge the lower pair of region ids first, where a merged region keeps the lower id of the two.
+    similarity = cos(sum of features) - border_weight * (mean strength of their shared border)
+
+and their priority the same, or, with a size power p, 1 - (1 - similarity) * h ** p, where h is the harmonic mean of
+their areas: small regions merge first. Square cells, border weight 0 and size power 0 are the paper's clustering.
+
+A heap of pairs with lazy deletion makes the run O(E log E) for E pairs. Two decisions make the result independent of
+the implementation: feature sums are float32 and everything else is accumulated in float64 (or exactly, in integers)
+and then rounded to float32, so that the order of a summation cannot decide a comparison; and equal priorities merge
+the lower pair of region ids first, where a merged region keeps the lower id of the two.
 """
 
 from __future__ import annotations
@@ -17,6 +22,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .graph import STRENGTH_UNIT, RegionGraph
+
 try:
     import numba
 except ImportError:  # the numpy path below gives the same result, only slower
@@ -25,64 +32,40 @@ except ImportError:  # the numpy path below gives the same result, only slower
 # Floor of the product of two norms: an all-zero feature is similar to nothing (cosine 0) instead of undefined.
 _TINY = 1e-30
 # The heap packs two region ids and a merge index into 63 bits.
-_MOST_CELLS = 2**21
-
-
-@dataclass(frozen=True)
-class Regions:
-    """Distinct regions that stand at one threshold at least, larger levels meaning later (coarser) snapshots.
-
-    Attributes:
-        labels: (L, rows, cols) int32, per threshold the region id of each cell (the lowest cell index of the region).
-        ids: (R,) int64, region id of each region in ``labels[first]``.
-        first, last: (R,) int64, the first and last level at which exactly this region stands.
-        birth, death: (R,) float32, the similarity at which it came to be and at which it was absorbed, both as running
-        minima
-            of the merge sequence, so that birth >= death. A single cell is born at 1; what is left at the end dies at
-            -1.
-    """
-
-    labels: np.ndarray
-    ids: np.ndarray
-    first: np.ndarray
-    last: np.ndarray
-    birth: np.ndarray
-    death: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.ids)
+_MOST_REGIONS = 2**21
 
 
 @dataclass(frozen=True)
 class MergeHistory:
-    """The merge sequence of one run, from which the partition at any threshold can be read.
+    """The merge sequence of one run over N leaves, from which the tree and the partition at any threshold are read.
 
     Attributes:
-        grid: (rows, cols).
-        kept, absorbed: (M,) int32 region ids of each merge, kept < absorbed.
-        similarity: (M,) float32 cosine similarity of each merge.
+        leaves: N.
+        kept, absorbed: (N - 1,) int32 region ids of each merge, kept < absorbed.
+        priority: (N - 1,) float32, what chose each merge.
+        similarity: (N - 1,) float32; the priority where the size power is 0.
+        length, strength: (N - 1,) int64, of the border that each merge removed, as in RegionGraph.
     """
 
-    grid: tuple[int, int]
+    leaves: int
     kept: np.ndarray
     absorbed: np.ndarray
+    priority: np.ndarray
     similarity: np.ndarray
+    length: np.ndarray
+    strength: np.ndarray
 
     def steps(self, thetas: Sequence[float]) -> np.ndarray:
-        """(L,) number of merges before the best similarity first falls under each threshold."""
-        lowest = np.minimum.accumulate(self.similarity)
+        """(L,) number of merges before the best priority first falls under each threshold."""
+        lowest = np.minimum.accumulate(self.priority)
         return np.searchsorted(-lowest, -np.asarray(thetas, np.float32), side="right")
 
-    def region_counts(self, thetas: Sequence[float]) -> np.ndarray:
-        """(L,) number of regions in the snapshot of each threshold."""
-        return self.grid[0] * self.grid[1] - self.steps(thetas)
-
     def labels(self, thetas: Sequence[float]) -> np.ndarray:
-        """(L, rows, cols) int32 snapshots: each cell's region id, which is the lowest cell index of its region."""
-        return np.stack([self._labels_after(step) for step in self.steps(thetas)]).reshape(-1, *self.grid)
+        """(L, N) int32 snapshots: each leaf's region id, which is the lowest leaf index of its region."""
+        return np.stack([self._labels_after(step) for step in self.steps(thetas)])
 
     def _labels_after(self, step: int) -> np.ndarray:
-        parent = np.arange(self.grid[0] * self.grid[1], dtype=np.int32)
+        parent = np.arange(self.leaves, dtype=np.int32)
         parent[self.absorbed[:step]] = self.kept[:step]
         while True:  # pointer jumping: the longest chain halves every time
             above = parent[parent]
@@ -90,123 +73,130 @@ class MergeHistory:
                 return parent
             parent = above
 
-    def regions(self, thetas: Sequence[float]) -> Regions:
-        """The distinct regions over all snapshots: one that outlives several thresholds is listed once.
 
-        Args:
-            thetas: descending thresholds.
-        """
-        steps, merges, n_cells = self.steps(thetas), len(self.similarity), self.grid[0] * self.grid[1]
-        # A region is the state of its id between two merges that the id takes part in: cells from the start, and what
-        # each merge leaves. `made` and `ended` are the indices of these merges, -1 for the start, `merges` for never.
-        ids = np.concatenate([np.arange(n_cells), self.kept]).astype(np.int64)
-        made = np.concatenate([np.full(n_cells, -1), np.arange(merges)])
-        ended = self._next_merge(ids, made)
-        first = np.searchsorted(steps, made, side="right")
-        last = np.searchsorted(steps, ended, side="right") - 1
-        order = np.lexsort((ids, first))
-        order = order[(first <= last)[order]]
-        # Births and deaths as running minima, between 1 for a cell and -1 for what is left.
-        life = np.concatenate([np.minimum.accumulate(self.similarity), np.float32([-1, 1])])
-        return Regions(
-            self.labels(thetas), ids[order], first[order], last[order], life[made[order]], life[ended[order]]
-        )
-
-    def _next_merge(self, ids: np.ndarray, made: np.ndarray) -> np.ndarray:
-        """For each (id, merge index) the next merge that the id takes part in, or the number of merges."""
-        merges = len(self.similarity)
-        keys = np.sort(
-            np.concatenate([self.kept, self.absorbed]).astype(np.int64) * (merges + 1) + np.tile(np.arange(merges), 2)
-        )
-        position = np.searchsorted(keys, ids * (merges + 1) + made, side="right")
-        found = np.append(keys, -1)[position]
-        return np.where(found // (merges + 1) == ids, found % (merges + 1), merges)
-
-
-def merge_regions(features: np.ndarray, use_numba: bool | None = None) -> MergeHistory:
-    """Merge a feature grid down to one region.
+def merge_regions(
+    features: np.ndarray,
+    graph: RegionGraph,
+    *,
+    areas: np.ndarray | None = None,
+    border_weight: float = 0.0,
+    size_power: float = 0.0,
+    use_numba: bool | None = None,
+) -> MergeHistory:
+    """Merge the leaves of a connected graph down to one region.
 
     Args:
-        features: (rows, cols, C), taken as float32.
+        features: (N, C), taken as float32.
+        graph: of the N leaves.
+        areas: (N,) pixels of each leaf; needed with a size power.
+        border_weight: lambda >= 0, of the mean border strength beside the cosine.
+        size_power: p >= 0.
         use_numba: True or False to force a path; None takes numba where it is installed. Both give the same history.
 
-    Returns:
-        The merge history; ``labels(thetas)`` and ``regions(thetas)`` read the snapshots off it.
-
     Raises:
-        ValueError: not a three-dimensional grid, or a feature that is not finite.
+        ValueError: shapes that do not fit, a feature that is not finite, or a graph that is not connected.
         ImportError: numba was asked for and is not installed.
     """
     features = np.ascontiguousarray(features, dtype=np.float32)
-    if features.ndim != 3 or 0 in features.shape:
-        raise ValueError(f"features must be a non-empty (rows, cols, C) grid, got shape {features.shape}")
-    if features.shape[0] * features.shape[1] > _MOST_CELLS:
-        raise ValueError(f"a grid of {features.shape[:2]} cells is too large; lower EXPLORATION.FEATURES.TOKEN_BUDGET")
+    if features.ndim != 2 or 0 in features.shape or len(features) != len(graph):
+        raise ValueError(f"features must be (N, C) for the graph's {len(graph)} regions, got shape {features.shape}")
+    if len(features) > _MOST_REGIONS:
+        raise ValueError(f"{len(features)} leaves are too many; lower EXPLORATION.MAX_PIXELS")
     if not np.isfinite(features).all():
         raise ValueError("features contain NaN or infinity; check the extractor's weights and its precision")
+    if size_power and areas is None:
+        raise ValueError("merging with a size power needs the areas of the leaves")
     if use_numba is None:
         use_numba = numba is not None
     if use_numba and numba is None:
         raise ImportError("numba is not installed: `pip install numba`, or use_numba=False for the slower path")
-    rows, cols, channels = features.shape
     run = _merge_numba if use_numba else _merge_numpy
-    kept, absorbed, similarity = run(features.reshape(-1, channels).copy(), grid_edges(rows, cols))
-    return MergeHistory((rows, cols), kept, absorbed, similarity)
+    areas = np.ones(len(features)) if areas is None else np.asarray(areas, np.float64)
+    parts = run(
+        features.copy(),
+        graph.indptr,
+        graph.indices,
+        graph.length,
+        graph.strength,
+        areas.copy(),
+        float(border_weight),
+        float(size_power),
+    )
+    if len(parts[0]) < len(features) - 1:
+        raise ValueError("the graph of neighbours is not connected")
+    return MergeHistory(len(features), *parts)
 
 
-def grid_edges(rows: int, cols: int) -> np.ndarray:
-    """(E, 2) int32 pairs (lower, higher) of 4-neighbouring cell indices of a grid."""
-    index = np.arange(rows * cols, dtype=np.int32).reshape(rows, cols)
-    right = np.stack([index[:, :-1].ravel(), index[:, 1:].ravel()], axis=1)
-    down = np.stack([index[:-1].ravel(), index[1:].ravel()], axis=1)
-    return np.concatenate([right, down])
+def _priority(similarity, area_a, area_b, size_power):
+    """The priority (float64) of a pair, from its similarity and the two areas."""
+    if size_power == 0.0:
+        return similarity
+    return 1.0 - (1.0 - similarity) * (2.0 * area_a * area_b / (area_a + area_b)) ** size_power
 
 
-def _merge_numpy(sums: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _merge_numpy(sums, indptr, indices, lengths, strengths, areas, border_weight, size_power):
     n = len(sums)
-    neighbours: list[set[int]] = [set() for _ in range(n)]
-    for a, b in edges.tolist():
-        neighbours[a].add(b)
-        neighbours[b].add(a)
+    weight = border_weight / STRENGTH_UNIT
+    borders = [
+        {
+            c: (length, strength)
+            for c, length, strength in zip(*(values[start:end].tolist() for values in (indices, lengths, strengths)))
+        }
+        for start, end in zip(indptr[:-1].tolist(), indptr[1:].tolist())
+    ]  # of each region: neighbour -> (length, strength)
     norms = np.sqrt((sums.astype(np.float64) ** 2).sum(axis=1))
 
-    def similarities(region: int, others: np.ndarray) -> np.ndarray:
+    def values(region: int, others: list[int]) -> tuple[list[float], list[float]]:
         products = sums[others].astype(np.float64) @ sums[region].astype(np.float64)
-        return (products / np.maximum(norms[others] * norms[region], _TINY)).astype(np.float32)
+        cosines = products / np.maximum(norms[others] * norms[region], _TINY)
+        similarities = [
+            cosine - weight * borders[region][c][1] / borders[region][c][0]
+            for cosine, c in zip(cosines.tolist(), others)
+        ]
+        areas_of = [(areas[min(region, c)], areas[max(region, c)]) for c in others]
+        priorities = [_priority(s, float(a), float(b), size_power) for s, (a, b) in zip(similarities, areas_of)]
+        return similarities, [float(np.float32(p)) for p in priorities]
 
     changed = [0] * n  # the merge at which a region last changed; pairs that were put on the heap before are stale
-    heap = []  # (-similarity, pair as one number that orders like (a, b), merge at which it was put here)
+    heap = []  # (-priority, pair as one number that orders like (a, b), merge at which it was put here)
     for a in range(n):
-        later = np.asarray(sorted(b for b in neighbours[a] if b > a), dtype=np.int64)
-        heap.extend((-s, a * n + b, 0) for s, b in zip(similarities(a, later).tolist(), later.tolist()))
+        later = sorted(b for b in borders[a] if b > a)
+        if later:
+            heap.extend((-p, a * n + b, 0) for p, b in zip(values(a, later)[1], later))
     heapq.heapify(heap)
     merges = []
-    while len(merges) < n - 1:
+    while heap and len(merges) < n - 1:
         negative, pair, put_at = heapq.heappop(heap)
         a, b = divmod(pair, n)
         if max(changed[a], changed[b]) > put_at:
             continue
-        merges.append((a, b, -negative))
+        similarity = values(a, [b])[0][0]
+        merges.append((a, b, -negative, similarity, *borders[a][b]))
         sums[a] += sums[b]
         norms[a] = np.sqrt((sums[a].astype(np.float64) ** 2).sum())
+        areas[a] += areas[b]
         changed[a] = len(merges)
         changed[b] = n  # after every merge: it is gone
-        for c in neighbours[b]:
-            neighbours[c].discard(b)
+        for c, (length, strength) in borders[b].items():
+            del borders[c][b]
             if c != a:
-                neighbours[c].add(a)
-                neighbours[a].add(c)
-        neighbours[b] = set()
-        others = np.asarray(sorted(neighbours[a]), dtype=np.int64)
-        for s, c in zip(similarities(a, others).tolist(), others.tolist()):
-            heapq.heappush(heap, (-s, min(a, c) * n + max(a, c), len(merges)))
-    kept, absorbed, similarity = zip(*merges) if merges else ((), (), ())
-    return np.asarray(kept, np.int32), np.asarray(absorbed, np.int32), np.asarray(similarity, np.float32)
+                more = borders[a].get(c, (0, 0))
+                borders[a][c] = borders[c][a] = (length + more[0], strength + more[1])
+        borders[b] = {}
+        others = sorted(borders[a])
+        if others:
+            for p, c in zip(values(a, others)[1], others):
+                heapq.heappush(heap, (-p, min(a, c) * n + max(a, c), len(merges)))
+    kept, absorbed, priority, similarity, length, strength = zip(*merges) if merges else ((),) * 6
+    types = (np.int32, np.int32, np.float32, np.float32, np.int64, np.int64)
+    parts = (kept, absorbed, priority, similarity, length, strength)
+    return tuple(np.asarray(part, dtype) for part, dtype in zip(parts, types))
 
 
 if numba is not None:
     # Only the order of additions may change, which the rounding to float32 absorbs; NaN and zero keep their meaning.
     _jit = numba.njit(cache=True, fastmath={"reassoc", "contract"}, nogil=True)
+    _compiled_priority = numba.njit(cache=True, nogil=True)(_priority)
 
     @_jit
     def _dot(sums, a, b):
@@ -216,8 +206,13 @@ if numba is not None:
         return total
 
     @_jit
-    def _cosine(sums, norms, a, b):
-        return np.float32(_dot(sums, a, b) / max(norms[a] * norms[b], _TINY))
+    def _similarity(sums, norms, a, b, length, strength, weight):
+        return _dot(sums, a, b) / max(norms[a] * norms[b], _TINY) - weight * strength / length
+
+    @_jit
+    def _entry(sums, norms, areas, a, b, length, strength, weight, size_power):
+        similarity = _similarity(sums, norms, a, b, length, strength, weight)
+        return -np.float32(_compiled_priority(similarity, areas[min(a, b)], areas[max(a, b)], size_power))
 
     @_jit
     def _find(owner, region):
@@ -227,70 +222,96 @@ if numba is not None:
         return region
 
     @_jit
-    def _merge_numba(sums, edges):
-        n, n_edges = len(sums), len(edges)
+    def _merge_numba(sums, indptr, indices, lengths, strengths, areas, border_weight, size_power):
+        n, halves = len(sums), len(indices)
+        weight = border_weight / STRENGTH_UNIT
         norms = np.empty(n)
         for a in range(n):
             norms[a] = np.sqrt(_dot(sums, a, a))
         # Neighbours are linked lists of half-edges, which join in O(1); `owner` says which region a far end belongs to
-        # by now.
+        # by now. Several half-edges to one neighbour add up when the list is walked.
         owner = np.arange(n)
-        far_end = np.empty(2 * n_edges, np.int64)
-        following = np.full(2 * n_edges, -1)
-        head = np.full(n, -1)
-        tail = np.full(n, -1)
+        far_end = indices.astype(np.int64)
+        length, strength = lengths.copy(), strengths.copy()
+        following = np.arange(1, halves + 1)
+        head = indptr[:-1].copy()
+        tail = indptr[1:] - 1
         changed = np.zeros(n, np.int64)  # as in the numpy path; of a heap entry the last two are one number
-        heap = []
-        for e in range(n_edges):
-            a, b = np.int64(edges[e, 0]), np.int64(edges[e, 1])
-            far_end[2 * e], far_end[2 * e + 1] = b, a
-            for region, half in ((a, 2 * e), (b, 2 * e + 1)):
-                if tail[region] < 0:
-                    head[region] = half
-                else:
-                    following[tail[region]] = half
-                tail[region] = half
-            heap.append((-_cosine(sums, norms, a, b), (a * n + b) * n))
+        heap = [(np.float32(0), np.int64(0)) for _ in range(0)]
+        for a in range(n):
+            if indptr[a] == indptr[a + 1]:
+                head[a] = -1
+                continue
+            following[tail[a]] = -1
+            for half in range(indptr[a], indptr[a + 1]):
+                b = far_end[half]
+                if a < b:
+                    value = _entry(sums, norms, areas, a, b, length[half], strength[half], weight, size_power)
+                    heap.append((value, (a * n + b) * n))
         heapq.heapify(heap)
-        kept = np.empty(max(n - 1, 0), np.int32)
-        absorbed = np.empty(max(n - 1, 0), np.int32)
-        similarity = np.empty(max(n - 1, 0), np.float32)
-        seen_at = np.full(n, -1)
+        most = max(n - 1, 0)
+        kept, absorbed = np.empty(most, np.int32), np.empty(most, np.int32)
+        priority, similarity = np.empty(most, np.float32), np.empty(most, np.float32)
+        gone_length, gone_strength = np.zeros(most, np.int64), np.zeros(most, np.int64)
+        seen_at, seen_half = np.full(n, -1), np.full(n, -1)
         merges = 0
-        # A grid is connected: the last merge leaves one region, and on the heap stale pairs only.
-        while merges < n - 1:
+        while merges < n - 1 and len(heap) > 0:
             negative, entry = heapq.heappop(heap)
             pair, put_at = entry // n, entry % n
             a, b = pair // n, pair % n
             if max(changed[a], changed[b]) > put_at:
                 continue
-            kept[merges], absorbed[merges], similarity[merges] = a, b, -negative
+            half = head[a]
+            while half >= 0:
+                if _find(owner, far_end[half]) == b:
+                    gone_length[merges] += length[half]
+                    gone_strength[merges] += strength[half]
+                half = following[half]
+            kept[merges], absorbed[merges], priority[merges] = a, b, -negative
+            similarity[merges] = np.float32(
+                _similarity(sums, norms, a, b, gone_length[merges], gone_strength[merges], weight)
+            )
             for k in range(sums.shape[1]):
                 sums[a, k] += sums[b, k]
             norms[a] = np.sqrt(_dot(sums, a, a))
+            areas[a] += areas[b]
             changed[a] = merges + 1
             changed[b] = n  # after every merge: it is gone
             owner[b] = a
             following[tail[a]] = head[b]
             tail[a] = tail[b]
-            # Walk the joined list: keep one half-edge per neighbour, and give each pair its new similarity.
+            # Walk the joined list: keep one half-edge per neighbour, with the whole border.
             previous = -1
             half = head[a]
             while half >= 0:
                 c = _find(owner, far_end[half])
                 after = following[half]
                 if c == a or seen_at[c] == merges:
+                    if c != a:
+                        length[seen_half[c]] += length[half]
+                        strength[seen_half[c]] += strength[half]
                     if previous < 0:
                         head[a] = after
                     else:
                         following[previous] = after
                 else:
-                    seen_at[c] = merges
+                    seen_at[c], seen_half[c] = merges, half
                     far_end[half] = c
                     previous = half
-                    entry = (min(a, c) * n + max(a, c)) * n + merges + 1
-                    heapq.heappush(heap, (-_cosine(sums, norms, a, c), entry))
                 half = after
             tail[a] = previous
+            half = head[a]
+            while half >= 0:
+                c = far_end[half]
+                value = _entry(sums, norms, areas, a, c, length[half], strength[half], weight, size_power)
+                heapq.heappush(heap, (value, (min(a, c) * n + max(a, c)) * n + merges + 1))
+                half = following[half]
             merges += 1
-        return kept[:merges], absorbed[:merges], similarity[:merges]
+        return (
+            kept[:merges],
+            absorbed[:merges],
+            priority[:merges],
+            similarity[:merges],
+            gone_length[:merges],
+            gone_strength[:merges],
+        )

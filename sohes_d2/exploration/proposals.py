@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import ndimage
 
-from .merging import Regions
+from .merge_tree import MergeTree
 
 Box = tuple[int, int, int, int]  # (y0, x0, y1, x1) in pixels, ends exclusive
 
@@ -24,6 +23,7 @@ class Proposal:
         level: index of the first threshold at which it stands.
         source: "global", or "local" from a zoomed crop.
         cell: side of a feature cell in image pixels: how coarse the mask's edge is.
+        separation: in [0, 2], 1 - similarity to the region that it was absorbed with.
         agreement: IoU in [0, 1] of the mask before and after refinement.
     """
 
@@ -34,6 +34,7 @@ class Proposal:
     level: int
     source: str
     cell: float
+    separation: float
     agreement: float = 1.0
 
     @property
@@ -51,52 +52,45 @@ class Proposal:
         return replace(self, box=box, mask=self.mask[y, x])
 
 
-def proposals_from_regions(
-    regions: Regions, frame: Box, min_area: float, max_area: float, source: str = "global"
+def proposals_from_tree(
+    tree: MergeTree,
+    levels: np.ndarray,
+    origin: tuple[int, int],
+    cell: float,
+    min_area: float,
+    max_area: float,
+    source: str = "global",
 ) -> list[Proposal]:
-    """The distinct regions of all snapshots, as masks in pixels.
+    """The nodes of a tree that stand at a threshold, as masks in pixels.
 
     Args:
-        regions: of the clustering.
-        frame: the part of the image that the grid tiles, (y0, x0, y1, x1) in pixels.
+        tree: of a photo or a crop.
+        levels: (K,) of `MergeTree.levels`; nodes of level -1 are left out.
+        origin: (y, x) of the tree's first pixel in the photo.
+        cell: side of a feature cell in pixels.
         min_area, max_area: bounds of the area in pixels; others are left out.
         source: for the proposals.
 
     Returns:
-        Proposals in the order of the regions.
+        Proposals by rising level, within a level by their first leaf.
     """
-    y0, x0, y1, x1 = frame
-    rows, cols = regions.labels.shape[1:]
-    # The cell under the centre of each pixel, which is what nearest-neighbour upsampling of the grid means.
-    row_of = ((np.arange(y1 - y0) + 0.5) * rows / (y1 - y0)).astype(np.int64)
-    col_of = ((np.arange(x1 - x0) + 0.5) * cols / (x1 - x0)).astype(np.int64)
-    pixels = np.outer(np.bincount(row_of, minlength=rows), np.bincount(col_of, minlength=cols))
-    first_row, first_col = np.searchsorted(row_of, np.arange(rows + 1)), np.searchsorted(col_of, np.arange(cols + 1))
-    cell = max((y1 - y0) / rows, (x1 - x0) / cols)
+    nodes = np.flatnonzero((levels >= 0) & (min_area <= tree.area) & (tree.area <= max_area) & (tree.area > 0))
+    lowest = np.asarray([tree.order[tree.first[k] : tree.last[k]].min() for k in nodes], np.int64)
     proposals = []
-    for level in np.unique(regions.first):
-        labels = regions.labels[level]
-        areas = np.bincount(labels.ravel(), weights=pixels.ravel(), minlength=rows * cols)[regions.ids]
-        new = np.flatnonzero((regions.first == level) & (min_area <= areas) & (areas <= max_area))
-        compact = np.zeros(rows * cols, np.int32)
-        compact[regions.ids[new]] = np.arange(1, len(new) + 1)  # find_objects takes 0 for background
-        compact = compact[labels]
-        for name, (region, window) in enumerate(zip(new, ndimage.find_objects(compact, len(new))), start=1):
-            r, c = window
-            top, bottom = first_row[r.start], first_row[r.stop]
-            left, right = first_col[c.start], first_col[c.stop]
-            mask = (compact[window] == name)[row_of[top:bottom] - r.start][:, col_of[left:right] - c.start]
-            proposals.append(
-                Proposal(
-                    box=(int(y0 + top), int(x0 + left), int(y0 + bottom), int(x0 + right)),
-                    mask=mask,
-                    birth=float(regions.birth[region]),
-                    death=float(regions.death[region]),
-                    level=int(level),
-                    source=source,
-                    cell=cell,
-                )
+    for node in nodes[np.lexsort((lowest, levels[nodes]))]:
+        y0, x0, y1, x1 = (int(v) for v in tree.box[node])
+        proposals.append(
+            Proposal(
+                box=(origin[0] + y0, origin[1] + x0, origin[0] + y1, origin[1] + x1),
+                mask=tree.mask(node),
+                birth=float(tree.birth[node]),
+                death=float(tree.death[node]),
+                level=int(levels[node]),
+                source=source,
+                cell=cell,
+                separation=float(tree.separation[node]),
             )
+        )
     return proposals
 
 

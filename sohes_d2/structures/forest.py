@@ -62,6 +62,7 @@ class Forest:
         masks: Sequence[RLE],
         image_size: tuple[int, int],
         theta_cover: float = 0.9,
+        coverage: np.ndarray | None = None,
         **fields: Any,
     ) -> Forest:
         """Read the hierarchy off the masks: A is inside B iff B covers A by ``theta_cover`` and not the reverse.
@@ -72,9 +73,11 @@ class Forest:
         Args:
             masks: N RLEs of ``image_size``.
             theta_cover: coverage in (0, 1].
+            coverage: (N, N) of `coverage_matrix`, where it is known already.
             fields: ``scores``, ``levels``, ``sources`` as in the constructor.
         """
-        coverage = coverage_matrix(masks, masks)
+        if coverage is None:
+            coverage = coverage_matrix(masks, masks)
         covered = coverage >= theta_cover
         return cls(masks, _smallest(covered & ~covered.T, mask_areas(masks)), image_size, **fields)
 

@@ -162,11 +162,25 @@ def encode_window(mask: np.ndarray, origin: tuple[int, int], image_size: tuple[i
     edges = np.diff(padded, axis=1)
     column, row = np.nonzero(edges)
     position = (x + column).astype(np.int64) * height + y + row
-    starts, ends = position[0::2], position[1::2]
-    if window_height == height:  # a run that reaches a column's bottom goes on at the next one's top
-        apart = starts[1:] != ends[:-1]
-        starts, ends = starts[np.r_[True, apart]], ends[np.r_[apart, True]]
-    counts = np.diff(np.concatenate([[0], np.stack([starts, ends], axis=1).ravel(), [height * width]]))
+    return encode_intervals(position[0::2], position[1::2], image_size)
+
+
+def encode_intervals(starts: np.ndarray, ends: np.ndarray, image_size: tuple[int, int]) -> RLE:
+    """Encode a mask given as intervals of its pixels, counted down the columns.
+
+    Args:
+        starts, ends: (R,) ascending positions in [0, H * W], each start before its end and no later than the next
+            start; where an interval begins at the end of the one before, the two are one run.
+        image_size: (H, W).
+    """
+    height, width = image_size
+    if len(starts):
+        apart = np.ones(len(starts) + 1, bool)
+        apart[1:-1] = starts[1:] != ends[:-1]
+        starts, ends = starts[apart[:-1]], ends[apart[1:]]
+    positions = np.zeros(2 * len(starts) + 2, np.int64)
+    positions[1:-1:2], positions[2:-1:2], positions[-1] = starts, ends, height * width
+    counts = np.diff(positions)
     if counts[-1] == 0:  # the mask ends with the image
         counts = counts[:-1]
     return mask_util.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)

@@ -1,6 +1,6 @@
 """Ways to run work units on this machine. Each takes units lazily, holds few, and yields their results as they end.
 
-All give the same results; they differ in who does what. `sohes_d2.engine.ray_executor` is the one for a cluster.
+All give the same results; they differ in who does what. `sohes_d2.engine.labeling.ray_executor` is the one for a cluster.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from ...data.sources import ImageItem
 from .open_units import OpenUnits, failed_result, lost_reason, unit_names
+from .shared_arrays import SharedArrays
 from .steps import (
+    ImageResult,
     LabelerFactory,
     UnitJob,
     UnitResult,
-    crops_step,
-    explore_image,
     features_step,
     finish_image,
     label_unit,
@@ -84,7 +85,7 @@ def _next_event(events: queue.Queue) -> Any:
 def run_on_device(
     units: Iterable[WorkUnit], labeler: Any, make_labeler: LabelerFactory, workers: int, batch_size: int
 ) -> Iterator[UnitResult]:
-    """For extractors on a device: this process computes features while workers merge, refine and encode earlier units.
+    """For extractors on a device: this process computes features while workers make the labels of earlier units.
 
     The composition of batches is that of `label_unit`, so the results are the same.
     """
@@ -112,6 +113,7 @@ class _DevicePipeline:
         self._readers = ThreadPoolExecutor(_READER_THREADS, "reader")
         self._device = ThreadPoolExecutor(1, "device")
         self._pool = WorkerPool(workers, make_labeler, False, self._events)
+        self._shared: dict[tuple[WorkUnit, int], SharedArrays] = {}
 
     def __enter__(self) -> _DevicePipeline:
         return self
@@ -120,6 +122,8 @@ class _DevicePipeline:
         self._readers.shutdown(cancel_futures=True)
         self._device.shutdown(cancel_futures=True)
         self._pool.close()
+        for arrays in self._shared.values():
+            arrays.unlink()
 
     def start(self, unit: WorkUnit) -> None:
         """Begin to read a unit."""
@@ -151,35 +155,26 @@ class _DevicePipeline:
 
     def _features_done(self, job: UnitJob) -> None:
         for position in sorted(job.features):
-            self._pool.submit(Task((job, position), explore_task, (job.images[position], job.features[position])))
-
-    def _crops_done(self, job: UnitJob) -> None:
-        for position in sorted(job.states):
-            item, image = job.unit.items[position], job.images[position]
-            args = (item, image, job.states[position], job.crop_features.get(position))
-            self._pool.submit(Task((job, position), finish_task, args))
+            arrays = SharedArrays.put([job.images[position], job.features[position]])
+            job.drop(position)
+            self._shared[job.unit, position] = arrays
+            self._pool.submit(Task((job, position), finish_task, (job.unit.items[position], arrays)))
 
     def _task_done(self, task: Task, value: tuple[Any, float]) -> UnitJob:
         job, position = task.key
-        outcome, seconds = value
-        if task.function is explore_task:
-            job.seconds["explore"] += seconds
-            job.states[position] = outcome
-            del job.features[position]
-            self._when_explored(job)
-        else:
-            job.seconds["finish"] += seconds
-            job.results[position] = outcome
-            job.drop(position)
+        job.results[position], seconds = value
+        job.seconds["finish"] += seconds
+        self._free(job, position)
         return job
 
     def _task_skipped(self, task: Task, reason: str, trace: str = "") -> UnitJob:
         job, position = task.key
-        exploring = task.function is explore_task
-        job.skip(position, "explore" if exploring else "finish", reason, trace)
-        if exploring:
-            self._when_explored(job)
+        job.skip(position, "finish", reason, trace)
+        self._free(job, position)
         return job
+
+    def _free(self, job: UnitJob, position: int) -> None:
+        self._shared.pop((job.unit, position)).unlink()
 
     def _task_lost(self, event: TaskLost) -> UnitJob:
         job, position = event.task.key
@@ -189,22 +184,11 @@ class _DevicePipeline:
         self._pool.submit(event.task)
         return job
 
-    def _when_explored(self, job: UnitJob) -> None:
-        """Crops are one batch of the whole unit, so the last image of it starts them."""
-        if not job.features and job.states:
-            self._then(self._device, self._crops_done, job, crops_step, job, self._labeler)
 
-
-def explore_task(labeler: Any, *args: Any) -> tuple[Any, float]:
-    """`explore_image` with the seconds it took."""
-    return _timed(explore_image, labeler, *args)
-
-
-def finish_task(labeler: Any, *args: Any) -> tuple[Any, float]:
-    """`finish_image` with the seconds it took."""
-    return _timed(finish_image, labeler, *args)
-
-
-def _timed(function: Any, *args: Any) -> tuple[Any, float]:
+def finish_task(labeler: Any, item: ImageItem, arrays: SharedArrays) -> tuple[ImageResult, float]:
+    """`finish_image` on an image and its features in shared memory, with the seconds it took."""
     start = time.perf_counter()
-    return function(*args), time.perf_counter() - start
+    with arrays.opened() as (image, features):
+        result = finish_image(labeler, item, image, features)
+        del image, features
+    return result, time.perf_counter() - start

@@ -27,13 +27,9 @@ class CfgLabelerFactory:
         return PseudoLabeler.from_cfg(self.cfg, extractor=None)
 
     def pinned(self, labeler: Any) -> CfgLabelerFactory:
-        """A factory that names the extractor and the thresholds of ``labeler``.
-
-        What "auto" stands for depends on caches and networks of a moment, and default thresholds on the extractor.
-        """
+        """A factory that names the extractor of ``labeler``: what "auto" is depends on caches and networks of a moment."""
         cfg = self.cfg.clone()
         cfg.defrost()
         cfg.EXPLORATION.FEATURES.NAME = labeler.extractor.name
-        cfg.EXPLORATION.THETAS = list(labeler.thetas)
         cfg.freeze()
         return CfgLabelerFactory(cfg)

@@ -217,7 +217,9 @@ class _Session:
         if options.engine == "ray":
             gpus = 1.0 if extractor.device.type == "cuda" else 0.0
             return run_on_ray(units, self._make_labeler, options.ray_address, gpus)
-        if options.workers == 0:
+        if not extractor.on_host and self._labeler.needs_extractor_to_finish and options.workers:
+            logger.info("crops need the device again, so that this process does all work; --workers is ignored")
+        if options.workers == 0 or (not extractor.on_host and self._labeler.needs_extractor_to_finish):
             return run_in_process(units, self._labeler)
         if extractor.on_host:
             return run_on_workers(units, self._make_labeler, options.workers)

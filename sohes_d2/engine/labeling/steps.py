@@ -10,7 +10,7 @@ import logging
 import re
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -25,7 +25,7 @@ from .units import WorkUnit
 
 logger = logging.getLogger(__name__)
 
-STAGES = ("read", "features", "explore", "crops", "finish", "write")
+STAGES = ("read", "features", "finish", "write")
 
 
 class LabelerFactory(Protocol):
@@ -67,8 +67,6 @@ class UnitJob:
     unit: WorkUnit
     images: dict[int, np.ndarray] = field(default_factory=dict)
     features: dict[int, np.ndarray] = field(default_factory=dict)
-    states: dict[int, Any] = field(default_factory=dict)
-    crop_features: dict[int, Any] = field(default_factory=dict)
     results: dict[int, ImageResult] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
 
@@ -79,7 +77,7 @@ class UnitJob:
 
     def drop(self, position: int) -> None:
         """Free what is held for an image."""
-        for held in (self.images, self.features, self.states, self.crop_features):
+        for held in (self.images, self.features):
             held.pop(position, None)
 
     @contextlib.contextmanager
@@ -121,15 +119,9 @@ def label_unit(labeler: Any, unit: WorkUnit) -> UnitResult:
     read_step(job)
     features_step(job, labeler)
     for position in sorted(job.features):
-        with job.timed("explore"), job.guarded(position, "explore"):
-            job.states[position] = explore_image(labeler, job.images[position], job.features.pop(position))
-    crops_step(job, labeler)
-    for position in sorted(job.states):
         with job.timed("finish"), job.guarded(position, "finish"):
-            state, crop_features = job.states.pop(position), job.crop_features.pop(position, None)
-            job.results[position] = finish_image(
-                labeler, unit.items[position], job.images[position], state, crop_features
-            )
+            image, features = job.images[position], job.features.pop(position)
+            job.results[position] = finish_image(labeler, unit.items[position], image, features)
     return UnitResult(unit, job.ordered_results(), job.seconds)
 
 
@@ -149,64 +141,26 @@ def read_step(job: UnitJob) -> None:
 
 
 def features_step(job: UnitJob, labeler: Any) -> None:
-    """Features of all images of a unit as one batch."""
-
-    def extract(positions: list[int]) -> Any:
-        return labeler.extractor.extract([job.images[position] for position in positions])
-
-    _batch_step(job, labeler, "features", sorted(job.images), extract, job.features)
-
-
-def explore_image(labeler: Any, image: np.ndarray, features: np.ndarray) -> Any:
-    """The labeler's second step (global clustering); the state says which crops are needed."""
-    with single_thread():
-        return labeler.explore(image, features)
-
-
-def crops_step(job: UnitJob, labeler: Any) -> None:
-    """Features of the crops that the states ask for, batched over the unit."""
-
-    def extract(positions: list[int]) -> Any:
-        return labeler.crop_features([job.images[p] for p in positions], [job.states[p] for p in positions])
-
-    _batch_step(
-        job, labeler, "crops", [p for p in sorted(job.states) if len(job.states[p].crops)], extract, job.crop_features
-    )
-
-
-def _batch_step(
-    job: UnitJob,
-    labeler: Any,
-    stage: str,
-    positions: list[int],
-    function: Callable[[list[int]], Any],
-    results: dict[int, Any],
-) -> None:
-    """Run a step on a batch; if that fails, on its images one by one, so that only the culprit is skipped."""
+    """Features of all images of a unit as one batch; if that fails, of each alone, so that only the culprit is skipped."""
     threads = single_thread if labeler.extractor.on_host else contextlib.nullcontext
-    batches = [positions] if positions else []
-    with job.timed(stage), threads():
+    batches = [sorted(job.images)] if job.images else []
+    with job.timed("features"), threads():
         while batches:
             batch = batches.pop(0)
             try:
-                results.update(zip(batch, function(batch)))
+                job.features.update(zip(batch, labeler.features([job.images[position] for position in batch])))
             except Exception as error:  # noqa: BLE001 - tried again alone, or recorded with the image
                 if len(batch) > 1:
-                    logger.warning(
-                        "the step %r failed on a batch of %d images (%s); trying them one by one",
-                        stage,
-                        len(batch),
-                        error,
-                    )
+                    logger.warning("no features of a batch of %d images (%s); trying them one by one", len(batch), error)
                     batches = [[position] for position in batch]
                 else:
-                    job.skip(batch[0], stage, *describe_error(error))
+                    job.skip(batch[0], "features", *describe_error(error))
 
 
-def finish_image(labeler: Any, item: ImageItem, image: np.ndarray, state: Any, crop_features: Any) -> ImageResult:
-    """The labeler's last step (zoom, refinement, hierarchy), encoded as lines of a label file."""
+def finish_image(labeler: Any, item: ImageItem, image: np.ndarray, features: np.ndarray) -> ImageResult:
+    """The labeler's steps after the features, encoded as lines of a label file."""
     with single_thread():
-        forest = labeler.finish(image, state, crop_features)
+        forest = labeler.finish(image, features)
     if len(forest) > MAX_MASKS_PER_IMAGE:
         raise ValueError(
             f"{len(forest)} masks, more than the {MAX_MASKS_PER_IMAGE} that annotation ids have room for; "

@@ -206,7 +206,7 @@ def _context() -> Any:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["sohes_d2.engine.steps", "sohes_d2.exploration.labeler"])
+    context.set_forkserver_preload(["sohes_d2.engine.labeling.steps", "sohes_d2.exploration.labeler"])
     return context
 
 

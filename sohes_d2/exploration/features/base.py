@@ -30,17 +30,18 @@ class FeatureExtractor(ABC):
         name: the name that selects this extractor in ``EXPLORATION.FEATURES.NAME``.
         cell: pixels of the resized input per cell side (the patch size of a ViT).
         token_budget: most cells that :meth:`grid_size` gives an image.
-        default_thetas: merging thresholds that suit these features, in (-1, 1), descending.
         device: where :meth:`extract` computes.
-        on_host: True when it is CPU numpy work, best done inside worker processes.
     """
 
     name: str
     cell: int
     token_budget: int
-    default_thetas: tuple[float, ...] = (0.6, 0.5, 0.4, 0.3, 0.2, 0.1)  # UnSAM's, made for DINO keys
     device: torch.device = torch.device("cpu")
-    on_host: bool = False
+
+    @property
+    def on_host(self) -> bool:
+        """Whether it computes on the CPU, so that each worker process best has its own."""
+        return self.device.type == "cpu"
 
     def grid_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
         """Grid (rows, cols) for an image of ``image_size`` (H, W) pixels.

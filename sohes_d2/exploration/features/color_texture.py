@@ -40,10 +40,6 @@ class ColorTextureExtractor(FeatureExtractor):
     name = "color_texture"
     cell = 4  # of a zoomed crop: 64 x 64 cells in 256 pixels, since a zoom that sees no finer finds little new
     default_token_budget = 17400  # about 3 pixels per cell in a 481 x 321 photo
-    # Dense, since nothing says where these features' entities lie: they leave from about half of the cells to three
-    # regions.
-    default_thetas = tuple(round(0.98 - 0.02 * k, 2) for k in range(40))
-    on_host = True
 
     def __init__(
         self,

@@ -23,7 +23,7 @@ class JointExtractor(FeatureExtractor):
     Both defaults are ours, found on photos of the training split of BSDS500 by the recall of the labels.
 
     Args:
-        fine: gives the grid, the cell and the thresholds.
+        fine: gives the grid and the cell.
         coarse: runs on a grid whose sides are 1 / ``shrink`` of that.
         weight: of the coarse part's cosine in the mean, 0..1.
         shrink: at least 1.
@@ -34,14 +34,13 @@ class JointExtractor(FeatureExtractor):
 
     name = "joint"
 
-    def __init__(self, fine: FeatureExtractor, coarse: FeatureExtractor, *, weight: float = 0.4, shrink: float = 2.0):
+    def __init__(self, fine: FeatureExtractor, coarse: FeatureExtractor, *, weight: float = 0.4, shrink: float = 3.0):
         if not 0 <= weight <= 1 or not shrink >= 1:
             raise ValueError(
                 f"A joint feature needs a weight in [0, 1] and a shrink from 1 on, not {weight}, {shrink}."
             )
         self.fine, self.coarse, self.weight, self.shrink = fine, coarse, weight, shrink
         self.cell, self.token_budget = fine.cell, fine.token_budget
-        self.default_thetas = fine.default_thetas
         self.device = coarse.device
 
     def extract_at(self, images: Sequence[np.ndarray], grid: tuple[int, int]) -> np.ndarray:

@@ -12,17 +12,17 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .merging import merge_regions
-from .proposals import Box, Proposal, coverage_by, proposals_from_regions
+from .looks import grid_tree
+from .proposals import Box, Proposal, coverage_by, proposals_from_tree
 
 
 @dataclass(frozen=True)
-class Zoom:
+class LocalReclustering:
     """Which regions are looked at again, and how.
 
     Attributes:
         enabled: whether small regions are zoomed into.
-        large: whether every large region gets a second round, too.
+        large: whether large regions are, too.
         small_area: regions under this share of the image are small.
         min_side: a region whose box is shorter than this many pixels has nothing to show.
         context: the crop's sides are the region's times this.
@@ -32,8 +32,8 @@ class Zoom:
         same_crop_iou: a crop that overlaps an earlier one by this IoU shows the same, and is left out.
     """
 
-    enabled: bool = True
-    large: bool = True
+    enabled: bool = False
+    large: bool = False
     small_area: float = 0.01
     min_side: int = 16
     context: float = 1.25
@@ -44,7 +44,7 @@ class Zoom:
 
     def choose(self, proposals: Sequence[Proposal], image_size: tuple[int, int]) -> list[tuple[int, Box]]:
         """(index of the proposal, crop box in pixels) of what to look at again, small regions first."""
-        if not (self.enabled or self.large) or not proposals:
+        if not self.enabled or not proposals:
             return []
         height, width = image_size
         areas = np.asarray([proposal.area for proposal in proposals])
@@ -52,7 +52,7 @@ class Zoom:
         small = areas < self.small_area * height * width
         persistence = np.asarray([proposal.birth - proposal.death for proposal in proposals])
         chosen: list[tuple[int, Box]] = []
-        for wanted in ([small] if self.enabled else []) + ([~small] if self.large else []):
+        for wanted in [small, ~small] if self.large else [small]:
             boxes: list[Box] = []
             for index in np.argsort(-persistence, kind="stable"):
                 if len(boxes) == self.max_crops:
@@ -84,8 +84,10 @@ class Zoom:
             thetas: descending merging thresholds.
             min_area: in pixels of the image.
         """
-        regions = merge_regions(features).regions(thetas)
-        found = proposals_from_regions(regions, box, min_area, inside.area, source="local")
+        size = (box[2] - box[0], box[3] - box[1])
+        tree = grid_tree(features, size)
+        cell = max(size[0] / features.shape[0], size[1] / features.shape[1])
+        found = proposals_from_tree(tree, tree.levels(thetas), box[:2], cell, min_area, inside.area, source="local")
         return [proposal for proposal in found if coverage_by(proposal, inside) >= self.inside]
 
 

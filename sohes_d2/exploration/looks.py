@@ -1,0 +1,126 @@
+"""Looks: the same photo clustered in several ways, each giving a merge tree over the photo's pixels.
+
+Looks differ in the size of the photo at which the leaves are found and in how pairs are weighted. Entities that one of
+them cuts apart another finds whole, and what several of them find deserves more trust (`overlaps.Candidates.agreement`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from .graph import RegionGraph, border_strength
+from .leaves import LEAVES, consecutive, grid_leaves, pool_features, resize_labels, superpixels
+from .merge_tree import MergeTree
+from .merging import merge_regions
+
+
+@dataclass(frozen=True)
+class Looks:
+    """How a photo is cut into leaves and clustered. Lists have one value per look.
+
+    Attributes:
+        leaves: "superpixels" [D], or "grid", the cells of the features [P].
+        smoothing: of `superpixels`, in pixels.
+        window: of `superpixels`, in pixels.
+        border_scales, border_half: of `border_strength`.
+        scales: sides of the photo in which the superpixels are found, as shares of the photo's.
+        border_weights: lambda, weights of the border strength beside the cosine (0: none [P]).
+        size_powers: how strongly small regions merge first (0: not at all [P]).
+    """
+
+    leaves: str = "superpixels"
+    smoothing: float = 1.0
+    window: int = 3
+    border_scales: tuple[float, ...] = (1.0, 2.0)
+    border_half: float = 20.0
+    scales: tuple[float, ...] = (1.0, 1.0, 0.5)
+    border_weights: tuple[float, ...] = (2.0, 2.0, 2.0)
+    size_powers: tuple[float, ...] = (0.0, 0.3, 0.1)
+
+    def __post_init__(self) -> None:
+        if self.leaves not in LEAVES:
+            raise ValueError(f"EXPLORATION.LEAVES.NAME {self.leaves!r} is not one of {', '.join(LEAVES)}")
+        if not len(self.scales) == len(self.border_weights) == len(self.size_powers) >= 1:
+            raise ValueError(
+                "EXPLORATION.LOOKS needs as many SCALES as BORDER_WEIGHTS and SIZE_POWERS, at least one; got "
+                f"{len(self.scales)}, {len(self.border_weights)} and {len(self.size_powers)}"
+            )
+        if not all(0 < scale <= 1 for scale in self.scales):
+            raise ValueError(f"EXPLORATION.LOOKS.SCALES must be in (0, 1], got {list(self.scales)}")
+        if min(*self.border_weights, *self.size_powers, 0) < 0:
+            raise ValueError("EXPLORATION.LOOKS.BORDER_WEIGHTS and SIZE_POWERS must not be negative")
+        if self.leaves == "grid" and len(set(self.scales)) > 1:
+            raise ValueError("EXPLORATION.LOOKS.SCALES belong to superpixels; with LEAVES.NAME grid they must be equal")
+
+    def trees(self, image: np.ndarray, features: np.ndarray) -> list[MergeTree]:
+        """One merge tree per look.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            features: (rows, cols, C) on a grid that tiles the image.
+        """
+        strength = border_strength(image, self.border_scales, self.border_half)
+        prepared: dict[float, tuple] = {}  # looks of one scale share their leaves
+        trees = []
+        for scale, border_weight, size_power in zip(self.scales, self.border_weights, self.size_powers):
+            if scale not in prepared:
+                prepared[scale] = self._prepare(image, features, strength, scale)
+            labels, graph, pooled, areas = prepared[scale]
+            history = merge_regions(pooled, graph, areas=areas, border_weight=border_weight, size_power=size_power)
+            trees.append(MergeTree(labels, graph, history, strength))
+        return trees
+
+    def _prepare(self, image: np.ndarray, features: np.ndarray, strength: np.ndarray, scale: float) -> tuple:
+        """(labels, graph, features of the leaves, areas of the leaves) at one scale."""
+        if self.leaves == "grid":
+            return grid_parts(features, strength)
+        size = image.shape[:2]
+        if scale < 1:
+            small = (max(8, round(size[1] * scale)), max(8, round(size[0] * scale)))
+            image = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
+        labels = consecutive(resize_labels(superpixels(image, self.smoothing, self.window), size))
+        graph = RegionGraph.from_labels(labels, strength)
+        return labels, graph, pool_features(labels, features), np.bincount(labels.ravel())
+
+
+def grid_parts(features: np.ndarray, strength: np.ndarray) -> tuple[np.ndarray, RegionGraph, np.ndarray, np.ndarray]:
+    """Labels, graph, features and areas of the paper's leaves, one per cell of (rows, cols, C) ``features``.
+
+    Args:
+        features: of the pixels that ``strength`` covers.
+        strength: (H, W) int32 of `border_strength`.
+    """
+    rows, cols, channels = features.shape
+    labels = grid_leaves(strength.shape, (rows, cols))
+    areas = np.bincount(labels.ravel(), minlength=rows * cols)
+    if areas.all() and strength.any():
+        graph = RegionGraph.from_labels(labels, strength)
+    else:  # a grid finer than the pixels has cells without a pixel, which touch in the grid alone
+        graph = RegionGraph.of_grid(rows, cols)
+    return labels, graph, np.ascontiguousarray(features.reshape(-1, channels), np.float32), areas
+
+
+def grid_tree(features: np.ndarray, size: tuple[int, int]) -> MergeTree:
+    """The paper's clustering of one crop: square cells, cosine alone (SOHES section 3.1).
+
+    Args:
+        features: (rows, cols, C) on a grid that tiles the crop.
+        size: (H, W) of the crop in pixels.
+    """
+    strength = np.zeros(size, np.int32)
+    labels, graph, leaves, areas = grid_parts(features, strength)
+    return MergeTree(labels, graph, merge_regions(leaves, graph, areas=areas), strength)
+
+
+def reduced(image: np.ndarray, max_pixels: int) -> np.ndarray:
+    """The photo at the size at which it is clustered: as it is, or reduced to at most ``max_pixels`` (0: any size)."""
+    height, width = image.shape[:2]
+    if not max_pixels or height * width <= max_pixels:
+        return image
+    shrink = np.sqrt(max_pixels / (height * width))
+    size = (max(1, int(width * shrink)), max(1, int(height * shrink)))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
