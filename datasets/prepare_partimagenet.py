@@ -21,7 +21,6 @@ import os
 import sys
 
 import numpy as np
-from PIL import Image
 
 from sohes_d2.data.builtin import BUILTIN
 from sohes_d2.data.conversion import (
@@ -40,7 +39,7 @@ from sohes_d2.data.conversion import (
     take,
 )
 from sohes_d2.structures.forest import NO_PARENT
-from sohes_d2.structures.images import image_size
+from sohes_d2.structures.images import image_size, open_image
 from sohes_d2.structures.masks import encode_label_map
 
 REMEDY = "Get it by the links of https://github.com/tacju/partimagenet (PartImageNet_Seg.zip, or the OOD release)."
@@ -70,7 +69,7 @@ def read_maps(item: Item) -> Scene:
 
 
 def _read_map(path: str, size: tuple[int, int], none: int) -> np.ndarray:
-    with Image.open(path) as image:
+    with open_image(path) as image:
         labels = np.asarray(image)
     if labels.shape != size:
         raise ValueError(f"{path!r} has shape {labels.shape}, its photo {size}")

@@ -142,6 +142,7 @@ def add_sohes_config(cfg: Any) -> None:
     cfg.TEST.VISUALIZE = 4  # images of the test set that training draws at every evaluation, for TensorBoard
 
     cfg.INPUT.IMAGE_SIZE = 1024  # pixels: training crops are squares of this side [U]
+    cfg.INPUT.MAX_IMAGE_PIXELS = 128_000_000  # height times width; larger files are skipped, not decoded [D]
     cfg.INPUT.MIN_SCALE = 0.1  # large-scale jitter: the image is resized to IMAGE_SIZE times a factor between these
     cfg.INPUT.MAX_SCALE = 2.0
     cfg.INPUT.MAX_LABELS = 200  # per training image, sampled evenly over sizes [U]

@@ -12,7 +12,7 @@ import torch
 from detectron2.config import configurable
 from detectron2.data import transforms as T
 
-from ..structures.images import ImageReadError, read_image
+from ..structures.images import ImageReadError, read_image, set_max_image_pixels
 from .augmentation import inference_augmentations, training_augmentations
 from .copy_paste import MAX_SHARE, paste, trees_in_random_order
 from .label_sampling import stratified_order
@@ -101,6 +101,7 @@ class PseudoLabelDatasetMapper:
     @classmethod
     def from_config(cls, cfg: Any, is_train: bool = True) -> dict[str, Any]:
         node = cfg.INPUT
+        set_max_image_pixels(node.MAX_IMAGE_PIXELS)
         if is_train:
             augmentations = training_augmentations(node.IMAGE_SIZE, node.MIN_SCALE, node.MAX_SCALE, node.RANDOM_FLIP)
         else:

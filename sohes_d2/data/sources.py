@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..errors import InputError
 from ..structures.images import IMAGE_SUFFIXES
 
 # Annotation ids are image_id * MAX_MASKS_PER_IMAGE + k with k from 1, so that they never depend on workers, shards
@@ -17,7 +19,7 @@ ID_STRIDE = 10_000
 MAX_MASKS_PER_IMAGE = ID_STRIDE - 1
 
 
-class SourceError(ValueError):
+class SourceError(InputError):
     """`--images` names nothing usable; the message says what to pass instead."""
 
 
@@ -67,7 +69,9 @@ def read_image_list(images: str, image_root: str | None = None) -> ImageList:
     """Read what `--images` names.
 
     - A folder: every file with an image suffix in it and its sub-folders (links followed, hidden files and folders
-      left out), sorted by relative posix path; ids are 1 + position.
+      left out), sorted by relative posix path; ids are 1 + position. Whatever such a file turns out to be is told when
+      it is read. A sub-folder that cannot be listed stands in the list as its name with a slash, and cannot be read
+      either.
     - A text file: one path per line, relative to the list's folder; ids are 1 + position. Empty lines do not count.
     - A COCO json file (suffix ``.json``): its images in their order, with their own ids and file names, relative to
       ``image_root``.
@@ -102,7 +106,8 @@ def read_image_list(images: str, image_root: str | None = None) -> ImageList:
 def _walk(folder: str) -> list[str]:
     names = []
     seen = set()  # real paths on the way, so that a link to a folder above ends
-    for current, folders, files in os.walk(folder, followlinks=True):
+    unreadable: list[OSError] = []
+    for current, folders, files in os.walk(folder, followlinks=True, onerror=unreadable.append):
         real = os.path.realpath(current)
         if real in seen:
             folders.clear()
@@ -111,16 +116,20 @@ def _walk(folder: str) -> list[str]:
         # sorted, so that of two links to one folder the same is taken everywhere
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         relative = os.path.relpath(current, folder)
-        for name in files:
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
-                path = name if relative == os.curdir else os.path.join(relative, name)
-                names.append(path.replace(os.sep, "/"))
-    return sorted(names)
+        names += [
+            name if relative == os.curdir else os.path.join(relative, name)
+            for name in files
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+        ]
+    for error in unreadable:
+        if error.filename == folder:
+            raise SourceError(f"the folder {folder!r} cannot be listed: {error.strerror}") from error
+        names.append(os.path.relpath(error.filename, folder) + os.sep)
+    return sorted(name.replace(os.sep, "/") for name in names)
 
 
 def _read_lines(path: str, root: str) -> ImageList:
-    with open(path, "rb") as file:
-        data = file.read()
+    data = _read_bytes(path)
     if b"\0" in data:
         raise SourceError(f"{path!r} is not a text file; pass one path per line, or a COCO file with the suffix .json")
     lines = data.removeprefix(b"\xef\xbb\xbf").splitlines()
@@ -131,6 +140,20 @@ def _read_lines(path: str, root: str) -> ImageList:
     if repeated is not None:
         raise SourceError(f"the list {path!r} has {repeated!r} twice; name each image once")
     return ImageList(root, "list", names)
+
+
+def _read_bytes(path: str) -> bytes:
+    """The whole of a regular file, or of a pipe that somebody writes to (``--images <(find photos/)``)."""
+    try:
+        if not (stat.S_ISREG(os.stat(path).st_mode) or stat.S_ISFIFO(os.stat(path).st_mode)):
+            raise SourceError(f"{path!r} is a socket or device; pass a folder, a list of paths, or a COCO json")
+        # Opening a pipe that nobody writes to would wait for ever; like this it is empty.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        os.set_blocking(descriptor, True)
+        with open(descriptor, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise SourceError(f"{path!r} cannot be read: {error.strerror}") from error
 
 
 def _read_coco(path: str, root: str) -> ImageList:

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..data.augmentation import inference_augmentations
 from ..model_zoo import PREFIX, local_path
 from ..structures.forest import Forest
-from ..structures.images import image_size, read_image
+from ..structures.images import image_size, read_image, set_max_image_pixels
 from .checkpoint import CheckpointError, SOHESCheckpointer
 from .config_file import ConfigError, load_config
 from .hooks import predicted_forest
@@ -81,6 +81,7 @@ class SOHESPredictor:
         if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
             raise ConfigError(f"INPUT.FORMAT must be RGB or BGR, got {cfg.INPUT.FORMAT!r}")
         cfg.freeze()
+        set_max_image_pixels(cfg.INPUT.MAX_IMAGE_PIXELS)
         self.cfg = cfg
         self.device = torch.device(cfg.MODEL.DEVICE)
         self.model = build_model(cfg).eval()

@@ -1,11 +1,13 @@
 """What `--images` may name, and the ids that follow from it."""
 
+import errno
 import json
 import os
 
 import pytest
 
 from sohes_d2.data.sources import SourceError, read_image_list
+from sohes_d2.structures.images import ImageReadError, read_image
 
 
 @pytest.fixture
@@ -42,6 +44,49 @@ def test_names_that_are_not_utf8(folder):
     assert images.file_names[-1] == "\udcff\udcfe.jpg" and os.path.exists(images[-1].path)
     assert json.loads(json.dumps(images.file_names)) == images.file_names
     images.describe()
+
+
+def test_a_folder_that_cannot_be_listed_is_named(folder, monkeypatch):
+    listed = os.scandir
+
+    def scandir(path):
+        if os.path.basename(path) == "a":
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setattr(os, "access", lambda path, mode: not path.endswith("/a/"))
+    images = read_image_list(str(folder))
+    assert images.file_names == ["a-b.webp", "a/", "b.jpg", "ä ö\n.jpg"]
+    with pytest.raises(ImageReadError) as caught:
+        read_image(images[1].path)
+    assert caught.value.reason == "no permission to list the folder"
+    with pytest.raises(SourceError, match="cannot be listed: Permission denied"):
+        read_image_list(str(folder / "a"))
+
+
+def test_whatever_has_the_suffix_of_a_photo_is_listed(tmp_path):
+    names = ["a.heic", "b.AVIF", "c.jxl", "d.dng", "e.jpg", "f.mpo", "g.jp2"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "dangling.png").symlink_to("none")
+    (tmp_path / "circle.png").symlink_to("circle.png")
+    expected = sorted([*names, "pipe.jpg", "dangling.png", "circle.png"])
+    assert read_image_list(str(tmp_path)).file_names == expected
+
+
+def test_a_list_may_come_from_a_pipe_that_has_a_writer(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SourceError, match="is empty"):
+        read_image_list(str(tmp_path / "pipe"))
+    reader, writer = os.pipe()
+    os.write(writer, b"a.jpg\nb.jpg\n")
+    os.close(writer)
+    assert read_image_list(f"/dev/fd/{reader}").file_names == ["a.jpg", "b.jpg"]
+    os.close(reader)
+    with pytest.raises(SourceError, match="socket or device"):
+        read_image_list("/dev/zero")
 
 
 def test_list(tmp_path, folder):
