@@ -40,7 +40,8 @@ from torch import Tensor, nn
 import sohes_d2  # noqa: F401  (before Detectron2, which it mends)
 from sohes_d2.data.synthetic import generate_scene
 from sohes_d2.engine.amp import MixedPrecision
-from sohes_d2.engine.config_file import ConfigError, load_config
+from sohes_d2.config_file import load_config
+from sohes_d2.errors import ConfigError
 from sohes_d2.engine.optimizer import build_optimizer
 from sohes_d2.engine.part_meter import MIB, PartMeter
 from sohes_d2.structures.ancestors import AncestorMatrix

@@ -71,7 +71,8 @@ def build_finder(args: argparse.Namespace) -> tuple[Any, dict[str, Any], str]:
         ConfigError, CheckpointError, WeightsError, ValueError, ImportError: it cannot be built; the message says why.
     """
     import sohes_d2
-    from sohes_d2.engine.config_file import ConfigError, load_config
+    from sohes_d2.config_file import load_config
+    from sohes_d2.errors import ConfigError
     from sohes_d2.engine.predictor import SOHESPredictor, choose_device, load_model_folder
     from sohes_d2.exploration.labeler import PseudoLabeler
     from sohes_d2.model_zoo import PREFIX, local_path

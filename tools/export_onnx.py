@@ -41,7 +41,7 @@ import numpy as np
 from PIL import Image
 
 from sohes_d2.engine.checkpoint import CheckpointError
-from sohes_d2.engine.config_file import ConfigError
+from sohes_d2.errors import ConfigError
 from sohes_d2.engine.export import DifferenceError, ExportError, check_paths, describe, export_segmenter
 from sohes_d2.engine.predictor import SOHESPredictor
 from sohes_d2.structures.images import ImageReadError, read_image

@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> None:
 
 def check(args: argparse.Namespace) -> None:
     """Print the dense check of the features of ``cfg.EXPLORATION.FEATURES``."""
-    from sohes_d2.engine.config_file import ConfigError
+    from sohes_d2.errors import ConfigError
     from sohes_d2.exploration.features import build_feature_extractor
     from sohes_d2.pretraining.dense_check import DenseCheck
 
@@ -112,7 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     args = parse_arguments(arguments)
 
-    from sohes_d2.engine.config_file import ConfigError
+    from sohes_d2.errors import ConfigError
     from sohes_d2.engine.training_command import EXIT_USAGE, run_processes
 
     try:

@@ -106,7 +106,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     args = parse_arguments(arguments)
 
-    from sohes_d2.engine.config_file import ConfigError
+    from sohes_d2.errors import ConfigError
     from sohes_d2.engine.training_command import EXIT_USAGE, run_processes
 
     try:

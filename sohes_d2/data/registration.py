@@ -18,12 +18,13 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from detectron2.structures import BoxMode
 from torch.utils.data import Dataset
 
+from ..config_file import read_yaml
+from ..errors import ConfigError, InputError
 from .builtin import BUILTIN, datasets_root, read_sa1b_json
 from .shard_index import is_label_file
 from .shards import ShardedDataset
@@ -35,11 +36,11 @@ _FORMS = "`name: json, images`, or `name: {images: folder}` for images without l
 ANNOTATION_FIELDS = ["id", "parent_id", "depth", "score"]
 
 
-class DatasetMissingError(FileNotFoundError):
+class DatasetMissingError(InputError, FileNotFoundError):
     """A registered data set whose files are not there; the message names the script that makes them."""
 
 
-class DatasetSpecError(ValueError):
+class DatasetSpecError(ConfigError):
     """A description of a data set from a yaml file or the command line that cannot be used."""
 
 
@@ -131,9 +132,9 @@ def register_datasets(specs: str | Mapping[str, Any]) -> list[str]:
             with open(specs, encoding="utf-8") as file:
                 text = file.read()
         try:
-            specs = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise DatasetSpecError(f"{where} is not yaml; write {_FORMS}: {error}") from error
+            specs = read_yaml(text, where)
+        except ConfigError as error:
+            raise DatasetSpecError(f"{error}; write {_FORMS}") from error
     if not isinstance(specs, Mapping):
         raise DatasetSpecError(f"{where} must read {_FORMS}, got {specs!r}")
     pairs = {str(name): _json_and_images(str(name), value, where) for name, value in specs.items()}

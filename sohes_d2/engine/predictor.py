@@ -18,7 +18,8 @@ from ..model_zoo import PREFIX, local_path
 from ..structures.forest import Forest
 from ..structures.images import image_size, read_image, set_max_image_pixels
 from .checkpoint import CheckpointError, SOHESCheckpointer
-from .config_file import ConfigError, load_config
+from ..config_file import load_config
+from ..errors import ConfigError
 from .hooks import predicted_forest
 
 ImageLike = Union[np.ndarray, str, "os.PathLike[str]"]

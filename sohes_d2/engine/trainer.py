@@ -24,7 +24,7 @@ from ..data.training_stream import build_training_loader, images_per_process
 from ..evaluation.entity_evaluator import EntityEvaluator
 from .amp import MixedPrecision
 from .checkpoint import CheckpointError, SOHESCheckpointer
-from .config_file import ConfigError
+from ..errors import ConfigError
 from .hooks import CountSkippedImages, DrawExamples
 from .inference_loader import build_test_loader
 from .optimizer import build_optimizer

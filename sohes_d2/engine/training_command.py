@@ -21,7 +21,8 @@ from ..data.training_stream import NothingUsableError
 from ..evaluation.errors import EvaluationError
 from ..weights import WeightsError
 from .checkpoint import CheckpointError
-from .config_file import ConfigError, load_config
+from ..config_file import load_config
+from ..errors import ConfigError
 from .launch import launch
 
 EXIT_FAILED, EXIT_USAGE, EXIT_STOPPED = 1, 2, 130

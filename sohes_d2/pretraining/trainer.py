@@ -22,7 +22,7 @@ from torch import nn
 from .. import __version__
 from ..data.records import write_json
 from ..data.training_stream import build_training_loader
-from ..engine.config_file import ConfigError
+from ..errors import ConfigError
 from ..engine.hooks import CountSkippedImages
 from ..engine.trainer import SOHESTrainer
 from ..exploration.features.vit_file import load_vit_file
