@@ -75,7 +75,7 @@ def build_finder(args: argparse.Namespace) -> tuple[Any, dict[str, Any], str]:
     from sohes_d2.errors import ConfigError
     from sohes_d2.engine.predictor import SOHESPredictor, choose_device, load_model_folder
     from sohes_d2.exploration.labeler import PseudoLabeler
-    from sohes_d2.model_zoo import PREFIX, local_path
+    from sohes_d2.weights import PREFIX, local_path
 
     version = {"description": "Forests of entities, made by tools/demo.py", "version": sohes_d2.__version__}
     if args.weights or "MODEL.WEIGHTS" in args.opts[::2]:
@@ -114,7 +114,7 @@ def main(arguments: list[str] | None = None) -> int:
     from sohes_d2.engine.checkpoint import CheckpointError
     from sohes_d2.engine.demo import DemoOptions, run_demo
     from sohes_d2.visualization import MAX_MASKS
-    from sohes_d2.weights import WeightsError
+    from sohes_d2.errors import WeightsError
 
     try:
         images = read_inputs(args.input)

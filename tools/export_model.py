@@ -31,7 +31,8 @@ from sohes_d2.correction.meta_arch import MODELS
 from sohes_d2.data.records import atomic_writer
 from sohes_d2.config_file import load_config
 from sohes_d2.errors import ConfigError
-from sohes_d2.weights import WeightsError, read_checkpoint
+from sohes_d2.errors import WeightsError
+from sohes_d2.weights import read_weights
 
 EXIT_USAGE = 2
 BOTH, ONE = "SOHESMutualLearning", "SOHES"
@@ -144,7 +145,7 @@ def export(args: argparse.Namespace) -> str:
     Raises:
         ConfigError, ExportError, WeightsError: something cannot be used.
     """
-    checkpoint = read_checkpoint(args.checkpoint)
+    checkpoint = read_weights(args.checkpoint)
     state = checkpoint.get("model", checkpoint) if isinstance(checkpoint, Mapping) else None
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ExportError("it holds no model, that is no dict of names to tensors, at the top or under 'model'")

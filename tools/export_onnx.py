@@ -45,7 +45,7 @@ from sohes_d2.errors import ConfigError
 from sohes_d2.engine.export import DifferenceError, ExportError, check_paths, describe, export_segmenter
 from sohes_d2.engine.predictor import SOHESPredictor
 from sohes_d2.structures.images import ImageReadError, read_image
-from sohes_d2.weights import WeightsError
+from sohes_d2.errors import WeightsError
 
 EXIT_DIFFERS, EXIT_USAGE = 1, 2
 

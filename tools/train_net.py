@@ -91,7 +91,7 @@ def evaluate(cfg: Any, resume: bool) -> None:
     from detectron2.utils import comm
 
     model = SOHESTrainer.build_model(cfg)
-    checkpointer = SOHESCheckpointer(model, cfg.OUTPUT_DIR)
+    checkpointer = SOHESCheckpointer(model, cfg.OUTPUT_DIR, max_unmatched=0.0)
     weights = checkpointer.get_checkpoint_file() if resume and checkpointer.has_checkpoint() else cfg.MODEL.WEIGHTS
     extra = checkpointer.load(weights, checkpointables=[])
     results = SOHESTrainer.test(cfg, model)

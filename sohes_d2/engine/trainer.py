@@ -68,7 +68,13 @@ class SOHESTrainer(DefaultTrainer):
         self._trainer = TrainingStep(_distributed(model), optimizer, MixedPrecision.from_config(cfg))
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         # A weak reference, since the checkpointer belongs to the trainer.
-        self.checkpointer = SOHESCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.checkpointer = SOHESCheckpointer(
+            model,
+            cfg.OUTPUT_DIR,
+            max_unmatched=cfg.MODEL.MAX_UNMATCHED,
+            parts_may_lack=True,
+            trainer=weakref.proxy(self),
+        )
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())

@@ -19,7 +19,7 @@ from ..data.sources import SourceError
 from ..data.training_labels import BrokenSampleError
 from ..data.training_stream import NothingUsableError
 from ..evaluation.errors import EvaluationError
-from ..weights import WeightsError
+from ..errors import WeightsError
 from .checkpoint import CheckpointError
 from ..config_file import load_config
 from ..errors import ConfigError

@@ -17,7 +17,7 @@ from sohes_d2.engine.checkpoint import CheckpointError
 from sohes_d2.errors import ConfigError
 from sohes_d2.engine.predictor import _batches_of_one_size
 from sohes_d2.structures.images import ImageReadError
-from sohes_d2.weights import WeightsError
+from sohes_d2.errors import WeightsError
 
 
 def photo(k, size=(48, 64)):
