@@ -20,14 +20,16 @@ PACKAGE = REPOSITORY / "sohes_d2"
 BELOW = {
     "": {"structures", "modeling", "correction", "model_zoo"},  # config.py enters the models in Detectron2's registries
     "structures": set(),
+    "labels": {"structures"},
     "model_zoo": set(),
     "exploration": {"structures", "model_zoo"},
     "modeling": {"structures"},
-    "data": {"structures"},
-    "evaluation": {"structures"},
-    "visualization": {"structures", "exploration", "modeling"},
+    "data": {"labels", "structures"},
+    "evaluation": {"labels", "structures"},
+    "visualization": {"labels", "structures", "exploration", "modeling"},
     "correction": {"structures", "exploration", "modeling"},
     "engine": {
+        "labels",
         "structures",
         "model_zoo",
         "exploration",
@@ -37,7 +39,7 @@ BELOW = {
         "visualization",
         "correction",
     },
-    "pretraining": {"structures", "exploration", "data", "evaluation", "engine"},
+    "pretraining": {"labels", "structures", "exploration", "data", "evaluation", "engine"},
 }
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 SCRIPTS = sorted([*(REPOSITORY / "tools").glob("*.py"), *(REPOSITORY / "datasets").glob("*.py")])

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from sohes_d2.correction.meta_arch import MODELS
-from sohes_d2.data.records import atomic_writer
+from sohes_d2.labels.writer import atomic_writer
 from sohes_d2.engine.config_file import ConfigError, load_config
 from sohes_d2.weights import WeightsError, read_checkpoint
 

@@ -15,7 +15,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import Tensor
 
-from ..data.records import atomic_writer
+from ..labels.writer import atomic_writer
 from ..model_zoo import local_path
 from ..weights import WeightsError, read_checkpoint
 
