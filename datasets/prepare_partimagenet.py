@@ -33,6 +33,7 @@ from sohes_d2.data.conversion import (
     convert_coco,
     image_files,
     make_parser,
+    own_file_name,
     path_of,
     require,
     run,
@@ -80,7 +81,7 @@ def _read_map(path: str, size: tuple[int, int], none: int) -> np.ndarray:
 
 def ood_file_name(image: dict) -> str:
     """The path of an image of the second release: in the folder of its class, which its name begins with."""
-    name = image["file_name"]
+    name = own_file_name(image)
     return name if "/" in name else f"{name.split('_')[0]}/{name}"
 
 

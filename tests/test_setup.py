@@ -20,15 +20,17 @@ PACKAGE = REPOSITORY / "sohes_d2"
 BELOW = {
     "": {"structures", "weights", "modeling", "correction"},  # config.py enters the models in Detectron2's registries
     "structures": set(),
+    "labels": {"structures"},
     "model_zoo": set(),
     "weights": set(),
     "exploration": {"structures", "weights"},
     "modeling": {"structures", "weights"},
-    "data": {"structures"},
-    "evaluation": {"structures"},
-    "visualization": {"structures", "exploration", "modeling"},
+    "data": {"labels", "structures"},
+    "evaluation": {"labels", "structures"},
+    "visualization": {"labels", "structures", "exploration", "modeling"},
     "correction": {"structures", "exploration", "modeling"},
     "engine": {
+        "labels",
         "structures",
         "weights",
         "exploration",
@@ -38,7 +40,7 @@ BELOW = {
         "visualization",
         "correction",
     },
-    "pretraining": {"structures", "weights", "exploration", "data", "evaluation", "engine"},
+    "pretraining": {"labels", "structures", "weights", "exploration", "data", "evaluation", "engine"},
     "cli": {"structures"},
 }
 SOURCES = sorted(PACKAGE.rglob("*.py"))

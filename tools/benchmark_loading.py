@@ -29,9 +29,9 @@ from functools import partial
 
 import numpy as np
 
-from sohes_d2.data.records import SEPARATOR, dump_line, image_record, write_label_file
-from sohes_d2.data.shard_index import ShardIndex, read_info, remove_index, save_index, scan_label_file
-from sohes_d2.data.shards import merge_shards, missing_shards, shard_name, write_folder_index
+from sohes_d2.labels.writer import SEPARATOR, dump_line, image_record, write_label_file
+from sohes_d2.labels.index import ShardIndex, read_info, remove_index, save_index, scan_label_file
+from sohes_d2.labels.shards import merge_shards, missing_shards, shard_name, write_folder_index
 
 HEIGHT, WIDTH = 480, 640
 FIRST_ID = 1_000_001  # all ids have seven digits, so that the shards are laid out alike

@@ -123,6 +123,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{len(predictions.ignored_images)} predicted images are not in the ground truth and left out")
     if empty_masks(predictions):
         print(f"{empty_masks(predictions)} predicted masks are empty")
+    for sentence in truth.report(iou_types):
+        print(f"{args.gt}: {sentence}")
     print(f"\n{evaluation.table()}")
     if differences:
         print(f"\nBefore: {args.against}; after: {args.pred}\n\n{difference_table(differences)}")

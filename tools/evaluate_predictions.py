@@ -69,7 +69,7 @@ class StoredPredictions:
             sizes: image id -> (H, W), for all images of the data set.
             source: where the predictions come from, for messages.
         """
-        from sohes_d2.evaluation.ground_truth import group_by_image
+        from sohes_d2.labels.reader import group_by_image
 
         self._sizes, self._source = sizes, source
         self._of_image = group_by_image(predictions, sizes)

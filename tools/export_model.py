@@ -28,10 +28,9 @@ import torch
 from torch import Tensor
 
 from sohes_d2.correction.meta_arch import MODELS
-from sohes_d2.data.records import atomic_writer
 from sohes_d2.config_file import load_config
-from sohes_d2.errors import ConfigError
-from sohes_d2.errors import WeightsError
+from sohes_d2.errors import ConfigError, WeightsError
+from sohes_d2.labels.writer import atomic_writer
 from sohes_d2.weights import read_weights
 
 EXIT_USAGE = 2

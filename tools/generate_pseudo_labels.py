@@ -139,8 +139,8 @@ def main(arguments: list[str] | None = None) -> int:
     args = parse_arguments(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     # after the arguments, because these take seconds to import
-    from sohes_d2.data.journal import JournalBusyError
-    from sohes_d2.data.shard_index import LabelFileError
+    from sohes_d2.labels.journal import JournalBusyError
+    from sohes_d2.errors import InputError
     from sohes_d2.data.sources import SourceError, read_image_list
     from sohes_d2.engine.labeling.run import EXIT_USAGE, LabelingOptions, run_labeling
     from sohes_d2.engine.labeling.ray_executor import RayMissingError
@@ -169,7 +169,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (UsageError, SourceError, JournalBusyError, RayMissingError) as error:
         print(f"generate_pseudo_labels: {error}", file=sys.stderr)
         return EXIT_USAGE
-    except (WorkerStartError, LabelFileError, OSError) as error:
+    except (WorkerStartError, InputError, OSError) as error:
         print(f"generate_pseudo_labels: {error}\nWhat is done so far is kept; go on with --resume.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

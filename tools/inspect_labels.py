@@ -18,9 +18,10 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sohes_d2.data.label_statistics import LabelStatistics
+    from sohes_d2.labels.statistics import LabelStatistics
 
 EXIT_USAGE, EXIT_BROKEN = 2, 3
+PROBLEMS_SHOWN = 20  # of them all, with their reasons, tell the numbers of --output
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -45,8 +46,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     args = parse_arguments(arguments)
     # after the arguments, because these take seconds to import
-    from sohes_d2.data.label_statistics import LabelsError, inspect_labels
-    from sohes_d2.data.records import write_json
+    from sohes_d2.errors import InputError
+    from sohes_d2.labels.statistics import inspect_labels
+    from sohes_d2.labels.writer import write_json
 
     try:
         statistics = inspect_labels(args.labels, args.max_images, args.list)
@@ -54,18 +56,15 @@ def main(arguments: list[str] | None = None) -> int:
             _plot(args.plot, statistics, os.path.basename(os.path.normpath(args.labels)))
         if args.output:
             write_json(args.output, statistics.summary())
-    except (LabelsError, OSError) as error:
+    except (InputError, OSError) as error:
         print(f"inspect_labels: {error}", file=sys.stderr)
         return EXIT_USAGE
     print(report(statistics))
-    for problem in statistics.problems:
+    for problem in statistics.problems.items[:PROBLEMS_SHOWN]:
         print(_printable(problem), file=sys.stderr)
-    if statistics.broken:
-        more = statistics.broken - len(statistics.problems)
-        print(
-            f"{statistics.broken} problems{f', {more} more than listed' if more else ', listed above'}", file=sys.stderr
-        )
-    return EXIT_BROKEN if statistics.broken else 0
+    if statistics.problems:
+        print(_printable(statistics.problems.summary()), file=sys.stderr)
+    return EXIT_BROKEN if statistics.problems else 0
 
 
 def report(statistics: LabelStatistics) -> str:
@@ -107,8 +106,8 @@ def _numbers(spread: dict[str, float], form: str) -> list[str]:
 def _plot(path: str, statistics: LabelStatistics, title: str) -> None:
     from PIL import Image
 
-    from sohes_d2.data.label_statistics import AREA_BINS
-    from sohes_d2.data.records import atomic_writer
+    from sohes_d2.labels.statistics import AREA_BINS
+    from sohes_d2.labels.writer import atomic_writer
     from sohes_d2.visualization.label_plots import plot_label_statistics
 
     picture = plot_label_statistics(

@@ -26,14 +26,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     args = parser.parse_args(arguments)
 
-    from sohes_d2.data.shard_index import LabelFileError
-    from sohes_d2.data.shards import IncompleteError
+    from sohes_d2.errors import InputError
     from sohes_d2.engine.labeling.joining import join_folder
     from sohes_d2.engine.labeling.run_folder import UsageError
 
     try:
         report = join_folder(args.folder, args.output, args.allow_incomplete, args.overwrite)
-    except (UsageError, IncompleteError, LabelFileError) as error:
+    except (UsageError, InputError) as error:
         print(f"merge_shards: {error}", file=sys.stderr)
         return 2
     print(f"{report.summary['images']} images, {report.summary['masks']} masks -> {report.output}")

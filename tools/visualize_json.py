@@ -69,7 +69,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     args = parse_arguments(arguments)
 
-    from sohes_d2.visualization.report import ReportError, ReportOptions, read_label_file, read_metrics, write_report
+    from sohes_d2.errors import InputError
+    from sohes_d2.visualization.report import ReportOptions, read_label_file, read_metrics, write_report
 
     options = ReportOptions(
         max_images=args.max_images,
@@ -84,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
         metrics = read_metrics(args.metrics) if args.metrics else None
         args.output.parent.mkdir(parents=True, exist_ok=True)
         summary = write_report(args.output, file, args.images, other, metrics, options, _progress)
-    except (ReportError, OSError) as error:
+    except (InputError, OSError) as error:
         print(f"visualize_json: {error}", file=sys.stderr)
         return 2
 
@@ -95,13 +96,13 @@ def main(arguments: list[str] | None = None) -> int:
     if summary.crowds:
         print(f"{summary.crowds} crowd regions left out")
     for source in (file, other):
-        if source is not None and source.strays:
-            print(f"{source.strays} annotations of {source.path} belong to no image of the file and are left out")
+        if source is not None and source.problems:
+            print(f"{source.path}: {source.problems.summary()}", file=sys.stderr)
     if summary.size > LARGE_PAGE:
         print("the page is large; --max-images, --max-masks and --max-side make it smaller")
     _print_some(summary.missing, "photos are shown as missing")
     _print_some(summary.problems, "problems")
-    return 0 if summary.complete else 3
+    return 0 if summary.complete and not (file.problems or other is not None and other.problems) else 3
 
 
 def _progress(done: int, total: int) -> None:

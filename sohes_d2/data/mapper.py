@@ -12,6 +12,7 @@ import torch
 from detectron2.config import configurable
 from detectron2.data import transforms as T
 
+from ..labels.schema import Problems
 from ..structures.images import ImageReadError, read_image, set_max_image_pixels
 from .augmentation import inference_augmentations, training_augmentations
 from .copy_paste import MAX_SHARE, paste, trees_in_random_order
@@ -179,14 +180,21 @@ class PseudoLabelDatasetMapper:
 
     def _view(self, dataset_dict: Mapping[str, Any]) -> _View:
         image = self._read_image(dataset_dict)
-        size = image.shape[:2]
+        size, problems = image.shape[:2], Problems()
         try:
-            labels = read_labels(dataset_dict.get("annotations", []), size, self.min_label_score)
+            labels = read_labels(
+                dataset_dict.get("annotations", []), size, self.min_label_score, problems, dataset_dict["file_name"]
+            )
         except ValueError as error:
             raise BrokenSampleError(
                 f"the labels of the image {dataset_dict['file_name']!r} cannot be used: {error}. Make them again, or "
                 "take the image off the data set"
             ) from error
+        if problems and not len(labels.areas):  # without any, the image would teach that there is nothing
+            raise BrokenSampleError(f"of the labels of an image none can be used: {problems.summary()}")
+        if problems and not self._reported >= problems.counts.keys():
+            self._reported |= problems.counts.keys()
+            logger.warning("%s; of each reason the first is logged", problems.summary())
         inputs = T.AugInput(image)
         transforms = self.augmentations(inputs)
         return _View(inputs.image, labels, MaskWarp(transforms, size, inputs.image.shape[:2]))

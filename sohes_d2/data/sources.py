@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import stat
 from collections.abc import Sequence
@@ -11,12 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InputError
+from ..labels.reader import read_images
 from ..structures.images import IMAGE_SUFFIXES
 
 # Annotation ids are image_id * MAX_MASKS_PER_IMAGE + k with k from 1, so that they never depend on workers, shards
 # or resume.
 ID_STRIDE = 10_000
 MAX_MASKS_PER_IMAGE = ID_STRIDE - 1
+LARGEST_IMAGE_ID = (2**63 - 1) // ID_STRIDE - 1  # annotation ids are 64-bit numbers
 
 
 class SourceError(InputError):
@@ -157,30 +158,19 @@ def _read_bytes(path: str) -> bytes:
 
 
 def _read_coco(path: str, root: str) -> ImageList:
-    try:
-        with open(path, encoding="utf-8") as file:
-            records = json.load(file)["images"]
-        ids = [record["id"] for record in records]
-        names = [record["file_name"] for record in records]
-    except (ValueError, KeyError, TypeError) as error:
-        raise SourceError(
-            f"{path!r} is no COCO file ({type(error).__name__}: {error}); "
-            "it needs `images`, each with `id` and `file_name`"
-        ) from error
-    if not names:
+    images = read_images(path)
+    if not images:
         raise SourceError(f"`images` of {path!r} is empty")
-    for image_id, name in zip(ids, names):
-        if type(image_id) is not int or image_id < 0:
+    for image in images:
+        image_id = image["id"]
+        if not isinstance(image_id, int) or not 0 <= image_id <= LARGEST_IMAGE_ID:
             raise SourceError(
-                f"{path!r}: image id {image_id!r} is no whole number; "
-                "pass the folder or a list of paths, which are numbered anew"
+                f"{path!r}: image id {image_id!r} is no whole number from 0 to {LARGEST_IMAGE_ID}, which leaves room "
+                "for annotation ids; pass the folder or a list of paths, which are numbered anew"
             )
-        if not isinstance(name, str) or not name:
-            raise SourceError(f"{path!r}: image {image_id} has the file_name {name!r}; a path is needed")
-    repeated = _first_repeated(ids)
-    if repeated is not None:
-        raise SourceError(f"{path!r} has the image id {repeated} twice; ids must be unique")
-    return ImageList(root, "coco", names, ids)
+        if "file_name" not in image:
+            raise SourceError(f"{path!r}: image {image_id} has no usable file_name; a path is needed")
+    return ImageList(root, "coco", [image["file_name"] for image in images], [image["id"] for image in images])
 
 
 def _first_repeated(values: Sequence[Any]) -> Any:

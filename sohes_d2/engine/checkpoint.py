@@ -10,8 +10,8 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import Tensor, nn
 
-from ..data.records import atomic_writer
 from ..errors import WeightsError
+from ..labels.writer import atomic_writer
 from ..weights import local_path, read_weights
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from ..structures.masks import reference_evaluation
+
 REFERENCE = "pycocotools"
 FAST = "faster-coco-eval"
 AUTO = "auto"
@@ -67,11 +69,8 @@ def match_and_accumulate(
         silent = {"print_function": logging.getLogger(__name__).debug}
         evaluation_class = COCOeval_faster
     else:
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
-
         silent = {}
-        evaluation_class = COCOeval
+        COCO, evaluation_class = reference_evaluation()
 
     def index(annotations: list[dict[str, Any]]) -> Any:
         coco = COCO()

@@ -17,9 +17,10 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
+from ..labels.schema import read_id
 from ..structures.device_rle import encode_tensor
 from ..structures.forest import NO_PARENT
-from ..structures.masks import encode_masks, mask_boxes, rle_to_json
+from ..structures.masks import encode_masks, mask_boxes, rle_from_coco, rle_to_json
 from ..structures.rle_masks import RLEMasks
 from .backends import AUTO, resolve_backend
 from .detection_metrics import MAX_DETS
@@ -94,7 +95,7 @@ class EntityEvaluator(DatasetEvaluator):
                 an output without predictions.
         """
         for one_input, output in zip(inputs, outputs):
-            image_id = one_input["image_id"]
+            image_id = read_id(one_input["image_id"])  # as the truth's: "7" of a string column is 7
             if image_id not in self._truth.images:
                 raise EvaluationError(
                     f"image {image_id!r} ({one_input.get('file_name', 'no file name')}) is not in {self._truth.path}; "
@@ -191,13 +192,16 @@ class EntityEvaluator(DatasetEvaluator):
             return OrderedDict()
         truth = self._truth
         if image_ids is not None:
-            truth = _restricted(truth, set(image_ids))
+            truth = truth.restricted(image_ids)
             annotations = [a for a in annotations if a["image_id"] in truth.images]
+        tasks = self._tasks or _possible_tasks(truth, annotations)
+        for sentence in truth.report(tasks):
+            self._logger.warning(f"{truth.path}: {sentence}")
         evaluation = evaluate(
             truth,
             annotations,
             "predictions",
-            self._tasks or _possible_tasks(truth, annotations),
+            tasks,
             self._max_dets,
             self._backend,
         )
@@ -236,12 +240,8 @@ def _encode(masks: Any) -> list[dict[str, Any]]:
         return masks.rles
     masks = list(masks)
     if masks and isinstance(masks[0], Mapping):
-        return [{"size": list(m["size"]), "counts": _as_bytes(m["counts"])} for m in masks]
+        return [rle_from_coco(dict(m), tuple(m["size"])) for m in masks]
     return encode_masks(masks)
-
-
-def _as_bytes(counts: bytes | str) -> bytes:
-    return counts.encode() if isinstance(counts, str) else counts
 
 
 def _numbered(predictions: Mapping[Any, list[dict[str, Any]]]) -> list[dict[str, Any]]:
@@ -271,13 +271,3 @@ def _possible_tasks(truth: GroundTruth, predictions: Sequence[dict[str, Any]]) -
     predicted_masks = not predictions or any("segmentation" in p for p in predictions)
     return ["segm", "bbox"] if truth.has_masks and predicted_masks else ["bbox"]
 
-
-def _restricted(truth: GroundTruth, image_ids: set[Any]) -> GroundTruth:
-    unknown = image_ids - set(truth.images)
-    if unknown:
-        raise EvaluationError(f"image {next(iter(unknown))!r} is not in {truth.path}")
-    content = {
-        "images": [image for i, image in truth.images.items() if i in image_ids],
-        "annotations": [a for a in truth.annotations if a["image_id"] in image_ids],
-    }
-    return GroundTruth(content, truth.path)

@@ -20,7 +20,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from .. import __version__
-from ..data.records import write_json
+from ..labels.writer import write_json
 from ..data.training_stream import build_training_loader
 from ..errors import ConfigError
 from ..engine.hooks import CountSkippedImages

@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from sohes_d2.errors import InputError
 from sohes_d2.data.sources import SourceError, read_image_list
 from sohes_d2.structures.images import ImageReadError, read_image
 
@@ -113,11 +114,15 @@ def test_coco_keeps_ids_and_names(tmp_path):
 @pytest.mark.parametrize(
     "name, content, message",
     [
-        ("coco.json", '{"annotations": []}', "no COCO file"),
-        ("coco.json", "[", "no COCO file"),
+        ("coco.json", '{"annotations": []}', "not a COCO data set"),
+        ("coco.json", "[", "list of results"),
         ("coco.json", '{"images": []}', "empty"),
         ("coco.json", '{"images": [{"id": "a", "file_name": "x.jpg"}]}', "no whole number"),
-        ("coco.json", '{"images": [{"id": 1, "file_name": "x.jpg"}, {"id": 1, "file_name": "y.jpg"}]}', "id 1 twice"),
+        ("coco.json", '{"images": [{"id": 1, "file_name": "x.jpg"}, {"id": 1, "file_name": "y"}]}', "have the id 1"),
+        ("coco.json", '{"images": [{"id": 1, "file_name": "x.jpg"}, {"id": 2, "file_name": "./x.jpg"}]}', "both"),
+        ("coco.json", '{"images": [{"id": 922337203685477, "file_name": "x.jpg"}]}', "922337203685476"),
+        ("coco.json", '{"images": [{"id": -1, "file_name": "x.jpg"}]}', "no whole number"),
+        ("coco.json", '{"images": [{"id": 1, "file_name": 3}]}', "file_name"),
         ("list.txt", "\n", "empty"),
         ("list.txt", "a.jpg\na.jpg\n", "'a.jpg' twice"),
         ("list.txt", "\0", "not a text file"),
@@ -126,8 +131,15 @@ def test_coco_keeps_ids_and_names(tmp_path):
 )
 def test_unusable_sources_are_refused(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
-    with pytest.raises(SourceError, match=message):
+    with pytest.raises(InputError, match=message):
         read_image_list(str(tmp_path / name))
+
+
+def test_forms_of_coco_files_that_are_common(tmp_path):
+    records = [{"id": "3", "coco_url": "http://x/val2017/a.jpg"}, {"id": 4.0, "file_name": "b.jpg"}]
+    (tmp_path / "c.json").write_bytes(b"\xef\xbb\xbf" + json.dumps({"images": records}).encode())
+    images = read_image_list(str(tmp_path / "c.json"))
+    assert (images.image_ids, images.file_names) == ([3, 4], ["a.jpg", "b.jpg"])
 
 
 def test_missing_and_empty_folders_are_refused(tmp_path, folder):

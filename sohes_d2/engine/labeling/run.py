@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ... import __version__
-from ...data.records import write_json
-from ...data.shard_index import ShardIndex, index_path, load_index, read_info, save_index
-from ...data.shards import MAX_IMAGES_PER_SHARD, merge_shards, read_skipped
+from ...labels.writer import write_json
+from ...labels.index import ShardIndex, index_path, load_index, read_info, save_index
+from ...labels.shards import MAX_IMAGES_PER_SHARD, merge_shards, read_skipped
 from ...data.sources import ImageList
 from .executors import run_in_process, run_on_device, run_on_workers
 from .progress import Progress

@@ -8,10 +8,10 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from ...data.journal import ShardJournal
-from ...data.records import write_json, write_label_file
-from ...data.shard_index import index_path, load_index, save_index, scan_label_file
-from ...data.shards import RUN_FILE, list_shards, read_skipped, shard_name, write_folder_index
+from ...labels.journal import ShardJournal
+from ...labels.writer import write_json, write_label_file
+from ...labels.index import index_path, load_index, save_index, scan_label_file
+from ...labels.shards import RUN_FILE, list_shards, read_skipped, shard_name, write_folder_index
 from ...data.sources import ImageList
 from .steps import UnitResult
 from .units import ShardLayout, WorkUnit, plan_units, remaining_units

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # worker processes must be able 
 import fake_labeler  # noqa: E402
 from fake_labeler import FakeFactory  # noqa: E402
 
-from sohes_d2.data.shards import ShardedDataset, merge_shards  # noqa: E402
+from sohes_d2.labels.shards import ShardedDataset, merge_shards  # noqa: E402
 from sohes_d2.data.sources import read_image_list  # noqa: E402
 from sohes_d2.engine.labeling.run import LabelingOptions, run_labeling  # noqa: E402
 from sohes_d2.engine.labeling.run_folder import UsageError  # noqa: E402
@@ -243,7 +243,7 @@ def test_existing_output_and_other_configuration_are_refused(photos, tmp_path):
 
 
 def test_two_processes_cannot_write_one_shard(photos, tmp_path):
-    from sohes_d2.data.journal import JournalBusyError, ShardJournal
+    from sohes_d2.labels.journal import JournalBusyError, ShardJournal
 
     (tmp_path / "out").mkdir()
     journal = ShardJournal(str(tmp_path / "out" / "shard_00000.partial.jsonl"))

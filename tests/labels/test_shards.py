@@ -8,10 +8,11 @@ from multiprocessing import get_context
 import numpy as np
 import pytest
 
-from sohes_d2.data.journal import JournalBusyError, ShardJournal
-from sohes_d2.data.records import dump_line, image_record, write_label_file
-from sohes_d2.data.shard_index import LabelFileError, index_path, load_index, read_info, save_index, scan_label_file
-from sohes_d2.data.shards import (
+from sohes_d2.labels.journal import JournalBusyError, ShardJournal
+from sohes_d2.labels.writer import dump_line, image_record, write_label_file
+from sohes_d2.errors import CorruptFileError, InputError
+from sohes_d2.labels.index import index_path, load_index, read_info, save_index, scan_label_file
+from sohes_d2.labels.shards import (
     IncompleteError,
     ShardedDataset,
     merge_shards,
@@ -139,7 +140,7 @@ def test_a_file_changed_while_it_is_open_is_noticed(folder):
         write_shard(folder, 2, [result(6, 0), result(7, 3)])
         dataset = ShardedDataset(str(folder))
         write_shard(folder, 2, results)
-        with pytest.raises(LabelFileError, match="open it again|shorter"):
+        with pytest.raises(CorruptFileError, match="open it again|shorter"):
             _read_all(dataset)
 
 
@@ -149,12 +150,12 @@ def test_cut_or_foreign_files_are_refused(folder):
     os.unlink(index_path(str(path)))
     for length in (0, 10, len(data) // 2, len(data) - 3):
         path.write_bytes(data[:length])
-        with pytest.raises(LabelFileError):
+        with pytest.raises(CorruptFileError):
             load_index(str(path))
     path.write_text(json.dumps(json.loads(data)))
-    with pytest.raises(LabelFileError):
+    with pytest.raises(CorruptFileError):
         load_index(str(path))
-    with pytest.raises(LabelFileError):
+    with pytest.raises(CorruptFileError):
         read_info(str(path))
 
 
@@ -187,7 +188,7 @@ def test_dataset_in_forked_processes(folder):
 
 
 def test_few_files_stay_open(tmp_path, monkeypatch):
-    monkeypatch.setattr("sohes_d2.data.shards._OPEN_FILES", 2)
+    monkeypatch.setattr("sohes_d2.labels.shards._OPEN_FILES", 2)
     for number in range(5):
         write_shard(tmp_path, number, [result(number + 1, 1)])
     dataset = ShardedDataset(str(tmp_path))
@@ -210,7 +211,7 @@ def test_merging_saves_the_index_that_a_scan_would_give(folder, tmp_path, monkey
         file.write(b"of an older file")
     merge_shards(str(folder), merged)
     scanned = scan_label_file(merged)
-    monkeypatch.setattr("sohes_d2.data.shard_index.scan_label_file", None)  # not needed
+    monkeypatch.setattr("sohes_d2.labels.index.scan_label_file", None)  # not needed
     index = load_index(merged)
     assert np.array_equal(index.rows, scanned.rows) and np.array_equal(index.sections, scanned.sections)
     assert index.stats == scanned.stats and index.file_bytes == scanned.file_bytes == os.path.getsize(merged)
@@ -233,7 +234,7 @@ def test_merging_anew_replaces_the_index(folder, tmp_path):
 
 def test_shards_with_an_image_in_common_are_not_merged(folder, tmp_path):
     write_shard(folder, 1, [result(4, 1)])
-    with pytest.raises(LabelFileError, match="in common"):
+    with pytest.raises(InputError, match="in common"):
         merge_shards(str(folder), str(tmp_path / "merged.json"))
     assert not list(tmp_path.glob("merged*"))
 
@@ -248,10 +249,10 @@ def test_incomplete_and_mixed_folders_are_refused(folder, tmp_path):
     assert len(ShardedDataset(str(folder), allow_incomplete=True)) == 5
     merge_shards(str(folder), str(tmp_path / "merged.json"), allow_incomplete=True)
     write_shard(folder, 1, [result(5, 1)], info={"config": {"theta": 0.2}})
-    with pytest.raises(LabelFileError, match="another configuration"):
+    with pytest.raises(InputError, match="another configuration"):
         merge_shards(str(folder), str(tmp_path / "other.json"))
     assert not list(tmp_path.glob("other*"))
-    with pytest.raises(LabelFileError, match="no shard"):
+    with pytest.raises(InputError, match="no shard"):
         ShardedDataset(str(tmp_path / "labels" / ".."))
 
 
