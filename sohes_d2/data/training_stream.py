@@ -21,6 +21,7 @@ from detectron2.data.common import DatasetFromList
 from detectron2.utils import comm
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Sampler, Subset
 
+from ..errors import SOHESError
 from .mapper import PseudoLabelDatasetMapper
 from .registration import LabelDataset, is_unlabeled
 from .training_labels import BrokenSampleError
@@ -35,7 +36,7 @@ MAX_BROKEN_IN_A_ROW = 100
 _ORDER, _AUGMENTATION = 0, 1
 
 
-class NothingUsableError(RuntimeError):
+class NothingUsableError(SOHESError):
     """No image of the data set can be used, or too many in a row cannot; the message has the first reason."""
 
 

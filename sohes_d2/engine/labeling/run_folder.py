@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from ...errors import InputError
 from ...labels.journal import ShardJournal
 from ...labels.writer import write_json, write_label_file
 from ...labels.index import index_path, load_index, save_index, scan_label_file
@@ -21,7 +22,7 @@ _OWN_FILE = re.compile(
 )
 
 
-class UsageError(ValueError):
+class UsageError(InputError):
     """The command cannot be carried out as it was given; the message says what to do."""
 
 
