@@ -14,11 +14,9 @@ from detectron2.utils.logger import setup_logger
 from torch.multiprocessing import ProcessExitedException
 
 from ..correction import CollapseError
-from ..data.registration import DatasetMissingError, DatasetSpecError
-from ..data.sources import SourceError
 from ..data.training_labels import BrokenSampleError
 from ..data.training_stream import NothingUsableError
-from ..evaluation.errors import EvaluationError
+from ..errors import InputError
 from ..weights import WeightsError
 from .checkpoint import CheckpointError
 from .config_file import ConfigError, load_config
@@ -29,10 +27,7 @@ EXIT_FAILED, EXIT_USAGE, EXIT_STOPPED = 1, 2, 130
 USAGE_ERRORS = (
     CheckpointError,
     ConfigError,
-    DatasetMissingError,
-    DatasetSpecError,
-    EvaluationError,
-    SourceError,
+    InputError,
     WeightsError,
 )
 FAILURES = (BrokenSampleError, CollapseError, FloatingPointError, NothingUsableError)
