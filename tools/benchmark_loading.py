@@ -24,6 +24,7 @@ import shutil
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
@@ -62,6 +63,13 @@ def make_folder(folder: str, images: int, masks: int) -> bool:
     shutil.rmtree(folder)
     os.makedirs(folder)
     templates = _templates(masks)
+
+    def image(i: int) -> bytes:
+        return dump_line(image_record(i, _file_name(i), HEIGHT, WIDTH))
+
+    def annotations(i: int) -> bytes:
+        return templates[i % TEMPLATES].replace(_ID, b"%d" % i)
+
     layout: ShardIndex | None = None
     shards = -(-images // IMAGES_PER_SHARD)
     for number in range(shards):
@@ -70,8 +78,8 @@ def make_folder(folder: str, images: int, masks: int) -> bool:
         path = os.path.join(folder, shard_name(number))
         sections = {
             "skipped": [],
-            "images": ([dump_line(image_record(i, _file_name(i), HEIGHT, WIDTH))] for i in ids),
-            "annotations": ([templates[i % TEMPLATES].replace(_ID, b"%d" % i)] for i in ids) if masks else [],
+            "images": ([image(i)] for i in ids),
+            "annotations": ([annotations(i)] for i in ids) if masks else [],
         }
         write_label_file(path, info, sections)
         if layout is None or len(layout.rows) != len(ids):
@@ -79,6 +87,7 @@ def make_folder(folder: str, images: int, masks: int) -> bool:
         # Scanning every shard would take most of the time, and full ones differ by the digits of the ids only.
         rows = layout.rows.copy()
         rows["image_id"] = ids
+        rows["crc32"] = [zlib.crc32(annotations(i), zlib.crc32(image(i))) for i in ids]
         save_index(path, ShardIndex(rows, layout.sections, layout.stats, layout.file_bytes))
     write_folder_index(folder, {"images": images, "images_per_shard": IMAGES_PER_SHARD, "shards": shards})
     return True
