@@ -67,7 +67,7 @@ def set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
     ]
     if not args.verbose:
         for handler in (handler for each in loggers for handler in each.handlers):
-            if not isinstance(handler, logging.FileHandler):
+            if getattr(handler, "stream", None) in (sys.stdout, sys.stderr):  # log.txt is a StreamHandler, too
                 handler.addFilter(_is_brief)
     if not args.debug:
         logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_traceback)
