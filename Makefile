@@ -1,4 +1,4 @@
-# make env | demo | test | lint. Each works alone on a fresh clone; the environment is built once, in .venv.
+# make env | demo | test | fuzz | lint. Each works alone on a fresh clone; the environment is built once, in .venv.
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -8,7 +8,7 @@ DEMO := output/demo
 # numba, torch and OpenCV would each start a thread per core in every one of the test processes.
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: help env demo test lint
+.PHONY: help env demo test fuzz lint
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -16,6 +16,7 @@ help:
 	@echo "make env    build .venv: torch, Detectron2 and this package (several GB to download, once)"
 	@echo "make demo   label real photos with entity forests, on the CPU, and show them: $(DEMO)/report.html and pictures"
 	@echo "make test   run the tests (no network, no GPU)"
+	@echo "make fuzz   give each tool EXAMPLES=N (2000) randomly damaged files; the tests try a few"
 	@echo "make lint   check the style with ruff"
 	@echo "Another Python than $(PYTHON): make PYTHON=python3.12 env"
 
@@ -48,6 +49,10 @@ demo: $(READY)
 
 test: $(READY)
 	@$(ONE_THREAD) $(PY) -m pytest $(PYTEST_FLAGS)
+
+EXAMPLES ?= 2000
+fuzz: $(READY)
+	@EXAMPLES=$(EXAMPLES) $(ONE_THREAD) $(PY) -m pytest $(PYTEST_FLAGS) tests/robustness
 
 lint: $(READY)
 	@$(PY) -m ruff check .

@@ -47,7 +47,7 @@ EXTRAS = {
     "pretrain": ["lightly>=1.6"],
     # The demo's photos come with scikit-image; reports draw with matplotlib.
     "report": ["matplotlib>=3.5", "scikit-image>=0.22"],
-    "dev": ["pytest>=7", "pytest-xdist>=3", "ruff>=0.6"],
+    "dev": ["hypothesis>=6.100", "pytest>=7", "pytest-xdist>=3", "ruff>=0.6"],
 }
 
 setup(
@@ -63,6 +63,7 @@ setup(
     python_requires=">=3.9",
     install_requires=[
         "huggingface-hub>=0.20",
+        "msgspec>=0.18",
         "numba>=0.57",
         "numpy>=1.24",
         "pillow>=10.1",

@@ -25,7 +25,6 @@ import os
 import sys
 
 import numpy as np
-from PIL import Image
 
 from sohes_d2.data.builtin import BUILTIN
 from sohes_d2.data.conversion import (
@@ -43,7 +42,7 @@ from sohes_d2.data.conversion import (
     take,
 )
 from sohes_d2.structures.forest import NO_PARENT
-from sohes_d2.structures.images import image_size
+from sohes_d2.structures.images import image_size, open_image
 from sohes_d2.structures.masks import encode_label_map, encode_masks
 
 FOLDERS = {"train": "training", "val": "validation"}
@@ -106,7 +105,7 @@ def _parent(whole, index: dict[int, int]) -> int:
 
 
 def _read_mask(path: str, size: tuple[int, int], amodal: bool) -> np.ndarray:
-    with Image.open(path) as image:
+    with open_image(path) as image:
         mask = np.asarray(image)
     if mask.shape != size:
         raise ValueError(f"{path!r} has shape {mask.shape}, its photo {size}")
@@ -136,7 +135,7 @@ def read_instance(item: Item) -> Scene:
     """
     photo, labels = item.source
     size = image_size(photo)
-    with Image.open(labels) as image:
+    with open_image(labels) as image:
         array = np.asarray(image)
     if array.ndim != 3 or array.shape[:2] != size:
         raise ValueError(f"{labels!r} has shape {array.shape}, expected {(*size, 3)} like its photo")

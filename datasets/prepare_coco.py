@@ -15,7 +15,7 @@ from __future__ import annotations
 import sys
 
 from sohes_d2.data.builtin import BUILTIN
-from sohes_d2.data.conversion import Summary, convert_coco, make_parser, path_of, run
+from sohes_d2.data.conversion import Summary, convert_coco, make_parser, own_file_name, path_of, run
 
 REMEDY = (
     "Get http://images.cocodataset.org/zips/val2017.zip and "
@@ -32,7 +32,7 @@ def body(args) -> Summary:
         {"description": "COCO instances, class-agnostic", "url": "https://cocodataset.org"},
         limit=args.limit,
         # the json's own name: a 2014 file of instances names 2014 images, although its URLs may lead elsewhere
-        file_name=lambda image: image["file_name"],
+        file_name=own_file_name,
         image_root=None if args.no_images else path_of(args.images, args.root, DATASET.images),
         remedy=REMEDY,
     )

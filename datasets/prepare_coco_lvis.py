@@ -18,7 +18,8 @@ from __future__ import annotations
 import sys
 
 from sohes_d2.data.builtin import BUILTIN
-from sohes_d2.data.coco_stream import CocoFile
+from sohes_d2.labels.reader import LabelStream
+from sohes_d2.labels.schema import image_size
 from sohes_d2.data.conversion import (
     ConversionError,
     Entity,
@@ -67,10 +68,10 @@ def body(args) -> Summary:
     coco_json = path_of(args.coco, args.root, "coco/annotations/instances_val2017.json")
     lvis_json = path_of(args.lvis, args.root, "lvis/lvis_v1_val.json")
     require(REMEDY, coco_json, lvis_json)
-    coco, lvis = CocoFile(coco_json), CocoFile(lvis_json)
+    coco, lvis = LabelStream(coco_json), LabelStream(lvis_json)
     in_coco = {image["id"] for image in coco.images}
     both = take([image for image in lvis.images if image["id"] in in_coco], args.limit)
-    items = [Item(image["id"], coco_file_name(image), (image["height"], image["width"])) for image in both]
+    items = [Item(image["id"], coco_file_name(image), image_size(image, lvis_json)) for image in both]
     if not items:
         raise ConversionError(f"{coco_json!r} and {lvis_json!r} have no image in common. {REMEDY}")
     if not args.no_images:

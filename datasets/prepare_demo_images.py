@@ -22,6 +22,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from sohes_d2.structures.images import open_image
+
 DEFAULT_OUTPUT = "output/demo/images"
 DEFAULT_MAX_SIDE = 640
 ATTRIBUTION = "ATTRIBUTION.txt"
@@ -134,14 +136,15 @@ def write_photos(source: Path, output: Path, max_side: int) -> tuple[list[Path],
 
 def _write(path: Path, target: Path, max_side: int) -> str:
     """Write one photo; returns what was done to it."""
-    with Image.open(path) as image:
-        longest = max(image.size)
-        if max_side and longest > max_side:
-            size = tuple(max(1, round(v * max_side / longest)) for v in image.size)
-            image.resize(size, Image.LANCZOS).save(target, quality=95)
-            return f"shrunk from {image.width} x {image.height} to {size[0]} x {size[1]} pixels"
-    shutil.copyfile(path, target)
-    return "unchanged"
+    with open_image(path) as image:
+        before = image.size
+        after = tuple(max(1, round(v * min(1, (max_side or max(before)) / max(before)))) for v in before)
+        shrunk = image.resize(after, Image.LANCZOS) if after != before else None
+    if shrunk is None:
+        shutil.copyfile(path, target)
+        return "unchanged"
+    shrunk.save(target, quality=95)
+    return f"shrunk from {before[0]} x {before[1]} to {after[0]} x {after[1]} pixels"
 
 
 def skimage_data_folder() -> Path:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import sys
 
 from sohes_d2.data.builtin import BUILTIN
-from sohes_d2.data.conversion import Summary, convert_coco, make_parser, path_of, run
+from sohes_d2.data.conversion import Summary, convert_coco, make_parser, own_file_name, path_of, run
 from sohes_d2.structures.forest import NO_PARENT
 
 REMEDY = (
@@ -48,7 +48,7 @@ def body(args) -> Summary:
         path_of(args.output, args.root, dataset.labels),
         {"description": f"PACO-LVIS {args.split}, class-agnostic", "url": "https://github.com/facebookresearch/paco"},
         limit=args.limit,
-        file_name=lambda image: image["file_name"],
+        file_name=own_file_name,
         image_root=None if args.no_images else path_of(args.images, args.root, dataset.images),
         link_parents=object_of_each,
         remedy=REMEDY,

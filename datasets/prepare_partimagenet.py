@@ -21,7 +21,6 @@ import os
 import sys
 
 import numpy as np
-from PIL import Image
 
 from sohes_d2.data.builtin import BUILTIN
 from sohes_d2.data.conversion import (
@@ -34,13 +33,14 @@ from sohes_d2.data.conversion import (
     convert_coco,
     image_files,
     make_parser,
+    own_file_name,
     path_of,
     require,
     run,
     take,
 )
 from sohes_d2.structures.forest import NO_PARENT
-from sohes_d2.structures.images import image_size
+from sohes_d2.structures.images import image_size, open_image
 from sohes_d2.structures.masks import encode_label_map
 
 REMEDY = "Get it by the links of https://github.com/tacju/partimagenet (PartImageNet_Seg.zip, or the OOD release)."
@@ -70,7 +70,7 @@ def read_maps(item: Item) -> Scene:
 
 
 def _read_map(path: str, size: tuple[int, int], none: int) -> np.ndarray:
-    with Image.open(path) as image:
+    with open_image(path) as image:
         labels = np.asarray(image)
     if labels.shape != size:
         raise ValueError(f"{path!r} has shape {labels.shape}, its photo {size}")
@@ -81,7 +81,7 @@ def _read_map(path: str, size: tuple[int, int], none: int) -> np.ndarray:
 
 def ood_file_name(image: dict) -> str:
     """The path of an image of the second release: in the folder of its class, which its name begins with."""
-    name = image["file_name"]
+    name = own_file_name(image)
     return name if "/" in name else f"{name.split('_')[0]}/{name}"
 
 

@@ -35,7 +35,7 @@ from sohes_d2.data.conversion import (
     run,
     take,
 )
-from sohes_d2.data.records import atomic_writer
+from sohes_d2.labels.writer import atomic_writer
 
 REMEDY = (
     "Ask for SA-1B at https://ai.meta.com/datasets/segment-anything-downloads and unpack its archives (sa_000000.tar "
@@ -114,8 +114,7 @@ def read_scene(item: Item) -> Scene:
     Raises:
         ValueError: its json is damaged.
     """
-    image, annotations = read_sa1b_json(item.source)
-    size = (int(image["height"]), int(image["width"]))
+    _, size, annotations = read_sa1b_json(item.source)
     return Scene(size, [coco_entity(annotation, size) for annotation in annotations])
 
 

@@ -20,8 +20,8 @@ from PIL import Image
 
 from sohes_d2.data.builtin import datasets_root
 from sohes_d2.data.conversion import DONE, INCOMPLETE, UNUSABLE, Entity, Item, Scene, Summary, convert
-from sohes_d2.data.journal import JournalBusyError
-from sohes_d2.data.records import atomic_writer
+from sohes_d2.labels.journal import JournalBusyError
+from sohes_d2.labels.writer import atomic_writer
 from sohes_d2.data.synthetic import DEFAULT_SIZE, MIN_AREA, VERSION, generate_scene
 
 MOST_SCENES = 1_000_000  # of a split

@@ -13,10 +13,11 @@ what is missing             who needs it                            what is done
 ``COCOeval_opt`` of _C      release: default of ``COCOEvaluator``   the plain ``COCOeval``, as main does by itself
 ``pkg_resources``           both: ``detectron2.model_zoo``          a stand-in while that one module is being executed
 optimizer in checkpoints    release: ``DefaultTrainer``             saved and restored, in the form that main uses
+torch's own schedulers      release: ``hooks.LRScheduler``          saved in checkpoints and restored, as main
 ``random.sample`` of sets   release: loaders, mapper gave None      that module's generator lists them first, as main
 ==========================  ======================================  ====================================================
 
-Nothing of Detectron2 or torch is imported here: what concerns one Detectron2 module is hooked to the import of it.
+Nothing of Detectron2 or torch is imported by `apply`; what concerns one Detectron2 module is hooked to its import.
 ``torch.load`` is left as it is: checkpoints of both code bases load with its safe default, ``weights_only=True``.
 """
 
@@ -195,6 +196,27 @@ def _checkpoint_optimizer(defaults: types.ModuleType) -> None:
     trainer_class.load_state_dict = load_state_dict
 
 
+def _checkpoint_schedulers(hooks: types.ModuleType) -> None:
+    """Let the hook of the learning rate checkpoint any scheduler of torch.
+
+    It asks for ``_LRScheduler``, of which torch's own schedulers are no longer subclasses since torch 2.0; without it a
+    resumed training silently starts with the learning rate of iteration 0.
+    """
+    if _is_main(_package_folder()):
+        return
+    from torch.optim.lr_scheduler import LRScheduler
+
+    def state_dict(self: object) -> dict:
+        return self.scheduler.state_dict() if isinstance(self.scheduler, LRScheduler) else {}
+
+    def load_state_dict(self: object, state_dict: dict) -> None:
+        if isinstance(self.scheduler, LRScheduler):
+            self.scheduler.load_state_dict(state_dict)
+
+    hooks.LRScheduler.state_dict = state_dict
+    hooks.LRScheduler.load_state_dict = load_state_dict
+
+
 class _SetSampler(random.Random):
     """The generator of ``detectron2.data.common.MapDataset``, which samples from a set; Python 3.11 refuses that."""
 
@@ -212,6 +234,7 @@ _AFTERWARDS = {
     "detectron2.data.common": _sample_from_sets,
     "detectron2.evaluation.fast_eval_api": _use_plain_coco_eval,
     "detectron2.engine.defaults": _checkpoint_optimizer,
+    "detectron2.engine.hooks": _checkpoint_schedulers,
 }
 
 

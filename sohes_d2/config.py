@@ -30,6 +30,7 @@ def add_sohes_config(cfg: Any) -> None:
     node.WEIGHTS = ""
     node.BLOCK = -1  # ViT block whose attention is read; negative counts from the last [H][U]
     node.FACET = "key"  # key [H][U] | query | value | token
+    node.POSITIONS = "auto"  # how a ViT's positions are resampled, see MODEL.VIT.POSITIONS: auto | official | timm
     node.STRIDE = 8  # of a CNN's feature map, in pixels of its input; ViTs ignore it [D]
     node.TOKEN_BUDGET = 0  # most grid cells per image; 0: the extractor's own, which is 3600 for networks [D]
     node.DTYPE = "float32"  # float32 | bfloat16 | float16 (GPU only), for the network's forward pass
@@ -101,6 +102,9 @@ def add_sohes_config(cfg: Any) -> None:
     # --- Phase 2, self-instruction: the model and its training ------------------------------------------------------
     # Names of keys that Mask2Former has, too, are its names, with the same meaning; so are the defaults of its COCO
     # configs [M], where no other source is named.
+    # Share of the tensors of a part (backbone, head) that MODEL.WEIGHTS may lack or have in another shape when training
+    # begins; of a part it may lack all. Evaluation and inference want every tensor [D].
+    cfg.MODEL.MAX_UNMATCHED = 0.05
     cfg.MODEL.VIT = node = CfgNode()
     node.NAME = "vit_base_patch8_224.dino"  # a timm VisionTransformer, any patch size [P]
     # Loaded when training starts without MODEL.WEIGHTS. "": the hub's weights for NAME; or a hub name, URL or file;
@@ -110,6 +114,9 @@ def add_sohes_config(cfg: Any) -> None:
     # Pixels of the model's input per token, 8, 16 or 32: the ViT sees the image resized by patch size / TOKEN_STRIDE.
     # With 16 an 8-px ViT runs at half input size. 0: the patch size, or 16 where that does not divide 32.
     node.TOKEN_STRIDE = 0
+    # How positions are resampled to an image's grid: official (bicubic, as DINO and DINOv2 without registers), timm
+    # (antialiased), or auto, by NAME: official for those two.
+    node.POSITIONS = "auto"
     node.DROP_PATH = 0.2  # of the last block, rising linearly from 0 [D]
     node.GRADIENT_CHECKPOINTING = False  # recompute blocks in the backward pass: less memory, about a third slower
     node.FREEZE = False  # train the adapter and the head only [D; the paper trains all]
@@ -169,9 +176,13 @@ def add_sohes_config(cfg: Any) -> None:
     cfg.TEST.VIEWS.NAMES = ["same"]
     cfg.TEST.VIEWS.DUPLICATE_IOU = 0.6  # of two views' masks that overlap by more, the better one is left
     cfg.TEST.MASK_CHUNK_BYTES = 256 * 1024 * 1024  # memory of the masks that are upsampled and encoded at once
+    # Share of a test set's images that may be missing or damaged, and are scored as blank; evaluation with more is
+    # refused [D].
+    cfg.TEST.MAX_UNREADABLE = 0.1
     cfg.TEST.VISUALIZE = 4  # images of the test set that training draws at every evaluation, for TensorBoard
 
     cfg.INPUT.IMAGE_SIZE = 1024  # pixels: training crops are squares of this side [U]
+    cfg.INPUT.MAX_IMAGE_PIXELS = 128_000_000  # height times width; larger files are skipped, not decoded [D]
     cfg.INPUT.MIN_SCALE = 0.1  # large-scale jitter: the image is resized to IMAGE_SIZE times a factor between these
     cfg.INPUT.MAX_SCALE = 2.0
     cfg.INPUT.MAX_LABELS = 200  # per training image, sampled evenly over sizes [U]

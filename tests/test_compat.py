@@ -316,3 +316,21 @@ def test_checkpoints_cannot_execute_code(tmp_path, capsys):
     with pytest.raises(pickle.UnpicklingError, match="weights_only"):
         DetectionCheckpointer(torch.nn.Linear(1, 1)).load(str(tmp_path / "evil.pth"))
     assert "executed" not in capsys.readouterr().out
+
+
+def test_torchs_own_schedulers_are_checkpointed():
+    import torch
+    from detectron2.engine.hooks import LRScheduler
+
+    def hook():
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        return optimizer, LRScheduler(optimizer, torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5))
+
+    optimizer, saved = hook()
+    for _ in range(3):
+        optimizer.step()
+        saved.scheduler.step()
+    _, resumed = hook()
+    resumed.load_state_dict(saved.state_dict())
+    assert resumed.scheduler.last_epoch == 3
+    assert resumed.scheduler.get_last_lr() == [0.125]

@@ -21,7 +21,7 @@ import yaml
 from PIL import Image
 
 import sohes_d2
-from sohes_d2.engine.config_file import load_config
+from sohes_d2.config_file import load_config
 
 REPOSITORY = Path(__file__).parents[1]
 DOCS = sorted(

@@ -15,21 +15,25 @@ import sohes_d2
 REPOSITORY = Path(__file__).parents[1]
 PACKAGE = REPOSITORY / "sohes_d2"
 
-# What a folder of the package may import of the package, besides itself. The files at the top (compat, config, weights)
+# What a folder of the package may import of the package, besides itself. The files at the top (compat, config, errors)
 # are open to all; the package's __init__ is what users import.
 BELOW = {
-    "": {"structures", "modeling", "correction", "model_zoo"},  # config.py enters the models in Detectron2's registries
+    "": {"structures", "weights", "modeling", "correction"},  # config.py enters the models in Detectron2's registries
     "structures": set(),
+    "labels": {"structures"},
     "model_zoo": set(),
-    "exploration": {"structures", "model_zoo"},
-    "modeling": {"structures"},
-    "data": {"structures"},
-    "evaluation": {"structures"},
-    "visualization": {"structures", "exploration", "modeling"},
+    "weights": set(),
+    "exploration": {"structures", "weights"},
+    "modeling": {"structures", "weights"},
+    "data": {"labels", "structures"},
+    "evaluation": {"labels", "structures"},
+    "visualization": {"labels", "structures", "exploration", "modeling"},
     "correction": {"structures", "exploration", "modeling"},
     "engine": {
+        "cli",
+        "labels",
         "structures",
-        "model_zoo",
+        "weights",
         "exploration",
         "modeling",
         "data",
@@ -37,7 +41,8 @@ BELOW = {
         "visualization",
         "correction",
     },
-    "pretraining": {"structures", "exploration", "data", "evaluation", "engine"},
+    "pretraining": {"labels", "structures", "weights", "exploration", "data", "evaluation", "engine"},
+    "cli": set(),  # of the runner alone so far, which the training commands build on
 }
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 SCRIPTS = sorted([*(REPOSITORY / "tools").glob("*.py"), *(REPOSITORY / "datasets").glob("*.py")])

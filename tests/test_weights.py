@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import logging
+import math
 import os
 import pickle
+import random
 import threading
 import time
+import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import huggingface_hub
@@ -18,7 +22,9 @@ from safetensors.torch import save_file
 from timm.layers import SwiGLUPacked, resample_abs_pos_embed
 
 from sohes_d2 import weights as W
-from sohes_d2.weights import WeightsError, load_weights, state_digest
+from sohes_d2.errors import WeightsError
+from sohes_d2.weights import load_weights, read_weights, state_digest
+from sohes_d2.weights.layouts import resampling_of, use_official_resampling
 
 HUB_NAME = "test_vit.r160_in1k"  # timm's own tiny ViT, which is on the hub
 
@@ -127,15 +133,66 @@ def test_position_embedding_is_resampled_like_timm(tmp_path):
     model = tiny_vit(2)
     report = load_weights(model, str(tmp_path / "small.pth"))
     expected = resample_abs_pos_embed(small.pos_embed, new_size=[10, 10], old_size=[5, 5], num_prefix_tokens=1)
-    assert torch.equal(model.pos_embed, expected)
+    torch.testing.assert_close(model.pos_embed, expected, rtol=0, atol=1e-6)
     assert "pos_embed 5x5 resampled to 10x10" in report.layout
 
     state = small.state_dict()
     state["pos_embed"] = state["pos_embed"][:, 1:]  # a file without a class position
     torch.save(state, tmp_path / "patches_only.pth")
     load_weights(model, str(tmp_path / "patches_only.pth"))
-    assert torch.equal(model.pos_embed[:, 1:], expected[:, 1:])
+    torch.testing.assert_close(model.pos_embed[:, 1:], expected[:, 1:], rtol=0, atol=1e-6)
     assert torch.count_nonzero(model.pos_embed[:, 0]) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [
+        ("vit_base_patch8_224.dino", "official"),
+        ("vit_small_patch14_dinov2.lvd142m", "official"),
+        ("vit_small_patch14_dinov2", "official"),
+        ("vit_small_patch14_reg4_dinov2.lvd142m", "timm"),
+        ("vit_base_patch16_224.augreg_in21k", "timm"),
+        ("vit_base_patch16_224", "timm"),
+    ],
+)
+def test_whose_way_positions_are_resampled(name, way):
+    assert resampling_of(name) == way
+    assert resampling_of(name, "timm") == "timm" and resampling_of(name, "official") == "official"
+    with pytest.raises(ValueError, match="not one of auto, official, timm"):
+        resampling_of(name, "bicubic")
+
+
+@pytest.mark.parametrize("shape", [(7, 12), (20, 20), (10, 9)])
+@pytest.mark.parametrize("options", [{}, {"reg_tokens": 4, "no_embed_class": True}])
+def test_positions_of_an_image_in_the_official_way(shape, options):
+    """Bicubic by (n + 0.1) / M, written out: weights of Keys' kernel with a = -0.75, places clamped to the border."""
+
+    def matrix(n, m):
+        def kernel(x):
+            x = abs(x)
+            near = (1.25 * x - 2.25) * x * x + 1
+            return near if x <= 1 else (((-0.75 * x + 3.75) * x - 6) * x + 3 if x < 2 else 0.0)
+
+        rows = torch.zeros(n, m, dtype=torch.float64)
+        for i in range(n):
+            place = (i + 0.5) * m / (n + 0.1) - 0.5
+            first = math.floor(place) - 1
+            for j in range(first, first + 4):
+                rows[i, min(max(j, 0), m - 1)] += kernel(place - j)
+        return rows
+
+    model = tiny_vit(1, dynamic_img_size=True, **options)
+    patches = model.pos_embed[:, 0 if options else 1 :].reshape(10, 10, -1).double()
+    expected = torch.einsum("im,jn,mnc->ijc", matrix(shape[0], 10), matrix(shape[1], 10), patches).flatten(0, 1)
+    x = torch.zeros(2, *shape, 64)
+    before = model._pos_embed(x)
+    use_official_resampling(model)
+    found = model._pos_embed(x)
+    prefix = found.shape[1] - shape[0] * shape[1]
+    assert torch.equal(found[:, :prefix], before[:, :prefix])
+    torch.testing.assert_close(found[1, prefix:].double(), expected, rtol=0, atol=1e-5)
+    native = torch.zeros(1, 10, 10, 64)
+    assert torch.equal(model._pos_embed(native), tiny_vit(1, dynamic_img_size=True, **options)._pos_embed(native))
 
 
 def test_names_without_a_place_are_reported_in_one_line(tmp_path, caplog):
@@ -174,6 +231,11 @@ def test_a_convolutional_network_keeps_its_own_block_names(tmp_path):
         ({"epoch": 3}, "no state dict found (seen: entries ['epoch'])"),
         ([1, 2], "no state dict found (seen: list)"),
         ({"pos_embed": torch.ones(1, 13, 64)}, "13 positions, which is no square grid"),
+        ({**tiny_vit().state_dict(), "norm.bias": torch.ones(64, dtype=torch.int64)}, "norm.bias is torch.int64"),
+        (
+            {**tiny_vit().state_dict(), "norm.bias": torch.ones(64, dtype=torch.complex64)},
+            "norm.bias is torch.complex64",
+        ),
     ],
 )
 def test_contents_that_do_not_fit_are_explained(content, says, tmp_path):
@@ -211,6 +273,103 @@ def test_files_that_run_code_are_refused(zipped, tmp_path):
     assert not os.path.exists(flag)
 
 
+def nested(depth):
+    content = {"a": torch.ones(2)}
+    for _ in range(depth):
+        content = {"model": content}
+    return content
+
+
+def circle():
+    content = {"model": {}}
+    content["model"]["model"] = content
+    return content
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.pkl"])
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (circle, "contains itself"),
+        (lambda: nested(60), "nested more than 32 deep"),
+        (lambda: {"a": torch.ones(1).expand(10**12)}, "larger than its bytes"),
+        (lambda: {"a": torch.eye(3).to_sparse()}, ""),
+        (lambda: {"a": torch.ones(3, device="meta")}, ""),
+    ],
+)
+def test_contents_that_would_take_for_ever_are_refused(make, says, name, tmp_path):
+    if name == "w.pth":
+        torch.save(make(), tmp_path / name)
+    else:
+        (tmp_path / name).write_bytes(pickle.dumps(make()))
+    with pytest.raises(WeightsError, match=rf"{name}.*{says}") as error:
+        load_weights(tiny_vit(), str(tmp_path / name))
+    assert "\n" not in str(error.value)
+
+
+def test_deep_pickles_end_in_a_line(tmp_path):
+    deep = b"\x80\x04" + b"]" * 200_000 + b"a" * 199_999 + b"."
+    (tmp_path / "deep.pkl").write_bytes(deep)
+    with pytest.raises(WeightsError, match="nested more than 32 deep"):
+        read_weights(str(tmp_path / "deep.pkl"))
+
+
+def test_archives_that_unpack_to_more_than_they_are_are_refused(tmp_path):
+    torch.save({"a": torch.zeros(1 << 20)}, tmp_path / "w.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "w.pth") as whole,
+        zipfile.ZipFile(tmp_path / "small.pth", "w", zipfile.ZIP_DEFLATED) as small,
+    ):
+        for name in whole.namelist():
+            small.writestr(name, whole.read(name))
+    with pytest.raises(WeightsError, match="would unpack to"):
+        read_weights(str(tmp_path / "small.pth"))
+
+
+def test_codecs_that_multiply_are_refused(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return codecs.encode, ("a" * 10, "hex")
+
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps({"a": Bomb()}, protocol=2))
+    with pytest.raises(WeightsError, match="the codec hex"):
+        read_weights(str(tmp_path / "w.pkl"))
+
+
+def test_the_content_says_what_a_file_is_not_its_name(tmp_path):
+    good = tiny_vit(1)
+    save_file(good.state_dict(), str(tmp_path / "a.pkl"))
+    torch.save(good.state_dict(), tmp_path / "b.safetensors")
+    torch.save(good.state_dict(), tmp_path / "c.bin", _use_new_zipfile_serialization=False)
+    arrays = {key: value.numpy().astype(">f4") for key, value in good.state_dict().items()}
+    (tmp_path / "d.pth").write_bytes(pickle.dumps({"model": arrays}, protocol=2))
+    for name in ("a.pkl", "b.safetensors", "c.bin", "d.pth"):
+        assert load_weights(tiny_vit(2), str(tmp_path / name)).digest == state_digest(good.state_dict()), name
+
+
+@pytest.mark.parametrize("writer", ["zip", "legacy", "pickle", "safetensors"])
+def test_damaged_bytes_end_in_a_line(writer, tmp_path):
+    state = {"a": torch.arange(40.0), "b": torch.ones(3, 3)}
+    path = tmp_path / "w.bin"
+    if writer == "safetensors":
+        save_file(state, str(path))
+    elif writer == "pickle":
+        path.write_bytes(pickle.dumps({"model": {key: value.numpy() for key, value in state.items()}}))
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization=writer == "zip")
+    good = path.read_bytes()
+    rng = random.Random(0)
+    for _ in range(150):
+        data = bytearray(good)
+        for _ in range(rng.randint(1, 4)):
+            data[rng.randrange(len(data))] = rng.randrange(256)
+        path.write_bytes(bytes(data[: rng.choice([len(data), rng.randrange(len(data))])]))
+        try:
+            read_weights(str(path))
+        except WeightsError as error:
+            assert "w.bin" in str(error) and "\n" not in str(error)
+
+
 def test_broken_files_name_file_and_remedy(tmp_path):
     torch.save(tiny_vit().state_dict(), tmp_path / "whole.pth")
     save_file(tiny_vit().state_dict(), str(tmp_path / "whole.safetensors"))
@@ -226,7 +385,8 @@ def test_broken_files_name_file_and_remedy(tmp_path):
         with pytest.raises(WeightsError) as error:
             load_weights(tiny_vit(), str(tmp_path / name))
         assert name in str(error.value) and says in str(error.value)
-    for name, says in {"absent.pth": "does not exist", "": "is a folder"}.items():
+    os.mkfifo(tmp_path / "pipe")
+    for name, says in {"absent.pth": "does not exist", "": "is a folder", "pipe": "is no regular file"}.items():
         with pytest.raises(WeightsError, match=says):
             load_weights(tiny_vit(), str(tmp_path / name))
 
@@ -329,7 +489,7 @@ def test_cached_hub_weights_need_no_network(monkeypatch, tmp_path):
         "try_to_load_from_cache",
         lambda repo, filename, revision=None: str(tmp_path / filename) if filename == "model.safetensors" else None,
     )
-    monkeypatch.setattr(W, "hub_reachable", lambda *args, **kwargs: pytest.fail("asked the network"))
+    monkeypatch.setattr(W.sources, "hub_reachable", lambda *args, **kwargs: pytest.fail("asked the network"))
     model = tiny_vit(2)
     report = load_weights(model, f"hub:{HUB_NAME}")
     assert report.origin == f"hub:{HUB_NAME}"

@@ -17,15 +17,17 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from sohes_d2.data.label_statistics import LabelStatistics
+from sohes_d2.cli.runner import EXIT_SKIPPED, check_output, run_tool, tool_parser
 
-EXIT_USAGE, EXIT_BROKEN = 2, 3
+if TYPE_CHECKING:
+    from sohes_d2.labels.statistics import LabelStatistics
+
+PROBLEMS_SHOWN = 20  # of them all, with their reasons, tell the numbers of --output
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; exits with code 2 where it is wrong."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     add = parser.add_argument
     add("--labels", required=True, metavar="COCO.json|DIR", help="COCO json, or folder of shards")
     add("--plot", metavar="FILE.png", help="write four histograms")
@@ -41,31 +43,31 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
+def inspect(args: argparse.Namespace) -> int:
+    """Read the labels and print what they hold; returns the exit code."""
+    # after the arguments, because these take seconds to import
+    from sohes_d2.labels.statistics import inspect_labels
+    from sohes_d2.labels.writer import write_json
+
+    for option, path in (("--plot", args.plot), ("--output", args.output)):
+        if path:
+            check_output(path, folder=False, option=option)
+    statistics = inspect_labels(args.labels, args.max_images, args.list)
+    if args.plot:
+        _plot(args.plot, statistics, os.path.basename(os.path.normpath(args.labels)))
+    if args.output:
+        write_json(args.output, statistics.summary())
+    print(report(statistics))
+    for problem in statistics.problems.items[:PROBLEMS_SHOWN]:
+        print(_printable(problem), file=sys.stderr)
+    if statistics.problems:
+        print(_printable(statistics.problems.summary()), file=sys.stderr)
+    return EXIT_SKIPPED if statistics.problems else 0
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    args = parse_arguments(arguments)
-    # after the arguments, because these take seconds to import
-    from sohes_d2.data.label_statistics import LabelsError, inspect_labels
-    from sohes_d2.data.records import write_json
-
-    try:
-        statistics = inspect_labels(args.labels, args.max_images, args.list)
-        if args.plot:
-            _plot(args.plot, statistics, os.path.basename(os.path.normpath(args.labels)))
-        if args.output:
-            write_json(args.output, statistics.summary())
-    except (LabelsError, OSError) as error:
-        print(f"inspect_labels: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    print(report(statistics))
-    for problem in statistics.problems:
-        print(_printable(problem), file=sys.stderr)
-    if statistics.broken:
-        more = statistics.broken - len(statistics.problems)
-        print(
-            f"{statistics.broken} problems{f', {more} more than listed' if more else ', listed above'}", file=sys.stderr
-        )
-    return EXIT_BROKEN if statistics.broken else 0
+    return run_tool("inspect_labels", parse_arguments, inspect, arguments)
 
 
 def report(statistics: LabelStatistics) -> str:
@@ -107,8 +109,8 @@ def _numbers(spread: dict[str, float], form: str) -> list[str]:
 def _plot(path: str, statistics: LabelStatistics, title: str) -> None:
     from PIL import Image
 
-    from sohes_d2.data.label_statistics import AREA_BINS
-    from sohes_d2.data.records import atomic_writer
+    from sohes_d2.labels.statistics import AREA_BINS
+    from sohes_d2.labels.writer import atomic_writer
     from sohes_d2.visualization.label_plots import plot_label_statistics
 
     picture = plot_label_statistics(

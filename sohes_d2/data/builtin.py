@@ -5,10 +5,12 @@ Nothing here needs Detectron2, so that the prepare scripts run without it; `sohe
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
-from typing import Any
+
+from ..errors import InputError
+from ..labels.writer import read_json
+from ..labels.schema import Annotation, Id, Problems, RecordError, check_ids, image_size, read_annotation, read_image
 
 # The lists are nested: each begins with the smaller ones. 200,000 images are 2 % of SA-1B, as SOHES trains on.
 SA1B_TRAIN_SIZES = (1_000, 10_000, 100_000, 200_000)
@@ -101,16 +103,24 @@ def datasets_root() -> str:
     return os.path.expanduser(os.environ.get("DETECTRON2_DATASETS", "datasets"))
 
 
-def read_sa1b_json(path: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The image record and the annotations of one SA-1B json.
+def read_sa1b_json(path: str) -> tuple[Id, tuple[int, int], list[Annotation]]:
+    """Image id, (H, W) and annotations of one SA-1B json.
 
     Raises:
-        ValueError: the file is damaged or of another form.
-        OSError: it cannot be read.
+        InputError: the file is of another form, or cannot be read.
+        CorruptFileError: it is damaged.
     """
-    with open(path, "rb") as file:
+    value = read_json(path)
+    if not isinstance(value, dict) or not isinstance(value.get("image"), dict):
+        raise InputError(f"{path!r} is not an SA-1B json: it has no `image`")
+    if not isinstance(value.get("annotations"), list):
+        raise InputError(f"{path!r} is not an SA-1B json: it has no `annotations`")
+    image = read_image({**value["image"], "id": value["image"].get("image_id")}, Problems(), path)
+    annotations = []
+    for annotation in value["annotations"]:
         try:
-            value = json.load(file)
-            return value["image"], value["annotations"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path!r} is not an SA-1B json ({type(error).__name__}: {error})") from error
+            annotations.append(read_annotation(annotation, needs_image=False))
+        except RecordError as error:
+            raise InputError(f"{path!r} is not an SA-1B json: {error}") from error
+    check_ids(annotations, path)
+    return image["id"], image_size(image, path), annotations

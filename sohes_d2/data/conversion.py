@@ -2,7 +2,7 @@
 
 A script lists its images (`Item`) and reads one at a time (`Scene`); `convert` does the rest. The images done so far
 are kept in a journal beside the output, so that a run that was killed goes on where it stopped, and the output appears
-only when it is complete. Its layout is that of `sohes_d2.data.records`.
+only when it is complete. Its layout is that of `sohes_d2.labels.writer`.
 """
 
 from __future__ import annotations
@@ -20,11 +20,14 @@ from typing import Any
 import numpy as np
 
 from ..structures.forest import NO_PARENT, Forest
-from ..structures.masks import RLE, decode_mask, mask_areas, rle_from_coco
-from .coco_stream import CocoFile
-from .journal import JournalBusyError, ShardJournal
-from .records import dump_line, image_record, write_label_file
-from .shard_index import scan_label_file
+from ..structures.masks import RLE, MaskError, mask_areas, rle_from_coco
+from ..labels.journal import JournalBusyError, ShardJournal
+from ..labels.reader import LabelStream
+from ..labels.reader import report as report_problems
+from ..labels.schema import Annotation, ImageRecord, RecordError, image_size, read_area, read_box
+from ..labels.writer import dump_line, image_record, write_label_file
+from ..errors import InputError
+from ..labels.index import scan_label_file
 
 # Ids of an image's annotations start at its position in the list times this, so that they depend on nothing else.
 ID_STRIDE = 100_000
@@ -34,7 +37,7 @@ _SECONDS_BETWEEN_REPORTS = 10.0
 DONE, UNUSABLE, INCOMPLETE = 0, 2, 3  # exit codes
 
 
-class ConversionError(ValueError):
+class ConversionError(InputError):
     """Input that cannot be converted; the message says what is missing and where to get it."""
 
 
@@ -211,41 +214,41 @@ def annotation_records(scene: Scene, image_id: int, first_id: int) -> tuple[list
     return records, len(forest) - len(records)
 
 
-def coco_entity(annotation: dict[str, Any], image_size: tuple[int, int]) -> Entity:
+def coco_entity(annotation: Annotation, size: tuple[int, int]) -> Entity:
     """The entity of a COCO, LVIS or PACO annotation, without its parent.
 
-    Polygons of fewer than three points are left out: pycocotools would read one of two points as a box. A mask that
-    cannot be decoded becomes None.
+    Polygons of fewer than three points are left out, as long as others are left. A mask that cannot be used becomes
+    None; an area or box that cannot is that of the mask.
 
     Args:
         annotation: with `segmentation` (polygons, or RLE compressed or not) and perhaps `area`, `bbox`, `iscrowd`,
             `id`.
-        image_size: (H, W) in pixels.
+        size: (H, W) of its image in pixels.
     """
     segmentation = annotation.get("segmentation")
-    mask = None
+    if isinstance(segmentation, list) and all(isinstance(polygon, list) for polygon in segmentation):
+        segmentation = [polygon for polygon in segmentation if len(polygon) not in (2, 4)] or segmentation
     try:
-        if isinstance(segmentation, list):
-            segmentation = [polygon for polygon in segmentation if len(polygon) >= 6 and len(polygon) % 2 == 0]
-        if segmentation:
-            mask = rle_from_coco(segmentation, image_size)
-            if isinstance(segmentation, dict):
-                counts = segmentation["counts"]
-                if isinstance(counts, list) and sum(counts) != image_size[0] * image_size[1]:
-                    raise ValueError("the counts do not add up to the image")
-                decode_mask(mask)  # raises where the runs leave the image
-    except ValueError:
+        mask = rle_from_coco(segmentation, size)
+    except MaskError:
         mask = None
     return Entity(
         mask,
-        iscrowd=int(annotation.get("iscrowd", 0)),
-        area=annotation.get("area"),
-        bbox=annotation.get("bbox"),
+        iscrowd=annotation["iscrowd"],
+        area=_or_none(read_area, annotation),
+        bbox=_or_none(read_box, annotation),
         source_id=annotation.get("id"),
     )
 
 
-def coco_file_name(image: dict[str, Any]) -> str:
+def _or_none(read: Callable[[Annotation], Any], annotation: Annotation) -> Any:
+    try:
+        return read(annotation)
+    except RecordError:
+        return None
+
+
+def coco_file_name(image: ImageRecord) -> str:
     """The path of an image record; where it has a `coco_url`, as in LVIS, that of the 2017 folders it names.
 
     Raises:
@@ -253,8 +256,17 @@ def coco_file_name(image: dict[str, Any]) -> str:
     """
     if "coco_url" in image:
         return "/".join(image["coco_url"].split("/")[-2:])
+    return own_file_name(image)
+
+
+def own_file_name(image: ImageRecord) -> str:
+    """The `file_name` of an image record.
+
+    Raises:
+        ConversionError: it has none.
+    """
     if "file_name" not in image:
-        raise ConversionError(f"image {image['id']} has neither `file_name` nor `coco_url`")
+        raise ConversionError(f"image {image['id']} has neither a usable `file_name` nor a `coco_url`")
     return image["file_name"]
 
 
@@ -263,9 +275,9 @@ def convert_coco(
     output: str,
     info: dict[str, Any],
     limit: int = 0,
-    file_name: Callable[[dict[str, Any]], str] = coco_file_name,
+    file_name: Callable[[ImageRecord], str] = coco_file_name,
     image_root: str | None = None,
-    link_parents: Callable[[list[dict[str, Any]]], Iterable[int]] | None = None,
+    link_parents: Callable[[list[Annotation]], Iterable[int]] | None = None,
     remedy: str = "",
 ) -> Summary:
     """Convert a COCO json with classes to a class-agnostic one; images and boxes keep their ids and values.
@@ -281,16 +293,17 @@ def convert_coco(
 
     Raises:
         ConversionError: images are missing.
-        CocoFileError: the file is damaged.
+        InputError, CorruptFileError: as `LabelStream`.
     """
     require(remedy, annotations)
-    source = CocoFile(annotations)
+    source = LabelStream(annotations)
+    report_problems(annotations, source.problems)
     items = [Item(image["id"], file_name(image), image) for image in take(source.images, limit)]
     if image_root is not None:
         require_images(image_root, [item.file_name for item in items], remedy)
 
     def read(item: Item) -> Scene:
-        size = (int(item.source["height"]), int(item.source["width"]))
+        size = image_size(item.source, annotations)
         records = source.annotations(item.image_id)
         scene = Scene(size, [coco_entity(record, size) for record in records])
         if link_parents is not None:

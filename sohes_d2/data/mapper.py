@@ -12,7 +12,8 @@ import torch
 from detectron2.config import configurable
 from detectron2.data import transforms as T
 
-from ..structures.images import ImageReadError, read_image
+from ..labels.schema import Problems
+from ..structures.images import ImageReadError, read_image, set_max_image_pixels
 from .augmentation import inference_augmentations, training_augmentations
 from .copy_paste import MAX_SHARE, paste, trees_in_random_order
 from .label_sampling import stratified_order
@@ -101,6 +102,7 @@ class PseudoLabelDatasetMapper:
     @classmethod
     def from_config(cls, cfg: Any, is_train: bool = True) -> dict[str, Any]:
         node = cfg.INPUT
+        set_max_image_pixels(node.MAX_IMAGE_PIXELS)
         if is_train:
             augmentations = training_augmentations(node.IMAGE_SIZE, node.MIN_SCALE, node.MAX_SCALE, node.RANDOM_FLIP)
         else:
@@ -178,14 +180,23 @@ class PseudoLabelDatasetMapper:
 
     def _view(self, dataset_dict: Mapping[str, Any]) -> _View:
         image = self._read_image(dataset_dict)
-        size = image.shape[:2]
+        size, problems = image.shape[:2], Problems()
         try:
-            labels = read_labels(dataset_dict.get("annotations", []), size, self.min_label_score)
+            labels = read_labels(
+                dataset_dict.get("annotations", []), size, self.min_label_score, problems, dataset_dict["file_name"]
+            )
         except ValueError as error:
             raise BrokenSampleError(
                 f"the labels of the image {dataset_dict['file_name']!r} cannot be used: {error}. Make them again, or "
                 "take the image off the data set"
             ) from error
+        if problems and not len(labels.areas):  # without any, the image would teach that there is nothing
+            raise BrokenSampleError(f"of the labels of an image none can be used: {problems.summary()}")
+        # boxes among masks are common, and counted when the data set is read
+        reasons = problems.counts.keys() - {"no segmentation"}
+        if not self._reported >= reasons:
+            self._reported |= reasons
+            logger.warning("%s; of each reason the first is logged", problems.summary())
         inputs = T.AugInput(image)
         transforms = self.augmentations(inputs)
         return _View(inputs.image, labels, MaskWarp(transforms, size, inputs.image.shape[:2]))

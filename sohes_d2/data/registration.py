@@ -18,15 +18,19 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import load_coco_json
 from detectron2.structures import BoxMode
 from torch.utils.data import Dataset
 
+from ..config_file import read_yaml
+from ..errors import ConfigError, InputError
+from ..labels.forests import find_parents
+from ..labels.index import is_label_file
+from ..labels.reader import annotation_place, read_label_file, report
+from ..labels.schema import Annotation, Problems, RecordError, check_ids, read_annotation, read_box, read_score
+from ..labels.shards import ShardedDataset
+from ..structures.masks import MaskError, check_segmentation
 from .builtin import BUILTIN, datasets_root, read_sa1b_json
-from .shard_index import is_label_file
-from .shards import ShardedDataset
 from .sources import SourceError, read_image_list
 
 CLASSES = ["entity"]
@@ -35,11 +39,11 @@ _FORMS = "`name: json, images`, or `name: {images: folder}` for images without l
 ANNOTATION_FIELDS = ["id", "parent_id", "depth", "score"]
 
 
-class DatasetMissingError(FileNotFoundError):
+class DatasetMissingError(InputError, FileNotFoundError):
     """A registered data set whose files are not there; the message names the script that makes them."""
 
 
-class DatasetSpecError(ValueError):
+class DatasetSpecError(ConfigError):
     """A description of a data set from a yaml file or the command line that cannot be used."""
 
 
@@ -68,7 +72,7 @@ def register_coco_entities(name: str, json_file: str, image_root: str) -> None:
     Args:
         name: of the data set.
         json_file: a COCO json, or a folder that `tools/generate_pseudo_labels.py` wrote. Folders and label files of
-            this project (see `sohes_d2.data.records`) are read image by image, see `open_entities`.
+            this project (see `sohes_d2.labels.writer`) are read image by image, see `open_entities`.
         image_root: folder of the images.
 
     Raises:
@@ -131,9 +135,9 @@ def register_datasets(specs: str | Mapping[str, Any]) -> list[str]:
             with open(specs, encoding="utf-8") as file:
                 text = file.read()
         try:
-            specs = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise DatasetSpecError(f"{where} is not yaml; write {_FORMS}: {error}") from error
+            specs = read_yaml(text, where)
+        except ConfigError as error:
+            raise DatasetSpecError(f"{error}; write {_FORMS}") from error
     if not isinstance(specs, Mapping):
         raise DatasetSpecError(f"{where} must read {_FORMS}, got {specs!r}")
     pairs = {str(name): _json_and_images(str(name), value, where) for name, value in specs.items()}
@@ -156,7 +160,8 @@ def open_entities(labels: str, image_root: str) -> list[dict[str, Any]] | LabelD
     Raises:
         DatasetMissingError: nothing is there.
         IncompleteError: shards are missing.
-        LabelFileError: a damaged shard, or a folder without any.
+        InputError: a folder without shards, or a file that cannot be used as it is.
+        CorruptFileError: a damaged shard.
     """
     if not os.path.isdir(labels):
         _require(labels, "")
@@ -186,6 +191,9 @@ def load_unlabeled(image_root: str) -> list[dict[str, Any]]:
 def load_entities(json_file: str, image_root: str, prepare: str = "") -> list[dict[str, Any]]:
     """Detectron2's dicts of a COCO json, all annotations of class 0, with their `id`, `parent_id`, `depth`, `score`.
 
+    A warning sums up which annotations cannot be used, by reason. They have no `segmentation`, and keep their place in
+    the hierarchy.
+
     Args:
         json_file: the COCO json; its own classes, if any, do not matter.
         image_root: folder of the images.
@@ -193,13 +201,67 @@ def load_entities(json_file: str, image_root: str, prepare: str = "") -> list[di
 
     Raises:
         DatasetMissingError: the file is not there.
+        InputError: it cannot be used as it is: images without a name or size, ids that are ambiguous, ...
+        CorruptFileError: it is damaged.
     """
     _require(json_file, prepare)
-    records = load_coco_json(json_file, image_root, extra_annotation_keys=ANNOTATION_FIELDS)
-    for record in records:
-        for annotation in record["annotations"]:
-            annotation["category_id"] = 0
+    file = read_label_file(json_file)
+    if file.is_result_list:
+        raise InputError(f"{json_file} is a list of results, which has no images; give a COCO json")
+    records = []
+    for image_id, image in file.images.items():
+        if "file_name" not in image:
+            raise InputError(f"{json_file}: image {image_id!r} has no usable file_name; write its path")
+        size = file.size(image_id)
+        annotations = file.by_image[image_id]
+        _take_out_unusable(annotations, size, file.problems)
+        records.append(_detectron2_dict(os.path.join(image_root, image["file_name"]), image_id, size, annotations))
+    report(json_file, file.problems)
     return records
+
+
+def _take_out_unusable(annotations: list[Annotation], size: tuple[int, int], problems: Problems) -> None:
+    """Take the segmentations out that cannot be used; the annotations stay, for the sake of their children."""
+    for k, annotation in enumerate(annotations):
+        try:
+            read_score(annotation)
+            check_segmentation(annotation.get("segmentation"), size)
+        except (RecordError, MaskError) as error:
+            problems.add(annotation_place(annotation, k), error)
+            annotation.pop("segmentation", None)
+            annotation.pop("score", None)
+    for k in find_parents(annotations)[1]:
+        parent = annotations[k]["parent_id"]
+        problems.add(
+            annotation_place(annotations[k], k),
+            RecordError(f"its image lacks its parent {parent!r:.40}", "missing parent"),
+        )
+
+
+def _detectron2_dict(
+    path: str, image_id: Any, size: tuple[int, int], annotations: list[Annotation]
+) -> dict[str, Any]:
+    """Detectron2's dict of an image."""
+    return {
+        "file_name": path,
+        "height": size[0],
+        "width": size[1],
+        "image_id": image_id,
+        "annotations": [_detectron2_annotation(annotation) for annotation in annotations],
+    }
+
+
+def _detectron2_annotation(annotation: Annotation) -> dict[str, Any]:
+    try:
+        box = read_box(annotation)
+    except RecordError:  # no matter here: boxes are those of the masks
+        box = None
+    return {
+        "iscrowd": annotation["iscrowd"],
+        **({} if box is None else {"bbox": box, "bbox_mode": BoxMode.XYWH_ABS}),
+        "category_id": 0,
+        **{key: annotation[key] for key in ("segmentation", *ANNOTATION_FIELDS) if key in annotation},
+    }
 
 
 class PerImageDataset(Dataset):
@@ -229,24 +291,8 @@ class PerImageDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         path = os.path.join(self.image_root, self.file_names[index])
-        image, annotations = read_sa1b_json(os.path.splitext(path)[0] + ".json")
-        return {
-            "file_name": path,
-            "height": image["height"],
-            "width": image["width"],
-            "image_id": image["image_id"],
-            "annotations": [
-                {
-                    "id": annotation["id"],
-                    "bbox": annotation["bbox"],
-                    "bbox_mode": BoxMode.XYWH_ABS,
-                    "segmentation": annotation["segmentation"],
-                    "category_id": 0,
-                    "iscrowd": 0,
-                }
-                for annotation in annotations
-            ],
-        }
+        image_id, size, annotations = read_sa1b_json(os.path.splitext(path)[0] + ".json")
+        return _detectron2_dict(path, image_id, size, annotations)
 
 
 class LabelDataset(Dataset):
@@ -271,23 +317,10 @@ class LabelDataset(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         record = self.labels[index]
         image = record["image"]
-        return {
-            "file_name": os.path.join(self.image_root, image["file_name"]),
-            "height": image["height"],
-            "width": image["width"],
-            "image_id": image["id"],
-            "annotations": [
-                {
-                    "iscrowd": annotation.get("iscrowd", 0),
-                    "bbox": annotation["bbox"],
-                    "bbox_mode": BoxMode.XYWH_ABS,
-                    "category_id": 0,
-                    "segmentation": annotation["segmentation"],
-                    **{key: annotation[key] for key in ANNOTATION_FIELDS if key in annotation},
-                }
-                for annotation in record["annotations"]
-            ],
-        }
+        annotations = [read_annotation(annotation) for annotation in record["annotations"]]
+        check_ids(annotations, f"{self.labels.folder}: image {image['id']}")
+        path = os.path.join(self.image_root, image["file_name"])
+        return _detectron2_dict(path, image["id"], (image["height"], image["width"]), annotations)
 
 
 def _set_metadata(name: str, image_root: str, **flags: Any) -> None:

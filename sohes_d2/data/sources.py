@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..errors import InputError
+from ..labels.reader import read_images
 from ..structures.images import IMAGE_SUFFIXES
 
 # Annotation ids are image_id * MAX_MASKS_PER_IMAGE + k with k from 1, so that they never depend on workers, shards
 # or resume.
 ID_STRIDE = 10_000
 MAX_MASKS_PER_IMAGE = ID_STRIDE - 1
+LARGEST_IMAGE_ID = (2**63 - 1) // ID_STRIDE - 1  # annotation ids are 64-bit numbers
 
 
-class SourceError(ValueError):
+class SourceError(InputError):
     """`--images` names nothing usable; the message says what to pass instead."""
 
 
@@ -67,7 +70,9 @@ def read_image_list(images: str, image_root: str | None = None) -> ImageList:
     """Read what `--images` names.
 
     - A folder: every file with an image suffix in it and its sub-folders (links followed, hidden files and folders
-      left out), sorted by relative posix path; ids are 1 + position.
+      left out), sorted by relative posix path; ids are 1 + position. Whatever such a file turns out to be is told when
+      it is read. A sub-folder that cannot be listed stands in the list as its name with a slash, and cannot be read
+      either.
     - A text file: one path per line, relative to the list's folder; ids are 1 + position. Empty lines do not count.
     - A COCO json file (suffix ``.json``): its images in their order, with their own ids and file names, relative to
       ``image_root``.
@@ -102,7 +107,8 @@ def read_image_list(images: str, image_root: str | None = None) -> ImageList:
 def _walk(folder: str) -> list[str]:
     names = []
     seen = set()  # real paths on the way, so that a link to a folder above ends
-    for current, folders, files in os.walk(folder, followlinks=True):
+    unreadable: list[OSError] = []
+    for current, folders, files in os.walk(folder, followlinks=True, onerror=unreadable.append):
         real = os.path.realpath(current)
         if real in seen:
             folders.clear()
@@ -111,16 +117,20 @@ def _walk(folder: str) -> list[str]:
         # sorted, so that of two links to one folder the same is taken everywhere
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         relative = os.path.relpath(current, folder)
-        for name in files:
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
-                path = name if relative == os.curdir else os.path.join(relative, name)
-                names.append(path.replace(os.sep, "/"))
-    return sorted(names)
+        names += [
+            name if relative == os.curdir else os.path.join(relative, name)
+            for name in files
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+        ]
+    for error in unreadable:
+        if error.filename == folder:
+            raise SourceError(f"the folder {folder!r} cannot be listed: {error.strerror}") from error
+        names.append(os.path.relpath(error.filename, folder) + os.sep)
+    return sorted(name.replace(os.sep, "/") for name in names)
 
 
 def _read_lines(path: str, root: str) -> ImageList:
-    with open(path, "rb") as file:
-        data = file.read()
+    data = _read_bytes(path)
     if b"\0" in data:
         raise SourceError(f"{path!r} is not a text file; pass one path per line, or a COCO file with the suffix .json")
     lines = data.removeprefix(b"\xef\xbb\xbf").splitlines()
@@ -133,31 +143,34 @@ def _read_lines(path: str, root: str) -> ImageList:
     return ImageList(root, "list", names)
 
 
-def _read_coco(path: str, root: str) -> ImageList:
+def _read_bytes(path: str) -> bytes:
+    """The whole of a regular file, or of a pipe that somebody writes to (``--images <(find photos/)``)."""
     try:
-        with open(path, encoding="utf-8") as file:
-            records = json.load(file)["images"]
-        ids = [record["id"] for record in records]
-        names = [record["file_name"] for record in records]
-    except (ValueError, KeyError, TypeError) as error:
-        raise SourceError(
-            f"{path!r} is no COCO file ({type(error).__name__}: {error}); "
-            "it needs `images`, each with `id` and `file_name`"
-        ) from error
-    if not names:
+        if not (stat.S_ISREG(os.stat(path).st_mode) or stat.S_ISFIFO(os.stat(path).st_mode)):
+            raise SourceError(f"{path!r} is a socket or device; pass a folder, a list of paths, or a COCO json")
+        # Opening a pipe that nobody writes to would wait for ever; like this it is empty.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        os.set_blocking(descriptor, True)
+        with open(descriptor, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise SourceError(f"{path!r} cannot be read: {error.strerror}") from error
+
+
+def _read_coco(path: str, root: str) -> ImageList:
+    images = read_images(path)
+    if not images:
         raise SourceError(f"`images` of {path!r} is empty")
-    for image_id, name in zip(ids, names):
-        if type(image_id) is not int or image_id < 0:
+    for image in images:
+        image_id = image["id"]
+        if not isinstance(image_id, int) or not 0 <= image_id <= LARGEST_IMAGE_ID:
             raise SourceError(
-                f"{path!r}: image id {image_id!r} is no whole number; "
-                "pass the folder or a list of paths, which are numbered anew"
+                f"{path!r}: image id {image_id!r} is no whole number from 0 to {LARGEST_IMAGE_ID}, which leaves room "
+                "for annotation ids; pass the folder or a list of paths, which are numbered anew"
             )
-        if not isinstance(name, str) or not name:
-            raise SourceError(f"{path!r}: image {image_id} has the file_name {name!r}; a path is needed")
-    repeated = _first_repeated(ids)
-    if repeated is not None:
-        raise SourceError(f"{path!r} has the image id {repeated} twice; ids must be unique")
-    return ImageList(root, "coco", names, ids)
+        if "file_name" not in image:
+            raise SourceError(f"{path!r}: image {image_id} has no usable file_name; a path is needed")
+    return ImageList(root, "coco", [image["file_name"] for image in images], [image["id"] for image in images])
 
 
 def _first_repeated(values: Sequence[Any]) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 
-from .config_file import ConfigError
+from ..errors import ConfigError
 
 logger = logging.getLogger(__name__)
 

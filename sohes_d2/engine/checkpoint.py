@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import codecs
-import collections
-import io
 import os
-import pickle
 from typing import Any
 from urllib.parse import parse_qs
 
-import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..data.records import atomic_writer
-from ..model_zoo import local_path
-from ..weights import WeightsError, read_checkpoint
+from ..errors import WeightsError
+from ..labels.writer import atomic_writer
+from ..weights import local_path, read_weights
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(WeightsError):
     """A checkpoint that is not there or cannot be used; the message names it and says what to do."""
+
+
+def has_checkpoint(folder: str) -> bool:
+    """Whether a training left a checkpoint there to go on with."""
+    return os.path.isfile(os.path.join(folder, "last_checkpoint"))
 
 
 class SOHESCheckpointer(DetectionCheckpointer):
@@ -34,6 +34,28 @@ class SOHESCheckpointer(DetectionCheckpointer):
     A checkpoint is written under a temporary name first, and ``last_checkpoint`` after it: a kill at any moment leaves
     the previous one usable.
     """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        max_unmatched: float = 1.0,
+        parts_may_lack: bool = False,
+        **options: Any,
+    ):
+        """
+        Args:
+            model: to save and load.
+            save_dir: folder of the checkpoints; "" to save none.
+            max_unmatched: share of the model's tensors that a file may lack or have in another shape.
+            parts_may_lack: do not count the parts of the model (the names up to the first dot) of which the file has
+                nothing at all: training may begin with a backbone alone.
+            options: of `DetectionCheckpointer`, and what else belongs to a checkpoint.
+        """
+        super().__init__(model, save_dir, **options)
+        self._max_unmatched = max_unmatched
+        self._parts_may_lack = parts_may_lack
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write ``name``.pth with the model, all checkpointables and ``kwargs``, and make it the last checkpoint."""
@@ -80,20 +102,35 @@ class SOHESCheckpointer(DetectionCheckpointer):
                 f"nothing in the checkpoint is of this model (it has {', '.join(found)}); use the config "
                 "that it was trained with, or, for teacher and student, export one of them by tools/export_model.py"
             )
+        self._check_fit(incompatible)
         return incompatible
 
+    def _check_fit(self, incompatible: Any) -> None:
+        shapes = {key: f"{key} is {found}, not {wanted}" for key, found, wanted in incompatible.incorrect_shapes}
+        unmatched = {key for key in incompatible.missing_keys if not key.endswith("num_batches_tracked")} | set(shapes)
+        counted = set(self.model.state_dict())
+        if self._parts_may_lack:
+            present = {_part(key) for key in (counted - unmatched) | set(shapes)}
+            counted = {key for key in counted if _part(key) in present}
+        wrong = sorted(unmatched & counted, key=lambda key: (key not in shapes, key))
+        if len(wrong) > self._max_unmatched * len(counted):
+            examples = "; ".join(shapes.get(key, f"no {key}") for key in wrong[:4])
+            allowed = f" (MODEL.MAX_UNMATCHED allows {self._max_unmatched:.0%})" if self._max_unmatched else ""
+            raise CheckpointError(
+                f"the weights are not those of this config's model: {len(wrong)} of its {len(counted)} tensors are not "
+                f"in them{allowed}: {examples}. Pass the config.yaml that the training wrote beside them"
+            )
+
     def _load_file(self, filename: str) -> dict[str, Any]:
-        if filename.endswith(".pkl"):
-            content = read_pickle(filename)
-            if "model" not in content:  # of Caffe2 and Detectron1
-                blobs = content.get("blobs", content)
-                model = {key: value for key, value in blobs.items() if not key.endswith("_momentum")}
-                content = {"model": model, "__author__": "Caffe2", "matching_heuristics": True}
-        else:
-            content = read_checkpoint(filename)
-            if isinstance(content, dict) and "model_state" in content:  # of pycls
+        content = read_weights(filename)
+        if isinstance(content, dict) and "model" not in content:
+            if "model_state" in content:  # of pycls
                 content = {"model": content["model_state"], "matching_heuristics": True}
-            elif isinstance(content, dict) and "model" not in content:
+            elif filename.endswith(".pkl"):  # of Caffe2 and Detectron1
+                blobs = content.get("blobs", content)
+                model = {key: value for key, value in blobs.items() if not str(key).endswith("_momentum")}
+                content = {"model": model, "__author__": "Caffe2", "matching_heuristics": True}
+            else:
                 content = {"model": content.get("state_dict", content)}
         content = _with_model(content, filename)
         # Detectron2's way to say that names are those of another code base: FILE?matching_heuristics=True
@@ -103,79 +140,16 @@ class SOHESCheckpointer(DetectionCheckpointer):
         return content
 
 
+def _part(key: str) -> str:
+    return key.partition(".")[0]
+
+
 def _with_model(content: Any, filename: str) -> dict[str, Any]:
     model = content.get("model") if isinstance(content, dict) else None
-    if not isinstance(model, dict) or not all(isinstance(value, (Tensor, np.ndarray)) for value in model.values()):
+    if not isinstance(model, dict) or not all(isinstance(value, Tensor) for value in model.values()):
         found = list(content)[:8] if isinstance(content, dict) else type(content).__name__
         raise CheckpointError(
             f"checkpoint {filename!r} has no model, that is no dict of names to tensors, at the top or under 'model' "
             f"(found: {found})"
         )
     return content
-
-
-def read_pickle(path: str) -> dict[str, Any]:
-    """The content of a ``.pkl`` of a model zoo: arrays or tensors in plain containers.
-
-    Args:
-        path: pickled by Python 2 or 3, without compression.
-
-    Raises:
-        WeightsError: anything else is in it, or it is damaged or no pickle.
-    """
-    try:
-        with open(path, "rb") as file:
-            content = _ArrayUnpickler(file, encoding="latin1").load()
-    except _RefusedError as error:
-        raise WeightsError(
-            f"Weights {path!r}: loading this file would run code stored in it (it asks for {error}), so it is refused. "
-            "If you trust its author, convert it once elsewhere: pickle.load, then torch.save({'model': names to "
-            "tensors}, 'FILE.pth')."
-        ) from error
-    except Exception as error:  # damaged pickles raise nearly any type, IndexError and KeyError among them
-        raise WeightsError(
-            f"Weights {path!r}: no pickle, truncated or damaged ({error}). Download it again."
-        ) from error
-    if not isinstance(content, dict):
-        raise WeightsError(f"Weights {path!r}: holds a {type(content).__name__}, not a dict of names to arrays.")
-    return content
-
-
-class _RefusedError(pickle.UnpicklingError):
-    """A pickle that asks for more than arrays and containers."""
-
-
-def _storage_from_bytes(content: bytes) -> Any:
-    """Pickled tensors carry their storage as a torch file of its own; torch would read it without restrictions."""
-    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Reads numpy arrays, torch tensors, numbers, strings and containers; refuses all else."""
-
-    # The helpers' modules have moved with numpy's versions, so files name them in several ways.
-    _ARRAY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric", "numpy._core.numeric")
-    _ARRAY_HELPERS = {
-        helper.__name__: helper
-        for helper in (
-            np.zeros(1).__reduce__()[0],  # _reconstruct
-            np.float32(0).__reduce__()[0],  # scalar
-            np.zeros(1).__reduce_ex__(5)[0],  # _frombuffer
-        )
-    }
-    _ALLOWED = {
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-        ("_codecs", "encode"): codecs.encode,
-        ("collections", "OrderedDict"): collections.OrderedDict,
-        ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
-        ("torch.storage", "_load_from_bytes"): _storage_from_bytes,
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module in self._ARRAY_MODULES and name in self._ARRAY_HELPERS:
-            return self._ARRAY_HELPERS[name]
-        try:
-            return self._ALLOWED[module, name]
-        except KeyError:
-            raise _RefusedError(f"{module}.{name}") from None

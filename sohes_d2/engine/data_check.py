@@ -7,7 +7,8 @@ import os
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from .config_file import ConfigError, near_matches
+from ..config_file import near_matches
+from ..errors import ConfigError
 
 
 def check_datasets(cfg: CfgNode, train: bool) -> None:

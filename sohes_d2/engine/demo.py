@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..data.records import SEPARATOR, atomic_writer, dump_line, image_record, write_label_file
+from ..labels.writer import SEPARATOR, atomic_writer, dump_line, image_record, write_label_file
 from ..data.sources import ID_STRIDE, ImageItem, ImageList
 from ..structures.forest import Forest
 from ..structures.images import ImageReadError, read_image

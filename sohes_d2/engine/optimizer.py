@@ -10,7 +10,7 @@ import torch
 from detectron2.config import CfgNode
 from torch import nn
 
-from .config_file import ConfigError
+from ..errors import ConfigError
 
 OPTIMIZERS = ("ADAMW", "SGD")
 CLIP_TYPES = ("full_model", "norm", "value")

@@ -14,11 +14,12 @@ from detectron2.modeling import build_model
 from torch import Tensor
 
 from ..data.augmentation import inference_augmentations
-from ..model_zoo import PREFIX, local_path
 from ..structures.forest import Forest
-from ..structures.images import image_size, read_image
+from ..structures.images import image_size, read_image, set_max_image_pixels
+from ..weights import PREFIX, local_path
 from .checkpoint import CheckpointError, SOHESCheckpointer
-from .config_file import ConfigError, load_config
+from ..config_file import load_config
+from ..errors import ConfigError
 from .hooks import predicted_forest
 
 ImageLike = Union[np.ndarray, str, "os.PathLike[str]"]
@@ -54,9 +55,9 @@ class SOHESPredictor:
     ):
         """
         Args:
-            model: a config, ``shipped:NAME`` (see `sohes_d2.model_zoo`), or a folder with ``config.yaml`` and weights,
-                such as OUTPUT_DIR of a training. Of several files with weights, ``model.safetensors``, ``model.pth``,
-                the one that ``last_checkpoint`` names and ``model_final.pth`` are taken in this order.
+            model: a config, ``shipped:NAME`` (see `sohes_d2.weights.shipped_files`), or a folder with ``config.yaml``
+                and weights, such as OUTPUT_DIR of a training. Of several files with weights, ``model.safetensors``,
+                ``model.pth``, the one that ``last_checkpoint`` names and ``model_final.pth`` are taken in this order.
             weights: a file to load instead; for a config, MODEL.WEIGHTS by default.
             device: "cpu", "cuda", "cuda:1" or "mps"; by default that of the config, or the CPU if that one is not
                 there.
@@ -81,10 +82,11 @@ class SOHESPredictor:
         if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
             raise ConfigError(f"INPUT.FORMAT must be RGB or BGR, got {cfg.INPUT.FORMAT!r}")
         cfg.freeze()
+        set_max_image_pixels(cfg.INPUT.MAX_IMAGE_PIXELS)
         self.cfg = cfg
         self.device = torch.device(cfg.MODEL.DEVICE)
         self.model = build_model(cfg).eval()
-        _StrictCheckpointer(self.model).load(cfg.MODEL.WEIGHTS, checkpointables=[])
+        SOHESCheckpointer(self.model, max_unmatched=0.0).load(cfg.MODEL.WEIGHTS, checkpointables=[])
         self._augmentations = T.AugmentationList(
             inference_augmentations(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
         )
@@ -174,25 +176,6 @@ def _find_weights(folder: str) -> str:
     raise CheckpointError(
         f"{folder!r} has no weights: none of {', '.join([*WEIGHTS_FILES, _LAST_CHECKPOINT, FINAL_FILE])} is there"
     )
-
-
-class _StrictCheckpointer(SOHESCheckpointer):
-    """Training begins well with weights that fit in part; a prediction from them would be noise that looks like one."""
-
-    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
-        incompatible = super()._load_model(checkpoint)
-        wrong = [f"{key} is {found}, not {wanted}" for key, found, wanted in incompatible.incorrect_shapes]
-        missing = [key for key in incompatible.missing_keys if not key.endswith("num_batches_tracked")]
-        # a tensor of a wrong shape is among the missing as well
-        missing = [key for key in missing if key not in {shape[0] for shape in incompatible.incorrect_shapes}]
-        if wrong or missing:
-            total = len(self.model.state_dict())
-            examples = "; ".join([*wrong[:2], *(f"no {key}" for key in missing[:3])])
-            raise CheckpointError(
-                f"the weights are not those of this config's model: {len(wrong) + len(missing)} of its {total} tensors "
-                f"are not in them ({examples}). Pass the config.yaml that the training wrote beside them"
-            )
-        return incompatible
 
 
 def choose_device(configured: str, wanted: str | torch.device | None = None) -> str:

@@ -15,7 +15,7 @@ from ..exploration.features import ColorTextureExtractor
 from ..exploration.labeler import PseudoLabeler
 from ..structures.ancestors import AncestorMatrix
 from ..structures.masks import decode_masks
-from .config_file import load_config
+from ..config_file import load_config
 
 _SIZE = (64, 64)
 

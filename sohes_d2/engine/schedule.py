@@ -8,7 +8,7 @@ from detectron2.solver import LRMultiplier, WarmupParamScheduler
 from detectron2.solver import build_lr_scheduler as build_detectron2_scheduler
 from fvcore.common.param_scheduler import PolynomialDecayParamScheduler
 
-from .config_file import ConfigError
+from ..errors import ConfigError
 
 POLY = "WarmupPolyLR"
 SCHEDULERS = ("WarmupMultiStepLR", "WarmupCosineLR", POLY)

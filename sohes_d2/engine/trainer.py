@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -24,11 +25,11 @@ from ..data.training_stream import build_training_loader, images_per_process
 from ..evaluation.entity_evaluator import EntityEvaluator
 from .amp import MixedPrecision
 from .checkpoint import CheckpointError, SOHESCheckpointer
-from .config_file import ConfigError
+from ..errors import ConfigError, InputError
 from .hooks import CountSkippedImages, DrawExamples
 from .inference_loader import build_test_loader
 from .optimizer import build_optimizer
-from .results import defined_only, write_evaluation
+from .results import check_readable, defined_only, write_evaluation
 from .schedule import build_lr_scheduler
 from .step import TrainingStep
 from .teacher_pictures import DrawTeacherLabels
@@ -68,7 +69,13 @@ class SOHESTrainer(DefaultTrainer):
         self._trainer = TrainingStep(_distributed(model), optimizer, MixedPrecision.from_config(cfg))
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         # A weak reference, since the checkpointer belongs to the trainer.
-        self.checkpointer = SOHESCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.checkpointer = SOHESCheckpointer(
+            model,
+            cfg.OUTPUT_DIR,
+            max_unmatched=cfg.MODEL.MAX_UNMATCHED,
+            parts_may_lack=True,
+            trainer=weakref.proxy(self),
+        )
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())
@@ -114,8 +121,12 @@ class SOHESTrainer(DefaultTrainer):
     def run_step(self) -> None:
         """One iteration."""
         self._trainer.iter = self.iter
+        begun = time.perf_counter()
         try:
             self._trainer.run_step()
+            if self.iter == self.start_iter:  # the losses are printed after twenty
+                seconds = time.perf_counter() - begun
+                logger.info("Iteration %d of %d done in %.1f s", self.iter + 1, self.max_iter, seconds)
         except FloatingPointError as error:
             has_one = self.checkpointer.has_checkpoint()
             last = (
@@ -145,6 +156,10 @@ class SOHESTrainer(DefaultTrainer):
         self._last_eval_results = self.test(self.cfg, self.model)
         done = min(self.iter + 1, self.max_iter)  # after the last iteration Detectron2 counts on once more
         write_evaluation(self.cfg.OUTPUT_DIR, self.cfg.DATASETS.TEST, self._last_eval_results, done)
+        try:
+            check_readable(self.cfg.DATASETS.TEST, self._last_eval_results, self.cfg.TEST.MAX_UNREADABLE)
+        except InputError as error:  # no reason to end a training
+            logger.error("%s", error)
         return defined_only(self._last_eval_results)
 
     def build_hooks(self) -> list[HookBase | None]:

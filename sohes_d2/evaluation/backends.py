@@ -12,6 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from ..structures.masks import reference_evaluation
+from .errors import EvaluationError
+
 REFERENCE = "pycocotools"
 FAST = "faster-coco-eval"
 AUTO = "auto"
@@ -28,9 +31,9 @@ def resolve_backend(name: str = AUTO) -> str:
     if name == AUTO:
         return FAST if installed else REFERENCE
     if name not in BACKENDS:
-        raise ValueError(f"unknown evaluation backend {name!r}; choose from {', '.join((AUTO, *BACKENDS))}")
+        raise EvaluationError(f"unknown evaluation backend {name!r}; choose from {', '.join((AUTO, *BACKENDS))}")
     if name == FAST and not installed:
-        raise ValueError(f"{FAST} is not installed; `pip install {FAST}`, or choose {REFERENCE}")
+        raise EvaluationError(f"{FAST} is not installed; `pip install {FAST}`, or choose {REFERENCE}")
     return name
 
 
@@ -67,11 +70,8 @@ def match_and_accumulate(
         silent = {"print_function": logging.getLogger(__name__).debug}
         evaluation_class = COCOeval_faster
     else:
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
-
         silent = {}
-        evaluation_class = COCOeval
+        COCO, evaluation_class = reference_evaluation()
 
     def index(annotations: list[dict[str, Any]]) -> Any:
         coco = COCO()

@@ -17,9 +17,10 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
+from ..labels.schema import read_id
 from ..structures.device_rle import encode_tensor
 from ..structures.forest import NO_PARENT
-from ..structures.masks import encode_masks, mask_boxes, rle_to_json
+from ..structures.masks import encode_masks, mask_boxes, rle_from_coco, rle_to_json
 from ..structures.rle_masks import RLEMasks
 from .backends import AUTO, resolve_backend
 from .detection_metrics import MAX_DETS
@@ -81,12 +82,14 @@ class EntityEvaluator(DatasetEvaluator):
     def reset(self) -> None:
         """Forget all predictions."""
         self._predictions: dict[Any, list[dict[str, Any]]] = {}
+        self._unreadable: list[Any] = []
 
     def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
         """Take the predictions of a batch.
 
         Args:
-            inputs: dicts with the ground truth's ``image_id``.
+            inputs: dicts with the ground truth's ``image_id``, and ``unreadable`` where the image is not what its file
+                should have been.
             outputs: a dict for each, see the class.
 
         Raises:
@@ -94,13 +97,15 @@ class EntityEvaluator(DatasetEvaluator):
                 an output without predictions.
         """
         for one_input, output in zip(inputs, outputs):
-            image_id = one_input["image_id"]
+            image_id = read_id(one_input["image_id"])  # as the truth's: "7" of a string column is 7
             if image_id not in self._truth.images:
                 raise EvaluationError(
                     f"image {image_id!r} ({one_input.get('file_name', 'no file name')}) is not in {self._truth.path}; "
                     "evaluate on the data set that the images are loaded from"
                 )
             self._predictions[image_id] = self._annotations(image_id, output)
+            if one_input.get("unreadable"):
+                self._unreadable.append(image_id)
 
     def _annotations(self, image_id: Any, output: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The annotations of one image. Ids count from 1 within the image; `_numbered` makes them unique."""
@@ -169,14 +174,16 @@ class EntityEvaluator(DatasetEvaluator):
             image_ids: score only these images of the data set.
 
         Returns:
-            ``{"segm": {"AR@1000": ..., ...}, "bbox": {...}, "forest": {...}}``, in percent; Detectron2 flattens the
+            ``{"segm": {"AR@1000": ..., ...}, "bbox": {...}, "forest": {...}}``, in percent, and where images could not
+            be read, ``"images": {"unreadable": 3.0, "unreadable-share": 0.02}``; Detectron2 flattens the
             names to ``segm/AR@1000``. The names are those of `evaluate_detections` and `ForestMetrics.compute`. Empty
             on all processes but the first, and for data without annotations.
         """
-        predictions = self._predictions
+        predictions, unreadable = self._predictions, len(self._unreadable)
         if self._distributed and comm.get_world_size() > 1:
             comm.synchronize()
             gathered = comm.gather(self._predictions, dst=0)
+            unreadable = sum(comm.gather(unreadable, dst=0))
             if not comm.is_main_process():
                 return OrderedDict()
             predictions = {image_id: found for part in gathered for image_id, found in part.items()}
@@ -191,18 +198,24 @@ class EntityEvaluator(DatasetEvaluator):
             return OrderedDict()
         truth = self._truth
         if image_ids is not None:
-            truth = _restricted(truth, set(image_ids))
+            truth = truth.restricted(image_ids)
             annotations = [a for a in annotations if a["image_id"] in truth.images]
+        tasks = self._tasks or _possible_tasks(truth, annotations)
+        for sentence in truth.report(tasks):
+            self._logger.warning(f"{truth.path}: {sentence}")
         evaluation = evaluate(
             truth,
             annotations,
             "predictions",
-            self._tasks or _possible_tasks(truth, annotations),
+            tasks,
             self._max_dets,
             self._backend,
         )
         self._logger.info(f"Class-agnostic results in percent ({self._backend}):\n{evaluation.table()}")
-        return copy.deepcopy(evaluation.results)
+        results = copy.deepcopy(evaluation.results)
+        if unreadable:
+            results["images"] = {"unreadable": float(unreadable), "unreadable-share": unreadable / len(predictions)}
+        return results
 
     def _save(self, annotations: list[dict[str, Any]]) -> None:
         PathManager.mkdirs(self._output_dir)
@@ -236,12 +249,8 @@ def _encode(masks: Any) -> list[dict[str, Any]]:
         return masks.rles
     masks = list(masks)
     if masks and isinstance(masks[0], Mapping):
-        return [{"size": list(m["size"]), "counts": _as_bytes(m["counts"])} for m in masks]
+        return [rle_from_coco(dict(m), tuple(m["size"])) for m in masks]
     return encode_masks(masks)
-
-
-def _as_bytes(counts: bytes | str) -> bytes:
-    return counts.encode() if isinstance(counts, str) else counts
 
 
 def _numbered(predictions: Mapping[Any, list[dict[str, Any]]]) -> list[dict[str, Any]]:
@@ -271,13 +280,3 @@ def _possible_tasks(truth: GroundTruth, predictions: Sequence[dict[str, Any]]) -
     predicted_masks = not predictions or any("segmentation" in p for p in predictions)
     return ["segm", "bbox"] if truth.has_masks and predicted_masks else ["bbox"]
 
-
-def _restricted(truth: GroundTruth, image_ids: set[Any]) -> GroundTruth:
-    unknown = image_ids - set(truth.images)
-    if unknown:
-        raise EvaluationError(f"image {next(iter(unknown))!r} is not in {truth.path}")
-    content = {
-        "images": [image for i, image in truth.images.items() if i in image_ids],
-        "annotations": [a for a in truth.annotations if a["image_id"] in image_ids],
-    }
-    return GroundTruth(content, truth.path)

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from ..labels.forests import find_parents
+from ..labels.reader import LabelFile, annotation_place, read_label_file
+from ..labels.schema import Annotation, RecordError, read_area, read_box, read_category
 from ..structures.forest import Forest, ForestError
-from ..structures.masks import RLE, mask_areas, mask_boxes, rle_from_coco
-from ..structures.rle_check import check_rle
+from ..structures.masks import RLE, MaskError, encode_runs, has_segmentation, mask_areas, mask_boxes, rle_from_coco
 from .errors import EvaluationError
 from .forest_metrics import AncestorScores
 
 
 class GroundTruth:
     """A COCO data set to compare with.
+
+    Annotations without a mask, such as the boxes that labeling tools leave among masks, are no part of the evaluation
+    of masks; `report` tells how many there are. Whatever else is wrong refuses the file: numbers would change.
 
     Attributes:
         path: of the file, for messages.
@@ -26,77 +30,97 @@ class GroundTruth:
         has_annotations: False for test sets whose truth is kept back.
     """
 
-    def __init__(self, content: dict[str, Any], path: str):
+    def __init__(self, file: LabelFile):
         """
         Raises:
-            EvaluationError: not a COCO data set, images without size, annotations of unknown images.
+            InputError: images without size.
         """
-        self.path = path
-        if not isinstance(content, dict) or not isinstance(content.get("images"), list):
-            raise EvaluationError(f"{path}: not a COCO data set (an object with 'images' and 'annotations')")
-        self.images = images_by_id(content["images"], path)
-        self.has_annotations = "annotations" in content
-        self.annotations: list[dict[str, Any]] = content.get("annotations") or []
-        for annotation in self.annotations:
-            if annotation.get("image_id") not in self.images:
-                raise EvaluationError(
-                    f"{path}: annotation {annotation.get('id')} belongs to image {annotation.get('image_id')!r}, which "
-                    "the file does not have; repair the file"
-                )
+        self._file = file
+        self.path, self.images, self.annotations = file.path, file.images, file.annotations
+        self.has_annotations = file.has_annotations
+        for image_id in self.images:
+            file.size(image_id)
 
     @classmethod
     def from_file(cls, path: str) -> GroundTruth:
         """Read a COCO file.
 
         Raises:
-            EvaluationError: the file is missing, is not json, or not a COCO data set.
+            InputError: the file is missing, is not json, or not a COCO data set.
         """
-        return cls(read_json(path), path)
+        file = read_label_file(path, strict=True)
+        if file.is_result_list:
+            raise EvaluationError(f"{path} is not a COCO data set, but a list of results; give the file with 'images'")
+        return cls(file)
+
+    def restricted(self, image_ids: Iterable[Any]) -> GroundTruth:
+        """The same truth for these images alone.
+
+        Raises:
+            InputError: an image that the file does not have.
+        """
+        return GroundTruth(self._file.restricted(image_ids))
 
     def size(self, image_id: Any) -> tuple[int, int]:
         """(H, W) of an image."""
-        image = self.images[image_id]
-        return int(image["height"]), int(image["width"])
+        return self._file.size(image_id)
 
     @property
     def has_masks(self) -> bool:
         """Whether the annotations have segmentations."""
-        return any("segmentation" in a for a in self.annotations)
+        return any(map(has_segmentation, self.annotations))
 
     @property
     def has_hierarchy(self) -> bool:
         """Whether any annotation names a parent or says that it has none."""
-        return any("parent_id" in a for a in self.annotations)
+        return self._file.has_hierarchy
 
     @cached_property
-    def masks(self) -> list[RLE]:
-        """One compressed RLE per annotation, in their order.
+    def masks(self) -> list[RLE | None]:
+        """One compressed RLE per annotation, in their order; None for one that has no mask.
 
         Raises:
-            EvaluationError: a segmentation that is missing, broken or of another size than its image.
+            EvaluationError: a segmentation that is broken or of another size than its image, or no mask at all.
         """
+        if self.annotations and not self.has_masks:
+            raise EvaluationError(
+                f"{self.path}: {self._where(0)} has no segmentation, nor has any other annotation; evaluate boxes "
+                "only (bbox)"
+            )
         return [
-            read_mask(a, self.size(a["image_id"]), f"{self.path}: annotation {a.get('id')}") for a in self.annotations
+            read_mask(a, self.size(a["image_id"]), f"{self.path}: {self._where(k)}") if has_segmentation(a) else None
+            for k, a in enumerate(self.annotations)
         ]
 
     def records(self, iou_type: str) -> list[dict[str, Any]]:
         """What `evaluate_detections` needs of each annotation; areas and boxes that lack come from the masks.
 
         Raises:
-            EvaluationError: a segmentation or box that is missing or broken.
+            EvaluationError: a segmentation or box that is broken, or a box that is missing where there is no mask.
         """
-        need_masks = iou_type == "segm" or any("area" not in a or "bbox" not in a for a in self.annotations)
-        masks = self.masks if need_masks else [None] * len(self.annotations)
         records = []
-        for annotation, mask in zip(self.annotations, masks):
-            record = {key: annotation[key] for key in ("image_id", "category_id", "iscrowd") if key in annotation}
-            record["area"] = annotation["area"] if "area" in annotation else int(mask_areas([mask])[0])
-            if iou_type == "segm":
-                record["segmentation"] = mask
-            else:
-                where = f"{self.path}: annotation {annotation.get('id')}"
-                record["bbox"] = read_box(annotation["bbox"], where) if "bbox" in annotation else box_of(mask)
-            records.append(record)
+        for k, annotation in enumerate(self.annotations):
+            try:
+                area, box = read_area(annotation), read_box(annotation) if iou_type == "bbox" else None
+            except RecordError as error:
+                raise EvaluationError(f"{self.path}: {self._where(k)}: {error}") from error
+            needs_mask = iou_type == "segm" or area is None or box is None
+            mask = self.masks[k] if needs_mask else None
+            if mask is None and iou_type == "segm":
+                continue
+            if mask is None and box is None:
+                raise EvaluationError(f"{self.path}: {self._where(k)} has neither a bbox nor a mask; give it one")
+            if area is None:
+                area = float(mask_areas([mask])[0]) if mask is not None else box[2] * box[3]
+            records.append(
+                {
+                    "image_id": annotation["image_id"],
+                    "category_id": read_category(annotation),
+                    "iscrowd": annotation["iscrowd"],
+                    "area": area,
+                    **({"segmentation": mask} if iou_type == "segm" else {"bbox": box or box_of(mask)}),
+                }
+            )
         return records
 
     def forests(self) -> dict[Any, Forest]:
@@ -105,15 +129,54 @@ class GroundTruth:
         Raises:
             EvaluationError: a parent that is not there, or a circle.
         """
-        annotations = [{**a, "segmentation": mask} for a, mask in zip(self.annotations, self.masks)]
+        masks = {id(annotation): mask for annotation, mask in zip(self.annotations, self.masks)}
         forests = {}
-        for image_id, mine in group_by_image(annotations, self.images).items():
-            try:
-                forest = Forest.from_coco([{**a, "score": 1.0} for a in mine], self.size(image_id))
-                forests[image_id] = forest.subset(np.array([not a.get("iscrowd") for a in mine], bool))
-            except ForestError as error:
-                raise EvaluationError(f"{self.path}: image {image_id}: {error}; repair its parent_id") from error
+        for image_id, mine in self._file.by_image.items():
+            found = [masks[id(annotation)] for annotation in mine]
+            forest = checked_forest(mine, found, self.size(image_id), f"{self.path}: image {image_id}")
+            kept = [not a["iscrowd"] and mask is not None for a, mask in zip(mine, found)]
+            forests[image_id] = forest.subset(np.array(kept, bool))
         return forests
+
+    def report(self, iou_types: Iterable[str]) -> list[str]:
+        """What of the truth cannot be found by any prediction, a sentence for each kind; empty if all can be."""
+        if "segm" not in iou_types or not self.has_masks:
+            return []
+        boxes = sum(mask is None for mask in self.masks)
+        empty = int((mask_areas([mask for mask in self.masks if mask is not None]) == 0).sum())
+        sentences = [f"{boxes} true annotations have no mask and are left out of segm"] if boxes else []
+        return sentences + ([f"{empty} true masks are empty: nothing can match them"] if empty else [])
+
+    def _where(self, index: int) -> str:
+        return annotation_place(self.annotations[index], index)
+
+
+def checked_forest(
+    annotations: list[Any],
+    masks: list[RLE | None],
+    size: tuple[int, int],
+    where: str,
+    scores: list[float] | None = None,
+) -> Forest:
+    """The forest of one image's annotations, of all of them; a mask of None is empty in it.
+
+    Raises:
+        EvaluationError: a parent that is not there, or a circle.
+    """
+    parents, lost = find_parents(annotations)
+    if lost:
+        child = annotations[lost[0]]
+        raise EvaluationError(
+            f"{where}: annotation {child['id']} names parent {child['parent_id']}, which is not an annotation of its "
+            "image; repair its parent_id"
+        )
+    empty = encode_runs([size[0] * size[1]], size)
+    forest = Forest([empty if mask is None else mask for mask in masks], parents, size, scores=scores)
+    try:
+        forest.depths()
+    except ForestError as error:
+        raise EvaluationError(f"{where}: {error}; repair its parent_id") from error
+    return forest
 
 
 def predicted_forest(
@@ -122,21 +185,17 @@ def predicted_forest(
     """The forest of one image's predictions and, where they carry them, the scores of ancestor pairs.
 
     Args:
-        annotations: with ``id``, ``segmentation``, ``score``, ``parent_id`` and perhaps ``ancestor_scores``: a list of
-            [id of an ancestor, score] for each mask.
+        annotations: with ``id``, ``segmentation`` (RLE), ``score``, ``parent_id`` and perhaps ``ancestor_scores``: a
+            list of [id of an ancestor, score] for each mask.
         size: (H, W).
         where: file and image, for messages.
 
     Raises:
-        EvaluationError: a parent or ancestor that is not there, a circle, or missing ids.
+        EvaluationError: a parent or ancestor that is not there, or a circle.
     """
-    if any("id" not in a for a in annotations):
-        raise EvaluationError(f"{where}: a prediction has parent_id but no id, so nothing can be its parent; add ids")
-    try:
-        forest = Forest.from_coco(annotations, size)
-        forest.depths()
-    except ForestError as error:
-        raise EvaluationError(f"{where}: {error}; repair its parent_id") from error
+    forest = checked_forest(
+        annotations, [a["segmentation"] for a in annotations], size, where, [a["score"] for a in annotations]
+    )
     if not any("ancestor_scores" in a for a in annotations):
         return forest, None
     index = {a["id"]: k for k, a in enumerate(annotations)}
@@ -153,47 +212,7 @@ def predicted_forest(
     return forest, AncestorScores(table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), table[:, 2])
 
 
-def group_by_image(annotations: Iterable[dict[str, Any]], image_ids: Iterable[Any]) -> dict[Any, list[dict[str, Any]]]:
-    """Image id -> its annotations, in their order; images without any have an empty list."""
-    groups: dict[Any, list[dict[str, Any]]] = {image_id: [] for image_id in image_ids}
-    for annotation in annotations:
-        groups[annotation["image_id"]].append(annotation)
-    return groups
-
-
-def read_json(path: str) -> Any:
-    """The content of a json file.
-
-    Raises:
-        EvaluationError: the file is missing or is not json.
-    """
-    try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
-    except OSError as error:
-        raise EvaluationError(f"cannot read {path}: {error.strerror or error}; check the path") from error
-    except ValueError as error:  # also UnicodeDecodeError
-        raise EvaluationError(f"{path} is not json: {error}; was it cut off or compressed?") from error
-
-
-def images_by_id(images: list[dict[str, Any]], path: str) -> dict[Any, dict[str, Any]]:
-    """COCO images by id.
-
-    Raises:
-        EvaluationError: an image without id, height or width, or an id that occurs twice.
-    """
-    by_id: dict[Any, dict[str, Any]] = {}
-    for image in images:
-        missing = [key for key in ("id", "height", "width") if key not in image]
-        if missing:
-            raise EvaluationError(f"{path}: image {image.get('file_name', image.get('id'))!r} has no {missing[0]!r}")
-        if image["id"] in by_id:
-            raise EvaluationError(f"{path}: two images have the id {image['id']!r}; make ids unique")
-        by_id[image["id"]] = image
-    return by_id
-
-
-def read_mask(annotation: dict[str, Any], size: tuple[int, int], where: str) -> RLE:
+def read_mask(annotation: Annotation, size: tuple[int, int], where: str) -> RLE:
     """The checked RLE of an annotation.
 
     Args:
@@ -204,39 +223,12 @@ def read_mask(annotation: dict[str, Any], size: tuple[int, int], where: str) -> 
     Raises:
         EvaluationError: the segmentation is missing, broken or of another size.
     """
-    segmentation = annotation.get("segmentation")
-    if segmentation is None:
+    if annotation.get("segmentation") is None:
         raise EvaluationError(f"{where} has no segmentation; give it one, or evaluate boxes only (bbox)")
     try:
-        rle = rle_from_coco(segmentation, size)
-        if isinstance(segmentation, dict):  # polygons are drawn here and cannot be unsound
-            if isinstance(segmentation["counts"], list):
-                _check_plain_counts(segmentation["counts"], size)
-            else:
-                check_rle(rle)
-    except Exception as error:  # pycocotools raises plain exceptions and nearly anything else on malformed polygons
+        return rle_from_coco(annotation["segmentation"], size)
+    except MaskError as error:
         raise EvaluationError(f"{where}: {error}") from error
-    return rle
-
-
-def _check_plain_counts(counts: list[int], size: tuple[int, int]) -> None:
-    if sum(counts) != size[0] * size[1] or min(counts) < 0:
-        raise ValueError(f"the runs of the RLE add up to {sum(counts)} pixels, its image has {size[0]} x {size[1]}")
-
-
-def read_box(box: Any, where: str) -> list[float]:
-    """A checked (x, y, width, height).
-
-    Raises:
-        EvaluationError: not four finite numbers, or a negative size.
-    """
-    try:
-        values = np.asarray(box, np.float64)
-    except (TypeError, ValueError):
-        values = np.empty(0)
-    if values.shape != (4,) or not np.isfinite(values).all() or (values[2:] < 0).any():
-        raise EvaluationError(f"{where}: the bbox must be x, y, width, height, got {box!r}")
-    return values.tolist()
 
 
 def box_of(mask: RLE) -> list[float]:

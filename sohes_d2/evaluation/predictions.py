@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..structures.image_names import RepeatedNameError, match_by_name
+from ..labels.matching import RepeatedNameError, match_by_name
+from ..labels.reader import LabelFile, annotation_place, read_label_file
+from ..labels.schema import Annotation, ImageRecord, RecordError, read_box, read_id, read_number, read_score
 from ..structures.masks import mask_areas
 from .errors import EvaluationError
-from .ground_truth import GroundTruth, box_of, images_by_id, read_box, read_json, read_mask
+from .ground_truth import GroundTruth, box_of, read_mask
 
 MATCHINGS = ("auto", "name", "basename", "id")
 DESCRIPTIONS = {"name": "file name", "basename": "last part of the file name"}
@@ -70,23 +71,19 @@ def read_predictions(
     """
     if matching not in MATCHINGS:
         raise ValueError(f"matching must be one of {', '.join(MATCHINGS)}, got {matching!r}")
-    content = read_json(path)
-    if isinstance(content, list):
+    file = read_label_file(path, strict=True)
+    names: Mapping[Any, Any] = {}
+    if file.is_result_list:
         if matching not in ("auto", "id"):
             raise EvaluationError(f"{path} is a result list, which has no file names; match by id")
-        entries = content
-        to_truth = _match_ids(entries, truth)
-        matched_by, names = "image id", {}
-    elif isinstance(content, dict) and isinstance(content.get("annotations"), list):
-        if not isinstance(content.get("images"), list):
-            raise EvaluationError(f"{path}: a COCO data set without 'images'; add them, or give the list alone")
-        entries = content["annotations"]
-        images = images_by_id(content["images"], path)
-        names = {image_id: image.get("file_name", f"id {image_id}") for image_id, image in images.items()}
-        to_truth, matched_by = _match_images(images, truth, path, matching)
-        _check_sizes(images, to_truth, truth, path)
+        to_truth = {i: i if i in truth.images else None for i in file.by_image}
+        matched_by = "image id"
+    elif file.has_annotations:
+        names = {image_id: image.get("file_name", f"id {image_id}") for image_id, image in file.images.items()}
+        to_truth, matched_by = _match_images(file.images, truth, path, matching)
+        _check_sizes(file, to_truth, truth)
     else:
-        raise EvaluationError(f"{path}: neither a result list nor a COCO data set (an object with 'annotations')")
+        raise EvaluationError(f"{path}: neither a result list nor a COCO data set with 'annotations'")
     unmatched = [k for k, v in to_truth.items() if v is None]
     if unmatched and not ignore_unmatched:
         examples = ", ".join(repr(names.get(k, k)) for k in unmatched[:_FEW])
@@ -96,14 +93,10 @@ def read_predictions(
             "right pair of files, match by something else (--match), or leave them out (--ignore-unmatched)"
         )
     annotations = []
-    for k, entry in enumerate(entries):
-        where = f"{path}: annotation {entry.get('id', f'number {k + 1}') if isinstance(entry, dict) else k + 1}"
-        if not isinstance(entry, dict) or "image_id" not in entry:
-            raise EvaluationError(f"{where} has no image_id")
-        if entry["image_id"] not in to_truth:
-            raise EvaluationError(f"{where} belongs to image {entry['image_id']!r}, which the file does not have")
+    for k, entry in enumerate(file.annotations):
         image_id = to_truth[entry["image_id"]]
         if image_id is not None:
+            where = f"{path}: {annotation_place(entry, k)}"
             annotations.append(_read_entry(entry, image_id, truth.size(image_id), where, tuple(iou_types)))
     return Predictions(path, annotations, matched_by, [str(names.get(k, k)) for k in unmatched])
 
@@ -113,13 +106,8 @@ def _examples(truth: GroundTruth, matched_by: str) -> str:
     return ", ".join(repr(i if matched_by == "image id" else image.get("file_name", i)) for i, image in images)
 
 
-def _match_ids(entries: list[Any], truth: GroundTruth) -> dict[Any, Any]:
-    ids = dict.fromkeys(e["image_id"] for e in entries if isinstance(e, dict) and "image_id" in e)
-    return {i: i if i in truth.images else None for i in ids}
-
-
 def _match_images(
-    images: dict[Any, dict[str, Any]], truth: GroundTruth, path: str, matching: str
+    images: Mapping[Any, ImageRecord], truth: GroundTruth, path: str, matching: str
 ) -> tuple[dict[Any, Any], str]:
     """Image id of the file -> image id of the ground truth or None, and by what they were matched."""
     named = all(any("file_name" in i for i in side.values()) for side in (truth.images, images))
@@ -127,7 +115,7 @@ def _match_images(
     if matching == "id" or (matching == "auto" and not named):
         return {i: i if i in truth.images else None for i in images}, "image id"
     theirs, ours = (
-        {i: str(image["file_name"]) for i, image in side.items() if "file_name" in image}
+        {i: image["file_name"] for i, image in side.items() if "file_name" in image}
         for side in (truth.images, images)
     )
     try:
@@ -140,36 +128,41 @@ def _match_images(
     return {i: found.get(i) for i in images}, DESCRIPTIONS[part]
 
 
-def _check_sizes(images: dict[Any, dict[str, Any]], to_truth: dict[Any, Any], truth: GroundTruth, path: str) -> None:
-    for image_id, image in images.items():
-        true_id = to_truth[image_id]
-        size = int(image["height"]), int(image["width"])
+def _check_sizes(file: LabelFile, to_truth: dict[Any, Any], truth: GroundTruth) -> None:
+    for image_id, image in file.images.items():
+        true_id, size = to_truth[image_id], file.size(image_id)
         if true_id is not None and size != truth.size(true_id):
             raise EvaluationError(
-                f"{path}: image {image.get('file_name', image_id)!r} is {size[0]} x {size[1]} (height x width), in "
-                f"{truth.path} it is {truth.size(true_id)[0]} x {truth.size(true_id)[1]}; predict at the size of the "
-                "ground truth"
+                f"{file.path}: image {image.get('file_name', image_id)!r} is {size[0]} x {size[1]} (height x width), "
+                f"in {truth.path} it is {truth.size(true_id)[0]} x {truth.size(true_id)[1]}; predict at the size of "
+                "the ground truth"
             )
 
 
 def _read_entry(
-    entry: dict[str, Any], image_id: Any, size: tuple[int, int], where: str, iou_types: tuple[str, ...]
+    entry: Annotation, image_id: Any, size: tuple[int, int], where: str, iou_types: tuple[str, ...]
 ) -> dict[str, Any]:
-    annotation = {"image_id": image_id, "score": _read_score(entry, where)}
-    annotation.update((key, entry[key]) for key in ("id", "parent_id", "ancestor_scores") if key in entry)
-    if "segm" in iou_types or "bbox" not in entry:
+    annotation: dict[str, Any] = {"id": entry["id"], "image_id": image_id}
+    try:
+        annotation["score"] = read_score(entry)  # ground-truth-like files, such as merged labels of others, have none
+        box = read_box(entry) if "bbox" in iou_types or "segm" not in iou_types else None
+        if "parent_id" in entry:
+            annotation["parent_id"] = entry["parent_id"]
+        if entry.get("ancestor_scores") is not None:
+            annotation["ancestor_scores"] = _ancestor_scores(entry["ancestor_scores"])
+    except RecordError as error:
+        raise EvaluationError(f"{where}: {error}") from error
+    if "segm" in iou_types or box is None:
         annotation["segmentation"] = read_mask(entry, size, where)
     if "bbox" in iou_types:
-        has_box = entry.get("bbox") is not None and len(entry["bbox"])
-        annotation["bbox"] = read_box(entry["bbox"], where) if has_box else box_of(annotation["segmentation"])
+        annotation["bbox"] = box_of(annotation["segmentation"]) if box is None else box
     return annotation
 
 
-def _read_score(entry: dict[str, Any], where: str) -> float:
-    score = entry.get("score", 1.0)  # ground-truth-like files, such as merged labels of others, have none
-    if isinstance(score, bool) or not isinstance(score, (int, float)) or not math.isfinite(score):
-        raise EvaluationError(f"{where}: the score must be a finite number, got {score!r}")
-    return float(score)
+def _ancestor_scores(pairs: Any) -> list[list[Any]]:
+    if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+        raise RecordError("`ancestor_scores` must be a list of [id, score]", "wrong ancestor_scores")
+    return [[read_id(ancestor, "ancestor"), read_number(score, "ancestor score")] for ancestor, score in pairs]
 
 
 def empty_masks(predictions: Predictions) -> int:

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from ..labels.reader import group_by_image
 from .backends import AUTO
 from .detection_metrics import MAX_DETS, evaluate_detections
 from .forest_metrics import ForestMetrics
-from .ground_truth import GroundTruth, group_by_image, predicted_forest
+from .ground_truth import GroundTruth, predicted_forest
 from .tables import detection_table, forest_table
 
 
@@ -66,8 +67,9 @@ def evaluate(
         results[iou_type] = evaluate_detections(
             truth.images.values(), truth.records(iou_type), predictions, iou_type, max_dets, backend
         )
-    has_forests = truth.has_hierarchy and any("parent_id" in p and "segmentation" in p for p in predictions)
-    if not (hierarchy and has_forests):
+    has_parents = truth.has_hierarchy and any("parent_id" in p for p in predictions)
+    has_masks = truth.has_masks and all("segmentation" in p for p in predictions)
+    if not (hierarchy and has_parents and has_masks):
         return Evaluation(results)
     metrics = ForestMetrics()
     predicted = group_by_image(predictions, truth.images)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from scipy.stats import bootstrap
 
+from ..labels.reader import group_by_image
 from .backends import AUTO
 from .detection_metrics import MAX_DETS, SIZES, evaluate_detections
-from .ground_truth import group_by_image
 
 LEVEL = 0.95
 _BATCH = 1 << 22  # images x samples that are drawn at once

@@ -19,8 +19,10 @@ import cv2
 import numpy as np
 from scipy.stats import rankdata
 
-from ..evaluation.ground_truth import group_by_image, images_by_id, read_json, read_mask
 from ..exploration.features import FeatureExtractor
+from ..labels.forests import read_masks
+from ..labels.reader import read_label_file, report
+from ..labels.schema import Problems
 from ..structures.images import ImageReadError, read_image
 from ..structures.masks import decode_mask
 
@@ -60,16 +62,16 @@ class DenseCheck:
             keep: image ids to use; empty: all.
 
         Raises:
-            EvaluationError: not a COCO json.
+            InputError: not a COCO json.
         """
-        content = read_json(json_file)
-        records = images_by_id(content["images"], json_file)
+        file = read_label_file(json_file)
+        report(json_file, file.problems)
+        records = {key: value for key, value in file.images.items() if "file_name" in value}
         records = {key: value for key, value in records.items() if not keep or key in set(keep)}
         if max_images and len(records) > max_images:
             chosen = np.linspace(0, len(records) - 1, max_images).round().astype(int)
             records = {key: records[key] for key in np.array(list(records), object)[chosen]}
-        segments = [a for a in content["annotations"] if not a.get("iscrowd") and a["image_id"] in records]
-        self._segments = group_by_image(segments, records)
+        self._segments = {key: [a for a in file.by_image[key] if not a["iscrowd"]] for key in records}
         self._records = records
         self._root, self._where, self._pairs = image_root, json_file, pairs
 
@@ -86,7 +88,10 @@ class DenseCheck:
             features = extractor.extract([image])[0]
             size = image.shape[:2]
             where = f"{self._where}, image {image_id}"
-            masks = (decode_mask(read_mask(a, size, where)) for a in self._segments[image_id])
+            problems = Problems()
+            rles = read_masks(self._segments[image_id], size, problems, where)
+            report(self._where, problems)
+            masks = (decode_mask(rle) for rle in rles if rle is not None)
             owners = cells_of_segments(masks, features.shape[:2])
             found = image_auc(features, owners, self._pairs, np.random.default_rng(number))
             if found is None:

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..exploration.features.network import freeze
-from ..weights import WeightsError, load_weights
+from ..errors import WeightsError
+from ..weights import load_weights
+from ..weights.layouts import resampling_of, use_official_resampling
 from .library import NegativeCosineSimilarity
 from .trunk import build_trunk, normalization
 
@@ -142,6 +144,8 @@ def load_teacher(name: str, weights: str, options: Mapping[str, Any]) -> VisionT
         teacher = build_trunk(name, options)
     except ValueError as error:
         raise ValueError(str(error).replace("MODEL.VIT.", "PRETRAINING.TEACHER.")) from error
+    if resampling_of(name) == "official":
+        use_official_resampling(teacher)
     report = load_weights(teacher, weights or f"hub:{name}")
     if report.missing:
         raise WeightsError(

@@ -20,12 +20,13 @@ from detectron2.utils import comm
 from torch import nn
 
 from .. import __version__
-from ..data.records import write_json
+from ..labels.writer import write_json
 from ..data.training_stream import build_training_loader
-from ..engine.config_file import ConfigError
+from ..errors import ConfigError
 from ..engine.hooks import CountSkippedImages
 from ..engine.trainer import SOHESTrainer
 from ..exploration.features.vit_file import load_vit_file
+from ..structures.images import set_max_image_pixels
 from ..weights import load_weights
 from .dense_check import DenseCheck
 from .distillation import FeatureDistillation
@@ -59,6 +60,7 @@ class PretrainingTrainer(SOHESTrainer):
         """
         if not cfg.PRETRAINING.IMAGES:
             raise ConfigError("PRETRAINING.IMAGES is empty; name one or more folders of photos")
+        set_max_image_pixels(cfg.INPUT.MAX_IMAGE_PIXELS)
         self._photos = list_photos(cfg.PRETRAINING.IMAGES)
         self.build_mapper(cfg)  # its errors come before the weights are loaded
         super().__init__(cfg)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from pycocotools import mask as mask_util
 
-from .masks import RLE, encode_masks
+from .masks import RLE, encode_masks, encode_runs
 
 # Bounds the working copies: some 4 of this size, and 16 bytes for each end of a run.
 CHUNK_BYTES = 16 * 1024 * 1024
@@ -46,5 +45,5 @@ def encode_on_device(masks: torch.Tensor, chunk_bytes: int = CHUNK_BYTES) -> lis
         for starts_inside, edges in zip(pixels[:, 0].tolist(), positions):
             runs = np.diff(edges, prepend=0, append=height * width).tolist()
             counts = [0, *runs] if starts_inside else runs
-            rles.append(mask_util.frPyObjects({"size": [height, width], "counts": counts}, height, width))
+            rles.append(encode_runs(counts, (height, width)))
     return rles

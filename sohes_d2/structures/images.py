@@ -1,9 +1,17 @@
-"""Reading photos: any file that Pillow opens becomes (H, W, 3) uint8 RGB in the frame of Detectron2's `read_image`."""
+"""The one door to photos: regular files in raster formats, of bounded size, become (H, W, 3) uint8 RGB.
+
+Files are untrusted. What is no regular file is never opened, only decoders of a list see the bytes, and the size in the
+header is checked before any pixel is decoded. The frame is that of Detectron2's `read_image`.
+"""
 
 from __future__ import annotations
 
+import importlib
 import os
+import re
+import stat
 import struct
+import warnings
 from contextlib import contextmanager
 from typing import BinaryIO, Union
 from collections.abc import Iterator
@@ -11,11 +19,67 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from ..errors import InputError
+
 PathLike = Union[str, "os.PathLike[str]"]
 
+# Files with these suffixes count as photos: each is labeled, or listed with the reason why not. Those
+# of the third line may need a plugin of Pillow, those of the fourth are raw files of cameras, which are not read.
 IMAGE_SUFFIXES = frozenset(
-    ".avif .bmp .dib .gif .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .tga .webp".split()
+    ".apng .bmp .dib .gif .j2k .jfif .jp2 .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tga .tif .tiff "
+    ".webp "
+    ".avif .heic .heif .hif .jxl "
+    ".arw .cr2 .cr3 .dng .nef .orf .raf .rw2".split()
 )
+
+# Names of Pillow's decoders. Others run programs (PostScript), open further files, or draw vectors.
+_RASTER_FORMATS = (
+    "AVIF",
+    "BMP",
+    "DIB",
+    "GIF",
+    "HEIF",
+    "JPEG",
+    "JPEG2000",
+    "JXL",
+    "MPO",
+    "PNG",
+    "PPM",
+    "TGA",
+    "TIFF",
+    "WEBP",
+)
+
+# More than the largest picture of most phones (108 megapixels), and 384 MB as RGB.
+MAX_IMAGE_PIXELS = 128_000_000
+MAX_IMAGE_PIXELS_KEY = "INPUT.MAX_IMAGE_PIXELS"
+MAX_IMAGE_PIXELS_VARIABLE = "SOHES_MAX_IMAGE_PIXELS"  # for tools without a config
+_BYTES_PER_PIXEL = 8  # 16-bit RGBA without compression; a larger file is none of MAX_IMAGE_PIXELS
+_HEADER_BYTES = 64 << 20  # room for metadata and colour profiles
+
+# A progressive JPEG has about ten scans. Each can cover the whole picture, so that a small file of thousands of scans
+# would be decoded for hours.
+_MAX_JPEG_SCANS = 500
+
+_REPLACE = "Replace the file or take it off the list."
+_CONVERT = "convert it to JPEG or PNG"
+
+# What files are that no decoder of the list takes: bytes at their beginning -> name, and what to do.
+_OTHER_KINDS = (
+    (rb"%!PS|\xc5\xd0\xd3\xc6", "a PostScript file", _CONVERT),
+    (rb"%PDF-", "a PDF", _CONVERT),
+    (rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?(<!DOCTYPE svg[^>]*>\s*)?<svg", "an SVG drawing", _CONVERT),
+    (rb"(?i)\s*<(!doctype )?html", "a web page", "download the picture itself"),
+    (rb"version https://git-lfs", "a pointer of Git LFS", "fetch the file itself by `git lfs pull`"),
+    (rb"....ftyp(hei[cxms]|he[vi][cxms]|mif1|msf1)", "a HEIC file", f"pip install pillow-heif, or {_CONVERT}"),
+    (rb"....ftypavi[fs]", "an AVIF file", f"install Pillow 11.3 or later, or {_CONVERT}"),
+    (rb"\xff\x0a|\x00\x00\x00\x0cJXL ", "a JPEG XL file", f"pip install pillow-jxl-plugin, or {_CONVERT}"),
+    (rb"....ftypcrx |FUJIFILMCCD-RAW|IIRO|IIU\x00", "a camera's raw file", f"{_CONVERT} by a raw converter"),
+    (rb"8BPS", "a Photoshop file", _CONVERT),
+    (rb"PK\x03\x04", "a zip archive", "unpack it"),
+)
+_PLUGINS = ((rb"....ftyp", "pillow_heif"), (rb"\xff\x0a|\x00\x00\x00\x0cJXL ", "pillow_jxl"))
+_RAW_SUFFIXES = frozenset(".arw .cr2 .cr3 .dng .nef .orf .raf .rw2".split())
 
 _EXIF_ORIENTATION = 0x0112
 _ORIENTATION_TO_TRANSPOSE = {
@@ -31,7 +95,7 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_METADATA_CHUNKS = (b"eXIf", b"iTXt", b"tEXt", b"zTXt")
 
 
-class ImageReadError(ValueError):
+class ImageReadError(InputError):
     """A file that cannot be read as an image.
 
     Attributes:
@@ -40,7 +104,7 @@ class ImageReadError(ValueError):
         remedy: what the user can do.
     """
 
-    def __init__(self, path: PathLike, reason: str, remedy: str = "Replace the file or take it off the list."):
+    def __init__(self, path: PathLike, reason: str, remedy: str = _REPLACE):
         self.path = os.fspath(path)
         self.reason = reason
         self.remedy = remedy
@@ -48,6 +112,29 @@ class ImageReadError(ValueError):
 
     def __reduce__(self):
         return (type(self), (self.path, self.reason, self.remedy))
+
+
+def set_max_image_pixels(pixels: int) -> None:
+    """Refuse larger images (height times width) from now on, in this process and in those that it starts.
+
+    Raises:
+        ValueError: not at least 1.
+    """
+    if pixels < 1:
+        raise ValueError(f"{MAX_IMAGE_PIXELS_KEY} must be at least 1, got {pixels}")
+    os.environ[MAX_IMAGE_PIXELS_VARIABLE] = str(pixels)
+
+
+def max_image_pixels() -> int:
+    """The limit that holds: of `set_max_image_pixels`, the environment, or MAX_IMAGE_PIXELS.
+
+    Raises:
+        InputError: the environment variable is no positive whole number.
+    """
+    text = os.environ.get(MAX_IMAGE_PIXELS_VARIABLE) or str(MAX_IMAGE_PIXELS)
+    if not text.isdecimal() or int(text) < 1:
+        raise InputError(f"the environment variable {MAX_IMAGE_PIXELS_VARIABLE} is {text!r}; give a number of pixels")
+    return int(text)
 
 
 def read_image(path: PathLike) -> np.ndarray:
@@ -66,10 +153,10 @@ def read_image(path: PathLike) -> np.ndarray:
         (H, W, 3) uint8 RGB, C-contiguous and writable.
 
     Raises:
-        ImageReadError: the file is missing, empty, truncated, not an image, or larger than Pillow's limit against
-            decompression bombs.
+        ImageReadError: the file is missing, no regular file, empty, truncated, not in a raster format that is read,
+            or has more pixels than `max_image_pixels` allows.
     """
-    with _opened(path) as (image, _):
+    with open_image(path) as image:
         method = _ORIENTATION_TO_TRANSPOSE.get(_orientation(image))
         if method is not None:
             image = image.transpose(method)
@@ -82,9 +169,9 @@ def image_size(path: PathLike) -> tuple[int, int]:
     Raises:
         ImageReadError: the header cannot be read. (A good header says nothing about the pixels behind it.)
     """
-    with _opened(path) as (image, file):
+    with open_image(path) as image:
         width, height = image.size
-        if image.format == "PNG" and not _png_metadata_after_pixels(file):
+        if image.format == "PNG" and not _png_metadata_after_pixels(image.fp):
             # PngImageFile.getexif() decodes the pixels in search of metadata that may follow them; here none does.
             orientation = _orientation(image, Image.Image.getexif)
         else:
@@ -92,28 +179,40 @@ def image_size(path: PathLike) -> tuple[int, int]:
     return (width, height) if orientation in (5, 6, 7, 8) else (height, width)
 
 
-@contextmanager
-def _opened(path: PathLike) -> Iterator[tuple[Image.Image, BinaryIO]]:
-    """Open a file with Pillow and turn everything that can go wrong with it into ImageReadError."""
+def file_fingerprint(path: PathLike) -> tuple[int, int] | None:
+    """Size in bytes and time of the last change in nanoseconds; None where there is no such file.
+
+    Two fingerprints of a path differ if the file was replaced or changed in between. No byte of it is read.
+    """
     try:
-        with open(path, "rb") as file:
-            if os.fstat(file.fileno()).st_size == 0:
-                raise ImageReadError(path, "the file is empty")
-            with Image.open(file) as image:
-                yield image, file
-    except ImageReadError:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
+@contextmanager
+def open_image(path: PathLike) -> Iterator[Image.Image]:
+    """A file as Pillow opens it, in its own mode, for label maps and headers; photos are read by `read_image`.
+
+    Raises:
+        ImageReadError: as `read_image`, also out of the block: everything that goes wrong with the file there.
+    """
+    try:
+        with _open_regular(path) as file, warnings.catch_warnings():
+            # Pillow's, about damaged metadata and sizes near its own limit, name no file
+            warnings.simplefilter("ignore")
+            head = file.read(512)
+            file.seek(0)
+            with _identified(path, file, head) as image:
+                _check_size(path, image.size)
+                if image.format in ("JPEG", "MPO"):
+                    _check_scans(path, file)
+                yield image
+    except InputError:
         raise
-    except FileNotFoundError as error:
-        raise ImageReadError(path, "the file does not exist", "Check the path, or a broken link.") from error
-    except PermissionError as error:
-        raise ImageReadError(path, "no permission to read the file", "Check its access rights.") from error
-    except UnidentifiedImageError as error:
-        raise ImageReadError(path, "not an image in a format that Pillow knows") from error
-    except Image.DecompressionBombError as error:
-        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-        raise ImageReadError(
-            path, f"more than {limit} pixels, Pillow's limit against decompression bombs", "Resize the image."
-        ) from error
+    except Image.DecompressionBombError as error:  # a frame that is larger than the header says
+        raise _too_large(path) from error
     except MemoryError as error:
         raise ImageReadError(path, "not enough memory to decode it", "Resize the image.") from error
     except OSError as error:
@@ -122,6 +221,104 @@ def _opened(path: PathLike) -> Iterator[tuple[Image.Image, BinaryIO]]:
         Exception
     ) as error:  # decoders raise nearly anything on damaged bytes: SyntaxError, struct.error, KeyError, ...
         raise ImageReadError(path, f"damaged file ({type(error).__name__}: {error})") from error
+
+
+def _open_regular(path: PathLike) -> BinaryIO:
+    """A regular file, opened. Anything else (a FIFO, a device) is not even opened: that could wait, or act."""
+    try:
+        _check_regular(path, os.stat(path))
+        file = open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")
+    except FileNotFoundError as error:
+        link = "a link to a file that does not exist" if os.path.islink(path) else "the file does not exist"
+        raise ImageReadError(path, link, "Check the path, or the link.") from error
+    except PermissionError as error:
+        raise ImageReadError(path, "no permission to read the file", "Check its access rights.") from error
+    try:
+        _check_regular(path, os.fstat(file.fileno()))  # of what was opened: a path can change in between
+    except ImageReadError:
+        file.close()
+        raise
+    return file
+
+
+def _check_regular(path: PathLike, found: os.stat_result) -> None:
+    if stat.S_ISDIR(found.st_mode):
+        if not os.access(path, os.R_OK | os.X_OK):
+            raise ImageReadError(path, "no permission to list the folder", "Check its access rights.")
+        raise ImageReadError(path, "a folder, not a file")
+    if not stat.S_ISREG(found.st_mode):
+        raise ImageReadError(path, "no regular file (a pipe, socket or device)")
+    if found.st_size == 0:
+        raise ImageReadError(path, "the file is empty")
+    if found.st_size > max_image_pixels() * _BYTES_PER_PIXEL + _HEADER_BYTES:
+        raise _too_large(path, f"{found.st_size / 1e6:.0f} MB, which is ")
+
+
+def _identified(path: PathLike, file: BinaryIO, head: bytes) -> Image.Image:
+    if os.path.splitext(os.fspath(path))[1].lower() in _RAW_SUFFIXES and _is_tiff(head):
+        raise _other_kind(path, "a camera's raw file", f"{_CONVERT} by a raw converter")
+    _register_plugins(head)
+    Image.init()
+    if Image.MAX_IMAGE_PIXELS is not None:  # Pillow's own limit, which must not hold for what ours allows
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, max_image_pixels())
+    try:
+        return Image.open(file, formats=[name for name in _RASTER_FORMATS if name in Image.OPEN])
+    except UnidentifiedImageError as error:
+        for pattern, kind, remedy in _OTHER_KINDS:
+            if re.match(pattern, head, re.DOTALL):
+                raise _other_kind(path, kind, remedy) from error
+        raise ImageReadError(path, "no image in a raster format that is read, or its header is damaged") from error
+    except Image.DecompressionBombError as error:
+        raise _too_large(path) from error
+
+
+def _is_tiff(head: bytes) -> bool:
+    """Most raw formats are TIFF files, of which Pillow would read a thumbnail at best."""
+    return head[:4] in (b"II*\0", b"MM\0*")
+
+
+def _other_kind(path: PathLike, kind: str, remedy: str) -> ImageReadError:
+    # the remedy in the reason, too, because the lists of skipped photos hold that alone
+    return ImageReadError(path, f"{kind}, which is not read; {remedy}", "Or take it off the list.")
+
+
+def _register_plugins(head: bytes) -> None:
+    """Let plugins that are installed tell Pillow about formats that it does not know itself."""
+    plugin = next((name for pattern, name in _PLUGINS if re.match(pattern, head, re.DOTALL)), None)
+    if plugin:
+        try:
+            module = importlib.import_module(plugin)
+        except ImportError:
+            return
+        if hasattr(module, "register_heif_opener"):
+            module.register_heif_opener()
+
+
+def _check_size(path: PathLike, size: tuple[int, int]) -> None:
+    width, height = size
+    if width * height > max_image_pixels():
+        raise _too_large(path, f"{width} x {height} pixels are ")
+
+
+def _too_large(path: PathLike, what: str = "") -> ImageReadError:
+    return ImageReadError(
+        path,
+        f"{what}more than the limit of {max_image_pixels()} pixels ({MAX_IMAGE_PIXELS_KEY})",
+        f"Resize the image, or raise {MAX_IMAGE_PIXELS_KEY}, or the environment variable {MAX_IMAGE_PIXELS_VARIABLE}.",
+    )
+
+
+def _check_scans(path: PathLike, file: BinaryIO) -> None:
+    position = file.tell()
+    file.seek(0)
+    scans, last = 0, b""
+    while block := file.read(1 << 20):
+        # within compressed data, 0xff is always followed by 0x00 or a restart marker
+        scans += (last + block).count(b"\xff\xda")
+        last = block[-1:]
+    file.seek(position)
+    if scans > _MAX_JPEG_SCANS:
+        raise ImageReadError(path, f"{scans} scans, where a progressive JPEG has about ten", "Save it again.")
 
 
 def _orientation(image: Image.Image, getexif=None) -> int | None:
@@ -177,11 +374,14 @@ def _scale_to_8_bits(values: np.ndarray, is_16_bit: bool) -> np.ndarray:
     to the greatest.
     """
     usual_tops = [255.0, 65535.0] if values.dtype.kind in "iu" else [1.0, 255.0, 65535.0]
-    values = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = float(values.min()), float(values.max())
+    finite = values if values.dtype.kind in "iu" else np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = float(finite.min()), float(finite.max())
     if is_16_bit:
         low, high = 0.0, 65535.0
     elif low >= 0:
         low, high = next(((0.0, top) for top in usual_tops if high <= top), (low, high))
     scale = 255.0 / (high - low) if high > low else 0.0
-    return np.clip(np.rint((values - low) * scale), 0, 255).astype(np.uint8)
+    scaled = np.empty(values.shape, np.uint8)
+    for into, row in zip(scaled, finite):  # row by row, since doubles of a large image are many bytes
+        into[:] = np.clip(np.rint((row.astype(np.float64) - low) * scale), 0, 255)
+    return scaled

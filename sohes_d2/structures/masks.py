@@ -1,6 +1,10 @@
 """Binary masks as run lengths (RLE): encoding in bounded memory, and exact overlap matrices without decoding.
 
 An RLE here is what pycocotools calls one: ``{"size": [H, W], "counts": bytes}``. Json files hold ``counts`` as ``str``.
+
+This is the only module that imports pycocotools, which reads and writes past its buffers when it is given unsound run
+lengths, and draws polygons at any cost of memory. Segmentations from files come in by `rle_from_coco`, which checks
+them; all other functions take RLEs that were made here.
 """
 
 from __future__ import annotations
@@ -12,11 +16,29 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as mask_util
 
+from ..errors import InputError
+from .run_lengths import check_runs, merge_empty_runs, run_lengths
+
 RLE = dict[str, Any]
 
 # pycocotools wants the masks of one call as one Fortran-ordered copy: this bounds that copy, whatever the number of
 # masks.
 CHUNK_BYTES = 64 * 1024 * 1024
+
+# More pixels than any photo has whose labels can be worked on: a size from a broken file must not take all memory.
+MAX_PIXELS = 1 << 29
+# How far from the origin a polygon may reach, in longer sides of its image.
+REACH = 2
+# Of all polygons of a mask, in pixels; pycocotools takes some 100 bytes for each to draw them.
+MAX_OUTLINE = 1 << 21
+
+
+class MaskError(InputError):
+    """A segmentation that cannot be used; ``reason`` says in a few words why, for counting."""
+
+    def __init__(self, message: str, reason: str):
+        super().__init__(message)
+        self.reason = reason
 
 
 def encode_masks(masks: Any, chunk_bytes: int = CHUNK_BYTES) -> list[RLE]:
@@ -116,30 +138,161 @@ def rle_to_json(rle: RLE) -> RLE:
 
 
 def rle_from_coco(segmentation: Any, image_size: tuple[int, int]) -> RLE:
-    """A compressed RLE from any COCO segmentation.
+    """A checked, compressed RLE from any COCO segmentation, as a json file has it.
 
     Args:
-        segmentation: polygons (list of flat x, y lists), uncompressed RLE (``counts`` a list) or compressed RLE.
-        image_size: (H, W) of the image.
+        segmentation: polygons in any of the forms that are common: a list of flat lists x, y, x, y, ... or of lists of
+            points [x, y], or one such polygon without the outer list; uncompressed RLE (``counts`` a list of whole
+            numbers), or compressed RLE (``counts`` a string).
+        image_size: (H, W) of the image in pixels.
 
     Raises:
-        ValueError: not a segmentation, or an RLE of another size than the image.
+        MaskError: not a segmentation, of another size than the image, or one that pycocotools must not see.
     """
+    polygons, runs = check_segmentation(segmentation, image_size)
     height, width = image_size
-    if isinstance(segmentation, list):
-        if not segmentation:
-            raise ValueError("the segmentation is an empty list of polygons; drop the annotation or give it a mask")
-        return mask_util.merge(mask_util.frPyObjects(segmentation, height, width))
-    if not isinstance(segmentation, dict) or "counts" not in segmentation or "size" not in segmentation:
-        raise ValueError(f"not a COCO segmentation (polygons or RLE): {str(segmentation)[:80]!r}")
-    if tuple(segmentation["size"]) != (height, width):
-        raise ValueError(
-            f"the RLE has size {list(segmentation['size'])}, its image is {[height, width]} (height, width)"
-        )
-    if isinstance(segmentation["counts"], list):
-        return mask_util.frPyObjects(segmentation, height, width)
+    if runs is None:
+        return mask_util.merge(mask_util.frPyObjects([polygon.tolist() for polygon in polygons], height, width))
     counts = segmentation["counts"]
-    return {"size": [height, width], "counts": counts.encode() if isinstance(counts, str) else counts}
+    if (runs[1:] == 0).any():
+        return encode_runs(merge_empty_runs(runs), (height, width))
+    if isinstance(counts, (str, bytes)):
+        return {"size": [height, width], "counts": counts.encode("ascii") if isinstance(counts, str) else counts}
+    return encode_runs(runs, (height, width))
+
+
+def check_segmentation(
+    segmentation: Any, image_size: tuple[int, int]
+) -> tuple[list[np.ndarray], np.ndarray | None]:
+    """Verify a segmentation as `rle_from_coco` does, without drawing it.
+
+    Returns:
+        Its polygons as flat arrays x, y, ..., or the run lengths of an RLE.
+
+    Raises:
+        MaskError: as `rle_from_coco`.
+    """
+    height, width = _checked_size(image_size)
+    if isinstance(segmentation, (list, tuple)):
+        return _polygons(segmentation, (height, width)), None
+    if not isinstance(segmentation, dict) or "counts" not in segmentation or "size" not in segmentation:
+        raise MaskError(f"not a COCO segmentation (polygons or RLE): {str(segmentation)[:80]!r}", "no segmentation")
+    if _whole_numbers(segmentation["size"], "size of the RLE").tolist() != [height, width]:
+        size = str(list(segmentation["size"]))[:40]
+        raise MaskError(f"the RLE has size {size}, its image is {[height, width]} (height, width)", "size of the RLE")
+    counts = segmentation["counts"]
+    runs = None if isinstance(counts, (str, bytes)) else _whole_numbers(counts, "counts of the RLE")
+    try:
+        runs = run_lengths(counts) if runs is None else runs
+        check_runs(runs, (height, width))
+    except ValueError as error:
+        raise MaskError(str(error), "runs of the RLE") from error
+    return [], runs
+
+
+def has_segmentation(annotation: dict[str, Any]) -> bool:
+    """Whether an annotation says anything of its mask: tools write none, null or [] for a box without a mask."""
+    return annotation.get("segmentation") not in (None, [], {}, "")
+
+
+def _checked_size(image_size: tuple[int, int]) -> tuple[int, int]:
+    height, width = (int(v) for v in image_size)
+    if height < 1 or width < 1 or height * width > MAX_PIXELS:
+        raise MaskError(f"{height} x {width} is no size of an image (height x width)", "size of the image")
+    return height, width
+
+
+def _whole_numbers(values: Any, what: str) -> np.ndarray:
+    """(K,) int64; numbers of type float are taken where they are whole."""
+    if isinstance(values, np.ndarray):
+        values = values.tolist()
+    if not isinstance(values, (list, tuple)) or not set(map(type, values)) <= {int, float}:
+        raise MaskError(f"the {what} must be whole numbers, got {str(values)[:40]}", what)
+    try:
+        numbers = np.array(values, np.float64).reshape(-1)
+    except OverflowError:
+        numbers = np.array([np.inf])
+    if not (np.abs(numbers) <= 2.0**53).all() or (numbers != np.floor(numbers)).any():
+        raise MaskError(f"the {what} must be whole numbers, got {str(values)[:40]}", what)
+    return numbers.astype(np.int64)
+
+
+def _polygons(segmentation: Sequence[Any], size: tuple[int, int]) -> list[np.ndarray]:
+    """Flat arrays x, y, x, y, ... of polygons near the image, with outlines of bounded length."""
+    pieces = [piece.tolist() if isinstance(piece, np.ndarray) else piece for piece in segmentation]
+    if not pieces:
+        raise MaskError(
+            "the segmentation is an empty list of polygons; drop the annotation or give it a mask", "no segmentation"
+        )
+    if _is_table(pieces, size):
+        raise MaskError(
+            "the segmentation is a table of 0 and 1, not a list of polygons; encode the mask as RLE", "table of 0 and 1"
+        )
+    if _are_numbers(pieces):
+        pieces = [pieces]
+    elif all(map(_is_point, pieces)):
+        pieces = [[value for point in pieces for value in point]]
+    polygons, outline = [], 0.0
+    for piece in pieces:
+        if isinstance(piece, (list, tuple)) and piece and all(map(_is_point, piece)):
+            piece = [value for point in piece for value in point]
+        if not _are_numbers(piece) or len(piece) < 6 or len(piece) % 2:
+            raise MaskError("a polygon must be a flat list of at least three x, y pairs", "polygon")
+        try:
+            points = np.array(piece, np.float64)
+        except OverflowError:
+            points = np.full(len(piece), np.inf)
+        # also not a number
+        if not (np.abs(points) <= REACH * max(size)).all():
+            raise MaskError("a polygon lies far outside its image", "polygon far outside")
+        edges = np.abs(np.diff(np.concatenate([points, points[:2]]).reshape(-1, 2), axis=0))
+        outline += float(edges.max(axis=1).sum())
+        polygons.append(points)
+    if outline > MAX_OUTLINE:
+        raise MaskError(f"the outline of the polygons is {outline:.0f} pixels long", "outline")
+    return polygons
+
+
+def _are_numbers(values: Any) -> bool:
+    return isinstance(values, (list, tuple)) and bool(values) and set(map(type, values)) <= {int, float}
+
+
+def _is_point(values: Any) -> bool:
+    return _are_numbers(values) and len(values) == 2
+
+
+def _is_table(pieces: Sequence[Any], size: tuple[int, int]) -> bool:
+    """Whether these are the rows of a mask: as many and as long as the image, or many of one length, of 0 and 1."""
+    first = pieces[0]
+    if not isinstance(first, (list, tuple)) or not first:
+        return False
+    rows = len(pieces) == size[0] and len(first) == size[1] or len(pieces) > 2 and len(first) > 2
+    return rows and all(
+        isinstance(piece, (list, tuple))
+        and len(piece) == len(first)
+        and all(isinstance(value, (int, float)) and value in (0, 1) for value in piece)
+        for piece in pieces
+    )
+
+
+def encode_runs(runs: Sequence[int] | np.ndarray, image_size: tuple[int, int]) -> RLE:
+    """The RLE of run lengths that tile the image, down its columns, outside and inside by turns."""
+    height, width = image_size
+    counts = runs.tolist() if isinstance(runs, np.ndarray) else list(runs)
+    return mask_util.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+
+
+def union_area(rles: Sequence[RLE]) -> int:
+    """How many pixels are under any of some masks of one image."""
+    return int(mask_util.area(mask_util.merge(list(rles)))) if len(rles) else 0
+
+
+def reference_evaluation() -> tuple[Any, Any]:
+    """pycocotools' `COCO` and `COCOeval`, which overlap masks by its own code."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    return COCO, COCOeval
 
 
 def encode_window(mask: np.ndarray, origin: tuple[int, int], image_size: tuple[int, int]) -> RLE:
@@ -183,4 +336,4 @@ def encode_intervals(starts: np.ndarray, ends: np.ndarray, image_size: tuple[int
     counts = np.diff(positions)
     if counts[-1] == 0:  # the mask ends with the image
         counts = counts[:-1]
-    return mask_util.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
+    return encode_runs(counts, image_size)

@@ -9,7 +9,7 @@ from mutual_training import mutual_cfg, plain_model, write_phase2
 
 from sohes_d2.correction import CollapseError, MutualLearningHook
 from sohes_d2.correction.thresholds import Threshold
-from sohes_d2.engine.config_file import ConfigError
+from sohes_d2.errors import ConfigError
 from sohes_d2.engine.trainer import SOHESTrainer
 
 pytestmark = pytest.mark.usefixtures("scenes")

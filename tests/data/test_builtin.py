@@ -109,7 +109,7 @@ def test_sa1b_is_read_image_by_image(tmp_path):
     assert (record["height"], record["width"], record["image_id"]) == (8, 9, 5)
     assert record["annotations"][0]["category_id"] == 0
     assert record["annotations"][0]["segmentation"] == {"size": [8, 9], "counts": "04"}
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(ValueError, match="sa_6.json"):
         dataset[1]
     write(tmp_path / "sa1b" / "sa_000001" / "sa_6.json", {"image": {}})
     with pytest.raises(ValueError, match="sa_6.json"):

@@ -7,8 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from sohes_d2.data import coco_stream
-from sohes_d2.data.coco_stream import CocoFile, CocoFileError, iterate_records
+from sohes_d2.errors import InputError
+from sohes_d2.labels import scanner
+from sohes_d2.labels.reader import LabelStream
+from sohes_d2.labels.scanner import iterate_records
 from sohes_d2.data.conversion import (
     ConversionError,
     Entity,
@@ -34,7 +36,7 @@ def coco_value(images=5, per_image=3):
         "info": {"year": 2020, "note": 'caf\u00e9 ["{\\'},
         "licenses": [1, 23, 456.5, -7e3],
         "annotations": [
-            {"id": 100 * i + k, "image_id": i, "text": "\u00fc" * k, "segmentation": [[1, 2, 3.5, 4, 5, 6]]}
+            {"id": 100 * i + k, "image_id": i, "source": "\u00fc" * k, "segmentation": [[1, 2, 3.5, 4, 5, 6]]}
             for k in range(per_image)
             for i in reversed(range(images))
         ],
@@ -47,13 +49,13 @@ def coco_value(images=5, per_image=3):
 @pytest.mark.parametrize("chunk", [1, 2, 7, 64, 1 << 20])
 @pytest.mark.parametrize("style", [{}, {"indent": 2, "ensure_ascii": False}, {"separators": (",", ":")}])
 def test_records_are_those_of_the_json_whatever_the_chunks(tmp_path, monkeypatch, chunk, style):
-    monkeypatch.setattr(coco_stream, "_CHUNK", chunk)
+    monkeypatch.setattr(scanner, "_CHUNK", chunk)
     value = coco_value()
     path = tmp_path / "a.json"
     path.write_text(json.dumps(value, **style), encoding="utf-8")
     data = path.read_bytes()
     read = {}
-    for key, offset, length, record in iterate_records(str(path)):
+    for key, _, offset, length, record in iterate_records(str(path)):
         if length:
             assert json.loads(data[offset : offset + length]) == record
             read.setdefault(key, []).append(record)
@@ -65,11 +67,11 @@ def test_records_are_those_of_the_json_whatever_the_chunks(tmp_path, monkeypatch
 def test_annotations_are_found_by_image(tmp_path):
     path = tmp_path / "a.json"
     path.write_text(json.dumps(coco_value(), ensure_ascii=False), encoding="utf-8")
-    file = CocoFile(str(path))
+    file = LabelStream(str(path))
     assert [image["id"] for image in file.images] == [0, 1, 2, 3, 4]
     assert file.images[2]["file_name"] == "2\u00e9.jpg"
     assert [a["id"] for a in file.annotations(3)] == [300, 301, 302]
-    assert file.annotations(3)[2]["text"] == "\u00fc\u00fc"
+    assert file.annotations(3)[2]["source"] == "\u00fc\u00fc"
     assert file.annotations(17) == []
     file.close()
 
@@ -80,18 +82,19 @@ def test_annotations_are_found_by_image(tmp_path):
         ('{"images": [], "annotations": [{"image_id": 1}', "cut off"),
         ('{"images": [], "annotations": [{"image_id": tru', "cut off"),
         ('{"images": []}', "no `annotations`"),
-        ('{"images": [{"id": 1, "height": 2}], "annotations": []}', "`images` lacks 'width'"),
-        ('{"images": [], "annotations": [{"id": 1}]}', "`annotations` lacks 'image_id'"),
-        ('{"images": [], "annotations": [3]}', "`annotations` lacks"),
-        ("[1, 2]", "expected '{'"),
-        ("", "cut off"),
+        ('{"images": [{"height": 2}], "annotations": []}', "has no 'id'"),
+        ('{"images": [], "annotations": 3}', "'annotations' is not a list"),
+        ('{"images": [], "images": []}', "the key 'images' stands twice"),
+        ('{"images": [], "annotations": []} x', "goes on"),
+        ("[1, 2]", "list of results"),
+        ("", "empty"),
     ],
 )
 def test_damaged_jsons_are_named_with_the_place(tmp_path, text, message):
     path = tmp_path / "bad.json"
     path.write_text(text)
-    with pytest.raises(CocoFileError, match="bad.json") as error:
-        CocoFile(str(path))
+    with pytest.raises(InputError, match="bad.json") as error:
+        LabelStream(str(path))
     assert message in str(error.value)
 
 
@@ -137,7 +140,7 @@ def test_parents_that_make_no_forest_are_refused(parents):
     ],
 )
 def test_a_segmentation_that_is_none_becomes_no_mask(segmentation):
-    assert coco_entity({"id": 1, "segmentation": segmentation}, SIZE).mask is None
+    assert coco_entity({"id": 1, "iscrowd": 0, "segmentation": segmentation}, SIZE).mask is None
 
 
 def items(count):

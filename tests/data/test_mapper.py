@@ -229,6 +229,8 @@ def broken_records(tmp_path):
     good = record(tmp_path / "good.png", photo(), [rectangle(0, 5, 0, 5)])
     (tmp_path / "text.png").write_text("no image")
     lying = record(tmp_path / "lying.png", photo(), [])
+    twice = record(tmp_path / "p.png", photo(), [rectangle(0, 5, 0, 5)] * 3, [-1, 0, -1])
+    twice["annotations"][2]["id"] = twice["annotations"][0]["id"]
     return {
         "missing": ({**good, "file_name": str(tmp_path / "gone.png")}, "gone.png.*does not exist"),
         "no image": ({**good, "file_name": str(tmp_path / "text.png")}, "text.png"),
@@ -237,7 +239,7 @@ def broken_records(tmp_path):
             record(tmp_path / "mask.png", photo(), [np.ones((30, 20), bool)]),
             r"mask.png.*RLE has size \[30, 20\]",
         ),
-        "parent missing": (record(tmp_path / "p.png", photo(), [rectangle(0, 5, 0, 5)], [7]), "p.png.*parent 17"),
+        "ids that are ambiguous": (twice, "p.png.*two annotations have the id 10"),
     }
 
 

@@ -9,7 +9,7 @@ from detectron2.data import transforms as T
 from sohes_d2.data.augmentation import training_augmentations
 from sohes_d2.data.mask_warp import MaskWarp, sample_runs
 from sohes_d2.structures.masks import encode_masks, mask_boxes
-from sohes_d2.structures.rle_check import run_lengths
+from sohes_d2.structures.run_lengths import run_lengths
 
 
 def run_ends(rle):

@@ -11,10 +11,11 @@ from detectron2.data.build import build_detection_test_loader
 from detectron2.structures import BoxMode
 from torch.utils.data import Subset
 
-from sohes_d2.data.records import SEPARATOR, dump_line, image_record, write_label_file
+from sohes_d2.labels.writer import SEPARATOR, dump_line, image_record, write_label_file
 from sohes_d2.data.registration import DatasetMissingError, LabelDataset, load_entities, register_datasets
-from sohes_d2.data.shard_index import LabelFileError, is_label_file, remove_index, save_index, scan_label_file
-from sohes_d2.data.shards import IncompleteError, merge_shards, shard_name, write_folder_index
+from sohes_d2.errors import InputError
+from sohes_d2.labels.index import is_label_file, remove_index, save_index, scan_label_file
+from sohes_d2.labels.shards import IncompleteError, merge_shards, shard_name, write_folder_index
 from sohes_d2.structures.forest import Forest
 from sohes_d2.structures.masks import encode_masks
 
@@ -154,7 +155,7 @@ def test_what_is_missing_is_named(folder, register, tmp_path):
     try:
         with pytest.raises(DatasetMissingError, match="none"):
             DatasetCatalog.get("nothing_there")
-        with pytest.raises(LabelFileError, match="no shard"):
+        with pytest.raises(InputError, match="no shard"):
             DatasetCatalog.get("no_shards")
     finally:
         for name in ("nothing_there", "no_shards"):

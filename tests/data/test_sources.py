@@ -1,11 +1,14 @@
 """What `--images` may name, and the ids that follow from it."""
 
+import errno
 import json
 import os
 
 import pytest
 
+from sohes_d2.errors import InputError
 from sohes_d2.data.sources import SourceError, read_image_list
+from sohes_d2.structures.images import ImageReadError, read_image
 
 
 @pytest.fixture
@@ -44,6 +47,49 @@ def test_names_that_are_not_utf8(folder):
     images.describe()
 
 
+def test_a_folder_that_cannot_be_listed_is_named(folder, monkeypatch):
+    listed = os.scandir
+
+    def scandir(path):
+        if os.path.basename(path) == "a":
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setattr(os, "access", lambda path, mode: not path.endswith("/a/"))
+    images = read_image_list(str(folder))
+    assert images.file_names == ["a-b.webp", "a/", "b.jpg", "ä ö\n.jpg"]
+    with pytest.raises(ImageReadError) as caught:
+        read_image(images[1].path)
+    assert caught.value.reason == "no permission to list the folder"
+    with pytest.raises(SourceError, match="cannot be listed: Permission denied"):
+        read_image_list(str(folder / "a"))
+
+
+def test_whatever_has_the_suffix_of_a_photo_is_listed(tmp_path):
+    names = ["a.heic", "b.AVIF", "c.jxl", "d.dng", "e.jpg", "f.mpo", "g.jp2"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "dangling.png").symlink_to("none")
+    (tmp_path / "circle.png").symlink_to("circle.png")
+    expected = sorted([*names, "pipe.jpg", "dangling.png", "circle.png"])
+    assert read_image_list(str(tmp_path)).file_names == expected
+
+
+def test_a_list_may_come_from_a_pipe_that_has_a_writer(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SourceError, match="is empty"):
+        read_image_list(str(tmp_path / "pipe"))
+    reader, writer = os.pipe()
+    os.write(writer, b"a.jpg\nb.jpg\n")
+    os.close(writer)
+    assert read_image_list(f"/dev/fd/{reader}").file_names == ["a.jpg", "b.jpg"]
+    os.close(reader)
+    with pytest.raises(SourceError, match="socket or device"):
+        read_image_list("/dev/zero")
+
+
 def test_list(tmp_path, folder):
     path = tmp_path / "list.txt"
     path.write_bytes(b"\xef\xbb\xbfphotos/b.jpg\r\n\nphotos/a/2.PNG\n" + os.fsencode(folder) + b"/a/10.png")
@@ -68,11 +114,15 @@ def test_coco_keeps_ids_and_names(tmp_path):
 @pytest.mark.parametrize(
     "name, content, message",
     [
-        ("coco.json", '{"annotations": []}', "no COCO file"),
-        ("coco.json", "[", "no COCO file"),
+        ("coco.json", '{"annotations": []}', "not a COCO data set"),
+        ("coco.json", "[", "list of results"),
         ("coco.json", '{"images": []}', "empty"),
         ("coco.json", '{"images": [{"id": "a", "file_name": "x.jpg"}]}', "no whole number"),
-        ("coco.json", '{"images": [{"id": 1, "file_name": "x.jpg"}, {"id": 1, "file_name": "y.jpg"}]}', "id 1 twice"),
+        ("coco.json", '{"images": [{"id": 1, "file_name": "x.jpg"}, {"id": 1, "file_name": "y"}]}', "have the id 1"),
+        ("coco.json", '{"images": [{"id": 1, "file_name": "x.jpg"}, {"id": 2, "file_name": "./x.jpg"}]}', "both"),
+        ("coco.json", '{"images": [{"id": 922337203685477, "file_name": "x.jpg"}]}', "922337203685476"),
+        ("coco.json", '{"images": [{"id": -1, "file_name": "x.jpg"}]}', "no whole number"),
+        ("coco.json", '{"images": [{"id": 1, "file_name": 3}]}', "file_name"),
         ("list.txt", "\n", "empty"),
         ("list.txt", "a.jpg\na.jpg\n", "'a.jpg' twice"),
         ("list.txt", "\0", "not a text file"),
@@ -81,8 +131,15 @@ def test_coco_keeps_ids_and_names(tmp_path):
 )
 def test_unusable_sources_are_refused(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
-    with pytest.raises(SourceError, match=message):
+    with pytest.raises(InputError, match=message):
         read_image_list(str(tmp_path / name))
+
+
+def test_forms_of_coco_files_that_are_common(tmp_path):
+    records = [{"id": "3", "coco_url": "http://x/val2017/a.jpg"}, {"id": 4.0, "file_name": "b.jpg"}]
+    (tmp_path / "c.json").write_bytes(b"\xef\xbb\xbf" + json.dumps({"images": records}).encode())
+    images = read_image_list(str(tmp_path / "c.json"))
+    assert (images.image_ids, images.file_names) == ([3, 4], ["a.jpg", "b.jpg"])
 
 
 def test_missing_and_empty_folders_are_refused(tmp_path, folder):

@@ -8,6 +8,8 @@ from pycocotools import mask as mask_util
 
 from sohes_d2.data.mask_warp import sample_runs
 from sohes_d2.data.training_labels import read_labels
+from sohes_d2.errors import InputError
+from sohes_d2.labels.schema import Problems
 from sohes_d2.structures.masks import encode_masks, rle_to_json
 
 SIZE = (20, 30)
@@ -67,28 +69,47 @@ GOOD = compressed(rectangle(4, 11, 5, 25))
 
 
 @pytest.mark.parametrize(
-    ("annotation", "message"),
+    ("annotation", "reason"),
     [
-        ({"id": 1}, "annotation 1 has no `segmentation`"),
-        ({"id": 1, "segmentation": "mask"}, "not a COCO segmentation"),
-        ({"id": 1, "segmentation": []}, "empty list of polygons"),
-        ({"id": 1, "segmentation": [[1, 1, 5, 5]]}, "annotation 1 has a polygon"),  # pycocotools: a box
-        ({"id": 1, "segmentation": [[1, 1, 5, 5, 7, 2, 3]]}, "annotation 1 has a polygon"),
-        ({"id": 1, "segmentation": [[1, 1, 5, 5, 7, "x"]]}, "x"),
-        ({"id": 1, "segmentation": {**GOOD, "size": [30, 20]}}, r"size \[30, 20\], its image is \[20, 30\]"),
-        ({"id": 1, "segmentation": {**GOOD, "counts": GOOD["counts"][:-1]}}, "annotation 1"),
-        ({"id": 1, "segmentation": {**GOOD, "counts": "~~~"}}, "annotation 1 is damaged"),
-        ({"id": 1, "segmentation": {"size": list(SIZE), "counts": [5, 10]}}, "do not add up to 20 x 30"),
-        ({"id": 1, "segmentation": {"size": list(SIZE), "counts": [605, -5]}}, "annotation"),
-        ({"id": 1, "segmentation": {"size": list(SIZE), "counts": ["a"]}}, "'a'"),
-        ({"id": 1, "parent_id": 2, "segmentation": GOOD}, "names parent 2, which is not an annotation"),
-        ({"parent_id": 2, "segmentation": GOOD}, "annotation number 0 has no `id`"),
-        ({"id": 1, "parent_id": 1, "segmentation": GOOD}, "circle"),
+        ({"id": 1}, "no segmentation"),
+        ({"id": 1, "segmentation": []}, "no segmentation"),  # a box among masks
+        ({"id": 1, "segmentation": [[1, 1, 5, 5]]}, "polygon"),  # pycocotools: a box
+        ({"id": 1, "segmentation": {**GOOD, "size": [30, 20]}}, "size of the RLE"),
+        ({"id": 1, "segmentation": {**GOOD, "counts": GOOD["counts"][:-1]}}, "runs of the RLE"),
+        ({"id": 1, "segmentation": {"size": list(SIZE), "counts": ["a"]}}, "counts of the RLE"),
+        ({"id": [1], "segmentation": GOOD}, "wrong id"),
+        ({"id": 1, "segmentation": GOOD, "iscrowd": 5}, "wrong iscrowd"),
+        (3, "no annotation"),
     ],
 )
-def test_broken_annotations(annotation, message):
-    with pytest.raises(ValueError, match=message):
-        read_labels([annotation], SIZE)
+def test_a_broken_annotation_costs_itself_alone(annotation, reason):
+    problems = Problems()
+    labels = read_labels([annotation, {"id": 2, "segmentation": GOOD}], SIZE, problems=problems, where="a.jpg")
+    assert labels.areas.tolist() == [140]
+    assert problems.counts == {reason: 1} and problems.items[0].startswith("a.jpg")
+
+
+def test_children_of_a_broken_annotation_go_to_the_next_ancestor():
+    chain = [{"id": k, "parent_id": k - 1, "segmentation": GOOD} for k in (1, 2, 3)]
+    chain[1]["segmentation"] = [[1, 1, 5, 5]]
+    assert read_labels(chain, SIZE).ancestors.tolist() == [[False, True], [False, False]]
+
+
+@pytest.mark.parametrize(
+    ("parents", "reason"), [((5, 0), "missing parent"), ((2, 1), "circle of parents"), ((1, 0), "circle of parents")]
+)
+def test_broken_parents_leave_wholes(parents, reason):
+    problems = Problems()
+    annotations = [{"id": k + 1, "parent_id": p, "segmentation": GOOD} for k, p in enumerate(parents)]
+    assert not read_labels(annotations, SIZE, problems=problems).ancestors.any()
+    assert problems.counts == {reason: 1}
+
+
+def test_ids_that_are_ambiguous_are_refused_and_others_do_not_matter():
+    twice = [{"id": 1, "segmentation": GOOD}, {"id": 1, "segmentation": GOOD}]
+    assert read_labels(twice, SIZE).areas.tolist() == [140, 140]
+    with pytest.raises(InputError, match="two annotations have the id 1"):
+        read_labels([*twice, {"id": 2, "parent_id": 1, "segmentation": GOOD}], SIZE)
 
 
 def test_the_helper_for_uncompressed_counts_is_right():

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from sohes_d2 import add_sohes_config
 from sohes_d2.data.mapper import PseudoLabelDatasetMapper
-from sohes_d2.data.records import SEPARATOR, dump_line, image_record, write_label_file
+from sohes_d2.labels.writer import SEPARATOR, dump_line, image_record, write_label_file
 from sohes_d2.data.registration import register_datasets
 from sohes_d2.data.training_stream import (
     MAX_BROKEN_IN_A_ROW,

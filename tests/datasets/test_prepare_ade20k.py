@@ -76,7 +76,10 @@ def test_a_whole_without_pixels_leaves_its_parts_to_its_own_whole(load_script, f
         (lambda folder: (folder / "ADE_val_00000001.jpg").unlink(), "does not exist"),
         (lambda folder: photo(folder / "ADE_val_00000001.jpg", (9, 9)), "(9, 9)"),
         (lambda folder: (folder / "ADE_val_00000001.json").write_text("{}"), "not in the 2021 form"),
-        (lambda folder: (folder / "ADE_val_00000001" / "instance_006_ADE_val_00000001.png").unlink(), "No such file"),
+        (
+            lambda folder: (folder / "ADE_val_00000001" / "instance_006_ADE_val_00000001.png").unlink(),
+            "the file does not exist",
+        ),
     ],
 )
 def test_a_damaged_image_is_skipped_with_its_reason(load_script, full, read_labels, damage, reason):

@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from sohes_d2.engine.checkpoint import CheckpointError, SOHESCheckpointer, read_pickle
-from sohes_d2.weights import WeightsError
+from sohes_d2.engine.checkpoint import CheckpointError, SOHESCheckpointer
+from sohes_d2.errors import WeightsError
+from sohes_d2.weights import read_weights
 
 
 class Predictor(nn.Module):
@@ -77,7 +78,7 @@ def test_pickles_of_model_zoos(tmp_path, protocol, as_tensors):
 def test_arrays_of_older_numpy_are_found_under_their_old_names(tmp_path):
     old = pickle.dumps({"model": {"a": np.arange(3.0)}}, protocol=2).replace(b"numpy._core.", b"numpy.core.")
     (tmp_path / "w.pkl").write_bytes(old)
-    assert read_pickle(str(tmp_path / "w.pkl"))["model"]["a"].tolist() == [0, 1, 2]
+    assert read_weights(str(tmp_path / "w.pkl"))["model"]["a"].tolist() == [0, 1, 2]
 
 
 class Evil:
@@ -123,7 +124,7 @@ def test_files_that_are_no_checkpoint_are_named(tmp_path):
     with pytest.raises(WeightsError, match="truncated or damaged"):
         loaded(tmp_path / "w.pkl")
     (tmp_path / "list.pkl").write_bytes(pickle.dumps([1, 2]))
-    with pytest.raises(WeightsError, match="holds a list"):
+    with pytest.raises(CheckpointError, match="has no model"):
         loaded(tmp_path / "list.pkl")
 
 
@@ -147,6 +148,29 @@ def test_what_does_not_fit_is_said_and_the_rest_is_loaded(tmp_path, caplog):
     assert "not found in the checkpoint" in caplog.text
     assert "decoder_norm.bias" in caplog.text
     assert "static_query" in caplog.text
+
+
+def test_how_much_may_be_missing(tmp_path):
+    """Five of seven tensors of the head are of other sizes or missing; a part of which nothing is there may lack."""
+    published = weights(classes=80, queries=100)
+    del published["sem_seg_head.predictor.decoder_norm.bias"]
+    torch.save({"model": published}, tmp_path / "w.pth")
+
+    def load(max_unmatched, extra_part=False, **options):
+        model = Model()
+        if extra_part:
+            model.backbone = nn.Linear(2, 2)
+        SOHESCheckpointer(model, max_unmatched=max_unmatched, **options).load(str(tmp_path / "w.pth"))
+
+    unmatched = 4 / 5  # class_embed.weight and .bias, query_feat.weight, decoder_norm.bias of five
+    load(unmatched)
+    with pytest.raises(CheckpointError, match=r"4 of its 5 tensors.*MODEL.MAX_UNMATCHED allows 79%.*is \(81"):
+        load(unmatched - 0.01)
+    with pytest.raises(CheckpointError, match="6 of its 7 tensors"):
+        load(unmatched, extra_part=True)
+    load(unmatched, extra_part=True, parts_may_lack=True)
+    with pytest.raises(CheckpointError, match="4 of its 5 tensors are not in them:"):
+        load(0.0, extra_part=True, parts_may_lack=True)
 
 
 class Counter:

@@ -7,7 +7,8 @@ from detectron2.layers.batch_norm import NaiveSyncBatchNorm
 from tiny_training import TinyBackbone
 from torch import nn
 
-from sohes_d2.engine.config_file import ConfigError, load_config
+from sohes_d2.config_file import load_config
+from sohes_d2.errors import ConfigError
 from sohes_d2.engine.optimizer import GroupRules, build_optimizer, parameter_groups
 
 

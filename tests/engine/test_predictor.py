@@ -14,10 +14,10 @@ from sohes_d2.data.mapper import PseudoLabelDatasetMapper
 from sohes_d2.data.synthetic import generate_scene
 from sohes_d2.engine import SOHESPredictor
 from sohes_d2.engine.checkpoint import CheckpointError
-from sohes_d2.engine.config_file import ConfigError
+from sohes_d2.errors import ConfigError
 from sohes_d2.engine.predictor import _batches_of_one_size
 from sohes_d2.structures.images import ImageReadError
-from sohes_d2.weights import WeightsError
+from sohes_d2.errors import WeightsError
 
 
 def photo(k, size=(48, 64)):

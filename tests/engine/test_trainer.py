@@ -10,7 +10,7 @@ from detectron2.engine import HookBase
 from tiny_training import sohes_cfg, tiny_cfg
 
 from sohes_d2.engine.checkpoint import CheckpointError
-from sohes_d2.engine.config_file import ConfigError
+from sohes_d2.errors import ConfigError
 from sohes_d2.engine.hooks import annotated_forest
 from sohes_d2.engine.trainer import SOHESTrainer
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from sohes_d2.data.registration import register_coco_entities
 from sohes_d2.data.synthetic import generate_scene
-from sohes_d2.engine.config_file import load_config
+from sohes_d2.config_file import load_config
 
 SIZE = (64, 64)
 

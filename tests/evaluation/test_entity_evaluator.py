@@ -15,6 +15,7 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils import comm
 
 from sohes_d2.evaluation.entity_evaluator import EntityEvaluator
+from sohes_d2.errors import InputError
 from sohes_d2.evaluation.errors import EvaluationError
 from sohes_d2.evaluation.ground_truth import GroundTruth
 from sohes_d2.evaluation.predictions import read_predictions
@@ -191,7 +192,7 @@ def test_some_images_only(truth_file):
     evaluator.process([{"image_id": 11}], [instances(torch.from_numpy(MASKS))])
     assert evaluator.evaluate([11])["segm"]["AR@1000"] == pytest.approx(100)
     assert evaluator.evaluate([12])["segm"]["AR@1000"] == 0
-    with pytest.raises(EvaluationError, match="image 13 is not in"):
+    with pytest.raises(InputError, match="image 13 is not in"):
         evaluator.evaluate([13])
 
 

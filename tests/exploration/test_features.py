@@ -18,13 +18,21 @@ from sohes_d2.exploration.features import FEATURE_EXTRACTORS, ColorTextureExtrac
 from sohes_d2.exploration.features.cnn import CNNExtractor
 from sohes_d2.exploration.features.network import run_until, to_input
 from sohes_d2.exploration.features.vit import ViTExtractor, project
-from sohes_d2.weights import WeightsError
+from sohes_d2.errors import WeightsError
 
 
 def config(**features) -> CfgNode:
     cfg = CfgNode()
     cfg.MODEL = CfgNode({"DEVICE": "cpu"})
-    defaults = {"NAME": "auto", "WEIGHTS": "", "BLOCK": -1, "FACET": "key", "STRIDE": 8, "TOKEN_BUDGET": 48}
+    defaults = {
+        "NAME": "auto",
+        "WEIGHTS": "",
+        "BLOCK": -1,
+        "FACET": "key",
+        "POSITIONS": "auto",
+        "STRIDE": 8,
+        "TOKEN_BUDGET": 48,
+    }
     cfg.EXPLORATION = CfgNode({"FEATURES": CfgNode({**defaults, "DTYPE": "float32", **features})})
     cfg.freeze()
     return cfg

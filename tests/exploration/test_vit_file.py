@@ -24,7 +24,7 @@ from sohes_d2.exploration.features import (  # noqa: E402
 )
 from sohes_d2.exploration.features.vit import ViTExtractor  # noqa: E402
 from sohes_d2.exploration.features.vit_file import METADATA_KEY  # noqa: E402
-from sohes_d2.weights import WeightsError  # noqa: E402
+from sohes_d2.errors import WeightsError  # noqa: E402
 
 NAME = "vit_tiny_patch16_224"
 OPTIONS = {"patch_size": 8, "img_size": 32, "embed_dim": 24, "depth": 2, "num_heads": 2}
@@ -58,8 +58,15 @@ def test_other_files_are_refused_by_name(tmp_path):
     save_file({"a": torch.zeros(1)}, plain)
     with pytest.raises(WeightsError, match="header does not say.*EXPLORATION.FEATURES.NAME"):
         load_vit_file(plain)
-    with pytest.raises(WeightsError, match="no readable safetensors file"):
+    with pytest.raises(WeightsError, match="does not exist"):
         load_vit_file(str(tmp_path / "none.safetensors"))
+    (tmp_path / "cut.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{")
+    with pytest.raises(WeightsError, match="no readable safetensors file"):
+        load_vit_file(str(tmp_path / "cut.safetensors"))
+    for text in ("{", "[1]", '{"options": {}}', '{"name": 3}', '{"name": "a", "options": []}', "[" * 100_000):
+        save_file({"a": torch.zeros(1)}, plain, metadata={"sohes_d2": text})
+        with pytest.raises(WeightsError, match="the header's entry 'sohes_d2'"):
+            load_vit_file(plain)
 
 
 class Fixed(FeatureExtractor):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny_pretraining import write_photos
 
-from sohes_d2.evaluation.errors import EvaluationError
+from sohes_d2.errors import InputError
 from sohes_d2.exploration.features import ColorTextureExtractor
 from sohes_d2.pretraining.dense_check import DenseCheck, cells_of_segments, image_auc, pair_auc
 
@@ -103,5 +103,5 @@ def test_nothing_to_score_is_nan_and_a_bad_file_an_error(tmp_path):
     score = DenseCheck(str(json_file), str(images)).score(ColorTextureExtractor(token_budget=48))
     assert np.isnan(score.auc) and score.images == 0
     assert score.skipped == {"00.png": "no two segments with two cells"}
-    with pytest.raises(EvaluationError, match="check the path"):
+    with pytest.raises(InputError, match="check the path"):
         DenseCheck(str(tmp_path / "none.json"), str(images))

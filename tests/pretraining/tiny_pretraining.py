@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sohes_d2.engine.config_file import load_config
+from sohes_d2.config_file import load_config
 from sohes_d2.structures.masks import encode_masks, rle_to_json
 
 SIZE = (48, 64)

@@ -1,7 +1,9 @@
 """Reading images: Detectron2's frame, deep and transparent files kept visible, bad files named with the reason."""
 
 import io
+import os
 import pickle
+import socket
 import struct
 import zlib
 
@@ -10,7 +12,14 @@ import pytest
 from detectron2.data.detection_utils import read_image as detectron2_read_image
 from PIL import Image
 
-from sohes_d2.structures.images import ImageReadError, image_size, read_image
+from sohes_d2.errors import InputError
+from sohes_d2.structures.images import (
+    ImageReadError,
+    file_fingerprint,
+    image_size,
+    read_image,
+    set_max_image_pixels,
+)
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
 
@@ -131,14 +140,14 @@ def test_extreme_sizes(tmp_path, size):
     assert image_size(tmp_path / "image.png") == size
 
 
-def test_bad_files_are_named_with_reason_and_remedy(tmp_path, monkeypatch):
+def test_bad_files_are_named_with_reason_and_remedy(tmp_path):
     Image.fromarray(RGB).save(tmp_path / "good.png")
     good = (tmp_path / "good.png").read_bytes()
     file = io.BytesIO()
     Image.fromarray(np.tile(RGB, (40, 40, 1))).save(file, "JPEG")
     cases = {
         "empty.jpg": (b"", "the file is empty"),
-        "text.jpg": (b"no image at all", "not an image"),
+        "text.jpg": (b"no image at all", "no image in a raster format"),
         "cut.jpg": (file.getvalue()[: len(file.getvalue()) // 2], "truncated"),
         "cut.png": (good[:-30], ""),
         "head.png": (good[:20], ""),
@@ -154,9 +163,134 @@ def test_bad_files_are_named_with_reason_and_remedy(tmp_path, monkeypatch):
     with pytest.raises(ImageReadError, match="does not exist"):
         read_image(tmp_path / "missing.png")
     (tmp_path / "folder.png").mkdir()
-    with pytest.raises(ImageReadError, match="directory"):
+    with pytest.raises(ImageReadError, match="a folder, not a file"):
         image_size(tmp_path / "folder.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+
+
+def png_header(width, height):
+    """A png of a size that only its header has."""
+    file = io.BytesIO()
+    Image.fromarray(RGB).save(file, "PNG")
+    data = bytearray(file.getvalue())
+    data[16:24] = struct.pack(">II", width, height)
+    data[29:33] = struct.pack(">I", zlib.crc32(bytes(data[12:29])))
+    return bytes(data)
+
+
+@pytest.mark.parametrize("size", [(13000, 13000), (2, 64_000_001), (2**31 - 1, 2**31 - 1)])
+def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path, monkeypatch, size):
+    (tmp_path / "bomb.png").write_bytes(png_header(*size))
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", lambda self: pytest.fail("decoded"))
     for function in (read_image, image_size):
-        with pytest.raises(ImageReadError, match="more than 20 pixels.*bomb"):
-            function(tmp_path / "good.png")
+        with pytest.raises(ImageReadError, match=r"128000000 pixels \(INPUT.MAX_IMAGE_PIXELS\)"):
+            function(tmp_path / "bomb.png")
+
+
+def test_the_limit_can_be_set(tmp_path, monkeypatch):
+    Image.fromarray(RGB).save(tmp_path / "good.png")
+    (tmp_path / "large.png").write_bytes(png_header(20000, 20000))
+    monkeypatch.setenv("SOHES_MAX_IMAGE_PIXELS", "34")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30)
+    with pytest.raises(ImageReadError, match="7 x 5 pixels are more than the limit of 34"):
+        read_image(tmp_path / "good.png")
+    set_max_image_pixels(35)
+    assert read_image(tmp_path / "good.png").shape == (5, 7, 3)
+    set_max_image_pixels(400_000_000)
+    assert image_size(tmp_path / "large.png") == (20000, 20000)
+    with pytest.raises(ValueError, match="at least 1"):
+        set_max_image_pixels(0)
+    monkeypatch.setenv("SOHES_MAX_IMAGE_PIXELS", "many")
+    with pytest.raises(InputError, match="is 'many'"):
+        read_image(tmp_path / "good.png")
+
+
+def test_a_file_too_large_for_the_limit_is_not_read(tmp_path):
+    with open(tmp_path / "sparse.webp", "wb") as file:
+        file.write(b"RIFF\0\0\0\0WEBPVP8 ")
+        file.truncate(2 << 30)
+    with pytest.raises(ImageReadError, match="2147 MB, which is more than the limit"):
+        read_image(tmp_path / "sparse.webp")
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n", "a PostScript file"),
+        (b"%PDF-1.7\n", "a PDF"),
+        (b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>', "an SVG drawing"),
+        (b"\n<!DOCTYPE html><html></html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "a HEIC file, which is not read; pip install pillow-heif"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "a JPEG XL file, which is not read; pip install pillow-jxl-plugin"),
+        (b"\xff\x0a\xfa\x1f", "a JPEG XL file"),
+        (b"8BPS\0\x01", "a Photoshop file"),
+    ],
+)
+def test_other_kinds_of_files_are_named(tmp_path, monkeypatch, data, reason):
+    monkeypatch.setattr("subprocess.Popen", lambda *a, **k: pytest.fail("a program was started"))
+    (tmp_path / "photo.jpg").write_bytes(data)
+    for function in (read_image, image_size):
+        with pytest.raises(ImageReadError) as caught:
+            function(tmp_path / "photo.jpg")
+        assert reason in caught.value.reason
+
+
+def test_raw_files_are_not_read_as_their_thumbnails(tmp_path):
+    Image.fromarray(RGB).save(tmp_path / "raw.tif")
+    (tmp_path / "raw.tif").rename(tmp_path / "raw.NEF")
+    with pytest.raises(ImageReadError, match="a camera's raw file"):
+        read_image(tmp_path / "raw.NEF")
+
+
+def test_what_is_no_regular_file_is_not_opened(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a socket's path must be short
+    os.mkfifo(tmp_path / "fifo.jpg")
+    (tmp_path / "device.jpg").symlink_to("/dev/zero")
+    server = socket.socket(socket.AF_UNIX)
+    server.bind("s.jpg")
+    (tmp_path / "circle.jpg").symlink_to(tmp_path / "circle.jpg")
+    (tmp_path / "dangling.jpg").symlink_to(tmp_path / "none")
+    cases = {
+        "fifo.jpg": "no regular file",
+        "device.jpg": "no regular file",
+        "s.jpg": "no regular file",
+        "circle.jpg": "symbolic links",
+        "dangling.jpg": "a link to a file that does not exist",
+        f"{'x' * 300}.jpg": "too long",
+        "nul\0.jpg": "null byte",
+    }
+    for name, reason in cases.items():
+        for function in (read_image, image_size):
+            with pytest.raises(ImageReadError, match=reason):
+                function(f"{tmp_path}/{name}")
+    server.close()
+
+
+def test_jpeg_of_thousands_of_scans_is_refused(tmp_path):
+    file = io.BytesIO()
+    Image.fromarray(RGB).save(file, "JPEG", progressive=True)
+    data = file.getvalue()
+    (tmp_path / "good.jpg").write_bytes(data)
+    assert read_image(tmp_path / "good.jpg").shape == (5, 7, 3)
+    last = data.rindex(b"\xff\xda")
+    (tmp_path / "scans.jpg").write_bytes(data[:last] + data[last:-2] * 600 + data[-2:])
+    with pytest.raises(ImageReadError, match="60[0-9] scans"):
+        read_image(tmp_path / "scans.jpg")
+
+
+def test_names_of_any_bytes(tmp_path):
+    for name in (b"new\nline.png", b"caf\xe9.png", b"\xf0\x9f\x93\xb7.png"):
+        path = os.fsdecode(os.path.join(os.fsencode(tmp_path), name))
+        Image.fromarray(RGB).save(path)
+        np.testing.assert_array_equal(read_image(path), RGB)
+
+
+def test_fingerprint_tells_a_replaced_file(tmp_path):
+    path = tmp_path / "photo.png"
+    assert file_fingerprint(path) is None
+    Image.fromarray(RGB).save(path)
+    os.utime(path, ns=(1, 1))
+    before = file_fingerprint(path)
+    assert before == file_fingerprint(path) == (path.stat().st_size, 1)
+    os.utime(path, ns=(2, 2))
+    assert file_fingerprint(path) != before

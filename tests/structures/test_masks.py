@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,9 +18,11 @@ from sohes_d2.structures.masks import (
     encode_window,
     iou_matrix,
     mask_areas,
+    MaskError,
     mask_boxes,
     rle_from_coco,
     rle_to_json,
+    union_area,
 )
 
 
@@ -108,3 +112,85 @@ def test_coco_segmentations_of_every_kind():
         rle_from_coco([], (6, 8))
     with pytest.raises(ValueError, match="not a COCO segmentation"):
         rle_from_coco("abc", (6, 8))
+
+
+SQUARE = [2, 3, 12, 3, 12, 13, 2, 13]
+POINTS = [[2, 3], [12, 3], [12, 13], [2, 13]]
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [[SQUARE], SQUARE, POINTS, [POINTS], [tuple(SQUARE)], [np.array(SQUARE)], [[float(v) for v in SQUARE]]],
+    ids=["flat lists", "one flat list", "points", "lists of points", "tuple", "array", "floats"],
+)
+def test_all_common_forms_of_polygons_are_read(segmentation):
+    mask = np.zeros((20, 30), bool)
+    mask[3:13, 2:12] = True
+    assert rle_from_coco(segmentation, (20, 30)) == encode_masks([mask])[0]
+
+
+def test_numbers_of_an_rle_may_be_floats_that_are_whole():
+    rle = rle_from_coco({"size": [4.0, 5], "counts": [3.0, 2, 15]}, (4, 5))
+    assert mask_areas([rle]).tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "reason"),
+    [
+        (None, "no segmentation"),
+        ("mask", "no segmentation"),
+        ([], "no segmentation"),
+        ({"size": [20, 30]}, "no segmentation"),
+        ([[]], "polygon"),
+        ([None], "polygon"),
+        ([SQUARE, [1, 1, 5, 5]], "polygon"),  # pycocotools: no mask
+        ([[1, 1, 5, 5], SQUARE], "polygon"),  # pycocotools: boxes
+        ([[*SQUARE, 7]], "polygon"),
+        ([[1, 1, 5, 5, 7, "x"]], "polygon"),
+        ([[1, 1, 5, 5, 7, True]], "polygon"),
+        ([[1, 1, 5, 5, 7, None]], "polygon"),
+        ([[[1, 1], [5, 5], [7]]], "polygon"),
+        ([[1, 1, 5, 5, 7, float("nan")]], "polygon far outside"),
+        ([[1, 1, 5, 5, 7, float("inf")]], "polygon far outside"),
+        ([[1, 1, 5, 5, 7, 10**400]], "polygon far outside"),
+        ([[1, 1, 5, 5, 7, -61]], "polygon far outside"),
+        ([[v for k in range(200_000) for v in (k % 2 * 30, 0)]], "outline"),
+        ([[0, 1] * 15] * 20, "table of 0 and 1"),
+        ([[False, True] * 15] * 20, "table of 0 and 1"),
+        ([[0, 1] * 20] * 3, "table of 0 and 1"),
+        ({"size": [30, 20], "counts": [600]}, "size of the RLE"),
+        ({"size": "20x30", "counts": [600]}, "size of the RLE"),
+        ({"size": [20, 30, 3], "counts": [600]}, "size of the RLE"),
+        ({"size": [20, 30], "counts": [600.5]}, "counts of the RLE"),
+        ({"size": [20, 30], "counts": ["600"]}, "counts of the RLE"),
+        ({"size": [20, 30], "counts": [10**400]}, "counts of the RLE"),
+        ({"size": [20, 30], "counts": {"a": 1}}, "counts of the RLE"),
+        ({"size": [20, 30], "counts": [605, -5]}, "runs of the RLE"),
+        ({"size": [20, 30], "counts": [2**52, 2**52]}, "runs of the RLE"),
+        ({"size": [20, 30], "counts": []}, "runs of the RLE"),
+        ({"size": [20, 30], "counts": "\ud83d"}, "runs of the RLE"),
+    ],
+)
+def test_what_pycocotools_must_not_see(segmentation, reason):
+    with pytest.raises(MaskError) as error:
+        rle_from_coco(segmentation, (20, 30))
+    assert error.value.reason == reason
+
+
+@pytest.mark.parametrize("size", [(0, 5), (5, -1), (1 << 15, 1 << 15)])
+def test_sizes_that_no_image_has(size):
+    with pytest.raises(MaskError, match="no size"):
+        rle_from_coco([SQUARE], size)
+
+
+def test_union_of_masks():
+    masks = np.zeros((2, 6, 7), bool)
+    masks[0, :3] = masks[1, 2:4] = True
+    assert union_area(encode_masks(masks)) == 28 and union_area([]) == 0
+
+
+def test_pycocotools_is_imported_in_one_module():
+    root = Path(__file__).parents[2]
+    files = [path for folder in ("sohes_d2", "tools", "datasets") for path in (root / folder).rglob("*.py")]
+    pattern = re.compile(r"^\s*(from|import) pycocotools", re.MULTILINE)
+    assert [path.name for path in files if pattern.search(path.read_text())] == ["masks.py"]

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from sohes_d2.data.shard_index import index_path, load_index, scan_label_file
-from sohes_d2.data.shards import ShardedDataset, merge_shards, shard_name
+from sohes_d2.labels.index import index_path, load_index, scan_label_file
+from sohes_d2.labels.shards import ShardedDataset, merge_shards, shard_name
 from sohes_d2.structures.forest import Forest
 
 SPEC = importlib.util.spec_from_file_location(

@@ -12,8 +12,8 @@ from detectron2.modeling import build_model
 from PIL import Image
 
 from sohes_d2.data.inputs import read_inputs
-from sohes_d2.data.shard_index import is_label_file
-from sohes_d2.data.shards import ShardedDataset
+from sohes_d2.labels.index import is_label_file
+from sohes_d2.labels.shards import ShardedDataset
 from sohes_d2.data.sources import SourceError
 from sohes_d2.data.synthetic import generate_scene
 from sohes_d2.engine import demo

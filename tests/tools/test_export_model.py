@@ -19,7 +19,7 @@ from tiny_training import write_scenes  # noqa: E402
 
 from sohes_d2.data.registration import register_coco_entities  # noqa: E402
 from sohes_d2.engine.checkpoint import SOHESCheckpointer  # noqa: E402
-from sohes_d2.engine.config_file import load_config  # noqa: E402
+from sohes_d2.config_file import load_config  # noqa: E402
 from sohes_d2.engine.trainer import SOHESTrainer  # noqa: E402
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sohes_d2.data.label_statistics import AREA_BINS, LabelsError, inspect_labels
-from sohes_d2.data.records import SEPARATOR, dump_line, image_record, write_label_file
+from sohes_d2.errors import InputError
+from sohes_d2.labels.statistics import AREA_BINS, inspect_labels
+from sohes_d2.labels.writer import SEPARATOR, dump_line, image_record, write_label_file
 from sohes_d2.structures.forest import Forest
 from sohes_d2.structures.masks import encode_masks
 from sohes_d2.visualization.label_plots import plot_label_statistics
@@ -73,7 +74,7 @@ def labels(request, tmp_path):
 
 def test_counts_of_any_kind_of_file(labels):
     found = inspect_labels(str(labels), outstanding=2)
-    assert (found.images, found.masks, found.broken, found.has_hierarchy) == (3, 5, 0, True)
+    assert (found.images, found.masks, len(found.problems), found.has_hierarchy) == (3, 5, 0, True)
     assert found.masks_per_image.tolist() == [3, 0, 2] and found.deepest.tolist() == [2, -1, 0]
     assert found.coverage.tolist() == [0.5, 0.0, 0.375]
     assert dict(found.depth) == {0: 3, 1: 1, 2: 1}
@@ -152,8 +153,8 @@ def test_broken_masks_are_counted_and_the_rest_goes_on(tool, tmp_path, capsys):
     assert said.out.startswith("2 images, 6 masks\n")
     for k in range(len(broken)):
         assert f"a.jpg, annotation {50 + k}: " in said.err
-    assert "1 masks name a parent that is not there" in said.err and "run in a circle" in said.err
-    assert "are no size" in said.err and "10 problems, listed above" in said.err
+    assert "names the parent 4711" in said.err and "run in a circle" in said.err
+    assert "no usable height and width" in said.err and "10 records cannot be used as they are" in said.err
     assert "\x1b" not in said.err
 
 
@@ -165,13 +166,13 @@ def test_what_is_no_labels_is_explained(tool, tmp_path, capsys):
     messages = {
         "list.json": "is a list of results",
         "cut.json": "cut off",
-        "other.json": "has no `images`",
-        "text.json": "expected",
+        "other.json": "no list 'images'",
+        "text.json": "is not json",
         "empty": "no shard_",
         "none": "does not exist",
     }
     for name, message in messages.items():
-        with pytest.raises(LabelsError, match=message):
+        with pytest.raises(InputError, match=message):
             inspect_labels(str(tmp_path / name))
         assert tool.main(["--labels", str(tmp_path / name)]) == 2
         assert "inspect_labels: " in capsys.readouterr().err

@@ -91,13 +91,13 @@ def test_broken_masks_give_code_3(files, capsys):
     (files / "odd.json").write_text(json.dumps(content))
     assert run(files, labels="odd.json") == 3
     captured = capsys.readouterr()
-    assert "mask 11 is left out" in captured.err and "1 problems, reasons above" in captured.err
-    assert "1 annotations of" in captured.out and "belong to no image" in captured.out
+    assert "annotation 11: counts" in captured.err and "1 problems, reasons above" in captured.err
+    assert "1 records cannot be used as they are (1 x no such image)" in captured.err
 
 
 @pytest.mark.parametrize(
     "content, message",
-    [("{", "is not json"), ("[]", "list of results"), ('{"images": 3}', "no COCO file")],
+    [("{", "is not json"), ("[]", "list of results"), ('{"images": 3}', "is not a list")],
 )
 def test_files_that_cannot_be_used_give_code_2(files, capsys, content, message):
     (files / "odd.json").write_text(content)
@@ -112,10 +112,14 @@ def test_files_that_cannot_be_used_give_code_2(files, capsys, content, message):
         (("--max-side", 10), "images", "--max-side must be at least 64"),
         (("--max-images", -1), "images", "must be positive, or 0 for all"),
         ((), "nowhere", "is not a folder"),
-        (("--output", "."), "images", "is a folder; give the name of the page"),
     ],
 )
 def test_arguments_that_cannot_be_used_give_code_2(files, capsys, more, images, message):
     with pytest.raises(SystemExit) as stop:
         run(files, *more, images=images)
     assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_an_output_in_whose_place_a_folder_is_gives_code_2(files, capsys):
+    assert run(files, "--output", ".") == 2
+    assert "is a folder; name a file" in capsys.readouterr().err

@@ -8,6 +8,7 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from ...exploration.labeler import PseudoLabeler
+from ...structures.images import set_max_image_pixels
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class CfgLabelerFactory:
 
     def __call__(self, with_extractor: bool) -> PseudoLabeler:
         """A labeler, without its extractor and the weights of it where only the CPU steps are wanted."""
+        set_max_image_pixels(self.cfg.INPUT.MAX_IMAGE_PIXELS)
         if with_extractor:
             return PseudoLabeler.from_cfg(self.cfg)
         return PseudoLabeler.from_cfg(self.cfg, extractor=None)

@@ -6,8 +6,8 @@ import glob
 import json
 import os
 
-from ...data.records import write_json
-from ...data.shards import list_shards, merge_shards, read_skipped, shard_name
+from ...labels.writer import write_json
+from ...labels.shards import list_shards, merge_shards, read_skipped, shard_name
 from .run import RunReport
 from .run_folder import UsageError
 from .summary import label_statistics
@@ -24,7 +24,7 @@ def join_folder(folder: str, output: str, allow_incomplete: bool = False, overwr
 
     Raises:
         UsageError: the output exists, or has a name that it must not have.
-        IncompleteError, LabelFileError: see `merge_shards`.
+        InputError, CorruptFileError: see `merge_shards`.
     """
     if not output.lower().endswith(".json"):
         raise UsageError(f"the output {output!r} must end in .json")

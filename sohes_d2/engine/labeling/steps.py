@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import torch
 
-from ...data.records import dump_line, image_record
+from ...labels.writer import dump_line, image_record
 from ...data.sources import ID_STRIDE, MAX_MASKS_PER_IMAGE, ImageItem
 from ...structures.images import ImageReadError, read_image
 from .units import WorkUnit

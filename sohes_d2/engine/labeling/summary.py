@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...data.shard_index import ShardIndex
+from ...labels.index import ShardIndex
 from .steps import STAGES
 
 _PACKAGES = (

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from ...data.shards import MAX_IMAGES_PER_SHARD
+from ...labels.shards import MAX_IMAGES_PER_SHARD
 from ...data.sources import ImageItem, ImageList
 from ...structures.images import ImageReadError, image_size
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...weights import TORCHVISION_PREFIX, WeightsError, load_weights
+from ...errors import WeightsError
+from ...weights import TORCHVISION_PREFIX, load_weights
 from .base import DEFAULT_TOKEN_BUDGET, FeatureExtractor, check_images
 from .network import check_dtype, freeze, precision, run_until, to_input
 

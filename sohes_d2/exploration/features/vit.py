@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...weights import WeightsError, load_weights
+from ...errors import WeightsError
+from ...weights import load_weights
+from ...weights.layouts import resampling_of, use_official_resampling
 from .base import DEFAULT_TOKEN_BUDGET, FeatureExtractor, check_images
 from .network import check_dtype, freeze, precision, run_until, to_input
 
@@ -35,6 +37,7 @@ class ViTExtractor(FeatureExtractor):
         block: which block, negative from the end.
         facet: "key", "query", "value" or "token".
         token_budget: most patches per image.
+        positions: how the position embedding follows an image's grid, of `sohes_d2.weights.layouts.RESAMPLINGS`.
         dtype: "float32", "bfloat16" or "float16" (GPU only) for the network; the features are float32.
         device: where the network runs.
 
@@ -52,6 +55,7 @@ class ViTExtractor(FeatureExtractor):
         block: int = -1,
         facet: str = "key",
         token_budget: int = DEFAULT_TOKEN_BUDGET,
+        positions: str = "auto",
         dtype: str = "float32",
         device: str | torch.device = "cpu",
     ):
@@ -66,6 +70,9 @@ class ViTExtractor(FeatureExtractor):
             raise ValueError(
                 f"{name!r} takes only inputs of one size: choose a plain ViT (timm.list_models('vit_*'))."
             ) from error
+        self.positions = resampling_of(name, positions)
+        if self.positions == "official":
+            use_official_resampling(model)
         self.block = _block_index(model, block, name)
         self.dims = model.embed_dim if facet == "token" else _facet_dims(model.blocks[self.block], facet, name)
         self.report = load_weights(model, weights or f"hub:{name}")
@@ -89,6 +96,7 @@ class ViTExtractor(FeatureExtractor):
             "block": features.BLOCK,
             "facet": features.FACET,
             "token_budget": features.TOKEN_BUDGET or DEFAULT_TOKEN_BUDGET,
+            "positions": features.POSITIONS,
             "dtype": features.DTYPE,
             "device": cfg.MODEL.DEVICE,
         }
@@ -117,6 +125,7 @@ class ViTExtractor(FeatureExtractor):
             "patch": self.cell,
             "dims": self.dims,
             "token_budget": self.token_budget,
+            "positions": self.positions,
             "dtype": str(self.dtype).replace("torch.", ""),
         }
 

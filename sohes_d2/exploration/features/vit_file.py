@@ -6,8 +6,8 @@ import json
 import os
 from typing import Any
 
-from ...model_zoo import BACKBONE, local_path
-from ...weights import WeightsError
+from ...errors import WeightsError
+from ...weights import BACKBONE, local_path, safetensors_metadata
 from .base import FEATURE_EXTRACTORS, FeatureExtractor
 
 METADATA_KEY = "sohes_d2"  # in the header of the safetensors file: json with "name" and "options"
@@ -25,20 +25,22 @@ def read_architecture(path: str) -> dict[str, Any]:
     Raises:
         WeightsError: not such a file.
     """
-    from safetensors import SafetensorError, safe_open
-
     path = os.path.expanduser(local_path(path))
-    try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(METADATA_KEY)
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"Weights {path!r}: no readable safetensors file ({error}).") from error
+    text = safetensors_metadata(path).get(METADATA_KEY)
     if text is None:
         raise WeightsError(
             f"Weights {path!r}: the header does not say which architecture it holds, as files of "
             "tools/pretrain_backbone.py do. Name it: EXPLORATION.FEATURES.NAME with a ViT of timm."
         )
-    return json.loads(text)
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"Weights {path!r}: the header's entry {METADATA_KEY!r} is no json ({error}).") from error
+    types = {"name": str, "options": dict, "facet": str}
+    wrong = not isinstance(found, dict) or "name" not in found
+    if wrong or any(key in found and not isinstance(found[key], kind) for key, kind in types.items()):
+        raise WeightsError(f"Weights {path!r}: the header's entry {METADATA_KEY!r} does not name an architecture.")
+    return found
 
 
 def load_vit_file(path: str, **settings: Any) -> FeatureExtractor:
@@ -55,7 +57,8 @@ def load_vit_file(path: str, **settings: Any) -> FeatureExtractor:
 
     path = path or BACKBONE
     found = read_architecture(path)
-    settings = {"facet": found.get("facet", "token"), **settings}
+    # pretraining resamples positions in timm's way, whichever weights the name promises
+    settings = {"facet": found.get("facet", "token"), "positions": "timm", **settings}
     return ViTExtractor(found["name"], options=found.get("options"), weights=path, **settings)
 
 

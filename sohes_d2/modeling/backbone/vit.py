@@ -11,7 +11,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...weights import LoadReport, WeightsError, load_weights
+from ...errors import WeightsError
+from ...weights import LoadReport, load_weights
+from ...weights.layouts import resampling_of, use_official_resampling
 from . import recompute
 
 TOKEN_STRIDES = (8, 16, 32)
@@ -41,6 +43,7 @@ class ViT(nn.Module):
         *,
         options: Mapping[str, Any] | None = None,
         token_stride: int = 0,
+        positions: str = "auto",
         drop_path: float = 0.0,
         gradient_checkpointing: bool = False,
         freeze: bool = False,
@@ -51,6 +54,7 @@ class ViT(nn.Module):
             options: more arguments of ``timm.create_model``, e.g. ``{"depth": 4, "embed_dim": 192, "num_heads": 3}``.
             token_stride: 8, 16 or 32; 0 for the patch size if it is one of these, else 16. The image is resized by
                 patch size / token stride for the trunk, so that an 8-px ViT at stride 16 sees it at half size.
+            positions: how positions are resampled to an image's grid, of `sohes_d2.weights.layouts.RESAMPLINGS`.
             drop_path: probability that the last block is skipped in training, rising linearly from 0 in the first.
             gradient_checkpointing: recompute blocks in the backward pass.
             freeze: no gradient for the trunk's parameters, and no drop path.
@@ -61,6 +65,11 @@ class ViT(nn.Module):
         super().__init__()
         self.name = name
         self.trunk = _create_trunk(name, options or {}, drop_path)
+        try:
+            if resampling_of(name, positions) == "official":
+                use_official_resampling(self.trunk)
+        except ValueError as error:
+            raise ValueError(f"MODEL.VIT.POSITIONS: {error}") from error
         self.dim: int = self.trunk.embed_dim
         self.depth = len(self.trunk.blocks)
         self.num_prefix_tokens: int = self.trunk.num_prefix_tokens
@@ -107,7 +116,7 @@ class ViT(nn.Module):
         if list(images.shape[-2:]) != size:
             images = F.interpolate(images, size=size, mode="bicubic", antialias=True)
         trunk = self.trunk
-        # timm's own: it knows where each variant adds its positions, and resamples them to the grid.
+        # timm's own, or the official one: it knows where each variant adds its positions, and resamples them.
         return trunk.norm_pre(trunk._pos_embed(trunk.patch_embed(images)))
 
     def run_blocks(self, tokens: Tensor, start: int, stop: int) -> Tensor:

@@ -108,6 +108,7 @@ class ViTAdapter(Backbone):
             node.NAME,
             options=dict(node.OPTIONS),
             token_stride=node.TOKEN_STRIDE,
+            positions=node.POSITIONS,
             drop_path=node.DROP_PATH,
             gradient_checkpointing=node.GRADIENT_CHECKPOINTING,
             freeze=node.FREEZE,

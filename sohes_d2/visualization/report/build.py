@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+from ...labels.schema import ImageRecord
 from ...structures.images import ImageReadError, image_size
 from .forests import ImageForest, image_forest
 from .label_file import LabelFile, ReportError, named_apart
@@ -15,9 +16,6 @@ from .matching import MATCH_IOU, match_images, match_masks
 from .packing import embed_json, pack_forest
 from .page import data_element, page_parts
 from .photos import PhotoError, check_shape, pack_photo, photo_path, read_photo, shown_size
-
-# More pixels than this no label file has; a size from a broken file must not ask for all the memory.
-MAX_PIXELS = 1 << 29
 
 
 @dataclass(frozen=True)
@@ -207,17 +205,14 @@ def _unusable(file: LabelFile, image_id: Any, size: tuple[int, int]) -> str | No
     """Why a file's labels of an image cannot be shown: "" if it has none, None if they can."""
     if image_id is None:
         return ""
-    other_size = _record_size(file.images.get(image_id, {}))
+    other_size = _record_size(file.images.get(image_id))
     if other_size is not None and other_size != size:
         return f"{file.name} has the image at {other_size[0]} x {other_size[1]} instead of {size[0]} x {size[1]}"
     return None
 
 
-def _record_size(record: dict[str, Any]) -> tuple[int, int] | None:
-    height, width = record.get("height"), record.get("width")
-    if all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in (height, width)):
-        return (height, width) if height * width <= MAX_PIXELS else None
-    return None
+def _record_size(record: ImageRecord | None) -> tuple[int, int] | None:
+    return (record["height"], record["width"]) if record and "height" in record else None
 
 
 def _file_size(folder: Path, record: dict[str, Any]) -> tuple[int, int] | None:

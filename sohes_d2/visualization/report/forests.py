@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from ...structures.forest import NO_PARENT, Forest, ForestError
-from ...structures.masks import RLE, encode_window, mask_areas, rle_from_coco
-from ...structures.rle_check import check_rle
+from ...labels.forests import link, read_masks
+from ...labels.schema import Problems, RecordError
+from ...structures.forest import Forest, ForestError
+from ...structures.masks import mask_areas
 from ..colors import canonical_order
 from .label_file import LabelFile
 
@@ -53,100 +52,38 @@ def image_forest(
         score_threshold: masks of lower score are left out; None takes all.
         max_masks: at most so many of the best scores are taken; 0 takes all.
     """
-    everything = file.of(image_id)
-    annotations = [a for a in everything if not a.get("iscrowd")]
-    problems: list[str] = []
-    masks = [_mask(a, size, problems) for a in annotations]
-    scores = [_score(a, problems) for a in annotations]
-    keep = np.array([m is not None for m in masks], bool)
+    annotations = file.of(image_id)
+    problems = Problems()
+    masks = read_masks(annotations, size, problems, "")
+    for k, mask in enumerate(masks):
+        if mask is not None and not mask_areas([mask])[0]:
+            masks[k] = None
+            problems.add(f"annotation {annotations[k]['id']}", RecordError("the mask is empty", "empty mask"))
+    by_coverage = not file.has_hierarchy
+    try:
+        everything = link(annotations, masks, size, problems, "")
+    except ForestError as error:
+        error = RecordError(f"{error}; the hierarchy is read off the masks instead", "circle of parents")
+        problems.add("parents", error)
+        everything = link([{**a, "parent_id": 0} for a in annotations], masks, size, Problems(), "")
+        by_coverage = True
+    scores = everything.scores
+    crowds = np.array([bool(a["iscrowd"]) for a in annotations], bool)
+    keep = np.array([mask is not None for mask in masks], bool) & ~crowds
     if score_threshold is not None:
-        keep &= np.array(scores) >= score_threshold
+        keep &= scores >= score_threshold
     if max_masks and keep.sum() > max_masks:
         best = np.argsort(-np.where(keep, scores, -np.inf), kind="stable")[:max_masks]
         keep = np.isin(np.arange(len(keep)), best)
-    by_coverage = not file.has_hierarchy
-    forest = None
-    if not by_coverage:
-        empty = encode_window(np.zeros((0, 0), bool), (0, 0), size)  # only the links of left-out masks are read
-        try:
-            parents = _parents(annotations, everything, problems)
-            forest = Forest([m or empty for m in masks], parents, size, scores).subset(keep)
-        except ForestError as error:
-            problems.append(f"{error}; the hierarchy is read off the masks instead")
-            by_coverage = True
     kept = np.flatnonzero(keep)
-    if forest is None:
-        chosen = [masks[k] for k in kept]
-        forest = Forest.from_masks(chosen, size, THETA_COVER, scores=[scores[k] for k in kept])
+    forest = everything.subset(keep)
+    if by_coverage:
+        forest = Forest.from_masks(forest.masks, size, THETA_COVER, scores=forest.scores)
     order = canonical_order(forest, range(len(forest)))
     return ImageForest(
         forest.subset(np.array(order, np.int64)),
         [annotations[kept[k]] for k in order],
-        problems,
-        len(everything) - len(annotations),
+        list(problems),
+        int(crowds.sum()),
         by_coverage,
     )
-
-
-def _mask(annotation: dict[str, Any], size: tuple[int, int], problems: list[str]) -> RLE | None:
-    segmentation = annotation.get("segmentation")
-    try:
-        if isinstance(segmentation, list):
-            _check_polygons(segmentation, size)
-        elif isinstance(segmentation, dict) and isinstance(segmentation.get("counts"), list):
-            _check_plain_counts(segmentation["counts"], size)
-        rle = rle_from_coco(segmentation, size)
-        if not isinstance(segmentation, list):
-            check_rle(rle)
-        if not mask_areas([rle])[0]:
-            raise ValueError("the mask is empty")
-    except Exception as error:  # pycocotools raises plain exceptions and nearly anything else on malformed input
-        problems.append(f"mask {annotation.get('id', 'without id')!r} is left out: {error}")
-        return None
-    return rle
-
-
-def _check_polygons(polygons: Sequence[Any], size: tuple[int, int]) -> None:
-    # pycocotools draws whatever it is given, at a cost of memory that grows with the coordinates.
-    reach = 2 * max(size)
-    for polygon in polygons:
-        values = np.asarray(polygon, np.float64)
-        if values.ndim != 1 or len(values) < 6 or len(values) % 2:
-            raise ValueError("a polygon must be a flat list of at least three x, y pairs")
-        if not (np.abs(values) <= reach).all():
-            raise ValueError("a polygon lies far outside its image")
-
-
-def _check_plain_counts(counts: Sequence[Any], size: tuple[int, int]) -> None:
-    runs = np.asarray(counts, np.int64)
-    if runs.sum() != size[0] * size[1] or (runs < 0).any():
-        raise ValueError(f"the runs of the RLE do not add up to the {size[0]} x {size[1]} pixels of its image")
-
-
-def _score(annotation: dict[str, Any], problems: list[str]) -> float:
-    score = annotation.get("score", 1.0)
-    if isinstance(score, bool) or not isinstance(score, (int, float)) or not math.isfinite(score):
-        problems.append(f"mask {annotation.get('id', 'without id')!r} has the score {score!r}; taken as 0")
-        return 0.0
-    return float(score)
-
-
-def _parents(annotations: list[dict[str, Any]], everything: list[dict[str, Any]], problems: list[str]) -> list[int]:
-    """Index of each annotation's parent. A crowd region as parent counts as none."""
-    index: dict[Any, int] = {}
-    for k, annotation in enumerate(annotations):
-        key = annotation.get("id")
-        if not isinstance(key, (int, str)) or key in index:
-            raise ForestError(f"two masks have the id {key!r}" if key in index else "a mask has no id")
-        index[key] = k
-    crowds = {a.get("id") for a in everything if a.get("iscrowd") and isinstance(a.get("id"), (int, str))}
-    parents = []
-    for annotation in annotations:
-        parent_id = annotation.get("parent_id") or 0
-        known = isinstance(parent_id, (int, str)) and parent_id in index
-        if parent_id and not known and not (isinstance(parent_id, (int, str)) and parent_id in crowds):
-            problems.append(
-                f"mask {annotation['id']!r} names the parent {parent_id!r}, which its image lacks; shown as a whole"
-            )
-        parents.append(index[parent_id] if parent_id and known else NO_PARENT)
-    return parents

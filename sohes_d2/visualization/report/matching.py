@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ...structures.image_names import RepeatedNameError, match_by_name
+from ...labels.matching import RepeatedNameError, match_by_name
 from ...structures.masks import RLE, iou_matrix
 from .label_file import LabelFile
 
@@ -38,7 +38,7 @@ def match_images(file: LabelFile, other: LabelFile) -> dict[Any, Any]:
     such as a list of results, do equal ids mean the same image: every tool counts its images from 1.
     """
     if other.is_result_list:
-        return {image_id: image_id if image_id in other.annotations else None for image_id in file.images}
+        return {image_id: image_id if image_id in other.by_image else None for image_id in file.images}
     if not (_names(file) and _names(other)):
         return {image_id: image_id if image_id in other.images else None for image_id in file.images}
     try:

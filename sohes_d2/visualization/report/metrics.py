@@ -6,7 +6,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from .label_file import ReportError, read_json
+from ...labels.writer import read_json
+from .label_file import ReportError
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from sohes_d2.modeling.backbone import ViT
-from sohes_d2.weights import WeightsError
+from sohes_d2.errors import WeightsError
 
 SMALL = {"embed_dim": 24, "depth": 3, "num_heads": 2}
 DINO8 = "vit_small_patch8_224.dino"
@@ -22,7 +22,7 @@ def build(name: str, side: int = 64, **options) -> ViT:
     torch.manual_seed(0)
     own = {
         key: options.pop(key)
-        for key in ("token_stride", "drop_path", "gradient_checkpointing", "freeze")
+        for key in ("token_stride", "drop_path", "gradient_checkpointing", "freeze", "positions")
         if key in options
     }
     return ViT(name, options={**SMALL, "img_size": side, **options}, **own)
@@ -54,7 +54,7 @@ def all_tokens(vit: ViT, images: torch.Tensor) -> torch.Tensor:
 )
 @pytest.mark.parametrize("grid", [(4, 4), (4, 6)])
 def test_tokens_are_those_of_timm(name, patch, prefix, options, grid):
-    vit = build(name, side=4 * patch, **options).eval()
+    vit = build(name, side=4 * patch, positions="timm", **options).eval()
     assert (vit.patch_size, vit.num_prefix_tokens, vit.dim, vit.depth) == (patch, prefix, 24, 3)
     assert not any(key.startswith(("norm.", "fc_norm", "head", "attn_pool")) for key in vit.trunk.state_dict())
     twin = timm_twin(vit, side=4 * patch, **options)
@@ -65,6 +65,20 @@ def test_tokens_are_those_of_timm(name, patch, prefix, options, grid):
     resized = F.interpolate(images, size=(grid[0] * patch, grid[1] * patch), mode="bicubic", antialias=True)
     expected = twin.forward_features(resized)
     torch.testing.assert_close(twin.norm(tokens), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_positions_of_dino_are_resampled_in_the_official_way_unless_told_otherwise():
+    images = torch.randn(1, 3, 32, 48)
+    official, timms = build(DINO8, side=64), build(DINO8, side=64, positions="timm")
+    assert (official.embed(images) - timms.embed(images)).abs().max() > 1e-3
+    own = torch.randn(1, 3, 64, 64)
+    assert torch.equal(official.embed(own), timms.embed(own))
+    assert torch.equal(
+        build(DINOV2_REG, side=56).embed(images[..., :32]),
+        build(DINOV2_REG, side=56, positions="timm").embed(images[..., :32]),
+    )
+    with pytest.raises(ValueError, match="MODEL.VIT.POSITIONS: POSITIONS 'x' is not one of"):
+        build(DINO8, positions="x")
 
 
 def test_position_embedding_is_unchanged_on_its_own_grid():

@@ -1,10 +1,8 @@
-"""Is a compressed RLE sound? pycocotools reads a broken one without complaint and may read past its end."""
+"""Run lengths of a mask, decoded and checked: pycocotools reads broken ones without complaint and past their end."""
 
 from __future__ import annotations
 
 import numpy as np
-
-from .masks import RLE
 
 # One character carries 6 bits: 5 of the value, and whether the value goes on in the next character.
 _MORE, _SIGN = 0x20, 0x10
@@ -25,7 +23,7 @@ def run_lengths(counts: bytes | str) -> np.ndarray:
     Raises:
         ValueError: a character that the format does not have, or a last value that is cut off.
     """
-    raw = counts.encode("utf-8") if isinstance(counts, str) else bytes(counts)
+    raw = counts.encode("utf-8", "replace") if isinstance(counts, str) else bytes(counts)
     codes = np.frombuffer(raw, np.uint8).astype(np.int64) - 48
     if not len(codes):
         return np.zeros(0, np.int64)
@@ -49,15 +47,35 @@ def run_lengths(counts: bytes | str) -> np.ndarray:
     return values
 
 
-def check_rle(rle: RLE) -> None:
-    """Verify that the runs of a compressed RLE tile its image exactly.
+def check_runs(runs: np.ndarray, image_size: tuple[int, int]) -> None:
+    """Verify that run lengths tile an image exactly.
+
+    Args:
+        runs: (K,) int64.
+        image_size: (H, W) in pixels.
 
     Raises:
         ValueError: with the reason.
     """
-    height, width = rle["size"]
-    runs = run_lengths(rle["counts"])
+    height, width = image_size
+    if len(runs) > height * width + 1:
+        raise ValueError(f"the RLE has {len(runs)} runs, more than the pixels of its image, {height} x {width}")
     if len(runs) and runs.min() < 0:
         raise ValueError("a run of the RLE has a negative length")
-    if runs.sum() != height * width:
-        raise ValueError(f"the runs of the RLE add up to {runs.sum()} pixels, its size says {height} x {width}")
+    # a run at a time first: the sum of damaged ones may not fit 64 bits
+    total = runs.sum() if not len(runs) or runs.max() <= height * width else runs.max()
+    if total != height * width:
+        raise ValueError(f"the runs of the RLE add up to {total} pixels, its image has {height} x {width}")
+
+
+def merge_empty_runs(runs: np.ndarray) -> np.ndarray:
+    """The same mask without runs of length 0, but for the first one of a mask that begins inside.
+
+    Args:
+        runs: (K,) int64, outside and inside by turns.
+    """
+    pixels = runs.sum()
+    # where inside and outside change; two changes in one place are none
+    places, times = np.unique(np.cumsum(runs)[:-1], return_counts=True)
+    places = places[(times % 2 == 1) & (places < pixels)]
+    return np.diff(np.concatenate([[0], places, [pixels]]))

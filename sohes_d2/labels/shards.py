@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import zlib
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -12,17 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from .records import SECTIONS, copy_range, write_json, write_label_file
-from .shard_index import (
+from ..errors import CorruptFileError, InputError
+from .index import (
     IMAGE_DTYPE,
-    LabelFileError,
     ShardIndex,
+    check_label_file,
     join_indices,
     load_index,
     read_info,
     remove_index,
     save_index,
 )
+from .scanner import CHECKSUM
+from .writer import SECTIONS, copy_range, read_checked_json, read_json, write_checked_json, write_label_file
 
 MAX_IMAGES_PER_SHARD = 1000
 RUN_FILE = "run.json"
@@ -32,7 +35,7 @@ _SHARD = re.compile(r"shard_(\d{5,})\.json")
 _OPEN_FILES = 64
 
 
-class IncompleteError(RuntimeError):
+class IncompleteError(InputError):
     """Shards of a folder are missing; the message names them."""
 
 
@@ -51,8 +54,14 @@ def expected_shards(folder: str) -> int | None:
     for name in (RUN_FILE, INDEX_FILE):
         path = os.path.join(folder, name)
         if os.path.exists(path):
-            with open(path, encoding="utf-8") as file:
-                return json.load(file)["layout"]["shards"]
+            try:
+                value = read_json(path)
+                value = read_checked_json(path) if CHECKSUM in value else value  # older versions wrote none
+                return int(value["layout"]["shards"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise CorruptFileError(
+                    f"{path!r} does not tell how many shards the folder has; delete it, and run with --resume"
+                ) from error
     return None
 
 
@@ -83,7 +92,7 @@ def write_folder_index(folder: str, layout: dict[str, Any], writer: str = "") ->
             )
         complete = len(numbers) == layout["shards"]
         value = {"complete": complete, "layout": layout, "shards": shards}
-        write_json(os.path.join(folder, INDEX_FILE), value, writer)
+        write_checked_json(os.path.join(folder, INDEX_FILE), value, writer)
 
 
 class ShardedDataset(Sequence):
@@ -106,7 +115,8 @@ class ShardedDataset(Sequence):
 
         Raises:
             IncompleteError: shards are missing, and ``allow_incomplete`` is off.
-            LabelFileError: no shard at all, or a damaged one.
+            InputError: no shard at all.
+            CorruptFileError: a damaged shard.
         """
         self.folder = folder
         if os.path.isfile(folder):
@@ -129,17 +139,12 @@ class ShardedDataset(Sequence):
         shard = bisect_right(self._starts, index) - 1
         image = self._read(shard, int(row["image_offset"]), int(row["image_length"]))
         annotations = self._read(shard, int(row["annotations_offset"]), int(row["annotations_length"]))
-        try:
-            record = {"image": json.loads(image), "annotations": json.loads(b"[" + annotations + b"]")}
-            ids = {record["image"]["id"], *(annotation["image_id"] for annotation in record["annotations"])}
-            if ids == {int(row["image_id"])}:
-                return record
-        except (ValueError, KeyError, TypeError):
-            pass  # what lies there is no record of an image
-        raise LabelFileError(
-            f"{self._paths[shard]!r} does not have image {row['image_id']} where its index says; if the file was "
-            "changed while it was open, open it again, otherwise delete the .index.npz beside it"
-        )
+        if zlib.crc32(annotations, zlib.crc32(image)) != row["crc32"]:
+            raise CorruptFileError(
+                f"{self._paths[shard]!r} is damaged: the records of image {row['image_id']} are not those that were "
+                "written there; if the file was changed while it was open, open it again, otherwise make it again"
+            )
+        return {"image": json.loads(image), "annotations": json.loads(b"[" + annotations + b"]")}
 
     def find(self, image_id: int) -> int:
         """Position of an image.
@@ -162,7 +167,7 @@ class ShardedDataset(Sequence):
                 os.close(self._files.popitem(last=False)[1])
         data = os.pread(self._files[shard], length, offset)
         if len(data) != length:
-            raise LabelFileError(
+            raise CorruptFileError(
                 f"{self._paths[shard]!r} is shorter than its index says; delete the .index.npz beside it"
             )
         return data
@@ -195,18 +200,21 @@ def merge_shards(folder: str, output: str, allow_incomplete: bool = False) -> li
 
     Raises:
         IncompleteError: shards are missing.
-        LabelFileError: no shard at all, a damaged one, shards of different runs, or an image in two of them.
+        InputError: no shard at all, shards of different runs, or an image in two of them.
+        CorruptFileError: a damaged shard.
     """
     paths, indices = _open_shards(folder, allow_incomplete)
+    for path in paths:
+        check_label_file(path)
     info = read_info(paths[0])
     for path in paths[1:]:
         if read_info(path) != info:
-            raise LabelFileError(
+            raise InputError(
                 f"{path!r} comes from another configuration than {paths[0]!r}; keep one run per folder"
             )
     ids = np.concatenate([index.rows["image_id"] for index in indices])
     if len(np.unique(ids)) < len(ids):
-        raise LabelFileError(f"two shards of {folder!r} have an image in common; keep one run per folder")
+        raise InputError(f"two shards of {folder!r} have an image in common; keep one run per folder")
 
     def blocks(section: int) -> Iterator[Iterator[bytes]]:
         for path, index in zip(paths, indices):
@@ -229,10 +237,10 @@ def read_skipped(label_file: str) -> list[dict[str, Any]]:
 
 def _open_shards(folder: str, allow_incomplete: bool) -> tuple[list[str], list[ShardIndex]]:
     if not os.path.isdir(folder):
-        raise LabelFileError(f"{folder!r} is not a folder of shards")
+        raise InputError(f"{folder!r} is not a folder of shards")
     numbers = list_shards(folder)
     if not numbers:
-        raise LabelFileError(f"no shard_*.json in {folder!r}; make labels with tools/generate_pseudo_labels.py first")
+        raise InputError(f"no shard_*.json in {folder!r}; make labels with tools/generate_pseudo_labels.py first")
     missing = missing_shards(folder)
     if missing and not allow_incomplete:
         names = ", ".join(shard_name(number) for number in missing[:10]) + (", ..." if len(missing) > 10 else "")

@@ -14,10 +14,12 @@ without parsing:
     ],
     "annotations":[
     ...
-    ]}
+    ],
+    "crc32":1234567890}
 
-`skipped` names the images of the input that have no labels, and why. The annotations of one image are adjacent and
-in the order of the images. Nothing in it depends on time or machine: the same images and configuration give the
+`crc32` is the CRC32 of all bytes before that key, so that a bit that flipped on a disk or on the way is noticed.
+`skipped` names the images of the input that have no labels, and why. The annotations of one image are adjacent and in
+the order of the images. Nothing in it depends on time or machine: the same images and configuration give the
 same bytes.
 """
 
@@ -25,8 +27,12 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
+
+from ..errors import CorruptFileError, InputError
+from .scanner import CHECKSUM
 
 CATEGORIES = [{"id": 1, "name": "entity", "supercategory": "entity"}]
 SECTIONS = ("skipped", "images", "annotations")
@@ -73,21 +79,37 @@ def write_label_file(
     """
     ranges = []
     with atomic_writer(path) as file:
-        file.write(b'{"info":' + dump_line(info) + SEPARATOR)
-        file.write(b'"categories":' + dump_line(CATEGORIES))
+        out = _Summed(file)
+        out.write(b'{"info":' + dump_line(info) + SEPARATOR)
+        out.write(b'"categories":' + dump_line(CATEGORIES))
         for name in SECTIONS:
-            file.write(SEPARATOR + b'"%s":[\n' % name.encode())
-            start = file.tell()
+            out.write(SEPARATOR + b'"%s":[\n' % name.encode())
+            start = out.length
             first = True
             for block in sections[name]:
                 if not first:
-                    file.write(SEPARATOR)
-                file.writelines(block)
+                    out.write(SEPARATOR)
+                for chunk in block:
+                    out.write(chunk)
                 first = False
-            ranges.append((start, file.tell() - start))
-            file.write(b"]" if first else b"\n]")
-        file.write(b"}\n")
+            ranges.append((start, out.length - start))
+            out.write(b"]" if first else b"\n]")
+        out.write(SEPARATOR)
+        file.write(b'"%s":%d}\n' % (CHECKSUM.encode(), out.checksum))
     return ranges
+
+
+class _Summed:
+    """Writes to a file and keeps the length and the CRC32 of what it wrote."""
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+        self.length = self.checksum = 0
+
+    def write(self, data: bytes) -> None:
+        self._file.write(data)
+        self.length += len(data)
+        self.checksum = zlib.crc32(data, self.checksum)
 
 
 class atomic_writer:
@@ -133,6 +155,45 @@ def write_json(path: str, value: Any, writer: str = "") -> None:
     """Write an indented json file atomically; keys keep their order. ``writer`` as in `atomic_writer`."""
     with atomic_writer(path, writer) as file:
         file.write(json.dumps(value, indent=1, allow_nan=False).encode("ascii") + b"\n")
+
+
+def write_checked_json(path: str, value: Mapping[str, Any], writer: str = "") -> None:
+    """`write_json` of an object with a checksum of its content as one more key; `read_checked_json` reads it."""
+    write_json(path, {**value, CHECKSUM: zlib.crc32(_canonical(value))}, writer)
+
+
+def read_checked_json(path: str) -> dict[str, Any]:
+    """What `write_checked_json` wrote.
+
+    Raises:
+        CorruptFileError: another checksum, or no json object.
+        InputError: it cannot be read.
+    """
+    value = read_json(path)
+    checksum = value.pop(CHECKSUM, None) if isinstance(value, dict) else None
+    if checksum != zlib.crc32(_canonical(value)):
+        raise CorruptFileError(f"{path!r} is damaged: its checksum is not that of its content")
+    return value
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii")
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """The content of a small json file that is none of labels, such as metrics.
+
+    Raises:
+        InputError: it cannot be read.
+        CorruptFileError: it is not json.
+    """
+    try:
+        with open(path, "rb") as file:
+            return json.loads(file.read().decode("utf-8-sig"))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}; check the path") from error
+    except (ValueError, RecursionError) as error:
+        raise CorruptFileError(f"{path} is not json ({str(error):.100}); is it all of the file?") from error
 
 
 def copy_range(path: str, offset: int, length: int, chunk: int = 1 << 20) -> Iterator[bytes]:

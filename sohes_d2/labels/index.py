@@ -6,7 +6,6 @@ import json
 import math
 import os
 import re
-import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Sequence
@@ -15,10 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from .records import SECTIONS, SEPARATOR, atomic_writer
+from ..errors import CorruptFileError
+from .scanner import CHECKSUM
+from .writer import SECTIONS, SEPARATOR, atomic_writer
 
 # One row per image. Lengths leave out the separators; annotations of an image are one range, their records joined
-# by ",\n".
+# by ",\n". The checksum is of the image record and this range.
 IMAGE_DTYPE = np.dtype(
     [
         ("image_id", "<i8"),
@@ -29,6 +30,7 @@ IMAGE_DTYPE = np.dtype(
         ("count", "<i4"),
         ("height", "<i4"),
         ("width", "<i4"),
+        ("crc32", "<u4"),
     ]
 )
 
@@ -37,6 +39,8 @@ COCO_SIZES = (("small", 32**2), ("medium", 96**2), ("large", math.inf))
 # Sizes by the share of the image, which do not depend on its resolution.
 RELATIVE_SIZES = (("<0.1%", 0.001), ("0.1-1%", 0.01), ("1-10%", 0.1), (">=10%", math.inf))
 
+_CHECKSUM_LINE = re.compile(rb'"%s":(\d{1,10})\}\n?' % CHECKSUM.encode())
+_CHUNK = 1 << 20
 _CHECKED_BYTES = 4096  # at either end of a label file, see `_checksum`
 
 _HEAD = b'{"info":{'
@@ -45,10 +49,6 @@ _SECOND_LINE = b'"categories":[{"id":1,"name":"entity"'
 _IMAGE_ID = re.compile(rb'"image_id":(\d+)')
 _AREA = re.compile(rb'"area":(\d+)')
 _DEPTH = re.compile(rb'"depth":(\d+)')
-
-
-class LabelFileError(ValueError):
-    """A label file that is damaged or not laid out as `sohes_d2.data.records` says."""
 
 
 @dataclass
@@ -80,7 +80,7 @@ def load_index(label_file: str) -> ShardIndex:
     It is stale where the file has another length, or begins or ends otherwise, than when the index was saved.
 
     Raises:
-        LabelFileError: the label file itself is damaged.
+        CorruptFileError: the label file itself is damaged.
     """
     size = os.stat(label_file).st_size
     try:
@@ -91,7 +91,7 @@ def load_index(label_file: str) -> ShardIndex:
             checksum = int(arrays["checksum"])
         if index.file_bytes == size and index.rows.dtype == IMAGE_DTYPE and checksum == _checksum(label_file, size):
             return index
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+    except Exception:  # numpy and zipfile raise nearly anything on damaged bytes
         pass  # the index is only a short cut: what it says is read off the file below
     return scan_label_file(label_file)
 
@@ -155,7 +155,7 @@ def read_info(label_file: str) -> dict[str, Any]:
     """The `info` of a label file, which stands on its first line.
 
     Raises:
-        LabelFileError: the file does not begin as our label files do.
+        CorruptFileError: the file does not begin as our label files do.
     """
     with open(label_file, "rb") as file:
         line = file.readline()
@@ -164,7 +164,7 @@ def read_info(label_file: str) -> dict[str, Any]:
             raise ValueError("no line break after `info`")
         return json.loads(line[:-2] + b"}")["info"]
     except (ValueError, KeyError, TypeError) as error:
-        raise LabelFileError(f"{label_file!r} is not a label file of this project: {error}") from error
+        raise CorruptFileError(f"{label_file!r} is not a label file of this project: {error}") from error
 
 
 def is_label_file(path: str) -> bool:
@@ -180,23 +180,64 @@ def is_label_file(path: str) -> bool:
         return file.read(len(_SECOND_LINE)) == _SECOND_LINE
 
 
+def check_label_file(label_file: str) -> None:
+    """Compare the checksum at the end of a label file, which files of older versions lack, with its bytes.
+
+    Raises:
+        CorruptFileError: they differ, or the file is cut off.
+        OSError: it cannot be read.
+    """
+    with open(label_file, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 64))
+        tail = file.read()
+        last = tail[tail.rstrip(b"\n").rfind(b"\n") + 1 :]
+        found = _CHECKSUM_LINE.fullmatch(last)
+        if found is None:
+            if last.rstrip(b"\n") == b"]}":  # of an older version
+                return
+            raise _cut_off(label_file)
+        file.seek(0)
+        checksum, left = 0, size - len(last)
+        while left > 0:
+            data = file.read(min(_CHUNK, left))
+            if not data:
+                raise _cut_off(label_file)
+            checksum, left = zlib.crc32(data, checksum), left - len(data)
+    if checksum != int(found.group(1)):
+        raise _damaged(label_file, checksum, int(found.group(1)))
+
+
+def _cut_off(label_file: str) -> CorruptFileError:
+    return CorruptFileError(f"{label_file!r} is cut off; delete it and make it again with --resume")
+
+
+def _damaged(label_file: str, checksum: int, written: int) -> CorruptFileError:
+    return CorruptFileError(
+        f"{label_file!r} is damaged: its checksum is {checksum}, it was written with {written}; delete it and make it "
+        "again with --resume"
+    )
+
+
 def scan_label_file(label_file: str) -> ShardIndex:
     """Read the index off a label file, line by line.
 
     Raises:
-        LabelFileError: the file is cut off or laid out otherwise.
+        CorruptFileError: the file is cut off, damaged or laid out otherwise.
     """
     scan = _Scan()
     with open(label_file, "rb") as file:
         for number, line in enumerate(file, start=1):
             try:
                 scan.line(line)
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise LabelFileError(
-                    f"{label_file!r}, line {number} is not as our label files have it: {error!r}"
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+                raise CorruptFileError(
+                    f"{label_file!r}, line {number} is not as our label files have it: {error!r:.120}"
                 ) from error
     if not scan.ended:
-        raise LabelFileError(f"{label_file!r} is cut off; delete it and make it again with --resume")
+        raise _cut_off(label_file)
+    if scan.written not in (None, scan.checksum):
+        raise _damaged(label_file, scan.checksum, scan.written)
     return scan.index()
 
 
@@ -206,28 +247,42 @@ class _Scan:
     def __init__(self) -> None:
         self.offset = 0
         self.section = -1  # index in SECTIONS; -1 before the first
-        self.ended = False
+        self.ended = self._closed = False
+        self.checksum = 0  # of the lines before the one that tells it
+        self.written: int | None = None  # what that line tells
         self._sections = np.zeros((len(SECTIONS), 2), np.int64)
         self._rows: list[tuple[int, ...]] = []
+        self._checksums: list[int] = []
         self._row_of: dict[int, int] = {}
         self._ranges: dict[int, list[int]] = {}  # row -> [offset, end, count] of its annotations
         self._counts = Counter()
         self._depth, self._size, self._relative = Counter(), Counter(), Counter()
 
     def line(self, line: bytes) -> None:
+        if self.ended:
+            raise ValueError("the file goes on after its end")
         body = line.rstrip(b"\n").rstrip(b",")
-        if body.startswith(b'"') and body.endswith(b'":['):
+        if body == b"]" or body == b"]}":
+            self._closed = True
+            self.ended = self.section == len(SECTIONS) - 1 and body == b"]}"
+        elif found := _CHECKSUM_LINE.fullmatch(line):
+            self.written, self.ended = int(found.group(1)), self._closed and self.section == len(SECTIONS) - 1
+            self.offset += len(line)
+            return
+        elif body.startswith(b'"') and body.endswith(b'":['):
             self.section += 1
             if self.section == len(SECTIONS) or body != b'"%s":[' % SECTIONS[self.section].encode():
                 raise ValueError(f"section {body[:40]!r} is out of order")
             self._sections[self.section] = self.offset + len(line), 0
-        elif body.startswith(b"]"):
-            self.ended = self.section == len(SECTIONS) - 1 and body == b"]}"
+            self._closed = False
         elif self.section >= 0:
+            if self._closed:
+                raise ValueError("a record outside the sections")
             end = self.offset + len(body)
             self._sections[self.section, 1] = end - self._sections[self.section, 0]
             getattr(self, "_" + SECTIONS[self.section])(body, end)
         self.offset += len(line)
+        self.checksum = zlib.crc32(line, self.checksum)
 
     def _skipped(self, body: bytes, end: int) -> None:
         self._counts["skipped"] += 1
@@ -238,12 +293,15 @@ class _Scan:
             raise ValueError(f"image id {record['id']} stands twice")
         self._row_of[record["id"]] = len(self._rows)
         self._rows.append((record["id"], self.offset, len(body), record["height"], record["width"]))
+        self._checksums.append(zlib.crc32(body))
 
     def _annotations(self, body: bytes, end: int) -> None:
         row = self._row_of[int(_IMAGE_ID.search(body).group(1))]
         if self._ranges and row < next(reversed(self._ranges)):
             raise ValueError("annotations are not in the order of the images")
         found = self._ranges.setdefault(row, [self.offset, end, 0])
+        separated = SEPARATOR + body if found[2] else body
+        self._checksums[row] = zlib.crc32(separated, self._checksums[row])
         found[1] = end
         found[2] += 1
         area = int(_AREA.search(body).group(1))
@@ -256,7 +314,8 @@ class _Scan:
         rows = np.zeros(len(self._rows), IMAGE_DTYPE)
         for row, (image_id, offset, length, height, width) in enumerate(self._rows):
             start, stop, count = self._ranges.get(row, (0, 0, 0))
-            rows[row] = (image_id, offset, length, start, stop - start, count, height, width)
+            checksum = self._checksums[row]
+            rows[row] = (image_id, offset, length, start, stop - start, count, height, width, checksum)
         stats = {
             "annotations": self._counts["annotations"],
             "skipped": self._counts["skipped"],

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sohes_d2.structures.image_names import RepeatedNameError, last_part, match_by_name
+from sohes_d2.labels.matching import RepeatedNameError, last_part, match_by_name
 
 
 def test_full_names_unless_their_last_parts_find_more():

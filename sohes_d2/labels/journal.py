@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Iterator, Sequence
 
-from .records import SEPARATOR
+from ..errors import InputError
+from .writer import SEPARATOR
 
 try:
     import fcntl
@@ -16,9 +18,10 @@ except ImportError:  # not a posix system: two runs into one folder are then not
 # Between records of one line. A raw tab is white space to json and never stands inside a json string.
 _TAB = b",\t"
 _COMMIT = b'{"commit":'
+_CHECKSUM_BYTES = 10  # of a line's end: a tab, the CRC32 of what precedes it as 8 hexadecimal digits, a line break
 
 
-class JournalBusyError(RuntimeError):
+class JournalBusyError(InputError):
     """Another process is writing the same shard."""
 
 
@@ -26,13 +29,14 @@ class ShardJournal:
     """The finished images of one shard in progress.
 
     One line per image: a json array of its image record and its annotations, or of its `skipped` record alone. The
-    images of a work unit are written and flushed to disk together, followed by a commit line. Opening the file
-    again keeps whole units only: everything behind the last commit line is cut off, so a unit is either there or is
-    done again.
+    images of a work unit are written and flushed to disk together, followed by a commit line. Every line ends with a
+    checksum. Opening the file again keeps whole and sound units only: everything behind the last commit line is cut
+    off, and a unit with a damaged line is passed over, so a unit is either there or is done again.
 
     Attributes:
         path: the journal.
         done: ids of the images in it.
+        damaged: how many lines were damaged when it was opened.
     """
 
     def __init__(self, path: str):
@@ -44,6 +48,7 @@ class ShardJournal:
         self.path = path
         self._where: dict[int, tuple[int, int]] = {}
         self._skipped: set[int] = set()
+        self.damaged = 0
         self._file = open(path, "a+b")
         self._lock()
         self._file.truncate(self._recover())
@@ -65,10 +70,10 @@ class ShardJournal:
         places = {}
         data = bytearray()
         for image_id, skipped, lines in results:
-            line = b"[" + _TAB.join(lines) + b"]\n"
+            line = b"[" + _TAB.join(lines) + b"]"
             places[image_id] = (offset + len(data), len(line), skipped)
-            data += line
-        data += _COMMIT + b"%d}\n" % unit
+            data += _with_checksum(line)
+        data += _with_checksum(_COMMIT + b'%d,"images":%d}' % (unit, len(results)))
         self._file.write(data)
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -103,13 +108,12 @@ class ShardJournal:
     def _lines(self, image_id: int) -> list[bytes]:
         offset, length = self._where[image_id]
         data = os.pread(self._file.fileno(), length, offset)
-        return data[1:-2].split(_TAB)
+        return data[1:-1].split(_TAB)
 
     def _remember(self, places: dict[int, tuple[int, int, bool]]) -> None:
         for image_id, (offset, length, skipped) in places.items():
             self._where[image_id] = (offset, length)
-            if skipped:
-                self._skipped.add(image_id)
+            (self._skipped.add if skipped else self._skipped.discard)(image_id)
 
     def _lock(self) -> None:
         if fcntl is None:
@@ -130,17 +134,27 @@ class ShardJournal:
         committed = offset = 0
         places: dict[int, tuple[int, int, bool]] = {}
         for line in self._file:
-            if not line.endswith(b"\n"):
-                break
-            if line.startswith(_COMMIT):
-                self._remember(places)
+            start, offset = offset, offset + len(line)
+            body = _without_checksum(line)
+            if body is None:
+                self.damaged += line.endswith(b"\n")  # else a line that a kill cut off
+            elif body.startswith(_COMMIT):
+                # fewer or more: a line of this unit, or the commit line of the one before it, is damaged
+                if json.loads(body)["images"] == len(places):
+                    self._remember(places)
                 places = {}
-                committed = offset + len(line)
+                committed = offset
             else:
-                try:
-                    first = json.loads(line[1:-2].split(_TAB, 1)[0])
-                except ValueError:
-                    break  # blocks that never reached the disk read as zeros after a power cut
-                places[first["id"]] = (offset, len(line), "reason" in first)
-            offset += len(line)
+                first = json.loads(body[1:-1].split(_TAB, 1)[0])
+                places[first["id"]] = (start, len(body), "reason" in first)
         return committed
+
+
+def _with_checksum(line: bytes) -> bytes:
+    return b"%s\t%08x\n" % (line, zlib.crc32(line))
+
+
+def _without_checksum(line: bytes) -> bytes | None:
+    """The line as it was given to `_with_checksum`; None if it is damaged or cut off."""
+    body = line[:-_CHECKSUM_BYTES]
+    return body if body and line == _with_checksum(body) else None

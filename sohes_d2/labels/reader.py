@@ -1,0 +1,335 @@
+"""Label files of every origin: COCO documents, lists of results, and our own, as images with their annotations.
+
+`read_label_file` takes a file into memory; `LabelStream` leaves the annotations of a large one on disk. Both give the
+records of `schema`, and both refuse what would make numbers wrong: ids that are ambiguous, two images of one file.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import posixpath
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ..errors import CorruptFileError, InputError
+from .scanner import RESULTS, Record, iterate_records
+from .schema import (
+    Annotation,
+    Id,
+    ImageRecord,
+    ParentRule,
+    Problems,
+    RecordError,
+    check_ids,
+    image_size,
+    read_annotation,
+    read_id,
+    read_image,
+)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class LabelFile:
+    """What a json file says of images.
+
+    Attributes:
+        path: of the file, for messages.
+        images: image id -> record, in the order of the file; empty for a list of results.
+        annotations: in the order of the file. Those of one image have different ids.
+        is_result_list: whether the file is a bare list of annotations, whose image ids are those of another file.
+        has_annotations: False for a document without `annotations`, as of a test set whose truth is kept back.
+        categories: class id -> name.
+        problems: records that are left out, because nothing can be known of them.
+        strays: how many of these are annotations of images that the file does not have.
+    """
+
+    path: str
+    images: dict[Id, ImageRecord] = field(default_factory=dict)
+    annotations: list[Annotation] = field(default_factory=list)
+    is_result_list: bool = False
+    has_annotations: bool = True
+    categories: dict[Id, str] = field(default_factory=dict)
+    problems: Problems = field(default_factory=Problems)
+    strays: int = 0
+
+    @cached_property
+    def by_image(self) -> dict[Id, list[Annotation]]:
+        """Image id -> its annotations; of a list of results, only the images that have any."""
+        return group_by_image(self.annotations, self.images)
+
+    @property
+    def has_hierarchy(self) -> bool:
+        """Whether any annotation names a parent or says that it has none."""
+        return any("parent_id" in annotation for annotation in self.annotations)
+
+    def size(self, image_id: Id) -> tuple[int, int]:
+        """(H, W) of an image in pixels.
+
+        Raises:
+            InputError: its record does not tell it.
+        """
+        return image_size(self.images[image_id], self.path)
+
+    def restricted(self, image_ids: Iterable[Id]) -> LabelFile:
+        """The same file with these images alone.
+
+        Raises:
+            InputError: an image that the file does not have.
+        """
+        chosen = set(image_ids)
+        unknown = chosen - set(self.images)
+        if unknown:
+            raise InputError(f"image {next(iter(unknown))!r} is not in {self.path}")
+        return LabelFile(
+            self.path,
+            {image_id: image for image_id, image in self.images.items() if image_id in chosen},
+            [annotation for annotation in self.annotations if annotation["image_id"] in chosen],
+            self.is_result_list,
+            self.has_annotations,
+            self.categories,
+        )
+
+
+def read_label_file(path: str | os.PathLike, strict: bool = False) -> LabelFile:
+    """Read a COCO document or a list of results into memory.
+
+    Args:
+        path: the file.
+        strict: refuse a file with an annotation of which nothing can be known, instead of leaving that out. For
+            evaluation, whose numbers would change.
+
+    Raises:
+        InputError: the file cannot be read, is neither of these, or is ambiguous (an image id or a file name that
+            stands twice, ids that `parent_id` cannot name); with ``strict`` also an unusable annotation.
+        CorruptFileError: damaged or cut off.
+    """
+    file = LabelFile(os.fspath(path))
+    heads = _Heads(file.path, file.problems)
+    places: list[int] = []
+    for record in iterate_records(file.path):
+        if not heads.see(record) or record.opens_list:
+            continue
+        try:
+            annotation = read_annotation(record.value)
+        except RecordError as error:
+            place = annotation_place(record.value, record.index)
+            if strict:
+                raise InputError(f"{file.path}: {place}: {error}; repair it or take it out") from error
+            file.problems.add(place, error)
+            file.strays += 1
+            continue
+        heads.parents.see(annotation)
+        file.annotations.append(annotation)
+        places.append(record.index)
+    heads.check()
+    file.images, file.categories = heads.images, heads.categories
+    file.is_result_list, file.has_annotations = heads.is_list, heads.has_annotations
+    if not file.is_result_list:
+        _leave_out_strays(file, places, strict)
+    for image_id, mine in file.by_image.items():
+        check_ids(mine, f"{file.path}: image {image_id!r}")
+    return file
+
+
+def read_images(path: str | os.PathLike) -> list[ImageRecord]:
+    """The image records of a COCO document, in its order; annotations are passed over and need not be there.
+
+    Raises:
+        InputError, CorruptFileError: as `read_label_file`, or a list of results.
+    """
+    problems = Problems()
+    heads = _Heads(os.fspath(path), problems)
+    for record in iterate_records(heads.path):
+        heads.see(record)
+        heads.refuse_list()
+    heads.check()
+    report(heads.path, problems)
+    return list(heads.images.values())
+
+
+class LabelStream:
+    """A COCO document whose annotations stay on disk, for reading image by image.
+
+    What stays in memory are the image records and 20 bytes per annotation.
+
+    Attributes:
+        path: the file.
+        images: image records, sorted by id.
+        problems: records that are left out.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        """Scan the file once.
+
+        Raises:
+            InputError, CorruptFileError: as `read_label_file`, or a list of results.
+        """
+        self.path = os.fspath(path)
+        self.problems = Problems()
+        heads = _Heads(self.path, self.problems)
+        codes: dict[Id, int] = {}  # image id -> number; the annotations may come before the images
+        numbers, offsets, lengths = array("i"), array("q"), array("i")
+        for record in iterate_records(self.path):
+            is_annotation = heads.see(record)
+            heads.refuse_list()
+            if not is_annotation or record.opens_list:
+                continue
+            try:
+                annotation = read_annotation(record.value)
+            except RecordError as error:
+                self.problems.add(annotation_place(record.value, record.index), error)
+                continue
+            heads.parents.see(annotation)
+            numbers.append(codes.setdefault(annotation["image_id"], len(codes)))
+            offsets.append(record.offset)
+            lengths.append(record.length)
+        heads.check()
+        if not heads.has_annotations:
+            raise InputError(f"{self.path} has no `annotations`: it is not a COCO json with annotations")
+        for image_id in codes.keys() - heads.images.keys():
+            self.problems.add(f"image {image_id!r:.40}", _stray(image_id))
+        self.images = sorted(heads.images.values(), key=lambda image: (isinstance(image["id"], str), image["id"]))
+        order = np.argsort(np.asarray(numbers, np.int32), kind="stable")
+        self._codes = codes
+        self._numbers = np.asarray(numbers, np.int32)[order]
+        self._offsets, self._lengths = np.asarray(offsets, np.int64)[order], np.asarray(lengths, np.int32)[order]
+        self._file = open(self.path, "rb")
+
+    def annotations(self, image_id: Id) -> list[Annotation]:
+        """The annotations of an image, in the order of the file; empty for an image that has none.
+
+        Raises:
+            InputError: ids that are ambiguous (see `schema.check_ids`).
+        """
+        code = self._codes.get(image_id)
+        if code is None:
+            return []
+        start, stop = np.searchsorted(self._numbers, [code, code + 1])
+        descriptor = self._file.fileno()
+        found = []
+        for k in range(start, stop):
+            try:
+                data = os.pread(descriptor, int(self._lengths[k]), int(self._offsets[k]))
+                found.append(read_annotation(json.loads(data)))
+            except (RecordError, ValueError) as error:
+                raise CorruptFileError(f"{self.path} was changed while it was read; start again") from error
+        check_ids(found, f"{self.path}: image {image_id!r}")
+        return found
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def group_by_image(annotations: Iterable[Any], image_ids: Iterable[Id]) -> dict[Id, list[Any]]:
+    """Image id -> its annotations, in their order; images without any have an empty list."""
+    groups: dict[Id, list[Any]] = {image_id: [] for image_id in image_ids}
+    for annotation in annotations:
+        groups.setdefault(annotation["image_id"], []).append(annotation)
+    return groups
+
+
+def annotation_place(record: Any, index: int) -> str:
+    """What to call an annotation in a message: by its id, else by its position from 1."""
+    key = record.get("id") if isinstance(record, dict) else None
+    return f"annotation {key if isinstance(key, (int, str)) and key != '' else f'number {index + 1}'!s:.40}"
+
+
+def report(path: str, problems: Problems) -> None:
+    """Log one warning that sums up what is left out, if anything is."""
+    if problems:
+        logger.warning("%s: %s", path, problems.summary())
+
+
+class _Heads:
+    """What both readers collect of a document besides its annotations, and the rules on it."""
+
+    def __init__(self, path: str, problems: Problems):
+        self.path = path
+        self.images: dict[Id, ImageRecord] = {}
+        self.categories: dict[Id, str] = {}
+        self.parents = ParentRule()
+        self.has_annotations = False
+        self.is_list = self._has_images = False
+        self._problems = problems
+
+    def see(self, record: Record) -> bool:
+        """Take in a record; returns whether it is one of `annotations` or results, or announces them."""
+        if record.key == RESULTS:
+            self.is_list = self.has_annotations = True
+            return True
+        if record.key in ("images", "annotations") and record.index < 0 and not record.opens_list:
+            if record.value is not None:
+                raise InputError(f"{self.path}: '{record.key}' is not a list")
+        elif record.key == "annotations":
+            self.has_annotations = True
+            return True
+        elif record.key == "images":
+            self._has_images = True
+            if not record.opens_list:
+                self._add_image(record)
+        elif record.key == "categories" and isinstance(record.value, dict):
+            try:
+                key = read_id(record.value.get("id"))
+            except RecordError:
+                return False
+            self.categories[key] = str(record.value.get("name", key))
+        return False
+
+    def refuse_list(self) -> None:
+        """Raise InputError for a list of results."""
+        if self.is_list:
+            raise InputError(
+                f"{self.path} is a list of results, which says nothing of its images; pass a COCO file with 'images'"
+            )
+
+    def check(self) -> None:
+        """Verify what can only be known at the end of the file."""
+        if not self.is_list and not self._has_images:
+            raise InputError(f"{self.path} is not a COCO data set: it has no list 'images'")
+        self.parents.check(self.path)
+        names: dict[str, Id] = {}
+        for image_id, image in self.images.items():
+            if "file_name" not in image:
+                continue
+            other = names.setdefault(posixpath.normpath(image["file_name"].replace("\\", "/")), image_id)
+            if other != image_id:
+                raise InputError(
+                    f"{self.path}: images {other!r} and {image_id!r} are both {image['file_name']!r}; keep one record "
+                    "per file"
+                )
+
+    def _add_image(self, record: Record) -> None:
+        image = read_image(record.value, self._problems, f"{self.path}: image number {record.index + 1}")
+        if image["id"] in self.images:
+            raise InputError(f"{self.path}: two images have the id {image['id']!r}; make ids unique")
+        self.images[image["id"]] = image
+
+
+def _stray(image_id: Any) -> RecordError:
+    return RecordError(f"it belongs to image {image_id!r:.40}, which the file does not have", "no such image")
+
+
+def _leave_out_strays(file: LabelFile, places: Sequence[int], strict: bool) -> None:
+    if all(annotation["image_id"] in file.images for annotation in file.annotations):
+        return
+    kept = []
+    for annotation, index in zip(file.annotations, places):
+        if annotation["image_id"] in file.images:
+            kept.append(annotation)
+            continue
+        place, error = annotation_place(annotation, index), _stray(annotation["image_id"])
+        if strict:
+            raise InputError(f"{file.path}: {place}: {error}; repair the file")
+        file.problems.add(place, error)
+        file.strays += 1
+    file.annotations = kept

@@ -1,0 +1,216 @@
+"""Json files record by record, in bounded memory, whatever their size."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+import zlib
+from collections.abc import Iterator
+from typing import Any, BinaryIO, NamedTuple
+
+from ..errors import CorruptFileError, InputError
+
+CHECKSUM = "crc32"  # top-level key of our own label files: of all bytes before the key
+RESULTS = "results"  # stands for the key of a file that is one list
+
+_BLANKS = re.compile(r"[ \t\r\n]*")
+_DELIMITERS = frozenset(" \t\r\n,:]}")
+_CHUNK = 1 << 20
+_LARGEST_VALUE = 1 << 28  # bytes; a value that does not end by then is a damaged file, not a record
+_UTF8_MARK = b"\xef\xbb\xbf"
+_FOREIGN = {  # how files begin that are no json text, and what to do about them
+    b"\x1f\x8b": "is compressed by gzip; unpack it",
+    b"PK\x03\x04": "is a zip archive; unpack it",
+    b"BZh": "is compressed by bzip2; unpack it",
+    b"\xfd7zXZ": "is compressed by xz; unpack it",
+    b"\xff\xfe": "is UTF-16 text; save it as UTF-8",
+    b"\xfe\xff": "is UTF-16 text; save it as UTF-8",
+    b"<": "is html or xml; download the json file itself",
+    b"version https://git-lfs": "is a pointer of git lfs; run `git lfs pull`",
+}
+
+
+class Record(NamedTuple):
+    """A value of a json file.
+
+    Attributes:
+        key: the top-level key that it stands under; RESULTS in a file that is one list.
+        index: its position in the list; -1 for a value that is in no list, and for the announcement of a list, which
+            comes before its records, so that an empty one is seen too.
+        offset, length: where it lies in the file, in bytes; length 0 for the announcement of a list.
+        value: the json value; None for the announcement of a list.
+    """
+
+    key: str
+    index: int
+    offset: int
+    length: int
+    value: Any
+
+    @property
+    def opens_list(self) -> bool:
+        """Whether this is the announcement of a list."""
+        return self.length == 0
+
+
+def iterate_records(path: str) -> Iterator[Record]:
+    """The records of every top-level list of a json file, in the order of the file. Other top-level values come as one
+    record each.
+
+    A UTF-8 file may begin with a byte order mark. NaN and infinities are read as Python reads them. The checksum of
+    our own label files is compared when it comes by.
+
+    Raises:
+        InputError: the file cannot be opened, or is no json object or list.
+        CorruptFileError: cut off, damaged, or with a checksum that is not that of its bytes.
+    """
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise InputError(f"{os.fspath(path)} is not a file; give a json file")
+        with open(path, "rb") as file:
+            yield from _records(_Scanner(os.fspath(path), file))
+    except OSError as error:
+        raise InputError(f"cannot read {os.fspath(path)}: {error.strerror or error}; check the path") from error
+
+
+def _records(scanner: _Scanner) -> Iterator[Record]:
+    if scanner.peek() == "[":
+        yield from _list(scanner, RESULTS)
+    else:
+        scanner.take("{")
+        seen: set[str] = set()
+        while scanner.peek() != "}":
+            checksum = scanner.checksum() if scanner.peek() == '"' else 0
+            key = scanner.value()[2]
+            if not isinstance(key, str):
+                raise scanner.error(f"expected the name of a key, found {key!r:.40}")
+            if key in seen:
+                raise scanner.error(f"the key {key!r:.40} stands twice; keep one")
+            seen.add(key)
+            scanner.take(":")
+            if scanner.peek() == "[":
+                yield from _list(scanner, key)
+            else:
+                offset, length, value = scanner.value()
+                if key == CHECKSUM and isinstance(value, int) and value != checksum:
+                    raise CorruptFileError(
+                        f"{scanner.path} is damaged: its checksum is {checksum}, it was written with {value}; make it "
+                        f"again, or copy it again from where it is whole"
+                    )
+                yield Record(key, -1, offset, length, value)
+            if scanner.peek() != "}":
+                scanner.take(",")
+        scanner.take("}")
+    scanner.end()
+
+
+def _list(scanner: _Scanner, key: str) -> Iterator[Record]:
+    yield Record(key, -1, scanner.place, 0, None)
+    scanner.take("[")
+    index = 0
+    while scanner.peek() != "]":
+        yield Record(key, index, *scanner.value())
+        index += 1
+        if scanner.peek() != "]":
+            scanner.take(",")
+    scanner.take("]")
+
+
+class _Scanner:
+    """Reads one json value after another from a file, a chunk at a time.
+
+    The bytes are held as Latin-1 text, one character per byte, so that positions in the text are positions in the
+    file. The bytes of a UTF-8 character never look like one that has a meaning in json.
+    """
+
+    def __init__(self, path: str, file: BinaryIO):
+        self.path, self._file = path, file
+        self._decode = json.JSONDecoder().raw_decode
+        self._text = ""
+        self._base = 0  # offset of the text in the file
+        self._at = 0  # position in the text
+        self._checksum = 0  # of the bytes before the text
+        self._fill(_CHUNK)
+        head = self._text[:64].encode("latin-1")
+        if head.startswith(_UTF8_MARK):
+            self._at = len(_UTF8_MARK)
+        for start, remedy in _FOREIGN.items():
+            if head.startswith(start):
+                raise InputError(f"{self.path} is not json: it {remedy}")
+
+    @property
+    def place(self) -> int:
+        """Offset in the file of what comes next."""
+        return self._base + self._at
+
+    def checksum(self) -> int:
+        """CRC32 of all bytes before this place."""
+        return zlib.crc32(self._text[: self._at].encode("latin-1"), self._checksum)
+
+    def peek(self) -> str:
+        """The next character that is not blank."""
+        while True:
+            self._at = _BLANKS.match(self._text, self._at).end()
+            if self._at < len(self._text):
+                return self._text[self._at]
+            if not self._fill(_CHUNK):
+                raise self.error("the file is cut off" if self.place else "the file is empty")
+
+    def take(self, character: str) -> None:
+        """Step over a character that must be there."""
+        found = self.peek()
+        if found != character:
+            raise self.error(f"expected {character!r}, found {found!a}")
+        self._at += 1
+
+    def end(self) -> None:
+        """Verify that nothing but blanks comes any more."""
+        while True:
+            self._at = _BLANKS.match(self._text, self._at).end()
+            if self._at < len(self._text):
+                raise self.error("the json value has ended, but the file goes on")
+            if not self._fill(_CHUNK):
+                return
+
+    def value(self) -> tuple[int, int, Any]:
+        """Offset and length in the file, and value, of the next json value."""
+        self.peek()
+        size = _CHUNK
+        while True:
+            try:
+                value, stop = self._decode(self._text, self._at)
+                if self._text[stop : stop + 1] in _DELIMITERS:  # else a number may go on in the next chunk
+                    break
+                if not self._fill(size):
+                    break
+            except RecursionError as error:
+                raise self.error("a value that is nested too deeply") from error
+            except ValueError as error:
+                if len(self._text) - self._at > _LARGEST_VALUE or not self._fill(size):
+                    raise self.error(f"a damaged or cut off value ({str(error):.100})") from error
+            size *= 2
+        piece = self._text[self._at : stop]
+        if not piece.isascii():
+            try:
+                value = json.loads(piece.encode("latin-1").decode("utf-8"))
+            except ValueError as error:
+                raise self.error("text that is not UTF-8") from error
+        offset, self._at = self.place, stop
+        return offset, len(piece), value
+
+    def error(self, message: str) -> CorruptFileError:
+        """What is wrong at this place of the file."""
+        return CorruptFileError(
+            f"{self.path} is not json, or not all of it: {message} (byte {self.place}); download or copy it again"
+        )
+
+    def _fill(self, size: int) -> bool:
+        data = self._file.read(size)
+        if data:
+            self._checksum = zlib.crc32(self._text[: self._at].encode("latin-1"), self._checksum)
+            self._text = self._text[self._at :] + data.decode("latin-1")
+            self._base += self._at
+            self._at = 0
+        return bool(data)

@@ -1,0 +1,345 @@
+"""What a label file may say of an image and of a mask: one rule for ids, names, sizes, numbers and flags.
+
+Forms that are common in the wild come out as COCO has them: ids and sizes as text or as floats that are whole,
+``iscrowd`` as a truth value or text, numbers as text, ``coco_url`` (LVIS) in the place of ``file_name``, the flag
+``ignore`` in the place of ``iscrowd``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any, TypedDict, Union
+
+import msgspec
+
+from ..errors import InputError
+from ..structures.masks import MAX_PIXELS
+
+Id = Union[int, str]
+
+_LARGEST_ID = 2**63 - 1
+_CROWD_FLAGS = {None: 0, "": 0, "none": 0, "false": 0, "0": 0, "true": 1, "1": 1}
+
+
+class RecordError(InputError):
+    """A record that cannot be used; ``reason`` says in a few words why, for counting."""
+
+    def __init__(self, message: str, reason: str):
+        super().__init__(message)
+        self.reason = reason
+
+
+class ImageRecord(TypedDict, total=False):
+    """An image: ``id`` always, the others where they are usable; ``height`` and ``width``, both or none, in pixels."""
+
+    id: Id
+    file_name: str
+    coco_url: str
+    height: int
+    width: int
+
+
+class Annotation(TypedDict, total=False):
+    """A mask: ``id``, ``image_id`` and ``iscrowd`` (0 or 1) always, ``parent_id`` (0 for none) where the file has it.
+
+    The other fields are as the file has them; `read_score`, `read_area`, `read_box` and `masks.rle_from_coco` check and
+    normalize them where they are needed, so that a field that nobody reads does no harm.
+    """
+
+    id: Id
+    image_id: Id
+    iscrowd: int
+    parent_id: Id
+    category_id: Any
+    segmentation: Any
+    area: Any
+    bbox: Any
+    score: Any
+    depth: Any
+    level: Any
+    source: Any
+    ancestor_scores: Any
+    obj_ann_id: Id  # of PACO
+
+
+_COPIED = ("category_id", "segmentation", "area", "bbox", "score", "depth", "level", "source", "ancestor_scores")
+
+
+class Problems:
+    """What of a label file is left out, by reason.
+
+    Attributes:
+        counts: reason -> how often.
+        items: "place: message" of the first `LISTED`.
+    """
+
+    LISTED = 1000
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.items: list[str] = []
+
+    def __len__(self) -> int:
+        return self.counts.total()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.items)
+
+    def add(self, place: str, error: Exception | str) -> None:
+        """Note that what is at a place cannot be used."""
+        self.counts[getattr(error, "reason", None) or "other"] += 1
+        if len(self.items) < self.LISTED:
+            self.items.append(f"{place}: {error}")
+
+    def summary(self) -> str:
+        """One line: how many, by reason, and an example; empty if there are none."""
+        if not self.counts:
+            return ""
+        reasons = ", ".join(f"{count} x {reason}" for reason, count in self.counts.most_common())
+        return f"{len(self)} records cannot be used as they are ({reasons}), for example {self.items[0]}"
+
+
+def read_id(value: Any, name: str = "id") -> Id:
+    """An id: a whole number, or text that is none.
+
+    Raises:
+        RecordError: something else.
+    """
+    if isinstance(value, str):
+        value = value.strip()
+        # "7" is 7, but "007" and what no 64 bits hold stay names
+        if value.isascii() and value.isdigit() and len(value) < 19 and value == str(int(value)):
+            return int(value)
+        if value:
+            return value
+    elif isinstance(value, float) and value.is_integer() and abs(value) <= 2**53:
+        return int(value)
+    elif isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _LARGEST_ID:
+        return value
+    raise RecordError(f"`{name}` must be a whole number or text, got {value!r:.40}", f"wrong {name}")
+
+
+def read_number(value: Any, name: str) -> float:
+    """A finite number; text is taken where it is one.
+
+    Raises:
+        RecordError: something else.
+    """
+    try:
+        number = msgspec.convert(value, float, strict=False)
+    except msgspec.ValidationError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise RecordError(f"the {name} must be a finite number, got {value!r:.40}", f"wrong {name}")
+    return number
+
+
+def read_score(annotation: Annotation) -> float:
+    """The score; 1 for an annotation without.
+
+    Raises:
+        RecordError: no finite number.
+    """
+    return read_number(annotation["score"], "score") if "score" in annotation else 1.0
+
+
+def read_area(annotation: Annotation) -> float | None:
+    """The area in pixels, or None if the mask must tell it.
+
+    Raises:
+        RecordError: no finite number, or negative.
+    """
+    if annotation.get("area") is None:
+        return None
+    area = read_number(annotation["area"], "area")
+    if area < 0:
+        raise RecordError(f"the area must not be negative, got {area}", "wrong area")
+    return area
+
+
+def read_box(annotation: Annotation) -> list[float] | None:
+    """The box (x, y, width, height) in pixels, or None if the mask must tell it.
+
+    Raises:
+        RecordError: not four finite numbers, or a negative size.
+    """
+    box = annotation.get("bbox")
+    if box is None or box == []:
+        return None
+    try:
+        values = msgspec.convert(box, list[float], strict=False)
+    except msgspec.ValidationError:
+        values = []
+    if len(values) != 4 or not all(map(math.isfinite, values)) or min(values[2:]) < 0:
+        raise RecordError(f"the bbox must be x, y, width, height, got {str(box):.60}", "wrong bbox")
+    return values
+
+
+def read_category(annotation: Annotation) -> int:
+    """The class as a number, 1 for an annotation without: classes only ever break ties."""
+    try:
+        return msgspec.convert(annotation.get("category_id"), int, strict=False)
+    except msgspec.ValidationError:
+        return 1
+
+
+def read_image(record: Any, problems: Problems, place: str) -> ImageRecord:
+    """An image record.
+
+    Args:
+        record: the json value.
+        problems: is told of a name that is there and cannot be used; it is then left out of the record, as is the size.
+        place: file and position, for messages.
+
+    Raises:
+        InputError: not an object, or without a usable id.
+    """
+    if not isinstance(record, dict):
+        raise InputError(f"{place}: an image must be an object, got {record!r:.40}")
+    name = record.get("file_name")
+    if "id" not in record:
+        raise InputError(f"{place}: image {name!r:.80} has no 'id'; every image needs one of its own")
+    try:
+        image = ImageRecord(id=read_id(record["id"]))
+    except RecordError as error:
+        raise InputError(f"{place}: {error}; give every image an id of its own") from error
+    place = f"{place}: image {image['id']!r:.40}"
+    url = record.get("coco_url")
+    if isinstance(url, str) and "\0" not in url and _is_text(url):
+        image["coco_url"] = url
+        name = url.rstrip("/").rsplit("/", 1)[-1] if name is None else name
+    if isinstance(name, str) and name.strip() and "\0" not in name and _is_text(name):
+        image["file_name"] = name
+    elif name is not None:
+        problems.add(place, RecordError(f"`file_name` is {name!r:.40}, which is no path", "wrong file_name"))
+    size = _size(record)
+    if size is not None:
+        image["height"], image["width"] = size
+    return image
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:  # half of a character, as a cut "\ud83d"
+        return False
+    return True
+
+
+def _size(record: dict[str, Any]) -> tuple[int, int] | None:
+    try:
+        height, width = (msgspec.convert(record.get(key), int, strict=False) for key in ("height", "width"))
+    except msgspec.ValidationError:
+        return None
+    return (height, width) if height > 0 and width > 0 and height * width <= MAX_PIXELS else None
+
+
+def image_size(image: ImageRecord, path: str) -> tuple[int, int]:
+    """(H, W) of an image whose record must tell it.
+
+    Raises:
+        InputError: it does not.
+    """
+    if "height" not in image:
+        name = image.get("file_name", image["id"])
+        raise InputError(f"{path}: image {name!r} has no usable 'height' and 'width'; write its size in pixels")
+    return image["height"], image["width"]
+
+
+def read_annotation(record: Any, needs_image: bool = True) -> Annotation:
+    """An annotation, without a look at its mask, box, area and score.
+
+    Args:
+        record: the json value.
+        needs_image: whether ``image_id`` must be there; not in files that are about one image.
+
+    Returns:
+        With ``id`` only where the file has one.
+
+    Raises:
+        RecordError: not an object, or an id or a flag that is none.
+    """
+    if not isinstance(record, dict):
+        raise RecordError(f"an annotation must be an object, got {record!r:.40}", "no annotation")
+    annotation: Annotation = {key: record[key] for key in _COPIED if key in record}
+    if record.get("id") is not None:
+        annotation["id"] = read_id(record["id"])
+    if record.get("image_id") is not None:
+        annotation["image_id"] = read_id(record["image_id"], "image_id")
+    elif needs_image:
+        raise RecordError("it has no image_id", "no image_id")
+    annotation["iscrowd"] = max(_flag(record, "iscrowd"), _flag(record, "ignore"))
+    if record.get("obj_ann_id") is not None:
+        annotation["obj_ann_id"] = read_id(record["obj_ann_id"], "obj_ann_id")
+    if "parent_id" in record:
+        parent = record["parent_id"]
+        annotation["parent_id"] = 0 if parent is None or parent == "" else read_id(parent, "parent_id")
+    return annotation
+
+
+def _flag(record: dict[str, Any], name: str) -> int:
+    value = record.get(name)
+    key = value.strip().lower() if isinstance(value, str) else value
+    if isinstance(key, (int, float)) and key in (0, 1):
+        return int(key)
+    if isinstance(key, (str, type(None))) and key in _CROWD_FLAGS:
+        return _CROWD_FLAGS[key]
+    raise RecordError(f"`{name}` must be 0 or 1, got {value!r:.40}", f"wrong {name}")
+
+
+def check_ids(annotations: Sequence[Annotation], where: str) -> None:
+    """Give every annotation of one image an id of its own, where that changes nobody's parent.
+
+    Annotations without an id, and those whose id another one has, get new ones: ids matter to ``parent_id`` alone.
+
+    Args:
+        annotations: of one image; changed.
+        where: file and image, for messages.
+
+    Raises:
+        InputError: an id that two annotations have is somebody's parent.
+    """
+    times = Counter(annotation.get("id") for annotation in annotations)
+    unnamed = times.pop(None, 0)
+    if not unnamed and len(times) == len(annotations):
+        return
+    parents = {annotation.get("parent_id") for annotation in annotations}
+    repeated = next((key for key, count in times.items() if count > 1 and key in parents), None)
+    if repeated is not None:
+        raise InputError(
+            f"{where}: two annotations have the id {repeated!r}, which is a parent_id; give each an id of its own"
+        )
+    following = max((key for key in [*times, *parents] if isinstance(key, int)), default=0) + 1
+    used: set[Any] = {None}
+    for annotation in annotations:
+        if annotation.get("id") in used:
+            annotation["id"] = max(following, 1)
+            following = annotation["id"] + 1
+        used.add(annotation["id"])
+
+
+class ParentRule:
+    """Tells whether the ids of a file are ones that ``parent_id`` can name: 0 stands for no parent."""
+
+    def __init__(self) -> None:
+        self._has_zero = self._names_zero = False
+
+    def see(self, annotation: Annotation) -> None:
+        """Take in one annotation of the file."""
+        self._has_zero |= annotation.get("id") == 0
+        self._names_zero |= annotation.get("parent_id") == 0
+
+    def check(self, path: str) -> None:
+        """Verify it once all annotations have been seen.
+
+        Raises:
+            InputError: a child of annotation 0 cannot be told from a root.
+        """
+        if self._has_zero and self._names_zero:
+            raise InputError(
+                f"{path}: annotation id 0 together with parent_id: 0 stands for no parent; number annotations from 1"
+            )
+
+

@@ -1,0 +1,271 @@
+"""Reading files of weights: safetensors, torch checkpoints, and pickles of model zoos, none of which runs code here."""
+
+from __future__ import annotations
+
+import argparse
+import codecs
+import collections
+import io
+import os
+import pickle
+import re
+import stat
+import warnings
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from textwrap import shorten
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import WeightsError
+
+_ZIP = b"PK\x03\x04"
+_TORCH_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # before torch 1.6: its magic number, pickled
+_MAX_DEPTH = 32  # containers one inside the other; those of an optimizer are about 8
+_AGAIN = "Download it again."
+
+
+def read_weights(path: str) -> Any:
+    """Read a weights file on the CPU without running any code from it.
+
+    Args:
+        path: safetensors, a torch checkpoint, or a pickle of Detectron2's or Mask2Former's model zoo; told apart by
+            content, so the file's suffix does not matter.
+
+    Returns:
+        What the file holds: a mapping of names to tensors, possibly nested in the dict of a training checkpoint. Arrays
+        of numbers have become tensors. Every tensor is dense and lies within the bytes that the file has for it.
+
+    Raises:
+        WeightsError: not found, not a weights file, damaged, nested without end, or in need of code execution.
+    """
+    path = os.path.expanduser(path)
+    size = _size_of_regular_file(path)
+    try:
+        with open(path, "rb") as file:
+            head = file.read(len(_TORCH_LEGACY))
+    except OSError as error:
+        raise WeightsError(f"Weights {path!r}: {error.strerror}.") from error
+    if head[8:9] == b"{":
+        content: Any = _read_safetensors(path)
+    elif head[:4] == _ZIP:
+        _check_zip(path, size)
+        content = _read_torch(path)
+    elif head == _TORCH_LEGACY:
+        content = _read_torch(path)
+    elif head[:1] == b"\x80" or path.endswith(".pkl"):
+        content = _read_arrays(path)
+    else:
+        raise WeightsError(
+            f"Weights {path!r}: not a torch or safetensors file ({size} bytes, begins with {head!r}). A saved web "
+            "page, a Git LFS pointer or a broken download looks like this: delete it and download the file itself."
+        )
+    try:
+        _check_content(content)
+    except ValueError as error:
+        raise WeightsError(f"Weights {path!r}: {error}, so it is refused. {_AGAIN}") from error
+    return content
+
+
+def safetensors_metadata(path: str) -> dict[str, str]:
+    """The texts in the header of a safetensors file, without its tensors.
+
+    Raises:
+        WeightsError: no such file, or no readable safetensors file.
+    """
+    from safetensors import safe_open
+
+    path = os.path.expanduser(path)
+    _size_of_regular_file(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except Exception as error:  # SafetensorError, and what its Rust code passes on
+        raise WeightsError(f"Weights {path!r}: no readable safetensors file ({_first_line(error)}).") from error
+
+
+def _size_of_regular_file(path: str) -> int:
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        kind = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+    else:
+        if stat.S_ISREG(found.st_mode):
+            return found.st_size
+        kind = "is a folder, not a file" if stat.S_ISDIR(found.st_mode) else "is no regular file"
+    raise WeightsError(
+        f"Weights {path!r}: this path {kind}. Give a .pth, .pt or .safetensors file, a URL, or 'hub:NAME' for the "
+        "weights of a timm model."
+    )
+
+
+def _read_safetensors(path: str) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path, device="cpu")
+    except Exception as error:  # SafetensorError, and KeyError of a dtype that torch has not
+        raise WeightsError(f"Weights {path!r}: damaged safetensors file ({_first_line(error)}). {_AGAIN}") from error
+
+
+def _check_zip(path: str, size: int) -> None:
+    """torch.save stores without compression. What is compressed, or overlaps, could unpack to any size."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except Exception as error:  # BadZipFile, NotImplementedError, struct.error, UnicodeDecodeError, ...
+        raise WeightsError(
+            f"Weights {path!r}: truncated, damaged, or not written by torch.save ({_first_line(error)}). {_AGAIN}"
+        ) from error
+    if unpacked > size:
+        raise WeightsError(
+            f"Weights {path!r}: {size} bytes that would unpack to {unpacked}, as torch.save never writes them, so it "
+            f"is refused. {_AGAIN}"
+        )
+
+
+def _read_torch(path: str) -> Any:
+    try:
+        # Training checkpoints of DINO and timm keep their command line in a Namespace, which is plain data.
+        with torch.serialization.safe_globals([argparse.Namespace]), open(path, "rb") as file, _no_warnings():
+            return torch.load(file, map_location="cpu", weights_only=True)  # a path's suffix would count
+    except Exception as error:  # damaged files raise nearly any type
+        found = re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        if found:
+            raise _refused(path, found.group(1)) from error
+        raise WeightsError(
+            f"Weights {path!r}: truncated, damaged, or not written by torch.save ({_first_line(error)}). {_AGAIN}"
+        ) from error
+
+
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Of old pickles and damaged ones; what is wrong with a file is told by the error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _read_arrays(path: str) -> Any:
+    try:
+        with open(path, "rb") as file, _no_warnings():
+            return _ArrayUnpickler(file, encoding="latin1").load()
+    except _RefusedError as error:
+        raise _refused(path, str(error)) from error
+    except Exception as error:  # damaged pickles raise nearly any type, IndexError and KeyError among them
+        raise WeightsError(
+            f"Weights {path!r}: no pickle, truncated or damaged ({_first_line(error)}). {_AGAIN}"
+        ) from error
+
+
+def _refused(path: str, wanted: str) -> WeightsError:
+    return WeightsError(
+        f"Weights {path!r}: loading this file would run code stored in it (it asks for {wanted}), so it is refused. If "
+        "you trust its author, convert it once elsewhere: torch.load(path, weights_only=False) or pickle.load, keep "
+        "the tensors, and save them with safetensors.torch.save_file; then pass the .safetensors file."
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return shorten((str(error).splitlines() or [type(error).__name__])[0], 200)
+
+
+def _check_content(content: Any) -> None:
+    """Check containers and tensors, and turn arrays of numbers in dicts into tensors, in place.
+
+    Raises:
+        ValueError: containers that contain themselves or are nested too deeply, or a tensor that is not dense, or
+            larger than its bytes.
+    """
+    path: list[tuple[Any, Any]] = [(content, iter([content]))]
+    open_ids: set[int] = set()  # of the containers on the path
+    done: set[int] = set()
+    while path:
+        value = next(path[-1][1], path)
+        if value is path:
+            finished = id(path.pop()[0])
+            open_ids.discard(finished)
+            done.add(finished)
+        elif isinstance(value, Tensor):
+            _check_tensor(value)
+        elif isinstance(value, (dict, list, tuple)):
+            if id(value) in open_ids:
+                raise ValueError("something in it contains itself")
+            if len(path) > _MAX_DEPTH:
+                raise ValueError(f"its content is nested more than {_MAX_DEPTH} deep")
+            if id(value) in done:
+                continue
+            if isinstance(value, dict):
+                value.update({key: _as_tensor(v) for key, v in value.items() if isinstance(v, np.ndarray)})
+            open_ids.add(id(value))
+            path.append((value, iter(list(value.values()) if isinstance(value, dict) else value)))
+
+
+def _check_tensor(value: Tensor) -> None:
+    if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
+        raise ValueError(f"a tensor in it is {value.layout} {value.dtype} on {value.device}, not plain numbers")
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        raise ValueError(f"a tensor of {tuple(value.shape)} in it is larger than its bytes")
+
+
+def _as_tensor(array: np.ndarray) -> Any:
+    """An array of numbers as a tensor; of anything else (text, objects) the array as it is."""
+    if array.dtype.kind not in "biuf":
+        return array
+    try:
+        return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
+    except TypeError:  # long doubles
+        return array
+
+
+class _RefusedError(pickle.UnpicklingError):
+    """A pickle that asks for more than arrays and containers."""
+
+
+def _storage_from_bytes(content: bytes) -> Any:
+    """Pickled tensors carry their storage as a torch file of its own; torch would read it without restrictions."""
+    if content[:4] == _ZIP:
+        raise _RefusedError("a compressed storage")
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+
+
+def _encode(text: str, encoding: str = "latin1") -> bytes:
+    """How pickles of protocol 2 write bytes. Other codecs can multiply them."""
+    if encoding not in ("latin1", "latin-1"):
+        raise _RefusedError(f"the codec {encoding}")
+    return codecs.encode(text, "latin1")
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Reads numpy arrays, torch tensors, numbers, strings and containers; refuses all else."""
+
+    # The helpers' modules have moved with numpy's versions, so files name them in several ways.
+    _ARRAY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric", "numpy._core.numeric")
+    _ARRAY_HELPERS = {
+        helper.__name__: helper
+        for helper in (
+            np.zeros(1).__reduce__()[0],  # _reconstruct
+            np.float32(0).__reduce__()[0],  # scalar
+            np.zeros(1).__reduce_ex__(5)[0],  # _frombuffer
+        )
+    }
+    _ALLOWED = {
+        ("numpy", "ndarray"): np.ndarray,
+        ("numpy", "dtype"): np.dtype,
+        ("_codecs", "encode"): _encode,
+        ("collections", "OrderedDict"): collections.OrderedDict,
+        ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
+        ("torch.storage", "_load_from_bytes"): _storage_from_bytes,
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module in self._ARRAY_MODULES and name in self._ARRAY_HELPERS:
+            return self._ARRAY_HELPERS[name]
+        try:
+            return self._ALLOWED[module, name]
+        except KeyError:
+            raise _RefusedError(f"{module}.{name}") from None

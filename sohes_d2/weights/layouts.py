@@ -1,0 +1,234 @@
+"""Layouts of weights: from the names and shapes of a file to those of a model."""
+
+from __future__ import annotations
+
+import math
+import re
+import types
+from collections import Counter
+from collections.abc import Mapping
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..errors import WeightsError
+
+# Entries of a training checkpoint that hold a state dict, best first: official DINO evaluates the teacher, not the
+# student.
+_WRAPPERS = ("teacher", "model_ema", "student", "model", "state_dict", "model_state_dict", "module", "encoder")
+_MAX_WRAPPERS = 8  # one inside the other
+_CHUNKED_BLOCK = re.compile(r"(^|\.)blocks\.\d+\.(\d+)\.")
+_ARCHITECTURE = "the architecture that the file was made with (EXPLORATION.FEATURES.NAME; to train, MODEL.VIT.NAME)"
+
+
+# How a position embedding is resampled to another grid.
+#   official: bicubic without antialias, by (n + 0.1) / M from M to n cells, as DINO and DINOv2 without registers do
+#   timm:     antialiased bicubic, from grid to grid
+RESAMPLINGS = ("auto", "official", "timm")
+
+
+def resampling_of(name: str, wanted: str = "auto") -> str:
+    """Either "official" or "timm", for a timm name such as "vit_base_patch8_224.dino".
+
+    Args:
+        name: a model of timm.
+        wanted: of RESAMPLINGS; "auto" is the way of the authors of the weights that the name promises.
+
+    Raises:
+        ValueError: none of RESAMPLINGS.
+    """
+    if wanted not in RESAMPLINGS:
+        raise ValueError(f"POSITIONS {wanted!r} is not one of {', '.join(RESAMPLINGS)}")
+    if wanted != "auto":
+        return wanted
+    architecture, _, tag = name.partition(".")
+    official = tag.startswith("dino") or ("dinov2" in architecture and "_reg" not in architecture)
+    return "official" if official else "timm"
+
+
+def resample_positions(positions: Tensor, old: tuple[int, int], new: tuple[int, int], way: str) -> Tensor:
+    """Position embeddings (1, rows * columns, C) of patches on another grid (1, new rows * new columns, C).
+
+    Args:
+        positions: without those of class and register tokens.
+        old, new: (rows, columns).
+        way: "official" or "timm".
+    """
+    if tuple(old) == tuple(new):
+        return positions
+    image = positions.float().reshape(1, *old, -1).permute(0, 3, 1, 2)
+    if way == "official":
+        scale = [(n + 0.1) / m for n, m in zip(new, old)]
+        image = functional.interpolate(image, scale_factor=scale, mode="bicubic", antialias=False)
+        assert image.shape[2:] == tuple(new)
+    else:
+        image = functional.interpolate(image, size=tuple(new), mode="bicubic", antialias=True)
+    return image.permute(0, 2, 3, 1).reshape(1, new[0] * new[1], -1).to(positions.dtype)
+
+
+def use_official_resampling(trunk: nn.Module) -> None:
+    """Let timm's ViT (built with ``dynamic_img_size``) resample its positions to each image in the official way.
+
+    Raises:
+        ValueError: a model that has its own way to embed positions.
+    """
+    if type(trunk)._pos_embed is not VisionTransformer._pos_embed:
+        raise ValueError(f"a {type(trunk).__name__} of timm embeds positions in its own way; set POSITIONS to timm")
+    trunk._pos_embed = types.MethodType(_embed_positions, trunk)
+
+
+def _embed_positions(trunk: nn.Module, x: Tensor) -> Tensor:
+    """Patches (B, rows, columns, C) -> tokens (B, prefix + rows * columns, C) with their positions, as timm does it."""
+    rows, columns = x.shape[1:3]
+    x = x.flatten(1, 2)
+    prefix = [token.expand(len(x), -1, -1) for token in (trunk.cls_token, trunk.reg_token) if token is not None]
+    if trunk.pos_embed is None:
+        return trunk.pos_drop(torch.cat([*prefix, x], dim=1))
+    own = 0 if trunk.no_embed_class else trunk.num_prefix_tokens
+    head, patches = trunk.pos_embed[:, :own], trunk.pos_embed[:, own:]
+    patches = resample_positions(patches, trunk.patch_embed.grid_size, (rows, columns), "official")
+    if own:
+        return trunk.pos_drop(torch.cat([*prefix, x], dim=1) + torch.cat([head, patches], dim=1))
+    return trunk.pos_drop(torch.cat([*prefix, x + patches], dim=1))
+
+
+def match(checkpoint: object, model: nn.Module, source: str) -> tuple[dict[str, Tensor], list[str], str]:
+    """Translate ``checkpoint`` to the names and shapes of ``model``: (state, unexpected names, layout in words)."""
+    notes: list[str] = []
+    found = _unwrap(checkpoint, source, notes)
+    wanted = model.state_dict()
+    found = _rename_official_dinov2(found, wanted, notes)
+    prefix = _choose_prefix(found, wanted)
+    if prefix:
+        notes.append(f"prefix {prefix!r}")
+    inside = {key[len(prefix) :]: value for key, value in found.items() if key.startswith(prefix)}
+    unexpected = [key for key in found if not key.startswith(prefix)]
+    _fit_position_embedding(inside, wanted, model, source, notes)
+
+    state: dict[str, Tensor] = {}
+    for key, value in inside.items():
+        if key not in wanted:
+            unexpected.append(key)
+        elif value.shape == wanted[key].shape:
+            if value.is_floating_point() != wanted[key].is_floating_point() or value.is_complex():
+                raise WeightsError(
+                    f"Weights {source!r}: {key} is {value.dtype} in the file and {wanted[key].dtype} in the model. "
+                    "Save the values themselves, neither quantized nor rounded to integers."
+                )
+            state[key] = value.to(wanted[key].dtype)
+        elif key.split(".")[0] in ("head", "head_dist", "fc", "classifier"):
+            unexpected.append(key)
+        else:
+            raise WeightsError(
+                f"Weights {source!r}: {key} is {tuple(value.shape)} in the file and {tuple(wanted[key].shape)} in "
+                f"the model. Choose {_ARCHITECTURE}, e.g. the same width and patch size."
+            )
+    layout = ", ".join(notes) or "timm"
+    if 2 * len(state) < len(wanted):
+        raise WeightsError(
+            f"Weights {source!r}: only {len(state)} of the model's {len(wanted)} tensors are in this file (layout "
+            f"seen: {layout}; names like {', '.join(list(found)[:3])}; the model wants names like "
+            f"{', '.join(list(wanted)[:3])}). Choose {_ARCHITECTURE}, or rename its "
+            "tensors to timm's names."
+        )
+    return state, unexpected, layout
+
+
+def _unwrap(checkpoint: object, source: str, notes: list[str]) -> dict[str, Tensor]:
+    """Go down into the dict of a training checkpoint until names map to tensors."""
+    while isinstance(checkpoint, Mapping) and len(notes) < _MAX_WRAPPERS:
+        nested = [key for key, value in checkpoint.items() if isinstance(value, Mapping)]
+        known = [key for key in _WRAPPERS if key in nested]
+        tensors = {str(key): value for key, value in checkpoint.items() if isinstance(value, Tensor)}
+        if tensors and not known:
+            return tensors
+        if not known and len(nested) != 1:
+            break
+        step = known[0] if known else nested[0]
+        notes.append(f"entry {step!r}")
+        checkpoint = checkpoint[step]
+    seen = f"entries {list(checkpoint)[:8]}" if isinstance(checkpoint, Mapping) else type(checkpoint).__name__
+    raise WeightsError(
+        f"Weights {source!r}: no state dict found (seen: {seen}). Save a dict of names to tensors, at the top or "
+        f"under one of {', '.join(_WRAPPERS)}."
+    )
+
+
+def _rename_official_dinov2(
+    found: dict[str, Tensor], wanted: Mapping[str, Tensor], notes: list[str]
+) -> dict[str, Tensor]:
+    """The official DINOv2 names in timm's terms, each rule only where the model has a use for it."""
+    rules = []
+    if not any(_CHUNKED_BLOCK.search(key) for key in wanted):  # an EfficientNet has blocks.0.0. of its own
+        rules.append((_CHUNKED_BLOCK, r"\1blocks.\2.", "chunked blocks"))
+    if "reg_token" in wanted:
+        rules.append((re.compile(r"(^|\.)register_tokens$"), r"\1reg_token", "register_tokens"))
+    if "blocks.0.mlp.fc1.weight" in wanted:
+        rules.append((re.compile(r"\.mlp\.w12\."), ".mlp.fc1.", "SwiGLU w12"))
+        rules.append((re.compile(r"\.mlp\.w3\."), ".mlp.fc2.", "SwiGLU w3"))
+    for pattern, new, note in rules:
+        renamed = {pattern.sub(new, key): value for key, value in found.items()}
+        if renamed.keys() != found.keys():
+            notes.append(f"DINOv2 {note}")
+            found = renamed
+    return found
+
+
+def _choose_prefix(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+    """The prefix with most of the model's names behind it; among equals a teacher, no student, then the shortest."""
+    anchors = list(wanted)[:8]
+    prefixes = {""}
+    for key in found:
+        prefixes.update(key[: -len(a)] for a in anchors if key == a or key.endswith("." + a))
+
+    def rank(prefix: str) -> tuple[int, bool, bool, int, str]:
+        matches = sum(prefix + key in found for key in wanted)
+        return matches, "teacher" in prefix, "student" not in prefix, -len(prefix), prefix
+
+    return max(prefixes, key=rank)
+
+
+def _fit_position_embedding(
+    found: dict[str, Tensor], wanted: Mapping[str, Tensor], model: nn.Module, source: str, notes: list[str]
+) -> None:
+    """Resample ``pos_embed`` (1, prefix + N, C) in ``found`` to the model's grid and prefix tokens, in place.
+
+    A file may carry one position for the class token where the model has none (DINOv2 with registers: timm adds it to
+    the class token itself, which is the same sum), or lack it where the model has one (then it is zero).
+    """
+    target, value = wanted.get("pos_embed"), found.get("pos_embed")
+    if target is None or value is None or value.ndim != 3 or target.ndim != 3 or value.shape[2] != target.shape[2]:
+        return
+    prefix = 0 if getattr(model, "no_embed_class", False) else getattr(model, "num_prefix_tokens", 1)
+    grid = tuple(getattr(model.patch_embed, "grid_size", None) or [math.isqrt(target.shape[1] - prefix)] * 2)
+    count = value.shape[1]
+    squares = [p for p in (prefix, 1, 0) if 0 <= p < count and math.isqrt(count - p) ** 2 == count - p]
+    if not squares:
+        if value.shape == target.shape:
+            return
+        raise WeightsError(
+            f"Weights {source!r}: pos_embed has {count} positions, which is no square grid, and the model wants "
+            f"{target.shape[1]}. Choose {_ARCHITECTURE}."
+        )
+    own = squares[0]
+    head, patches = value[:, :own], value[:, own:]
+    if own == 1 and prefix == 0 and "cls_token" in wanted and "cls_token" in found:
+        found["cls_token"] = found["cls_token"] + head
+        notes.append("class position added to cls_token")
+    head = torch.cat([head[:, :prefix], head.new_zeros(1, max(prefix - own, 0), value.shape[2])], dim=1)
+
+    side = math.isqrt(count - own)
+    if (side, side) != grid:
+        way = "official" if "_pos_embed" in vars(model) else "timm"
+        patches = resample_positions(patches, (side, side), grid, way)
+        notes.append(f"pos_embed {side}x{side} resampled to {grid[0]}x{grid[1]}")
+    found["pos_embed"] = torch.cat([head, patches], dim=1)
+
+
+def summary(names: tuple[str, ...]) -> str:
+    """Names for a log line, grouped by their first part: ``head.* (4), mask_token``."""
+    groups = Counter(f"{name.split('.')[0]}.*" if "." in name else name for name in names)
+    words = [f"{group} ({count})" if group.endswith(".*") else group for group, count in groups.items()]
+    return ", ".join(words) or "none"
