@@ -181,10 +181,10 @@ def is_label_file(path: str) -> bool:
 
 
 def check_label_file(label_file: str) -> None:
-    """Compare the checksum at the end of a label file, which files of older versions lack, with its bytes.
+    """Compare the checksum at the end of a label file with its bytes. Files of older versions have none: scan them.
 
     Raises:
-        CorruptFileError: they differ, or the file is cut off.
+        CorruptFileError: they differ, or the file is cut off or laid out otherwise.
         OSError: it cannot be read.
     """
     with open(label_file, "rb") as file:
@@ -194,9 +194,8 @@ def check_label_file(label_file: str) -> None:
         last = tail[tail.rstrip(b"\n").rfind(b"\n") + 1 :]
         found = _CHECKSUM_LINE.fullmatch(last)
         if found is None:
-            if last.rstrip(b"\n") == b"]}":  # of an older version
-                return
-            raise _cut_off(label_file)
+            scan_label_file(label_file)
+            return
         file.seek(0)
         checksum, left = 0, size - len(last)
         while left > 0:
