@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CorruptFileError
-from .scanner import CHECKSUM
+from .scanner import CHECKSUM, readable
 from .writer import SECTIONS, SEPARATOR, atomic_writer
 
 # One row per image. Lengths leave out the separators; annotations of an image are one range, their records joined
@@ -171,9 +171,11 @@ def is_label_file(path: str) -> bool:
     """Whether a file begins as our label files do; a COCO json of another origin is laid out otherwise.
 
     Raises:
-        OSError: it cannot be read.
+        InputError: it cannot be read.
     """
-    with open(path, "rb") as file:
+    if not os.path.isfile(path):  # a pipe would wait for ever
+        return False
+    with readable(path), open(path, "rb") as file:
         if file.read(len(_HEAD)) != _HEAD:  # a json on one line may be long
             return False
         file.readline()
