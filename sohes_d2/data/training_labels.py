@@ -70,7 +70,7 @@ def read_labels(
     forest, _ = read_forest(records, image_size, problems, where)
     runs = [run_lengths(mask["counts"]) for mask in forest.masks]
     areas = np.array([lengths[1::2].sum() for lengths in runs], np.int64)
-    kept = np.flatnonzero((areas > 0) & (forest.scores >= min_score))
+    kept = np.flatnonzero(forest.scores >= min_score)
     return TrainingLabels(
         run_ends=[np.cumsum(runs[k]) for k in kept],
         boxes=mask_boxes([forest.masks[k] for k in kept]).astype(np.int64),

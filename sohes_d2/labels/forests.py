@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..structures.forest import NO_LEVEL, NO_PARENT, Forest, ForestError
-from ..structures.masks import RLE, MaskError, encode_runs, rle_from_coco
+from ..structures.masks import RLE, MaskError, encode_runs, mask_areas, rle_from_coco
 from .reader import annotation_place
 from .schema import Annotation, Problems, RecordError, read_score
 
@@ -46,11 +46,14 @@ def read_forest(
 def read_masks(
     annotations: Sequence[Annotation], size: tuple[int, int], problems: Problems, where: str
 ) -> list[RLE | None]:
-    """The mask of each annotation; None for one that cannot be used, of which ``problems`` is told."""
+    """The mask of each annotation; None for one that is empty or cannot be used, of which ``problems`` is told."""
     masks: list[RLE | None] = []
     for k, annotation in enumerate(annotations):
         try:
-            masks.append(rle_from_coco(annotation.get("segmentation"), size))
+            mask = rle_from_coco(annotation.get("segmentation"), size)
+            if not mask_areas([mask])[0]:
+                raise MaskError("the mask is empty", "empty mask")
+            masks.append(mask)
         except MaskError as error:
             masks.append(None)
             problems.add(_place(where, annotation, k), error)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CorruptFileError
-from .scanner import CHECKSUM
+from .scanner import CHECKSUM, readable
 from .writer import SECTIONS, SEPARATOR, atomic_writer
 
 # One row per image. Lengths leave out the separators; annotations of an image are one range, their records joined
@@ -171,9 +171,11 @@ def is_label_file(path: str) -> bool:
     """Whether a file begins as our label files do; a COCO json of another origin is laid out otherwise.
 
     Raises:
-        OSError: it cannot be read.
+        InputError: it cannot be read.
     """
-    with open(path, "rb") as file:
+    if not os.path.isfile(path):  # a pipe would wait for ever
+        return False
+    with readable(path), open(path, "rb") as file:
         if file.read(len(_HEAD)) != _HEAD:  # a json on one line may be long
             return False
         file.readline()
@@ -181,10 +183,10 @@ def is_label_file(path: str) -> bool:
 
 
 def check_label_file(label_file: str) -> None:
-    """Compare the checksum at the end of a label file, which files of older versions lack, with its bytes.
+    """Compare the checksum at the end of a label file with its bytes. Files of older versions have none: scan them.
 
     Raises:
-        CorruptFileError: they differ, or the file is cut off.
+        CorruptFileError: they differ, or the file is cut off or laid out otherwise.
         OSError: it cannot be read.
     """
     with open(label_file, "rb") as file:
@@ -194,9 +196,8 @@ def check_label_file(label_file: str) -> None:
         last = tail[tail.rstrip(b"\n").rfind(b"\n") + 1 :]
         found = _CHECKSUM_LINE.fullmatch(last)
         if found is None:
-            if last.rstrip(b"\n") == b"]}":  # of an older version
-                return
-            raise _cut_off(label_file)
+            scan_label_file(label_file)
+            return
         file.seek(0)
         checksum, left = 0, size - len(last)
         while left > 0:

@@ -241,7 +241,9 @@ def group_by_image(annotations: Iterable[Any], image_ids: Iterable[Id]) -> dict[
 def annotation_place(record: Any, index: int) -> str:
     """What to call an annotation in a message: by its id, else by its position from 1."""
     key = record.get("id") if isinstance(record, dict) else None
-    return f"annotation {key if isinstance(key, (int, str)) and key != '' else f'number {index + 1}'!s:.40}"
+    if isinstance(key, int):
+        return f"annotation {key!s:.40}"
+    return f"annotation {key!r:.40}" if isinstance(key, str) and key else f"annotation number {index + 1}"
 
 
 def report(path: str, problems: Problems) -> None:

@@ -8,6 +8,7 @@ import re
 import stat
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, BinaryIO, NamedTuple
 
 from ..errors import CorruptFileError, InputError
@@ -19,6 +20,7 @@ _BLANKS = re.compile(r"[ \t\r\n]*")
 _DELIMITERS = frozenset(" \t\r\n,:]}")
 _CHUNK = 1 << 20
 _LARGEST_VALUE = 1 << 28  # bytes; a value that does not end by then is a damaged file, not a record
+_OUR_HEAD = b'{"info":{'
 _UTF8_MARK = b"\xef\xbb\xbf"
 _FOREIGN = {  # how files begin that are no json text, and what to do about them
     b"\x1f\x8b": "is compressed by gzip; unpack it",
@@ -55,6 +57,15 @@ class Record(NamedTuple):
         return self.length == 0
 
 
+@contextmanager
+def readable(path: str | os.PathLike) -> Iterator[None]:
+    """Turn the OSErrors of reading a file into an InputError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot read {os.fspath(path)}: {error.strerror or error}; check the path") from error
+
+
 def iterate_records(path: str) -> Iterator[Record]:
     """The records of every top-level list of a json file, in the order of the file. Other top-level values come as one
     record each.
@@ -66,13 +77,11 @@ def iterate_records(path: str) -> Iterator[Record]:
         InputError: the file cannot be opened, or is no json object or list.
         CorruptFileError: cut off, damaged, or with a checksum that is not that of its bytes.
     """
-    try:
+    with readable(path):
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise InputError(f"{os.fspath(path)} is not a file; give a json file")
         with open(path, "rb") as file:
             yield from _records(_Scanner(os.fspath(path), file))
-    except OSError as error:
-        raise InputError(f"cannot read {os.fspath(path)}: {error.strerror or error}; check the path") from error
 
 
 def _records(scanner: _Scanner) -> Iterator[Record]:
@@ -82,7 +91,7 @@ def _records(scanner: _Scanner) -> Iterator[Record]:
         scanner.take("{")
         seen: set[str] = set()
         while scanner.peek() != "}":
-            checksum = scanner.checksum() if scanner.peek() == '"' else 0
+            checksum = scanner.checksum()
             key = scanner.value()[2]
             if not isinstance(key, str):
                 raise scanner.error(f"expected the name of a key, found {key!r:.40}")
@@ -94,10 +103,10 @@ def _records(scanner: _Scanner) -> Iterator[Record]:
                 yield from _list(scanner, key)
             else:
                 offset, length, value = scanner.value()
-                if key == CHECKSUM and isinstance(value, int) and value != checksum:
+                if key == CHECKSUM and checksum not in (None, value):
                     raise CorruptFileError(
                         f"{scanner.path} is damaged: its checksum is {checksum}, it was written with {value}; make it "
-                        f"again, or copy it again from where it is whole"
+                        f"or copy it again, or take the key `{CHECKSUM}` out if it was edited"
                     )
                 yield Record(key, -1, offset, length, value)
             if scanner.peek() != "}":
@@ -132,8 +141,10 @@ class _Scanner:
         self._base = 0  # offset of the text in the file
         self._at = 0  # position in the text
         self._checksum = 0  # of the bytes before the text
-        self._fill(_CHUNK)
+        self._last = ""  # of the characters before the text
+        self._fill(max(_CHUNK, 64))
         head = self._text[:64].encode("latin-1")
+        self._is_ours = head.startswith(_OUR_HEAD)
         if head.startswith(_UTF8_MARK):
             self._at = len(_UTF8_MARK)
         for start, remedy in _FOREIGN.items():
@@ -145,8 +156,13 @@ class _Scanner:
         """Offset in the file of what comes next."""
         return self._base + self._at
 
-    def checksum(self) -> int:
-        """CRC32 of all bytes before this place."""
+    def checksum(self) -> int | None:
+        """CRC32 of all bytes before what comes next; None in a file that is not laid out as our label files are, such
+        as one that a script read, changed and wrote."""
+        self.peek()
+        before = self._text[self._at - 1] if self._at else self._last
+        if not self._is_ours or before != "\n":
+            return None
         return zlib.crc32(self._text[: self._at].encode("latin-1"), self._checksum)
 
     def peek(self) -> str:
@@ -209,6 +225,7 @@ class _Scanner:
     def _fill(self, size: int) -> bool:
         data = self._file.read(size)
         if data:
+            self._last = self._text[self._at - 1] if self._at else self._last
             self._checksum = zlib.crc32(self._text[: self._at].encode("latin-1"), self._checksum)
             self._text = self._text[self._at :] + data.decode("latin-1")
             self._base += self._at

@@ -91,7 +91,8 @@ class Problems:
         """Note that what is at a place cannot be used."""
         self.counts[getattr(error, "reason", None) or "other"] += 1
         if len(self.items) < self.LISTED:
-            self.items.append(f"{place}: {error}")
+            # names come from files: nothing that a terminal would obey, nor another line
+            self.items.append("".join(c if c.isprintable() else repr(c)[1:-1] for c in f"{place}: {error}"))
 
     def summary(self) -> str:
         """One line: how many, by reason, and an example; empty if there are none."""

@@ -24,7 +24,7 @@ from .index import (
     remove_index,
     save_index,
 )
-from .scanner import CHECKSUM
+from .scanner import CHECKSUM, readable
 from .writer import SECTIONS, copy_range, read_checked_json, read_json, write_checked_json, write_label_file
 
 MAX_IMAGES_PER_SHARD = 1000
@@ -205,7 +205,8 @@ def merge_shards(folder: str, output: str, allow_incomplete: bool = False) -> li
     """
     paths, indices = _open_shards(folder, allow_incomplete)
     for path in paths:
-        check_label_file(path)
+        with readable(path):
+            check_label_file(path)
     info = read_info(paths[0])
     for path in paths[1:]:
         if read_info(path) != info:
@@ -249,4 +250,8 @@ def _open_shards(folder: str, allow_incomplete: bool) -> tuple[list[str], list[S
             "Run their jobs with --resume, or allow an incomplete set"
         )
     paths = [os.path.join(folder, shard_name(number)) for number in numbers]
-    return paths, [load_index(path) for path in paths]
+    indices = []
+    for path in paths:
+        with readable(path):
+            indices.append(load_index(path))
+    return paths, indices

@@ -20,7 +20,7 @@ from ..structures.masks import mask_areas, union_area
 from .forests import read_forest
 from .index import COCO_SIZES, RELATIVE_SIZES, is_label_file
 from .reader import LabelStream
-from .schema import Annotation, ImageRecord, Problems, RecordError, check_ids, read_annotation, read_image
+from .schema import Annotation, ImageRecord, Problems, check_ids, read_annotation, read_image
 from .shards import ShardedDataset
 
 # Bins of mask area as a share of the image, four to a factor of ten.
@@ -179,8 +179,6 @@ def _add(statistics: LabelStatistics, image: ImageRecord, annotations: list[Anno
     for area in areas.tolist():
         statistics.size[next(size for size, limit in COCO_SIZES if area < limit)] += 1
         statistics.relative_size[next(size for size, limit in RELATIVE_SIZES if area / pixels < limit)] += 1
-    if not areas.all():
-        statistics.problems.add(name, RecordError(f"{int((areas == 0).sum())} masks are empty", "empty masks"))
     statistics.area_histogram += np.histogram(np.clip(areas / pixels, AREA_BINS[0], 1), AREA_BINS)[0]
     row = ImageRow(name, len(forest), int(depths.max(initial=-1)), union_area(forest.masks) / pixels)
     statistics.masks_per_image.append(row.masks)

@@ -32,7 +32,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 from ..errors import CorruptFileError, InputError
-from .scanner import CHECKSUM
+from .scanner import CHECKSUM, readable
 
 CATEGORIES = [{"id": 1, "name": "entity", "supercategory": "entity"}]
 SECTIONS = ("skipped", "images", "annotations")
@@ -188,10 +188,10 @@ def read_json(path: str | os.PathLike) -> Any:
         CorruptFileError: it is not json.
     """
     try:
-        with open(path, "rb") as file:
+        with readable(path), open(path, "rb") as file:
             return json.loads(file.read().decode("utf-8-sig"))
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}; check the path") from error
+    except InputError:
+        raise
     except (ValueError, RecursionError) as error:
         raise CorruptFileError(f"{path} is not json ({str(error):.100}); is it all of the file?") from error
 

@@ -356,3 +356,21 @@ def test_files_of_older_versions_have_no_checksum_and_are_read(folder):
     check_label_file(str(path))
     assert load_index(str(path)).rows["image_id"].tolist() == [1, 3, 4]
     assert len(read_label_file(path).annotations) == 3
+
+
+@pytest.mark.parametrize("style", [{}, {"separators": (",", ":")}, {"indent": 0}, {"indent": 2}])
+def test_a_file_that_a_script_changed_is_read(folder, tmp_path, style):
+    content = json.loads((folder / shard_name(0)).read_text())
+    content["annotations"].pop()
+    (tmp_path / "changed.json").write_text(json.dumps(content, **style))
+    assert len(read_label_file(tmp_path / "changed.json").annotations) == 2
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 64, 1000])
+def test_the_checksum_does_not_depend_on_how_a_file_is_read(folder, monkeypatch, chunk):
+    monkeypatch.setattr("sohes_d2.labels.scanner._CHUNK", chunk)
+    path = folder / shard_name(0)
+    assert len(read_label_file(path).annotations) == 3
+    path.write_bytes(path.read_bytes().replace(b'"area":100,', b'"area":101,', 1))
+    with pytest.raises(CorruptFileError, match="if it was edited"):
+        read_label_file(path)

@@ -64,7 +64,7 @@ COMMANDS = {
     ),
     "train": ("train_net", "tools", "--config-file {dir}/{name}.yaml --num-gpus 0"),
 }
-EXAMPLES_IN_A_TEST_RUN = {"train": 3, "label": 2}
+EXAMPLES_IN_A_TEST_RUN = {"train": 2, "label": 2}
 
 
 def good_document() -> dict:
@@ -134,7 +134,7 @@ def test_damaged_label_files(case, folder, tools, tmp_path):
     wrong: dict[str, Path] = {}  # what went wrong -> an input with which it did
     codes: Counter = Counter()
 
-    @settings(EXAMPLES_IN_A_TEST_RUN.get(case, 8))
+    @settings(EXAMPLES_IN_A_TEST_RUN.get(case, 4))
     @hypothesis.given(odd_files(document))
     def check(data):
         odd.write_bytes(data)

@@ -10,7 +10,6 @@ import numpy as np
 from ...labels.forests import link, read_masks
 from ...labels.schema import Problems, RecordError
 from ...structures.forest import Forest, ForestError
-from ...structures.masks import mask_areas
 from ..colors import canonical_order
 from .label_file import LabelFile
 
@@ -55,10 +54,6 @@ def image_forest(
     annotations = file.of(image_id)
     problems = Problems()
     masks = read_masks(annotations, size, problems, "")
-    for k, mask in enumerate(masks):
-        if mask is not None and not mask_areas([mask])[0]:
-            masks[k] = None
-            problems.add(f"annotation {annotations[k]['id']}", RecordError("the mask is empty", "empty mask"))
     by_coverage = not file.has_hierarchy
     try:
         everything = link(annotations, masks, size, problems, "")
