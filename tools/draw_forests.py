@@ -16,13 +16,13 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from sohes_d2.errors import InputError
 from sohes_d2.labels.forests import read_forest
 from sohes_d2.labels.reader import read_label_file
 from sohes_d2.labels.schema import Annotation, ImageRecord, Problems
 from sohes_d2.structures.forest import Forest
+from sohes_d2.structures.files import write_picture
 from sohes_d2.structures.images import ImageReadError, read_image
 from sohes_d2.visualization import MAX_MASKS, MIN_WIDTH, forest_figure
 from sohes_d2.visualization.names import file_stem
@@ -125,7 +125,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"skipped {record.get('file_name', record['id'])!a}: {error}", file=sys.stderr)
             continue
         name = f"forest_{file_stem(record['file_name'], stems)}.png"
-        Image.fromarray(figure).save(args.output / name)
+        write_picture(args.output / name, figure, "PNG")
         written[name] = len(forest)
         depths.update(forest.depths().tolist())
         counts = np.bincount(np.minimum(forest.depths(), 2), minlength=3)

@@ -30,7 +30,7 @@ from torch import Tensor
 from sohes_d2.correction.meta_arch import MODELS
 from sohes_d2.config_file import load_config
 from sohes_d2.errors import ConfigError, WeightsError
-from sohes_d2.labels.writer import atomic_writer
+from sohes_d2.structures.files import atomic_writer
 from sohes_d2.weights import read_weights
 
 EXIT_USAGE = 2

@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     # after the arguments, because these take seconds to import
     from sohes_d2.errors import InputError
     from sohes_d2.labels.statistics import inspect_labels
-    from sohes_d2.labels.writer import write_json
+    from sohes_d2.structures.files import write_json
 
     try:
         statistics = inspect_labels(args.labels, args.max_images, args.list)
@@ -104,10 +104,8 @@ def _numbers(spread: dict[str, float], form: str) -> list[str]:
 
 
 def _plot(path: str, statistics: LabelStatistics, title: str) -> None:
-    from PIL import Image
-
     from sohes_d2.labels.statistics import AREA_BINS
-    from sohes_d2.labels.writer import atomic_writer
+    from sohes_d2.structures.files import write_picture
     from sohes_d2.visualization.label_plots import plot_label_statistics
 
     picture = plot_label_statistics(
@@ -118,8 +116,7 @@ def _plot(path: str, statistics: LabelStatistics, title: str) -> None:
         AREA_BINS,
         f"{_printable(title)}: {statistics.images} images, {statistics.masks} masks",
     )
-    with atomic_writer(path) as file:
-        Image.fromarray(picture).save(file, "PNG")
+    write_picture(path, picture, "PNG")
 
 
 def _printable(text: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from detectron2.utils import comm
 
-from ..labels.writer import write_json
+from ..structures.files import write_json
 
 EVALUATION_FILE = "evaluation.json"
 

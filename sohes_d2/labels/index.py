@@ -16,7 +16,8 @@ import numpy as np
 
 from ..errors import CorruptFileError
 from .scanner import CHECKSUM
-from .writer import SECTIONS, SEPARATOR, atomic_writer
+from .writer import SECTIONS, SEPARATOR
+from ..structures.files import atomic_writer
 
 # One row per image. Lengths leave out the separators; annotations of an image are one range, their records joined
 # by ",\n". The checksum is of the image record and this range.

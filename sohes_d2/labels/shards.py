@@ -25,7 +25,8 @@ from .index import (
     save_index,
 )
 from .reader import read_json
-from .writer import SECTIONS, copy_range, write_json, write_label_file
+from .writer import SECTIONS, copy_range, write_label_file
+from ..structures.files import write_json
 
 MAX_IMAGES_PER_SHARD = 1000
 RUN_FILE = "run.json"

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ...labels.journal import ShardJournal
-from ...labels.writer import write_json, write_label_file
+from ...labels.writer import write_label_file
+from ...structures.files import write_json
 from ...labels.index import index_path, load_index, save_index, scan_label_file
 from ...labels.shards import RUN_FILE, list_shards, read_skipped, shard_name, write_folder_index
 from ...data.sources import ImageList
