@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import os
 import sys
 from collections.abc import Callable
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import default_setup
 from detectron2.utils import comm
+from detectron2.utils.collect_env import collect_env_info
+from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
-from torch.multiprocessing import ProcessExitedException
 
 from ..correction import CollapseError
 from ..data.registration import DatasetMissingError, DatasetSpecError
@@ -19,11 +21,12 @@ from ..data.sources import SourceError
 from ..data.training_labels import BrokenSampleError
 from ..data.training_stream import NothingUsableError
 from ..evaluation.errors import EvaluationError
-from ..errors import WeightsError
 from .checkpoint import CheckpointError
 from ..config_file import load_config
-from ..errors import ConfigError
-from .launch import launch
+from ..errors import ConfigError, FolderBusyError, OutputError, WeightsError
+from ..structures.files import FolderLock, write_text
+from .launch import ProcessDiedError, launch
+from .writers import LOGGERS, log_to
 
 EXIT_FAILED, EXIT_USAGE, EXIT_STOPPED = 1, 2, 130
 
@@ -33,10 +36,20 @@ USAGE_ERRORS = (
     DatasetMissingError,
     DatasetSpecError,
     EvaluationError,
+    FolderBusyError,
     SourceError,
     WeightsError,
 )
-FAILURES = (BrokenSampleError, CollapseError, FloatingPointError, NothingUsableError)
+FAILURES = (
+    BrokenSampleError,
+    CollapseError,
+    FloatingPointError,
+    NothingUsableError,
+    OutputError,
+    ProcessDiedError,
+)
+
+logger = logging.getLogger(__name__)
 
 
 def check_processes(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -58,10 +71,51 @@ def frozen_config(file: str, pairs: list[str], num_gpus: int) -> CfgNode:
     return cfg
 
 
+_held: list[FolderLock] = []
+
+
 def set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """Log, seed and folder of one process, as Detectron2 sets them up, and our log beside its."""
-    default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="sohes_d2", abbrev_name="sohes_d2")
+    """Folder, log, config.yaml and seed of one process, as Detectron2's ``default_setup``.
+
+    OUTPUT_DIR is this run's alone until `run_processes` is over.
+
+    Raises:
+        FolderBusyError: another process writes into OUTPUT_DIR; in all processes.
+        OutputError: OUTPUT_DIR cannot be written to; in all processes.
+    """
+    _hold(cfg.OUTPUT_DIR)
+    rank = comm.get_rank()
+    for name in LOGGERS:
+        setup_logger(distributed_rank=rank, name=name, abbrev_name="d2" if name == "detectron2" else name)
+    log_to(cfg.OUTPUT_DIR, rank)
+    logger.info("Rank of current process: %d. World size: %d", rank, comm.get_world_size())
+    logger.info("Environment info:\n%s", collect_env_info())
+    logger.info("Command line arguments: %s", args)
+    if comm.is_main_process():
+        path = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
+        write_text(path, cfg.dump())
+        logger.info("Full config saved to %s", path)
+    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
+    if not getattr(args, "eval_only", False):
+        torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+
+
+def _hold(folder: str) -> None:
+    """Lock a folder for all processes, by the main one."""
+    error: Exception | None = None
+    if comm.is_main_process():
+        try:
+            _held.append(FolderLock(folder))
+        except (FolderBusyError, OutputError) as found:
+            error = found
+    error = comm.all_gather(error)[0]
+    if error is not None:
+        raise error
+
+
+def _let_go() -> None:
+    while _held:
+        _held.pop().release()
 
 
 def run_processes(
@@ -85,37 +139,31 @@ def run_processes(
     """
     try:
         launch(
-            _explained,
+            _run,
             max(args.num_gpus, 1),
             args.num_machines,
             args.machine_rank,
             args.dist_url,
-            (tool, run, args, (*USAGE_ERRORS, *usage_errors)),
+            (run, args),
             use_gpus=device != "cpu" and torch.cuda.is_available(),
         )
-    except ProcessExitedException as error:
-        return error.exit_code
     except SystemExit as error:
         return error.code
     except KeyboardInterrupt:
         print(f"\n{tool}: stopped; go on with --resume", file=sys.stderr)
         return EXIT_STOPPED
+    except (*USAGE_ERRORS, *usage_errors) as error:
+        print(f"{tool}: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except FAILURES as error:
+        print(f"{tool}: {error}", file=sys.stderr)
+        return EXIT_FAILED
     return 0
 
 
-def _explained(
-    tool: str,
-    run: Callable[[argparse.Namespace], None],
-    args: argparse.Namespace,
-    usage_errors: tuple[type[Exception], ...],
-) -> None:
-    """``run(args)``, with a line instead of a traceback where that says enough; exits with a code then."""
+def _run(run: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
+    """``run(args)`` in one process, which lets go of its folder at the end."""
     try:
         run(args)
-    except usage_errors as error:
-        if comm.is_main_process():
-            print(f"{tool}: {error}", file=sys.stderr)
-        sys.exit(EXIT_USAGE)
-    except FAILURES as error:
-        print(f"{tool}: {error}", file=sys.stderr)
-        sys.exit(EXIT_FAILED)
+    finally:
+        _let_go()
