@@ -14,7 +14,7 @@ checkpoints, log.txt, metrics.json and TensorBoard's files. Use a backbone with 
 --weights FILE, or to train, MODEL.VIT.WEIGHTS FILE. After a kill the same command with --resume goes on as if nothing
 had happened.
 
-Exit code: 0 done, 1 training failed, 2 usage error, 130 stopped by Ctrl-C.
+Exit code: 0 done, 1 training failed, 2 usage error, 130 stopped by Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations

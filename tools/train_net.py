@@ -11,10 +11,10 @@
 processes there.
 
 OUTPUT_DIR receives config.yaml, log.txt, metrics.json (one line per 20 iterations), TensorBoard's files, checkpoints,
-and evaluation.json, the results of the last evaluation in percent. After a kill the same command with --resume goes on
-with the same losses.
+and evaluation.json, the results of the last evaluation in percent. It belongs to one training at a time. After a kill or
+a full disk the same command with --resume goes on with the same losses; Ctrl-C and SIGTERM finish the iteration first.
 
-Exit code: 0 done, 1 training failed or TEST.EXPECTED_RESULTS were not met, 2 usage error, 130 stopped by Ctrl-C.
+Exit code: 0 done, 1 training failed or TEST.EXPECTED_RESULTS were not met, 2 usage error, 130 stopped by Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations

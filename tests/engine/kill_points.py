@@ -1,16 +1,17 @@
-"""Kills a training at a file operation, resumes it, and compares what comes out with an uninterrupted one.
+"""Stops a training at a file operation, resumes it, and compares what comes out with an uninterrupted one.
 
-    python tests/engine/kill_points.py FOLDER all
-    python tests/engine/kill_points.py FOLDER 0.1 0.5 0.9     # at these parts of its operations
+    python tests/engine/kill_points.py FOLDER kill all               # a kill before each operation
+    python tests/engine/kill_points.py FOLDER full 0.1 0.5 0.9       # the disk full from these parts of them on
+    python tests/engine/kill_points.py FOLDER train 100 2            # just train, 100 iterations in 2 processes
 
-It prints the operations counted, the points tried, and those that ended otherwise, as json. Also to be imported: `run`
-trains in this process as tools/train_net.py does.
+The first two print the operations counted, the points tried, and those that ended otherwise, as json.
 """
 
 from __future__ import annotations
 
 import argparse
 import builtins
+import errno
 import io
 import json
 import logging
@@ -35,15 +36,10 @@ KILLED = 77
 DATASET = "killed_scenes"
 
 
-def prepare(folder: Path) -> None:
-    """The scenes to train on, registered in this process."""
-    if not (folder / "scenes").exists():
-        write_scenes(folder / "scenes")
-    register_coco_entities(DATASET, str(folder / "scenes" / "labels.json"), str(folder / "scenes" / "images"))
-    training_command.collect_env_info = lambda: ""  # it takes seconds
-
-
 def train(args: argparse.Namespace) -> None:
+    scenes = Path(args.scenes)
+    register_coco_entities(DATASET, str(scenes / "labels.json"), str(scenes / "images"))
+    training_command.collect_env_info = lambda: ""  # it takes seconds
     cfg = tiny_cfg(args.output, (DATASET,), (DATASET,), MAX_ITER=args.iterations, CHECKPOINT_PERIOD=2)
     cfg.TEST.EVAL_PERIOD = 4
     cfg.freeze()
@@ -58,6 +54,7 @@ def run(output: Path, resume: bool, iterations: int = 6, processes: int = 1) -> 
     """The exit code of a training."""
     args = argparse.Namespace(
         output=str(output),
+        scenes=str(output.parent / "scenes"),
         resume=resume,
         iterations=iterations,
         num_gpus=processes,
@@ -69,11 +66,13 @@ def run(output: Path, resume: bool, iterations: int = 6, processes: int = 1) -> 
 
 
 class Operations:
-    """Counts the file operations of the main thread that change something, and ends the process before one of them."""
+    """Counts the file operations of the main thread that change something. Before one of them it ends the process, or
+    from there on the disk is full.
+    """
 
-    def __init__(self, kill_at: int | None):
+    def __init__(self, stop_at: int | None, full: bool = False):
         self.count = 0
-        self._kill_at = kill_at
+        self._stop_at, self._full = stop_at, full
         for module, name in (
             *((os, name) for name in ("fsync", "replace", "rename", "unlink", "remove", "mkdir", "write", "ftruncate")),
             *((builtins, "open"), (io, "open")),
@@ -89,7 +88,7 @@ class Operations:
         def counted_write(file, data):
             self._pass()
             half = len(data) // 2
-            if half and self._kill_at == self.count:
+            if half and self._stop_at == self.count:
                 write(file, memoryview(data)[:half])
             self._pass()
             return write(file, data)
@@ -98,34 +97,34 @@ class Operations:
 
     def _counted(self, function):
         is_open = function.__name__ == "open"
+        needs_room = function.__name__ in ("open", "fsync", "mkdir", "write")
 
         def counted(*args, **kwargs):
             mode = kwargs.get("mode", args[1] if len(args) > 1 else "r")
-            if not is_open or set(str(mode)) & set("wax+"):
-                self._pass()
+            if not is_open or (set(str(mode)) & set("wax+") and args[0] != os.devnull):
+                self._pass(needs_room)
             return function(*args, **kwargs)
 
         return counted
 
-    def _pass(self) -> None:
-        if threading.current_thread() is not threading.main_thread():
-            return
-        if self.count == self._kill_at:
-            os._exit(KILLED)
-        self.count += 1
+    def _pass(self, needs_room: bool = True) -> None:
+        if threading.current_thread() is threading.main_thread():
+            if self.count == self._stop_at and not self._full:
+                os._exit(KILLED)
+            self.count += 1
+        if self._full and self.count > self._stop_at and needs_room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def in_child(function, *args) -> int:
-    """The exit code of a process that calls a function, silently."""
+def in_child(function, *args, errors: Path | None = None) -> int:
+    """The exit code of a process that calls a function; what it says goes to a file, if to one."""
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
         code = 99
         try:
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, 1)
-            if "VERBOSE" not in os.environ:
-                os.dup2(null, 2)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            os.dup2(os.open(errors or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
             code = function(*args)
         finally:
             os._exit(code)
@@ -139,8 +138,8 @@ def counted_run(output: Path, count_file: Path) -> int:
     return code
 
 
-def killed_run(output: Path, kill_at: int) -> int:
-    Operations(kill_at)
+def stopped_run(output: Path, stop_at: int, full: bool) -> int:
+    Operations(stop_at, full)
     return run(output, resume=False)
 
 
@@ -159,12 +158,17 @@ def outcome(output: Path) -> dict:
     }
 
 
-def try_point(folder: Path, point: int, expected: dict) -> str:
-    """Kill at a point, resume, compare; "" or what is wrong."""
-    output = folder / f"killed{point}"
-    code = in_child(killed_run, output, point)
-    if code != KILLED:
-        return f"point {point}: ended with {code} instead of being killed"
+def try_point(folder: Path, point: int, full: bool, expected: dict) -> str:
+    """Stop at a point, resume, compare; "" or what is wrong."""
+    output, errors = folder / f"stopped{point}", folder / "errors"
+    code = in_child(stopped_run, output, point, full, errors=errors)
+    if full and code == 0:  # only TensorBoard and the log were left to write
+        return ""
+    if code != (1 if full else KILLED):
+        return f"point {point}: ended with {code}: {errors.read_text()}"
+    lines = errors.read_text().splitlines()
+    if full and not (len(lines) == 1 and os.strerror(errno.ENOSPC) in lines[0]):
+        return f"point {point}: says {lines}"
     code = in_child(run, output, True)
     if code:
         return f"point {point}: the resumed training ended with {code}"
@@ -178,18 +182,22 @@ def try_point(folder: Path, point: int, expected: dict) -> str:
 
 
 def main() -> int:
-    folder, which = Path(sys.argv[1]), sys.argv[2:]
+    folder, what, which = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
     folder.mkdir(parents=True, exist_ok=True)
     logging.disable(logging.WARNING)
-    prepare(folder)
-    code = in_child(counted_run, folder / "whole", folder / "count")
+    if not (folder / "scenes").exists():
+        write_scenes(folder / "scenes")
+    if what == "train":
+        return run(folder / "run", "--resume" in which, int(which[0]), int(which[1]))
+    code = in_child(counted_run, folder / "whole", folder / "count", errors=folder / "errors")
     if code:
-        print(f"the whole training ended with {code}", file=sys.stderr)
+        print(f"the whole training ended with {code}: {(folder / 'errors').read_text()}", file=sys.stderr)
         return 1
     count = int((folder / "count").read_text())
     expected = outcome(folder / "whole")
     points = range(count) if which == ["all"] else sorted({int(float(part) * (count - 1)) for part in which})
-    wrong = [problem for point in points if (problem := try_point(folder, point, expected))]
+    problems = [try_point(folder, point, what == "full", expected) for point in points]
+    wrong = [problem for problem in problems if problem]
     print(json.dumps({"operations": count, "points": len(points), "wrong": wrong}))
     return 0
 

@@ -1,10 +1,15 @@
-"""Two processes on the CPU compute what one does."""
+"""Two processes on the CPU compute what one does, end together, and say why."""
+
+import socket
+import time
 
 import pytest
 import torch
-from two_processes import gradients, leave, work
+from two_processes import die, fail, gradients, leave, work
 
-from sohes_d2.engine.launch import launch
+from sohes_d2.engine import launch as module
+from sohes_d2.engine.launch import ProcessDiedError, RemoteTraceback, launch
+from sohes_d2.errors import ConfigError
 
 
 def test_two_processes_have_the_gradients_of_one_with_all_images(tmp_path, monkeypatch):
@@ -46,3 +51,34 @@ def test_one_process_is_simply_called():
     called = []
     launch(called.append, 1, args=("here",), use_gpus=False)
     assert called == ["here"]
+
+
+def test_a_process_that_is_killed_is_named():
+    with pytest.raises(ProcessDiedError, match="process 1 of 2 .*SIGKILL"):
+        launch(die, 2, use_gpus=False)
+
+
+def test_an_error_comes_as_it_was_with_its_traceback():
+    with pytest.raises(FloatingPointError, match="^no number$") as error:
+        launch(fail, 2, use_gpus=False)
+    assert isinstance(error.value.__cause__, RemoteTraceback)
+    assert "in fail" in str(error.value.__cause__)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("address", ["auto", "tcp://host.invalid:1234", "tcp://127.0.0.1", "nowhere", "file:///tmp/x"])
+def test_addresses_that_are_none_fail_at_once(address, rank):
+    start = time.monotonic()
+    with pytest.raises(ConfigError, match="--dist-url"):
+        launch(print, 1, machines=2, machine_rank=rank, address=address, use_gpus=False)
+    assert time.monotonic() - start < 30
+
+
+def test_a_port_that_is_in_use_and_one_where_nobody_listens(monkeypatch):
+    with socket.create_server(("", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"port {port}"):
+            launch(print, 1, machines=2, machine_rank=0, address=f"tcp://127.0.0.1:{port}", use_gpus=False)
+    monkeypatch.setattr(module, "_JOIN_TIMEOUT", module.timedelta(seconds=1))
+    with pytest.raises(ConfigError, match="machine 0 cannot be reached"):
+        launch(print, 1, machines=2, machine_rank=1, address=f"tcp://127.0.0.1:{port}", use_gpus=False)
