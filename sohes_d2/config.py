@@ -146,6 +146,9 @@ def add_sohes_config(cfg: Any) -> None:
     cfg.TEST.VIEWS.NAMES = ["same"]
     cfg.TEST.VIEWS.DUPLICATE_IOU = 0.6  # of two views' masks that overlap by more, the better one is left
     cfg.TEST.MASK_CHUNK_BYTES = 256 * 1024 * 1024  # memory of the masks that are upsampled and encoded at once
+    # Share of a test set's images that may be missing or damaged, and are scored as blank; evaluation with more is
+    # refused [D].
+    cfg.TEST.MAX_UNREADABLE = 0.1
     cfg.TEST.VISUALIZE = 4  # images of the test set that training draws at every evaluation, for TensorBoard
 
     cfg.INPUT.IMAGE_SIZE = 1024  # pixels: training crops are squares of this side [U]

@@ -20,6 +20,7 @@ import time
 
 import numpy as np
 
+from sohes_d2.cli.runner import run_tool, tool_parser
 from sohes_d2.evaluation.backends import FAST, REFERENCE, resolve_backend
 from sohes_d2.evaluation.detection_metrics import evaluate_detections
 from sohes_d2.structures.masks import encode_masks, mask_areas, mask_boxes
@@ -69,19 +70,19 @@ def generate(images: int, truths: int, detections: int, seed: int = 0) -> tuple[
     return coco_images, true_annotations, predictions
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; exits with code 2 where it is wrong."""
+    parser = tool_parser(__doc__)
     parser.add_argument("--images", type=int, default=100, metavar="N")
     parser.add_argument("--truths", type=int, default=60, metavar="N", help="true masks per image (default: 60)")
     parser.add_argument("--detections", type=int, default=700, metavar="N", help="per image (default: 700)")
     parser.add_argument("--iou-type", choices=("segm", "bbox"), default="segm")
-    args = parser.parse_args(arguments)
-    try:
-        resolve_backend(FAST)
-    except ValueError as error:
-        print(f"benchmark_evaluation: {error}", file=sys.stderr)
-        return 2
+    return parser.parse_args(arguments)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, and print the numbers; returns the exit code."""
+    resolve_backend(FAST)
 
     data = generate(args.images, args.truths, args.detections)
     print(
@@ -106,6 +107,11 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"AR@1000 {results[FAST]['AR@1000']:.3f}, AP {results[FAST]['AP']:.3f}; greatest difference {worst:.1e}")
     print(f"speedup {seconds[REFERENCE] / seconds[FAST]:.1f}, equal {equal}")
     return 0 if equal else 1
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    return run_tool("benchmark_evaluation", parse_arguments, run, arguments)
 
 
 if __name__ == "__main__":

@@ -24,11 +24,13 @@ import shutil
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
 
+from sohes_d2.cli.runner import run_tool, tool_parser
 from sohes_d2.labels.writer import SEPARATOR, dump_line, image_record, write_label_file
 from sohes_d2.labels.index import ShardIndex, read_info, remove_index, save_index, scan_label_file
 from sohes_d2.labels.shards import merge_shards, missing_shards, shard_name, write_folder_index
@@ -61,6 +63,13 @@ def make_folder(folder: str, images: int, masks: int) -> bool:
     shutil.rmtree(folder)
     os.makedirs(folder)
     templates = _templates(masks)
+
+    def image(i: int) -> bytes:
+        return dump_line(image_record(i, _file_name(i), HEIGHT, WIDTH))
+
+    def annotations(i: int) -> bytes:
+        return templates[i % TEMPLATES].replace(_ID, b"%d" % i)
+
     layout: ShardIndex | None = None
     shards = -(-images // IMAGES_PER_SHARD)
     for number in range(shards):
@@ -69,8 +78,8 @@ def make_folder(folder: str, images: int, masks: int) -> bool:
         path = os.path.join(folder, shard_name(number))
         sections = {
             "skipped": [],
-            "images": ([dump_line(image_record(i, _file_name(i), HEIGHT, WIDTH))] for i in ids),
-            "annotations": ([templates[i % TEMPLATES].replace(_ID, b"%d" % i)] for i in ids) if masks else [],
+            "images": ([image(i)] for i in ids),
+            "annotations": ([annotations(i)] for i in ids) if masks else [],
         }
         write_label_file(path, info, sections)
         if layout is None or len(layout.rows) != len(ids):
@@ -78,6 +87,7 @@ def make_folder(folder: str, images: int, masks: int) -> bool:
         # Scanning every shard would take most of the time, and full ones differ by the digits of the ids only.
         rows = layout.rows.copy()
         rows["image_id"] = ids
+        rows["crc32"] = [zlib.crc32(annotations(i), zlib.crc32(image(i))) for i in ids]
         save_index(path, ShardIndex(rows, layout.sections, layout.stats, layout.file_bytes))
     write_folder_index(folder, {"images": images, "images_per_shard": IMAGES_PER_SHARD, "shards": shards})
     return True
@@ -249,9 +259,9 @@ def _mebibytes(result: dict[str, float]) -> str:
     return f"{result['rss'] / 2**20:7.0f} MiB ({result['rss_added'] / 2**20:.1f} added)"
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; exits with code 2 where it is wrong."""
+    parser = tool_parser(__doc__)
     add = parser.add_argument
     add("folder", help="where to make the labels, in the sub-folders `large` and `small`")
     add("--images", type=_count, default=200_000, metavar="N", help="images of the large set (default: %(default)s)")
@@ -260,8 +270,11 @@ def main(arguments: list[str] | None = None) -> int:
     add("--accesses", type=int, default=2_000, metavar="N", help="images to read at random (default: %(default)s)")
     add("--keep", action="store_true", help="keep the labels, for another run")
     add("--measure", choices=tuple(MEASUREMENTS), help=argparse.SUPPRESS)  # what a fresh process does
-    args = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
 
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, and print the numbers; returns the exit code."""
     if args.measure:
         print(json.dumps(MEASUREMENTS[args.measure](args.folder, args.accesses)))
         return 0
@@ -309,6 +322,11 @@ def main(arguments: list[str] | None = None) -> int:
     met = opens and large["cold_mean_ms"] < ACCESS_MS and large["work_p99_ms"] < ACCESS_MS
     print(f"targets met: {met}")
     return 0 if met else 1
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    return run_tool("benchmark_loading", parse_arguments, run, arguments)
 
 
 if __name__ == "__main__":

@@ -19,9 +19,24 @@ import time
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ[_name] = "1"  # read when numpy is loaded
 
-import numpy as np  # noqa: E402
+from sohes_d2.cli.runner import run_tool, tool_parser
 
-from sohes_d2.exploration.merging import MergeHistory, grid_edges, merge_regions  # noqa: E402
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; exits with code 2 where it is wrong."""
+    parser = tool_parser(__doc__)
+    parser.add_argument("--grid", type=int, default=96, help="rows and columns (default: 96)")
+    parser.add_argument("--channels", type=int, default=768, help="feature size (default: 768, a ViT-B's)")
+    parser.add_argument("--repeats", type=int, default=5, help="runs of the fast path; the best counts (default: 5)")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    parse_arguments()  # --help and mistakes come before what takes seconds to import
+
+import numpy as np
+
+from sohes_d2.exploration.merging import MergeHistory, grid_edges, merge_regions
 
 THETAS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 
@@ -90,14 +105,8 @@ def timed(function, *arguments) -> tuple[float, MergeHistory]:
     return time.perf_counter() - start, result
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns 1 if the partitions differ."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--grid", type=int, default=96, help="rows and columns (default: 96)")
-    parser.add_argument("--channels", type=int, default=768, help="feature size (default: 768, a ViT-B's)")
-    parser.add_argument("--repeats", type=int, default=5, help="runs of the fast path; the best counts (default: 5)")
-    args = parser.parse_args(arguments)
-
+def run(args: argparse.Namespace) -> int:
+    """Measure, and print the numbers; returns the exit code."""
     merge_regions(smooth_features(8, 4))  # compiles, or loads what an earlier run compiled
     features = smooth_features(args.grid, args.channels)
     # The best of some short runs: what else the machine does can only add to one, and the plain run is long enough to
@@ -118,6 +127,11 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"speedup: {plain / fast:.0f}")
     print(f"identical: {str(identical).lower()}")
     return 0 if identical else 1
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns 1 if the partitions differ."""
+    return run_tool("benchmark_merging", parse_arguments, run, arguments)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,31 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from sohes_d2.cli.runner import run_tool, tool_parser
+
+
+DEFAULT_CONFIG = os.path.join(os.path.dirname(__file__), "..", "configs", "sohes_synthetic_instruction.yaml")
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; exits with code 2 where it is wrong."""
+    parser = tool_parser(__doc__)
+    add = parser.add_argument
+    add("--config-file", default=DEFAULT_CONFIG, help="default: configs/sohes_synthetic_instruction.yaml")
+    add("--device", default="cpu", help="default: cpu")
+    add("--batch-size", type=int, default=4, metavar="N", help="scenes per iteration (default: 4)")
+    add("--iterations", type=int, default=5, metavar="N", help="that are timed (default: 5)")
+    add("--official", metavar="DIR", help="a checkout of facebookresearch/Mask2Former")
+    add("opts", nargs="*", metavar="KEY VALUE", help="of the config")
+    args = parser.parse_args(arguments)
+    if args.batch_size < 1 or args.iterations < 1:
+        parser.error("--batch-size and --iterations count from 1")
+    return args
+
+
+if __name__ == "__main__":
+    parse_arguments()  # --help and mistakes come before what takes seconds to import
+
 import torch
 from torch import Tensor, nn
 
@@ -47,7 +72,6 @@ from sohes_d2.engine.part_meter import MIB, PartMeter
 from sohes_d2.structures.ancestors import AncestorMatrix
 from sohes_d2.structures.masks import decode_masks
 
-DEFAULT_CONFIG = os.path.join(os.path.dirname(__file__), "..", "configs", "sohes_synthetic_instruction.yaml")
 # Relative to the largest value. Masked attention jumps where a logit's sign hangs on rounding.
 TOLERANCE = 1e-2
 BACKBONE, PIXELS, QUERIES = "backbone", "pixel decoder", "transformer decoder"
@@ -352,36 +376,21 @@ def _mebibytes(meter: PartMeter, *parts: str) -> str:
     return f"{max(peaks) / MIB:.0f}" if peaks else ""
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--config-file", default=DEFAULT_CONFIG, help="default: configs/sohes_synthetic_instruction.yaml")
-    add("--device", default="cpu", help="default: cpu")
-    add("--batch-size", type=int, default=4, metavar="N", help="scenes per iteration (default: 4)")
-    add("--iterations", type=int, default=5, metavar="N", help="that are timed (default: 5)")
-    add("--official", metavar="DIR", help="a checkout of facebookresearch/Mask2Former")
-    add("opts", nargs="*", metavar="KEY VALUE", help="of the config")
-    args = parser.parse_args(arguments)
-    if args.batch_size < 1 or args.iterations < 1:
-        parser.error("--batch-size and --iterations count from 1")
+def run(args: argparse.Namespace) -> int:
+    """Measure, and print the numbers; returns the exit code."""
     # the official code uses some of torch's old names
     warnings.filterwarnings("ignore", category=FutureWarning)
     official = None
-    try:
-        cfg = load_config(args.config_file, args.opts)
-        cfg.MODEL.DEVICE = args.device
-        if args.official:
-            cfg.MODEL.ANCESTOR_HEAD.ENABLED = False
-            if cfg.SOLVER.AMP.ENABLED and torch.device(args.device).type != "cuda":
-                raise ConfigError("the official head knows mixed precision on CUDA alone: set SOLVER.AMP.ENABLED False")
-        cfg.freeze()
-        training = Training(cfg, args.batch_size)
-        if args.official:
-            official = build_official(args.official, cfg, training)
-    except ConfigError as error:
-        print(f"benchmark_training: {error}", file=sys.stderr)
-        return 2
+    cfg = load_config(args.config_file, args.opts)
+    cfg.MODEL.DEVICE = args.device
+    if args.official:
+        cfg.MODEL.ANCESTOR_HEAD.ENABLED = False
+        if cfg.SOLVER.AMP.ENABLED and torch.device(args.device).type != "cuda":
+            raise ConfigError("the official head knows mixed precision on CUDA alone: set SOLVER.AMP.ENABLED False")
+    cfg.freeze()
+    training = Training(cfg, args.batch_size)
+    if args.official:
+        official = build_official(args.official, cfg, training)
     side, labels = cfg.INPUT.IMAGE_SIZE, sum(len(target["labels"]) for target in training.targets)
     precision = cfg.SOLVER.AMP.DTYPE if cfg.SOLVER.AMP.ENABLED else "float32"
     print(
@@ -404,6 +413,11 @@ def main(arguments: list[str] | None = None) -> int:
     equal = max(differences.values()) <= TOLERANCE
     print(f"equal {equal}")
     return 0 if equal else 1
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    return run_tool("benchmark_training", parse_arguments, run, arguments)
 
 
 if __name__ == "__main__":

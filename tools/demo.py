@@ -20,12 +20,11 @@ Exit code: 0 all photos shown, 3 some skipped (listed, and in labels.json), 2 us
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 from typing import Any
 
-EXIT_USAGE, EXIT_SKIPPED, EXIT_STOPPED = 2, 3, 130
+from sohes_d2.cli.runner import EXIT_SKIPPED, add_config_options, check_output, run_tool, tool_parser
 
 # Labels of phase 1 hold unions of nearly everything, under which a picture of the wholes would show nothing else.
 PHASE_ONE_MAX_AREA = 0.5
@@ -33,7 +32,7 @@ PHASE_ONE_MAX_AREA = 0.5
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; exits with code 2 where it is wrong."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     add = parser.add_argument
     add("--input", required=True, nargs="+", metavar="FILE|DIR|GLOB", help="photos, folders (with sub-folders), globs")
     add("--output", required=True, metavar="DIR", help="folder to write; made if missing, files in it are replaced")
@@ -51,7 +50,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="SHARE",
         help=f"do not draw masks over this share of a photo (default: {PHASE_ONE_MAX_AREA} for phase 1, else 1)",
     )
-    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys and values, at the end of the command")
+    add_config_options(parser)
     args = parser.parse_args(arguments)
     if not 0 <= args.score_threshold <= 1:
         parser.error(f"--score-threshold must be from 0 to 1, got {args.score_threshold}")
@@ -75,6 +74,7 @@ def build_finder(args: argparse.Namespace) -> tuple[Any, dict[str, Any], str]:
     from sohes_d2.errors import ConfigError
     from sohes_d2.engine.predictor import SOHESPredictor, choose_device, load_model_folder
     from sohes_d2.exploration.labeler import PseudoLabeler
+    from sohes_d2.structures.images import set_max_image_pixels
     from sohes_d2.weights import PREFIX, local_path
 
     version = {"description": "Forests of entities, made by tools/demo.py", "version": sohes_d2.__version__}
@@ -98,46 +98,36 @@ def build_finder(args: argparse.Namespace) -> tuple[Any, dict[str, Any], str]:
         )
     cfg = load_config(args.config_file or "", args.opts)
     cfg.MODEL.DEVICE = choose_device(cfg.MODEL.DEVICE, args.device)
+    set_max_image_pixels(cfg.INPUT.MAX_IMAGE_PIXELS)
     labeler = PseudoLabeler.from_cfg(cfg)
     words = f"phase 1 with {labeler.extractor.name} features (no --weights of a trained model)"
     info = {**version, "model": "phase 1", **labeler.describe()}
     return lambda images: [labeler.generate(image) for image in images], info, words
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    args = parse_arguments(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+def show(args: argparse.Namespace) -> int:
+    """Find the forests and write what shows them; returns the exit code."""
     # after the arguments, because these take seconds to import
     from sohes_d2.data.inputs import read_inputs
-    from sohes_d2.data.sources import SourceError
-    from sohes_d2.engine.checkpoint import CheckpointError
     from sohes_d2.engine.demo import DemoOptions, run_demo
     from sohes_d2.visualization import MAX_MASKS
-    from sohes_d2.errors import WeightsError
 
-    try:
-        images = read_inputs(args.input)
-        find_forests, info, words = build_finder(args)
-        print(f"{len(images)} photos, by {words}", flush=True)
-        phase_one = info["model"] == "phase 1"
-        max_area = args.max_area if args.max_area is not None else PHASE_ONE_MAX_AREA if phase_one else 1.0
-        options = DemoOptions(
-            score_threshold=args.score_threshold,
-            max_depth=args.max_depth,
-            max_area=max_area,
-            max_masks=MAX_MASKS if args.max_masks is None else args.max_masks,
-            width=args.width,
-            batch_size=args.batch_size,
-        )
-        title = "Forests of phase 1" if phase_one else f"Forests of {info['weights']}"
-        report = run_demo(images, find_forests, args.output, options, info, title, _say)
-    except (SourceError, ValueError, CheckpointError, WeightsError, ImportError, OSError) as error:
-        print(f"demo: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    except KeyboardInterrupt:
-        print("\ndemo: stopped; labels.json and report.html were not written", file=sys.stderr)
-        return EXIT_STOPPED
+    check_output(args.output, folder=True)
+    images = read_inputs(args.input)
+    find_forests, info, words = build_finder(args)
+    print(f"{len(images)} photos, by {words}", flush=True)
+    phase_one = info["model"] == "phase 1"
+    max_area = args.max_area if args.max_area is not None else PHASE_ONE_MAX_AREA if phase_one else 1.0
+    options = DemoOptions(
+        score_threshold=args.score_threshold,
+        max_depth=args.max_depth,
+        max_area=max_area,
+        max_masks=MAX_MASKS if args.max_masks is None else args.max_masks,
+        width=args.width,
+        batch_size=args.batch_size,
+    )
+    title = "Forests of phase 1" if phase_one else f"Forests of {info['weights']}"
+    report = run_demo(images, find_forests, args.output, options, info, title, _say)
     masks = sum(map(sum, report.forests.values()))
     print(f"{len(report.forests)} photos, {masks} masks: open {report.page}; masks in {report.labels}")
     if not masks and report.best_score:
@@ -146,6 +136,12 @@ def main(arguments: list[str] | None = None) -> int:
     if report.skipped:
         print(f"{len(report.skipped)} photos skipped, reasons above", file=sys.stderr)
     return EXIT_SKIPPED if report.skipped else 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    stopped = "labels.json and report.html were not written"
+    return run_tool("demo", parse_arguments, show, arguments, when_stopped=stopped)
 
 
 def _say(file_name: str, report: Any) -> None:

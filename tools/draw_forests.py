@@ -14,18 +14,16 @@ import argparse
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-
+from sohes_d2.cli.runner import EXIT_SKIPPED, check_output, run_tool, tool_parser
 from sohes_d2.errors import InputError
-from sohes_d2.labels.forests import read_forest
-from sohes_d2.labels.reader import read_label_file
-from sohes_d2.labels.schema import Annotation, ImageRecord, Problems
-from sohes_d2.structures.forest import Forest
-from sohes_d2.structures.files import write_picture
-from sohes_d2.structures.images import ImageReadError, read_image
-from sohes_d2.visualization import MAX_MASKS, MIN_WIDTH, forest_figure
-from sohes_d2.visualization.names import file_stem
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from sohes_d2.labels.schema import Annotation, ImageRecord, Problems
+    from sohes_d2.structures.forest import Forest
 
 
 def draw_record(
@@ -35,7 +33,7 @@ def draw_record(
     problems: Problems,
     threshold: float = 0.0,
     width: int = 1600,
-    max_masks: int = MAX_MASKS,
+    max_masks: int | None = None,
     max_area: float = 1.0,
 ) -> tuple[np.ndarray, Forest]:
     """The figure of one image record, and its forest; ``problems`` is told of masks that are left out.
@@ -43,19 +41,24 @@ def draw_record(
     Raises:
         ImageReadError, ValueError: the photo or its masks cannot be used; the message says why.
     """
+    from sohes_d2.labels.forests import read_forest
+    from sohes_d2.structures.images import read_image
+    from sohes_d2.visualization import MAX_MASKS, forest_figure
+
     if "file_name" not in record:
         raise InputError(f"image {record['id']!r} has no usable file_name")
     image = read_image(images / record["file_name"])
     forest, _ = read_forest(annotations, image.shape[:2], problems, record["file_name"])
     if threshold > 0:
         forest = forest.subset(forest.scores >= threshold)
+    max_masks = MAX_MASKS if max_masks is None else max_masks
     figure = forest_figure(image, forest, Path(record["file_name"]).name, width, max_masks, max_area)
     return figure, forest
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; exits with code 2 where it is wrong."""
+    parser = tool_parser(__doc__)
     parser.add_argument("--json", required=True, type=Path, help="COCO json with the masks")
     parser.add_argument("--images", required=True, type=Path, help="folder that the json's file names are relative to")
     parser.add_argument("--output", required=True, type=Path, help="folder for the pictures; made if missing")
@@ -75,9 +78,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--max-masks",
         type=int,
-        default=MAX_MASKS,
         metavar="N",
-        help="show at most the N best-scored masks of an image; 0 shows all (default: %(default)s)",
+        help="show at most the N best-scored masks of an image; 0 shows all (default: 60)",
     )
     parser.add_argument(
         "--max-area",
@@ -87,20 +89,30 @@ def main(arguments: list[str] | None = None) -> int:
         help="leave masks out of the picture that cover more than this share of the photo (default: %(default)s)",
     )
     args = parser.parse_args(arguments)
-    if args.width < MIN_WIDTH:
-        parser.error(f"--width must be at least {MIN_WIDTH}, got {args.width}")
     for option in ("max_images", "max_masks"):
-        if getattr(args, option) < 0:
+        if (getattr(args, option) or 0) < 0:
             parser.error(f"--{option.replace('_', '-')} must be positive, or 0 for all, got {getattr(args, option)}")
     if not args.images.is_dir():
         parser.error(f"--images {args.images} is not a folder")
-    try:
-        labels = read_label_file(args.json)
-        if labels.is_result_list:
-            raise InputError(f"{args.json} is a list of results, which has no file names; give a COCO file")
-    except InputError as error:
-        print(f"draw_forests: {error}", file=sys.stderr)
-        return 2
+    return args
+
+
+def draw(args: argparse.Namespace) -> int:
+    """Draw the forests; returns the exit code."""
+    # after the arguments, because these take seconds to import
+    import numpy as np
+
+    from sohes_d2.labels.reader import read_label_file
+    from sohes_d2.structures.files import write_picture
+    from sohes_d2.visualization import MIN_WIDTH
+    from sohes_d2.visualization.names import file_stem
+
+    if args.width < MIN_WIDTH:
+        raise InputError(f"--width must be at least {MIN_WIDTH}, got {args.width}")
+    check_output(args.output, folder=True)
+    labels = read_label_file(args.json)
+    if labels.is_result_list:
+        raise InputError(f"{args.json} is a list of results, which has no file names; give a COCO file")
     problems = labels.problems
     args.output.mkdir(parents=True, exist_ok=True)
 
@@ -120,7 +132,7 @@ def main(arguments: list[str] | None = None) -> int:
                 args.max_masks,
                 args.max_area,
             )
-        except (ImageReadError, ValueError, OSError) as error:
+        except (ValueError, OSError) as error:
             skipped += 1
             print(f"skipped {record.get('file_name', record['id'])!a}: {error}", file=sys.stderr)
             continue
@@ -140,7 +152,12 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{skipped} images skipped, reasons above", file=sys.stderr)
     if problems:
         print(problems.summary(), file=sys.stderr)
-    return 3 if skipped or problems else 0
+    return EXIT_SKIPPED if skipped or problems else 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    return run_tool("draw_forests", parse_arguments, draw, arguments)
 
 
 if __name__ == "__main__":

@@ -23,10 +23,12 @@ from __future__ import annotations
 import argparse
 import sys
 
+from sohes_d2.cli.runner import check_output, run_tool, tool_parser
+
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; exits with code 2 where it is wrong."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     add = parser.add_argument
     add("--gt", required=True, metavar="GT.json", help="ground truth, a COCO file")
     add("--pred", required=True, metavar="PRED.json", help="predictions: a COCO result list or a COCO file")
@@ -71,10 +73,8 @@ def _positive(text: str) -> int:
     return value
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    args = parse_arguments(arguments)
-
+def score(args: argparse.Namespace) -> None:
+    """Score the predictions and print the tables."""
     from sohes_d2.evaluation.errors import EvaluationError
     from sohes_d2.evaluation.backends import resolve_backend
     from sohes_d2.evaluation.ground_truth import GroundTruth
@@ -84,33 +84,31 @@ def main(arguments: list[str] | None = None) -> int:
     from sohes_d2.evaluation.tables import difference_table
 
     iou_types = list(dict.fromkeys(args.iou_type))
-    try:
-        backend = resolve_backend(args.backend)
-        truth = GroundTruth.from_file(args.gt)
-        if not truth.has_annotations:
-            raise EvaluationError(f"{args.gt} has no annotations to compare with")
-        predictions = read_predictions(args.pred, truth, args.match, args.ignore_unmatched, iou_types)
-        evaluation = evaluate(
-            truth, predictions.annotations, args.pred, iou_types, args.max_dets, backend, not args.no_forest
-        )
-        differences = {}
-        if args.against:
-            others = read_predictions(args.against, truth, args.match, args.ignore_unmatched, iou_types)
-            for iou_type in iou_types:
-                differences[iou_type] = recall_differences(
-                    truth.images.values(),
-                    truth.records(iou_type),
-                    others.annotations,
-                    predictions.annotations,
-                    iou_type,
-                    args.max_dets,
-                    backend,
-                )
-        if args.output:
-            _write(args.output, evaluation.results, evaluation.depth_confusion, differences)
-    except (EvaluationError, ValueError, OSError) as error:
-        print(f"evaluate_json: {error}", file=sys.stderr)
-        return 2
+    if args.output:
+        check_output(args.output, folder=False)
+    backend = resolve_backend(args.backend)
+    truth = GroundTruth.from_file(args.gt)
+    if not truth.has_annotations:
+        raise EvaluationError(f"{args.gt} has no annotations to compare with")
+    predictions = read_predictions(args.pred, truth, args.match, args.ignore_unmatched, iou_types)
+    evaluation = evaluate(
+        truth, predictions.annotations, args.pred, iou_types, args.max_dets, backend, not args.no_forest
+    )
+    differences = {}
+    if args.against:
+        others = read_predictions(args.against, truth, args.match, args.ignore_unmatched, iou_types)
+        for iou_type in iou_types:
+            differences[iou_type] = recall_differences(
+                truth.images.values(),
+                truth.records(iou_type),
+                others.annotations,
+                predictions.annotations,
+                iou_type,
+                args.max_dets,
+                backend,
+            )
+    if args.output:
+        _write(args.output, evaluation.results, evaluation.depth_confusion, differences)
 
     predicted_images = len({a["image_id"] for a in predictions.annotations})
     print(
@@ -127,7 +125,11 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"\n{evaluation.table()}")
     if differences:
         print(f"\nBefore: {args.against}; after: {args.pred}\n\n{difference_table(differences)}")
-    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    return run_tool("evaluate_json", parse_arguments, score, arguments)
 
 
 def _write(path: str, results: dict, depth_confusion, differences: dict) -> None:

@@ -24,12 +24,14 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from sohes_d2.cli.runner import check_output, run_tool, tool_parser
+
 METRICS_FILE = "metrics.json"
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; exits with code 2 where it is wrong."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     add = parser.add_argument
     add(
         "--dataset",
@@ -135,46 +137,45 @@ def find_dataset(dataset: str) -> str:
     return names[0]
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    args = parse_arguments(arguments)
-
+def score(args: argparse.Namespace) -> None:
+    """Score the predictions in Detectron2's evaluation loop and print the tables."""
     import logging
 
     from sohes_d2.evaluation.entity_evaluator import EntityEvaluator
-    from sohes_d2.evaluation.errors import EvaluationError
     from sohes_d2.evaluation.ground_truth import GroundTruth
     from sohes_d2.evaluation.predictions import read_predictions
     from detectron2.data import MetadataCatalog, build_detection_test_loader, get_detection_dataset_dicts
     from detectron2.evaluation import inference_on_dataset
 
-    logging.basicConfig(format="%(message)s", stream=sys.stdout)
+    logging.basicConfig(format="%(message)s", stream=sys.stdout, force=True)
     for package in ("sohes_d2", "detectron2"):
         logging.getLogger(package).setLevel(logging.INFO)
 
     iou_types = list(dict.fromkeys(args.iou_type))
-    try:
-        name = find_dataset(args.dataset)
-        dataset = get_detection_dataset_dicts(name, filter_empty=False)
-        # Pairs are scored however improbable they are, but not those that the file does not have.
-        evaluator = EntityEvaluator(
-            name, args.output_dir, tasks=iou_types, backend=args.backend, min_ancestor_score=sys.float_info.min
-        )
-        truth = GroundTruth.from_file(MetadataCatalog.get(name).json_file)
-        predictions = read_predictions(args.pred, truth, args.match, args.ignore_unmatched, iou_types)
-        sizes = {image_id: truth.size(image_id) for image_id in truth.images}
-        model = StoredPredictions(predictions.annotations, sizes, args.pred)
-        loader = build_detection_test_loader(dataset, mapper=_without_labels)
-        results = inference_on_dataset(model, loader, evaluator)
-        if args.output_dir:
-            _write(os.path.join(args.output_dir, METRICS_FILE), results)
-    except (EvaluationError, ValueError, OSError) as error:
-        print(f"evaluate_predictions: {error}", file=sys.stderr)
-        return 2
+    if args.output_dir:
+        check_output(args.output_dir, folder=True, option="--output-dir")
+    name = find_dataset(args.dataset)
+    dataset = get_detection_dataset_dicts(name, filter_empty=False)
+    # Pairs are scored however improbable they are, but not those that the file does not have.
+    evaluator = EntityEvaluator(
+        name, args.output_dir, tasks=iou_types, backend=args.backend, min_ancestor_score=sys.float_info.min
+    )
+    truth = GroundTruth.from_file(MetadataCatalog.get(name).json_file)
+    predictions = read_predictions(args.pred, truth, args.match, args.ignore_unmatched, iou_types)
+    sizes = {image_id: truth.size(image_id) for image_id in truth.images}
+    model = StoredPredictions(predictions.annotations, sizes, args.pred)
+    loader = build_detection_test_loader(dataset, mapper=_without_labels)
+    results = inference_on_dataset(model, loader, evaluator)
+    if args.output_dir:
+        _write(os.path.join(args.output_dir, METRICS_FILE), results)
     print(f"{len(predictions.annotations)} predictions on {name}, matched by {predictions.matched_by}")
     if predictions.ignored_images:
         print(f"{len(predictions.ignored_images)} predicted images are not in the data set and left out")
-    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    return run_tool("evaluate_predictions", parse_arguments, score, arguments)
 
 
 def _without_labels(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,31 +20,26 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import sohes_d2  # noqa: F401  (before Detectron2, which it mends)
+from sohes_d2.cli.runner import check_output, run_tool, tool_parser
+from sohes_d2.errors import WeightsError
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-from sohes_d2.correction.meta_arch import MODELS
-from sohes_d2.config_file import load_config
-from sohes_d2.errors import ConfigError, WeightsError
-from sohes_d2.structures.files import atomic_writer
-from sohes_d2.weights import read_weights
-
-EXIT_USAGE = 2
+MODELS = ("teacher", "student")
 BOTH, ONE = "SOHESMutualLearning", "SOHES"
 FORMATS = ("safetensors", "pth")
 
 
-class ExportError(ValueError):
+class ExportError(WeightsError):
     """A checkpoint that cannot be exported as asked; the message says why."""
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; exits with code 2 where it is wrong."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     parser.add_argument("checkpoint", help="a .pth of a training")
     parser.add_argument("--config-file", help="of that training; default: config.yaml beside the checkpoint")
     parser.add_argument("--which", choices=MODELS, help="of a checkpoint of phase 3; default: teacher")
@@ -83,6 +78,8 @@ def plain_config(config_file: str, weights: str, options: Sequence[str] = ()) ->
     Raises:
         ConfigError: it cannot be read, or an option is none.
     """
+    from sohes_d2.config_file import load_config
+
     # train_net.py writes its own config.yaml into OUTPUT_DIR
     own = ["MODEL.WEIGHTS", weights, "OUTPUT_DIR", os.path.join(os.path.dirname(weights), "evaluation")]
     cfg = load_config(config_file, [*own, *options])
@@ -97,6 +94,7 @@ def check_fit(state: Mapping[str, Tensor], cfg: Any) -> None:
     Raises:
         ExportError: names or shapes differ.
     """
+    import sohes_d2  # noqa: F401  (before Detectron2, which it mends)
     from detectron2.modeling import build_model
 
     on_cpu = cfg.clone()
@@ -118,6 +116,8 @@ def as_half(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         ExportError: a value that float16 cannot hold.
     """
+    import torch
+
     halved = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
     for key, value in halved.items():
         if value.is_floating_point() and not torch.isfinite(value).all():
@@ -127,6 +127,10 @@ def as_half(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def write_weights(state: Mapping[str, Tensor], path: str) -> None:
     """Write a safetensors or torch file, by the path's suffix, as a whole or not at all."""
+    import torch
+
+    from sohes_d2.structures.files import atomic_writer
+
     # copies: tensors of a checkpoint may be views of larger ones, which torch would store, and safetensors refuse
     state = {key: value.detach().clone().contiguous() for key, value in state.items()}
     with atomic_writer(path) as file:
@@ -144,6 +148,13 @@ def export(args: argparse.Namespace) -> str:
     Raises:
         ConfigError, ExportError, WeightsError: something cannot be used.
     """
+    # after the arguments, because these take seconds to import
+    from torch import Tensor
+
+    from sohes_d2.structures.files import atomic_writer
+    from sohes_d2.weights import read_weights
+
+    check_output(args.output, folder=True)
     checkpoint = read_weights(args.checkpoint)
     state = checkpoint.get("model", checkpoint) if isinstance(checkpoint, Mapping) else None
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
@@ -162,20 +173,19 @@ def export(args: argparse.Namespace) -> str:
     return path
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    args = parse_arguments(arguments)
+def export_and_tell(args: argparse.Namespace) -> None:
+    """Export, and print what was written."""
     try:
         path = export(args)
     except ExportError as error:
-        print(f"export_model: {args.checkpoint!r}: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    except (ConfigError, WeightsError) as error:
-        print(f"export_model: {error}", file=sys.stderr)
-        return EXIT_USAGE
+        raise ExportError(f"{args.checkpoint!r}: {error}") from error
     before, after = (os.path.getsize(name) / 1e6 for name in (args.checkpoint, path))
     print(f"{path}: {after:.1f} MB, from {before:.1f} MB; its config is config.yaml beside it")
-    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    return run_tool("export_model", parse_arguments, export_and_tell, arguments)
 
 
 if __name__ == "__main__":

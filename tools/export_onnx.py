@@ -34,25 +34,18 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from typing import TYPE_CHECKING
 
-import sohes_d2  # noqa: F401  (before Detectron2, which it mends)
+from sohes_d2.cli.runner import check_output, run_tool, tool_parser
+from sohes_d2.errors import InputError
 
-import numpy as np
-from PIL import Image
-
-from sohes_d2.engine.checkpoint import CheckpointError
-from sohes_d2.errors import ConfigError
-from sohes_d2.engine.export import DifferenceError, ExportError, check_paths, describe, export_segmenter
-from sohes_d2.engine.predictor import SOHESPredictor
-from sohes_d2.structures.images import ImageReadError, read_image
-from sohes_d2.errors import WeightsError
-
-EXIT_DIFFERS, EXIT_USAGE = 1, 2
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; exits with code 2 where it is wrong."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     add = parser.add_argument
     add("model", metavar="MODEL", help="a folder with config.yaml and weights")
     add("--weights", metavar="FILE", help="to load instead of those in the folder")
@@ -65,29 +58,37 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def read_photo(path: str, size: tuple[int, int]) -> np.ndarray:
     """A photo stretched to ``size`` (H, W): (H, W, 3) uint8 RGB."""
+    import numpy as np
+    from PIL import Image
+
+    from sohes_d2.structures.images import read_image
+
     return np.asarray(Image.fromarray(read_image(path)).resize(size[::-1], Image.Resampling.BILINEAR))
+
+
+def export(args: argparse.Namespace) -> None:
+    """Export, and print by how much the files differ from the model."""
+    # after the arguments, because these take seconds to import
+    import sohes_d2  # noqa: F401  (before Detectron2, which it mends)
+    from sohes_d2.engine.export import check_paths, describe, export_segmenter
+    from sohes_d2.engine.predictor import SOHESPredictor
+
+    size = args.size[0], args.size[1]
+    for path in args.output:
+        check_output(path, folder=False)
+    if size[0] < 1 or size[1] < 1:
+        raise InputError(f"--size counts pixels, from 32 on, got {size[0]} {size[1]}")
+    check_paths(args.output)
+    photos = [read_photo(path, size) for path in args.image]
+    predictor = SOHESPredictor(args.model, weights=args.weights, device="cpu")
+    results = export_segmenter(predictor.model, args.output, size, predictor.cfg.INPUT.FORMAT, photos, args.tolerance)
+    for path, differences in results.items():
+        print(f"{path}: {os.path.getsize(path) / 1e6:.1f} MB, differs by at most {describe(differences)}")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    args = parse_arguments(arguments)
-    size = args.size[0], args.size[1]
-    try:
-        check_paths(args.output)
-        photos = [read_photo(path, size) for path in args.image]
-        predictor = SOHESPredictor(args.model, weights=args.weights, device="cpu")
-        results = export_segmenter(
-            predictor.model, args.output, size, predictor.cfg.INPUT.FORMAT, photos, args.tolerance
-        )
-    except DifferenceError as error:
-        print(f"export_onnx: {error}", file=sys.stderr)
-        return EXIT_DIFFERS
-    except (CheckpointError, ConfigError, ExportError, ImageReadError, WeightsError) as error:
-        print(f"export_onnx: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    for path, differences in results.items():
-        print(f"{path}: {os.path.getsize(path) / 1e6:.1f} MB, differs by at most {describe(differences)}")
-    return 0
+    return run_tool("export_onnx", parse_arguments, export, arguments)
 
 
 if __name__ == "__main__":

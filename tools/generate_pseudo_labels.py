@@ -13,7 +13,8 @@ moment the same command with --resume ends with the same bytes as an uninterrupt
 Image ids are 1 + position in the sorted folder or in the list, or those of the COCO file; annotation ids are
 image_id * 10000 + k. Neither depends on workers, shards or resume.
 
-Exit code: 0 all images labeled, 3 some skipped, 2 usage error, 130 stopped by Ctrl-C (go on with --resume).
+Exit code: 0 all images labeled, 3 some skipped (errors.json), 2 usage error, 1 failed, 130 stopped by Ctrl-C
+(after the last two go on with --resume).
 """
 
 from __future__ import annotations
@@ -26,10 +27,12 @@ import sys
 # The host's numbers must not depend on the number of cores; numpy's BLAS reads this when it is loaded.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+from sohes_d2.cli.runner import add_config_options, check_output, run_tool, tool_parser  # noqa: E402
+
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; exits with code 2 where it is wrong."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     add = parser.add_argument
     add(
         "--images",
@@ -80,7 +83,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="print regions per threshold on a sample, propose a list, write nothing",
     )
-    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys and values, at the end of the command")
+    add_config_options(parser)
     args = parser.parse_args(arguments)
     if not args.output and not args.suggest_thetas:
         parser.error("--output is missing: a file ending in .json, or a folder")
@@ -95,94 +98,80 @@ def build_cfg(args: argparse.Namespace):
     """The config: defaults, then the file, then flags, then KEY VALUE pairs.
 
     Raises:
-        UsageError: an unknown key, a value of the wrong type, a file that cannot be read, or a device that is not
-        there.
+        ConfigError: an unknown key, a value of the wrong type, a file that cannot be read, or a device that is not
+            there.
     """
     import torch
-    import yaml
 
-    from sohes_d2 import add_sohes_config  # before Detectron2, which it mends
-    from sohes_d2.engine.labeling.run_folder import UsageError
+    import sohes_d2  # noqa: F401  (before Detectron2, which it mends)
+    from sohes_d2.config_file import load_config
+    from sohes_d2.errors import ConfigError
 
-    from detectron2.config import get_cfg
-
-    cfg = get_cfg()
-    add_sohes_config(cfg)
-    try:
-        if args.config_file:
-            cfg.merge_from_file(args.config_file)
-    except (KeyError, AssertionError, ValueError, OSError, yaml.YAMLError) as error:
-        raise UsageError(f"--config-file {args.config_file!r} cannot be used: {_text(error)}") from error
-    if args.weights is not None:
-        cfg.EXPLORATION.FEATURES.WEIGHTS = args.weights
-    if args.refiner is not None:
-        cfg.EXPLORATION.REFINEMENT.NAME = args.refiner
-    if args.device is not None:
-        cfg.MODEL.DEVICE = args.device
-    elif cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
-        cfg.MODEL.DEVICE = "cpu"
-    if args.opts and (len(args.opts) % 2 or args.opts[0].startswith("-")):
-        raise UsageError(f"expected KEY VALUE pairs at the end of the command, got: {' '.join(args.opts)}")
-    for key, value in zip(args.opts[::2], args.opts[1::2]):
-        try:
-            cfg.merge_from_list([key, value])
-        except (KeyError, AssertionError, ValueError, AttributeError) as error:
-            raise UsageError(f"config key {key} = {value!r} cannot be set: {_text(error)}") from error
+    flags: list[str] = []
+    for key, value in (
+        ("EXPLORATION.FEATURES.WEIGHTS", args.weights),
+        ("EXPLORATION.REFINEMENT.NAME", args.refiner),
+        ("MODEL.DEVICE", args.device),
+    ):
+        flags += [key, value] if value is not None else []
+    cfg = load_config(args.config_file or "", [*flags, *args.opts])
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError(f"device {cfg.MODEL.DEVICE!r} was asked for, but torch sees no CUDA device; use --device cpu")
+        if args.device is not None or "MODEL.DEVICE" in args.opts[::2]:
+            raise ConfigError(
+                f"device {cfg.MODEL.DEVICE!r} was asked for, but torch sees no CUDA device; use --device cpu"
+            )
+        cfg.MODEL.DEVICE = "cpu"
     cfg.freeze()
     return cfg
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    args = parse_arguments(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+def label(args: argparse.Namespace) -> int:
+    """Label the images, or suggest thresholds; returns the exit code."""
     # after the arguments, because these take seconds to import
-    from sohes_d2.labels.journal import JournalBusyError
-    from sohes_d2.errors import InputError
-    from sohes_d2.data.sources import SourceError, read_image_list
-    from sohes_d2.engine.labeling.run import EXIT_USAGE, LabelingOptions, run_labeling
-    from sohes_d2.engine.labeling.ray_executor import RayMissingError
-    from sohes_d2.engine.labeling.run_folder import UsageError
-    from sohes_d2.engine.labeling.workers import WorkerStartError
+    from sohes_d2.data.sources import read_image_list
+    from sohes_d2.engine.labeling.run import LabelingOptions, run_labeling
 
-    try:
-        options = LabelingOptions(
-            workers=_default_workers() if args.workers is None else args.workers,
-            batch_size=args.batch_size,
-            job=args.job,
-            jobs=args.jobs,
-            images_per_shard=args.images_per_shard,
-            resume=args.resume,
-            overwrite=args.overwrite,
-            engine=args.engine,
-            ray_address=args.ray_address,
-        )
-        images = read_image_list(args.images, args.image_root)
-        cfg = build_cfg(args)
-        from sohes_d2.engine.labeling.factory import CfgLabelerFactory
+    options = LabelingOptions(
+        workers=_default_workers() if args.workers is None else args.workers,
+        batch_size=args.batch_size,
+        job=args.job,
+        jobs=args.jobs,
+        images_per_shard=args.images_per_shard,
+        resume=args.resume,
+        overwrite=args.overwrite,
+        engine=args.engine,
+        ray_address=args.ray_address,
+    )
+    if not args.suggest_thetas:
+        check_output(args.output, folder=not args.output.lower().endswith(".json"))
+    images = read_image_list(args.images, args.image_root)
+    cfg = build_cfg(args)
+    from sohes_d2.engine.labeling.factory import CfgLabelerFactory
 
-        if args.suggest_thetas:
-            return _suggest(images, CfgLabelerFactory(cfg))
-        report = run_labeling(images, args.output, CfgLabelerFactory(cfg), options)
-    except (UsageError, SourceError, JournalBusyError, RayMissingError) as error:
-        print(f"generate_pseudo_labels: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    except (WorkerStartError, InputError, OSError) as error:
-        print(f"generate_pseudo_labels: {error}\nWhat is done so far is kept; go on with --resume.", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\ngenerate_pseudo_labels: stopped; go on with --resume", file=sys.stderr)
-        return 130
-    summary = report.summary
+    if args.suggest_thetas:
+        return _suggest(images, CfgLabelerFactory(cfg))
+    outcome = run_labeling(images, args.output, CfgLabelerFactory(cfg), options)
+    summary = outcome.summary
     done = summary.get("this_run", {}).get("images")
     speed = f", {summary['this_run']['wall_seconds'] / done:.1f} s per image" if done else ""
-    print(f"{summary['images']} images, {summary['masks']} masks{speed} -> {report.output}")
+    print(f"{summary['images']} images, {summary['masks']} masks{speed} -> {outcome.output}")
     print("masks by depth: " + ", ".join(f"{depth}: {count}" for depth, count in summary["depth_histogram"].items()))
-    if report.skipped:
-        print(f"{len(report.skipped)} images skipped, see errors.json", file=sys.stderr)
-    return report.exit_code
+    if outcome.skipped:
+        print(f"{len(outcome.skipped)} images skipped, see errors.json", file=sys.stderr)
+    return outcome.exit_code
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    return run_tool(
+        "generate_pseudo_labels",
+        parse_arguments,
+        label,
+        arguments,
+        log_level=logging.INFO,
+        when_stopped="go on with --resume",
+        when_failed="What is done so far is kept; go on with --resume.",
+    )
 
 
 def _suggest(images, make_labeler) -> int:
@@ -201,10 +190,6 @@ def _suggest(images, make_labeler) -> int:
 def _default_workers() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return cores if cores > 1 else 0
-
-
-def _text(error: BaseException) -> str:
-    return str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
 
 
 if __name__ == "__main__":

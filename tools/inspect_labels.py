@@ -17,16 +17,17 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from sohes_d2.cli.runner import EXIT_SKIPPED, check_output, run_tool, tool_parser
+
 if TYPE_CHECKING:
     from sohes_d2.labels.statistics import LabelStatistics
 
-EXIT_USAGE, EXIT_BROKEN = 2, 3
 PROBLEMS_SHOWN = 20  # of them all, with their reasons, tell the numbers of --output
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; exits with code 2 where it is wrong."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     add = parser.add_argument
     add("--labels", required=True, metavar="COCO.json|DIR", help="COCO json, or folder of shards")
     add("--plot", metavar="FILE.png", help="write four histograms")
@@ -42,29 +43,31 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    args = parse_arguments(arguments)
+def inspect(args: argparse.Namespace) -> int:
+    """Read the labels and print what they hold; returns the exit code."""
     # after the arguments, because these take seconds to import
-    from sohes_d2.errors import InputError
     from sohes_d2.labels.statistics import inspect_labels
     from sohes_d2.structures.files import write_json
 
-    try:
-        statistics = inspect_labels(args.labels, args.max_images, args.list)
-        if args.plot:
-            _plot(args.plot, statistics, os.path.basename(os.path.normpath(args.labels)))
-        if args.output:
-            write_json(args.output, statistics.summary())
-    except (InputError, OSError) as error:
-        print(f"inspect_labels: {error}", file=sys.stderr)
-        return EXIT_USAGE
+    for option, path in (("--plot", args.plot), ("--output", args.output)):
+        if path:
+            check_output(path, folder=False, option=option)
+    statistics = inspect_labels(args.labels, args.max_images, args.list)
+    if args.plot:
+        _plot(args.plot, statistics, os.path.basename(os.path.normpath(args.labels)))
+    if args.output:
+        write_json(args.output, statistics.summary())
     print(report(statistics))
     for problem in statistics.problems.items[:PROBLEMS_SHOWN]:
         print(_printable(problem), file=sys.stderr)
     if statistics.problems:
         print(_printable(statistics.problems.summary()), file=sys.stderr)
-    return EXIT_BROKEN if statistics.problems else 0
+    return EXIT_SKIPPED if statistics.problems else 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    return run_tool("inspect_labels", parse_arguments, inspect, arguments)
 
 
 def report(statistics: LabelStatistics) -> str:

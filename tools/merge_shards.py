@@ -14,31 +14,36 @@ from __future__ import annotations
 import argparse
 import sys
 
+from sohes_d2.cli.runner import check_output, run_tool, tool_parser
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; exits with code 2 where it is wrong."""
+    parser = tool_parser(__doc__)
     parser.add_argument("folder", help="folder of shards")
     parser.add_argument("output", help="COCO file to write, ends in .json")
     parser.add_argument(
         "--allow-incomplete", action="store_true", help="join what is there although shards are missing"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
-    args = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
 
-    from sohes_d2.errors import InputError
+
+def merge(args: argparse.Namespace) -> int:
+    """Join the shards; returns the exit code."""
     from sohes_d2.engine.labeling.joining import join_folder
-    from sohes_d2.engine.labeling.run_folder import UsageError
 
-    try:
-        report = join_folder(args.folder, args.output, args.allow_incomplete, args.overwrite)
-    except (UsageError, InputError) as error:
-        print(f"merge_shards: {error}", file=sys.stderr)
-        return 2
+    check_output(args.output, folder=False, option="the output")
+    report = join_folder(args.folder, args.output, args.allow_incomplete, args.overwrite)
     print(f"{report.summary['images']} images, {report.summary['masks']} masks -> {report.output}")
     if report.skipped:
         print(f"{len(report.skipped)} images have no labels, see errors.json", file=sys.stderr)
     return report.exit_code
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    return run_tool("merge_shards", parse_arguments, merge, arguments)
 
 
 if __name__ == "__main__":

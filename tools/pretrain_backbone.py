@@ -23,10 +23,19 @@ import argparse
 import sys
 from typing import Any
 
+from sohes_d2.cli.runner import (
+    add_process_options,
+    check_output,
+    check_processes,
+    choose_threads,
+    run_tool,
+    tool_parser,
+)
+
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; exits with code 2 where it is wrong."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     add = parser.add_argument
     add("--config-file", required=True, metavar="YAML", help="configs/pretraining/ has some")
     add("--images", nargs="+", metavar="DIR|LIST.txt|COCO.json", help="photos (PRETRAINING.IMAGES)")
@@ -37,16 +46,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--output", metavar="DIR", help="OUTPUT_DIR")
     add("--resume", action="store_true", help="go on with the last checkpoint of the output, or begin")
     add("--check-only", metavar="NAME", help="train nothing: dense check of EXPLORATION.FEATURES.NAME")
-    add("--num-gpus", type=int, default=0, metavar="N", help="0: the CPU (default); without GPUs, N processes on it")
-    add("--num-machines", type=int, default=1, metavar="N")
-    add("--machine-rank", type=int, default=0, metavar="I")
-    add("--dist-url", default="auto", metavar="tcp://HOST:PORT", help="of machine 0")
+    add_process_options(parser, num_gpus=0)
     add("opts", nargs="*", metavar="KEY VALUE", help="config keys and values, at the end of the command after --")
     args = parser.parse_args(arguments)
-
-    import sohes_d2  # noqa: F401  (before Detectron2, which it mends)
-
-    from sohes_d2.engine.training_command import check_processes
 
     check_processes(parser, args)
     if args.teacher_weights and not args.teacher:
@@ -83,11 +85,15 @@ def build_cfg(args: argparse.Namespace) -> Any:
 def run(args: argparse.Namespace) -> None:
     """Train, in one of the processes."""
     from sohes_d2.engine.training_command import set_up
+    from sohes_d2.errors import ConfigError
     from sohes_d2.pretraining.trainer import PretrainingTrainer
 
     cfg = build_cfg(args)
     set_up(cfg, args)
-    trainer = PretrainingTrainer(cfg)
+    try:
+        trainer = PretrainingTrainer(cfg)
+    except ImportError as error:  # the library that pretraining needs is an extra
+        raise ConfigError(str(error)) from error
     trainer.resume_or_load(resume=args.resume)
     trainer.train()
 
@@ -108,20 +114,20 @@ def check(args: argparse.Namespace) -> None:
     print(f"AUC {score.auc:.4f}  near AUC {score.near_auc:.4f}  images {score.images}")
 
 
+def train(args: argparse.Namespace) -> int:
+    """Train, or check features; returns the exit code."""
+    choose_threads()
+    from sohes_d2.engine.training_command import run_processes
+
+    cfg = build_cfg(args)
+    if not args.check_only:
+        check_output(cfg.OUTPUT_DIR, folder=True, option="OUTPUT_DIR")
+    return run_processes(check if args.check_only else run, args, cfg.MODEL.DEVICE)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    args = parse_arguments(arguments)
-
-    from sohes_d2.errors import ConfigError
-    from sohes_d2.engine.training_command import EXIT_USAGE, run_processes
-
-    try:
-        device = build_cfg(args).MODEL.DEVICE
-    except ConfigError as error:
-        print(f"pretrain_backbone: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    # ImportError: the library that pretraining needs is an extra
-    return run_processes("pretrain_backbone", check if args.check_only else run, args, device, (ImportError,))
+    return run_tool("pretrain_backbone", parse_arguments, train, arguments, when_stopped="go on with --resume")
 
 
 if __name__ == "__main__":

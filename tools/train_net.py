@@ -11,10 +11,11 @@
 processes there.
 
 OUTPUT_DIR receives config.yaml, log.txt, metrics.json (one line per 20 iterations), TensorBoard's files, checkpoints,
-and evaluation.json, the results of the last evaluation in percent. It belongs to one training at a time. After a kill or
-a full disk the same command with --resume goes on with the same losses; Ctrl-C and SIGTERM finish the iteration first.
+and evaluation.json, the results of the last evaluation in percent. It belongs to one training at a time. After a kill
+or a full disk the same command with --resume goes on with the same losses; Ctrl-C and SIGTERM finish the iteration.
 
-Exit code: 0 done, 1 training failed or TEST.EXPECTED_RESULTS were not met, 2 usage error, 130 stopped by Ctrl-C or SIGTERM.
+Exit code: 0 done, 1 training failed or TEST.EXPECTED_RESULTS were not met, 2 usage error, 130 stopped by Ctrl-C
+or SIGTERM.
 """
 
 from __future__ import annotations
@@ -23,18 +24,27 @@ import argparse
 import sys
 from typing import Any
 
+from sohes_d2.cli.runner import (
+    add_config_options,
+    add_process_options,
+    check_output,
+    check_processes,
+    choose_threads,
+    run_tool,
+    tool_parser,
+)
+
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; exits with code 2 where it is wrong."""
-    import sohes_d2  # noqa: F401  (before Detectron2, which it mends)
-
-    from sohes_d2.engine.training_command import check_processes
-    from detectron2.engine import default_argument_parser
-
-    parser = default_argument_parser(epilog=__doc__)
+    parser = tool_parser(__doc__)
+    add = parser.add_argument
+    add("--config-file", required=True, metavar="YAML", help="configs/ has some")
+    add("--resume", action="store_true", help="go on with the last checkpoint of OUTPUT_DIR, or begin")
+    add("--eval-only", action="store_true", help="score MODEL.WEIGHTS, or with --resume the last checkpoint")
+    add_process_options(parser, num_gpus=1)
+    add_config_options(parser)
     args = parser.parse_args(arguments)
-    if not args.config_file:
-        parser.error("--config-file is missing; configs/ has some")
     check_processes(parser, args)
     return args
 
@@ -54,13 +64,20 @@ def prepare(args: argparse.Namespace) -> Any:
     """Config, data sets, log and seed of one process; returns the config."""
     from sohes_d2.data.registration import register_builtin_datasets, register_datasets
     from sohes_d2.engine.data_check import check_datasets
+    from sohes_d2.engine.checkpoint import has_checkpoint
     from sohes_d2.engine.training_command import set_up
+    from sohes_d2.errors import ConfigError
 
     cfg = build_cfg(args)
     register_builtin_datasets()
     if cfg.DATASETS.REGISTER:
         register_datasets(cfg.DATASETS.REGISTER)
     check_datasets(cfg, train=not args.eval_only)
+    if args.eval_only and not cfg.MODEL.WEIGHTS and not (args.resume and has_checkpoint(cfg.OUTPUT_DIR)):
+        raise ConfigError(
+            "--eval-only scores a trained model: give MODEL.WEIGHTS FILE at the end of the command, or --resume to "
+            "take the last checkpoint of OUTPUT_DIR"
+        )
     set_up(cfg, args)
     return cfg
 
@@ -85,16 +102,18 @@ def evaluate(cfg: Any, resume: bool) -> None:
     Exits with code 1 if TEST.EXPECTED_RESULTS are not met.
     """
     from sohes_d2.engine.checkpoint import SOHESCheckpointer
-    from sohes_d2.engine.results import write_evaluation
+    from sohes_d2.engine.results import check_files, check_readable, write_evaluation
     from sohes_d2.engine.trainer import SOHESTrainer
     from detectron2.evaluation import verify_results
     from detectron2.utils import comm
 
+    check_files(cfg.DATASETS.TEST, cfg.TEST.MAX_UNREADABLE)
     model = SOHESTrainer.build_model(cfg)
     checkpointer = SOHESCheckpointer(model, cfg.OUTPUT_DIR, max_unmatched=0.0)
     weights = checkpointer.get_checkpoint_file() if resume and checkpointer.has_checkpoint() else cfg.MODEL.WEIGHTS
     extra = checkpointer.load(weights, checkpointables=[])
     results = SOHESTrainer.test(cfg, model)
+    check_readable(cfg.DATASETS.TEST, results, cfg.TEST.MAX_UNREADABLE)
     iteration = extra.get("iteration")
     done = iteration + 1 if isinstance(iteration, int) else None
     write_evaluation(cfg.OUTPUT_DIR, cfg.DATASETS.TEST, results, done, weights)
@@ -102,19 +121,19 @@ def evaluate(cfg: Any, resume: bool) -> None:
         verify_results(cfg, results)
 
 
+def train(args: argparse.Namespace) -> int:
+    """Train or evaluate, in as many processes as the command line says; returns the exit code."""
+    choose_threads()
+    from sohes_d2.engine.training_command import run_processes
+
+    cfg = build_cfg(args)
+    check_output(cfg.OUTPUT_DIR, folder=True, option="OUTPUT_DIR")
+    return run_processes(run, args, cfg.MODEL.DEVICE)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    args = parse_arguments(arguments)
-
-    from sohes_d2.errors import ConfigError
-    from sohes_d2.engine.training_command import EXIT_USAGE, run_processes
-
-    try:
-        device = build_cfg(args).MODEL.DEVICE
-    except ConfigError as error:
-        print(f"train_net: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    return run_processes("train_net", run, args, device)
+    return run_tool("train_net", parse_arguments, train, arguments, when_stopped="go on with --resume")
 
 
 if __name__ == "__main__":

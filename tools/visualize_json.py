@@ -19,13 +19,15 @@ import argparse
 import sys
 from pathlib import Path
 
+from sohes_d2.cli.runner import EXIT_SKIPPED, check_output, run_tool, tool_parser
+
 LARGE_PAGE = 100 << 20  # bytes; browsers open more, but slowly
 MESSAGES = 20  # of a kind are printed; the page has all of them
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; exits with code 2 where it is wrong."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     add = parser.add_argument
     add("--json", required=True, type=Path, metavar="LABELS.json", help="COCO json with the masks")
     add("--images", required=True, type=Path, metavar="DIR", help="folder that the json's file names are relative to")
@@ -53,8 +55,6 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--max-side must be at least 64, got {args.max_side}")
     if not args.images.is_dir():
         parser.error(f"--images {args.images} is not a folder")
-    if args.output.is_dir():
-        parser.error(f"--output {args.output} is a folder; give the name of the page, for example report.html")
     return args
 
 
@@ -65,11 +65,8 @@ def _count(text: str) -> int:
     return value
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    args = parse_arguments(arguments)
-
-    from sohes_d2.errors import InputError
+def build_page(args: argparse.Namespace) -> int:
+    """Write the page and tell what is in it; returns the exit code."""
     from sohes_d2.visualization.report import ReportOptions, read_label_file, read_metrics, write_report
 
     options = ReportOptions(
@@ -79,15 +76,12 @@ def main(arguments: list[str] | None = None) -> int:
         score_threshold=args.score_threshold,
         title=args.title,
     )
-    try:
-        file = read_label_file(args.json)
-        other = read_label_file(args.compare, results_allowed=True) if args.compare else None
-        metrics = read_metrics(args.metrics) if args.metrics else None
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        summary = write_report(args.output, file, args.images, other, metrics, options, _progress)
-    except (InputError, OSError) as error:
-        print(f"visualize_json: {error}", file=sys.stderr)
-        return 2
+    check_output(args.output, folder=False)
+    file = read_label_file(args.json)
+    other = read_label_file(args.compare, results_allowed=True) if args.compare else None
+    metrics = read_metrics(args.metrics) if args.metrics else None
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    summary = write_report(args.output, file, args.images, other, metrics, options, _progress)
 
     masks = " and ".join(f"{count} masks of {name}" for count, name in zip(summary.masks, (args.json, args.compare)))
     print(f"{args.output}: {summary.images} images, {masks}, {summary.size / 2**20:.1f} MB")
@@ -102,7 +96,12 @@ def main(arguments: list[str] | None = None) -> int:
         print("the page is large; --max-images, --max-masks and --max-side make it smaller")
     _print_some(summary.missing, "photos are shown as missing")
     _print_some(summary.problems, "problems")
-    return 0 if summary.complete and not (file.problems or other is not None and other.problems) else 3
+    return 0 if summary.complete and not (file.problems or other is not None and other.problems) else EXIT_SKIPPED
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    return run_tool("visualize_json", parse_arguments, build_page, arguments)
 
 
 def _progress(done: int, total: int) -> None:

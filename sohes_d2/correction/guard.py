@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..errors import SOHESError
 from ..structures.overlaps import intersections, ious
 
 GRID = 128  # places per side at which teacher and student are compared
 
 
-class CollapseError(RuntimeError):
+class CollapseError(SOHESError):
     """The teacher has nothing more to teach; the message says why, and which checkpoint is the last good one."""
 
 

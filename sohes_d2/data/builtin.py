@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass
 
 from ..errors import InputError
-from ..labels.reader import read_json
+from ..labels.writer import read_json
 from ..labels.schema import Annotation, Id, Problems, RecordError, check_ids, image_size, read_annotation, read_image
 
 # The lists are nested: each begins with the smaller ones. 200,000 images are 2 % of SA-1B, as SOHES trains on.

@@ -192,8 +192,10 @@ class PseudoLabelDatasetMapper:
             ) from error
         if problems and not len(labels.areas):  # without any, the image would teach that there is nothing
             raise BrokenSampleError(f"of the labels of an image none can be used: {problems.summary()}")
-        if problems and not self._reported >= problems.counts.keys():
-            self._reported |= problems.counts.keys()
+        # boxes among masks are common, and counted when the data set is read
+        reasons = problems.counts.keys() - {"no segmentation"}
+        if not self._reported >= reasons:
+            self._reported |= reasons
             logger.warning("%s; of each reason the first is logged", problems.summary())
         inputs = T.AugInput(image)
         transforms = self.augmentations(inputs)

@@ -191,8 +191,8 @@ def load_unlabeled(image_root: str) -> list[dict[str, Any]]:
 def load_entities(json_file: str, image_root: str, prepare: str = "") -> list[dict[str, Any]]:
     """Detectron2's dicts of a COCO json, all annotations of class 0, with their `id`, `parent_id`, `depth`, `score`.
 
-    A warning sums up which annotations cannot be used, by reason. They cost no more than themselves: `read_labels`
-    leaves them out, and keeps their place in the hierarchy.
+    A warning sums up which annotations cannot be used, by reason. They have no `segmentation`, and keep their place in
+    the hierarchy.
 
     Args:
         json_file: the COCO json; its own classes, if any, do not matter.
@@ -214,19 +214,22 @@ def load_entities(json_file: str, image_root: str, prepare: str = "") -> list[di
             raise InputError(f"{json_file}: image {image_id!r} has no usable file_name; write its path")
         size = file.size(image_id)
         annotations = file.by_image[image_id]
-        _note_unusable(annotations, size, file.problems)
+        _take_out_unusable(annotations, size, file.problems)
         records.append(_detectron2_dict(os.path.join(image_root, image["file_name"]), image_id, size, annotations))
     report(json_file, file.problems)
     return records
 
 
-def _note_unusable(annotations: list[Annotation], size: tuple[int, int], problems: Problems) -> None:
+def _take_out_unusable(annotations: list[Annotation], size: tuple[int, int], problems: Problems) -> None:
+    """Take the segmentations out that cannot be used; the annotations stay, for the sake of their children."""
     for k, annotation in enumerate(annotations):
         try:
             read_score(annotation)
             check_segmentation(annotation.get("segmentation"), size)
         except (RecordError, MaskError) as error:
             problems.add(annotation_place(annotation, k), error)
+            annotation.pop("segmentation", None)
+            annotation.pop("score", None)
     for k in find_parents(annotations)[1]:
         parent = annotations[k]["parent_id"]
         problems.add(

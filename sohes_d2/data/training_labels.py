@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import SOHESError
 from ..labels.forests import read_forest
 from ..labels.schema import Problems, RecordError, check_ids, read_annotation
 from ..structures.masks import mask_boxes
 from ..structures.run_lengths import run_lengths
 
 
-class BrokenSampleError(ValueError):
+class BrokenSampleError(SOHESError, ValueError):
     """An image or its labels cannot be used; the message names the file, what is wrong and what to do."""
 
 

@@ -22,6 +22,8 @@ from detectron2.data.common import DatasetFromList
 from detectron2.utils import comm
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Sampler, Subset
 
+from ..errors import InputError, SOHESError
+from ..structures.masks import has_segmentation
 from .mapper import PseudoLabelDatasetMapper
 from .registration import LabelDataset, is_unlabeled
 from .training_labels import BrokenSampleError
@@ -36,7 +38,7 @@ MAX_BROKEN_IN_A_ROW = 100
 _ORDER, _AUGMENTATION = 0, 1
 
 
-class NothingUsableError(RuntimeError):
+class NothingUsableError(SOHESError):
     """No image of the data set can be used, or too many in a row cannot; the message has the first reason."""
 
 
@@ -125,12 +127,12 @@ def training_dataset(cfg: Any) -> Dataset:
     if parts:
         return parts[0] if len(parts) == 1 else ConcatDataset(parts)
     if names and all(map(is_unlabeled, names)):
-        raise ValueError(
+        raise InputError(
             f"DATASETS.TRAIN ({', '.join(names)}) has only images without labels, which this model cannot learn from: "
             "make labels by tools/generate_pseudo_labels.py, or train MODEL.META_ARCHITECTURE SOHESMutualLearning, "
             "whose teacher makes them"
         )
-    raise ValueError(f"DATASETS.TRAIN ({', '.join(names) or 'empty'}) has no images with labels; check the data sets")
+    raise InputError(f"DATASETS.TRAIN ({', '.join(names) or 'empty'}) has no images with labels; check the data sets")
 
 
 class PositionSampler(Sampler):
@@ -272,5 +274,9 @@ def _without_empty(dataset: Any) -> Any:
         labelled = np.flatnonzero(dataset.labels.rows["count"])
         return dataset if len(labelled) == len(dataset) else Subset(dataset, labelled)
     if isinstance(dataset, list):
-        return [r for r in dataset if any(not a.get("iscrowd") for a in r.get("annotations", []))]
+        return [r for r in dataset if any(_is_label(a) for a in r.get("annotations", []))]
     return dataset
+
+
+def _is_label(annotation: Mapping[str, Any]) -> bool:
+    return not annotation.get("iscrowd") and has_segmentation(annotation)

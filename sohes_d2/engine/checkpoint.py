@@ -19,6 +19,11 @@ class CheckpointError(WeightsError):
     """A checkpoint that is not there or cannot be used; the message names it and says what to do."""
 
 
+def has_checkpoint(folder: str) -> bool:
+    """Whether a training left a checkpoint there to go on with."""
+    return os.path.isfile(os.path.join(folder, "last_checkpoint"))
+
+
 class SOHESCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer, but safe against hostile files and against kills.
 

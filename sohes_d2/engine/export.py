@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ..data.synthetic import generate_scene
 from ..structures.files import atomic_writer, output_errors, sync_folder, write_bytes
+from ..errors import InputError, SOHESError
 from ..modeling.ancestor_head import ancestor_logits
 from ..modeling.deformable_attention import MSDeformAttn
 from ..modeling.meta_arch import SOHES
@@ -36,11 +37,11 @@ SCENES = 2  # synthetic photos that a file is checked on
 Runner = Callable[[Tensor], Sequence[Tensor]]
 
 
-class ExportError(ValueError):
+class ExportError(InputError):
     """A model, a size or a file name that cannot be exported; the message says why."""
 
 
-class DifferenceError(Exception):
+class DifferenceError(SOHESError):
     """A file whose outputs are not the model's.
 
     Attributes:

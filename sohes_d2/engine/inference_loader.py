@@ -47,7 +47,8 @@ class MappedImages(Dataset):
             return self._mapper(record)
         except BrokenSampleError as error:
             logger.error("Evaluated as if it were blank: %s", error)
-            return {**record, "image": torch.full((3, record["height"], record["width"]), BLANK, dtype=torch.uint8)}
+            image = torch.full((3, record["height"], record["width"]), BLANK, dtype=torch.uint8)
+            return {**record, "unreadable": True, "image": image}
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str, mapper: Callable[[Any], dict[str, Any]]) -> DataLoader:

@@ -24,6 +24,7 @@ import torch
 import torch.distributed as dist
 from detectron2.utils import comm
 
+from .. import errors
 from ..errors import ConfigError, SOHESError
 from .stopping import SIGNALS, ignore_signals, stopping
 
@@ -344,4 +345,7 @@ def _portable(error: BaseException) -> BaseException:
             return error
     except Exception:  # noqa: BLE001 - whatever its __init__ or __reduce__ raises
         pass
+    for base in type(error).__mro__:
+        if base.__module__ == errors.__name__:
+            return base(str(error))
     return RuntimeError(f"{type(error).__name__}: {error}")

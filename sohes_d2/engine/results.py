@@ -7,8 +7,10 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from detectron2.data import get_detection_dataset_dicts
 from detectron2.utils import comm
 
+from ..errors import InputError
 from ..structures.files import write_json
 
 EVALUATION_FILE = "evaluation.json"
@@ -19,8 +21,8 @@ def write_evaluation(
 ) -> None:
     """Write ``evaluation.json`` on the main process, as a whole.
 
-    It reads ``{"iteration": 20000, "weights": "", "results": {data set: {"segm": {"AR@1000": 61.5}}}}``, numbers in
-    percent, null where undefined.
+    It reads ``{"iteration": 20000, "weights": "", "unreadable_images": {data set: 0}, "results": {data set: {"segm":
+    {"AR@1000": 61.5}}}}``, numbers in percent, null where undefined.
 
     Args:
         output_dir: an existing folder.
@@ -31,9 +33,68 @@ def write_evaluation(
     """
     if not comm.is_main_process() or not datasets:
         return
-    by_dataset = results if len(datasets) > 1 else {datasets[0]: results}
-    content = {"iteration": iteration, "weights": weights, "results": _without_nan(by_dataset)}
+    by_dataset = _by_dataset(datasets, results)
+    content = {
+        "iteration": iteration,
+        "weights": weights,
+        "unreadable_images": {name: int(_images(found).get("unreadable", 0)) for name, found in by_dataset.items()},
+        "results": _without_nan(
+            {
+                name: {task: values for task, values in found.items() if task != _IMAGES}
+                for name, found in by_dataset.items()
+            }
+        ),
+    }
     write_json(os.path.join(output_dir, EVALUATION_FILE), content)
+
+
+def check_readable(datasets: Sequence[str], results: Mapping[str, Any], limit: float) -> None:
+    """Refuse results of which too many images could not be read, and were scored as if blank.
+
+    Args:
+        datasets, results: as for `write_evaluation`; results are empty on all processes but the main one.
+        limit: TEST.MAX_UNREADABLE, a share of the images.
+
+    Raises:
+        InputError: a data set has a larger share; the message names it.
+    """
+    for name, found in _by_dataset(datasets, results).items():
+        images = _images(found)
+        if images.get("unreadable-share", 0.0) > limit:
+            raise unreadable_error(name, int(images["unreadable"]), images["unreadable-share"], limit)
+
+
+def check_files(datasets: Sequence[str], limit: float) -> None:
+    """The same before the work, by whether the files of the images are there.
+
+    Raises:
+        InputError: see `check_readable`.
+    """
+    for name in datasets:
+        files = [record["file_name"] for record in get_detection_dataset_dicts(name, filter_empty=False)]
+        missing = [file for file in files if not os.path.isfile(file)]
+        if len(missing) > limit * len(files):
+            raise unreadable_error(name, len(missing), len(missing) / len(files), limit, missing[0])
+
+
+def unreadable_error(name: str, count: int, share: float, limit: float, example: str = "") -> InputError:
+    """That too many images of a data set are missing or damaged."""
+    such = f", for example {example!r}" if example else ", listed above"
+    return InputError(
+        f"{count} images ({share:.0%}) of the data set {name!r} cannot be read{such}, and would be scored as blank; "
+        f"check the folder of its images, or raise TEST.MAX_UNREADABLE ({limit:g})"
+    )
+
+
+_IMAGES = "images"
+
+
+def _by_dataset(datasets: Sequence[str], results: Mapping[str, Any]) -> Mapping[str, Any]:
+    return results if len(datasets) > 1 else {datasets[0]: results}
+
+
+def _images(found: Any) -> Mapping[str, float]:
+    return found.get(_IMAGES, {}) if isinstance(found, Mapping) else {}
 
 
 def defined_only(results: Mapping[str, Any]) -> dict[str, Any]:

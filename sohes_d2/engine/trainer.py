@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -26,11 +27,11 @@ from ..data.training_stream import build_training_loader, images_per_process
 from ..evaluation.entity_evaluator import EntityEvaluator
 from .amp import MixedPrecision
 from .checkpoint import CheckpointError, SOHESCheckpointer
-from ..errors import ConfigError
+from ..errors import ConfigError, InputError
 from .hooks import Checkpoints, CountSkippedImages, DrawExamples, Evaluation
 from .inference_loader import build_test_loader
 from .optimizer import build_optimizer
-from .results import defined_only, write_evaluation
+from .results import check_readable, defined_only, write_evaluation
 from .schedule import build_lr_scheduler
 from .step import TrainingStep
 from .stopping import stopping
@@ -124,7 +125,6 @@ class SOHESTrainer(DefaultTrainer):
         self._trainer.feed(self.build_train_loader(self.cfg, self.start_iter), self.cfg.SEED)
         if self.start_iter >= self.max_iter:
             self._finish_checkpoints()
-        _leave_errors_to_the_caller()
         try:
             return super().train()
         except KeyboardInterrupt:
@@ -150,8 +150,12 @@ class SOHESTrainer(DefaultTrainer):
     def run_step(self) -> None:
         """One iteration."""
         self._trainer.iter = self.iter
+        begun = time.perf_counter()
         try:
             self._trainer.run_step()
+            if self.iter == self.start_iter:  # the losses are printed after twenty
+                seconds = time.perf_counter() - begun
+                logger.info("Iteration %d of %d done in %.1f s", self.iter + 1, self.max_iter, seconds)
         except FloatingPointError as error:
             has_one = self.checkpointer.has_checkpoint()
             last = (
@@ -181,6 +185,10 @@ class SOHESTrainer(DefaultTrainer):
         self._last_eval_results = self.test(self.cfg, self.model)
         done = min(self.iter + 1, self.max_iter)  # after the last iteration Detectron2 counts on once more
         write_evaluation(self.cfg.OUTPUT_DIR, self.cfg.DATASETS.TEST, self._last_eval_results, done)
+        try:
+            check_readable(self.cfg.DATASETS.TEST, self._last_eval_results, self.cfg.TEST.MAX_UNREADABLE)
+        except InputError as error:  # no reason to end a training
+            logger.error("%s", error)
         return defined_only(self._last_eval_results)
 
     def build_hooks(self) -> list[HookBase | None]:
@@ -304,15 +312,6 @@ def _first_of_each_machine() -> Iterator[None]:
     yield
     if first:
         comm.synchronize()
-
-
-def _leave_errors_to_the_caller() -> None:
-    """Detectron2 logs the traceback of every error before it raises it; who calls it decides what is shown."""
-    logging.getLogger("detectron2.engine.train_loop").addFilter(_without_traceback)
-
-
-def _without_traceback(record: logging.LogRecord) -> bool:
-    return not record.exc_info
 
 
 def _distributed(model: nn.Module) -> nn.Module:

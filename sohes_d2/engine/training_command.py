@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import sys
 from collections.abc import Callable
 
 import torch
@@ -15,47 +14,26 @@ from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
-from ..correction import CollapseError
-from ..data.registration import DatasetMissingError, DatasetSpecError
-from ..data.sources import SourceError
-from ..data.training_labels import BrokenSampleError
-from ..data.training_stream import NothingUsableError
-from ..evaluation.errors import EvaluationError
-from .checkpoint import CheckpointError
+from ..cli.runner import check_output
 from ..config_file import load_config
-from ..errors import ConfigError, FolderBusyError, OutputError, WeightsError
+from ..errors import FolderBusyError, OutputError
 from ..structures.files import FolderLock, write_text
-from .launch import ProcessDiedError, launch
+from .launch import launch
 from .writers import LOGGERS, log_to
 
-EXIT_FAILED, EXIT_USAGE, EXIT_STOPPED = 1, 2, 130
-
-USAGE_ERRORS = (
-    CheckpointError,
-    ConfigError,
-    DatasetMissingError,
-    DatasetSpecError,
-    EvaluationError,
-    FolderBusyError,
-    SourceError,
-    WeightsError,
-)
-FAILURES = (
-    BrokenSampleError,
-    CollapseError,
-    FloatingPointError,
-    NothingUsableError,
-    OutputError,
-    ProcessDiedError,
-)
 
 logger = logging.getLogger(__name__)
 
-
-def check_processes(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """End the command with code 2 where ``num_gpus``, ``num_machines`` and ``machine_rank`` do not fit together."""
-    if args.num_gpus < 0 or args.num_machines < 1 or not 0 <= args.machine_rank < args.num_machines:
-        parser.error("--num-gpus counts from 0, --num-machines from 1, and --machine-rank is below --num-machines")
+# Loggers whose messages are long or of use to few: they go to log.txt, and to the terminal with --verbose.
+_ONLY_IN_FILE = (
+    "detectron2",  # environment and config
+    "detectron2.data.build",
+    "detectron2.data.common",
+    "detectron2.engine.defaults",  # the model, layer by layer
+    "detectron2.evaluation.evaluator",
+    "detectron2.evaluation.testing",  # results to copy and paste
+    "sohes_d2.evaluation.backends",
+)
 
 
 def frozen_config(file: str, pairs: list[str], num_gpus: int) -> CfgNode:
@@ -77,27 +55,37 @@ _held: list[FolderLock] = []
 def set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
     """Folder, log, config.yaml and seed of one process, as Detectron2's ``default_setup``.
 
-    OUTPUT_DIR is this run's alone until `run_processes` is over.
+    log.txt has everything; what is printed is brief unless ``args.verbose``. OUTPUT_DIR is this run's alone until
+    `run_processes` is over.
 
     Raises:
         FolderBusyError: another process writes into OUTPUT_DIR; in all processes.
+        InputError: OUTPUT_DIR is no place for a folder.
         OutputError: OUTPUT_DIR cannot be written to; in all processes.
     """
+    check_output(cfg.OUTPUT_DIR, folder=True, option="OUTPUT_DIR")
     _hold(cfg.OUTPUT_DIR)
     rank = comm.get_rank()
     for name in LOGGERS:
-        setup_logger(distributed_rank=rank, name=name, abbrev_name="d2" if name == "detectron2" else name)
+        printed = setup_logger(distributed_rank=rank, name=name, abbrev_name="d2" if name == "detectron2" else name)
+        for handler in printed.handlers:
+            handler.removeFilter(_is_brief)
+            if not args.verbose and not isinstance(handler, logging.FileHandler):
+                handler.addFilter(_is_brief)
+    if not args.debug:
+        logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_traceback)
     log_to(cfg.OUTPUT_DIR, rank)
-    logger.info("Rank of current process: %d. World size: %d", rank, comm.get_world_size())
-    logger.info("Environment info:\n%s", collect_env_info())
-    logger.info("Command line arguments: %s", args)
+    details = logging.getLogger("detectron2")
+    details.info("Process %d of %d. Environment:\n%s", rank, comm.get_world_size(), collect_env_info())
+    details.info("Command line arguments: %s", args)
     if comm.is_main_process():
-        path = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
-        write_text(path, cfg.dump())
-        logger.info("Full config saved to %s", path)
+        text = cfg.dump()
+        write_text(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), text)
+        details.info("Config:\n%s", text)
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
-    if not getattr(args, "eval_only", False):
+    if not args.eval_only:
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+    logger.info("%s receives config.yaml, log.txt (more than is printed here), metrics and checkpoints", cfg.OUTPUT_DIR)
 
 
 def _hold(folder: str) -> None:
@@ -118,24 +106,28 @@ def _let_go() -> None:
         _held.pop().release()
 
 
-def run_processes(
-    tool: str,
-    run: Callable[[argparse.Namespace], None],
-    args: argparse.Namespace,
-    device: str,
-    usage_errors: tuple[type[Exception], ...] = (),
-) -> int:
+def _is_brief(record: logging.LogRecord) -> bool:
+    return record.levelno > logging.INFO or record.name not in _ONLY_IN_FILE
+
+
+def _is_no_traceback(record: logging.LogRecord) -> bool:
+    """Detectron2 logs the traceback of what ends a training, which is explained afterwards."""
+    return not record.exc_info
+
+
+def run_processes(run: Callable[[argparse.Namespace], None], args: argparse.Namespace, device: str) -> int:
     """Call ``run(args)`` in ``args.num_gpus`` processes, at least one.
 
     Args:
-        tool: its name, at the beginning of every message.
         run: can be pickled.
         args: with ``num_gpus``, ``num_machines``, ``machine_rank`` and ``dist_url``.
         device: MODEL.DEVICE; "cpu", or a machine without GPUs, makes them processes on the CPU.
-        usage_errors: more of what the user can mend, beside USAGE_ERRORS.
 
     Returns:
-        The exit code: 0, EXIT_FAILED, EXIT_USAGE or EXIT_STOPPED, the last three with a line that says why.
+        The exit code.
+
+    Raises:
+        Exception: what ended the process that failed first, see `launch`.
     """
     try:
         launch(
@@ -149,15 +141,6 @@ def run_processes(
         )
     except SystemExit as error:
         return error.code
-    except KeyboardInterrupt:
-        print(f"\n{tool}: stopped; go on with --resume", file=sys.stderr)
-        return EXIT_STOPPED
-    except (*USAGE_ERRORS, *usage_errors) as error:
-        print(f"{tool}: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    except FAILURES as error:
-        print(f"{tool}: {error}", file=sys.stderr)
-        return EXIT_FAILED
     return 0
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..structures.masks import reference_evaluation
+from .errors import EvaluationError
 
 REFERENCE = "pycocotools"
 FAST = "faster-coco-eval"
@@ -30,9 +31,9 @@ def resolve_backend(name: str = AUTO) -> str:
     if name == AUTO:
         return FAST if installed else REFERENCE
     if name not in BACKENDS:
-        raise ValueError(f"unknown evaluation backend {name!r}; choose from {', '.join((AUTO, *BACKENDS))}")
+        raise EvaluationError(f"unknown evaluation backend {name!r}; choose from {', '.join((AUTO, *BACKENDS))}")
     if name == FAST and not installed:
-        raise ValueError(f"{FAST} is not installed; `pip install {FAST}`, or choose {REFERENCE}")
+        raise EvaluationError(f"{FAST} is not installed; `pip install {FAST}`, or choose {REFERENCE}")
     return name
 
 

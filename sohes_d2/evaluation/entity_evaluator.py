@@ -82,12 +82,14 @@ class EntityEvaluator(DatasetEvaluator):
     def reset(self) -> None:
         """Forget all predictions."""
         self._predictions: dict[Any, list[dict[str, Any]]] = {}
+        self._unreadable: list[Any] = []
 
     def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
         """Take the predictions of a batch.
 
         Args:
-            inputs: dicts with the ground truth's ``image_id``.
+            inputs: dicts with the ground truth's ``image_id``, and ``unreadable`` where the image is not what its file
+                should have been.
             outputs: a dict for each, see the class.
 
         Raises:
@@ -102,6 +104,8 @@ class EntityEvaluator(DatasetEvaluator):
                     "evaluate on the data set that the images are loaded from"
                 )
             self._predictions[image_id] = self._annotations(image_id, output)
+            if one_input.get("unreadable"):
+                self._unreadable.append(image_id)
 
     def _annotations(self, image_id: Any, output: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The annotations of one image. Ids count from 1 within the image; `_numbered` makes them unique."""
@@ -170,14 +174,16 @@ class EntityEvaluator(DatasetEvaluator):
             image_ids: score only these images of the data set.
 
         Returns:
-            ``{"segm": {"AR@1000": ..., ...}, "bbox": {...}, "forest": {...}}``, in percent; Detectron2 flattens the
+            ``{"segm": {"AR@1000": ..., ...}, "bbox": {...}, "forest": {...}}``, in percent, and where images could not
+            be read, ``"images": {"unreadable": 3.0, "unreadable-share": 0.02}``; Detectron2 flattens the
             names to ``segm/AR@1000``. The names are those of `evaluate_detections` and `ForestMetrics.compute`. Empty
             on all processes but the first, and for data without annotations.
         """
-        predictions = self._predictions
+        predictions, unreadable = self._predictions, len(self._unreadable)
         if self._distributed and comm.get_world_size() > 1:
             comm.synchronize()
             gathered = comm.gather(self._predictions, dst=0)
+            unreadable = sum(comm.gather(unreadable, dst=0))
             if not comm.is_main_process():
                 return OrderedDict()
             predictions = {image_id: found for part in gathered for image_id, found in part.items()}
@@ -206,7 +212,10 @@ class EntityEvaluator(DatasetEvaluator):
             self._backend,
         )
         self._logger.info(f"Class-agnostic results in percent ({self._backend}):\n{evaluation.table()}")
-        return copy.deepcopy(evaluation.results)
+        results = copy.deepcopy(evaluation.results)
+        if unreadable:
+            results["images"] = {"unreadable": float(unreadable), "unreadable-share": unreadable / len(predictions)}
+        return results
 
     def _save(self, annotations: list[dict[str, Any]]) -> None:
         PathManager.mkdirs(self._output_dir)

@@ -7,6 +7,7 @@ import os
 import zlib
 from collections.abc import Iterator, Sequence
 
+from ..errors import InputError
 from ..structures.files import output_errors, write_all
 from .writer import SEPARATOR
 
@@ -21,7 +22,7 @@ _COMMIT = b'{"commit":'
 _CHECKSUM_BYTES = 10  # of a line's end: a tab, the CRC32 of what precedes it as 8 hexadecimal digits, a line break
 
 
-class JournalBusyError(RuntimeError):
+class JournalBusyError(InputError):
     """Another process is writing the same shard."""
 
 

@@ -250,21 +250,6 @@ def report(path: str, problems: Problems) -> None:
         logger.warning("%s: %s", path, problems.summary())
 
 
-def read_json(path: str | os.PathLike) -> Any:
-    """The content of a small json file that is none of labels, such as metrics.
-
-    Raises:
-        InputError: it cannot be read, or is not json.
-    """
-    try:
-        with open(path, "rb") as file:
-            return json.loads(file.read().decode("utf-8-sig"))
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}; check the path") from error
-    except (ValueError, RecursionError) as error:
-        raise CorruptFileError(f"{path} is not json ({str(error):.100}); is it all of the file?") from error
-
-
 class _Heads:
     """What both readers collect of a document besides its annotations, and the rules on it."""
 

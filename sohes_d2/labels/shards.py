@@ -24,9 +24,8 @@ from .index import (
     remove_index,
     save_index,
 )
-from .reader import read_json
-from .writer import SECTIONS, copy_range, write_label_file
-from ..structures.files import write_json
+from .scanner import CHECKSUM
+from .writer import SECTIONS, copy_range, read_checked_json, read_json, write_checked_json, write_label_file
 
 MAX_IMAGES_PER_SHARD = 1000
 RUN_FILE = "run.json"
@@ -56,7 +55,9 @@ def expected_shards(folder: str) -> int | None:
         path = os.path.join(folder, name)
         if os.path.exists(path):
             try:
-                return int(read_json(path)["layout"]["shards"])
+                value = read_json(path)
+                value = read_checked_json(path) if CHECKSUM in value else value  # older versions wrote none
+                return int(value["layout"]["shards"])
             except (KeyError, TypeError, ValueError) as error:
                 raise CorruptFileError(
                     f"{path!r} does not tell how many shards the folder has; delete it, and run with --resume"
@@ -91,7 +92,7 @@ def write_folder_index(folder: str, layout: dict[str, Any], writer: str = "") ->
             )
         complete = len(numbers) == layout["shards"]
         value = {"complete": complete, "layout": layout, "shards": shards}
-        write_json(os.path.join(folder, INDEX_FILE), value, writer)
+        write_checked_json(os.path.join(folder, INDEX_FILE), value, writer)
 
 
 class ShardedDataset(Sequence):

@@ -26,11 +26,13 @@ same bytes.
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
-from ..structures.files import atomic_writer
+from ..errors import CorruptFileError, InputError
+from ..structures.files import atomic_writer, write_json
 from .scanner import CHECKSUM
 
 CATEGORIES = [{"id": 1, "name": "entity", "supercategory": "entity"}]
@@ -109,6 +111,45 @@ class _Summed:
         self._file.write(data)
         self.length += len(data)
         self.checksum = zlib.crc32(data, self.checksum)
+
+
+def write_checked_json(path: str, value: Mapping[str, Any], writer: str = "") -> None:
+    """`write_json` of an object with a checksum of its content as one more key; `read_checked_json` reads it."""
+    write_json(path, {**value, CHECKSUM: zlib.crc32(_canonical(value))}, writer)
+
+
+def read_checked_json(path: str) -> dict[str, Any]:
+    """What `write_checked_json` wrote.
+
+    Raises:
+        CorruptFileError: another checksum, or no json object.
+        InputError: it cannot be read.
+    """
+    value = read_json(path)
+    checksum = value.pop(CHECKSUM, None) if isinstance(value, dict) else None
+    if checksum != zlib.crc32(_canonical(value)):
+        raise CorruptFileError(f"{path!r} is damaged: its checksum is not that of its content")
+    return value
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii")
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """The content of a small json file that is none of labels, such as metrics.
+
+    Raises:
+        InputError: it cannot be read.
+        CorruptFileError: it is not json.
+    """
+    try:
+        with open(path, "rb") as file:
+            return json.loads(file.read().decode("utf-8-sig"))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}; check the path") from error
+    except (ValueError, RecursionError) as error:
+        raise CorruptFileError(f"{path} is not json ({str(error):.100}); is it all of the file?") from error
 
 
 def copy_range(path: str, offset: int, length: int, chunk: int = 1 << 20) -> Iterator[bytes]:

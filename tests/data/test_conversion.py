@@ -140,7 +140,7 @@ def test_parents_that_make_no_forest_are_refused(parents):
     ],
 )
 def test_a_segmentation_that_is_none_becomes_no_mask(segmentation):
-    assert coco_entity({"id": 1, "segmentation": segmentation}, SIZE).mask is None
+    assert coco_entity({"id": 1, "iscrowd": 0, "segmentation": segmentation}, SIZE).mask is None
 
 
 def items(count):

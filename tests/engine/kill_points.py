@@ -26,6 +26,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 import sohes_d2  # noqa: F401  (before Detectron2)
+from sohes_d2.cli.runner import run_tool
 from sohes_d2.data.registration import register_coco_entities
 from sohes_d2.engine import training_command
 from sohes_d2.engine.trainer import SOHESTrainer
@@ -61,8 +62,15 @@ def run(output: Path, resume: bool, iterations: int = 6, processes: int = 1) -> 
         num_machines=1,
         machine_rank=0,
         dist_url="auto",
+        eval_only=False,
+        verbose=False,
+        debug=False,
     )
-    return training_command.run_processes("train", train, args, "cpu")
+
+    def command(args: argparse.Namespace) -> int:
+        return training_command.run_processes(train, args, "cpu")
+
+    return run_tool("train", lambda _: args, command, when_stopped="go on with --resume")
 
 
 class Operations:

@@ -11,7 +11,8 @@ import pytest
 from sohes_d2.labels.journal import JournalBusyError, ShardJournal
 from sohes_d2.labels.writer import dump_line, image_record, write_label_file
 from sohes_d2.errors import CorruptFileError, InputError
-from sohes_d2.labels.index import index_path, load_index, read_info, save_index, scan_label_file
+from sohes_d2.labels.index import check_label_file, index_path, load_index, read_info, save_index, scan_label_file
+from sohes_d2.labels.reader import read_label_file
 from sohes_d2.labels.shards import (
     IncompleteError,
     ShardedDataset,
@@ -283,3 +284,75 @@ def test_journal_keeps_whole_units_wherever_it_is_cut(tmp_path):
         ShardJournal(path)
     journal.remove()
     assert not os.path.exists(path)
+
+
+def test_a_journal_with_a_flipped_bit_keeps_the_other_units(tmp_path):
+    path = str(tmp_path / "shard_00000.partial.jsonl")
+    journal = ShardJournal(path)
+    units = [[result(1, 1), skipped(2)], [result(3, 2), result(4, 0)], [result(5, 1)]]
+    for number, unit in enumerate(units):
+        journal.append(number, unit)
+    records = {i: list(journal.image_blocks([i])) + list(journal.annotation_blocks([i])) for i in (1, 3, 4, 5)}
+    journal.close()
+    data = open(path, "rb").read()
+    for place in range(len(data)):
+        with open(path, "wb") as file:
+            file.write(data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :])
+        journal = ShardJournal(path)
+        done = set(journal.done)
+        assert done in ({1, 2, 3, 4}, {1, 2, 5}, {3, 4, 5}, {5}, {1, 2})  # a commit line also stands for the next unit
+        for number, unit in enumerate(units):
+            if not {image_id for image_id, *_ in unit} <= done:
+                journal.append(number, unit)
+        assert set(journal.done) == {1, 2, 3, 4, 5}
+        assert list(journal.skipped_blocks([1, 2, 3])) == [skipped(2)[2]]
+        for i, blocks in records.items():
+            assert list(journal.image_blocks([i])) + list(journal.annotation_blocks([i])) == blocks
+        journal.close()
+        journal = ShardJournal(path)  # what was damaged stays in the file, and does no harm
+        assert set(journal.done) == {1, 2, 3, 4, 5}
+        journal.close()
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+def test_every_flipped_bit_of_a_shard_is_noticed(folder, tmp_path, indexed):
+    path = folder / shard_name(0)
+    good = path.read_bytes()
+    if not indexed:
+        os.unlink(index_path(str(path)))
+    for place in range(0, len(good), 7):
+        path.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
+        with pytest.raises(CorruptFileError, match="shard_00000.json"):
+            merge_shards(str(folder), str(tmp_path / "merged.json"))
+        assert not list(tmp_path.glob("merged*"))
+        if not indexed:
+            with pytest.raises(CorruptFileError, match="shard_00000.json"):
+                ShardedDataset(str(folder))
+        if good[place : place + 1] not in (b"\n", b'"') and b'"crc32"' not in good[place - 10 : place + 10]:
+            with pytest.raises(InputError):
+                read_label_file(path)
+
+
+def test_a_damaged_record_is_noticed_when_it_is_read(folder, monkeypatch):
+    """The index says what the records must be, without a look at the rest of the file."""
+    monkeypatch.setattr("sohes_d2.labels.index._CHECKED_BYTES", 16)
+    path = folder / shard_name(0)
+    save_index(str(path), scan_label_file(str(path)))
+    place = int(ShardedDataset(str(folder)).rows[2]["annotations_offset"]) + 9
+    good = path.read_bytes()
+    path.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
+    dataset = ShardedDataset(str(folder))
+    assert dataset[0]["image"]["id"] == 1
+    with pytest.raises(CorruptFileError, match="shard_00000.json"):
+        dataset[2]
+
+
+def test_files_of_older_versions_have_no_checksum_and_are_read(folder):
+    path = folder / shard_name(0)
+    data = path.read_bytes()
+    old = data[: data.rindex(b',\n"crc32"')] + b"}\n"
+    path.write_bytes(old)
+    os.unlink(index_path(str(path)))
+    check_label_file(str(path))
+    assert load_index(str(path)).rows["image_id"].tolist() == [1, 3, 4]
+    assert len(read_label_file(path).annotations) == 3

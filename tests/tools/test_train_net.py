@@ -87,6 +87,7 @@ def test_train_then_resume_then_evaluate(run, folder, capfd):
     assert run("--eval-only", "MODEL.WEIGHTS", weights) == 0
     assert "Class-agnostic results in percent" in capfd.readouterr().out
     found = results(folder)
+    assert found["unreadable_images"] == {"cli_scenes": 0}
     assert (found["iteration"], found["weights"]) == (4, weights)
     assert found["results"]["cli_scenes"]["segm"] == trained
 
@@ -94,6 +95,35 @@ def test_train_then_resume_then_evaluate(run, folder, capfd):
     for tolerance, code in ((0.1, 0), (-1.0, 1)):
         option = f"[['segm', 'AR@1000', {expected}, {tolerance}]]"
         assert run("--eval-only", "--resume", "TEST.EXPECTED_RESULTS", option) == code
+
+
+def test_evaluation_of_images_that_are_not_there_is_refused(run, folder, tmp_path, capfd):
+    assert run("SOLVER.MAX_ITER", "1", "DATASETS.TEST", "()", "OUTPUT_DIR", str(tmp_path)) == 0
+    command = ("--eval-only", "MODEL.WEIGHTS", str(tmp_path / "model_final.pth"), "OUTPUT_DIR", str(tmp_path))
+    images = sorted((folder / "images").iterdir())
+    good = images[0].read_bytes()
+    try:
+        images[0].write_bytes(good[:50])  # of three
+        assert run(*command) == 2
+        assert "1 images (33%) of the data set 'cli_scenes' cannot be read, listed above" in capfd.readouterr().err
+        assert not (tmp_path / "evaluation.json").exists()
+        images[0].unlink()
+        assert run(*command) == 2
+        assert f"for example '{images[0]}'" in capfd.readouterr().err
+        assert run(*command, "TEST.MAX_UNREADABLE", "0.5") == 0
+        found = json.loads((tmp_path / "evaluation.json").read_text())
+        assert found["unreadable_images"] == {"cli_scenes": 1} and "images" not in found["results"]["cli_scenes"]
+    finally:
+        images[0].write_bytes(good)
+
+
+def test_what_is_printed_is_brief_and_the_log_has_all(run, tmp_path, capfd):
+    assert run("SOLVER.MAX_ITER", "1", "DATASETS.TEST", "()", "OUTPUT_DIR", str(tmp_path)) == 0
+    printed = capfd.readouterr()
+    assert len(printed.out.splitlines()) + len(printed.err.splitlines()) < 30
+    assert "Iteration 1 of 1 done in" in printed.out and "META_ARCHITECTURE" not in printed.out
+    log = (tmp_path / "log.txt").read_text()
+    assert "META_ARCHITECTURE" in log and "Iteration 1 of 1 done in" in log
 
 
 @pytest.mark.parametrize(
@@ -111,6 +141,8 @@ def test_train_then_resume_then_evaluate(run, folder, capfd):
         (["DATASETS.REGISTER", "x: only_one_path"], "'x' must be `json, images`"),
         (["MODEL.WEIGHTS", "none.pth"], "checkpoint 'none.pth' does not exist"),
         (["--eval-only", "MODEL.WEIGHTS", "none.pth"], "checkpoint 'none.pth' does not exist"),
+        (["--eval-only", "MODEL.WEIGHTS", "", "OUTPUT_DIR", "nowhere"], "give MODEL.WEIGHTS FILE"),
+        (["OUTPUT_DIR", __file__], "is a file; name a folder"),
         (["SOLVER.OPTIMIZER", "ADAM"], "'ADAM' is none of ADAMW, SGD"),
     ],
 )
@@ -138,7 +170,7 @@ def test_a_config_file_is_needed(capsys, tmp_path):
     with pytest.raises(SystemExit) as error:
         train_net([])
     assert error.value.code == 2
-    assert "--config-file is missing" in capsys.readouterr().err
+    assert "arguments are required: --config-file" in capsys.readouterr().err
     assert train_net(["--config-file", str(tmp_path / "none.yaml")]) == 2
     assert "none.yaml' does not exist" in capsys.readouterr().err
 

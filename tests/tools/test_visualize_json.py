@@ -112,10 +112,14 @@ def test_files_that_cannot_be_used_give_code_2(files, capsys, content, message):
         (("--max-side", 10), "images", "--max-side must be at least 64"),
         (("--max-images", -1), "images", "must be positive, or 0 for all"),
         ((), "nowhere", "is not a folder"),
-        (("--output", "."), "images", "is a folder; give the name of the page"),
     ],
 )
 def test_arguments_that_cannot_be_used_give_code_2(files, capsys, more, images, message):
     with pytest.raises(SystemExit) as stop:
         run(files, *more, images=images)
     assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_an_output_in_whose_place_a_folder_is_gives_code_2(files, capsys):
+    assert run(files, "--output", ".") == 2
+    assert "is a folder; name a file" in capsys.readouterr().err

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from ...errors import InputError
 from .open_units import OpenUnits, failed_result, lost_reason, unit_names
 from .steps import LabelerFactory, UnitResult, label_unit
 from .units import WorkUnit
@@ -20,7 +21,7 @@ _UNITS_PER_CPU = 2
 _labeler: tuple[bytes, Any] | None = None  # in a Ray worker: the factory it was built by, and the labeler
 
 
-class RayMissingError(ImportError):
+class RayMissingError(InputError, ImportError):
     """Ray is not installed."""
 
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ... import __version__
+from ...errors import CorruptFileError
 from ...structures.files import FolderLock, write_json
-from ...labels.index import ShardIndex, index_path, load_index, read_info, save_index
+from ...labels.index import ShardIndex, check_label_file, index_path, load_index, read_info, save_index
 from ...labels.shards import MAX_IMAGES_PER_SHARD, merge_shards, read_skipped
 from ...data.sources import ImageList
 from .executors import run_in_process, run_on_device, run_on_workers
@@ -269,5 +270,11 @@ def _is_finished(output: str, info: dict[str, Any], options: LabelingOptions) ->
         return False
     if not options.resume:
         raise UsageError(f"{output!r} exists; go on with it by --resume, or replace it by --overwrite")
+    try:
+        check_label_file(output)
+    except CorruptFileError as error:
+        logger.warning("%s; all images are labeled again", error)
+        os.unlink(output)
+        return False
     check_same_config(output, read_info(output), info)
     return True

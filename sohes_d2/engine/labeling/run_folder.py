@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from ...errors import CorruptFileError, InputError
 from ...labels.journal import ShardJournal
-from ...labels.writer import write_label_file
-from ...structures.files import write_json
-from ...labels.index import index_path, load_index, save_index, scan_label_file
+from ...labels.writer import read_checked_json, write_checked_json, write_label_file
+from ...labels.index import (
+    check_label_file,
+    index_path,
+    load_index,
+    read_info,
+    remove_index,
+    save_index,
+    scan_label_file,
+)
 from ...labels.shards import RUN_FILE, list_shards, read_skipped, shard_name, write_folder_index
 from ...data.sources import ImageList
 from .steps import UnitResult
 from .units import ShardLayout, WorkUnit, plan_units, remaining_units
+
+logger = logging.getLogger(__name__)
 
 _OWN_FILE = re.compile(
     r"(shard_\d{5,}\.(json|index\.npz|partial\.jsonl)|(run|index)\.json|(errors|summary)(-\d+-of-\d+)?\.json)(\S*\.tmp)?"
 )
 
 
-class UsageError(ValueError):
+class UsageError(InputError):
     """The command cannot be carried out as it was given; the message says what to do."""
 
 
@@ -63,14 +74,29 @@ class RunFolder:
                 raise UsageError(
                     f"{self.folder!r} has an output already; go on with it by --resume, or replace it by --overwrite"
                 )
-            with open(path, encoding="utf-8") as file:
-                check_same_config(path, json.load(file), json.loads(json.dumps(config)))
+            try:
+                check_same_config(path, read_checked_json(path), json.loads(json.dumps(config)))
+            except CorruptFileError as error:
+                self._replace_damaged_config(path, config, error)
         elif list_shards(self.folder):
             raise UsageError(
                 f"{self.folder!r} has shards but no {RUN_FILE}, so they cannot be continued; choose another folder"
             )
         else:
-            write_json(path, config, self._writer)
+            write_checked_json(path, config, self._writer)
+
+    def _replace_damaged_config(self, path: str, config: Mapping[str, Any], error: CorruptFileError) -> None:
+        """Write the configuration anew. Shards tell theirs; what journals hold may be of another one, and is done
+        again."""
+        info = json.loads(json.dumps(self.info))
+        for number in list_shards(self.folder):
+            shard = os.path.join(self.folder, shard_name(number))
+            check_same_config(shard, read_info(shard), info)
+        logger.warning("%s; the images of unfinished shards are labeled again", error)
+        for shard in self.layout.own_shards():
+            if os.path.exists(self._journal_path(shard)):
+                os.unlink(self._journal_path(shard))
+        write_checked_json(path, config, self._writer)
 
     def pending(self, count_done: Callable[[int], None] = lambda images: None) -> Iterator[WorkUnit]:
         """The units that are left, planned shard by shard as they are asked for.
@@ -79,11 +105,13 @@ class RunFolder:
             count_done: told the number of images of each shard that were done before.
         """
         for shard in self.layout.own_shards():
-            if os.path.exists(self._path(shard)):
+            if os.path.exists(self._path(shard)) and self._is_sound(self._path(shard)):
                 self._tidy_finished(shard)
                 count_done(len(self.layout.positions(shard)))
                 continue
             journal = ShardJournal(self._journal_path(shard))
+            if journal.damaged:
+                logger.warning("%s: %d damaged lines; their images are labeled again", journal.path, journal.damaged)
             units = plan_units(self._images, self.layout, shard, self._batch_size)
             left = list(remaining_units(units, journal.done))
             count_done(len(journal.done))
@@ -147,6 +175,17 @@ class RunFolder:
             save_index(path, load_index(path))
         if os.path.exists(self._journal_path(shard)):
             os.unlink(self._journal_path(shard))
+
+    def _is_sound(self, path: str) -> bool:
+        """Whether a finished shard is as it was written; a damaged one is deleted, so that it is made again."""
+        try:
+            check_label_file(path)
+        except CorruptFileError as error:
+            logger.warning("%s; its images are labeled again", error)
+            remove_index(path)
+            os.unlink(path)
+            return False
+        return True
 
     def _exists(self, shard: int) -> bool:
         return os.path.exists(self._path(shard)) or os.path.exists(self._journal_path(shard))

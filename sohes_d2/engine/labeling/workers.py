@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
+from ...errors import SOHESError
 from .steps import LabelerFactory, describe_error
 
 _THREAD_VARIABLES = (
@@ -26,7 +27,7 @@ _THREAD_VARIABLES = (
 _MAX_FAILED_STARTS = 3
 
 
-class WorkerStartError(RuntimeError):
+class WorkerStartError(SOHESError):
     """Worker processes cannot be brought up."""
 
 

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from ...labels.reader import read_json
+from ...labels.writer import read_json
 from .label_file import ReportError
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, features
 
+from ...errors import InputError
 from ...structures.images import ImageReadError, read_image
 from ..overlay import resize
 
@@ -23,7 +24,7 @@ THUMBNAIL_QUALITY = 70
 ASPECT_TOLERANCE = 0.02
 
 
-class PhotoError(ValueError):
+class PhotoError(InputError):
     """A photo that cannot be shown; the message says why."""
 
 

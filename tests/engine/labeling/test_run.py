@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,10 +19,13 @@ sys.path.insert(0, str(Path(__file__).parent))  # worker processes must be able 
 import fake_labeler  # noqa: E402
 from fake_labeler import FakeFactory  # noqa: E402
 
+from sohes_d2.labels.journal import ShardJournal  # noqa: E402
 from sohes_d2.labels.shards import ShardedDataset, merge_shards  # noqa: E402
+from sohes_d2.labels.writer import dump_line  # noqa: E402
 from sohes_d2.data.sources import read_image_list  # noqa: E402
 from sohes_d2.engine.labeling.run import LabelingOptions, run_labeling  # noqa: E402
-from sohes_d2.engine.labeling.run_folder import UsageError  # noqa: E402
+from sohes_d2.engine.labeling.run_folder import RunFolder, UsageError  # noqa: E402
+from sohes_d2.engine.labeling.units import ShardLayout  # noqa: E402
 from sohes_d2.errors import FolderBusyError  # noqa: E402
 from sohes_d2.structures.files import FolderLock  # noqa: E402
 
@@ -196,6 +200,49 @@ def test_killed_at_random_and_resumed_gives_the_same_bytes(photos, tmp_path, hos
         kills += 1
     assert code == 3 and kills >= 2
     assert contents(tmp_path / "killed") == contents(tmp_path / "straight")
+
+
+def test_resume_mends_every_flipped_bit(photos, tmp_path):
+    """Of a folder with a finished shard and an unfinished one: whatever is damaged is labeled again."""
+    run(photos, tmp_path / "straight")
+    reference = contents(tmp_path / "straight")
+    out = tmp_path / "out"
+    shutil.copytree(tmp_path / "straight", out)
+    folder = RunFolder(str(out), read_image_list(str(photos)), ShardLayout(24, 10), {}, 3)
+    for name in ("shard_00001.json", "shard_00001.index.npz", "index.json", "errors.json"):
+        (out / name).unlink()
+    journal = ShardJournal(folder._journal_path(1))
+    shard = ShardedDataset(str(tmp_path / "straight"))
+    for number, unit in enumerate(((10, 11, 12), (13, 14))):
+        records = [shard[k] for k in unit]
+        lines = [
+            (r["image"]["id"], False, [dump_line(r["image"]), *map(dump_line, r["annotations"])]) for r in records
+        ]
+        journal.append(number, lines)
+    journal.close()
+    unfinished = contents(out)
+    moments = random.Random(0)
+    for name in ("shard_00001.partial.jsonl", "shard_00000.json", "run.json", "shard_00000.index.npz"):
+        for _ in range(4):
+            for path in out.rglob("*"):
+                path.unlink()
+            for path, data in unfinished.items():
+                (out / path).write_bytes(data)
+            data = bytearray(unfinished[name])
+            data[moments.randrange(len(data))] ^= 1 << moments.randrange(8)
+            (out / name).write_bytes(data)
+            run(photos, out, resume=True)
+            found = contents(out)
+            found.pop("shard_00000.index.npz")  # a damaged one is not read, and stays
+            assert found == {key: value for key, value in reference.items() if key != "shard_00000.index.npz"}
+
+
+def test_resume_makes_a_damaged_label_file_again(photos, tmp_path):
+    run(photos, tmp_path / "labels.json")
+    good = (tmp_path / "labels.json").read_bytes()
+    (tmp_path / "labels.json").write_bytes(good[:3000] + b"~" + good[3001:])
+    run(photos, tmp_path / "labels.json", resume=True)
+    assert (tmp_path / "labels.json").read_bytes() == good
 
 
 def _state(folder):

@@ -1,0 +1,217 @@
+"""How every tool begins and ends: options that all have, exit codes, and a line instead of a traceback.
+
+    def main(arguments=None):
+        return run_tool("demo", parse_arguments, show, arguments)
+
+Nothing expensive is imported here, so that ``--help`` and usage errors come at once; tools import what they need in the
+function that does the work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import logging
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from textwrap import shorten
+from typing import Any
+
+from ..errors import ConfigError, InputError, SOHESError, WeightsError
+
+EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_SKIPPED, EXIT_STOPPED = 0, 1, 2, 3, 130
+
+# What a user can mend in the command or its files; other failures are of the run.
+_USAGE_ERRORS = (ConfigError, InputError, WeightsError)
+_MAX_LINE = 1000  # characters
+
+
+def tool_parser(description: str | None, **options: Any) -> argparse.ArgumentParser:
+    """A parser with the options of all tools: ``--debug`` and ``--verbose``.
+
+    Args:
+        description: the docstring of the tool, shown as it is.
+        options: of `argparse.ArgumentParser`.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, **options
+    )
+    parser.add_argument("--debug", action="store_true", help="show tracebacks of errors")
+    parser.add_argument("-v", "--verbose", action="store_true", help="print all that is logged, and all warnings")
+    return parser
+
+
+def run_tool(
+    name: str,
+    parse: Callable[[list[str] | None], argparse.Namespace],
+    command: Callable[[argparse.Namespace], int | None],
+    arguments: list[str] | None = None,
+    *,
+    log_level: int = logging.WARNING,
+    when_stopped: str = "",
+    when_failed: str = "",
+) -> int:
+    """Parse the command line, do the work, and explain in a line what went wrong.
+
+    Args:
+        name: of the tool, at the beginning of messages.
+        parse: from arguments to a namespace of `tool_parser`; ends the process with code 2 where they are wrong.
+        command: does the work; returns the exit code, None for 0.
+        arguments: those of the process by default.
+        log_level: of messages on stderr.
+        when_stopped: what to tell after Ctrl-C.
+        when_failed: what to tell after a failure that is not the user's.
+
+    Returns:
+        The exit code: what ``command`` returned, EXIT_USAGE for errors that the user can mend (`InputError`,
+        `ConfigError`, `WeightsError`), EXIT_FAILED for all others, EXIT_STOPPED for Ctrl-C.
+    """
+    args = parse(arguments)
+    quieten(args.verbose or args.debug)
+    logging.basicConfig(
+        level=logging.DEBUG if args.debug else log_level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
+    )
+    if args.debug:
+        logging.getLogger("PIL").setLevel(logging.INFO)
+    try:
+        return command(args) or EXIT_DONE
+    except KeyboardInterrupt:
+        print(f"\n{name}: stopped{when_stopped and '; ' + when_stopped}", file=sys.stderr)
+        return EXIT_STOPPED
+    except Exception as error:  # noqa: BLE001 - explained
+        return report(name, error, args.debug, when_failed)
+
+
+def report(name: str, error: BaseException, debug: bool = False, when_failed: str = "") -> int:
+    """Print a line about an error, with its traceback before it if ``debug``; returns the exit code."""
+    if isinstance(error, BrokenPipeError):  # the reader of our output went away, as `head` does: nothing to say
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - or Python complains when it flushes
+        return EXIT_FAILED
+    if debug:
+        traceback.print_exception(type(error), error, error.__traceback__)
+    code = EXIT_USAGE if isinstance(error, _USAGE_ERRORS) else EXIT_FAILED
+    print(f"{name}: {explain(error, debug)}", file=sys.stderr)
+    if when_failed and code == EXIT_FAILED:
+        print(when_failed, file=sys.stderr)
+    return code
+
+
+def explain(error: BaseException, debug: bool = False) -> str:
+    """An error in words: its message where it is one of ours, else what kind it is, too."""
+    text = str(error)
+    if isinstance(error, SOHESError):
+        return text if len(text.splitlines()) <= 2 else shorten(text, _MAX_LINE)
+    if isinstance(error, MemoryError):
+        return "not enough memory"
+    if isinstance(error, OSError) and error.strerror:
+        where = f": {error.filename!r}" if error.filename is not None else ""
+        full = "; make room and run the command again" if error.errno == errno.ENOSPC else ""
+        return f"{error.strerror}{where}{full}"
+    if isinstance(error, (ImportError, FloatingPointError)) and text:
+        return shorten(text, _MAX_LINE)
+    trace = "" if debug else " (--debug shows where)"
+    return shorten(f"{type(error).__name__}: {text}".rstrip(": "), _MAX_LINE) + trace
+
+
+def quieten(verbose: bool) -> None:
+    """Keep libraries' warnings about one another from the user, in this process and in those that it starts."""
+    if verbose:
+        return
+    for category in (FutureWarning, DeprecationWarning):
+        warnings.simplefilter("ignore", category)
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning,ignore::DeprecationWarning")
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that there is no CUDA
+
+
+def choose_threads() -> int:
+    """Let OpenMP use the cores that are free now, unless OMP_NUM_THREADS says otherwise; to be called before torch.
+
+    Threads that wait for a core which another process has cost more than they gain: on two busy cores a training step
+    takes three times as much CPU time with two threads as with one.
+
+    Returns:
+        OMP_NUM_THREADS.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+        os.environ["OMP_NUM_THREADS"] = str(max(1, round(cores - busy)))
+    first = os.environ["OMP_NUM_THREADS"].partition(",")[0]
+    return int(first) if first.isdecimal() else 1
+
+
+def check_output(path: str | os.PathLike[str], folder: bool, option: str = "--output") -> None:
+    """Make sure that a file or folder can be written, before any work is done for it. Nothing is created.
+
+    Args:
+        path: of the output; it may exist, as may the folders above it.
+        folder: whether it is to be a folder.
+        option: that named it, for the message.
+
+    Raises:
+        InputError: something is in the way, or there is no permission.
+    """
+    path = os.fspath(path)
+    wanted = f"{option} {shorten(path, 200)!r}"
+    try:
+        if not path or "\0" in path:
+            raise InputError(f"{wanted} is no path; name a {'folder' if folder else 'file'}")
+        if os.path.exists(path) and os.path.isdir(path) != folder:
+            raise InputError(
+                f"{wanted} is a {'file' if folder else 'folder'}; name a {'folder' if folder else 'file'} instead"
+            )
+        existing = os.path.abspath(path)
+        if not folder:
+            existing = os.path.dirname(existing)
+        _check_name(path)
+        while not os.path.lexists(existing):
+            existing = os.path.dirname(existing)
+    except OSError as error:
+        raise InputError(f"{wanted} cannot be written: {error.strerror}") from error
+    if not os.path.isdir(existing):
+        raise InputError(f"{wanted} cannot be written: {existing!r} is no folder; choose another place")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(f"{wanted} cannot be written: no permission to write into {existing!r}; choose another place")
+
+
+def _check_name(path: str) -> None:
+    """Raise the OSError of a name that is too long; that nothing is there is no error."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        return
+
+
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    """KEY VALUE pairs at the end of the command."""
+    parser.add_argument(
+        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys and values, at the end of the command"
+    )
+
+
+def add_process_options(parser: argparse.ArgumentParser, num_gpus: int) -> None:
+    """How many processes train, and where; the names are Detectron2's. `check_processes` checks the values."""
+    add = parser.add_argument
+    add(
+        "--num-gpus",
+        type=int,
+        default=num_gpus,
+        metavar="N",
+        help="0: the CPU; without GPUs, N processes on it (default: %(default)s)",
+    )
+    add("--num-machines", type=int, default=1, metavar="N", help="default: 1")
+    add("--machine-rank", type=int, default=0, metavar="I", help="of this machine, from 0")
+    add("--dist-url", default="auto", metavar="tcp://HOST:PORT", help="of machine 0")
+
+
+def check_processes(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """End the command with code 2 where ``num_gpus``, ``num_machines`` and ``machine_rank`` do not fit together."""
+    if args.num_gpus < 0 or args.num_machines < 1 or not 0 <= args.machine_rank < args.num_machines:
+        parser.error("--num-gpus counts from 0, --num-machines from 1, and --machine-rank is below --num-machines")
+    if args.num_machines > 1 and args.dist_url == "auto":
+        parser.error("--dist-url tcp://HOST:PORT of machine 0 is needed for several machines")

@@ -1,0 +1,161 @@
+"""How tools end: exit codes, one line about an error, a traceback only where it is asked for, and quick help."""
+
+import argparse
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sohes_d2.cli.runner import check_output, choose_threads, run_tool, tool_parser
+from sohes_d2.errors import ConfigError, CorruptFileError, InputError, SOHESError, WeightsError
+
+REPOSITORY = Path(__file__).parents[2]
+TOOLS = sorted(path.name for path in (REPOSITORY / "tools").glob("*.py"))
+LIMIT_SECONDS = 1.0  # of CPU, for --help
+
+
+def parse(arguments):
+    parser = tool_parser("A tool.")
+    parser.add_argument("--n", type=int)
+    return parser.parse_args(arguments)
+
+
+def raising(error):
+    def command(args):
+        raise error
+
+    return command
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch):
+    monkeypatch.setenv("PYTHONWARNINGS", "ignore")  # so that what run_tool sets does not outlive the test
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (ConfigError("no key A"), 2, "tool: no key A"),
+        (InputError("a.json: no images"), 2, "tool: a.json: no images"),
+        (WeightsError("w.pth: cut"), 2, "tool: w.pth: cut"),
+        (CorruptFileError("shard: flipped"), 2, "tool: shard: flipped"),
+        (SOHESError("a worker died"), 1, "tool: a worker died"),
+        (MemoryError(), 1, "tool: not enough memory"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "x.json"),
+            1,
+            "tool: No space left on device: 'x.json'; make room",
+        ),
+        (PermissionError(errno.EACCES, "Permission denied", "x"), 1, "tool: Permission denied: 'x'"),
+        (FloatingPointError("loss is nan"), 1, "tool: loss is nan"),
+        (KeyError("a"), 1, "tool: KeyError: 'a' (--debug shows where)"),
+        (RuntimeError("line\nline\n" * 2000), 1, "tool: RuntimeError: line line"),
+        (ValueError(), 1, "tool: ValueError (--debug shows where)"),
+    ],
+)
+def test_errors_become_a_line_and_a_code(error, code, line, capsys):
+    assert run_tool("tool", parse, raising(error), []) == code
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.startswith(line)
+    assert printed.err.count("\n") == 1 and len(printed.err) < 1200
+    assert run_tool("tool", parse, raising(error), ["--debug"]) == code
+    assert "Traceback (most recent call last)" in capsys.readouterr().err
+
+
+def test_codes_of_what_ends_otherwise(capsys):
+    assert run_tool("tool", parse, lambda args: None, []) == 0
+    assert run_tool("tool", parse, lambda args: 3, []) == 3
+    assert run_tool("tool", parse, raising(KeyboardInterrupt()), [], when_stopped="go on with --resume") == 130
+    assert capsys.readouterr().err == "\ntool: stopped; go on with --resume\n"
+    assert run_tool("tool", parse, raising(SOHESError("x")), [], when_failed="Kept.") == 1
+    assert capsys.readouterr().err == "tool: x\nKept.\n"
+    assert run_tool("tool", parse, raising(InputError("x")), [], when_failed="Kept.") == 2
+    assert capsys.readouterr().err == "tool: x\n"
+    with pytest.raises(SystemExit) as end:
+        run_tool("tool", parse, lambda args: 0, ["--n", "many"])
+    assert end.value.code == 2
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_help_comes_at_once(name):
+    """CPU seconds of the child, which other processes of the machine do not change much."""
+    before = os.times()
+    result = subprocess.run(
+        [sys.executable, str(REPOSITORY / "tools" / name), "--help"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    )
+    after = os.times()
+    seconds = after.children_user + after.children_system - before.children_user - before.children_system
+    assert result.returncode == 0 and result.stdout.startswith("usage:") and result.stderr == ""
+    assert seconds < LIMIT_SECONDS
+
+
+def test_a_reader_that_goes_away_is_no_error(tmp_path):
+    script = (
+        "import sys; from sohes_d2.cli.runner import run_tool, tool_parser\n"
+        "def talk(args):\n"
+        "    for _ in range(100000): print('x' * 100)\n"
+        "sys.exit(run_tool('tool', tool_parser('A tool.').parse_args, talk, []))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    )
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(60) == 1
+    assert process.stderr.read() == b""
+    process.stderr.close()
+
+
+def test_outputs_that_cannot_be_written_are_refused_before_the_work(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "dangling").symlink_to("none")
+    for path, folder in (("new", True), ("a/b/new", True), ("new.json", False), ("folder", True), ("file", False)):
+        check_output(tmp_path / path, folder)
+    monkeypatch.chdir(tmp_path)
+    check_output("new.json", folder=False)
+    check_output("new", folder=True)
+    for path, folder, reason in (
+        ("file", True, "is a file; name a folder"),
+        ("folder", False, "is a folder; name a file"),
+        ("file/below", True, "is no folder"),
+        ("file/below.json", False, "is no folder"),
+        ("x" * 300, True, "File name too long"),
+        (f"{'x' * 300}.json", False, "File name too long"),
+        (f"{'x' * 300}/new.json", False, "File name too long"),
+        ("a/" * 3000, True, "File name too long"),
+        ("", True, "is no path"),
+        ("a\0b", True, "is no path"),
+    ):
+        with pytest.raises(InputError, match=reason):
+            check_output(path, folder)
+    monkeypatch.setattr(os, "access", lambda path, mode: path != str(tmp_path))
+    with pytest.raises(InputError, match="--page.*no permission to write into"):
+        check_output(tmp_path / "new" / "page.html", False, "--page")
+    assert sorted(os.listdir(tmp_path)) == ["dangling", "file", "folder"]
+
+
+def test_threads_follow_the_load_unless_the_user_says_otherwise(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    for load, expected in ((0.0, 8), (2.6, 5), (7.9, 1), (30.0, 1)):
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        monkeypatch.setattr(os, "getloadavg", lambda load=load: (load, 0.0, 0.0))
+        assert choose_threads() == expected == int(os.environ["OMP_NUM_THREADS"])
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert choose_threads() == 3
+    monkeypatch.setenv("OMP_NUM_THREADS", "4,2")
+    assert choose_threads() == 4
+
+
+def test_the_options_of_all_tools():
+    args = tool_parser("A tool.").parse_args(["--debug", "-v"])
+    assert isinstance(args, argparse.Namespace) and args.debug and args.verbose
