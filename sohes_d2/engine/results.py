@@ -90,7 +90,8 @@ _IMAGES = "images"
 
 
 def _by_dataset(datasets: Sequence[str], results: Mapping[str, Any]) -> Mapping[str, Any]:
-    return results if len(datasets) > 1 else {datasets[0]: results}
+    """Detectron2 leaves out the name of a single data set."""
+    return {datasets[0]: results} if len(datasets) == 1 else results if datasets else {}
 
 
 def _images(found: Any) -> Mapping[str, float]:
