@@ -62,6 +62,7 @@ setup(
     # The syntax is that of 3.9; the set in requirements.txt needs 3.11, because numpy 2.4 does.
     python_requires=">=3.9",
     install_requires=[
+        "filelock>=3.12",
         "huggingface-hub>=0.20",
         "msgspec>=0.18",
         "numba>=0.57",

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import shutil
 import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -22,6 +21,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from sohes_d2.structures.files import write_bytes, write_picture, write_text
 from sohes_d2.structures.images import open_image
 
 DEFAULT_OUTPUT = "output/demo/images"
@@ -127,9 +127,9 @@ def write_photos(source: Path, output: Path, max_side: int) -> tuple[list[Path],
         lines.append(
             f"{photo.file_name}\n  {photo.what}\n  from: {photo.source}\n  licence: {photo.licence}\n  {shrunk}\n"
         )
-    (output / ATTRIBUTION).write_text(
+    write_text(
+        output / ATTRIBUTION,
         "Photos from the scikit-image package (skimage/data), made and licensed as follows.\n\n" + "\n".join(lines),
-        encoding="utf-8",
     )
     return written, left_out
 
@@ -141,9 +141,9 @@ def _write(path: Path, target: Path, max_side: int) -> str:
         after = tuple(max(1, round(v * min(1, (max_side or max(before)) / max(before)))) for v in before)
         shrunk = image.resize(after, Image.LANCZOS) if after != before else None
     if shrunk is None:
-        shutil.copyfile(path, target)
+        write_bytes(target, path.read_bytes())
         return "unchanged"
-    shrunk.save(target, quality=95)
+    write_picture(target, shrunk, "PNG" if target.suffix == ".png" else "JPEG", quality=95)
     return f"shrunk from {before[0]} x {before[1]} to {after[0]} x {after[1]} pixels"
 
 

@@ -35,7 +35,7 @@ from sohes_d2.data.conversion import (
     run,
     take,
 )
-from sohes_d2.labels.writer import atomic_writer
+from sohes_d2.structures.files import atomic_writer
 
 REMEDY = (
     "Ask for SA-1B at https://ai.meta.com/datasets/segment-anything-downloads and unpack its archives (sa_000000.tar "

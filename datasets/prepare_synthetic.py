@@ -16,12 +16,10 @@ import glob
 import os
 import sys
 
-from PIL import Image
-
 from sohes_d2.data.builtin import datasets_root
 from sohes_d2.data.conversion import DONE, INCOMPLETE, UNUSABLE, Entity, Item, Scene, Summary, convert
 from sohes_d2.labels.journal import JournalBusyError
-from sohes_d2.labels.writer import atomic_writer
+from sohes_d2.structures.files import write_picture
 from sohes_d2.data.synthetic import DEFAULT_SIZE, MIN_AREA, VERSION, generate_scene
 
 MOST_SCENES = 1_000_000  # of a split
@@ -62,8 +60,7 @@ def write_split(root: str, split: str, count: int, seed: int, size: tuple[int, i
 
     def read(item: Item) -> Scene:
         image, forest = generate_scene(seed, item.source, size)
-        with atomic_writer(os.path.join(folder, item.file_name)) as file:
-            Image.fromarray(image).save(file, format="PNG")
+        write_picture(os.path.join(folder, item.file_name), image, "PNG")
         return Scene(size, [Entity(mask, int(parent)) for mask, parent in zip(forest.masks, forest.parents)])
 
     first = FIRST_INDEX[split]

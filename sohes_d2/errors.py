@@ -19,3 +19,11 @@ class WeightsError(SOHESError, ValueError):
 
 class CorruptFileError(InputError):
     """A file that was written whole, once, and is damaged now."""
+
+
+class FolderBusyError(InputError):
+    """A folder that another process is writing into."""
+
+
+class OutputError(SOHESError, OSError):
+    """A file that cannot be written: a full disk, no permission. The message names it and the remedy."""

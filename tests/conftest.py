@@ -12,6 +12,14 @@ import sohes_d2  # noqa: E402, F401  (before any test file imports detectron2)
 from detectron2.utils.logger import setup_logger  # noqa: E402
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--all-stop-points",
+        action="store_true",
+        help="stop trainings at each of their file operations, not at a few (takes minutes)",
+    )
+
+
 @pytest.fixture(autouse=True)
 def _no_handlers_left():
     """Takes away the log handlers that a test set up: they write to its stdout, closed when the next test begins."""

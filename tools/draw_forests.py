@@ -101,9 +101,9 @@ def draw(args: argparse.Namespace) -> int:
     """Draw the forests; returns the exit code."""
     # after the arguments, because these take seconds to import
     import numpy as np
-    from PIL import Image
 
     from sohes_d2.labels.reader import read_label_file
+    from sohes_d2.structures.files import write_picture
     from sohes_d2.visualization import MIN_WIDTH
     from sohes_d2.visualization.names import file_stem
 
@@ -137,7 +137,7 @@ def draw(args: argparse.Namespace) -> int:
             print(f"skipped {record.get('file_name', record['id'])!a}: {error}", file=sys.stderr)
             continue
         name = f"forest_{file_stem(record['file_name'], stems)}.png"
-        Image.fromarray(figure).save(args.output / name)
+        write_picture(args.output / name, figure, "PNG")
         written[name] = len(forest)
         depths.update(forest.depths().tolist())
         counts = np.bincount(np.minimum(forest.depths(), 2), minlength=3)

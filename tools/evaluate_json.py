@@ -21,7 +21,6 @@ Exit code: 0 scored, 2 the files do not fit or usage error.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 
 from sohes_d2.cli.runner import check_output, run_tool, tool_parser
@@ -142,9 +141,9 @@ def _write(path: str, results: dict, depth_confusion, differences: dict) -> None
     content = {name: None if value != value else value for name, value in metrics.items()}  # json has no NaN
     if depth_confusion is not None:
         content["forest/depth_confusion-50"] = depth_confusion.tolist()
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
-        file.write("\n")
+    from sohes_d2.structures.files import write_json
+
+    write_json(path, content)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ Exit code: 0 scored, 2 the files do not fit or usage error.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -186,9 +185,9 @@ def _without_labels(record: Mapping[str, Any]) -> dict[str, Any]:
 def _write(path: str, results: Mapping[str, Mapping[str, float]]) -> None:
     metrics = {f"{task}/{name}": value for task, values in results.items() for name, value in values.items()}
     content = {name: None if value != value else value for name, value in metrics.items()}  # json has no NaN
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
-        file.write("\n")
+    from sohes_d2.structures.files import write_json
+
+    write_json(path, content)
 
 
 if __name__ == "__main__":

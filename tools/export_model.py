@@ -129,7 +129,7 @@ def write_weights(state: Mapping[str, Tensor], path: str) -> None:
     """Write a safetensors or torch file, by the path's suffix, as a whole or not at all."""
     import torch
 
-    from sohes_d2.labels.writer import atomic_writer
+    from sohes_d2.structures.files import atomic_writer
 
     # copies: tensors of a checkpoint may be views of larger ones, which torch would store, and safetensors refuse
     state = {key: value.detach().clone().contiguous() for key, value in state.items()}
@@ -151,7 +151,7 @@ def export(args: argparse.Namespace) -> str:
     # after the arguments, because these take seconds to import
     from torch import Tensor
 
-    from sohes_d2.labels.writer import atomic_writer
+    from sohes_d2.structures.files import atomic_writer
     from sohes_d2.weights import read_weights
 
     check_output(args.output, folder=True)

@@ -47,7 +47,7 @@ def inspect(args: argparse.Namespace) -> int:
     """Read the labels and print what they hold; returns the exit code."""
     # after the arguments, because these take seconds to import
     from sohes_d2.labels.statistics import inspect_labels
-    from sohes_d2.labels.writer import write_json
+    from sohes_d2.structures.files import write_json
 
     for option, path in (("--plot", args.plot), ("--output", args.output)):
         if path:
@@ -107,10 +107,8 @@ def _numbers(spread: dict[str, float], form: str) -> list[str]:
 
 
 def _plot(path: str, statistics: LabelStatistics, title: str) -> None:
-    from PIL import Image
-
     from sohes_d2.labels.statistics import AREA_BINS
-    from sohes_d2.labels.writer import atomic_writer
+    from sohes_d2.structures.files import write_picture
     from sohes_d2.visualization.label_plots import plot_label_statistics
 
     picture = plot_label_statistics(
@@ -121,8 +119,7 @@ def _plot(path: str, statistics: LabelStatistics, title: str) -> None:
         AREA_BINS,
         f"{_printable(title)}: {statistics.images} images, {statistics.masks} masks",
     )
-    with atomic_writer(path) as file:
-        Image.fromarray(picture).save(file, "PNG")
+    write_picture(path, picture, "PNG")
 
 
 def _printable(text: str) -> str:

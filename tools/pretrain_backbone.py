@@ -14,7 +14,7 @@ checkpoints, log.txt, metrics.json and TensorBoard's files. Use a backbone with 
 --weights FILE, or to train, MODEL.VIT.WEIGHTS FILE. After a kill the same command with --resume goes on as if nothing
 had happened.
 
-Exit code: 0 done, 1 training failed, 2 usage error, 130 stopped by Ctrl-C.
+Exit code: 0 done, 1 training failed, 2 usage error, 130 stopped by Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def train(args: argparse.Namespace) -> int:
     cfg = build_cfg(args)
     if not args.check_only:
         check_output(cfg.OUTPUT_DIR, folder=True, option="OUTPUT_DIR")
-    return run_processes("pretrain_backbone", check if args.check_only else run, args, cfg.MODEL.DEVICE)
+    return run_processes(check if args.check_only else run, args, cfg.MODEL.DEVICE)
 
 
 def main(arguments: list[str] | None = None) -> int:

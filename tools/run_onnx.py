@@ -19,8 +19,10 @@ from __future__ import annotations
 
 import argparse
 import colorsys
+import io
 import json
 import math
+import os
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -214,6 +216,18 @@ def overlay(photo: np.ndarray, entities: list[Entity], parents: list[int]) -> Im
     return Image.fromarray(picture.round().astype(np.uint8))
 
 
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file that appears as a whole or not at all."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -250,9 +264,11 @@ def main(arguments: list[str] | None = None) -> int:
         parents = find_parents(entities, ancestors[0] if ancestors else None, settings)
         labels["images"].append({"id": image_id, "file_name": path.name, "height": size[0], "width": size[1]})
         labels["annotations"] += to_coco(entities, parents, size, image_id, len(labels["annotations"]) + 1)
-        overlay(np.asarray(photo), entities, parents).save(args.output / f"{path.stem}.png")
+        picture = io.BytesIO()
+        overlay(np.asarray(photo), entities, parents).save(picture, "PNG")
+        write_whole(args.output / f"{path.stem}.png", picture.getvalue())
         print(f"{path}: {len(entities)} masks, {parents.count(NO_PARENT)} wholes")
-    (args.output / "labels.json").write_text(json.dumps(labels))
+    write_whole(args.output / "labels.json", json.dumps(labels).encode())
     return 0
 
 

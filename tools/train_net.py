@@ -11,10 +11,11 @@
 processes there.
 
 OUTPUT_DIR receives config.yaml, log.txt, metrics.json (one line per 20 iterations), TensorBoard's files, checkpoints,
-and evaluation.json, the results of the last evaluation in percent. After a kill the same command with --resume goes on
-with the same losses.
+and evaluation.json, the results of the last evaluation in percent. It belongs to one training at a time. After a kill
+or a full disk the same command with --resume goes on with the same losses; Ctrl-C and SIGTERM finish the iteration.
 
-Exit code: 0 done, 1 training failed or TEST.EXPECTED_RESULTS were not met, 2 usage error, 130 stopped by Ctrl-C.
+Exit code: 0 done, 1 training failed or TEST.EXPECTED_RESULTS were not met, 2 usage error, 130 stopped by Ctrl-C
+or SIGTERM.
 """
 
 from __future__ import annotations
@@ -127,7 +128,7 @@ def train(args: argparse.Namespace) -> int:
 
     cfg = build_cfg(args)
     check_output(cfg.OUTPUT_DIR, folder=True, option="OUTPUT_DIR")
-    return run_processes("train_net", run, args, cfg.MODEL.DEVICE)
+    return run_processes(run, args, cfg.MODEL.DEVICE)
 
 
 def main(arguments: list[str] | None = None) -> int:

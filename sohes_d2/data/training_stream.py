@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import random
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -76,7 +77,7 @@ def build_training_loader(
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=_as_list,
         drop_last=True,
-        worker_init_fn=_single_threaded,
+        worker_init_fn=_begin_worker,
         # of its own: each iteration over a DataLoader draws a number, by default from the global generator
         generator=torch.Generator().manual_seed(seed),
     )
@@ -246,7 +247,10 @@ def seeded(*numbers: int) -> Iterator[None]:
         torch.default_generator.set_state(states[2])
 
 
-def _single_threaded(worker: int) -> None:
+def _begin_worker(worker: int) -> None:
+    # A signal to the group is for the training, which finishes its iteration; the workers end with it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     cv2.setNumThreads(0)  # of its own accord, the OpenCV of each worker would take all cores (torch's does not)
 
 

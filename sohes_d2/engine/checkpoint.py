@@ -11,7 +11,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import Tensor, nn
 
 from ..errors import WeightsError
-from ..labels.writer import atomic_writer
+from ..structures.files import atomic_writer
 from ..weights import local_path, read_weights
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
-from ..labels.writer import SEPARATOR, atomic_writer, dump_line, image_record, write_label_file
+from ..labels.writer import SEPARATOR, dump_line, image_record, write_label_file
+from ..structures.files import write_picture
 from ..data.sources import ID_STRIDE, ImageItem, ImageList
 from ..structures.forest import Forest
 from ..structures.images import ImageReadError, read_image
@@ -167,8 +167,7 @@ def write_pictures(stem: str, image: np.ndarray, forest: Forest, title: str, opt
     paths = []
     for name, picture in pictures.items():
         paths.append(f"{stem}_{name}.jpg")
-        with atomic_writer(paths[-1]) as file:
-            Image.fromarray(picture).save(file, "JPEG", quality=JPEG_QUALITY)
+        write_picture(paths[-1], picture, "JPEG", quality=JPEG_QUALITY)
     return paths
 
 

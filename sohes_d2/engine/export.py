@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.synthetic import generate_scene
+from ..structures.files import atomic_writer, output_errors, sync_folder, write_bytes
 from ..errors import InputError, SOHESError
 from ..modeling.ancestor_head import ancestor_logits
 from ..modeling.deformable_attention import MSDeformAttn
@@ -143,7 +144,8 @@ def write(program: torch.export.ExportedProgram, path: str, metadata: str) -> No
         ExportError: torch's exporter cannot write it as ONNX.
     """
     if path.endswith(".pt2"):
-        torch.export.save(program, path, extra_files={METADATA: metadata})
+        with atomic_writer(path) as file:
+            torch.export.save(program, file, extra_files={METADATA: metadata})
         return
     try:
         converted = torch.onnx.export(
@@ -159,7 +161,7 @@ def write(program: torch.export.ExportedProgram, path: str, metadata: str) -> No
     for node in converted.model.graph:
         node.metadata_props.clear()  # stack traces, with the paths of this machine
     converted.model.metadata_props[METADATA] = metadata
-    converted.save(path, external_data=False)
+    write_bytes(path, converted.model_proto.SerializeToString())
 
 
 def load_runner(path: str) -> Runner:
@@ -240,7 +242,7 @@ def export_segmenter(
         folder = os.path.dirname(os.path.abspath(path))
         os.makedirs(folder, exist_ok=True)
         # beside its place, so that the last step is a mere renaming
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as temporary:
+        with output_errors(path), tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as temporary:
             unchecked = os.path.join(temporary, os.path.basename(path))
             write(program, unchecked, settings(graph))
             differences = largest_differences(graph, load_runner(unchecked), images)
@@ -251,6 +253,7 @@ def export_segmenter(
                     differences,
                 )
             os.replace(unchecked, path)
+            sync_folder(folder)
         results[path] = differences
     return results
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.engine import HookBase
+from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer
 from detectron2.evaluation import inference_context
 from detectron2.utils import comm
 
@@ -19,8 +20,42 @@ from ..structures.forest import Forest, ForestError
 from ..structures.images import ImageReadError, read_image
 from ..structures.masks import encode_masks
 from ..visualization.draw import forest_figure
+from .stopping import stopping
 
 logger = logging.getLogger(__name__)
+
+
+class Checkpoints(PeriodicCheckpointer):
+    """Checkpoints from time to time and at the end, and the place where a training stops that is asked to.
+
+    Attributes:
+        unsaved: the last iteration that is complete and not in a checkpoint; None if there is none, or within one.
+    """
+
+    unsaved: int | None = None
+
+    def before_step(self) -> None:
+        self.unsaved = None
+        stopping.begin_iteration()
+
+    def after_step(self) -> None:
+        """
+        Raises:
+            KeyboardInterrupt: there was a signal since the iteration began.
+        """
+        super().after_step()
+        done = self.trainer.iter + 1
+        if done % self.period and done < self.trainer.max_iter:
+            self.unsaved = self.trainer.iter
+        stopping.end_iteration()
+
+
+class Evaluation(EvalHook):
+    """Detectron2's hook, which at the end would also evaluate where the last iteration failed."""
+
+    def after_train(self) -> None:
+        if self.trainer.iter >= self.trainer.max_iter:
+            super().after_train()
 
 
 class CountSkippedImages(HookBase):

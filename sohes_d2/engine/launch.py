@@ -1,22 +1,46 @@
-"""Start as many processes as there are devices; on the CPU, too."""
+"""Several processes that train together: on GPUs or on the CPU, started, watched and ended here."""
 
 from __future__ import annotations
 
 import atexit
+import multiprocessing
 import os
+import pickle
+import signal
 import socket
 import sys
-from collections.abc import Callable
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import timedelta
+from multiprocessing.connection import Connection, wait
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
-from detectron2.engine import launch as launch_on_gpus
 from detectron2.utils import comm
 
-TIMEOUT = timedelta(minutes=30)
+from .. import errors
+from ..errors import ConfigError, SOHESError
+from .stopping import SIGNALS, ignore_signals, stopping
+
+TIMEOUT = timedelta(minutes=30)  # of an exchange between processes
+_JOIN_TIMEOUT = timedelta(minutes=10)  # for all processes of all machines to come
+_REACH_TIMEOUT = 45.0  # seconds in which machine 0 must at least refuse a connection
+_ANSWER_TIMEOUT = 60.0  # seconds in which the first process must take note of a signal
+_CAUSE_TIMEOUT = 1.0  # seconds in which a death shows that is the cause of another process's error
+
+
+class ProcessDiedError(SOHESError):
+    """One of several processes was killed, or ended without a word; the message says which, and how."""
+
+
+class RemoteTraceback(Exception):
+    """The cause of an exception that came from another process: its traceback there."""
 
 
 def launch(
@@ -30,6 +54,10 @@ def launch(
 ) -> None:
     """Call ``function(*args)`` in ``processes`` processes on each machine, connected as Detectron2's `comm` expects.
 
+    It ends as the call in the process that failed first did. SIGINT and SIGTERM, here or to the group, end all
+    processes after the first one has finished its iteration and saved it (see `sohes_d2.engine.stopping`); sent again,
+    at once.
+
     Args:
         function: can be pickled; with one process on one machine it is simply called.
         processes: on this machine; with GPUs, one for each.
@@ -37,66 +65,287 @@ def launch(
         machine_rank: of this machine, from 0.
         address: "tcp://HOST:PORT" of machine 0, or "auto" with one machine.
         args: of the function.
-        use_gpus: Detectron2's own launch (NCCL); otherwise processes on the CPU (gloo), which only one of the two
-            Detectron2 code bases can start itself.
+        use_gpus: NCCL, with a GPU for each process; otherwise gloo on the CPU.
 
     Raises:
-        torch.multiprocessing.ProcessExitedException: a process called ``sys.exit``, with a number; it is ``exit_code``.
-        torch.multiprocessing.ProcessRaisedException: a process raised; the message has the traceback.
+        ConfigError: an address that is none or cannot be reached, or fewer GPUs than processes.
+        ProcessDiedError: a process was killed.
+        KeyboardInterrupt: stopped by a signal.
+        SystemExit: a process called ``sys.exit`` with a number other than 0.
+        Exception: what the function raised, with the traceback there as its cause.
     """
-    world_size = machines * processes
-    if world_size == 1:
-        launch_on_gpus(function, processes, machines, machine_rank, address, args)
+    if machines * processes == 1:
+        with stopping.on_signals():
+            function(*args)
         return
-    if use_gpus:
-        launch_on_gpus(_call_and_leave, processes, machines, machine_rank, address, (function, args))
-        return
+    if use_gpus and processes > torch.cuda.device_count():
+        raise ConfigError(f"--num-gpus {processes}: this machine has {torch.cuda.device_count()}")
+    with _rendezvous(address, machines, machine_rank) as place:
+        job = _Job(function, args, processes, machines, machine_rank, place, use_gpus)
+        _Ranks(job).run()
+
+
+@dataclass(frozen=True)
+class _Job:
+    function: Callable[..., None]
+    args: tuple[Any, ...]
+    processes: int
+    machines: int
+    machine_rank: int
+    place: tuple[str, int]
+    use_gpus: bool
+
+
+@contextmanager
+def _rendezvous(address: str, machines: int, machine_rank: int) -> Iterator[tuple[str, int]]:
+    """Host and port of the store where the processes find one another, which machine 0 keeps open itself."""
     if address == "auto":
-        address = f"tcp://127.0.0.1:{_free_port()}"
-    mp.start_processes(_cpu_worker, nprocs=processes, args=(function, processes, machines, machine_rank, address, args))
+        if machines > 1:
+            raise ConfigError("--dist-url auto is for one machine; give all the tcp://HOST:PORT of machine 0")
+        store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        yield "127.0.0.1", store.port
+        return
+    host, port = _parsed(address)
+    try:
+        socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise ConfigError(f"--dist-url {address}: no host of this name is known ({error.strerror})") from error
+    if machine_rank > 0:
+        _reach(host, port, address)
+        yield host, port
+        return
+    try:
+        store = dist.TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
+    except (RuntimeError, OSError) as error:
+        reason = "it is in use" if "EADDRINUSE" in str(error) or "in use" in str(error) else str(error).split("\n")[0]
+        raise ConfigError(f"--dist-url {address}: port {port} cannot be opened here: {reason}") from error
+    yield "127.0.0.1", store.port
 
 
-def _cpu_worker(
-    local_rank: int,
-    function: Callable[..., None],
-    processes: int,
-    machines: int,
-    machine_rank: int,
-    address: str,
-    args: tuple[Any, ...],
-) -> NoReturn:
-    dist.init_process_group(
-        "gloo",
-        init_method=address,
-        world_size=machines * processes,
-        rank=machine_rank * processes + local_rank,
-        timeout=TIMEOUT,
-    )
-    # What Detectron2's launch does; comm.get_local_rank() needs it. Every process must create every group.
-    for machine in range(machines):
-        group = dist.new_group(list(range(machine * processes, (machine + 1) * processes)))
-        if machine == machine_rank:
-            comm._LOCAL_PROCESS_GROUP = group
-    torch.set_num_threads(max(1, torch.get_num_threads() // processes))
-    _call_and_leave(function, args)
+def _parsed(address: str) -> tuple[str, int]:
+    parts = urlsplit(address)
+    with suppress(ValueError):
+        if parts.scheme == "tcp" and parts.hostname and parts.port:
+            return parts.hostname, parts.port
+    raise ConfigError(f"--dist-url {address!r} is no tcp://HOST:PORT, nor auto")
 
 
-def _call_and_leave(function: Callable[..., None], args: tuple[Any, ...]) -> NoReturn:
-    """Call ``function(*args)`` in this process, one of several, and end the process with its exit code."""
+def _reach(host: str, port: int, address: str) -> None:
+    """Wait until machine 0 listens: long where the host is there, shortly where nothing answers."""
+    start, told = time.monotonic(), False
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=5).close()
+            return
+        except ConnectionRefusedError as error:
+            reason, limit = error, _JOIN_TIMEOUT.total_seconds()
+        except OSError as error:
+            reason, limit = error, _REACH_TIMEOUT
+        if time.monotonic() - start > limit:
+            raise ConfigError(f"--dist-url {address}: machine 0 cannot be reached ({reason})") from reason
+        if not told:
+            print(f"Waiting for machine 0 at {address} ({reason})", file=sys.stderr, flush=True)
+            told = True
+        time.sleep(0.5)
+
+
+@dataclass
+class _Ranks:
+    """The processes of this machine."""
+
+    job: _Job
+    processes: list[Any] = field(default_factory=list)
+    reports: list[Connection] = field(default_factory=list)
+    asked_at: float | None = None
+    answered: bool = False
+
+    def run(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        try:
+            with self._on_signals(context):
+                self._watch()
+        finally:
+            for process in self.processes:
+                process.kill()
+            for process in self.processes:
+                process.join()
+
+    @contextmanager
+    def _on_signals(self, context: Any) -> Iterator[None]:
+        # Blocked while the processes start: they inherit that, and none misses a signal or ends with a traceback.
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        main = threading.current_thread() is threading.main_thread()
+        before = {number: signal.signal(number, self._ask) for number in SIGNALS} if main else {}
+        try:
+            for rank in range(self.job.processes):
+                receive, send = context.Pipe(duplex=False)
+                process = context.Process(target=_rank, args=(rank, self.job, send))
+                process.start()
+                send.close()
+                self.processes.append(process)
+                self.reports.append(receive)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: Any) -> None:
+        """Ask the first process of all to stop; the others follow it."""
+        again = self.asked_at is not None and time.monotonic() - self.asked_at > 2
+        if again or self.job.machine_rank > 0 or not self.processes:
+            raise KeyboardInterrupt
+        if self.asked_at is None:
+            self.asked_at = time.monotonic()
+            with suppress(ProcessLookupError):
+                os.kill(self.processes[0].pid, number)
+
+    def _watch(self) -> None:
+        left = set(range(self.job.processes))
+        while left:
+            wait([self.processes[rank].sentinel for rank in left] + [self.reports[rank] for rank in left], timeout=1.0)
+            for rank in sorted(left):
+                ended = self.processes[rank].exitcode is not None
+                kind, content = self._report(rank)
+                if kind == "stopping":
+                    self.answered = True
+                elif kind == "done":
+                    left.discard(rank)
+                elif kind is not None:
+                    self._raise(rank, kind, content)
+                elif ended:
+                    self._raise_death(rank)
+            if self.asked_at and not self.answered and time.monotonic() - self.asked_at > _ANSWER_TIMEOUT:
+                raise KeyboardInterrupt
+        for process in self.processes:
+            process.join()
+
+    def _report(self, rank: int) -> tuple[str | None, Any]:
+        try:
+            if self.reports[rank].poll():
+                return self.reports[rank].recv()
+        except (EOFError, OSError):
+            pass  # it ended without a word
+        return None, None
+
+    def _raise(self, rank: int, kind: str, content: Any) -> NoReturn:
+        if kind == "stopped":
+            raise KeyboardInterrupt
+        if kind == "exit":
+            raise SystemExit(content)
+        # Where a process dies, the others lose their connection to it; that is no news.
+        end = time.monotonic() + _CAUSE_TIMEOUT
+        while time.monotonic() < end:
+            for other, process in enumerate(self.processes):
+                if other != rank and process.exitcode is not None and process.exitcode < 0:
+                    self._raise_death(other)
+            time.sleep(0.05)
+        error, trace = content
+        raise error from RemoteTraceback(f"in process {self._name(rank)}:\n{trace}")
+
+    def _raise_death(self, rank: int) -> NoReturn:
+        if self.asked_at is not None and rank == 0:
+            raise KeyboardInterrupt
+        code = self.processes[rank].exitcode
+        how = f"ended with exit code {code}"
+        if code < 0:
+            with suppress(ValueError):
+                code = signal.Signals(-code).name
+            how = f"was killed by {code}"
+            if code == "SIGKILL":
+                how += " (as the system does where memory runs out)"
+        raise ProcessDiedError(f"process {self._name(rank)} {how}; the others were stopped. Go on with --resume")
+
+    def _name(self, rank: int) -> str:
+        first = self.job.machine_rank * self.job.processes
+        return f"{first + rank} of {self.job.machines * self.job.processes} (from 0)"
+
+
+def _rank(local_rank: int, job: _Job, report: Connection) -> NoReturn:
+    """One of the processes, from its start to its end."""
+    _end_with_parent()
+    first = job.machine_rank == 0 and local_rank == 0
+    if not first:
+        ignore_signals()
+    outcome: tuple[str, Any] = ("done", None)
     code = 0
     try:
-        function(*args)
-        comm.synchronize()  # no process ends while another still talks to it
+        with stopping.on_signals(lambda: report.send(("stopping", None))) if first else _nothing():
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            _join(local_rank, job)
+            job.function(*job.args)
+            comm.synchronize()  # no process ends while another still talks to it
     except SystemExit as end:
-        code = end.code or 0
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        outcome = ("exit", code) if code else outcome
+    except KeyboardInterrupt:
+        outcome = ("stopped", None)
+    except BaseException as error:
+        outcome, code = ("error", (_portable(error), traceback.format_exc())), 1
     # Not by the interpreter's own end: a thread of gloo that lets go of a tensor meanwhile aborts the process.
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with suppress(Exception):
+        atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    with suppress(OSError):
+        report.send(outcome)
     os._exit(code)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone, however that went."""
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def _join(local_rank: int, job: _Job) -> None:
+    """Connect this process with all others, and with those of its machine."""
+    size, rank = job.machines * job.processes, job.machine_rank * job.processes + local_rank
+    store = dist.TCPStore(*job.place, is_master=False, timeout=_JOIN_TIMEOUT)
+    if store.add("joined", 1) == size:
+        store.set("all", "")
+    try:
+        store.wait(["all"], _JOIN_TIMEOUT)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"only {store.add('joined', 0)} of {size} processes came within {_JOIN_TIMEOUT}; start the command on each "
+            "of the --num-machines with its own --machine-rank"
+        ) from error
+    if job.use_gpus:
+        torch.cuda.set_device(local_rank)
+    backend = "nccl" if job.use_gpus else "gloo"
+    dist.init_process_group(backend, store=store, world_size=size, rank=rank, timeout=TIMEOUT)
+    # What Detectron2's launch does; comm.get_local_rank() needs it. Every process must create every group.
+    for machine in range(job.machines):
+        group = dist.new_group(list(range(machine * job.processes, (machine + 1) * job.processes)))
+        if machine == job.machine_rank:
+            comm._LOCAL_PROCESS_GROUP = group
+    if not job.use_gpus:
+        torch.set_num_threads(max(1, torch.get_num_threads() // job.processes))
+    comm.synchronize()
+
+
+def _portable(error: BaseException) -> BaseException:
+    """The error if it can go to another process, else one that says the same."""
+    try:
+        again = pickle.loads(pickle.dumps(error))
+        if type(again) is type(error) and str(again) == str(error):
+            return error
+    except Exception:  # noqa: BLE001 - whatever its __init__ or __reduce__ raises
+        pass
+    for base in type(error).__mro__:
+        if base.__module__ == errors.__name__:
+            return base(str(error))
+    return RuntimeError(f"{type(error).__name__}: {error}")

@@ -11,7 +11,7 @@ from detectron2.data import get_detection_dataset_dicts
 from detectron2.utils import comm
 
 from ..errors import InputError
-from ..labels.writer import write_json
+from ..structures.files import write_json
 
 EVALUATION_FILE = "evaluation.json"
 

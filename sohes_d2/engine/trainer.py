@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -14,7 +15,8 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import get_detection_dataset_dicts
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
-from detectron2.engine.hooks import EvalHook, PeriodicWriter
+from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer, PeriodicWriter
+from detectron2.utils.events import EventWriter
 from detectron2.utils import comm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -26,17 +28,20 @@ from ..evaluation.entity_evaluator import EntityEvaluator
 from .amp import MixedPrecision
 from .checkpoint import CheckpointError, SOHESCheckpointer
 from ..errors import ConfigError, InputError
-from .hooks import CountSkippedImages, DrawExamples
+from .hooks import Checkpoints, CountSkippedImages, DrawExamples, Evaluation
 from .inference_loader import build_test_loader
 from .optimizer import build_optimizer
 from .results import check_readable, defined_only, write_evaluation
 from .schedule import build_lr_scheduler
 from .step import TrainingStep
+from .stopping import stopping
 from .teacher_pictures import DrawTeacherLabels
+from .writers import build_writers
 
 logger = logging.getLogger(__name__)
 
 TEACHER_PICTURES = 20  # in a training
+FINAL = "model_final"
 
 
 class SOHESTrainer(DefaultTrainer):
@@ -112,11 +117,35 @@ class SOHESTrainer(DefaultTrainer):
 
         Raises:
             FloatingPointError: a loss or gradient is not finite; the message names the last checkpoint.
+            OutputError: a checkpoint, metrics.json or an evaluation cannot be written.
+            KeyboardInterrupt: SIGINT or SIGTERM; what was trained is saved.
         """
         if self._draws_seed:
             logger.info("SEED %d was drawn; set it to repeat this training", self.cfg.SEED)
         self._trainer.feed(self.build_train_loader(self.cfg, self.start_iter), self.cfg.SEED)
-        return super().train()
+        if self.start_iter >= self.max_iter:
+            self._finish_checkpoints()
+        try:
+            return super().train()
+        except KeyboardInterrupt:
+            self._save_last_iteration()
+            raise
+        except Exception as error:
+            if stopping.requested:  # the signal ended a process that this one needs, a loader's for example
+                raise KeyboardInterrupt from error
+            raise
+
+    def _finish_checkpoints(self) -> None:
+        """Write the final checkpoint of a training that ended, by a kill or a full disk, right before it."""
+        if comm.is_main_process() and os.path.basename(self.checkpointer.get_checkpoint_file()) != f"{FINAL}.pth":
+            self.checkpointer.save(FINAL, iteration=self.iter)
+
+    def _save_last_iteration(self) -> None:
+        """Save what was trained before a signal came, unless it came within an iteration."""
+        done = next((hook.unsaved for hook in self._hooks if isinstance(hook, Checkpoints)), None)
+        if done is not None:
+            self.iter = done  # the loop may have begun with the next one
+            self.checkpointer.save(f"model_{done:07d}", iteration=done)
 
     def run_step(self) -> None:
         """One iteration."""
@@ -168,11 +197,20 @@ class SOHESTrainer(DefaultTrainer):
         # Writers run last, to write what the other hooks found.
         writers = [hook for hook in defaults if isinstance(hook, PeriodicWriter)]
         hooks = [*(hook for hook in defaults if hook not in writers), CountSkippedImages()]
+        hooks = [self.build_checkpoints() if isinstance(hook, PeriodicCheckpointer) else hook for hook in hooks]
         if isinstance(self.checkpointer.model, SOHESMutualLearning):
             hooks = [*self._build_correction(self.checkpointer.model), *hooks]
         if comm.is_main_process() and self.cfg.TEST.VISUALIZE > 0 and self.cfg.DATASETS.TEST:
             hooks.append(self._build_examples())
-        return [*hooks, EvalHook(self.cfg.TEST.EVAL_PERIOD, self.evaluate), *writers]
+        return [*hooks, Evaluation(self.cfg.TEST.EVAL_PERIOD, self.evaluate), *writers]
+
+    def build_checkpoints(self, max_to_keep: int | None = None) -> Checkpoints:
+        """The hook that saves checkpoints, on the main process."""
+        return Checkpoints(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD, max_to_keep=max_to_keep)
+
+    def build_writers(self) -> list[EventWriter]:
+        """Of the log, metrics.json and TensorBoard."""
+        return build_writers(self.cfg.OUTPUT_DIR, self.max_iter)
 
     def _build_correction(self, model: SOHESMutualLearning) -> list[HookBase]:
         """The hooks of phase 3, which belong before that of the checkpoints."""

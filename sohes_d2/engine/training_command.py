@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import logging
 import os
-import sys
 from collections.abc import Callable
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import default_setup
 from detectron2.utils import comm
+from detectron2.utils.collect_env import collect_env_info
+from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
-from torch.multiprocessing import ProcessExitedException
 
-from ..cli.runner import EXIT_USAGE, check_output, report
+from ..cli.runner import check_output
 from ..config_file import load_config
+from ..errors import FolderBusyError, OutputError
+from ..structures.files import FolderLock, write_text
 from .launch import launch
+from .writers import LOGGERS, log_to
+
 
 logger = logging.getLogger(__name__)
 
@@ -47,32 +49,61 @@ def frozen_config(file: str, pairs: list[str], num_gpus: int) -> CfgNode:
     return cfg
 
 
-def set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """Log, seed and folder of one process, as Detectron2 sets them up, and our log beside its.
+_held: list[FolderLock] = []
 
-    log.txt has everything; what is printed is brief unless ``args.verbose``.
+
+def set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Folder, log, config.yaml and seed of one process, as Detectron2's ``default_setup``.
+
+    log.txt has everything; what is printed is brief unless ``args.verbose``. OUTPUT_DIR is this run's alone until
+    `run_processes` is over.
 
     Raises:
-        InputError: OUTPUT_DIR cannot be written.
+        FolderBusyError: another process writes into OUTPUT_DIR; in all processes.
+        InputError: OUTPUT_DIR is no place for a folder.
+        OutputError: OUTPUT_DIR cannot be written to; in all processes.
     """
     check_output(cfg.OUTPUT_DIR, folder=True, option="OUTPUT_DIR")
-    if comm.is_main_process():
-        os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+    _hold(cfg.OUTPUT_DIR)
     rank = comm.get_rank()
-    # The first two as default_setup calls them, which then finds them made.
-    loggers = [
-        setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="fvcore"),
-        setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank),
-        setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="sohes_d2", abbrev_name="sohes_d2"),
-    ]
-    if not args.verbose:
-        for handler in (handler for each in loggers for handler in each.handlers):
-            if getattr(handler, "stream", None) in (sys.stdout, sys.stderr):  # log.txt is a StreamHandler, too
+    for name in LOGGERS:
+        printed = setup_logger(distributed_rank=rank, name=name, abbrev_name="d2" if name == "detectron2" else name)
+        for handler in printed.handlers:
+            handler.removeFilter(_is_brief)
+            if not args.verbose and not isinstance(handler, logging.FileHandler):
                 handler.addFilter(_is_brief)
     if not args.debug:
         logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_traceback)
-    default_setup(cfg, args)
+    log_to(cfg.OUTPUT_DIR, rank)
+    details = logging.getLogger("detectron2")
+    details.info("Process %d of %d. Environment:\n%s", rank, comm.get_world_size(), collect_env_info())
+    details.info("Command line arguments: %s", args)
+    if comm.is_main_process():
+        text = cfg.dump()
+        write_text(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), text)
+        details.info("Config:\n%s", text)
+    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
+    if not args.eval_only:
+        torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
     logger.info("%s receives config.yaml, log.txt (more than is printed here), metrics and checkpoints", cfg.OUTPUT_DIR)
+
+
+def _hold(folder: str) -> None:
+    """Lock a folder for all processes, by the main one."""
+    error: Exception | None = None
+    if comm.is_main_process():
+        try:
+            _held.append(FolderLock(folder))
+        except (FolderBusyError, OutputError) as found:
+            error = found
+    error = comm.all_gather(error)[0]
+    if error is not None:
+        raise error
+
+
+def _let_go() -> None:
+    while _held:
+        _held.pop().release()
 
 
 def _is_brief(record: logging.LogRecord) -> bool:
@@ -84,48 +115,38 @@ def _is_no_traceback(record: logging.LogRecord) -> bool:
     return not record.exc_info
 
 
-def run_processes(tool: str, run: Callable[[argparse.Namespace], None], args: argparse.Namespace, device: str) -> int:
+def run_processes(run: Callable[[argparse.Namespace], None], args: argparse.Namespace, device: str) -> int:
     """Call ``run(args)`` in ``args.num_gpus`` processes, at least one.
 
     Args:
-        tool: its name, at the beginning of every message.
         run: can be pickled.
-        args: with ``num_gpus``, ``num_machines``, ``machine_rank``, ``dist_url`` and ``debug``.
+        args: with ``num_gpus``, ``num_machines``, ``machine_rank`` and ``dist_url``.
         device: MODEL.DEVICE; "cpu", or a machine without GPUs, makes them processes on the CPU.
 
     Returns:
-        The exit code, see `sohes_d2.cli.runner`; one that is not 0 with a line that says why.
+        The exit code.
+
+    Raises:
+        Exception: what ended the process that failed first, see `launch`.
     """
     try:
         launch(
-            _explained,
+            _run,
             max(args.num_gpus, 1),
             args.num_machines,
             args.machine_rank,
             args.dist_url,
-            (tool, run, args),
+            (run, args),
             use_gpus=device != "cpu" and torch.cuda.is_available(),
         )
-    except ProcessExitedException as error:
-        return error.exit_code
     except SystemExit as error:
         return error.code
     return 0
 
 
-def _explained(tool: str, run: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
-    """``run(args)``, with a line instead of a traceback where that says enough; exits with a code then."""
+def _run(run: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
+    """``run(args)`` in one process, which lets go of its folder at the end."""
     try:
         run(args)
-    except Exception as error:  # noqa: BLE001 - explained
-        code = _report_once(tool, error, args.debug)
-        sys.exit(code)
-
-
-def _report_once(tool: str, error: Exception, debug: bool) -> int:
-    """What is wrong with the command is wrong for all processes, and told by the main one alone."""
-    if comm.is_main_process():
-        return report(tool, error, debug)
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
-        code = report(tool, error)
-    return code if code == EXIT_USAGE else report(tool, error, debug)
+    finally:
+        _let_go()

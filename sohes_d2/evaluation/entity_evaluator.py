@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import os
 from collections import OrderedDict
@@ -19,6 +18,7 @@ from detectron2.utils.file_io import PathManager
 
 from ..labels.schema import read_id
 from ..structures.device_rle import encode_tensor
+from ..structures.files import write_json
 from ..structures.forest import NO_PARENT
 from ..structures.masks import encode_masks, mask_boxes, rle_from_coco, rle_to_json
 from ..structures.rle_masks import RLEMasks
@@ -220,8 +220,7 @@ class EntityEvaluator(DatasetEvaluator):
     def _save(self, annotations: list[dict[str, Any]]) -> None:
         PathManager.mkdirs(self._output_dir)
         path = os.path.join(self._output_dir, RESULTS_FILE)
-        with PathManager.open(path, "w") as file:
-            json.dump([_to_json(a) for a in annotations], file)
+        write_json(path, [_to_json(a) for a in annotations], indent=None)
         self._logger.info(f"{len(annotations)} predictions saved to {path}")
 
 

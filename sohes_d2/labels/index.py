@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import CorruptFileError
+from ..structures.files import atomic_writer
 from .scanner import CHECKSUM, readable
-from .writer import SECTIONS, SEPARATOR, atomic_writer
+from .writer import SECTIONS, SEPARATOR
 
 # One row per image. Lengths leave out the separators; annotations of an image are one range, their records joined
 # by ",\n". The checksum is of the image record and this range.

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 
 from ..errors import InputError
+from ..structures.files import output_errors, write_all
 from .writer import SEPARATOR
 
 try:
@@ -49,10 +50,11 @@ class ShardJournal:
         self._where: dict[int, tuple[int, int]] = {}
         self._skipped: set[int] = set()
         self.damaged = 0
-        self._file = open(path, "a+b")
-        self._lock()
-        self._file.truncate(self._recover())
-        self._file.seek(0, os.SEEK_END)
+        with output_errors(path):
+            self._file = open(path, "a+b")
+            self._lock()
+            self._end = self._recover()
+            self._file.truncate(self._end)
 
     @property
     def done(self):
@@ -65,8 +67,11 @@ class ShardJournal:
             unit: number of the unit, for the reader of the file.
             results: per image its id, whether it was skipped, and its json lines (`dump_line`): the image record
                 followed by its annotations, or the `skipped` record.
+
+        Raises:
+            OutputError: the unit could not be written; after that the journal takes no more.
         """
-        offset = self._file.tell()
+        offset = self._end
         places = {}
         data = bytearray()
         for image_id, skipped, lines in results:
@@ -74,9 +79,10 @@ class ShardJournal:
             places[image_id] = (offset + len(data), len(line), skipped)
             data += _with_checksum(line)
         data += _with_checksum(_COMMIT + b'%d,"images":%d}' % (unit, len(results)))
-        self._file.write(data)
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with output_errors(self.path):
+            write_all(self._file.fileno(), data)
+            os.fsync(self._file.fileno())
+        self._end += len(data)
         self._remember(places)
 
     def skipped_blocks(self, image_ids: Sequence[int]) -> Iterator[list[bytes]]:

@@ -32,6 +32,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 from ..errors import CorruptFileError, InputError
+from ..structures.files import atomic_writer, write_json
 from .scanner import CHECKSUM, readable
 
 CATEGORIES = [{"id": 1, "name": "entity", "supercategory": "entity"}]
@@ -110,51 +111,6 @@ class _Summed:
         self._file.write(data)
         self.length += len(data)
         self.checksum = zlib.crc32(data, self.checksum)
-
-
-class atomic_writer:
-    """`with atomic_writer(path) as file`: binary writing that appears under ``path`` as a whole, on disk, or not at
-    all.
-
-    A killed process leaves a file with the suffix ``.tmp``, which the next writing of ``path`` takes over.
-    Processes that may write one path at the same time must give themselves different ``writer`` names.
-    """
-
-    def __init__(self, path: str, writer: str = ""):
-        self.path = path
-        self._temporary = f"{path}{writer}.tmp"
-
-    def __enter__(self) -> BinaryIO:
-        self._file = open(self._temporary, "wb")
-        return self._file
-
-    def __exit__(self, kind, error, trace) -> None:
-        if kind is not None:
-            self._file.close()
-            os.unlink(self._temporary)
-            return
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        os.replace(self._temporary, self.path)
-        sync_folder(os.path.dirname(self.path))
-
-
-def sync_folder(folder: str) -> None:
-    """Flush a folder's entries to disk, so that a rename or a new file survives a power cut."""
-    if os.name != "posix":  # other systems cannot open a folder
-        return
-    descriptor = os.open(folder or os.curdir, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_json(path: str, value: Any, writer: str = "") -> None:
-    """Write an indented json file atomically; keys keep their order. ``writer`` as in `atomic_writer`."""
-    with atomic_writer(path, writer) as file:
-        file.write(json.dumps(value, indent=1, allow_nan=False).encode("ascii") + b"\n")
 
 
 def write_checked_json(path: str, value: Mapping[str, Any], writer: str = "") -> None:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from ..labels.writer import atomic_writer
+from ..structures.files import atomic_writer
 from ..exploration.features.vit_file import METADATA_KEY
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

@@ -20,7 +20,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from .. import __version__
-from ..labels.writer import write_json
+from ..structures.files import atomic_writer, write_json
 from ..data.training_stream import build_training_loader
 from ..errors import ConfigError
 from ..engine.hooks import CountSkippedImages
@@ -122,9 +122,7 @@ class PretrainingTrainer(SOHESTrainer):
             KeepBackbone(cfg, model, len(self._photos)),
         ]
         if comm.is_main_process():
-            hooks.append(
-                detectron2_hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, max_to_keep=2)
-            )
+            hooks.append(self.build_checkpoints(max_to_keep=2))
             hooks.append(detectron2_hooks.PeriodicWriter(self.build_writers(), period=20))
         return hooks
 
@@ -206,9 +204,8 @@ class KeepBackbone(HookBase):
         is_best = all(_rank(entry) >= _rank(other) for other in self._history)
         self._history.append(entry)
         if is_best:
-            best = os.path.join(folder, BEST)
-            shutil.copyfile(last, best + ".tmp")
-            os.replace(best + ".tmp", best)
+            with open(last, "rb") as source, atomic_writer(os.path.join(folder, BEST)) as best:
+                shutil.copyfileobj(source, best)
         # The time of the check is no training.
         self._begun = time.perf_counter() - (seconds - self._seconds)
         write_json(os.path.join(folder, CARD), self._card(architecture))

@@ -1,17 +1,21 @@
-"""Two processes on the CPU compute what one does."""
+"""Two processes on the CPU compute what one does, end together, and say why."""
+
+import socket
+import time
 
 import pytest
 import torch
-from torch.multiprocessing import ProcessExitedException
-from two_processes import gradients, leave, work
+from two_processes import die, fail, gradients, leave, work
 
-from sohes_d2.engine.launch import launch
+from sohes_d2.engine import launch as module
+from sohes_d2.engine.launch import ProcessDiedError, RemoteTraceback, launch
+from sohes_d2.errors import ConfigError
 
 
 def test_two_processes_have_the_gradients_of_one_with_all_images(tmp_path, monkeypatch):
-    with pytest.raises(ProcessExitedException) as error:
+    with pytest.raises(SystemExit) as error:
         launch(work, 2, args=(str(tmp_path), 3), use_gpus=False)
-    assert error.value.exit_code == 3
+    assert error.value.code == 3
     two = torch.load(tmp_path / "gradients2.pth")
     monkeypatch.setattr("sohes_d2.modeling.point_sampling.random_points", None)  # so that it is put back in the end
     one = gradients(str(tmp_path / "one"))
@@ -33,10 +37,10 @@ def test_processes_end_as_they_say_whatever_happens_while_python_ends(tmp_path, 
         left = ["left0", "left1"]
         assert sorted(path.name for path in tmp_path.iterdir()) == left
     else:
-        with pytest.raises(ProcessExitedException) as error:
+        with pytest.raises(SystemExit) as error:
             launch(leave, 2, args=(str(tmp_path), exit_code), use_gpus=False)
-        assert error.value.exit_code == exit_code
-        left = [f"left{error.value.error_index}"]  # the other one may have been stopped
+        assert error.value.code == exit_code
+        left = [path.name for path in tmp_path.iterdir()]  # the other one may have been stopped
     printed = capfd.readouterr().out
     for name in left:
         assert (tmp_path / name).read_text() == name
@@ -47,3 +51,34 @@ def test_one_process_is_simply_called():
     called = []
     launch(called.append, 1, args=("here",), use_gpus=False)
     assert called == ["here"]
+
+
+def test_a_process_that_is_killed_is_named():
+    with pytest.raises(ProcessDiedError, match="process 1 of 2 .*SIGKILL"):
+        launch(die, 2, use_gpus=False)
+
+
+def test_an_error_comes_as_it_was_with_its_traceback():
+    with pytest.raises(FloatingPointError, match="^no number$") as error:
+        launch(fail, 2, use_gpus=False)
+    assert isinstance(error.value.__cause__, RemoteTraceback)
+    assert "in fail" in str(error.value.__cause__)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("address", ["auto", "tcp://host.invalid:1234", "tcp://127.0.0.1", "nowhere", "file:///tmp/x"])
+def test_addresses_that_are_none_fail_at_once(address, rank):
+    start = time.monotonic()
+    with pytest.raises(ConfigError, match="--dist-url"):
+        launch(print, 1, machines=2, machine_rank=rank, address=address, use_gpus=False)
+    assert time.monotonic() - start < 30
+
+
+def test_a_port_that_is_in_use_and_one_where_nobody_listens(monkeypatch):
+    with socket.create_server(("", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"port {port}"):
+            launch(print, 1, machines=2, machine_rank=0, address=f"tcp://127.0.0.1:{port}", use_gpus=False)
+    monkeypatch.setattr(module, "_JOIN_TIMEOUT", module.timedelta(seconds=1))
+    with pytest.raises(ConfigError, match="machine 0 cannot be reached"):
+        launch(print, 1, machines=2, machine_rank=1, address=f"tcp://127.0.0.1:{port}", use_gpus=False)

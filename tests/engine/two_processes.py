@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -101,3 +102,17 @@ def leave(output, exit_code):
     print(name, end="")
     if exit_code is not None:
         sys.exit(exit_code)
+
+
+def die():
+    """The second process is killed while the first waits for it."""
+    if comm.get_rank() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    comm.synchronize()
+
+
+def fail():
+    """The second process fails while the first waits for it."""
+    if comm.get_rank() == 1:
+        raise FloatingPointError("no number")
+    comm.synchronize()

@@ -14,6 +14,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
 
 from tiny_training import write_scenes  # noqa: E402  (registers TinySegmenter)
 
+from sohes_d2.structures.files import FolderLock  # noqa: E402
+
 
 def load_tool(name):
     spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
@@ -150,6 +152,18 @@ def test_mistakes_are_explained_in_a_line(run, capfd, monkeypatch, tmp_path, arg
     error = capfd.readouterr().err
     assert message in error
     assert "Traceback" not in error
+
+
+def test_an_output_dir_in_use_is_refused(run, folder, capfd):
+    output = folder / "used"
+    lock = FolderLock(str(output))
+    before = sorted(output.iterdir())
+    for more in ([], ["--resume"], ["--eval-only", "MODEL.WEIGHTS", "none.pth"]):
+        assert run(*more, "OUTPUT_DIR", str(output)) == 2
+        error = capfd.readouterr().err
+        assert str(output) in error and "in use" in error and len(error.strip().splitlines()) == 1
+        assert sorted(output.iterdir()) == before
+    lock.release()
 
 
 def test_a_config_file_is_needed(capsys, tmp_path):

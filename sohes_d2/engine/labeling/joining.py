@@ -6,7 +6,7 @@ import glob
 import json
 import os
 
-from ...labels.writer import write_json
+from ...structures.files import write_json
 from ...labels.shards import list_shards, merge_shards, read_skipped, shard_name
 from .run import RunReport
 from .run_folder import UsageError

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ... import __version__
-from ...labels.writer import write_json
 from ...errors import CorruptFileError
+from ...structures.files import FolderLock, write_json
 from ...labels.index import ShardIndex, check_label_file, index_path, load_index, read_info, save_index
 from ...labels.shards import MAX_IMAGES_PER_SHARD, merge_shards, read_skipped
 from ...data.sources import ImageList
@@ -101,7 +101,9 @@ def run_labeling(images: ImageList, output: str, make_labeler: LabelerFactory, o
 
     Raises:
         UsageError: an output is there already, or was made with another configuration.
+        FolderBusyError: another process writes into the folder, other than a job of the same --shard split.
         JournalBusyError: another process works on the same shards.
+        OutputError: a file cannot be written; what is done so far is kept.
     """
     single = output.lower().endswith(".json")
     if single and options.jobs > 1:
@@ -118,6 +120,25 @@ def run_labeling(images: ImageList, output: str, make_labeler: LabelerFactory, o
     batch_size = 1 if labeler.extractor.on_host else options.batch_size
     info = describe_run(labeler, images, batch_size)
     parts = output + ".parts" if single else output
+    lock = FolderLock(parts, options.job, options.jobs)  # before anything is deleted or written
+    try:
+        return _label(images, output, parts, labeler, make_labeler, options, info, batch_size)
+    finally:
+        lock.release(remove=single)
+
+
+def _label(
+    images: ImageList,
+    output: str,
+    parts: str,
+    labeler: Any,
+    make_labeler: LabelerFactory,
+    options: LabelingOptions,
+    info: dict[str, Any],
+    batch_size: int,
+) -> RunReport:
+    """The run itself, in a folder that is its own."""
+    single = parts != output
     if single and _is_finished(output, info, options):
         shutil.rmtree(parts, ignore_errors=True)
         logger.info("%s is complete already", output)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ...labels.schema import ImageRecord
+from ...structures.files import atomic_writer
 from ...structures.images import ImageReadError, image_size
 from .forests import ImageForest, image_forest
 from .label_file import LabelFile, ReportError, named_apart
@@ -103,36 +105,32 @@ def write_report(
     summary = ReportSummary(masks=[0] * len(label_files))
     title = options.title or " and ".join(f.name for f in label_files)
     before, after = page_parts(title)
-    temporary = f"{output}.tmp"
-    try:
-        with open(temporary, "w", encoding="utf-8", newline="\n") as page:
-            page.write(before)
-            entries = []
-            for done, image_id in enumerate(chosen):
-                entry = _write_image(page, len(entries), label_files, [image_id, pairs.get(image_id)], images, options)
-                if isinstance(entry, str):
-                    summary.problems.append(entry)
-                else:
-                    entries.append(entry)
-                if progress:
-                    progress(done + 1, len(chosen))
-            _count(summary, entries)
-            index = {
-                "title": title,
-                "files": [{"name": f.name, "hierarchy": f.has_hierarchy} for f in label_files],
-                "images": entries,
-                "left": len(file.images) - len(chosen),
-                "maxMasks": options.max_masks,
-                "scoreThreshold": options.score_threshold,
-                "matchIou": MATCH_IOU,
-                "metrics": metrics,
-            }
-            page.write(data_element("index", embed_json(index)))
-            page.write(after)
-        os.replace(temporary, output)
-    finally:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
+    with atomic_writer(output) as target:
+        page = io.TextIOWrapper(target, encoding="utf-8", newline="\n")
+        page.write(before)
+        entries = []
+        for done, image_id in enumerate(chosen):
+            entry = _write_image(page, len(entries), label_files, [image_id, pairs.get(image_id)], images, options)
+            if isinstance(entry, str):
+                summary.problems.append(entry)
+            else:
+                entries.append(entry)
+            if progress:
+                progress(done + 1, len(chosen))
+        _count(summary, entries)
+        index = {
+            "title": title,
+            "files": [{"name": f.name, "hierarchy": f.has_hierarchy} for f in label_files],
+            "images": entries,
+            "left": len(file.images) - len(chosen),
+            "maxMasks": options.max_masks,
+            "scoreThreshold": options.score_threshold,
+            "matchIou": MATCH_IOU,
+            "metrics": metrics,
+        }
+        page.write(data_element("index", embed_json(index)))
+        page.write(after)
+        page.detach()  # flushes it
     summary.size = os.path.getsize(output)
     return summary
 

@@ -26,6 +26,8 @@ from sohes_d2.data.sources import read_image_list  # noqa: E402
 from sohes_d2.engine.labeling.run import LabelingOptions, run_labeling  # noqa: E402
 from sohes_d2.engine.labeling.run_folder import RunFolder, UsageError  # noqa: E402
 from sohes_d2.engine.labeling.units import ShardLayout  # noqa: E402
+from sohes_d2.errors import FolderBusyError  # noqa: E402
+from sohes_d2.structures.files import FolderLock  # noqa: E402
 
 REPORTS = ("summary",)
 
@@ -298,6 +300,24 @@ def test_two_processes_cannot_write_one_shard(photos, tmp_path):
         run(photos, tmp_path / "out")
     journal.close()
     assert run(photos, tmp_path / "out", resume=True).exit_code == 0
+
+
+@pytest.mark.parametrize("name", ["out", "labels.json"])
+def test_a_folder_in_use_is_left_alone(photos, tmp_path, name):
+    output = tmp_path / name
+    run(photos, output)
+    before = contents(tmp_path)
+    lock = FolderLock(str(output) + (".parts" if name.endswith(".json") else ""))
+    for options in ({"overwrite": True}, {"resume": True}):
+        with pytest.raises(FolderBusyError, match="in use"):
+            run(photos, output, FakeFactory(theta=0.8), **options)
+    if name == "out":
+        with pytest.raises(FolderBusyError):
+            run(photos, output, job=0, jobs=2)
+    lock.release(remove=name.endswith(".json"))
+    assert contents(tmp_path) == before
+    run(photos, output, FakeFactory(theta=0.8), overwrite=True)
+    assert contents(tmp_path) != before
 
 
 def test_summary_counts(tmp_path):

@@ -1,0 +1,87 @@
+"""SIGINT and SIGTERM in the process that saves checkpoints: the iteration is finished first, and nothing is lost."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_ONE_REQUEST = 2.0  # seconds: a process group and its first process get the same signal within them
+
+
+class Stopping:
+    """What signals ask for.
+
+    Outside of an iteration they raise KeyboardInterrupt at once. Within one they are remembered until its end; one that
+    comes later again raises it at once.
+
+    Attributes:
+        requested: whether the training is to end with this iteration.
+    """
+
+    def __init__(self) -> None:
+        self._within = False
+        self._asked_at: float | None = None
+        self._tell: Callable[[], None] = lambda: None
+
+    @property
+    def requested(self) -> bool:
+        return self._asked_at is not None
+
+    def begin_iteration(self) -> None:
+        """From now on signals wait."""
+        self._within = True
+
+    def end_iteration(self) -> None:
+        """The state can be saved again.
+
+        Raises:
+            KeyboardInterrupt: there was a signal.
+        """
+        self._within = False
+        if self.requested:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def on_signals(self, tell: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Handle SIGINT and SIGTERM; only in the main thread, elsewhere it does nothing.
+
+        Args:
+            tell: called when a signal arrives.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        self.__init__()
+        self._tell = tell
+        before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        first = self._asked_at is None
+        if first:
+            self._asked_at = now
+            self._tell()
+        if not self._within:
+            raise KeyboardInterrupt
+        if not first and now - self._asked_at > _ONE_REQUEST:
+            self._within = False
+            raise KeyboardInterrupt
+
+
+stopping = Stopping()
+
+
+def ignore_signals() -> None:
+    """For processes that others end."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

@@ -1,0 +1,147 @@
+"""Where a training's numbers go: metrics.json, TensorBoard and log.txt, on disks that may be full."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from collections import defaultdict
+from typing import Any
+
+from detectron2.utils.events import CommonMetricPrinter, EventWriter, TensorboardXWriter, get_event_storage
+
+from ..structures.files import LineFile
+
+logger = logging.getLogger(__name__)
+
+LOG_FILE, METRICS_FILE = "log.txt", "metrics.json"
+LOGGERS = ("fvcore", "detectron2", "sohes_d2")
+
+
+def build_writers(folder: str, max_iter: int) -> list[EventWriter]:
+    """Detectron2's writers: the log, metrics.json and TensorBoard."""
+    os.makedirs(folder, exist_ok=True)
+    return [CommonMetricPrinter(max_iter), MetricsWriter(os.path.join(folder, METRICS_FILE)), TensorboardWriter(folder)]
+
+
+class MetricsWriter(EventWriter):
+    """One json line for each iteration in which there is something new, as Detectron2's `JSONWriter`, but whole lines
+    only: what a kill cut off is taken away when training goes on.
+    """
+
+    def __init__(self, path: str, window_size: int = 20):
+        """
+        Args:
+            path: of the file; lines are added to it.
+            window_size: iterations for the median of what is smoothed.
+
+        Raises:
+            OutputError: the file cannot be written, here and by `write`.
+        """
+        self._lines = LineFile(path)
+        self._window_size = window_size
+        self._last = -1
+
+    def write(self) -> None:
+        """Add what is new."""
+        new: dict[int, dict[str, Any]] = defaultdict(dict)
+        for name, (value, iteration) in get_event_storage().latest_with_smoothing_hint(self._window_size).items():
+            if iteration > self._last:
+                new[iteration][name] = value
+        if not new:
+            return
+        self._last = max(new)
+        self._lines.append(json.dumps({**new[i], "iteration": i}, sort_keys=True) for i in sorted(new))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._lines.close()
+
+
+class TensorboardWriter(EventWriter):
+    """TensorBoard's files, as long as the disk takes them: curves are no reason to end a training."""
+
+    def __init__(self, folder: str):
+        """
+        Args:
+            folder: of the files.
+        """
+        self._writer: EventWriter | None = None
+        _quiet_writer_threads()
+        try:
+            self._writer = TensorboardXWriter(folder)
+        except OSError as error:
+            self._give_up(error)
+
+    def write(self) -> None:
+        """Add what is new."""
+        if self._writer is None:
+            storage = get_event_storage()
+            storage.clear_images()
+            storage.clear_histograms()
+            return
+        try:
+            self._writer.write()
+        except OSError as error:
+            self._give_up(error)
+
+    def close(self) -> None:
+        """Close the files."""
+        if self._writer is not None:
+            try:
+                self._writer.close()
+            except OSError as error:
+                self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        self._writer = None
+        logger.warning("TensorBoard's file cannot be written, training goes on without it: %s", error)
+
+
+def _quiet_writer_threads() -> None:
+    """No traceback from TensorBoard's thread for what it also raises at the next write."""
+    before = threading.excepthook
+    if getattr(before, "quiet", False):
+        return
+
+    def hook(args: Any) -> None:
+        if not (issubclass(args.exc_type, OSError) and type(args.thread).__name__ == "_AsyncWriterThread"):
+            before(args)
+
+    hook.quiet = True  # type: ignore[attr-defined]
+    threading.excepthook = hook
+
+
+class LogFile(logging.FileHandler):
+    """log.txt, as long as the disk takes it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record, if that is possible."""
+        try:
+            super().emit(record)
+        except OSError:
+            pass  # it could not be opened
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Leave out what cannot be written."""
+
+    def close(self) -> None:
+        """Close the file, whatever the disk says to it."""
+        try:
+            super().close()
+        except OSError:
+            self.stream = None
+
+
+def log_to(folder: str, rank: int) -> None:
+    """Let the loggers of Detectron2 and this project write to log.txt in a folder, and to no other file."""
+    name = LOG_FILE + (f".rank{rank}" if rank else "")
+    handler = LogFile(os.path.join(folder, name), encoding="utf-8", delay=True)
+    form = "[%(asctime)s] %(name)s %(levelname)s: %(message)s"
+    handler.setFormatter(logging.Formatter(form, datefmt="%m/%d %H:%M:%S"))
+    for one in map(logging.getLogger, LOGGERS):
+        for other in [h for h in one.handlers if isinstance(h, LogFile)]:
+            one.removeHandler(other)
+            other.close()
+        one.addHandler(handler)

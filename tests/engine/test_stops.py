@@ -1,0 +1,62 @@
+"""Trainings that are killed, stopped or run out of disk: what is resumed ends as if nothing had been."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+SCRIPT = Path(__file__).parent / "kill_points.py"
+ROOT = Path(__file__).parents[2]
+
+
+def start(folder, *arguments):
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    return subprocess.Popen(
+        [sys.executable, "-W", "ignore", str(SCRIPT), str(folder), *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("what", ["kill", "full"])
+def test_a_stopped_training_ends_with_the_same_weights(tmp_path, request, what):
+    """With --all-stop-points, at each of its file operations; else at a few, the last of them right before the end."""
+    points = ["all"] if request.config.getoption("--all-stop-points") else ["0.1", "0.55", "0.9"]
+    output, errors = start(tmp_path, what, *points).communicate()
+    found = json.loads(output.splitlines()[-1]) if output else errors
+    print(found)
+    assert found["operations"] > 50
+    assert found["points"] >= 3
+    assert found["wrong"] == []
+
+
+@pytest.mark.parametrize(("number", "to_group"), [(signal.SIGINT, False), (signal.SIGTERM, True)])
+def test_a_signal_ends_both_processes_with_a_checkpoint(tmp_path, number, to_group):
+    process = start(tmp_path, "train", "100000", "2")
+    metrics = tmp_path / "run" / "metrics.json"
+    deadline = time.monotonic() + 300
+    while not (metrics.exists() and metrics.stat().st_size) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    (os.killpg if to_group else os.kill)(process.pid, number)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert errors.strip().splitlines() == ["train: stopped; go on with --resume"]
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+    last = (tmp_path / "run" / "last_checkpoint").read_text()
+    done = torch.load(tmp_path / "run" / last)["iteration"] + 1
+    assert last == f"model_{done - 1:07d}.pth"
+    assert not (tmp_path / "run" / "model_final.pth").exists()
+    if to_group:
+        return
+    assert start(tmp_path, "train", str(done), "1", "--resume").wait() == 0
+    assert torch.load(tmp_path / "run" / "model_final.pth")["iteration"] == done - 1
