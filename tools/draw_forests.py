@@ -52,6 +52,7 @@ def draw_record(
     width: int = 1600,
     max_masks: int = MAX_MASKS,
     max_area: float = 1.0,
+    entities: int = 0,
 ) -> tuple[np.ndarray, Forest]:
     """The figure of one image record, and its forest.
 
@@ -63,6 +64,8 @@ def draw_record(
     forest.check()
     if threshold > 0:
         forest = forest.subset(forest.scores >= threshold)
+    if entities:
+        forest = forest.select(entities, parts=True)
     figure = forest_figure(image, forest, Path(record["file_name"]).name, width, max_masks, max_area)
     return figure, forest
 
@@ -100,10 +103,17 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="SHARE",
         help="leave masks out of the picture that cover more than this share of the photo (default: %(default)s)",
     )
+    parser.add_argument(
+        "--entities",
+        type=int,
+        default=20,
+        metavar="N",
+        help="draw the N entities that explain a photo best, and their parts; 0: all masks (default: %(default)s)",
+    )
     args = parser.parse_args(arguments)
     if args.width < MIN_WIDTH:
         parser.error(f"--width must be at least {MIN_WIDTH}, got {args.width}")
-    for option in ("max_images", "max_masks"):
+    for option in ("max_images", "max_masks", "entities"):
         if getattr(args, option) < 0:
             parser.error(f"--{option.replace('_', '-')} must be positive, or 0 for all, got {getattr(args, option)}")
     if not args.images.is_dir():
@@ -129,6 +139,7 @@ def main(arguments: list[str] | None = None) -> int:
                 args.width,
                 args.max_masks,
                 args.max_area,
+                args.entities,
             )
         except (ImageReadError, ValueError, OSError) as error:
             skipped += 1

@@ -330,10 +330,24 @@ class Forest:
         Args:
             rules: thresholds; by default those of this forest.
         """
-        keep, parents = hierarchy.collapse(
-            self.parents, self.areas, self.scores, _coverage_of(self.masks), rules or self.rules
-        )
+        keep, parents = self._collapsed(rules or self.rules)
         return self._taken(np.flatnonzero(keep), parents)
+
+    def _collapsed(self, rules: Rules, wholes: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        return hierarchy.collapse(self.parents, self.areas, self.scores, _coverage_of(self.masks), rules, wholes)
+
+    def collapsed_indices(self) -> np.ndarray:
+        """Indices of the masks that `collapse` keeps, ascending."""
+        return np.flatnonzero(self._collapsed(self.rules)[0])
+
+    def selected_indices(self, count: int, rules: Rules | None = None) -> np.ndarray:
+        """Indices of the masks that `select` keeps, by falling value."""
+        if count < 0:
+            raise ValueError(f"count must be at least 0, got {count}")
+        values = hierarchy.entity_values(self.scores, count)
+        return hierarchy.disjoint_cut(
+            self.parents, self.areas, values, _coverage_of(self.masks), count, (rules or self.rules).max_overlap
+        )
 
     def select(self, count: int, parts: bool = False, rules: Rules | None = None) -> Forest:
         """The entities that explain the photo best: at most ``count`` masks, none of which overlaps another.
@@ -350,18 +364,11 @@ class Forest:
         Returns:
             The entities by falling value, as wholes; with ``parts``, their parts after them.
         """
-        if count < 0:
-            raise ValueError(f"count must be at least 0, got {count}")
         rules = rules or self.rules
-        values = hierarchy.entity_values(self.scores, count)
-        chosen = hierarchy.disjoint_cut(
-            self.parents, self.areas, values, _coverage_of(self.masks), count, rules.max_overlap
-        )
+        chosen = self.selected_indices(count, rules)
         if not parts:
             return self.subset(chosen)
-        keep, parents = hierarchy.collapse(
-            self.parents, self.areas, self.scores, _coverage_of(self.masks), rules, chosen
-        )
+        keep, parents = self._collapsed(rules, chosen)
         inside = np.setdiff1d(np.flatnonzero(keep), chosen)
         return self._taken(np.concatenate([chosen, inside]), parents)
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 NO_PARENT = -1
+_CANDIDATES = 10  # per entity that is wanted, the best masks by score
 TIE = 1e-6  # sums of probabilities that differ by less are equal
 
 # (index, other indices) -> shares of the first mask that lie inside each of the others
@@ -465,14 +466,15 @@ def _add_tables(a: np.ndarray, b: np.ndarray, count: int) -> tuple[np.ndarray, n
 
 
 def entity_values(scores: np.ndarray, count: int) -> np.ndarray:
-    """(N,) what a mask is worth to a selection of ``count``, in (0, 1]: exp(-r / count), r the number of better masks.
+    """(N,) what a mask is worth to a selection of ``count``, in [0, 1]: exp(-r / count), r the number of better masks.
 
     Ranks and not scores, since what a score means differs between phase 1 and models: all that is assumed is that a
-    higher one is better. Among the best ``count`` masks the rank matters little; far behind, a mask is worth little.
+    higher one is better. Among the best ``count`` masks the rank matters little; from the ``10 * count``-th on, a mask
+    is worth nothing, so that these need not be looked at.
     """
     scores = np.asarray(scores)
     better = len(scores) - np.searchsorted(np.sort(scores), scores, side="right")
-    return np.exp(-better / max(1, count))
+    return np.where(better < _CANDIDATES * count, np.exp(-better / max(1, count)), 0.0)
 
 
 def disjoint_cut(

@@ -198,6 +198,7 @@ def test_values_are_ranks():
     values = H.entity_values(scores, 2)
     np.testing.assert_allclose(values, np.exp([-1.5, 0, -0.5, -1.0]))
     assert np.array_equal(values, H.entity_values(scores**3, 2)), "the scale of the scores does not matter"
+    assert np.count_nonzero(H.entity_values(np.arange(100), 3)) == 30
 
 
 def chain_forest():
