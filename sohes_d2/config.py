@@ -76,6 +76,8 @@ def add_sohes_config(cfg: Any) -> None:
     node.MAX_ONLY_CHILD_AREA = 0.5  # the same for a mask without siblings [D]
     node.MAX_OVERLAP = 0.1  # share of the smaller of two wholes, or selected entities, that both may cover [D]
     node.MAX_DEPTH = 4  # of what is shown; wholes have depth 0 [D]
+    # Of N selected entities: over RANK_SCALE * N ranks by score, a mask's value to the selection falls to 1/e [D]
+    node.RANK_SCALE = 0.5
 
     # --- Phase 2, self-instruction: the model and its training ------------------------------------------------------
     # Names of keys that Mask2Former has, too, are its names, with the same meaning; so are the defaults of its COCO

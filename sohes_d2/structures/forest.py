@@ -344,9 +344,10 @@ class Forest:
         """Indices of the masks that `select` keeps, by falling value."""
         if count < 0:
             raise ValueError(f"count must be at least 0, got {count}")
-        values = hierarchy.entity_values(self.scores, count)
+        rules = rules or self.rules
+        values = hierarchy.entity_values(self.scores, count, rules.rank_scale)
         return hierarchy.disjoint_cut(
-            self.parents, self.areas, values, _coverage_of(self.masks), count, (rules or self.rules).max_overlap
+            self.parents, self.areas, values, _coverage_of(self.masks), count, rules.max_overlap
         )
 
     def select(self, count: int, parts: bool = False, rules: Rules | None = None) -> Forest:

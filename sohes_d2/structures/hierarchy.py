@@ -31,6 +31,7 @@ class Rules:
         max_only_child_area: the same for a mask without siblings.
         max_overlap: share of the smaller of two wholes, or of two selected entities, that both cover, at most.
         max_depth: of a mask; 0 for a whole.
+        rank_scale: how fast a mask's value to a selection falls with its rank, see `entity_values`.
     """
 
     theta_cover: float = 0.9
@@ -38,6 +39,7 @@ class Rules:
     max_only_child_area: float = 0.5
     max_overlap: float = 0.1
     max_depth: int = 4
+    rank_scale: float = 0.5
 
 
 class ForestError(ValueError):
@@ -465,16 +467,17 @@ def _add_tables(a: np.ndarray, b: np.ndarray, count: int) -> tuple[np.ndarray, n
     return sums[np.arange(size), split], split
 
 
-def entity_values(scores: np.ndarray, count: int) -> np.ndarray:
-    """(N,) what a mask is worth to a selection of ``count``, in [0, 1]: exp(-r / count), r the number of better masks.
+def entity_values(scores: np.ndarray, count: int, rank_scale: float = 0.5) -> np.ndarray:
+    """(N,) what a mask is worth to a selection of ``count``, in [0, 1]: exp(-r / (rank_scale * count)).
 
-    Ranks and not scores, since what a score means differs between phase 1 and models: all that is assumed is that a
-    higher one is better. Among the best ``count`` masks the rank matters little; from the ``10 * count``-th on, a mask
-    is worth nothing, so that these need not be looked at.
+    r is the number of better masks. Ranks and not scores, since what a score means differs between phase 1 and models:
+    all that is assumed is that a higher one is better. With a small scale the best masks stand whatever else fits
+    beside them; with a large one, two parts soon outweigh their whole. From the ``10 * count``-th on, a mask is worth
+    nothing, so that these need not be looked at.
     """
     scores = np.asarray(scores)
     better = len(scores) - np.searchsorted(np.sort(scores), scores, side="right")
-    return np.where(better < _CANDIDATES * count, np.exp(-better / max(1, count)), 0.0)
+    return np.where(better < _CANDIDATES * count, np.exp(-better / (rank_scale * max(1, count))), 0.0)
 
 
 def disjoint_cut(

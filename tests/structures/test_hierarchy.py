@@ -195,9 +195,9 @@ def test_what_is_selected_does_not_overlap(seed):
 
 def test_values_are_ranks():
     scores = np.array([0.01, 0.5, 0.03, 0.02])
-    values = H.entity_values(scores, 2)
+    values = H.entity_values(scores, 2, 1.0)
     np.testing.assert_allclose(values, np.exp([-1.5, 0, -0.5, -1.0]))
-    assert np.array_equal(values, H.entity_values(scores**3, 2)), "the scale of the scores does not matter"
+    assert np.array_equal(values, H.entity_values(scores**3, 2, 1.0)), "the scale of the scores does not matter"
     assert np.count_nonzero(H.entity_values(np.arange(100), 3)) == 30
 
 
