@@ -47,6 +47,8 @@ EXTRAS = {
     "pretrain": ["lightly>=1.6"],
     # The demo's photos come with scikit-image; reports draw with matplotlib.
     "report": ["matplotlib>=3.5", "scikit-image>=0.22"],
+    # Forest.to_pandas, Forest.to_supervision
+    "tables": ["pandas>=2.0", "supervision>=0.20"],
     "dev": ["hypothesis>=6.100", "pytest>=7", "pytest-xdist>=3", "ruff>=0.6"],
 }
 
@@ -58,7 +60,11 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["sohes_d2", "sohes_d2.*"]),
-    package_data={"sohes_d2.visualization.report": ["assets/*"], "sohes_d2.model_zoo": ["*.*", "*/*"]},
+    package_data={
+        "sohes_d2": ["py.typed"],
+        "sohes_d2.visualization.report": ["assets/*"],
+        "sohes_d2.model_zoo": ["*.*", "*/*"],
+    },
     # The syntax is that of 3.9; the set in requirements.txt needs 3.11, because numpy 2.4 does.
     python_requires=">=3.9",
     install_requires=[

@@ -1,14 +1,51 @@
 """SOHES in Detectron2: self-supervised open-world hierarchical entity segmentation.
 
-Importing this package makes the installed Detectron2 work with today's libraries (see `sohes_d2.compat`).
+>>> import sohes_d2
+>>> model = sohes_d2.load("joint")
+>>> forest = model("photo.jpg", entities=20)
+
+Importing this package loads neither torch nor Detectron2, but hooks the import of the latter, so that the installed one
+works with today's libraries (see `sohes_d2.compat`). The names below are loaded when they are first used.
 """
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from . import compat
 
-compat.apply()
+if TYPE_CHECKING:
+    from .config import add_sohes_config
+    from .engine.models import load
+    from .engine.predictor import SOHESPredictor
+    from .exploration.labeler import PseudoLabeler
+    from .structures.entity import Entity
+    from .structures.forest import Forest
 
-from .config import add_sohes_config  # noqa: E402  (Detectron2 can be imported only after compat.apply)
+compat.apply()
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "add_sohes_config"]
+__all__ = ["Entity", "Forest", "PseudoLabeler", "SOHESPredictor", "__version__", "add_sohes_config", "load"]
+
+_HOMES = {
+    "Entity": "structures.entity",
+    "Forest": "structures.forest",
+    "PseudoLabeler": "exploration.labeler",
+    "SOHESPredictor": "engine.predictor",
+    "add_sohes_config": "config",
+    "load": "engine.models",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

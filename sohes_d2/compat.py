@@ -17,7 +17,8 @@ torch's own schedulers      release: ``hooks.LRScheduler``          saved in che
 ``random.sample`` of sets   release: loaders, mapper gave None      that module's generator lists them first, as main
 ==========================  ======================================  ====================================================
 
-Nothing of Detectron2 or torch is imported by `apply`; what concerns one Detectron2 module is hooked to its import.
+Nothing of Detectron2, torch or numpy is imported here: all is hooked to the import of Detectron2 or of one module of
+it, so that label files, evaluation and the page work where Detectron2 is not installed.
 ``torch.load`` is left as it is: checkpoints of both code bases load with its safe default, ``weights_only=True``.
 """
 
@@ -47,18 +48,26 @@ def apply() -> None:
     """Make Detectron2 importable. May be called any number of times, before or after ``import detectron2``.
 
     Raises:
-        Detectron2Error: Detectron2 is not installed; or an unrelated folder named ``detectron2`` hides it; or an
-            earlier import of it failed half-way and something still holds objects of that attempt.
+        Detectron2Error: an earlier import of Detectron2 failed half-way and something still holds objects of that
+            attempt.
     """
-    if not _is_main(_package_folder()):
-        _restore_numpy_names()
-        _restore_pillow_names()
     if not any(isinstance(finder, _Detectron2Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Detectron2Finder())
     _drop_half_imported()
+    if "detectron2" in sys.modules:
+        _restore_names()
     for name, patch in _AFTERWARDS.items():
         if name in sys.modules:
             patch(sys.modules[name])
+
+
+def require() -> None:
+    """Check that Detectron2 is installed, without importing it.
+
+    Raises:
+        Detectron2Error: it is not, or an unrelated folder named ``detectron2`` hides it; the message says what to do.
+    """
+    _package_folder()
 
 
 def has_compiled_ops() -> bool:
@@ -92,6 +101,12 @@ def detectron2_flavour() -> str:
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Names that numpy and Pillow removed. They are set for good, because Detectron2 looks them up at every use.
+
+
+def _restore_names() -> None:
+    if not _is_main(_package_folder()):
+        _restore_numpy_names()
+        _restore_pillow_names()
 
 
 def _restore_numpy_names() -> None:
@@ -244,6 +259,10 @@ class _Detectron2Finder(importlib.abc.MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
+        if fullname == "detectron2":
+            if _installed_spec() is not None:
+                _restore_names()
+            return None
         if fullname == _EXTENSION:
             # Main copes with a missing extension by itself, and better: whole classes say that they are not available.
             if _extension_file() is not None or _is_main(_package_folder()):
@@ -272,7 +291,7 @@ class _Detectron2Finder(importlib.abc.MetaPathFinder):
 def _package_folder() -> Path:
     """The folder of the installed ``detectron2`` package, found without importing it."""
     loaded = sys.modules.get("detectron2")
-    spec = loaded.__spec__ if loaded is not None else importlib.util.find_spec("detectron2")
+    spec = loaded.__spec__ if loaded is not None else _installed_spec()
     if spec is None:
         raise Detectron2Error(f"Detectron2 is not installed for {sys.executable}. {_INSTALL}")
     if spec.origin is None:
@@ -282,6 +301,12 @@ def _package_folder() -> Path:
             f"package. Start Python in another directory, or install Detectron2. {_INSTALL}"
         )
     return Path(spec.origin).parent
+
+
+def _installed_spec() -> importlib.machinery.ModuleSpec | None:
+    """What Python would import as ``detectron2``, asked of all finders but the one here."""
+    others = (finder for finder in sys.meta_path if not isinstance(finder, _Detectron2Finder))
+    return next((spec for finder in others if (spec := finder.find_spec("detectron2", None))), None)
 
 
 def _is_main(folder: Path) -> bool:

@@ -13,6 +13,9 @@ def add_sohes_config(cfg: Any) -> None:
 
     Whoever builds a model needs these keys first, so this also enters SOHES-D2's models in Detectron2's registries.
     """
+    from . import compat
+
+    compat.require()
     from detectron2.config import CfgNode
 
     from . import correction, modeling  # noqa: F401  (register)
@@ -98,6 +101,14 @@ def add_sohes_config(cfg: Any) -> None:
 
     cfg.EXPLORATION.HIERARCHY = node = CfgNode()
     node.THETA_COVER = 0.9  # A is inside B if B covers this share of A, and not the reverse [H]; 1 within a merge tree
+    # Label files hold every mask, for training. People see the collapsed forest (`Forest.collapse`, `Forest.select`):
+    # a mask over this share of its parent's area and the parent are one entity, and the better one is shown [D]
+    node.MAX_CHILD_AREA = 0.7
+    node.MAX_ONLY_CHILD_AREA = 0.5  # the same for a mask without siblings [D]
+    node.MAX_OVERLAP = 0.1  # share of the smaller of two wholes, or selected entities, that both may cover [D]
+    node.MAX_DEPTH = 4  # of what is shown; wholes have depth 0 [D]
+    # Of N selected entities: over RANK_SCALE * N ranks by score, a mask's value to the selection falls to 1/e [D]
+    node.RANK_SCALE = 0.5
 
     # --- Phase 2, self-instruction: the model and its training ------------------------------------------------------
     # Names of keys that Mask2Former has, too, are its names, with the same meaning; so are the defaults of its COCO
@@ -163,6 +174,9 @@ def add_sohes_config(cfg: Any) -> None:
     node.THRESHOLD = 0.5  # a predicted pair counts from this probability on [D]
     # and if the ancestor's mask covers this share of the descendant's [D]; 0: the probability alone
     node.THETA_COVER = 0.5
+    # and if the descendant's area is at most this share of the ancestor's: of larger ones, which outline the same
+    # entity, none is above the other, so that forests do not become chains [D]; 1: any smaller mask
+    node.MAX_CHILD_AREA = 0.8
 
     # Inference. The number of masks per image is TEST.DETECTIONS_PER_IMAGE.
     cfg.TEST.MIN_SCORE = 0.0  # masks scored lower are left out

@@ -135,6 +135,11 @@ def check_detectron2() -> Iterator[Finding]:
         return
     yield Finding("sohes_d2", OK, f"{package.__version__} at {os.path.dirname(package.__file__)}")
     compat, _ = try_import("sohes_d2.compat")
+    try:
+        compat.require()
+    except ImportError as error:
+        yield Finding("Detectron2", MISSING, str(error))
+        return
     _, problem = try_import("detectron2.modeling")
     if problem:
         yield Finding("Detectron2", MISSING, problem, "python tools/install_detectron2.py --force")

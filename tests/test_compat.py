@@ -148,13 +148,15 @@ def test_apply_twice_changes_nothing():
 
 
 def test_not_installed(tmp_path):
-    code = LOAD_COMPAT + "sys.path[:] = []\ntry: compat.apply()\nexcept ImportError as error: print(error)"
+    code = LOAD_COMPAT + "sys.path[:] = []\ncompat.apply()\n"
+    code += "try: compat.require()\nexcept ImportError as error: print(error)"
     assert "tools/install_detectron2.py" in run(code, tmp_path)
 
 
 def test_folder_of_the_same_name(tmp_path):
     (tmp_path / "detectron2").mkdir()
-    code = LOAD_COMPAT + "sys.path[:] = ['']\ntry: compat.apply()\nexcept ImportError as error: print(error)"
+    code = LOAD_COMPAT + "sys.path[:] = ['']\ncompat.apply()\n"
+    code += "try: compat.require()\nexcept ImportError as error: print(error)"
     output = run(code, tmp_path)
     assert str(tmp_path / "detectron2") in output
     assert "without __init__.py" in output

@@ -43,6 +43,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--device", help="cuda, cuda:1, mps, cpu (default: the config's, or cpu where that is not there)")
     add("--batch-size", type=int, default=1, metavar="N", help="photos that the model sees at once (default: 1)")
     add("--width", type=int, default=1600, metavar="PIXELS", help="of the pictures (default: 1600)")
+    add(
+        "--entities",
+        type=int,
+        default=20,
+        metavar="N",
+        help="show the N entities that explain a photo best, and their parts; 0: all masks (default: 20)",
+    )
     add("--max-masks", type=int, metavar="N", help="draw the N best-scored masks, 0: all (default: 60)")
     add(
         "--max-area",
@@ -56,7 +63,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--score-threshold must be from 0 to 1, got {args.score_threshold}")
     if args.max_area is not None and not 0 < args.max_area <= 1:
         parser.error(f"--max-area must be over 0 and at most 1, got {args.max_area}")
-    for name, least in (("max_depth", 0), ("batch_size", 1), ("max_masks", 0), ("width", 240)):
+    for name, least in (("max_depth", 0), ("batch_size", 1), ("max_masks", 0), ("entities", 0), ("width", 240)):
         value = getattr(args, name)
         if value is not None and value < least:
             parser.error(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
@@ -123,6 +130,7 @@ def show(args: argparse.Namespace) -> int:
         max_depth=args.max_depth,
         max_area=max_area,
         max_masks=MAX_MASKS if args.max_masks is None else args.max_masks,
+        entities=args.entities,
         width=args.width,
         batch_size=args.batch_size,
     )

@@ -35,6 +35,7 @@ def draw_record(
     width: int = 1600,
     max_masks: int | None = None,
     max_area: float = 1.0,
+    entities: int = 0,
 ) -> tuple[np.ndarray, Forest]:
     """The figure of one image record, and its forest; ``problems`` is told of masks that are left out.
 
@@ -52,6 +53,8 @@ def draw_record(
     if threshold > 0:
         forest = forest.subset(forest.scores >= threshold)
     max_masks = MAX_MASKS if max_masks is None else max_masks
+    if entities:
+        forest = forest.select(entities, parts=True)
     figure = forest_figure(image, forest, Path(record["file_name"]).name, width, max_masks, max_area)
     return figure, forest
 
@@ -88,8 +91,15 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="SHARE",
         help="leave masks out of the picture that cover more than this share of the photo (default: %(default)s)",
     )
+    parser.add_argument(
+        "--entities",
+        type=int,
+        default=20,
+        metavar="N",
+        help="draw the N entities that explain a photo best, and their parts; 0: all masks (default: %(default)s)",
+    )
     args = parser.parse_args(arguments)
-    for option in ("max_images", "max_masks"):
+    for option in ("max_images", "max_masks", "entities"):
         if (getattr(args, option) or 0) < 0:
             parser.error(f"--{option.replace('_', '-')} must be positive, or 0 for all, got {getattr(args, option)}")
     if not args.images.is_dir():
@@ -131,6 +141,7 @@ def draw(args: argparse.Namespace) -> int:
                 args.width,
                 args.max_masks,
                 args.max_area,
+                args.entities,
             )
         except (ValueError, OSError) as error:
             skipped += 1

@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""Find the entities of photos with a file of tools/export_onnx.py: an example that needs no more than three packages.
+"""Find the entities of photos with a file of tools/export_onnx.py, without torch and Detectron2.
 
     pip install numpy pillow onnxruntime
-    python run_onnx.py --model model.onnx --input a.jpg b.jpg --output output/onnx --score-threshold 0.3
+    PYTHONPATH=. python tools/run_onnx.py --model model.onnx --input a.jpg b.jpg --output output/onnx
 
 A photo is resized to fit into the model's fixed input and padded with the mean colour. A mask's score is the
-probability that its query is an entity, times the mean probability of its pixels. Its parent is the smallest of the
-larger masks that the model calls its ancestor and that cover it.
+probability that its query is an entity, times the mean probability of its pixels. Parents are decoded as by
+`SOHESPredictor`, by `sohes_d2.structures.hierarchy`, which needs numpy alone.
 
 OUTPUT receives labels.json, COCO json with uncompressed RLE, "parent_id" (0: a whole) and "depth"; and for each photo
 NAME.png, parts in shades of their whole's colour.
@@ -30,7 +30,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-NO_PARENT = -1
+from sohes_d2.structures.hierarchy import NO_PARENT, depths_of, parents_by_coverage, parents_by_probability
+
 ALPHA = 0.5  # of a mask over the photo
 
 
@@ -129,39 +130,32 @@ def overlap(a: Entity, b: Entity) -> int:
     return int(np.logical_and(*parts).sum())
 
 
-def find_parents(entities: list[Entity], ancestors: np.ndarray | None, settings: dict[str, Any]) -> list[int]:
-    """The parent of each entity, NO_PARENT for a whole: the smallest larger one that is an ancestor and covers it.
+def find_parents(entities: list[Entity], ancestors: np.ndarray | None, settings: dict[str, Any]) -> np.ndarray:
+    """(N,) index of the parent of each entity, NO_PARENT for a whole.
 
     Args:
         entities: N.
         ancestors: (Q, Q) probabilities, [i, j] for i above j; None: coverage alone decides.
         settings: metadata of the model.
     """
-    parents = []
-    for child in entities:
-        above = []
-        for k, entity in enumerate(entities):
-            if entity.area <= child.area:
-                continue
-            if ancestors is None:
-                covered = overlap(entity, child) >= settings["theta_cover_alone"] * child.area
-                mutual = overlap(entity, child) >= settings["theta_cover_alone"] * entity.area
-                is_above = covered and not mutual
-            else:
-                likely = ancestors[entity.query, child.query] >= settings["ancestor_threshold"]
-                is_above = likely and overlap(entity, child) >= settings["theta_cover"] * child.area
-            if is_above:
-                above.append((entity.area, k))
-        parents.append(min(above)[1] if above else NO_PARENT)
-    return parents
+    areas = np.array([entity.area for entity in entities], np.int64)
 
+    def coverage(k: int, others: np.ndarray) -> np.ndarray:
+        return np.array([overlap(entities[k], entities[j]) for j in others]) / areas[k]
 
-def depth_of(index: int, parents: list[int]) -> int:
-    """0 for a whole, 1 for its parts, and so on; parents are larger, so that there is no circle."""
-    depth = 0
-    while parents[index] != NO_PARENT:
-        index, depth = parents[index], depth + 1
-    return depth
+    if ancestors is None:
+        everything = np.arange(len(entities))
+        matrix = np.array([coverage(k, everything) for k in everything]).reshape(len(entities), len(entities))
+        return parents_by_coverage(matrix, areas, settings["theta_cover_alone"], settings["max_child_area"])
+    query = [entity.query for entity in entities]
+    return parents_by_probability(
+        ancestors[np.ix_(query, query)],
+        areas,
+        coverage,
+        settings["ancestor_threshold"],
+        settings["theta_cover"],
+        settings["max_child_area"],
+    )
 
 
 def run_lengths(entity: Entity, size: tuple[int, int]) -> list[int]:
@@ -175,9 +169,10 @@ def run_lengths(entity: Entity, size: tuple[int, int]) -> list[int]:
 
 
 def to_coco(
-    entities: list[Entity], parents: list[int], size: tuple[int, int], image_id: int, first_id: int
+    entities: list[Entity], parents: np.ndarray, size: tuple[int, int], image_id: int, first_id: int
 ) -> list[dict[str, Any]]:
     """COCO annotations of one photo, with ``parent_id`` (0: a whole), ``depth`` and ``score``."""
+    depths = depths_of(parents)
     return [
         {
             "id": first_id + k,
@@ -187,18 +182,18 @@ def to_coco(
             "area": entity.area,
             "bbox": [float(v) for v in (entity.left, entity.top, entity.inside.shape[1], entity.inside.shape[0])],
             "score": round(entity.score, 6),
-            "parent_id": 0 if parents[k] == NO_PARENT else first_id + parents[k],
-            "depth": depth_of(k, parents),
+            "parent_id": 0 if parents[k] == NO_PARENT else first_id + int(parents[k]),
+            "depth": int(depths[k]),
             "segmentation": {"size": list(size), "counts": run_lengths(entity, size)},
         }
         for k, entity in enumerate(entities)
     ]
 
 
-def overlay(photo: np.ndarray, entities: list[Entity], parents: list[int]) -> Image.Image:
+def overlay(photo: np.ndarray, entities: list[Entity], parents: np.ndarray) -> Image.Image:
     """The photo, (H, W, 3) uint8, under its masks: wholes below, their parts in other shades of the same hue above."""
     picture = photo.astype(np.float32)
-    depths = [depth_of(k, parents) for k in range(len(entities))]
+    depths = depths_of(parents)
     for k in sorted(range(len(entities)), key=lambda k: (depths[k], -entities[k].area)):
         root = k
         while parents[root] != NO_PARENT:
@@ -267,7 +262,7 @@ def main(arguments: list[str] | None = None) -> int:
         picture = io.BytesIO()
         overlay(np.asarray(photo), entities, parents).save(picture, "PNG")
         write_whole(args.output / f"{path.stem}.png", picture.getvalue())
-        print(f"{path}: {len(entities)} masks, {parents.count(NO_PARENT)} wholes")
+        print(f"{path}: {len(entities)} masks, {np.count_nonzero(parents == NO_PARENT)} wholes")
     write_whole(args.output / "labels.json", json.dumps(labels).encode())
     return 0
 

@@ -34,6 +34,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--output", required=True, type=Path, metavar="REPORT.html", help="the page to write; its folder is made")
     add("--compare", type=Path, metavar="OTHER.json", help="show these masks beside those of --json")
     add("--metrics", type=Path, metavar="METRICS.json", help="scores to show, from tools/evaluate_json.py --output")
+    add(
+        "--entities",
+        type=_count,
+        default=20,
+        metavar="N",
+        help="open the page on the N entities that explain a photo best, 0: on all masks (default: %(default)s)",
+    )
     add("--title", default="", help="of the page (default: the names of the files)")
     add("--max-images", type=_count, default=0, metavar="N", help="only the first N images (default: all)")
     add(
@@ -75,6 +82,7 @@ def build_page(args: argparse.Namespace) -> int:
         max_masks=args.max_masks,
         score_threshold=args.score_threshold,
         title=args.title,
+        entities=args.entities,
     )
     check_output(args.output, folder=False)
     file = read_label_file(args.json)

@@ -12,8 +12,8 @@ from torch import Tensor
 from ..modeling.ancestor_head import ancestor_logits
 from ..modeling.mask_refinement import refine_masks
 from ..modeling.mask_scores import entity_probabilities, full_size_logits, measure
+from ..structures.hierarchy import ancestors_of, parents_by_coverage, parents_by_probability
 from ..structures.overlaps import intersections, ious
-from .hierarchy import ancestors_by_coverage, ancestors_by_probabilities
 from .thresholds import Threshold, build_threshold
 
 Size = tuple[int, int]
@@ -47,6 +47,7 @@ class TeacherTargets:
         ancestor_threshold: float = 0.5,
         theta_cover: float = 0.5,
         theta_cover_alone: float = 0.9,
+        max_child_area: float = 0.8,
         refinement_radius: int = 0,
         refinement_epsilon: float = 0.01,
         chunk_bytes: int = 256 * 1024 * 1024,
@@ -59,8 +60,9 @@ class TeacherTargets:
             max_labels: per image, the best first.
             min_area: pixels of the model's input; smaller masks are no labels.
             ancestors: "teacher", its ancestor head's forest; "coverage", the masks' own; "none", none.
-            ancestor_threshold, theta_cover: of "teacher", see `Forest.from_probabilities`.
-            theta_cover_alone: of "coverage", see `Forest.from_masks`.
+            ancestor_threshold, theta_cover: of "teacher", see `hierarchy.parents_by_probability`.
+            theta_cover_alone: of "coverage", see `hierarchy.parents_by_coverage`.
+            max_child_area: share of its parent's area that a label can take, of both.
             refinement_radius, refinement_epsilon: see `refine_masks`; a radius of 0 leaves masks as they are.
             chunk_bytes: memory of the full-size logits that exist at once (at least one mask's).
 
@@ -80,6 +82,7 @@ class TeacherTargets:
         self.ancestor_threshold = ancestor_threshold
         self.theta_cover = theta_cover
         self.theta_cover_alone = theta_cover_alone
+        self.max_child_area = max_child_area
         self.refinement_radius = refinement_radius
         self.refinement_epsilon = refinement_epsilon
         self.chunk_bytes = chunk_bytes
@@ -97,6 +100,7 @@ class TeacherTargets:
             "ancestor_threshold": cfg.MODEL.ANCESTOR_HEAD.THRESHOLD,
             "theta_cover": cfg.MODEL.ANCESTOR_HEAD.THETA_COVER,
             "theta_cover_alone": cfg.EXPLORATION.HIERARCHY.THETA_COVER,
+            "max_child_area": cfg.MODEL.ANCESTOR_HEAD.MAX_CHILD_AREA,
             "refinement_radius": cfg.CORRECTION.REFINEMENT.RADIUS,
             "refinement_epsilon": cfg.CORRECTION.REFINEMENT.EPSILON,
             "chunk_bytes": cfg.TEST.MASK_CHUNK_BYTES,
@@ -179,14 +183,34 @@ class TeacherTargets:
             areas = initial["masks"].flatten(1).sum(1, dtype=torch.int32)
             duplicates = (ious(shared, common.diagonal(), areas) > self.duplicate_iou).any(1)
             target["label_weights"].masked_fill_(duplicates, duplicate_weight)
-        if self.ancestors == "coverage":
-            target["ancestors"] = ancestors_by_coverage(common, self.theta_cover_alone)
-        elif self.ancestors == "teacher" and sides is not None:
-            as_ancestor, as_descendant = (side[query].float() for side in sides)
-            target["ancestors"] = ancestors_by_probabilities(
-                ancestor_logits(as_ancestor, as_descendant).sigmoid(), common, self.ancestor_threshold, self.theta_cover
-            )
+        if self.ancestors == "coverage" or (self.ancestors == "teacher" and sides is not None):
+            target["ancestors"] = self._ancestors(query, common, sides)
         return target
+
+    def _ancestors(self, query: Tensor, common: Tensor, sides: tuple[Tensor, Tensor] | None) -> Tensor:
+        """(M, M) bool, [i, j] = label i is an ancestor of j, by the rules of `hierarchy`, on the host.
+
+        Args:
+            query: (M,) the labels' queries.
+            common: (M, M) pixels that labels share; on the diagonal, their areas, over 0.
+            sides: (Q, D) each, of all queries as ancestor and as descendant; needed for "teacher".
+        """
+        shared = common.cpu().numpy()
+        areas = shared.diagonal()
+        coverage = shared / areas[:, None]
+        if self.ancestors == "coverage":
+            parents = parents_by_coverage(coverage, areas, self.theta_cover_alone, self.max_child_area)
+        else:
+            as_ancestor, as_descendant = (side[query].float() for side in sides)
+            parents = parents_by_probability(
+                ancestor_logits(as_ancestor, as_descendant).sigmoid().cpu().numpy(),
+                areas,
+                lambda k, others: coverage[k, others],
+                self.ancestor_threshold,
+                self.theta_cover,
+                self.max_child_area,
+            )
+        return torch.from_numpy(ancestors_of(parents)).to(common.device)
 
     def _choose(self, logits: Tensor, masks: Tensor, padded_size: Size, image_size: Size) -> tuple[Tensor, Tensor]:
         """Indices of the chosen queries by falling score, and their scores; no mask is kept at full size."""

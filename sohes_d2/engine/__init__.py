@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from .. import compat
+
+compat.require()
+
 __all__ = ["SOHESPredictor"]
 
 

@@ -43,6 +43,7 @@ class DemoOptions:
         max_depth: masks deeper than this are left out (0: wholes only); None keeps all.
         max_area: larger masks, as a share of the photo, are left out of the pictures, not of the json.
         max_masks: of the best-scored masks so many are drawn; 0 draws all.
+        entities: the pictures show, and the page opens on, so many entities of a photo and their parts; 0: all masks.
         width: of the pictures in pixels.
         batch_size: photos read and given to the model at once.
     """
@@ -51,6 +52,7 @@ class DemoOptions:
     max_depth: int | None = None
     max_area: float = 1.0
     max_masks: int = MAX_MASKS
+    entities: int = 0
     width: int = 1600
     batch_size: int = 1
 
@@ -129,7 +131,7 @@ def run_demo(
         report.page,
         read_label_file(report.labels),
         Path(images.root),
-        options=ReportOptions(title=title, max_masks=PAGE_MASKS),
+        options=ReportOptions(title=title, max_masks=PAGE_MASKS, entities=options.entities),
     )
     for problem in [*summary.missing, *summary.problems]:
         logger.warning("the page: %s", problem)
@@ -149,6 +151,7 @@ def write_pictures(stem: str, image: np.ndarray, forest: Forest, title: str, opt
     Returns:
         The paths.
     """
+    forest = forest.select(options.entities, parts=True) if options.entities else forest
     shown = forest
     if options.max_area < 1:
         shown = shown.subset(mask_areas(shown.masks) <= options.max_area * image.shape[0] * image.shape[1])

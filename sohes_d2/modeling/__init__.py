@@ -3,8 +3,12 @@
 Importing it enters the backbone, the head and the meta-architecture in Detectron2's registries.
 """
 
-from .backbone import ViTAdapter, build_vit_adapter_backbone
-from .head import EntityHead
-from .meta_arch import SOHES
+from .. import compat
+
+compat.require()
+
+from .backbone import ViTAdapter, build_vit_adapter_backbone  # noqa: E402  (they need Detectron2)
+from .head import EntityHead  # noqa: E402
+from .meta_arch import SOHES  # noqa: E402
 
 __all__ = ["SOHES", "EntityHead", "ViTAdapter", "build_vit_adapter_backbone"]

@@ -32,6 +32,7 @@ class EntityInference:
         ancestor_threshold: probability from which a predicted pair of ancestor and descendant counts.
         theta_cover: and the share of the descendant that the ancestor's mask must cover; 0 trusts the probability.
         theta_cover_alone: coverage that makes a hierarchy where the model predicts none.
+        max_child_area: share of its parent's area that a mask can take; larger ones are siblings.
         refinement_radius: pixels of the model's input by which outlines may move to the photo's edges; 0: not at all.
         refinement_epsilon: see `refine_masks`.
         chunk_bytes: memory of the full-size logits that exist at once (at least one mask's).
@@ -43,6 +44,7 @@ class EntityInference:
     ancestor_threshold: float = 0.5
     theta_cover: float = 0.5
     theta_cover_alone: float = 0.9
+    max_child_area: float = 0.8
     refinement_radius: int = 0
     refinement_epsilon: float = 0.01
     chunk_bytes: int = 256 * 1024 * 1024
@@ -88,13 +90,21 @@ class EntityInference:
         result: dict[str, Any] = {"instances": _instances(rles, scores, output_size)}
         fields = {"scores": scores.numpy(), "sources": [SOURCE] * len(rles)}
         if ancestors is None:
-            result["forest"] = Forest.from_masks(rles, output_size, self.theta_cover_alone, **fields)
+            result["forest"] = Forest.from_masks(
+                rles, output_size, self.theta_cover_alone, self.max_child_area, **fields
+            )
             return result
         as_ancestor, as_descendant = (side[query].float() for side in ancestors)
         probabilities = ancestor_logits(as_ancestor, as_descendant).sigmoid().fill_diagonal_(0).cpu()
         result["ancestor_probabilities"] = probabilities
         result["forest"] = Forest.from_probabilities(
-            rles, probabilities.numpy(), output_size, self.ancestor_threshold, self.theta_cover, **fields
+            rles,
+            probabilities.numpy(),
+            output_size,
+            self.ancestor_threshold,
+            self.theta_cover,
+            self.max_child_area,
+            **fields,
         )
         return result
 

@@ -98,6 +98,7 @@ class SOHES(nn.Module):
                 ancestor_threshold=ancestor.THRESHOLD,
                 theta_cover=ancestor.THETA_COVER,
                 theta_cover_alone=cfg.EXPLORATION.HIERARCHY.THETA_COVER,
+                max_child_area=ancestor.MAX_CHILD_AREA,
                 refinement_radius=cfg.TEST.REFINEMENT.RADIUS,
                 refinement_epsilon=cfg.TEST.REFINEMENT.EPSILON,
                 chunk_bytes=cfg.TEST.MASK_CHUNK_BYTES,

@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import json
+import os
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any, Callable
 
 import numpy as np
+from PIL import Image
 
-from .masks import RLE, coverage_matrix, mask_areas, mask_boxes, rle_from_coco, rle_to_json
+from . import exports, hierarchy
+from .entity import Entity
+from .hierarchy import NO_PARENT, ForestError, Rules
+from .images import as_rgb
+from .masks import (
+    RLE,
+    coverage_matrix,
+    encode_window,
+    mask_areas,
+    mask_boxes,
+    rle_from_coco,
+    rle_to_json,
+)
 
-NO_PARENT = -1
+__all__ = ["NO_LEVEL", "NO_PARENT", "Forest", "ForestError"]
+
 NO_LEVEL = -1
-TIE = 1e-6  # sums of probabilities that differ by less are equal
-
-
-class ForestError(ValueError):
-    """A rule of a forest is broken; the message says which and where."""
 
 
 class Forest:
     """Masks of one image and who is inside whom (SOHES, section 3: entities, their parts, the parts of these).
+
+    >>> forest[0].mask, forest["2.1"].score             # by place, or by the path of names
+    >>> [entity.name for entity in forest.select(20)]   # the 20 entities that explain the photo best
+
+    A forest does not change: all methods give new ones.
 
     Attributes:
         masks: N compressed RLEs, all of ``image_size``.
@@ -28,6 +45,9 @@ class Forest:
         levels: (N,) int64, index of the merging threshold at which a mask first stood; -1 where that has no meaning.
         sources: N strings, the step that found each mask ("global", "local", "model", ...).
         image_size: (H, W) in pixels.
+        photo: (H, W, 3) uint8 RGB, what `plot` draws on; None where it is not known.
+        file_name: of the photo; "" where it is not known.
+        rules: thresholds of `collapse` and `select`.
     """
 
     def __init__(
@@ -38,6 +58,9 @@ class Forest:
         scores: Sequence[float] | np.ndarray | None = None,
         levels: Sequence[int] | np.ndarray | None = None,
         sources: Sequence[str] | None = None,
+        photo: np.ndarray | None = None,
+        rules: Rules | None = None,
+        file_name: str = "",
     ):
         n = len(masks)
         self.masks = list(masks)
@@ -46,6 +69,9 @@ class Forest:
         self.scores = np.ones(n, np.float32) if scores is None else np.asarray(scores, np.float32).reshape(-1)
         self.levels = np.full(n, NO_LEVEL) if levels is None else np.asarray(levels, np.int64).reshape(-1)
         self.sources = [""] * n if sources is None else list(sources)
+        self.photo = photo
+        self.rules = rules or Rules()
+        self.file_name = file_name
         for name in ("parents", "scores", "levels", "sources"):
             if len(getattr(self, name)) != n:
                 raise ForestError(f"{n} masks but {len(getattr(self, name))} {name}")
@@ -62,24 +88,23 @@ class Forest:
         masks: Sequence[RLE],
         image_size: tuple[int, int],
         theta_cover: float = 0.9,
+        max_child_area: float = 1.0,
         coverage: np.ndarray | None = None,
         **fields: Any,
     ) -> Forest:
-        """Read the hierarchy off the masks: A is inside B iff B covers A by ``theta_cover`` and not the reverse.
-
-        The parent is the smallest mask a mask is inside of (SOHES section 3.1; threshold as in HASSOD). Since "inside"
-        implies a strictly larger area, no cycle can arise, and masks that cover each other both ways are siblings.
+        """Read the hierarchy off the masks, see `hierarchy.parents_by_coverage`.
 
         Args:
             masks: N RLEs of ``image_size``.
             theta_cover: coverage in (0, 1].
+            max_child_area: share of its parent's area that a mask can take, in (0, 1].
             coverage: (N, N) of `coverage_matrix`, where it is known already.
-            fields: ``scores``, ``levels``, ``sources`` as in the constructor.
+            fields: ``scores``, ``levels``, ``sources``, ``photo``, ``rules`` as in the constructor.
         """
         if coverage is None:
             coverage = coverage_matrix(masks, masks)
-        covered = coverage >= theta_cover
-        return cls(masks, _smallest(covered & ~covered.T, mask_areas(masks)), image_size, **fields)
+        parents = hierarchy.parents_by_coverage(coverage, mask_areas(masks), theta_cover, max_child_area)
+        return cls(masks, parents, image_size, **fields)
 
     @classmethod
     def from_probabilities(
@@ -89,34 +114,140 @@ class Forest:
         image_size: tuple[int, int],
         threshold: float = 0.5,
         theta_cover: float = 0.5,
+        max_child_area: float = 1.0,
         **fields: Any,
     ) -> Forest:
-        """Decode predicted ancestor probabilities to a forest that cannot have a cycle.
-
-        A pair is kept if its probability passes ``threshold``, the ancestor is strictly larger, and the masks agree:
-        the ancestor covers the descendant by ``theta_cover``. From the largest mask to the smallest, each gets the kept
-        ancestor as its parent whose whole chain of ancestors is the likeliest: the sum of (probability - threshold)
-        over the chain is largest, where a pair that is not kept counts as improbable (0). Of equal chains,
-        the one of the smallest parent; with predictions that agree with one another, that is the smallest ancestor.
+        """Decode predicted ancestor probabilities to a forest, see `hierarchy.parents_by_probability`.
 
         Args:
             masks: N RLEs of ``image_size``.
             probabilities: (N, N) in [0, 1], ``[i, j]`` = probability that i is an ancestor of j; the diagonal is
-            ignored.
+                ignored.
             threshold: probability in [0, 1].
             theta_cover: coverage in [0, 1]; 0 trusts the probabilities alone.
-            fields: ``scores``, ``levels``, ``sources`` as in the constructor.
+            max_child_area: share of its parent's area that a mask can take, in (0, 1].
+            fields: ``scores``, ``levels``, ``sources``, ``photo``, ``rules`` as in the constructor.
         """
-        probabilities = np.asarray(probabilities, np.float64)
-        if probabilities.shape != (len(masks), len(masks)):
-            raise ForestError(f"{len(masks)} masks need a square matrix of probabilities, got {probabilities.shape}")
-        areas = mask_areas(masks)
-        inside = (probabilities.T >= threshold) & (areas[None, :] > areas[:, None])
-        if theta_cover > 0:
-            for k in np.flatnonzero(inside.any(axis=1)):  # all pairs would take long
-                above = np.flatnonzero(inside[k])
-                inside[k, above] = coverage_matrix([masks[k]], [masks[j] for j in above])[0] >= theta_cover
-        return cls(masks, _likeliest(inside, probabilities, threshold, areas), image_size, **fields)
+        if np.shape(probabilities) != (len(masks), len(masks)):
+            shape = np.shape(probabilities)
+            raise ForestError(f"{len(masks)} masks need a square matrix of probabilities, got {shape}")
+        parents = hierarchy.parents_by_probability(
+            probabilities, mask_areas(masks), _coverage_of(masks), threshold, theta_cover, max_child_area
+        )
+        return cls(masks, parents, image_size, **fields)
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # Entities.
+
+    def __getitem__(self, key: int | str | slice) -> Entity | list[Entity]:
+        """The entity at a place, or of a path name such as "2.1.3"; a list of them for a slice.
+
+        Raises:
+            IndexError: no such place.
+            KeyError: no such name.
+        """
+        if isinstance(key, str):
+            try:
+                return Entity(self, self._index_of_name[key])
+            except KeyError:
+                raise KeyError(f"no entity is named {key!r}; names are paths such as '2.1', from '1' on") from None
+        if isinstance(key, slice):
+            return [Entity(self, k) for k in range(len(self))[key]]
+        return Entity(self, range(len(self))[key])
+
+    def __iter__(self) -> Iterator[Entity]:
+        return (Entity(self, k) for k in range(len(self)))
+
+    @cached_property
+    def areas(self) -> np.ndarray:
+        """(N,) int64 pixels."""
+        return mask_areas(self.masks)
+
+    @cached_property
+    def boxes(self) -> np.ndarray:
+        """(N, 4) float64 tight boxes (x, y, width, height) in pixels."""
+        return mask_boxes(self.masks)
+
+    @cached_property
+    def names(self) -> list[str]:
+        """N path names such as "2.1.3": wholes and the parts of each are numbered from the largest on."""
+        return hierarchy.path_names(self.parents, np.lexsort((-self.scores, -self.areas)))
+
+    @cached_property
+    def _index_of_name(self) -> dict[str, int]:
+        return {name: k for k, name in enumerate(self.names)}
+
+    @cached_property
+    def _depths(self) -> np.ndarray:
+        return hierarchy.depths_of(self.parents)
+
+    @cached_property
+    def _children(self) -> list[np.ndarray]:
+        return hierarchy.children_of(self.parents)
+
+    @property
+    def wholes(self) -> list[Entity]:
+        """The roots."""
+        return [Entity(self, int(k)) for k in self.roots()]
+
+    def at(self, x: float, y: float) -> list[Entity]:
+        """The chain under a point: from a whole down to the smallest mask that holds the pixel; empty where none does.
+
+        Args:
+            x, y: pixel, from 0.
+
+        Raises:
+            ValueError: a point outside of the image.
+        """
+        column, row = int(np.floor(x)), int(np.floor(y))
+        height, width = self.image_size
+        if not (0 <= column < width and 0 <= row < height):
+            raise ValueError(f"the point ({x}, {y}) is outside of an image of {width} x {height} pixels")
+        pixel = encode_window(np.ones((1, 1), bool), (row, column), self.image_size)
+        inside = np.flatnonzero(coverage_matrix([pixel], self.masks)[0] > 0) if len(self) else ()
+        if not len(inside):
+            return []
+        return Entity(self, int(inside[np.argmin(self.areas[inside])])).chain
+
+    def in_box(self, box: Sequence[float]) -> list[Entity]:
+        """The chain inside a box: from the mask that fits it best, down by the largest part to the smallest.
+
+        Of the masks of which ``rules.theta_cover`` lies in the box, the first one is that whose own box has the
+        greatest IoU with it. Empty where no mask lies in the box.
+
+        Args:
+            box: (x, y, width, height) in pixels.
+
+        Raises:
+            ValueError: not four numbers, or a box without pixels of the image.
+        """
+        x, y, width, height = (float(v) for v in box)
+        rows, columns = self.image_size
+        x0, y0 = max(0, round(x)), max(0, round(y))
+        x1, y1 = min(columns, round(x + width)), min(rows, round(y + height))
+        if x1 <= x0 or y1 <= y0:
+            raise ValueError(f"the box {tuple(box)} (x, y, width, height) has no pixel of a {columns} x {rows} image")
+        if not len(self):
+            return []
+        window = encode_window(np.ones((y1 - y0, x1 - x0), bool), (y0, x0), self.image_size)
+        inside = coverage_matrix(self.masks, [window])[:, 0] >= self.rules.theta_cover
+        if not inside.any():
+            return []
+        ends = self.boxes[:, :2] + self.boxes[:, 2:]
+        shared = np.minimum(ends, (x1, y1)) - np.maximum(self.boxes[:, :2], (x0, y0))
+        common = np.prod(np.maximum(shared, 0), axis=1)
+        ious = common / (np.prod(self.boxes[:, 2:], axis=1) + (x1 - x0) * (y1 - y0) - common)
+        k = int(np.argmax(np.where(inside, ious, -1.0)))
+        chain = []
+        while True:
+            chain.append(Entity(self, k))
+            below = self.children(k)
+            if not len(below):
+                return chain
+            k = int(below[np.argmax(self.areas[below])])
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # Hierarchy.
 
     def roots(self) -> np.ndarray:
         """Indices of the wholes."""
@@ -124,7 +255,7 @@ class Forest:
 
     def children(self, index: int) -> np.ndarray:
         """Indices of the direct children of a mask."""
-        return np.flatnonzero(self.parents == index)
+        return self._children[index]
 
     def depths(self) -> np.ndarray:
         """(N,) int64: 0 for a whole, 1 for a part, 2 and more for subparts.
@@ -132,25 +263,11 @@ class Forest:
         Raises:
             ForestError: the parents run in a circle.
         """
-        depths = np.zeros(len(self), np.int64)
-        current = self.parents.copy()
-        for _ in range(len(self) + 1):
-            above = current != NO_PARENT
-            if not above.any():
-                return depths
-            depths[above] += 1
-            current[above] = self.parents[current[above]]
-        raise ForestError(f"the parents of mask {int(np.flatnonzero(current != NO_PARENT)[0])} run in a circle")
+        return self._depths.copy()
 
     def ancestors(self) -> np.ndarray:
         """(N, N) bool, ``[i, j]`` = i is a proper ancestor of j: the transitive closure of the parents."""
-        matrix = np.zeros((len(self), len(self)), dtype=bool)
-        for index in np.argsort(self.depths(), kind="stable"):
-            parent = self.parents[index]
-            if parent != NO_PARENT:
-                matrix[:, index] = matrix[:, parent]
-                matrix[parent, index] = True
-        return matrix
+        return hierarchy.ancestors_of(self.parents)
 
     def subset(self, keep: Sequence[int] | np.ndarray) -> Forest:
         """The forest of some masks, each linked to its nearest kept ancestor: ancestors among them stay the same.
@@ -162,23 +279,102 @@ class Forest:
         index = np.flatnonzero(keep) if keep.dtype == bool else keep.astype(np.int64)
         if len(np.unique(index)) != len(index):
             raise ForestError("subset needs each index once")
+        kept = np.zeros(len(self), bool)
+        kept[index] = True
+        return self._taken(index, hierarchy.linked_to_kept(self.parents, kept))
+
+    def _taken(self, index: np.ndarray, parents: np.ndarray) -> Forest:
+        """The masks at ``index`` with ``parents``, (N,) indices of this forest's masks, all of them among ``index``."""
         new_index = np.full(len(self) + 1, NO_PARENT)  # the last entry stands for "no parent", which -1 addresses
         new_index[index] = np.arange(len(index))
-        parents = self.parents[index]
-        self.depths()  # a circle would never end below
-        while True:
-            dropped = (parents != NO_PARENT) & (new_index[parents] == NO_PARENT)
-            if not dropped.any():
-                break
-            parents[dropped] = self.parents[parents[dropped]]
         return Forest(
             [self.masks[i] for i in index],
-            new_index[parents],
+            new_index[parents[index]],
             self.image_size,
             scores=self.scores[index],
             levels=self.levels[index],
             sources=[self.sources[i] for i in index],
+            photo=self.photo,
+            rules=self.rules,
+            file_name=self.file_name,
         )
+
+    def filter(
+        self,
+        min_score: float = 0.0,
+        max_depth: int | None = None,
+        min_area: float = 0,
+        max_area: float | None = None,
+        keep: Callable[[Entity], bool] | None = None,
+    ) -> Forest:
+        """The masks that pass all of these, each linked to its nearest ancestor that passes.
+
+        Args:
+            min_score: score in [0, 1].
+            max_depth: depth in this forest; None for any.
+            min_area, max_area: pixels; None for any.
+            keep: more conditions, asked of the entities that pass the others.
+        """
+        passes = (self.scores >= min_score) & (self.areas >= min_area)
+        if max_area is not None:
+            passes &= self.areas <= max_area
+        if max_depth is not None:
+            passes &= self.depths() <= max_depth
+        if keep is not None:
+            for k in np.flatnonzero(passes):
+                passes[k] = bool(keep(Entity(self, int(k))))
+        return self.subset(passes)
+
+    def collapse(self, rules: Rules | None = None) -> Forest:
+        """The forest that people see: one mask of those that say the same, disjoint wholes, few levels.
+
+        See `hierarchy.collapse`. Scores are compared, their scale does not matter.
+
+        Args:
+            rules: thresholds; by default those of this forest.
+        """
+        keep, parents = self._collapsed(rules or self.rules)
+        return self._taken(np.flatnonzero(keep), parents)
+
+    def _collapsed(self, rules: Rules, wholes: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        return hierarchy.collapse(self.parents, self.areas, self.scores, _coverage_of(self.masks), rules, wholes)
+
+    def collapsed_indices(self) -> np.ndarray:
+        """Indices of the masks that `collapse` keeps, ascending."""
+        return np.flatnonzero(self._collapsed(self.rules)[0])
+
+    def selected_indices(self, count: int, rules: Rules | None = None) -> np.ndarray:
+        """Indices of the masks that `select` keeps, by falling value."""
+        if count < 0:
+            raise ValueError(f"count must be at least 0, got {count}")
+        rules = rules or self.rules
+        values = hierarchy.entity_values(self.scores, count, rules.rank_scale)
+        return hierarchy.disjoint_cut(
+            self.parents, self.areas, values, _coverage_of(self.masks), count, rules.max_overlap
+        )
+
+    def select(self, count: int, parts: bool = False, rules: Rules | None = None) -> Forest:
+        """The entities that explain the photo best: at most ``count`` masks, none of which overlaps another.
+
+        The cut through the trees with the greatest sum of `hierarchy.entity_values`, exact where masks overlap only if
+        one is inside the other (`hierarchy.best_cut`); elsewhere the better of two that overlap stays and the rest is
+        chosen anew (`hierarchy.disjoint_cut`).
+
+        Args:
+            count: at least 0.
+            parts: also take what is inside of each, as `collapse` shows it; the entities are the roots then.
+            rules: thresholds; by default those of this forest.
+
+        Returns:
+            The entities by falling value, as wholes; with ``parts``, their parts after them.
+        """
+        rules = rules or self.rules
+        chosen = self.selected_indices(count, rules)
+        if not parts:
+            return self.subset(chosen)
+        keep, parents = self._collapsed(rules, chosen)
+        inside = np.setdiff1d(np.flatnonzero(keep), chosen)
+        return self._taken(np.concatenate([chosen, inside]), parents)
 
     def to_coco(self, image_id: int, first_id: int = 1) -> list[dict[str, Any]]:
         """Json-ready COCO annotations with ``parent_id`` (0 = root), ``depth``, ``level``, ``source`` and ``score``.
@@ -187,7 +383,7 @@ class Forest:
         """
         if first_id < 1:
             raise ForestError(f"first_id must be positive, since parent_id 0 stands for a root; got {first_id}")
-        areas, boxes, depths = mask_areas(self.masks), mask_boxes(self.masks), self.depths()
+        areas, boxes, depths = self.areas, self.boxes, self.depths()
         return [
             {
                 "id": first_id + k,
@@ -234,6 +430,87 @@ class Forest:
             sources=[a.get("source", "") for a in annotations],
         )
 
+    # ------------------------------------------------------------------------------------------------------------------
+    # Exports.
+
+    def to_numpy(self) -> np.ndarray:
+        """(N, H, W) bool, all masks."""
+        return exports.to_numpy(self)
+
+    def to_pandas(self) -> Any:
+        """A ``pandas.DataFrame`` with a row per mask, by path name: parent, depth, score, area, box, level, source.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        return exports.to_pandas(self)
+
+    def to_supervision(self) -> Any:
+        """``supervision.Detections`` of all masks, with ``name``, ``parent`` ("" for a whole) and ``depth`` as data.
+
+        Raises:
+            ImportError: supervision is not installed.
+        """
+        return exports.to_supervision(self)
+
+    def to_sam(self) -> list[dict[str, Any]]:
+        """The dicts that ``SamAutomaticMaskGenerator.generate`` returns, by falling area.
+
+        ``segmentation`` is (H, W) bool, ``bbox`` (x, y, width, height); ``predicted_iou`` and ``stability_score`` are
+        both the score; ``point_coords`` is the pixel of the mask nearest to its centre.
+        """
+        return exports.to_sam(self)
+
+    def plot(self, photo: Any = None, max_depth: int | None = None, names: bool = False) -> Image.Image:
+        """The masks over their photo, parts in other shades of their whole's hue.
+
+        Args:
+            photo: what to draw on, as `images.as_rgb` takes it; by default ``self.photo``, else grey.
+            max_depth: deeper masks are not drawn; None for all.
+            names: whether each mask's path name is written on it.
+
+        Returns:
+            A Pillow image of the size of the photo, which notebooks show.
+
+        Raises:
+            ValueError: a photo of another size.
+        """
+        return exports.plot(self, self.photo if photo is None else as_rgb(photo), max_depth, names)
+
+    def _repr_html_(self) -> str:
+        return exports.to_html(self)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a COCO json with this one image, which `load` and all tools read. The photo itself is not in it."""
+        height, width = self.image_size
+        content = {
+            "images": [{"id": 1, "file_name": self.file_name, "height": height, "width": width}],
+            "annotations": self.to_coco(image_id=1),
+            "categories": [{"id": 1, "name": "entity"}],
+        }
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump(content, file)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Forest:
+        """The forest of a COCO json with one image.
+
+        Raises:
+            OSError: the file cannot be read.
+            ForestError: no such json, or one with more or fewer images.
+        """
+        with open(path, encoding="utf-8") as file:
+            try:
+                content = json.load(file)
+                (record,) = content["images"]
+                size, name = (record["height"], record["width"]), record.get("file_name", "")
+                annotations = content["annotations"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise ForestError(f"{os.fspath(path)!r} is no COCO json with one image: {error}") from error
+        forest = cls.from_coco(annotations, size)
+        forest.file_name = name
+        return forest
+
     def check(self, theta_cover: float | None = None) -> None:
         """Verify the rules: sizes, parents in range, no circle, scores in [0, 1], optionally coverage by the parent.
 
@@ -260,27 +537,6 @@ class Forest:
                     )
 
 
-def _smallest(inside: np.ndarray, areas: np.ndarray) -> np.ndarray:
-    """(N,) parent of each mask: the smallest it is inside of (``inside[i, j]`` = i is inside j), ties by index."""
-    if not len(areas):
-        return np.zeros(0, np.int64)
-    candidate_areas = np.where(inside, areas[None, :], np.iinfo(np.int64).max)
-    return np.where(inside.any(axis=1), candidate_areas.argmin(axis=1), NO_PARENT)
-
-
-def _likeliest(inside: np.ndarray, probabilities: np.ndarray, threshold: float, areas: np.ndarray) -> np.ndarray:
-    """(N,) parents with the likeliest chains, given (N, N) ``inside``, [i, j] = i may be inside j."""
-    parents = np.full(len(areas), NO_PARENT)
-    chains = np.eye(len(areas))  # [i, j] = 1 if j is i or an ancestor of i
-    order = np.argsort(-areas, kind="stable")
-    rank = np.argsort(order)
-    for k in order[inside[order].any(axis=1)]:
-        gain = np.where(inside[k], probabilities[:, k], 0.0) - threshold
-        values = np.where(inside[k], chains @ gain, -np.inf)
-        best = values.max()
-        if best < -TIE:
-            continue
-        equal = np.flatnonzero(values >= best - TIE)
-        parents[k] = equal[np.argmax(rank[equal])]
-        chains[k] += chains[parents[k]]
-    return parents
+def _coverage_of(masks: Sequence[RLE]) -> hierarchy.Coverage:
+    """Shares of one mask inside others, computed when they are asked for."""
+    return lambda k, others: coverage_matrix([masks[k]], [masks[j] for j in others])[0]

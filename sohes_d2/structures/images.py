@@ -13,7 +13,7 @@ import stat
 import struct
 import warnings
 from contextlib import contextmanager
-from typing import BinaryIO, Union
+from typing import Any, BinaryIO, Union
 from collections.abc import Iterator
 
 import numpy as np
@@ -161,6 +161,61 @@ def read_image(path: PathLike) -> np.ndarray:
         if method is not None:
             image = image.transpose(method)
         return _to_rgb(image)
+
+
+def as_rgb(image: Any) -> np.ndarray:
+    """Any image as 8-bit RGB.
+
+    Args:
+        image: the path of a file, see `read_image`; a Pillow image of any mode (EXIF orientation is applied); an array
+            (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); or a torch tensor on any device, where the channels come first,
+            (3, H, W), or last. Grey becomes RGB, transparent pixels are laid over white. Values are 0..255 as uint8,
+            0..1 as floats or bools; other types and ranges are scaled as those of files of that kind.
+
+    Returns:
+        (H, W, 3) uint8 RGB, C-contiguous. An array that is one already is returned as it is.
+
+    Raises:
+        ImageReadError: a file that cannot be read.
+        ValueError: something that is no image.
+    """
+    if isinstance(image, (str, os.PathLike)):
+        return read_image(image)
+    if isinstance(image, Image.Image):
+        method = _ORIENTATION_TO_TRANSPOSE.get(_orientation(image))
+        return _to_rgb(image if method is None else image.transpose(method))
+    is_tensor = hasattr(image, "detach")  # torch itself is not needed here
+    if is_tensor:
+        image = image.detach().cpu()
+        image = (image if str(image.dtype) != "torch.bfloat16" else image.float()).numpy()
+    if not isinstance(image, np.ndarray):
+        raise ValueError(f"an image must be a path, a Pillow image, an array or a tensor, got {type(image).__name__}")
+    values = _channels_last(image, first=is_tensor)
+    if values.dtype == bool:
+        values = values.astype(np.uint8) * 255
+    elif values.dtype != np.uint8:
+        values = _scale_to_8_bits(values, values.dtype == np.uint16)
+    if values.shape[2] == 1:
+        values = np.repeat(values, 3, axis=2)
+    elif values.shape[2] == 4:
+        values = _to_rgb(Image.fromarray(np.ascontiguousarray(values), "RGBA"))
+    return np.ascontiguousarray(values)
+
+
+def _channels_last(image: np.ndarray, first: bool) -> np.ndarray:
+    """(H, W, C) of an array; where both ends could be the channels, ``first`` tells which are."""
+    shape = image.shape
+    if image.ndim == 2:
+        image = image[:, :, None]
+    elif image.ndim == 3:
+        ends = {True: shape[0] in (1, 3, 4), False: shape[2] in (1, 3, 4)}
+        if not any(ends.values()):
+            raise ValueError(f"an image must have 1, 3 or 4 channels, first or last; got shape {shape}")
+        if ends[True] and (first or not ends[False]):
+            image = image.transpose(1, 2, 0)
+    if image.ndim != 3 or not image.size or image.dtype.kind not in "biuf":
+        raise ValueError(f"an image must be (H, W), (H, W, C) or (C, H, W) numbers; got shape {shape}, {image.dtype}")
+    return image
 
 
 def image_size(path: PathLike) -> tuple[int, int]:

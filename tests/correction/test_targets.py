@@ -322,6 +322,7 @@ def test_config_sets_everything():
     cfg.EXPLORATION.HIERARCHY.THETA_COVER = 0.95
     cfg.MODEL.ANCESTOR_HEAD.THRESHOLD = 0.4
     cfg.MODEL.ANCESTOR_HEAD.THETA_COVER = 0.3
+    cfg.MODEL.ANCESTOR_HEAD.MAX_CHILD_AREA = 0.75
     cfg.TEST.MASK_CHUNK_BYTES = 1000
     settings = vars(TeacherTargets(cfg))
     assert isinstance(settings.pop("threshold"), top_k)
@@ -334,6 +335,7 @@ def test_config_sets_everything():
         "ancestor_threshold": 0.4,
         "theta_cover": 0.3,
         "theta_cover_alone": 0.95,
+        "max_child_area": 0.75,
         "refinement_radius": 3,
         "refinement_epsilon": 0.5,
         "chunk_bytes": 1000,

@@ -175,3 +175,158 @@ def test_the_likeliest_chain_wins_over_the_smallest_ancestor():
     assert Forest.from_probabilities(masks, probabilities, SIZE).parents.tolist() == [-1, 0, -1, 1]
     probabilities[:, 3] = [0, 0, 0.6, 0]
     assert Forest.from_probabilities(masks, probabilities, SIZE).parents.tolist() == [-1, 0, -1, 2]
+
+
+def test_entities_by_place_and_name():
+    forest = nested(scores=[0.9, 0.8, 0.7, 0.6, 0.5], sources=list("abcde"))
+    assert [entity.name for entity in forest] == ["1", "1.1", "1.1.1", "1.2", "2"], "larger ones first"
+    assert forest.names == [entity.name for entity in forest]
+    part = forest["1.1"]
+    assert part == forest[1] == forest[-4] and part != forest[0]
+    assert (part.area, part.box, part.depth, part.source) == (64, (1, 1, 8, 8), 1, "b")
+    assert part.score == pytest.approx(0.8)
+    assert part.parent == forest[0] and forest[0].parent is None
+    assert [child.name for child in forest[0].children] == ["1.1", "1.2"]
+    assert [entity.name for entity in forest["1.1.1"].chain] == ["1", "1.1", "1.1.1"]
+    assert part.mask.dtype == bool and part.mask.sum() == 64 and part.mask[1:9, 1:9].all()
+    assert [entity.name for entity in forest[1:3]] == ["1.1", "1.1.1"]
+    assert [entity.name for entity in forest.wholes] == ["1", "2"]
+    assert len({forest[0], forest[0], forest[1]}) == 2
+    with pytest.raises(IndexError):
+        forest[5]
+    with pytest.raises(KeyError, match="3.1"):
+        forest["3.1"]
+
+
+def test_the_chain_under_a_point():
+    forest = nested()
+    assert [e.name for e in forest.at(3, 4)] == ["1", "1.1", "1.1.1"]
+    assert [e.name for e in forest.at(15.9, 0.2)] == ["1"]
+    assert forest.at(19, 0) == []
+    for point in ((-1, 3), (3, 20), (20, 3)):
+        with pytest.raises(ValueError, match="outside"):
+            forest.at(*point)
+    assert Forest.from_masks([], SIZE).at(0, 0) == []
+
+
+def test_the_chain_in_a_box():
+    forest = nested()
+    assert [e.name for e in forest.in_box((0, 0, 10, 10))] == ["1.1", "1.1.1"]
+    assert [e.name for e in forest.in_box((0, 0, 17, 17))] == ["1", "1.1", "1.1.1"]
+    assert [e.name for e in forest.in_box((9.6, 9.7, 6, 6))] == ["1.2"]
+    assert forest.in_box((18, 0, 2, 3)) == []
+    with pytest.raises(ValueError, match="no pixel"):
+        forest.in_box((25, 0, 2, 3))
+    with pytest.raises(ValueError):
+        forest.in_box((0, 0, 2))
+
+
+def test_filter():
+    forest = nested(scores=[0.9, 0.8, 0.7, 0.6, 0.5])
+    assert forest.filter(min_score=0.65).parents.tolist() == [-1, 0, 1]
+    assert forest.filter(max_depth=1).parents.tolist() == [-1, 0, 0, -1]
+    assert forest.filter(min_area=20, max_area=70).parents.tolist() == [-1, -1, -1]
+    assert forest.filter(keep=lambda entity: entity.box[0] > 0).names == ["1", "1.1", "2"]
+    assert forest.filter().parents.tolist() == forest.parents.tolist()
+
+
+def test_selection_and_its_parts():
+    forest = nested(scores=[0.5, 0.8, 0.7, 0.6, 0.9])
+    assert forest.select(1).areas.tolist() == [60]
+    two = forest.select(2)
+    assert (two.areas.tolist(), two.parents.tolist()) == ([60, 64], [-1, -1])
+    assert sorted(forest.select(10).areas.tolist()) == [9, 25, 60] or len(forest.select(10)) == 3
+    assert len(forest.select(0)) == 0 and len(Forest.from_masks([], SIZE).select(3)) == 0
+    parts = forest.select(2, parts=True)
+    assert (parts.areas.tolist(), parts.parents.tolist()) == ([60, 64, 9], [-1, -1, 1])
+    with pytest.raises(ValueError, match="at least 0"):
+        forest.select(-1)
+
+
+def test_collapse_keeps_fields():
+    forest = Forest.from_masks(
+        boxes((0, 0, 20, 20), (0, 0, 20, 17), (2, 2, 8, 8), (10, 2, 18, 8)),
+        SIZE,
+        scores=[0.2, 0.9, 0.5, 0.4],
+        levels=[3, 2, 1, 0],
+        sources=list("abcd"),
+        file_name="a.png",
+    )
+    assert forest.parents.tolist() == [-1, 0, 1, 1]
+    collapsed = forest.collapse()
+    assert (collapsed.sources, collapsed.parents.tolist()) == (["b", "c", "d"], [-1, 0, 0])
+    assert (collapsed.levels.tolist(), collapsed.file_name) == ([2, 1, 0], "a.png")
+
+
+def test_arrays_and_sam_dicts():
+    forest = nested(scores=[0.9, 0.8, 0.7, 0.6, 0.5])
+    masks = forest.to_numpy()
+    assert masks.shape == (5, *SIZE) and masks.dtype == bool and masks.sum(axis=(1, 2)).tolist() == [256, 64, 9, 25, 60]
+    assert Forest.from_masks([], SIZE).to_numpy().shape == (0, *SIZE)
+    records = forest.to_sam()
+    assert [r["area"] for r in records] == [256, 64, 60, 25, 9]
+    record = records[1]
+    assert sorted(record) == sorted(
+        ["segmentation", "area", "bbox", "predicted_iou", "point_coords", "stability_score", "crop_box"]
+    )
+    assert record["bbox"] == [1, 1, 8, 8] and record["crop_box"] == [0, 0, 20, 20]
+    assert np.array_equal(record["segmentation"], masks[1])
+    assert record["predicted_iou"] == pytest.approx(0.8)
+    ((x, y),) = record["point_coords"]
+    assert record["segmentation"][int(y), int(x)]
+    json.dumps({**record, "segmentation": None})
+
+
+def test_table():
+    pytest.importorskip("pandas")
+    table = nested(scores=[0.9, 0.8, 0.7, 0.6, 0.5]).to_pandas()
+    assert table.index.tolist() == ["1", "1.1", "1.1.1", "1.2", "2"]
+    assert table.loc["1.1.1", ["parent", "depth", "area", "x", "width"]].tolist() == ["1.1", 2, 9, 2, 3]
+    assert table["parent"].isna().tolist() == [True, False, False, False, True]
+
+
+def test_detections():
+    supervision = pytest.importorskip("supervision")
+    found = nested(scores=[0.9, 0.8, 0.7, 0.6, 0.5]).to_supervision()
+    assert isinstance(found, supervision.Detections) and len(found) == 5
+    assert found.xyxy[1].tolist() == [1, 1, 9, 9]
+    assert found[found.data["depth"] == 0].data["name"].tolist() == ["1", "2"]
+
+
+def test_missing_libraries_are_named(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match="pip install pandas"):
+        nested().to_pandas()
+
+
+def test_pictures():
+    photo = np.full((*SIZE, 3), 100, np.uint8)
+    forest = nested()
+    plain = np.asarray(forest.plot(photo, max_depth=0))
+    assert plain.shape == (*SIZE, 3)
+    assert (plain[0, 18] == 100).all() and (plain[5, 12] != 100).any()
+    assert (plain[3, 3] == plain[12, 3]).all(), "parts are not drawn"
+    assert (np.asarray(forest.plot(photo))[3, 3] != plain[3, 3]).any()
+    assert (np.asarray(forest.plot())[0, 18] == 128).all()
+    forest.photo = photo
+    assert np.array_equal(np.asarray(forest.plot(max_depth=0)), plain)
+    assert (np.asarray(forest.plot(names=True)) != np.asarray(forest.plot())).any()
+    with pytest.raises(ValueError, match="the photo is"):
+        forest.plot(photo[:10])
+    page = forest._repr_html_()
+    assert page.count("<tr>") == 6 and "data:image/png;base64," in page and "5 masks" in page
+
+
+def test_save_and_load(tmp_path):
+    forest = nested(scores=[0.9, 0.8, 0.7, 0.6, 0.5], levels=[4, 3, 2, 1, 0], sources=list("abcde"))
+    forest.file_name = "a.png"
+    forest.save(tmp_path / "a.json")
+    back = Forest.load(tmp_path / "a.json")
+    assert (back.masks, back.image_size, back.file_name) == (forest.masks, SIZE, "a.png")
+    assert back.parents.tolist() == forest.parents.tolist() and back.sources == forest.sources
+    np.testing.assert_allclose(back.scores, forest.scores)
+    (tmp_path / "b.json").write_text('{"images": [], "annotations": []}')
+    with pytest.raises(ForestError, match="one image"):
+        Forest.load(tmp_path / "b.json")

@@ -4,6 +4,7 @@ import ast
 import importlib.util
 import json
 import os
+import re
 import sys
 import zipfile
 from pathlib import Path
@@ -31,6 +32,7 @@ from sohes_d2.engine.export import (  # noqa: E402
 )
 from sohes_d2.modeling.deformable_attention import MSDeformAttn  # noqa: E402
 from sohes_d2.structures.forest import Forest  # noqa: E402
+from sohes_d2.structures.masks import encode_masks  # noqa: E402
 
 SIZE = (64, 96)
 HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
@@ -119,6 +121,32 @@ def test_the_example_decodes_as_the_predictor(predictor):
     assert all(same(decoded(predictor.model, photo(k)), expected[k]) for k in range(3))
     assert min(map(len, expected)) >= 4
     assert max(forest.depths().max() for forest in expected) >= 1
+
+
+def test_the_example_decodes_deep_forests_as_the_predictor(predictor):
+    """Random ancestors, among which the smallest one is often not the likeliest."""
+    rng = np.random.default_rng(0)
+    settings = {"ancestor_threshold": 0.3, "theta_cover": 0.5, "max_child_area": 0.8, "theta_cover_alone": 0.8}
+    deepest = 0
+    for _ in range(10):
+        masks = np.zeros((30, 24, 32), bool)
+        for mask in masks:
+            ys, xs = (np.sort(rng.choice(np.arange(0, side + 1, 4), 2, replace=False)) for side in mask.shape)
+            mask[ys[0] : ys[1], xs[0] : xs[1]] = True
+        entities = [
+            run_onnx.Entity(mask[top:bottom, left:right], top, left, int(mask.sum()), 1.0, query)
+            for query, mask in enumerate(masks)
+            for top, bottom in [(int(mask.any(1).argmax()), int(24 - mask.any(1)[::-1].argmax()))]
+            for left, right in [(int(mask.any(0).argmax()), int(32 - mask.any(0)[::-1].argmax()))]
+        ]
+        probabilities = rng.random((30, 30)).round(2)
+        rles, size = encode_masks(masks), masks.shape[1:]
+        expected = Forest.from_probabilities(rles, probabilities, size, 0.3, 0.5, 0.8)
+        assert run_onnx.find_parents(entities, probabilities, settings).tolist() == expected.parents.tolist()
+        deepest = max(deepest, expected.depths().max())
+        expected = Forest.from_masks(rles, size, 0.8, 0.8)
+        assert run_onnx.find_parents(entities, None, settings).tolist() == expected.parents.tolist()
+    assert deepest >= 4
 
 
 def test_the_example_leaves_out_what_the_predictor_does(tmp_path):
@@ -247,7 +275,7 @@ def test_an_onnx_file_finds_the_predictors_forest(folder, predictor, traced, tmp
     assert len({a["id"] for a in labels["annotations"]}) == len(labels["annotations"])
 
 
-def test_the_example_needs_three_packages():
+def test_the_example_needs_neither_torch_nor_detectron2():
     tree = ast.parse((TESTS.parent / "tools" / "run_onnx.py").read_text())
     names = set()
     for node in ast.walk(tree):
@@ -255,7 +283,11 @@ def test_the_example_needs_three_packages():
             names |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             names.add(node.module.split(".")[0])
-    assert names - set(sys.stdlib_module_names) == {"numpy", "PIL", "onnxruntime"}
+    assert names - set(sys.stdlib_module_names) == {"numpy", "PIL", "onnxruntime", "sohes_d2"}
+    hierarchy = (TESTS.parent / "sohes_d2" / "structures" / "hierarchy.py").read_text()
+    assert not re.search(
+        r"^(?:import|from) (?!__future__|heapq|collections|dataclasses|numpy)", hierarchy, re.MULTILINE
+    )
 
 
 @pytest.mark.parametrize("size", [(16, 24), (37, 50), (9, 11), (16, 7)])

@@ -58,10 +58,12 @@ def test_one_file(files, capsys):
 
 def test_options_reach_the_page(files, capsys):
     more = ("--max-images", 1, "--score-threshold", 0.5, "--max-side", 64, "--title", "Mine", "--max-masks", 7)
+    more += ("--entities", 4)
     assert run(files, *more, "--metrics", files / "metrics.json") == 0
     assert "1 images, 1 masks of" in capsys.readouterr().out
     text = (files / "out" / "report.html").read_text()
-    assert "<title>Mine</title>" in text and '"left":1,"maxMasks":7,"scoreThreshold":0.5' in text
+    assert "<title>Mine</title>" in text and '"left":1,"maxMasks":7,' in text
+    assert '"entityCounts":[1,2,3,4,5,10,15,20,30,50],"entities":4,"scoreThreshold":0.5' in text
     assert '["AR@1000",40.5]' in text
 
 

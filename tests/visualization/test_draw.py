@@ -367,7 +367,8 @@ def labels(tmp_path):
 def test_tool_draws_what_it_can_and_reports_the_rest(tool, labels, tmp_path, capsys):
     path, images = labels
     output = tmp_path / "out"
-    code = tool.main(["--json", str(path), "--images", str(images), "--output", str(output), "--width", "500"])
+    arguments = ["--json", str(path), "--images", str(images), "--output", str(output), "--width", "500"]
+    code = tool.main([*arguments, "--entities", "0"])
     captured = capsys.readouterr()
     assert code == 3
     assert sorted(p.name for p in output.iterdir()) == ["forest_none.png", "forest_sub_good.png"]
@@ -395,6 +396,8 @@ def test_tool_options(tool, labels, tmp_path, capsys):
     ]
     assert tool.main([*arguments, "--score-threshold", "0.65"]) == 0
     assert "3 masks (2 wholes, 1 parts, 0 subparts)" in capsys.readouterr().out
+    assert tool.main([*arguments, "--entities", "1"]) == 0
+    assert "(1 wholes, 2 parts, " in capsys.readouterr().out, "the best entity with what is inside of it"
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"images": 3}'])

@@ -187,15 +187,31 @@ def test_decoding_and_outlines_are_exact(browser):
             assert np.array_equal(np.reshape(row, size), mask)
 
 
+def test_the_page_opens_on_the_selection(opened):
+    page = opened(coco({1: "a.png"}), entities=2)
+    assert page.texts("#filter-entities-value") == ["best 2"]
+    assert page.rows == ["1", "2"] and page.texts("#shown") == ["5 of 6 masks"]
+    page.click(15, 15)
+    page.click(15, 15)
+    assert page.crumbs == ["Picture", "2", "2.1"], "parts appear inside what is selected"
+    page.slide("entities", 0)
+    assert page.texts("#filter-entities-value") == ["best 1"] and page.texts("#shown") == ["4 of 6 masks"]
+    assert page.crumbs == ["Picture", "1", "1.1"], "the names count what is shown"
+    page.slide("entities", 9)
+    assert page.texts("#filter-entities-value") == ["all masks"] and page.texts("#shown") == ["6 masks"]
+    page.page.click("#filter-reset")
+    assert page.texts("#filter-entities-value") == ["best 2"]
+
+
 def test_hover_shows_the_smallest_mask_and_all_it_belongs_to(opened):
     page = opened(coco({1: "a.png"}))
     page.point(15, 15)
-    assert page.caption == (["Whole 2", "Part 1", "Subpart 1", "Subpart 1"], ["Whole 2"])
-    assert page.texts("#tree .hovered .name") == ["Whole 2"]
+    assert page.caption == (["2", "2.1", "2.1.1", "2.1.1.1"], ["2"])
+    assert page.texts("#tree .hovered .name") == ["2"]
     inside, beside = page.color("over", 15, 15), page.color("over", 40, 70)
     assert inside[3] > 100 and beside[3] == 0
     page.point(40, 70)
-    assert page.caption == (["Whole 1"], ["Whole 1"])
+    assert page.caption == (["1"], ["1"])
     page.page.mouse.move(5, 400)  # off the picture
     page.frame()
     assert page.caption == ([], []) and page.color("over", 15, 15)[3] == 0
@@ -203,7 +219,7 @@ def test_hover_shows_the_smallest_mask_and_all_it_belongs_to(opened):
 
 def test_clicks_go_down_and_escape_goes_up(opened):
     page = opened(coco({1: "a.png"}))
-    steps = [["Picture", "Whole 2"], ["Part 1"], ["Subpart 1"], ["Subpart 1"]]
+    steps = [["Picture", "2"], ["2.1"], ["2.1.1"], ["2.1.1.1"]]
     expected = []
     for step in steps:
         page.click(15, 15)
@@ -215,7 +231,7 @@ def test_clicks_go_down_and_escape_goes_up(opened):
     page.press("Escape")
     assert page.crumbs == expected[:-1]
     page.click(40, 70)  # somewhere else: the whole there
-    assert page.crumbs == ["Picture", "Whole 1"]
+    assert page.crumbs == ["Picture", "1"]
     page.press("Escape", "Escape")
     assert page.crumbs == ["Picture"]
     page.page.click("#crumbs .crumb")
@@ -225,37 +241,37 @@ def test_clicks_go_down_and_escape_goes_up(opened):
 def test_arrows_walk_siblings_and_depths(opened):
     page = opened(coco({1: "a.png"}))
     page.press("ArrowDown")
-    assert page.crumbs[-1] == "Whole 1"
+    assert page.crumbs[-1] == "1"
     page.press("ArrowRight")
-    assert page.crumbs[-1] == "Whole 2"
+    assert page.crumbs[-1] == "2"
     page.press("ArrowRight")
-    assert page.crumbs[-1] == "Whole 1"
+    assert page.crumbs[-1] == "1"
     page.press("ArrowLeft", "Enter")
-    assert page.crumbs == ["Picture", "Whole 2", "Part 1"]
+    assert page.crumbs == ["Picture", "2", "2.1"]
     page.press("ArrowRight")
-    assert page.crumbs == ["Picture", "Whole 2", "Part 2"]
-    assert "Part 2 of 2, depth 1, score 0.60, 13 % of the picture, 0 inside" in page.texts("#announcer")
+    assert page.crumbs == ["Picture", "2", "2.2"]
+    assert "2.2 of 2, depth 1, score 0.60, 13 % of the picture, 0 inside" in page.texts("#announcer")
     page.press("ArrowUp", "ArrowUp", "ArrowUp")
     assert page.crumbs == ["Picture"]
 
 
 def test_the_tree_is_in_step_and_has_its_own_keys(opened):
     page = opened(coco({1: "a.png"}))
-    assert page.rows == ["Whole 1", "Whole 2"]
+    assert page.rows == ["1", "2"]
     page.page.locator("#tree .row").nth(1).focus()
     page.press("ArrowRight")
-    assert page.rows == ["Whole 1", "Whole 2", "Part 1", "Part 2"]
+    assert page.rows == ["1", "2", "2.1", "2.2"]
     page.press("ArrowRight", "ArrowRight", "ArrowDown", "Enter")
-    assert page.crumbs == ["Picture", "Whole 2", "Part 1", "Subpart 1"]
+    assert page.crumbs == ["Picture", "2", "2.1", "2.1.1"]
     page.press("Escape")
-    assert page.crumbs == ["Picture", "Whole 2", "Part 1"]
+    assert page.crumbs == ["Picture", "2", "2.1"]
     page.press("ArrowLeft")
-    assert page.rows == ["Whole 1", "Whole 2", "Part 1", "Part 2"]
+    assert page.rows == ["1", "2", "2.1", "2.2"]
     page.page.locator("#tree .row").nth(3).hover()
     page.frame()
-    assert page.caption == (["Whole 2", "Part 2"], ["Part 2"]) and page.color("over", 45, 20)[3] > 60
+    assert page.caption == (["2", "2.2"], ["2.2"]) and page.color("over", 45, 20)[3] > 60
     row = page.page.locator("#tree .row").nth(2)
-    assert row.get_attribute("aria-label") == "Part 1, score 0.70, 16 % of the picture, 1 inside"
+    assert row.get_attribute("aria-label") == "2.1, score 0.70, 16 % of the picture, 1 inside"
     attributes = ("aria-level", "aria-posinset", "aria-setsize", "aria-expanded", "aria-selected")
     assert [row.get_attribute(name) for name in attributes] == ["2", "1", "2", "false", "true"]
 
@@ -267,15 +283,15 @@ def test_filters_relink_what_they_leave(opened):
     page.click(15, 15)
     page.click(15, 15)
     page.slide("score", 0.5)  # takes the selected part away, and the smallest subpart
-    assert page.crumbs == ["Picture", "Whole 2"]
-    assert page.rows == ["Whole 1", "Whole 2", "Part 1", "Part 2"] and page.texts("#shown") == ["4 of 6 masks"]
+    assert page.crumbs == ["Picture", "2"]
+    assert page.rows == ["1", "2", "2.1", "2.2"] and page.texts("#shown") == ["4 of 6 masks"]
     page.slide("score", 0.4)
     page.slide("depth", 0)
-    assert page.rows == ["Whole 1", "Whole 2"]
+    assert page.rows == ["1", "2"]
     page.slide("largest", 85)  # of 0..100 over five decades: 17.8 %
-    assert page.rows == ["Whole 1", "Whole 2"] and page.texts("#shown") == ["2 of 6 masks"]
+    assert page.rows == ["1", "2"] and page.texts("#shown") == ["2 of 6 masks"]
     page.slide("smallest", 84)
-    assert page.rows == ["Whole 1"]
+    assert page.rows == ["1"]
     page.press("j")
     assert page.texts("#shown") == ["1 of 6 masks"]  # the filters stay
     page.page.click("#filter-reset")
@@ -290,18 +306,18 @@ def test_two_files_are_linked(opened):
     page.click(32, 42)  # the left whole, which has no match
     assert page.texts(".chip:visible") == ["no match"]
     page.click(20, 30)
-    assert page.crumbs[-1] == "Part 1" and page.texts(".chip:visible") == ["match, IoU 0.94", "match, IoU 0.94"]
+    assert page.crumbs[-1] == "2.1" and page.texts(".chip:visible") == ["match, IoU 0.94", "match, IoU 0.94"]
     page.press("Escape", "Escape")
     page.point(20, 20, stage=1)
     assert page.color("over", 20, 20, 1)[3] > 60 and page.color("over", 27, 34, 0)[3] > 60
     page.click(45, 55, stage=1)
-    assert page.crumbs == ["Picture", "Whole 2"] and page.rows == ["Whole 1", "Whole 2"]
+    assert page.crumbs == ["Picture", "2"] and page.rows == ["1", "2"]
     page.press("x")
-    assert page.rows[0] == "Whole 1" and page.page.locator("#tabs [aria-pressed=true]").inner_text() == "labels.json"
+    assert page.rows[0] == "1" and page.page.locator("#tabs [aria-pressed=true]").inner_text() == "labels.json"
     page.page.click("text=Unmatched")
     assert page.texts("#shown") == ["5 of 6 masks"]
     page.page.click(".segmented >> text='Matched'")
-    assert page.rows == ["Whole 1"] and page.texts("#shown") == ["1 of 6 masks"]
+    assert page.rows == ["1"] and page.texts("#shown") == ["1 of 6 masks"]
 
 
 def test_missing_photos_names_and_metrics_are_shown_as_text(opened):
@@ -311,7 +327,7 @@ def test_missing_photos_names_and_metrics_are_shown_as_text(opened):
     assert "the file does not exist" in page.texts(".note")[0]
     assert page.texts("#gallery .frame") == ["no photo", ""]
     page.click(15, 15)
-    assert page.crumbs == ["Picture", "Whole 2"]  # masks work without the photo
+    assert page.crumbs == ["Picture", "2"]  # masks work without the photo
     page.page.click("#metrics-open")
     assert page.texts("#metrics-body dt") == ["AR@1000", "AP"] and page.texts("#metrics-body dd") == ["12.35", "–"]
 
@@ -390,7 +406,7 @@ def test_windows_of_any_width_show_the_picture_and_all_of_a_deep_tree(opened, wi
     assert box["width"] > 300 and box["height"] > 300
     page.press(*["Escape"] * len(chain))
     page.point(30, 40)
-    assert page.caption[1] == ["Whole 1"]
+    assert page.caption[1] == ["1"]
 
 
 def test_every_control_has_a_name(opened):

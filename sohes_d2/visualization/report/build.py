@@ -19,6 +19,9 @@ from .packing import embed_json, pack_forest
 from .page import data_element, page_parts
 from .photos import PhotoError, check_shape, pack_photo, photo_path, read_photo, shown_size
 
+# Numbers of entities that the page's slider offers, beside the one that it opens on.
+ENTITY_COUNTS = (1, 2, 3, 5, 10, 15, 20, 30, 50)
+
 
 @dataclass(frozen=True)
 class ReportOptions:
@@ -30,6 +33,7 @@ class ReportOptions:
         max_masks: the best-scored so many masks of an image; 0 takes all.
         score_threshold: masks of lower score are left out; None takes all, whatever their scores mean.
         title: of the page; the files' names by default.
+        entities: the page opens on so many entities of each image, see `Forest.select`; 0: on all masks.
     """
 
     max_images: int = 0
@@ -37,6 +41,7 @@ class ReportOptions:
     max_masks: int = 0
     score_threshold: float | None = None
     title: str = ""
+    entities: int = 0
 
 
 @dataclass
@@ -124,6 +129,8 @@ def write_report(
             "images": entries,
             "left": len(file.images) - len(chosen),
             "maxMasks": options.max_masks,
+            "entityCounts": _entity_counts(options),
+            "entities": options.entities,
             "scoreThreshold": options.score_threshold,
             "matchIou": MATCH_IOU,
             "metrics": metrics,
@@ -173,7 +180,7 @@ def _write_image(
     if len(forests) == 2 and forests[0] and forests[1]:
         matches = match_masks(forests[0].forest.masks, forests[1].forest.masks)
     sides = [
-        pack_forest(forest, shown, dict(file.categories)) if forest else None
+        pack_forest(forest, shown, dict(file.categories), _entity_counts(options)) if forest else None
         for forest, file in zip(forests, label_files)
     ]
     data = {
@@ -197,6 +204,10 @@ def _write_image(
         "crowds": sum(f.crowds for f in forests if f),
         "problems": problems,
     }
+
+
+def _entity_counts(options: ReportOptions) -> list[int]:
+    return sorted({*ENTITY_COUNTS, *([options.entities] if options.entities else [])})
 
 
 def _unusable(file: LabelFile, image_id: Any, size: tuple[int, int]) -> str | None:

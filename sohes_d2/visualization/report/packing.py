@@ -38,17 +38,22 @@ def pack_masks(masks: Sequence[RLE], size: tuple[int, int]) -> str:
     return SEPARATOR.join(packed)
 
 
-def pack_forest(image: ImageForest, size: tuple[int, int], categories: dict[Any, str]) -> dict[str, Any]:
+def pack_forest(
+    image: ImageForest, size: tuple[int, int], categories: dict[Any, str], counts: Sequence[int] = ()
+) -> dict[str, Any]:
     """One image of one file for the page.
 
     Args:
         image: its forest, from large to small masks.
         size: (H, W) of the picture in the page.
         categories: names to label masks with; may be empty.
+        counts: numbers of entities to select.
 
     Returns:
         ``ids``, ``parents`` (-1 = whole), ``scores``, ``areas`` (share of the image), ``colors`` (six hexadecimal
-        digits per mask), ``labels`` and ``sources`` (texts, or None where no mask has one), ``counts``, ``problems``.
+        digits per mask), ``labels`` and ``sources`` (texts, or None where no mask has one), ``counts``, ``problems``;
+        ``selections``, for each of ``counts`` the indices that `Forest.select` keeps, ``collapsed``, those that
+        `Forest.collapse` keeps, and ``maxChildArea`` of a part among these.
     """
     forest = image.forest
     pixels = forest.image_size[0] * forest.image_size[1]
@@ -65,6 +70,9 @@ def pack_forest(image: ImageForest, size: tuple[int, int], categories: dict[Any,
         "counts": pack_masks(forest.masks, size),
         "problems": image.problems,
         "byCoverage": image.by_coverage,
+        "selections": [forest.selected_indices(count).tolist() for count in counts],
+        "collapsed": forest.collapsed_indices().tolist() if counts else [],
+        "maxChildArea": forest.rules.max_child_area,
     }
 
 

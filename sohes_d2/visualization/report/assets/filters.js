@@ -1,4 +1,4 @@
-// Sliders for score, depth and size. They keep their place from image to image.
+// Sliders for the number of entities, score, depth and size. They keep their place from image to image.
 
 const SIZE_DECADES = 5; // the size sliders reach from a hundred-thousandth of the picture to all of it, in logarithms
 
@@ -8,13 +8,20 @@ class Filters {
     const low = Math.floor(100 * Math.min(...scores, 1)) / 100;
     const high = Math.max(...scores, 0);
     const deepest = Math.max(...index.images.flatMap((image) => image.depths), 0);
+    this.entityCounts = index.entityCounts;
     this.controls = {
+      entities: byId("filter-entities"),
       score: byId("filter-score"),
       depth: byId("filter-depth"),
       smallest: byId("filter-smallest"),
       largest: byId("filter-largest"),
     };
-    const { score, depth } = this.controls;
+    const { entities, score, depth } = this.controls;
+    // the last step is all masks
+    [entities.max, entities.value] = [
+      this.entityCounts.length,
+      index.entities ? this.entityCounts.indexOf(index.entities) : this.entityCounts.length,
+    ];
     [score.min, score.max, score.value] = [low, Math.max(high, low + 0.01), low];
     score.disabled = low >= high;
     [depth.max, depth.value] = [deepest, deepest];
@@ -37,7 +44,10 @@ class Filters {
   }
 
   read() {
-    const { score, depth, smallest, largest } = this.controls;
+    const { entities, score, depth, smallest, largest } = this.controls;
+    const step = Number(entities.value);
+    this.entityStep = step < this.entityCounts.length ? step : null;
+    this.describe(entities, this.entityStep === null ? "all masks" : `best ${this.entityCounts[step]}`);
     this.minScore = score.value === this.defaults.score ? -Infinity : Number(score.value);
     this.maxDepth = Number(depth.value);
     this.minShare = smallest.value === "0" ? 0 : sizeShare(smallest.value);

@@ -1,7 +1,7 @@
 // Masks of one file on one image, and the forest of those that the filters let through.
 
 const NONE = -1;
-const LEVEL_NAMES = ["Whole", "Part", "Subpart"];
+const LONG_PATH = 4; // levels from which on a path is shortened in the tree
 
 class Labels {
   constructor(side, height, matches) {
@@ -10,6 +10,19 @@ class Labels {
     this.size = this.masks.length;
     this.partner = new Map(); // mask -> { mask of the other file, iou }
     for (const [mine, theirs, iou] of matches) this.partner.set(mine, { mask: theirs, iou });
+  }
+
+  // Which masks show when the best so many entities do: these, and what is inside of them in the collapsed forest.
+  selection(step) {
+    const keep = new Uint8Array(this.size);
+    const selected = new Set(this.selections[step]);
+    for (const k of selected) keep[k] = 1;
+    for (const k of this.collapsed) {
+      let above = this.parents[k];
+      while (above !== NONE && !selected.has(above)) above = this.parents[above];
+      if (above !== NONE && this.areas[k] <= this.maxChildArea * this.areas[above]) keep[k] = 1;
+    }
+    return keep;
   }
 
   color(k) {
@@ -22,9 +35,11 @@ class ShownForest {
     this.labels = labels;
     const size = labels.size;
     const keep = new Uint8Array(size);
+    const chosen = filters.entityStep === null ? null : labels.selection(filters.entityStep);
     for (let k = 0; k < size; k++) {
       const matched = labels.partner.has(k);
       keep[k] =
+        (!chosen || chosen[k]) &&
         labels.scores[k] >= filters.minScore &&
         labels.areas[k] >= filters.minShare &&
         labels.areas[k] <= filters.maxShare &&
@@ -81,7 +96,15 @@ class ShownForest {
 
   name(k) {
     const label = this.labels.labels && this.labels.labels[k];
-    return label ? `${label} ${this.rank[k]}` : `${LEVEL_NAMES[Math.min(2, this.depths[k])]} ${this.rank[k]}`;
+    const path = this.chain(k)
+      .map((step) => this.rank[step])
+      .join(".");
+    return label ? `${label} ${path}` : path;
+  }
+
+  // For the tree, whose rows tell by their place what they belong to.
+  shortName(k) {
+    return this.depths[k] < LONG_PATH ? this.name(k) : this.name(k).replace(/\d[\d.]*\.(\d+\.\d+)$/, "…$1");
   }
 
   facts(k) {

@@ -78,7 +78,7 @@ class Tree {
     row.style.setProperty("--indent", Math.min(forest.depths[k], 10));
     const swatch = make("span", "swatch");
     swatch.style.background = labels.color(k);
-    const name = make("span", "name", forest.name(k));
+    const name = make("span", "name", forest.shortName(k));
     row.append(make("span", children ? "twist" : "twist leaf"), swatch, name);
     if (children) row.append(make("span", "badge", children));
     if (this.handlers.compares()) row.append(make("span", partner ? "match yes" : "match no", partner ? "✓" : "–"));

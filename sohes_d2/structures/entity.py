@@ -1,0 +1,97 @@
+"""One mask of a forest, as people ask about it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .hierarchy import NO_PARENT
+from .masks import RLE, decode_mask
+
+if TYPE_CHECKING:
+    from .forest import Forest
+
+
+class Entity:
+    """A mask of a `Forest`: a view, which copies nothing.
+
+    Attributes:
+        forest: the forest that it belongs to.
+        index: its place there.
+    """
+
+    __slots__ = ("forest", "index")
+
+    def __init__(self, forest: Forest, index: int):
+        self.forest = forest
+        self.index = index
+
+    def __repr__(self) -> str:
+        return f"Entity({self.name!r}, score={self.score:.3f}, area={self.area}, box={self.box})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Entity) and self.forest is other.forest and self.index == other.index
+
+    def __hash__(self) -> int:
+        return hash((id(self.forest), self.index))
+
+    @property
+    def mask(self) -> np.ndarray:
+        """(H, W) bool, decoded anew at each use."""
+        return decode_mask(self.rle)
+
+    @property
+    def rle(self) -> RLE:
+        """COCO's compressed RLE."""
+        return self.forest.masks[self.index]
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """(x, y, width, height) in pixels, tight around the mask."""
+        x, y, width, height = self.forest.boxes[self.index]
+        return int(x), int(y), int(width), int(height)
+
+    @property
+    def area(self) -> int:
+        """Pixels."""
+        return int(self.forest.areas[self.index])
+
+    @property
+    def score(self) -> float:
+        """In [0, 1]."""
+        return float(self.forest.scores[self.index])
+
+    @property
+    def depth(self) -> int:
+        """0 for a whole, 1 for a part, 2 and more for the parts of parts."""
+        return int(self.forest._depths[self.index])
+
+    @property
+    def name(self) -> str:
+        """Its path, such as "2.1.3": the third part of the first part of the second whole, larger ones first."""
+        return self.forest.names[self.index]
+
+    @property
+    def source(self) -> str:
+        """The step that found it ("global", "local", "model", ...)."""
+        return self.forest.sources[self.index]
+
+    @property
+    def parent(self) -> Entity | None:
+        """What it is a part of; None for a whole."""
+        parent = int(self.forest.parents[self.index])
+        return None if parent == NO_PARENT else Entity(self.forest, parent)
+
+    @property
+    def children(self) -> list[Entity]:
+        """Its direct parts, in the order of the forest."""
+        return [Entity(self.forest, int(k)) for k in self.forest.children(self.index)]
+
+    @property
+    def chain(self) -> list[Entity]:
+        """From its whole down to itself."""
+        chain = [self]
+        while (parent := chain[-1].parent) is not None:
+            chain.append(parent)
+        return chain[::-1]

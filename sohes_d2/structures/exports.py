@@ -1,0 +1,160 @@
+"""A forest in the forms of other libraries: arrays, tables, detections, dicts, pictures, html."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from .masks import decode_mask, decode_masks
+
+if TYPE_CHECKING:
+    from .forest import Forest
+
+_ALPHA = 0.5  # of a mask over the photo
+_GOLDEN = 0.618034  # of a turn: hues so far apart never meet again
+_HTML_SIDE = 480  # pixels of the longer side in a notebook
+_HTML_ROWS = 10
+
+
+def to_numpy(forest: Forest) -> np.ndarray:
+    """(N, H, W) bool, all masks."""
+    return decode_masks(forest.masks) if len(forest) else np.zeros((0, *forest.image_size), bool)
+
+
+def to_pandas(forest: Forest) -> Any:
+    """A DataFrame, a row per mask, indexed by path name."""
+    pandas = _library("pandas")
+    boxes = forest.boxes.astype(np.int64)
+    names = forest.names
+    return pandas.DataFrame(
+        {
+            "parent": [names[k] if k >= 0 else None for k in forest.parents],
+            "depth": forest.depths(),
+            "score": forest.scores,
+            "area": forest.areas,
+            **{column: boxes[:, k] for k, column in enumerate(("x", "y", "width", "height"))},
+            "level": forest.levels,
+            "source": forest.sources,
+        },
+        index=pandas.Index(names, name="name"),
+    )
+
+
+def to_supervision(forest: Forest) -> Any:
+    """``supervision.Detections`` with masks, scores, class 0, and names, parents and depths as data."""
+    supervision = _library("supervision")
+    names = forest.names
+    boxes = forest.boxes.astype(np.float32)
+    boxes[:, 2:] += boxes[:, :2]
+    return supervision.Detections(
+        xyxy=boxes,
+        mask=to_numpy(forest),
+        confidence=forest.scores.copy(),
+        class_id=np.zeros(len(forest), int),
+        data={
+            "name": np.array(names),
+            "parent": np.array([names[k] if k >= 0 else "" for k in forest.parents]),
+            "depth": forest.depths(),
+        },
+    )
+
+
+def to_sam(forest: Forest) -> list[dict[str, Any]]:
+    """Dicts as ``SamAutomaticMaskGenerator.generate`` returns them, by falling area as there."""
+    height, width = forest.image_size
+    records = []
+    for k in np.argsort(-forest.areas, kind="stable"):
+        mask = decode_mask(forest.masks[k])
+        score = float(forest.scores[k])
+        records.append(
+            {
+                "segmentation": mask,
+                "area": int(forest.areas[k]),
+                "bbox": [int(v) for v in forest.boxes[k]],
+                "predicted_iou": score,
+                "point_coords": [_point_inside(mask)],
+                "stability_score": score,
+                "crop_box": [0, 0, width, height],
+            }
+        )
+    return records
+
+
+def _point_inside(mask: np.ndarray) -> list[float]:
+    """[x, y] of the pixel of a mask that is nearest to its centre; zeros for an empty one."""
+    ys, xs = np.nonzero(mask)
+    if not len(ys):
+        return [0.0, 0.0]
+    nearest = np.argmin((ys - ys.mean()) ** 2 + (xs - xs.mean()) ** 2)
+    return [float(xs[nearest]), float(ys[nearest])]
+
+
+def plot(forest: Forest, photo: np.ndarray | None, max_depth: int | None, names: bool) -> Image.Image:
+    """The photo under its masks, parts in other shades above their wholes."""
+    if photo is None:
+        photo = np.full((*forest.image_size, 3), 128, np.uint8)
+    if photo.shape[:2] != forest.image_size:
+        raise ValueError(f"the photo is {photo.shape[:2]} (height, width), the forest {forest.image_size}")
+    depths = forest.depths()
+    order = np.lexsort((-forest.areas, depths))
+    if max_depth is not None:
+        order = order[depths[order] <= max_depth]
+    picture = photo.astype(np.float32)
+    for k in order:
+        colour = np.array(_colour(forest, int(k), int(depths[k])), np.float32)
+        x, y, width, height = (int(v) for v in forest.boxes[k])
+        inside = decode_mask(forest.masks[k])[y : y + height, x : x + width]
+        window = picture[y : y + height, x : x + width]
+        window[inside] = (1 - _ALPHA) * window[inside] + _ALPHA * colour
+        padded = np.pad(inside, 1)
+        border = inside & ~(padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:])
+        window[border] = colour
+    image = Image.fromarray(picture.round().astype(np.uint8))
+    if names:
+        pen = ImageDraw.Draw(image)
+        for k in order:
+            x, y = _point_inside(decode_mask(forest.masks[k]))
+            pen.text((x, y), forest.names[k], fill="white", stroke_width=2, stroke_fill="black", anchor="mm")
+    return image
+
+
+def _colour(forest: Forest, k: int, depth: int) -> tuple[int, ...]:
+    import colorsys
+
+    root = int(forest.names[k].split(".", 1)[0])
+    shade = (0.5, 0.7, 0.35)[depth % 3]
+    return tuple(round(255 * v) for v in colorsys.hls_to_rgb((root * _GOLDEN) % 1, shade, 0.85))
+
+
+def to_html(forest: Forest) -> str:
+    """A picture and the first rows of a table, for a notebook."""
+    shown = forest if len(forest) <= 100 else forest.collapse()
+    picture = plot(shown, forest.photo, None, names=len(shown) <= 30)
+    picture.thumbnail((_HTML_SIDE, _HTML_SIDE))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    source = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    best = np.argsort(-shown.scores, kind="stable")[:_HTML_ROWS]
+    rows = "".join(
+        f"<tr><td>{e.name}</td><td>{e.score:.3f}</td><td>{e.area}</td><td>{len(e.children)}</td></tr>"
+        for e in (shown[int(k)] for k in best)
+    )
+    title = html.escape(repr(forest))
+    return (
+        f'<figure style="margin:0"><img alt="{title}" src="{source}"><figcaption>{title}</figcaption></figure>'
+        f"<table><tr><th>name</th><th>score</th><th>pixels</th><th>parts</th></tr>{rows}</table>"
+    )
+
+
+def _library(name: str) -> Any:
+    import importlib
+
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ImportError(f"to_{name} needs {name}: pip install {name}") from error
