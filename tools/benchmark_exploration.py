@@ -27,12 +27,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
 PACKAGE = "sohes_d2.exploration."
-# Stage -> what is timed as it, in this version of the project and in older ones; time inside another stage counts there.
+# Stage -> what is timed as it, in this version of the project and in older ones; a stage inside counts for itself.
 STAGES = {
     "features": ["labeler:PseudoLabeler.features", "features.base:FeatureExtractor.extract"],
     "crops": ["labeler:PseudoLabeler.crop_features", "labeler:PseudoLabeler._closer_looks"],
     "leaves": ["looks:Looks._prepare"],
-    "merging": ["looks:merge_regions", "labeler:merge_regions", "local_reclustering:merge_regions", "zoom:merge_regions"],
+    "merging": ["looks:merge_regions", "labeler:merge_regions", "zoom:merge_regions"],
     "trees": ["looks:MergeTree"],
     "selection": ["labeler:PseudoLabeler._from_trees", "filtering:MaskFilter.best"],
     "refinement": ["labeler:PseudoLabeler._refine"],
@@ -41,9 +41,11 @@ STAGES = {
 }
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; exits with code 2 where it is wrong."""
+    from sohes_d2.cli.runner import tool_parser
+
+    parser = tool_parser(__doc__)
     add = parser.add_argument
     add("--images", required=True, metavar="DIR", help="folder of photos")
     add("--photos", type=int, default=4, metavar="N", help="how many, spread over the folder (default: 4)")
@@ -51,11 +53,14 @@ def main(arguments: list[str] | None = None) -> int:
     add("--against", metavar="YAML", help="another configuration")
     add("--against-checkout", metavar="DIR", help="another checkout, with its configs/exploration/joint.yaml")
     add("--sizes", type=float, nargs="+", default=[0.0], metavar="MP", help="megapixels; 0: as they are (default)")
-    add("--child", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
-    if args.child:
-        print(json.dumps(measure(args.images, args.photos, args.config_file, args.sizes[0])))
-        return 0
+    if args.photos < 1 or min(args.sizes) < 0:
+        parser.error("--photos counts from 1, and --sizes are not negative")
+    return args
+
+
+def benchmark(args: argparse.Namespace) -> int:
+    """Measure, and print the numbers; returns the exit code."""
     rivals = {"A": (ROOT, args.config_file)}
     if args.against_checkout:
         folder = Path(args.against_checkout).resolve()
@@ -79,11 +84,21 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    from sohes_d2.cli.runner import run_tool
+
+    return run_tool("benchmark_exploration", parse_arguments, benchmark, arguments)
+
+
 def run_child(args: argparse.Namespace, folder: Path, config: str, size: float) -> dict:
     """Measure one configuration of one checkout at one size, in a process of its own."""
-    command = [sys.executable, str(Path(__file__).resolve()), "--child", "--images", args.images]
-    command += ["--photos", str(args.photos), "--config-file", config, "--sizes", str(size)]
-    environment = {**os.environ, **THREADS, "PYTHONPATH": str(folder), "PYTHONWARNINGS": "ignore"}
+    # Not this tool's command line: an older checkout may lack what that needs.
+    arguments = (args.images, args.photos, config, size)
+    call = f"import json, benchmark_exploration as tool; print(json.dumps(tool.measure(*{arguments})))"
+    command = [sys.executable, "-c", call]
+    path = [str(folder), str(ROOT / "tools")]
+    environment = {**os.environ, **THREADS, "PYTHONPATH": os.pathsep.join(path), "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -140,7 +140,8 @@ def run(args: argparse.Namespace) -> int:
     print(f"{2 * args.grid} x {2 * args.grid} x {args.channels}: heap {larger:.3f} s, {growth}")
     plain, reference = timed(merge_plainly, features)
     identical = np.array_equal(history.labels(THETAS), reference.labels(THETAS)) and all(
-        np.array_equal(getattr(history, name), getattr(reference, name)) for name in ("kept", "absorbed", "similarity", "length")
+        np.array_equal(getattr(history, name), getattr(reference, name))
+        for name in ("kept", "absorbed", "similarity", "length")
     )
     print(f"{size}: plain {plain:.1f} s")
     print(f"regions at thetas {list(THETAS)}: {(history.leaves - history.steps(THETAS)).tolist()}")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Fit EXPLORATION.SCORE.FLOOR, MIDPOINT and SLOPE without labels: which masks come back under another look at the photo?
+"""Fit EXPLORATION.SCORE.FLOOR, MIDPOINT and SLOPE without labels: which masks come back in a changed photo?
 
     python tools/calibrate_scores.py --images photos/ --photos 40
     python tools/calibrate_scores.py --images photos/ --config-file configs/exploration/color_texture.yaml
@@ -22,19 +22,26 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np  # noqa: E402
 
+from sohes_d2.cli.runner import run_tool, tool_parser  # noqa: E402
+from sohes_d2.errors import InputError  # noqa: E402
+
 RETURNED_IOU = 0.75
 SHRINK = 0.75
 JITTER = 0.2
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; exits with code 2 where it is wrong."""
+    parser = tool_parser(__doc__)
     add = parser.add_argument
     add("--images", required=True, metavar="DIR", help="folder of photos")
     add("--photos", type=int, default=40, metavar="N", help="how many, spread over the folder (default: 40)")
     add("--config-file", metavar="YAML", help="default: configs/exploration/joint.yaml")
-    args = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def calibrate(args: argparse.Namespace) -> int:
+    """Label, fit, and print the numbers; returns the exit code."""
     import sohes_d2  # before Detectron2, which it mends
     from sohes_d2.exploration.labeler import PseudoLabeler
     from sohes_d2.structures.images import read_image
@@ -51,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
     paths = sorted(path for path in Path(args.images).iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     paths = paths[:: max(1, len(paths) // args.photos)][: args.photos]
     if not paths:
-        parser.error(f"no .jpg or .png in {args.images}")
+        raise InputError(f"{args.images}: no .jpg or .png in this folder")
     raw, returned = [], []
     for k, path in enumerate(paths):
         scores, came_back = look_twice(labeler, read_image(str(path)), np.random.default_rng(k))
@@ -60,7 +67,8 @@ def main(arguments: list[str] | None = None) -> int:
     raw, returned = np.concatenate(raw), np.concatenate(returned)
     floor, midpoint, slope = fit(raw, returned)
     print(f"{len(paths)} photos, {len(raw)} masks, {returned.mean():.3f} of them come back")
-    print(f"EXPLORATION.SCORE.FLOOR {floor:.3f} EXPLORATION.SCORE.MIDPOINT {midpoint:.4f} EXPLORATION.SCORE.SLOPE {slope:.3f}")
+    for key, value in (("FLOOR", floor), ("MIDPOINT", midpoint), ("SLOPE", slope)):
+        print(f"EXPLORATION.SCORE.{key} {value:.4f}")
     predicted = floor + (1 - floor) * raw**slope / (raw**slope + midpoint**slope)
     for low in np.arange(0, 1, 0.1):
         some = (low <= predicted) & (predicted < low + 0.1)
@@ -68,6 +76,11 @@ def main(arguments: list[str] | None = None) -> int:
             shares = f"predicted {predicted[some].mean():.3f}, observed {returned[some].mean():.3f}"
             print(f"score {low:.1f} to {low + 0.1:.1f}: {some.sum():6d} masks, {shares}")
     return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    return run_tool("calibrate_scores", parse_arguments, calibrate, arguments)
 
 
 def look_twice(labeler, image: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

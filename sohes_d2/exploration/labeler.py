@@ -86,7 +86,9 @@ class PseudoLabeler:
         self.theta_cover = theta_cover
         self.max_pixels = max_pixels
         if self.reclustering.enabled and not (self.looks.leaves == "grid" and self.thetas):
-            raise ValueError("EXPLORATION.ZOOM needs LEAVES.NAME grid and THETAS; small entities come from LOOKS instead")
+            raise ValueError(
+                "EXPLORATION.ZOOM needs LEAVES.NAME grid and THETAS; small entities come from LOOKS instead"
+            )
 
     @classmethod
     def from_cfg(cls, cfg: Any, extractor: Any = _BUILD) -> PseudoLabeler:
@@ -224,9 +226,7 @@ class PseudoLabeler:
         masks = [_at_photo_size(p, working, size) for p in refined]
         keep = self.mask_filter.best(masks, scores)
         chosen = [refined[k] for k in keep]
-        return _Labels(
-            [masks[k] for k in keep], scores[keep], [p.level for p in chosen], [p.source for p in chosen]
-        )
+        return _Labels([masks[k] for k in keep], scores[keep], [p.level for p in chosen], [p.source for p in chosen])
 
     def _closer_looks(self, image: np.ndarray, proposals: list[Proposal], minimum: float) -> list[Proposal]:
         """What clustering crops of some proposals finds inside of them."""

@@ -1,7 +1,7 @@
 """Looks: the same photo clustered in several ways, each giving a merge tree over the photo's pixels.
 
 Looks differ in the size of the photo at which the leaves are found and in how pairs are weighted. Entities that one of
-them cuts apart another finds whole, and what several of them find deserves more trust (`overlaps.Candidates.agreement`).
+them cuts apart another finds whole, and what several of them find deserves more trust (`Candidates.agreement`).
 """
 
 from __future__ import annotations
@@ -123,4 +123,3 @@ def reduced(image: np.ndarray, max_pixels: int) -> np.ndarray:
     shrink = np.sqrt(max_pixels / (height * width))
     size = (max(1, int(width * shrink)), max(1, int(height * shrink)))
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-

@@ -4,7 +4,7 @@
     share = FLOOR + (1 - FLOOR) * raw ** SLOPE / (raw ** SLOPE + MIDPOINT ** SLOPE)
     score = share * (1 - REDUNDANCY * overlap ** REDUNDANCY_POWER)
 
-- separation, (1 - similarity) / (2 + lambda): how unlike its most similar neighbour the region was when it was absorbed;
+- separation, (1 - similarity) / (2 + lambda): how unlike its nearest neighbour the region was when it was absorbed;
 - contrast, e / (e + i + noise): border strength along its outline (e) against that over its pixels (i);
 - agreement: the mean best IoU with the regions of the other looks; after a refiner, the IoU with the mask before.
 

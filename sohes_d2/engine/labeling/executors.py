@@ -1,6 +1,6 @@
 """Ways to run work units on this machine. Each takes units lazily, holds few, and yields their results as they end.
 
-All give the same results; they differ in who does what. `sohes_d2.engine.labeling.ray_executor` is the one for a cluster.
+All give the same results; they differ in who does what. `ray_executor` is the one for a cluster.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ class CfgLabelerFactory:
         return PseudoLabeler.from_cfg(self.cfg, extractor=None)
 
     def pinned(self, labeler: Any) -> CfgLabelerFactory:
-        """A factory that names the extractor of ``labeler``: what "auto" is depends on caches and networks of a moment."""
+        """A factory that names the extractor of ``labeler``: "auto" depends on caches and networks of a moment."""
         cfg = self.cfg.clone()
         cfg.defrost()
         cfg.EXPLORATION.FEATURES.NAME = labeler.extractor.name

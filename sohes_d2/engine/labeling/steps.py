@@ -141,7 +141,7 @@ def read_step(job: UnitJob) -> None:
 
 
 def features_step(job: UnitJob, labeler: Any) -> None:
-    """Features of all images of a unit as one batch; if that fails, of each alone, so that only the culprit is skipped."""
+    """Features of all images of a unit as one batch; if that fails, one by one, so that only the culprit is skipped."""
     threads = single_thread if labeler.extractor.on_host else contextlib.nullcontext
     batches = [sorted(job.images)] if job.images else []
     with job.timed("features"), threads():
@@ -151,7 +151,9 @@ def features_step(job: UnitJob, labeler: Any) -> None:
                 job.features.update(zip(batch, labeler.features([job.images[position] for position in batch])))
             except Exception as error:  # noqa: BLE001 - tried again alone, or recorded with the image
                 if len(batch) > 1:
-                    logger.warning("no features of a batch of %d images (%s); trying them one by one", len(batch), error)
+                    logger.warning(
+                        "no features of a batch of %d images (%s); trying them one by one", len(batch), error
+                    )
                     batches = [[position] for position in batch]
                 else:
                     job.skip(batch[0], "features", *describe_error(error))
