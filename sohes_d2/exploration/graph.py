@@ -45,9 +45,7 @@ class RegionGraph:
             matrix.sort_indices()
             parts.append(matrix)
         lengths, strengths = parts
-        return cls(
-            lengths.indptr.astype(np.int64), lengths.indices.astype(np.int32), lengths.data, strengths.data
-        )
+        return cls(lengths.indptr.astype(np.int64), lengths.indices.astype(np.int32), lengths.data, strengths.data)
 
     @classmethod
     def from_labels(cls, labels: np.ndarray, strength: np.ndarray) -> RegionGraph:

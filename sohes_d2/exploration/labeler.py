@@ -86,7 +86,9 @@ class PseudoLabeler:
         self.theta_cover = theta_cover
         self.max_pixels = max_pixels
         if self.reclustering.enabled and not (self.looks.leaves == "grid" and self.thetas):
-            raise ValueError("EXPLORATION.ZOOM needs LEAVES.NAME grid and THETAS; small entities come from LOOKS instead")
+            raise ValueError(
+                "EXPLORATION.ZOOM needs LEAVES.NAME grid and THETAS; small entities come from LOOKS instead"
+            )
 
     @classmethod
     def from_cfg(cls, cfg: Any, extractor: Any = _BUILD) -> PseudoLabeler:
@@ -185,10 +187,11 @@ class PseudoLabeler:
         pixels = size[0] * size[1]
         nodes = [self.mask_filter.nodes(*parts, pixels) for parts in zip(trees, values, levels)]
         candidates = Candidates(trees, nodes)
-        scores = self.scorer.scores(
+        raw = self.scorer.raw(
             np.concatenate([value[node] for value, node in zip(values, nodes)]), candidates.agreement()
         )
-        keep, scores = self.mask_filter.best_candidates(candidates, scores, self.scorer.remaining)
+        keep, ranks = self.mask_filter.best_candidates(candidates, raw, self.scorer.remaining)
+        scores = self.scorer.calibrated(ranks)
         masks: list[RLE | None] = [None] * len(keep)
         for t, tree in enumerate(trees):
             own = np.flatnonzero(candidates.tree[keep] == t)
@@ -220,13 +223,11 @@ class PseudoLabeler:
         refined = [p for p in refined if self.mask_filter.accepts(p, working, scale)]
         strength = border_strength(image, self.looks.border_scales, self.looks.border_half)
         values = [self.scorer.proposal(p, strength, self.looks.border_weights[0]) for p in refined]
-        scores = self.scorer.scores(values, [p.agreement for p in refined])
+        scores = self.scorer.calibrated(self.scorer.raw(values, [p.agreement for p in refined]))
         masks = [_at_photo_size(p, working, size) for p in refined]
         keep = self.mask_filter.best(masks, scores)
         chosen = [refined[k] for k in keep]
-        return _Labels(
-            [masks[k] for k in keep], scores[keep], [p.level for p in chosen], [p.source for p in chosen]
-        )
+        return _Labels([masks[k] for k in keep], scores[keep], [p.level for p in chosen], [p.source for p in chosen])
 
     def _closer_looks(self, image: np.ndarray, proposals: list[Proposal], minimum: float) -> list[Proposal]:
         """What clustering crops of some proposals finds inside of them."""
