@@ -67,9 +67,10 @@ def add_sohes_config(cfg: Any) -> None:
     node.REDUNDANCY = 0.3  # most of a score that a mask loses to a better one that it overlaps
     node.REDUNDANCY_POWER = 6.0  # of that IoU: higher spares all but near-duplicates
     # The share of regions that come back under a changed photo, by their raw score (tools/calibrate_scores.py)
-    node.FLOOR = 0.25  # of a raw score of 0
-    node.MIDPOINT = 0.2  # raw score whose share is halfway between the floor and 1
-    node.SLOPE = 4.0  # how fast the share rises with the logarithm of the raw score
+    node.FLOOR = 0.32  # of weak regions
+    node.TAIL = 0.01  # raw score at which half of that is reached: keeps the scores of weak regions in order
+    node.MIDPOINT = 0.207  # raw score whose share is halfway between the floor and 1
+    node.SLOPE = 10.8  # how fast the share rises there with the logarithm of the raw score
 
     cfg.EXPLORATION.ZOOM = node = CfgNode()  # local re-clustering, for LEAVES.NAME grid with THETAS
     node.ENABLED = False  # cluster crops of small regions again [P]

@@ -14,7 +14,9 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from sohes_d2.exploration.features import ColorTextureExtractor
 from sohes_d2.exploration.filtering import MaskFilter
 from sohes_d2.exploration.labeler import PseudoLabeler
-from sohes_d2.exploration.zoom import Zoom
+from sohes_d2.exploration.local_reclustering import LocalReclustering
+from sohes_d2.exploration.looks import Looks
+from sohes_d2.exploration.scoring import EntityScorer
 
 REPOSITORY = Path(__file__).parents[1]
 CONFIGS = sorted((REPOSITORY / "configs").rglob("*.yaml"))
@@ -50,8 +52,19 @@ def test_every_labeling_config_builds(path):
     labeler = PseudoLabeler.from_cfg(cfg, extractor=ColorTextureExtractor())
     written = yaml.safe_load(path.read_text())["EXPLORATION"]
     assert cfg.EXPLORATION.FEATURES.NAME == written["FEATURES"]["NAME"]
-    if "THETAS" in written:
-        assert list(labeler.thetas) == written["THETAS"]
+    assert list(labeler.thetas) == written.get("THETAS", [])
+    assert labeler.looks.leaves == written.get("LEAVES", {}).get("NAME", "superpixels")
+
+
+def test_the_papers_configuration_is_the_papers():
+    labeler = PseudoLabeler.from_cfg(
+        load(REPOSITORY / "configs" / "exploration" / "sohes_dino_vitb8.yaml"), extractor=ColorTextureExtractor()
+    )
+    looks = labeler.looks
+    assert (looks.leaves, looks.border_weights, looks.size_powers) == ("grid", (0.0,), (0.0,))
+    assert labeler.thetas == (0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
+    assert labeler.reclustering.enabled and not labeler.reclustering.large
+    assert labeler.mask_filter.duplicate_iou == 0.9
 
 
 @pytest.mark.parametrize("path", TRAINING, ids=relative)
@@ -88,6 +101,8 @@ def test_unknown_keys_are_refused(tmp_path):
 
 def test_keywords_and_config_have_the_same_defaults():
     from_cfg = PseudoLabeler.from_cfg(defaults(), extractor=ColorTextureExtractor())
-    assert from_cfg.zoom == Zoom()
+    assert from_cfg.looks == Looks()
+    assert from_cfg.scorer == EntityScorer()
+    assert from_cfg.reclustering == LocalReclustering()
     assert from_cfg.mask_filter == MaskFilter()
     assert from_cfg.describe() == PseudoLabeler(ColorTextureExtractor()).describe()

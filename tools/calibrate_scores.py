@@ -53,6 +53,7 @@ def calibrate(args: argparse.Namespace) -> int:
     cfg.merge_from_file(args.config_file or str(Path(__file__).parents[1] / "configs/exploration/joint.yaml"))
     cfg.MODEL.DEVICE = "cpu"
     node = cfg.EXPLORATION.SCORE
+    tail = node.TAIL
     node.FLOOR, node.MIDPOINT, node.SLOPE, node.REDUNDANCY = 0.0, 1.0, 1.0, 0.0  # the score is raw / (raw + 1) then
     labeler = PseudoLabeler.from_cfg(cfg)
     paths = sorted(path for path in Path(args.images).iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
@@ -65,11 +66,11 @@ def calibrate(args: argparse.Namespace) -> int:
         raw.append(scores / np.maximum(1 - scores, 1e-9))
         returned.append(came_back)
     raw, returned = np.concatenate(raw), np.concatenate(returned)
-    floor, midpoint, slope = fit(raw, returned)
+    floor, midpoint, slope = fit(raw, returned, tail)
     print(f"{len(paths)} photos, {len(raw)} masks, {returned.mean():.3f} of them come back")
     for key, value in (("FLOOR", floor), ("MIDPOINT", midpoint), ("SLOPE", slope)):
         print(f"EXPLORATION.SCORE.{key} {value:.4f}")
-    predicted = floor + (1 - floor) * raw**slope / (raw**slope + midpoint**slope)
+    predicted = floor * raw / (raw + tail) + (1 - floor) * raw**slope / (raw**slope + midpoint**slope)
     for low in np.arange(0, 1, 0.1):
         some = (low <= predicted) & (predicted < low + 0.1)
         if some.any():
@@ -115,7 +116,7 @@ def transformed(image: np.ndarray, generator: np.random.Generator) -> np.ndarray
     return np.clip(np.rint(brightness * (mean + contrast * (colored - mean))), 0, 255).astype(np.uint8)
 
 
-def fit(raw: np.ndarray, returned: np.ndarray) -> tuple[float, float, float]:
+def fit(raw: np.ndarray, returned: np.ndarray, tail: float) -> tuple[float, float, float]:
     """(floor, midpoint, slope) of the share that comes back, by maximum likelihood."""
     from scipy.optimize import minimize
     from scipy.special import expit
@@ -125,7 +126,7 @@ def fit(raw: np.ndarray, returned: np.ndarray) -> tuple[float, float, float]:
 
     def loss(parameters: np.ndarray) -> float:
         floor, middle, slope = expit(parameters[0]), parameters[1], np.exp(parameters[2])
-        share = np.clip(floor + (1 - floor) * expit(slope * (x - middle)), 1e-9, 1 - 1e-9)
+        share = np.clip(floor * raw / (raw + tail) + (1 - floor) * expit(slope * (x - middle)), 1e-9, 1 - 1e-9)
         return -float(np.mean(y * np.log(share) + (1 - y) * np.log(1 - share)))
 
     start = np.array([-2.0, float(np.median(x)), 1.0])

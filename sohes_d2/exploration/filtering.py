@@ -76,34 +76,34 @@ class MaskFilter:
         return not (self.corners and _corners(proposal, image_size) >= self.corners)
 
     def best_candidates(
-        self, candidates: Candidates, scores: np.ndarray, remaining: Callable[[np.ndarray], np.ndarray]
+        self, candidates: Candidates, raw: np.ndarray, remaining: Callable[[np.ndarray], np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray]:
         """Choose the best nodes of all trees one after the other, no two of which are duplicates.
 
         Args:
             candidates: M nodes.
-            scores: (M,) in [0, 1].
-            remaining: the share of its score that a candidate keeps, from its IoU with the better ones (M,).
+            raw: (M,) raw scores, not negative.
+            remaining: the share of its raw score that a candidate keeps, from its IoU with the better ones (M,).
 
         Returns:
-            (n,) int64 indices by falling final score, and (n,) float32 final scores.
+            (n,) int64 indices by falling rank, and (n,) float64 ranks: what remains of the raw scores.
         """
-        left = scores.astype(np.float32)
+        left = np.array(raw, np.float64)
         overlap = np.zeros(len(candidates), np.float32)
-        keep, final = [], []
+        keep, ranks = [], []
         while len(keep) < self.max_masks and len(left):
             k = int(np.argmax(left))
             if left[k] < 0:
                 break
             keep.append(k)
-            final.append(left[k])
+            ranks.append(left[k])
             row = candidates.row(k)
             closer = np.flatnonzero((row > overlap) & (left >= 0))
             overlap[closer] = row[closer]
-            left[closer] = scores[closer] * remaining(row[closer])
+            left[closer] = raw[closer] * remaining(row[closer])
             left[closer[row[closer] > self.duplicate_iou]] = -1
             left[k] = -1
-        return np.asarray(keep, np.int64), np.asarray(final, np.float32)
+        return np.asarray(keep, np.int64), np.asarray(ranks)
 
     def best(self, masks: Sequence[RLE], scores: np.ndarray) -> np.ndarray:
         """Indices of the best masks, by falling score, no two of which are duplicates."""

@@ -187,10 +187,11 @@ class PseudoLabeler:
         pixels = size[0] * size[1]
         nodes = [self.mask_filter.nodes(*parts, pixels) for parts in zip(trees, values, levels)]
         candidates = Candidates(trees, nodes)
-        scores = self.scorer.scores(
+        raw = self.scorer.raw(
             np.concatenate([value[node] for value, node in zip(values, nodes)]), candidates.agreement()
         )
-        keep, scores = self.mask_filter.best_candidates(candidates, scores, self.scorer.remaining)
+        keep, ranks = self.mask_filter.best_candidates(candidates, raw, self.scorer.remaining)
+        scores = self.scorer.calibrated(ranks)
         masks: list[RLE | None] = [None] * len(keep)
         for t, tree in enumerate(trees):
             own = np.flatnonzero(candidates.tree[keep] == t)
@@ -222,7 +223,7 @@ class PseudoLabeler:
         refined = [p for p in refined if self.mask_filter.accepts(p, working, scale)]
         strength = border_strength(image, self.looks.border_scales, self.looks.border_half)
         values = [self.scorer.proposal(p, strength, self.looks.border_weights[0]) for p in refined]
-        scores = self.scorer.scores(values, [p.agreement for p in refined])
+        scores = self.scorer.calibrated(self.scorer.raw(values, [p.agreement for p in refined]))
         masks = [_at_photo_size(p, working, size) for p in refined]
         keep = self.mask_filter.best(masks, scores)
         chosen = [refined[k] for k in keep]

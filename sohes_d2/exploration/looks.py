@@ -121,5 +121,7 @@ def reduced(image: np.ndarray, max_pixels: int) -> np.ndarray:
     if not max_pixels or height * width <= max_pixels:
         return image
     shrink = np.sqrt(max_pixels / (height * width))
-    size = (max(1, int(width * shrink)), max(1, int(height * shrink)))
+    height, width = max(1, int(height * shrink)), max(1, int(width * shrink))
+    # a side of 1 shrinks no further, so that the other must
+    size = (max(1, min(width, max_pixels // height)), max(1, min(height, max_pixels // width)))
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)

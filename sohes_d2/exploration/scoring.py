@@ -1,16 +1,16 @@
 """How likely a region is an entity, without ever having seen one: the score that ranks the labels.
 
     raw = separation * contrast * agreement ** AGREEMENT_POWER
-    share = FLOOR + (1 - FLOOR) * raw ** SLOPE / (raw ** SLOPE + MIDPOINT ** SLOPE)
-    score = share * (1 - REDUNDANCY * overlap ** REDUNDANCY_POWER)
+    rank = raw * (1 - REDUNDANCY * overlap ** REDUNDANCY_POWER)
+    score = FLOOR * rank / (rank + TAIL) + (1 - FLOOR) * rank ** SLOPE / (rank ** SLOPE + MIDPOINT ** SLOPE)
 
 - separation, (1 - similarity) / (2 + lambda): how unlike its nearest neighbour the region was when it was absorbed;
 - contrast, e / (e + i + noise): border strength along its outline (e) against that over its pixels (i);
 - agreement: the mean best IoU with the regions of the other looks; after a refiner, the IoU with the mask before.
 
-- overlap: the best IoU with a region of higher score.
+- overlap: the best IoU with a region of higher rank.
 
-The second line is calibrated without labels: it is the share of regions of that raw score that come back (IoU of at
+The last line is calibrated without labels: it is the share of regions of that rank that come back (IoU of at
 least 0.75) when the photo is mirrored, recoloured and reduced (tools/calibrate_scores.py).
 """
 
@@ -34,36 +34,42 @@ class EntityScorer:
     Attributes:
         noise: border strength in [0, 1) below which "stronger than inside" means nothing.
         agreement_power: exponent of the agreement; 0 ignores it.
-        redundancy: share of its score that a region loses to a better one that it equals; less with the overlap.
+        redundancy: share of its raw score that a region loses to a better one that it equals; less with the overlap.
         redundancy_power: of the IoU with the best such region.
-        floor: share of regions of raw score 0 that come back.
-        midpoint: raw score of a region whose share is halfway between the floor and 1.
-        slope: how fast that share rises with the logarithm of the raw score.
+        floor: share of weak regions that come back.
+        tail: rank at which half of that share is reached: it keeps the scores of weak regions in order.
+        midpoint: rank at which the share is halfway between the floor and 1.
+        slope: how fast the share rises there, with the logarithm of the rank.
     """
 
     noise: float = 0.1
     agreement_power: float = 0.5
     redundancy: float = 0.3
     redundancy_power: float = 6.0
-    floor: float = 0.25
-    midpoint: float = 0.2
-    slope: float = 4.0
+    floor: float = 0.32
+    tail: float = 0.01
+    midpoint: float = 0.207
+    slope: float = 10.8
 
     def tree(self, tree: MergeTree, border_weight: float) -> np.ndarray:
         """(K,) float64 separation times contrast of all nodes of a tree that was merged with ``border_weight``."""
         separation = np.clip(tree.separation / (2 + border_weight), 0, 1)
         return separation * tree.border / (tree.border + tree.inside + self.noise)
 
-    def scores(self, values: np.ndarray, agreement: np.ndarray) -> np.ndarray:
-        """(M,) float32 scores in [0, 1] from (M,) separation times contrast and (M,) agreement in [0, 1]."""
-        raw = np.asarray(values, np.float64) * np.asarray(agreement, np.float64) ** self.agreement_power
-        powered = np.maximum(raw, 0) ** self.slope
-        share = powered / (powered + self.midpoint**self.slope)
-        return (self.floor + (1 - self.floor) * share).astype(np.float32)
+    def raw(self, values: np.ndarray, agreement: np.ndarray) -> np.ndarray:
+        """(M,) float64 raw scores from (M,) separation times contrast and (M,) agreement in [0, 1]."""
+        return np.asarray(values, np.float64) * np.asarray(agreement, np.float64) ** self.agreement_power
+
+    def calibrated(self, ranks: np.ndarray) -> np.ndarray:
+        """(M,) float32 scores in [0, 1] from (M,) raw scores or ranks."""
+        ranks = np.maximum(np.asarray(ranks, np.float64), 0)
+        powered = ranks**self.slope
+        strong = powered / (powered + self.midpoint**self.slope)
+        return (self.floor * ranks / (ranks + self.tail) + (1 - self.floor) * strong).astype(np.float32)
 
     def remaining(self, overlap: np.ndarray) -> np.ndarray:
-        """(M,) float32 share of the score that remains at a best IoU (M,) with better regions."""
-        return (1 - self.redundancy * overlap**self.redundancy_power).astype(np.float32)
+        """(M,) float64 share of the raw score that remains at a best IoU (M,) with better regions."""
+        return 1 - self.redundancy * np.asarray(overlap, np.float64) ** self.redundancy_power
 
     def proposal(self, proposal: Proposal, strength: np.ndarray, border_weight: float) -> float:
         """Separation times contrast of a refined mask, whose outline is no longer that of its node.

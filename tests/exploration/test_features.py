@@ -290,7 +290,6 @@ def test_the_config_chooses_by_name():
     assert isinstance(extractor, ViTExtractor)
     facts = extractor.describe()
     assert (facts["block"], facts["facet"], facts["weights"], facts["token_budget"]) == (1, "value", "random:0", 48)
-    assert extractor.default_thetas == (0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
     assert isinstance(build_feature_extractor(config(NAME="test_resnet", WEIGHTS="random", STRIDE=4)), CNNExtractor)
     assert isinstance(build_feature_extractor(config(NAME="color_texture")), ColorTextureExtractor)
     for wrong in ("vit_base_patch8_24.dino", "vit_base_patch8_224.dina"):

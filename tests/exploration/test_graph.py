@@ -19,9 +19,7 @@ def random_labels(seed: int, size: tuple[int, int] = (13, 17), count: int = 12) 
 
 def pairs_of(graph: RegionGraph) -> dict[tuple[int, int], tuple[int, int]]:
     row = np.repeat(np.arange(len(graph)), np.diff(graph.indptr))
-    return dict(
-        zip(zip(row.tolist(), graph.indices.tolist()), zip(graph.length.tolist(), graph.strength.tolist()))
-    )
+    return dict(zip(zip(row.tolist(), graph.indices.tolist()), zip(graph.length.tolist(), graph.strength.tolist())))
 
 
 def brute_force(labels: np.ndarray, strength: np.ndarray) -> dict[tuple[int, int], tuple[int, int]]:

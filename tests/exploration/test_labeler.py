@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
+import torch
 from detectron2.config import get_cfg
 
 from sohes_d2 import add_sohes_config
 from sohes_d2.exploration.features import ColorTextureExtractor
 from sohes_d2.exploration.filtering import MaskFilter
 from sohes_d2.exploration.labeler import PseudoLabeler, fill_holes
+from sohes_d2.exploration.local_reclustering import LocalReclustering
+from sohes_d2.exploration.looks import Looks
 from sohes_d2.exploration.refinement import REFINERS
-from sohes_d2.exploration.scoring import EntityScorer
-from sohes_d2.exploration.zoom import Zoom
+from sohes_d2.structures.forest import Forest
 from sohes_d2.structures.masks import decode_masks, encode_masks, iou_matrix
 
+from .test_looks import PAPER
 from .test_proposals import proposal
 
 
@@ -37,9 +42,18 @@ def labeler(**options) -> PseudoLabeler:
     return PseudoLabeler(ColorTextureExtractor(token_budget=1200), **options)
 
 
-def test_a_known_scene_becomes_the_known_forest():
+THETAS = [round(0.98 - 0.02 * k, 2) for k in range(40)]
+
+
+def paper(**options) -> PseudoLabeler:
+    """Cells of a grid, the cosine alone, snapshots, and the training-free refiner."""
+    return labeler(**{"looks": Looks(**PAPER), "thetas": THETAS, "refiner": REFINERS.get("guided")(), **options})
+
+
+@pytest.mark.parametrize("make", [labeler, paper])
+def test_a_known_scene_becomes_the_known_forest(make):
     image, *truth = scene()
-    forest = labeler().generate(image)
+    forest = make().generate(image)
     forest.check(theta_cover=0.9)
     iou = iou_matrix(encode_masks(truth), forest.masks)
     found = iou.argmax(axis=1)
@@ -48,11 +62,24 @@ def test_a_known_scene_becomes_the_known_forest():
     assert not forest.ancestors()[:, found[2]][found[0]]
     # the drawn entities are the best labels
     assert set(found) <= set(np.argsort(-forest.scores)[:5])
+    assert forest.scores.tolist() == sorted(forest.scores.tolist(), reverse=True)
+    assert 0 <= forest.scores.min() <= forest.scores.max() <= 1
 
 
-def test_filters_and_duplicates():
+def test_sources_and_levels_say_where_a_mask_comes_from():
     image, *_ = scene()
-    forest = labeler(mask_filter=MaskFilter(min_area=400, max_area=0.2, duplicate_iou=0.5, max_masks=6)).generate(image)
+    forest = labeler().generate(image)
+    assert {"look0"} < set(forest.sources) <= {"look0", "look1", "look2"}
+    assert set(forest.levels) == {-1}
+    at_thetas = labeler(thetas=[0.5, 0.0]).generate(image)
+    assert set(at_thetas.levels) == {0, 1}
+    assert len(at_thetas) < len(forest)
+
+
+@pytest.mark.parametrize("make", [labeler, paper])
+def test_filters_and_duplicates(make):
+    image, *_ = scene()
+    forest = make(mask_filter=MaskFilter(min_area=400, max_area=0.2, duplicate_iou=0.5, max_masks=6)).generate(image)
     areas = decode_masks(forest.masks).sum(axis=(1, 2))
     assert 0 < len(forest) <= 6
     assert areas.min() >= 400
@@ -60,6 +87,44 @@ def test_filters_and_duplicates():
     iou = iou_matrix(forest.masks, forest.masks)
     assert (iou - np.eye(len(forest))).max() <= 0.5
     assert forest.scores.tolist() == sorted(forest.scores.tolist(), reverse=True)
+
+
+@pytest.mark.parametrize("make", [labeler, paper])
+def test_what_covers_corners_is_dropped_on_request(make):
+    image, *_ = scene()
+    most = []
+    for corners in (0, 3, 1):
+        # unfilled, since the ground without its holes is the whole photo, which is too large for a label
+        found = make(mask_filter=MaskFilter(corners=corners), fill_holes=False).generate(image)
+        masks = decode_masks(found.masks)
+        most.append(int(masks[:, [0, 0, -1, -1], [0, -1, 0, -1]].sum(axis=1).max()))
+    assert most[0] == 4
+    assert most[1] <= 2
+    assert most[2] == 0
+
+
+@pytest.mark.parametrize("make", [labeler, paper])
+@pytest.mark.parametrize("size", [(240, 360), (241, 355)])
+def test_large_photos_are_clustered_small_and_get_masks_of_their_own_size(make, size):
+    small, *truth = scene()
+    image = cv2.resize(small, size[::-1], interpolation=cv2.INTER_NEAREST)
+    masks = [cv2.resize(mask.view(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST) > 0 for mask in truth]
+    forest = make(max_pixels=120 * 180).generate(image)
+    forest.check(theta_cover=0.9)
+    assert forest.image_size == size
+    assert {tuple(mask["size"]) for mask in forest.masks} == {size}
+    assert (iou_matrix(encode_masks(masks), forest.masks).max(axis=1) > 0.9).all()
+    # areas are meant in the photo's own pixels
+    assert decode_masks(forest.masks).sum(axis=(1, 2)).min() >= 0.8 * MaskFilter().min_area
+    least = make(max_pixels=120 * 180, mask_filter=MaskFilter(min_area=5000)).generate(image)
+    assert decode_masks(least.masks).sum(axis=(1, 2)).min() >= 4500
+
+
+def test_coverage_of_the_trees_is_that_of_the_masks():
+    image, *_ = scene()
+    forest = labeler().generate(image)
+    again = Forest.from_masks(forest.masks, forest.image_size, 0.9)
+    assert forest.parents.tolist() == again.parents.tolist()
 
 
 def test_background_that_covers_corners_can_be_dropped():
@@ -72,9 +137,9 @@ def test_background_that_covers_corners_can_be_dropped():
 
 
 def test_the_most_separated_candidates_are_refined():
-    proposals = [proposal((0, 0, 9, 9), death=death) for death in (0.5, -1.0, 0.3, 0.3, 0.9)]
+    proposals = [proposal((0, 0, 9, 9), separation=value) for value in (0.5, 2.0, 0.7, 0.7, 0.1)]
     chosen = MaskFilter(max_candidates=3).candidates(proposals)
-    assert [p.death for p in chosen] == [-1.0, 0.3, 0.3]
+    assert [p.separation for p in chosen] == [2.0, 0.7, 0.7]
     assert MaskFilter().candidates(proposals) == proposals
     assert MaskFilter().candidates([]) == []
 
@@ -84,47 +149,47 @@ def test_of_duplicates_the_better_score_stays_also_when_not_adjacent():
     masks[0, :, :20] = True
     masks[1, :, 25:] = True
     masks[2, :, :19] = True
-    keep = MaskFilter().best(encode_masks(masks), np.array([0.3, 0.5, 0.9]))
+    keep = MaskFilter(duplicate_iou=0.9).best(encode_masks(masks), np.array([0.3, 0.5, 0.9]))
     assert keep.tolist() == [2, 1]
 
 
-def test_the_steps_compose_to_generate_and_survive_pickling():
+@pytest.mark.parametrize("make", [labeler, paper])
+def test_the_steps_compose_to_generate_and_survive_pickling(make):
+    image, *_ = scene()
+    whole = make()
+    worker = pickle.loads(pickle.dumps(whole))
+    worker.extractor = None
+    features = whole.features([image, image])
+    assert np.array_equal(features[0], features[1])
+    assert features[0].dtype == np.float32
+    expected = whole.generate(image).to_coco(1)
+    assert worker.finish(image, features[0]).to_coco(1) == expected
+    assert not worker.needs_extractor_to_finish
+
+
+def test_features_of_a_device_are_halved():
     image, *_ = scene()
     whole = labeler()
-    worker = pickle.loads(pickle.dumps(PseudoLabeler(None, thetas=whole.thetas)))
-    state = pickle.loads(pickle.dumps(worker.explore(image, whole.extractor.extract([image])[0])))
-    assert len(state.crops) > 0
-    crops = whole.crop_features([image, image], [state, state])
-    assert len(crops[0]) == len(state.crops)
-    assert np.array_equal(crops[0], crops[1])
-    assert worker.finish(image, state, crops[0]).to_coco(1) == whole.generate(image).to_coco(1)
+    exact = whole.features([image])[0]
+    whole.extractor.device = torch.device("meta")
+    assert whole.features([image])[0].dtype == np.float16
+    np.testing.assert_allclose(whole.features([image])[0], exact, atol=1e-2)
 
 
-def test_zoom_adds_local_masks_only():
+def test_local_reclustering_adds_local_masks_only():
     image, *_ = scene()
-    without = labeler(zoom=Zoom(enabled=False, large=False)).generate(image)
-    assert set(without.sources) == {"global"}
-    assert "local" in labeler().generate(image).sources
+    assert set(paper().generate(image).sources) == {"global"}
+    closer = paper(reclustering=LocalReclustering(enabled=True, large=True))
+    assert closer.needs_extractor_to_finish
+    assert set(closer.generate(image).sources) == {"global", "local"}
 
 
 @pytest.mark.parametrize("size", [(1, 1), (9, 9), (2, 45)])
-def test_images_too_small_for_a_label_give_an_empty_forest(size):
-    forest = labeler().generate(np.zeros((*size, 3), np.uint8))
+@pytest.mark.parametrize("make", [labeler, paper])
+def test_images_too_small_for_a_label_give_an_empty_forest(make, size):
+    forest = make().generate(np.zeros((*size, 3), np.uint8))
     assert len(forest) == 0
     assert forest.image_size == size
-
-
-def test_score_prefers_what_stands_out():
-    image, whole, part, other = scene()
-    scorer = EntityScorer(image)
-    entity = replace(proposal((20, 20, 90, 90)), mask=whole[20:90, 20:90])
-    shifted = replace(entity, box=(5, 5, 75, 75))
-    assert scorer.contrast(entity) > 2 * scorer.contrast(shifted)
-    assert scorer(entity) == pytest.approx(0.45 * scorer.contrast(entity))
-    assert scorer(replace(entity, agreement=0.5)) == pytest.approx(scorer(entity) / 2)
-    assert scorer(replace(entity, death=-1.0)) > scorer(entity)
-    # the image's border is no edge
-    assert scorer.contrast(proposal((0, 0, 120, 180))) == 0
 
 
 def test_holes_are_filled_but_not_bays():
@@ -136,40 +201,79 @@ def test_holes_are_filled_but_not_bays():
     assert not filled[5:, 6].any()
 
 
-def test_from_cfg_takes_every_key():
+def leaves_of(node, prefix=()):
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from leaves_of(value, (*prefix, key))
+        else:
+            yield (*prefix, key)
+
+
+CHANGED = {
+    "LEAVES.NAME": "grid", "LEAVES.SMOOTHING": 2.0, "LEAVES.WINDOW": 5,
+    "BORDER.SCALES": [3.0], "BORDER.HALF": 7.0,
+    "LOOKS.SCALES": [1.0, 1.0], "LOOKS.BORDER_WEIGHTS": [0.5, 1.5], "LOOKS.SIZE_POWERS": [0.0, 0.7],
+    "THETAS": [0.7, 0.3], "MAX_PIXELS": 1234,
+    "SCORE.NOISE": 0.2, "SCORE.AGREEMENT_POWER": 0.7, "SCORE.REDUNDANCY": 0.1, "SCORE.REDUNDANCY_POWER": 2.0,
+    "SCORE.FLOOR": 0.1, "SCORE.MIDPOINT": 0.4, "SCORE.SLOPE": 2.0,
+    "ZOOM.ENABLED": True, "ZOOM.LARGE": True, "ZOOM.SMALL_AREA": 0.02, "ZOOM.MIN_SIDE": 9, "ZOOM.CONTEXT": 1.5,
+    "ZOOM.CROP_SIZE": 128, "ZOOM.INSIDE": 0.8, "ZOOM.MAX_CROPS": 3, "ZOOM.SAME_CROP_IOU": 0.6,
+    "REFINEMENT.NAME": "guided", "REFINEMENT.FILL_HOLES": False,
+    "FILTER.MIN_AREA": 64, "FILTER.MAX_AREA": 0.8, "FILTER.CORNERS": 3, "FILTER.MIN_AGREEMENT": 0.4,
+    "FILTER.DUPLICATE_IOU": 0.8, "FILTER.MAX_CANDIDATES": 77, "FILTER.MAX_MASKS": 55,
+    "HIERARCHY.THETA_COVER": 0.8,
+}  # fmt: skip
+
+
+def default_cfg():
     cfg = get_cfg()
     add_sohes_config(cfg)
     cfg.MODEL.DEVICE = "cpu"
-    assert (
-        PseudoLabeler.from_cfg(cfg, extractor=ColorTextureExtractor()).describe()
-        == PseudoLabeler(ColorTextureExtractor()).describe()
-    )
+    return cfg
+
+
+def test_from_cfg_takes_every_key():
+    cfg = default_cfg()
+    default = PseudoLabeler.from_cfg(cfg, extractor=ColorTextureExtractor()).describe()
+    assert default == PseudoLabeler(ColorTextureExtractor()).describe()
     node = cfg.EXPLORATION
+    assert {".".join(key) for key in leaves_of(node) if key[0] != "FEATURES"} == set(CHANGED)
+    cfg.merge_from_list([part for key, value in CHANGED.items() for part in (f"EXPLORATION.{key}", value)])
     node.FEATURES.NAME = "color_texture"
     node.FEATURES.TOKEN_BUDGET = 500
-    node.THETAS = [0.7, 0.3]
-    node.ZOOM.LARGE, node.ZOOM.MAX_CROPS = False, 3
-    node.REFINEMENT.NAME = "guided"
     node.REFINEMENT.OPTIONS.radius = 2.5
-    node.FILTER.MIN_AREA, node.FILTER.CORNERS = 64, 3
-    node.HIERARCHY.THETA_COVER = 0.8
     facts = PseudoLabeler.from_cfg(cfg).describe()
     assert facts["features"]["token_budget"] == 500
-    assert facts["thetas"] == [0.7, 0.3]
-    assert (facts["zoom"]["large"], facts["zoom"]["max_crops"]) == (False, 3)
     assert (facts["refiner"]["name"], facts["refiner"]["radius"]) == ("guided", 2.5)
-    assert (facts["filter"]["min_area"], facts["filter"]["corners"]) == (64, 3)
-    assert facts["theta_cover"] == 0.8
+    for key, value in CHANGED.items():
+        group, _, name = key.lower().rpartition(".")
+        if key in ("LEAVES.NAME", "REFINEMENT.NAME"):
+            found = facts["looks"]["leaves"] if key == "LEAVES.NAME" else facts["refiner"]["name"]
+        elif group == "leaves":
+            found = facts["looks"][name]
+        elif group == "border":
+            found = facts["looks"][f"border_{name}"]
+        else:
+            found = facts[group][name] if group in facts and group else facts[name]
+        assert found == value, key
+    assert json.loads(json.dumps(facts)) == facts
 
 
 def test_bad_settings_name_the_remedy():
-    cfg = get_cfg()
-    add_sohes_config(cfg)
+    cfg = default_cfg()
     cfg.EXPLORATION.REFINEMENT.NAME = "sharp"
     with pytest.raises(ValueError, match="none, "):
         PseudoLabeler.from_cfg(cfg, extractor=ColorTextureExtractor())
+    cfg = default_cfg()
+    cfg.EXPLORATION.LOOKS.SCALES = [1.0]
+    with pytest.raises(ValueError, match="as many SCALES"):
+        PseudoLabeler.from_cfg(cfg, extractor=ColorTextureExtractor())
     with pytest.raises(ValueError, match="must fall"):
         labeler(thetas=[0.1, 0.5])
-    with pytest.raises(ValueError, match="needs thetas"):
-        PseudoLabeler(None)
+    with pytest.raises(ValueError, match="must fall"):
+        labeler(thetas=[0.5, 0.5])
+    closer = LocalReclustering(enabled=True)
+    for options in ({}, {"looks": Looks(**PAPER)}, {"thetas": [0.5]}):
+        with pytest.raises(ValueError, match="ZOOM needs LEAVES.NAME grid and THETAS"):
+            labeler(reclustering=closer, **options)
     assert "none" in REFINERS

@@ -14,7 +14,7 @@ from sohes_d2.structures.masks import decode_masks
 
 from .test_graph import random_labels
 
-THETAS = [0.9, 0.5, 0.2, 0.0, -0.3]
+THETAS = [0.9, 0.5, 0.2, 0.0, -0.3, -0.6, -0.9, -1.2]
 
 
 def random_tree(seed: int, size: tuple[int, int] = (13, 17), count: int = 12, **options):
@@ -101,7 +101,6 @@ def test_levels_are_membership_in_the_snapshots(seed, options):
         next((level for level, standing in enumerate(regions) if frozenset(leaves) in standing), -1)
         for leaves in members_of(history)
     ]
-    # the leaves stand before the first merge, and those absorbed above the first threshold count as seen there
     levels = tree.levels(THETAS)
     assert levels.tolist() == expected
     assert len(set(expected)) > 2

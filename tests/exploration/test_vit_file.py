@@ -111,10 +111,10 @@ def test_the_coarse_part_is_resampled_between_cell_centres():
     np.testing.assert_allclose(found[..., 1:], expected[None].repeat(2, 0), atol=1e-6)
 
 
-def test_joint_by_config_has_the_grid_and_thresholds_of_colour(weights):
+def test_joint_by_config_has_the_grid_of_colour(weights):
     built = build_feature_extractor(config(NAME="joint", WEIGHTS=weights, TOKEN_BUDGET=216))
     color = ColorTextureExtractor(token_budget=216)
-    assert isinstance(built, JointExtractor) and built.default_thetas == color.default_thetas
+    assert isinstance(built, JointExtractor) and built.on_host
     found = built.extract([image()])
     assert found.shape[1:3] == color.extract([image()]).shape[1:3] == (12, 18)
     assert found.shape[3] == color.extract([image()]).shape[3] + 24

@@ -1,4 +1,4 @@
-"""The command lines of phase 1: labels from a folder to a file, exit codes, messages; joining shards; thresholds."""
+"""The command lines of phase 1: labels from a folder to a file, exit codes, messages; joining shards."""
 
 import importlib.util
 import json
@@ -85,7 +85,7 @@ def test_exit_codes_of_skipped_files_and_refused_resumes(photos, tmp_path, capsy
     assert label(photos, tmp_path / "out", "--workers", "0", "--resume") == 3
     assert label(photos, tmp_path / "out", "--workers", "0") == 2
     assert "--resume" in capsys.readouterr().err
-    assert label(photos, tmp_path / "out", "--workers", "0", "--resume", "--refiner", "none") == 2
+    assert label(photos, tmp_path / "out", "--workers", "0", "--resume", "--refiner", "guided") == 2
     message = capsys.readouterr().err
     assert "another configuration" in message and '"guided"' in message and '"none"' in message
 
@@ -154,15 +154,3 @@ def test_usage_errors(photos, tmp_path, capsys, monkeypatch):
         assert code == 2, arguments
         assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-
-
-def test_suggest_thetas_prints_counts_that_fall_and_a_list(photos, capsys):
-    arguments = ["--images", str(photos), "--suggest-thetas", "--device", "cpu"]
-    assert generate([*arguments, "EXPLORATION.FEATURES.NAME", "color_texture"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("3 images")
-    rows = [tuple(map(float, line.split())) for line in lines[2:-1]]
-    assert rows == sorted(rows, reverse=True) and [n for _, n in rows] == sorted([n for _, n in rows], reverse=True)
-    proposed = json.loads(lines[-1].split("'")[1])
-    assert lines[-1].startswith("proposed: EXPLORATION.THETAS") and proposed == sorted(proposed, reverse=True)
-    assert 2 <= len(proposed) <= 6

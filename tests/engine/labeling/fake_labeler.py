@@ -17,13 +17,7 @@ import torch
 from sohes_d2.structures.forest import Forest
 from sohes_d2.structures.masks import encode_masks
 
-FAIL_FEATURES, FAIL_EXPLORE, FAIL_FINISH, KILL, KILL_ONCE = ((r, 1, 2) for r in range(201, 206))
-
-
-@dataclass
-class FakeState:
-    features: np.ndarray
-    crops: list
+FAIL_FEATURES, FAIL_FINISH, KILL, KILL_ONCE = ((r, 1, 2) for r in range(201, 205))
 
 
 @dataclass
@@ -48,11 +42,19 @@ class FakeLabeler:
     def describe(self):
         return {"name": "fake", "theta": self.make.theta, "nested": {"on_host": self.make.on_host}}
 
-    def explore(self, image, features):
+    @property
+    def needs_extractor_to_finish(self):
+        return self.make.crops
+
+    def features(self, images):
+        return list(self.extractor.extract(images))
+
+    def finish(self, image, features):
         first = tuple(image[0, 0])
-        if first == FAIL_EXPLORE:
-            raise RuntimeError("no regions at 0x7f00 for this one")
         if first == KILL:
+            if self.make.marker:
+                with open(self.make.marker + ".kills", "a") as file:
+                    file.write("+")
             os.kill(os.getpid(), signal.SIGKILL)
         if first == KILL_ONCE:
             try:
@@ -61,18 +63,12 @@ class FakeLabeler:
                 pass
             else:
                 os.kill(os.getpid(), signal.SIGKILL)
+        if first == FAIL_FINISH:
+            raise ValueError("no forest at 0x7f00 for this one")
         time.sleep(self.make.seconds)
-        crops = [(0, 0, 1, 1)] if min(image.shape[:2]) > 1 and image[0, 0, 0] % 2 else []
-        return FakeState(features, crops)
-
-    def crop_features(self, images, states):
-        assert all(state.crops for state in states)
-        batch = 0 if self.extractor.on_host else len(images)
-        return [np.full(1, batch, np.float32) for _ in images]
-
-    def finish(self, image, state, crop_features):
-        if tuple(image[0, 0]) == FAIL_FINISH:
-            raise ValueError("no forest for this one")
+        score = float(features.sum()) / 2000
+        if self.make.crops:
+            score += float(self.extractor.extract([image[:2, :2]]).sum()) / 3000
         height, width = image.shape[:2]
         masks = np.zeros((4, height, width), bool)
         masks[0] = True
@@ -80,17 +76,23 @@ class FakeLabeler:
         masks[2, : (height + 3) // 4, : (width + 1) // 2] = True
         masks[3] = image[:, :, 0] > image[:, :, 0].mean()
         masks = masks[masks.any((1, 2))]
-        score = float(state.features.sum()) / 2000 + (0.0 if crop_features is None else float(crop_features[0]) / 100)
         scores = np.linspace(0, 1 / 3, len(masks)) + score
-        sources = ["global" if crop_features is None else "local"] * len(masks)
+        sources = ["local" if self.make.crops else "global"] * len(masks)
         return Forest.from_masks(encode_masks(masks), (height, width), scores=scores % 1, sources=sources)
 
 
 @dataclass(frozen=True)
 class FakeFactory:
-    """Picklable factory, as worker processes need it."""
+    """Picklable factory, as worker processes need it.
+
+    Attributes:
+        marker: a path; KILL_ONCE makes it a folder, and each KILL adds a character to the file `<marker>.kills`.
+        crops: whether `finish` asks the extractor again.
+        only_in: the one process in which labelers can be built; 0: any.
+    """
 
     on_host: bool = True
+    crops: bool = False
     theta: float = 0.9
     seconds: float = 0.0
     marker: str = ""

@@ -28,6 +28,7 @@ from sohes_d2.engine.labeling.run_folder import RunFolder, UsageError  # noqa: E
 from sohes_d2.engine.labeling.units import ShardLayout  # noqa: E402
 from sohes_d2.errors import FolderBusyError  # noqa: E402
 from sohes_d2.structures.files import FolderLock  # noqa: E402
+from sohes_d2.engine.labeling.workers import WorkerStartError  # noqa: E402
 
 REPORTS = ("summary",)
 
@@ -124,7 +125,6 @@ def test_failing_images_are_listed_and_the_rest_is_labeled(photos, tmp_path, on_
     (photos / "b" / "cut.png").write_bytes(good[: len(good) // 2])
     (photos / "b" / "gone.png").symlink_to(photos / "nowhere.png")
     write_image(photos / "c" / "features.png", first=fake_labeler.FAIL_FEATURES)
-    write_image(photos / "c" / "explore.png", first=fake_labeler.FAIL_EXPLORE)
     write_image(photos / "c" / "finish.png", first=fake_labeler.FAIL_FINISH)
     write_image(photos / "c" / "one.png", size=(1, 1))
     report = run(photos, tmp_path / "out", FakeFactory(on_host=on_host), workers=workers)
@@ -138,10 +138,9 @@ def test_failing_images_are_listed_and_the_rest_is_labeled(photos, tmp_path, on_
         "b/text.png": ("read", "no image in a raster format that is read, or its header is damaged"),
         "b/gone.png": ("read", "a link to a file that does not exist"),
         "c/features.png": ("features", "RuntimeError: no features for this one"),
-        "c/explore.png": ("explore", "RuntimeError: no regions for this one"),
         "c/finish.png": ("finish", "ValueError: no forest for this one"),
     }
-    assert report.summary["images"] == 25 and report.summary["skipped"] == 7
+    assert report.summary["images"] == 25 and report.summary["skipped"] == 6
     assert len(ShardedDataset(str(tmp_path / "out"))) == 25
     # the list is remembered, and a resumed run that has nothing to do says the same
     again = run(photos, tmp_path / "out", FakeFactory(on_host=on_host), resume=True)
@@ -152,19 +151,49 @@ def test_failing_images_are_listed_and_the_rest_is_labeled(photos, tmp_path, on_
 def test_dead_workers_are_replaced(photos, tmp_path, on_host):
     write_image(photos / "c" / "killer.png", first=fake_labeler.KILL)
     write_image(photos / "c" / "unlucky.png", seed=5, first=fake_labeler.KILL_ONCE)
+    before = shared_blocks()
     factory = FakeFactory(on_host=on_host, marker=str(tmp_path / "marker"))
     report = run(photos, tmp_path / "out", factory, workers=2)
-    assert [(e["file_name"], e["step"]) for e in report.skipped] == [
-        ("c/killer.png", "worker" if on_host else "explore")
-    ]
+    step = "worker" if on_host else "finish"
+    assert [(e["file_name"], e["step"]) for e in report.skipped] == [("c/killer.png", step)]
     assert "killed" in report.skipped[0]["reason"]
     names = [image["image"]["file_name"] for image in ShardedDataset(str(tmp_path / "out"))]
     assert "c/unlucky.png" in names and len(names) == 25
+    # an image that kills is tried twice and no more
+    assert (tmp_path / "marker.kills").read_text() == "++"
+    assert shared_blocks() <= before
+
+
+def shared_blocks():
+    """Names of the blocks of shared memory on this machine that Python made."""
+    return {path.name for path in Path("/dev/shm").glob("psm_*")} if Path("/dev/shm").is_dir() else set()
+
+
+def test_no_shared_memory_is_left_behind(photos, tmp_path):
+    write_image(photos / "c" / "finish.png", first=fake_labeler.FAIL_FINISH)
+    before = shared_blocks()
+    run(photos, tmp_path / "out", FakeFactory(on_host=False), workers=2)
+    assert shared_blocks() <= before
+    # also not of the images that wait when the run ends early
+    with pytest.raises(WorkerStartError):
+        run(photos, tmp_path / "early", FakeFactory(on_host=False, only_in=os.getpid()), workers=1)
+    assert shared_blocks() <= before
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_labeler_that_asks_its_device_again_runs_in_one_process(photos, tmp_path, workers):
+    write_image(photos / "c" / "finish.png", first=fake_labeler.FAIL_FINISH)
+    factory = FakeFactory(on_host=False, crops=True, only_in=os.getpid())
+    assert run(photos, tmp_path / "w0", factory).exit_code == 3
+    assert run(photos, tmp_path / "out", factory, workers=workers).exit_code == 3
+    assert contents(tmp_path / "out") == contents(tmp_path / "w0")
+    # on the CPU every worker has an extractor of its own
+    for workers_of_host in (0, workers):
+        run(photos, tmp_path / f"host{workers_of_host}", FakeFactory(crops=True), workers=workers_of_host)
+    assert contents(tmp_path / f"host{workers}") == contents(tmp_path / "host0")
 
 
 def test_a_worker_that_cannot_start_stops_the_run(photos, tmp_path):
-    from sohes_d2.engine.labeling.workers import WorkerStartError
-
     with pytest.raises(WorkerStartError, match="cannot build its labeler: RuntimeError: not in this process"):
         run(photos, tmp_path / "out", FakeFactory(only_in=os.getpid()), workers=1)
 
