@@ -60,7 +60,7 @@ COMMANDS = {
         "generate_pseudo_labels",
         "tools",
         "--images {odd} --image-root {dir}/images --output {dir}/labels.json --overwrite"
-        " EXPLORATION.FEATURES.NAME color_texture EXPLORATION.LOCAL.ENABLED False",
+        " EXPLORATION.FEATURES.NAME color_texture",
     ),
     "train": ("train_net", "tools", "--config-file {dir}/{name}.yaml --num-gpus 0"),
 }
