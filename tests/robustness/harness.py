@@ -159,7 +159,9 @@ def _wait(child: int, end: float) -> tuple[int, Any, bool]:
             return status, usage, timed_out
         if time.monotonic() > end and not timed_out:
             timed_out = True
-            os.killpg(child, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # too early for a group of its own
+                os.killpg(child, signal.SIGKILL)
+            os.kill(child, signal.SIGKILL)
         time.sleep(pause)
         pause = min(2 * pause, 0.02)
 

@@ -56,15 +56,9 @@ COMMANDS = {
         "--json {good} --compare {odd} --images {dir}/images --output {dir}/report.html",
     ),
     "convert": ("prepare_coco", "datasets", "--annotations {odd} --no-images --output {dir}/converted.json"),
-    "label": (
-        "generate_pseudo_labels",
-        "tools",
-        "--images {odd} --image-root {dir}/images --output {dir}/labels.json --overwrite"
-        " EXPLORATION.FEATURES.NAME color_texture EXPLORATION.LOCAL.ENABLED False",
-    ),
     "train": ("train_net", "tools", "--config-file {dir}/{name}.yaml --num-gpus 0"),
 }
-EXAMPLES_IN_A_TEST_RUN = {"train": 2, "label": 2}
+EXAMPLES_IN_A_TEST_RUN = {"train": 2}
 
 
 def good_document() -> dict:
