@@ -155,7 +155,8 @@ def check_output(path: str | os.PathLike[str], folder: bool, option: str = "--ou
         InputError: something is in the way, or there is no permission.
     """
     path = os.fspath(path)
-    wanted = f"{option} {shorten(path, 200)!r}"
+    shown = path if len(path) <= 200 else f"{path[:200]}..."
+    wanted = f"{option} {shown!r}"
     try:
         if not path or "\0" in path:
             raise InputError(f"{wanted} is no path; name a {'folder' if folder else 'file'}")

@@ -56,6 +56,7 @@ class SOHESCheckpointer(DetectionCheckpointer):
         super().__init__(model, save_dir, **options)
         self._max_unmatched = max_unmatched
         self._parts_may_lack = parts_may_lack
+        self._loading = ""
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write ``name``.pth with the model, all checkpointables and ``kwargs``, and make it the last checkpoint."""
@@ -91,6 +92,7 @@ class SOHESCheckpointer(DetectionCheckpointer):
                 f"checkpoint {path!r} does not exist; give MODEL.WEIGHTS another file, or train without --resume if "
                 f"{os.path.join(self.save_dir, 'last_checkpoint')!r} names it"
             )
+        self._loading = path
         return super().load(path, *args, **kwargs)
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
@@ -99,8 +101,9 @@ class SOHESCheckpointer(DetectionCheckpointer):
         wanted = {name for name, _ in self.model.named_parameters()}
         if wanted and wanted <= set(incompatible.missing_keys):
             raise CheckpointError(
-                f"nothing in the checkpoint is of this model (it has {', '.join(found)}); use the config "
-                "that it was trained with, or, for teacher and student, export one of them by tools/export_model.py"
+                f"checkpoint {self._loading!r}: nothing in it is of this model (it has {', '.join(found)}); use the "
+                "config that it was trained with, or, for teacher and student, export one of them by "
+                "tools/export_model.py"
             )
         self._check_fit(incompatible)
         return incompatible
@@ -117,8 +120,9 @@ class SOHESCheckpointer(DetectionCheckpointer):
             examples = "; ".join(shapes.get(key, f"no {key}") for key in wrong[:4])
             allowed = f" (MODEL.MAX_UNMATCHED allows {self._max_unmatched:.0%})" if self._max_unmatched else ""
             raise CheckpointError(
-                f"the weights are not those of this config's model: {len(wrong)} of its {len(counted)} tensors are not "
-                f"in them{allowed}: {examples}. Pass the config.yaml that the training wrote beside them"
+                f"checkpoint {self._loading!r}: the weights are not those of this config's model: {len(wrong)} of its "
+                f"{len(counted)} tensors are not in them{allowed}: {examples}. Pass the config.yaml that the training "
+                "wrote beside them"
             )
 
     def _load_file(self, filename: str) -> dict[str, Any]:
