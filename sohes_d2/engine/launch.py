@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
@@ -173,6 +174,7 @@ class _Ranks:
     @contextmanager
     def _on_signals(self, context: Any) -> Iterator[None]:
         # Blocked while the processes start: they inherit that, and none misses a signal or ends with a traceback.
+        resource_tracker.ensure_running()  # the first process would start it, and that unblocks signals
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         main = threading.current_thread() is threading.main_thread()
         before = {number: signal.signal(number, self._ask) for number in SIGNALS} if main else {}
