@@ -53,7 +53,7 @@ def add_sohes_config(cfg: Any) -> None:
     # Several looks at one photo, each a merge tree; one value per look in each list. The paper has one look of weight 0
     # and power 0.
     cfg.EXPLORATION.LOOKS = node = CfgNode()
-    node.SCALES = [1.0, 1.0, 0.5]  # sides of the photo in which superpixels are found, as shares of its own [D]
+    node.SCALES = [1.0, 0.7, 0.5]  # sides of the photo in which superpixels are found, as shares of its own [D]
     node.BORDER_WEIGHTS = [2.0, 2.0, 2.0]  # lambda: similarity = cosine - lambda * mean border strength [D]
     node.SIZE_POWERS = [0.0, 0.3, 0.1]  # of the pair's harmonic size: how strongly small regions merge first [D]
 
@@ -63,14 +63,15 @@ def add_sohes_config(cfg: Any) -> None:
 
     cfg.EXPLORATION.SCORE = node = CfgNode()  # see exploration/scoring.py [D]
     node.NOISE = 0.1  # border strength below which a contrast means nothing
+    node.SURROUND_POWER = 0.5  # of the unlikeness to all neighbours, beside that to the nearest
     node.AGREEMENT_POWER = 0.5  # of the agreement between looks
     node.REDUNDANCY = 0.3  # most of a score that a mask loses to a better one that it overlaps
     node.REDUNDANCY_POWER = 6.0  # of that IoU: higher spares all but near-duplicates
     # The share of regions that come back under a changed photo, by their raw score (tools/calibrate_scores.py)
-    node.FLOOR = 0.32  # of weak regions
+    node.FLOOR = 0.37  # of weak regions
     node.TAIL = 0.01  # raw score at which half of that is reached: keeps the scores of weak regions in order
-    node.MIDPOINT = 0.207  # raw score whose share is halfway between the floor and 1
-    node.SLOPE = 10.8  # how fast the share rises there with the logarithm of the raw score
+    node.MIDPOINT = 0.14  # raw score whose share is halfway between the floor and 1
+    node.SLOPE = 11.2  # how fast the share rises there with the logarithm of the raw score
 
     cfg.EXPLORATION.ZOOM = node = CfgNode()  # local re-clustering, for LEAVES.NAME grid with THETAS
     node.ENABLED = False  # cluster crops of small regions again [P]

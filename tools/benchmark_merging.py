@@ -68,7 +68,7 @@ def merge_plainly(features: np.ndarray, stop: float = -2.0) -> MergeHistory:
             lengths[a, b] = 1
             neighbours[a].add(b)
             neighbours[b].add(a)
-    merges = []
+    merges, surround = [], []
     while edges:
         best = max(edges.values())
         if best < stop:
@@ -85,8 +85,13 @@ def merge_plainly(features: np.ndarray, stop: float = -2.0) -> MergeHistory:
                 neighbours[a].add(c)
                 pair = min(a, c), max(a, c)
                 lengths[pair] = lengths.get(pair, 0) + length
+        unlike, around = 0.0, 0
         for c in neighbours[a]:
-            edges[min(a, c), max(a, c)] = similarity(a, c)
+            pair = min(a, c), max(a, c)
+            edges[pair] = similarity(a, c)
+            unlike += lengths[pair] * (1.0 - float(edges[pair]))
+            around += lengths[pair]
+        surround.append(unlike / max(around, 1))  # not compared: of rounded similarities
     kept, absorbed, similarities, removed = zip(*merges) if merges else ((), (), (), ())
     similarities = np.asarray(similarities, np.float32)
     return MergeHistory(
@@ -97,6 +102,7 @@ def merge_plainly(features: np.ndarray, stop: float = -2.0) -> MergeHistory:
         similarities,
         np.asarray(removed, np.int64),
         np.zeros(len(merges), np.int64),
+        np.asarray(surround, np.float32),
     )
 
 

@@ -44,7 +44,7 @@ mkdir -p "$output/photos"
 find "$(realpath $bsds/train)" -name '*.jpg' | LC_ALL=C sort > "$output/photos/list.txt"
 find "$photos" -name '*.jpg' | LC_ALL=C sort | sed -n 1,400p >> "$output/photos/list.txt"
 $python tools/generate_pseudo_labels.py --images "$output/photos/list.txt" --output "$output/photos/labels.json" --resume \
-    --config-file configs/exploration/joint_fast.yaml --weights "$weights"
+    --config-file configs/exploration/joint.yaml --weights "$weights"
 
 echo "== Phase 2, and its evaluation on the validation photos =="
 $python tools/train_net.py --config-file configs/sohes_photos_cpu_instruction.yaml --num-gpus 0 --resume \

@@ -36,7 +36,7 @@ class Looks:
     window: int = 3
     border_scales: tuple[float, ...] = (1.0, 2.0)
     border_half: float = 20.0
-    scales: tuple[float, ...] = (1.0, 1.0, 0.5)
+    scales: tuple[float, ...] = (1.0, 0.7, 0.5)
     border_weights: tuple[float, ...] = (2.0, 2.0, 2.0)
     size_powers: tuple[float, ...] = (0.0, 0.3, 0.1)
 

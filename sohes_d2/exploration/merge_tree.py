@@ -28,6 +28,8 @@ class MergeTree:
             sequence, so that birth >= death. A leaf is born at 1; the last node dies at -1, or lower if a merge was.
         separation: (K,) float32, 1 - similarity of the merge that absorbed the node: how unlike its most similar
             neighbour it was; that of the last node is the largest of the tree.
+        surround: (K,) float32, mean of 1 - similarity to all neighbours when the node was made, by length of border; of
+            a leaf, its separation.
         area: (K,) int64 pixels.
         box: (K, 4) int64 (y0, x0, y1, x1), ends exclusive; of a leaf without a pixel, empty.
         border: (K,) float64, mean border strength in [0, 1) along the outline, without the photo's edge; 0 if there is
@@ -58,6 +60,7 @@ class MergeTree:
         self.death = np.append(made[above], min(np.float32(-1), made.min()))
         unlike = 1 - history.similarity
         self.separation = np.append(unlike[above - leaves], unlike.max(initial=1.0)).astype(np.float32)
+        self.surround = np.concatenate([self.separation[:leaves], history.surround]).astype(np.float32)
         flat = labels.ravel()
         self.area = np.zeros(nodes, np.int64)
         self.area[:leaves] = np.bincount(flat, minlength=leaves)

@@ -45,6 +45,8 @@ class MergeHistory:
         priority: (N - 1,) float32, what chose each merge.
         similarity: (N - 1,) float32; the priority where the size power is 0.
         length, strength: (N - 1,) int64, of the border that each merge removed, as in RegionGraph.
+        surround: (N - 1,) float32, mean of 1 - similarity between what each merge made and its neighbours then,
+            weighted by the length of their borders; 0 where it has none.
     """
 
     leaves: int
@@ -54,6 +56,7 @@ class MergeHistory:
     similarity: np.ndarray
     length: np.ndarray
     strength: np.ndarray
+    surround: np.ndarray
 
     def steps(self, thetas: Sequence[float]) -> np.ndarray:
         """(L,) number of merges before the best priority first falls under each threshold."""
@@ -134,6 +137,11 @@ def _priority(similarity, area_a, area_b, size_power):
     return 1.0 - (1.0 - similarity) * (2.0 * area_a * area_b / (area_a + area_b)) ** size_power
 
 
+def _in_units(similarity):
+    """1 - similarity as an integer in millionths or so, whose sums are exact in any order."""
+    return int(np.floor((1.0 - similarity) * (STRENGTH_UNIT * STRENGTH_UNIT) + 0.5))
+
+
 def _merge_numpy(sums, indptr, indices, lengths, strengths, areas, border_weight, size_power):
     n = len(sums)
     weight = border_weight / STRENGTH_UNIT
@@ -164,7 +172,7 @@ def _merge_numpy(sums, indptr, indices, lengths, strengths, areas, border_weight
         if later:
             heap.extend((-p, a * n + b, 0) for p, b in zip(values(a, later)[1], later))
     heapq.heapify(heap)
-    merges = []
+    merges, surround = [], []
     while heap and len(merges) < n - 1:
         negative, pair, put_at = heapq.heappop(heap)
         a, b = divmod(pair, n)
@@ -184,12 +192,16 @@ def _merge_numpy(sums, indptr, indices, lengths, strengths, areas, border_weight
                 borders[a][c] = borders[c][a] = (length + more[0], strength + more[1])
         borders[b] = {}
         others = sorted(borders[a])
+        unlike, around = 0, 0
         if others:
-            for p, c in zip(values(a, others)[1], others):
+            for s, p, c in zip(*values(a, others), others):
                 heapq.heappush(heap, (-p, min(a, c) * n + max(a, c), len(merges)))
+                unlike += borders[a][c][0] * _in_units(s)
+                around += borders[a][c][0]
+        surround.append(unlike / (STRENGTH_UNIT * STRENGTH_UNIT * max(around, 1)))
     kept, absorbed, priority, similarity, length, strength = zip(*merges) if merges else ((),) * 6
-    types = (np.int32, np.int32, np.float32, np.float32, np.int64, np.int64)
-    parts = (kept, absorbed, priority, similarity, length, strength)
+    types = (np.int32, np.int32, np.float32, np.float32, np.int64, np.int64, np.float32)
+    parts = (kept, absorbed, priority, similarity, length, strength, surround)
     return tuple(np.asarray(part, dtype) for part, dtype in zip(parts, types))
 
 
@@ -197,6 +209,7 @@ if numba is not None:
     # Only the order of additions may change, which the rounding to float32 absorbs; NaN and zero keep their meaning.
     _jit = numba.njit(cache=True, fastmath={"reassoc", "contract"}, nogil=True)
     _compiled_priority = numba.njit(cache=True, nogil=True)(_priority)
+    _compiled_in_units = numba.njit(cache=True, nogil=True)(_in_units)
 
     @_jit
     def _dot(sums, a, b):
@@ -210,8 +223,7 @@ if numba is not None:
         return _dot(sums, a, b) / max(norms[a] * norms[b], _TINY) - weight * strength / length
 
     @_jit
-    def _entry(sums, norms, areas, a, b, length, strength, weight, size_power):
-        similarity = _similarity(sums, norms, a, b, length, strength, weight)
+    def _entry(areas, a, b, similarity, size_power):
         return -np.float32(_compiled_priority(similarity, areas[min(a, b)], areas[max(a, b)], size_power))
 
     @_jit
@@ -246,13 +258,14 @@ if numba is not None:
             for half in range(indptr[a], indptr[a + 1]):
                 b = far_end[half]
                 if a < b:
-                    value = _entry(sums, norms, areas, a, b, length[half], strength[half], weight, size_power)
-                    heap.append((value, (a * n + b) * n))
+                    value = _similarity(sums, norms, a, b, length[half], strength[half], weight)
+                    heap.append((_entry(areas, a, b, value, size_power), (a * n + b) * n))
         heapq.heapify(heap)
         most = max(n - 1, 0)
         kept, absorbed = np.empty(most, np.int32), np.empty(most, np.int32)
         priority, similarity = np.empty(most, np.float32), np.empty(most, np.float32)
         gone_length, gone_strength = np.zeros(most, np.int64), np.zeros(most, np.int64)
+        surround = np.zeros(most, np.float32)
         seen_at, seen_half = np.full(n, -1), np.full(n, -1)
         merges = 0
         while merges < n - 1 and len(heap) > 0:
@@ -300,12 +313,17 @@ if numba is not None:
                     previous = half
                 half = after
             tail[a] = previous
+            unlike, around = 0, 0
             half = head[a]
             while half >= 0:
                 c = far_end[half]
-                value = _entry(sums, norms, areas, a, c, length[half], strength[half], weight, size_power)
-                heapq.heappush(heap, (value, (min(a, c) * n + max(a, c)) * n + merges + 1))
+                value = _similarity(sums, norms, a, c, length[half], strength[half], weight)
+                unlike += length[half] * _compiled_in_units(value)
+                around += length[half]
+                entry = (min(a, c) * n + max(a, c)) * n + merges + 1
+                heapq.heappush(heap, (_entry(areas, a, c, value, size_power), entry))
                 half = following[half]
+            surround[merges] = unlike / (STRENGTH_UNIT * STRENGTH_UNIT * max(around, 1))
             merges += 1
         return (
             kept[:merges],
@@ -314,4 +332,5 @@ if numba is not None:
             similarity[:merges],
             gone_length[:merges],
             gone_strength[:merges],
+            surround[:merges],
         )

@@ -24,6 +24,7 @@ class Proposal:
         source: "global", or "local" from a zoomed crop.
         cell: side of a feature cell in image pixels: how coarse the mask's edge is.
         separation: in [0, 2], 1 - similarity to the region that it was absorbed with.
+        surround: in [0, 2], the mean of 1 - similarity to all its neighbours.
         agreement: IoU in [0, 1] of the mask before and after refinement.
     """
 
@@ -35,6 +36,7 @@ class Proposal:
     source: str
     cell: float
     separation: float
+    surround: float = 1.0
     agreement: float = 1.0
 
     @property
@@ -89,6 +91,7 @@ def proposals_from_tree(
                 source=source,
                 cell=cell,
                 separation=float(tree.separation[node]),
+                surround=float(tree.surround[node]),
             )
         )
     return proposals

@@ -1,10 +1,11 @@
 """How likely a region is an entity, without ever having seen one: the score that ranks the labels.
 
-    raw = separation * contrast * agreement ** AGREEMENT_POWER
+    raw = separation * surround ** SURROUND_POWER * contrast * agreement ** AGREEMENT_POWER
     rank = raw * (1 - REDUNDANCY * overlap ** REDUNDANCY_POWER)
     score = FLOOR * rank / (rank + TAIL) + (1 - FLOOR) * rank ** SLOPE / (rank ** SLOPE + MIDPOINT ** SLOPE)
 
 - separation, (1 - similarity) / (2 + lambda): how unlike its nearest neighbour the region was when it was absorbed;
+- surround, the same, of the mean over all its neighbours when it was made, weighted by the length of the border;
 - contrast, e / (e + i + noise): border strength along its outline (e) against that over its pixels (i);
 - agreement: the mean best IoU with the regions of the other looks; after a refiner, the IoU with the mask before.
 
@@ -33,6 +34,7 @@ class EntityScorer:
 
     Attributes:
         noise: border strength in [0, 1) below which "stronger than inside" means nothing.
+        surround_power: exponent of the surround; 0 ignores it.
         agreement_power: exponent of the agreement; 0 ignores it.
         redundancy: share of its raw score that a region loses to a better one that it equals; less with the overlap.
         redundancy_power: of the IoU with the best such region.
@@ -43,18 +45,24 @@ class EntityScorer:
     """
 
     noise: float = 0.1
+    surround_power: float = 0.5
     agreement_power: float = 0.5
     redundancy: float = 0.3
     redundancy_power: float = 6.0
-    floor: float = 0.32
+    floor: float = 0.37
     tail: float = 0.01
-    midpoint: float = 0.207
-    slope: float = 10.8
+    midpoint: float = 0.14
+    slope: float = 11.2
 
     def tree(self, tree: MergeTree, border_weight: float) -> np.ndarray:
-        """(K,) float64 separation times contrast of all nodes of a tree that was merged with ``border_weight``."""
-        separation = np.clip(tree.separation / (2 + border_weight), 0, 1)
-        return separation * tree.border / (tree.border + tree.inside + self.noise)
+        """(K,) float64 separation, surround and contrast, multiplied, of all nodes of a tree.
+
+        Args:
+            tree: of one look.
+            border_weight: with which it was merged.
+        """
+        separation, surround = (np.clip(v / (2 + border_weight), 0, 1) for v in (tree.separation, tree.surround))
+        return separation * surround**self.surround_power * tree.border / (tree.border + tree.inside + self.noise)
 
     def raw(self, values: np.ndarray, agreement: np.ndarray) -> np.ndarray:
         """(M,) float64 raw scores from (M,) separation times contrast and (M,) agreement in [0, 1]."""
@@ -72,7 +80,7 @@ class EntityScorer:
         return 1 - self.redundancy * np.asarray(overlap, np.float64) ** self.redundancy_power
 
     def proposal(self, proposal: Proposal, strength: np.ndarray, border_weight: float) -> float:
-        """Separation times contrast of a refined mask, whose outline is no longer that of its node.
+        """Separation, surround and contrast, multiplied, of a refined mask, whose outline its node no longer has.
 
         Args:
             proposal: refined.
@@ -92,4 +100,5 @@ class EntityScorer:
         border = float(values[outline].mean()) / STRENGTH_UNIT if outline.any() else 0.0
         inside = float(values[inner].mean()) / STRENGTH_UNIT if inner.any() else border
         separation = float(np.clip(proposal.separation / (2 + border_weight), 0, 1))
-        return separation * border / (border + inside + self.noise)
+        surround = float(np.clip(proposal.surround / (2 + border_weight), 0, 1))
+        return separation * surround**self.surround_power * border / (border + inside + self.noise)

@@ -6,6 +6,7 @@ import numpy as np
 
 from sohes_d2.exploration.features import ColorTextureExtractor
 from sohes_d2.exploration.features.color_texture import fourier_features, gradient_texture
+from sohes_d2.exploration.graph import RegionGraph
 from sohes_d2.exploration.merging import merge_regions
 
 
@@ -23,7 +24,7 @@ def test_dark_and_bright_of_one_hue_differ():
     extractor = ColorTextureExtractor(token_budget=400, texture_weight=0, position_weight=0)
     features = extractor.extract([image])[0]
     assert features.shape == (20, 20, 48)
-    labels = merge_regions(features).labels([0.5])[0]
+    labels = merge_regions(features.reshape(400, 48), RegionGraph.of_grid(20, 20)).labels([0.5])[0].reshape(20, 20)
     assert len(np.unique(labels[:, :10])) == 1
     assert len(np.unique(labels[:, 10:])) == 1
     assert labels[0, 0] != labels[0, -1]

@@ -61,7 +61,7 @@ def test_a_known_scene_becomes_the_known_forest(make):
     assert forest.ancestors()[found[0], found[1]]  # the yellow square is inside the red one
     assert not forest.ancestors()[:, found[2]][found[0]]
     # the drawn entities are the best labels
-    assert set(found) <= set(np.argsort(-forest.scores)[:5])
+    assert set(found) <= set(np.argsort(-forest.scores)[:6])
     assert forest.scores.tolist() == sorted(forest.scores.tolist(), reverse=True)
     assert 0 <= forest.scores.min() <= forest.scores.max() <= 1
 
@@ -215,7 +215,7 @@ CHANGED = {
     "LOOKS.SCALES": [1.0, 1.0], "LOOKS.BORDER_WEIGHTS": [0.5, 1.5], "LOOKS.SIZE_POWERS": [0.0, 0.7],
     "THETAS": [0.7, 0.3], "MAX_PIXELS": 1234,
     "SCORE.NOISE": 0.2, "SCORE.AGREEMENT_POWER": 0.7, "SCORE.REDUNDANCY": 0.1, "SCORE.REDUNDANCY_POWER": 2.0,
-    "SCORE.FLOOR": 0.1, "SCORE.MIDPOINT": 0.4, "SCORE.SLOPE": 2.0,
+    "SCORE.SURROUND_POWER": 0.2, "SCORE.FLOOR": 0.1, "SCORE.TAIL": 0.02, "SCORE.MIDPOINT": 0.4, "SCORE.SLOPE": 2.0,
     "ZOOM.ENABLED": True, "ZOOM.LARGE": True, "ZOOM.SMALL_AREA": 0.02, "ZOOM.MIN_SIDE": 9, "ZOOM.CONTEXT": 1.5,
     "ZOOM.CROP_SIZE": 128, "ZOOM.INSIDE": 0.8, "ZOOM.MAX_CROPS": 3, "ZOOM.SAME_CROP_IOU": 0.6,
     "REFINEMENT.NAME": "guided", "REFINEMENT.FILL_HOLES": False,
@@ -237,7 +237,8 @@ def test_from_cfg_takes_every_key():
     default = PseudoLabeler.from_cfg(cfg, extractor=ColorTextureExtractor()).describe()
     assert default == PseudoLabeler(ColorTextureExtractor()).describe()
     node = cfg.EXPLORATION
-    assert {".".join(key) for key in leaves_of(node) if key[0] != "FEATURES"} == set(CHANGED)
+    shown = {"MAX_CHILD_AREA", "MAX_ONLY_CHILD_AREA", "MAX_OVERLAP", "MAX_DEPTH", "RANK_SCALE"}  # not of label files
+    assert {".".join(key) for key in leaves_of(node) if key[0] != "FEATURES" and key[-1] not in shown} == set(CHANGED)
     cfg.merge_from_list([part for key, value in CHANGED.items() for part in (f"EXPLORATION.{key}", value)])
     node.FEATURES.NAME = "color_texture"
     node.FEATURES.TOKEN_BUDGET = 500

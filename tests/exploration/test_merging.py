@@ -34,15 +34,16 @@ def merge_grid(features: np.ndarray, use_numba: bool | None = None) -> MergeHist
 def history_of(kept, absorbed, priority) -> MergeHistory:
     priority = np.asarray(priority, np.float32)
     ones = np.ones(len(priority), np.int64)
-    return MergeHistory(
-        len(priority) + 1, np.asarray(kept, np.int32), np.asarray(absorbed, np.int32), priority, priority, ones, ones
-    )
+    ids = np.asarray(kept, np.int32), np.asarray(absorbed, np.int32)
+    return MergeHistory(len(priority) + 1, *ids, priority, priority, ones, ones, 1 - priority)
 
 
 def assert_same(a: MergeHistory, b: MergeHistory) -> None:
     for name in ("leaves", "kept", "absorbed", "priority", "similarity", "length", "strength"):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name), err_msg=name)
     np.testing.assert_array_equal(a.labels(THETAS), b.labels(THETAS))
+    # the plain algorithm has it of rounded similarities
+    np.testing.assert_allclose(a.surround, b.surround, atol=2e-6)
 
 
 @pytest.mark.parametrize("use_numba", PATHS)

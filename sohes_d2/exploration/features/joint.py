@@ -34,7 +34,7 @@ class JointExtractor(FeatureExtractor):
 
     name = "joint"
 
-    def __init__(self, fine: FeatureExtractor, coarse: FeatureExtractor, *, weight: float = 0.4, shrink: float = 3.0):
+    def __init__(self, fine: FeatureExtractor, coarse: FeatureExtractor, *, weight: float = 0.6, shrink: float = 3.0):
         if not 0 <= weight <= 1 or not shrink >= 1:
             raise ValueError(
                 f"A joint feature needs a weight in [0, 1] and a shrink from 1 on, not {weight}, {shrink}."
