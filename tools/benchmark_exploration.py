@@ -94,12 +94,12 @@ def main(arguments: list[str] | None = None) -> int:
 def run_child(args: argparse.Namespace, folder: Path, config: str, size: float) -> dict:
     """Measure one configuration of one checkout at one size, in a process of its own."""
     # Not this tool's command line: an older checkout may lack what that needs.
-    arguments = (args.images, args.photos, config, size)
+    arguments = (os.path.abspath(args.images), args.photos, os.path.abspath(config), size)
     call = f"import json, benchmark_exploration as tool; print(json.dumps(tool.measure(*{arguments})))"
     command = [sys.executable, "-c", call]
     path = [str(folder), str(ROOT / "tools")]
     environment = {**os.environ, **THREADS, "PYTHONPATH": os.pathsep.join(path), "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -109,7 +109,8 @@ def test_levels_are_membership_in_the_snapshots(seed, options):
 def test_equal_thresholds_and_priorities_meet_as_in_the_snapshots():
     priority = np.array([0.5, 0.2, 0.5], np.float32)
     ones = np.ones(3, np.int64)
-    history = MergeHistory(4, np.zeros(3, np.int32), np.arange(1, 4, dtype=np.int32), priority, priority, ones, ones, priority)
+    leaves = np.zeros(3, np.int32), np.arange(1, 4, dtype=np.int32)
+    history = MergeHistory(4, *leaves, priority, priority, ones, ones, priority)
     strength = np.zeros((1, 4), np.int32)
     tree = MergeTree(np.arange(4, dtype=np.int32)[None], RegionGraph.of_grid(1, 4), history, strength)
     # 0.5 is not under 0.5; node 5 is made at 0.2 and absorbed in the same fall
