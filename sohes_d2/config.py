@@ -39,7 +39,7 @@ def add_sohes_config(cfg: Any) -> None:
     node.DTYPE = "float32"  # float32 | bfloat16 | float16 (GPU only), for the network's forward pass
 
     # Larger photos are clustered at this many pixels; masks are written at the photo's own size. 0: no limit [D]
-    cfg.EXPLORATION.MAX_PIXELS = 1_000_000
+    cfg.EXPLORATION.MAX_PIXELS = 750_000
 
     cfg.EXPLORATION.LEAVES = node = CfgNode()  # of the merge trees
     node.NAME = "superpixels"  # superpixels [D] | grid: the cells of the features [P]

@@ -13,10 +13,12 @@ Exit code: 0 measured, 2 the files do not fit or usage error.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+from sohes_d2.cli.runner import run_tool, tool_parser
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; exits with code 2 where it is wrong."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     add = parser.add_argument
     add("--gt", required=True, metavar="GT.json", help="ground truth, a COCO file")
     add("--pred", required=True, metavar="PRED.json", help="labels or predictions, a COCO file")
@@ -78,30 +80,27 @@ def shape_of(forests: Sequence[Forest]) -> dict[str, float]:
     }
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    args = parse_arguments(arguments)
-
+def measure(args: argparse.Namespace) -> None:
+    """Measure, and print the numbers."""
     from sohes_d2.evaluation.detection_metrics import evaluate_detections
     from sohes_d2.evaluation.errors import EvaluationError
     from sohes_d2.evaluation.forest_metrics import ForestMetrics
-    from sohes_d2.evaluation.ground_truth import GroundTruth, group_by_image, predicted_forest
+    from sohes_d2.evaluation.ground_truth import GroundTruth, predicted_forest
     from sohes_d2.evaluation.predictions import read_predictions
+    from sohes_d2.structures.files import write_json
 
-    try:
-        truth = GroundTruth.from_file(args.gt)
-        predictions = read_predictions(args.pred, truth, "auto", True, ["segm"])
-        by_image = group_by_image(predictions.annotations, truth.images)
-        forests = {
-            image_id: predicted_forest(annotations, truth.size(image_id), args.pred)[0]
-            for image_id, annotations in by_image.items()
-            if annotations
-        }
-        if not forests:
-            raise EvaluationError(f"{args.pred} has no masks of the images of {args.gt}")
-    except (EvaluationError, ValueError, OSError) as error:
-        print(f"benchmark_entities: {error}", file=sys.stderr)
-        return 2
+    truth = GroundTruth.from_file(args.gt)
+    predictions = read_predictions(args.pred, truth, "auto", True, ["segm"])
+    by_image: dict[Any, list[dict[str, Any]]] = defaultdict(list)
+    for annotation in predictions.annotations:
+        by_image[annotation["image_id"]].append(annotation)
+    forests = {
+        image_id: predicted_forest(by_image[image_id], truth.size(image_id), args.pred)[0]
+        for image_id in truth.images
+        if by_image[image_id]
+    }
+    if not forests:
+        raise EvaluationError(f"{args.pred} has no masks of the images of {args.gt}")
 
     images = [truth.images[image_id] for image_id in forests]
     records = [record for record in truth.records("segm") if record["image_id"] in forests]
@@ -142,9 +141,12 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{name}: " + ", ".join(f"{key} {value:.1f}" for key, value in row.items()), flush=True)
     print(f"{len(images)} images")
     if args.output:
-        with open(args.output, "w", encoding="utf-8") as file:
-            json.dump(result, file, indent=1)
-    return 0
+        write_json(args.output, result)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    return run_tool("benchmark_entities", parse_arguments, measure, arguments)
 
 
 if __name__ == "__main__":

@@ -15,12 +15,12 @@ import torch
 from ..data.inputs import read_inputs
 from ..exploration.features import FEATURE_EXTRACTORS
 from ..exploration.labeler import PseudoLabeler
-from ..model_zoo import PREFIX, shipped_files
 from ..structures.forest import Forest
 from ..structures.hierarchy import Rules
 from ..structures.images import ImageReadError, as_rgb, read_image
-from ..weights import TORCHVISION_PREFIX
-from .config_file import ConfigError, load_config, near_matches
+from ..config_file import load_config, near_matches
+from ..errors import ConfigError
+from ..weights import PREFIX, TORCHVISION_PREFIX, shipped_files
 from .predictor import CONFIG_FILE, WEIGHTS_FILES, SOHESPredictor, choose_device
 
 logger = logging.getLogger(__name__)

@@ -71,7 +71,7 @@ class PseudoLabeler:
         mask_filter: MaskFilter | None = None,
         fill_holes: bool = True,
         theta_cover: float = 0.9,
-        max_pixels: int = 1_000_000,
+        max_pixels: int = 750_000,
     ):
         self.extractor = extractor
         self.looks = looks or Looks()

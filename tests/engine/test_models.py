@@ -14,7 +14,7 @@ from PIL import Image
 import sohes_d2
 from sohes_d2.data.synthetic import generate_scene
 from sohes_d2.engine import models
-from sohes_d2.engine.config_file import ConfigError
+from sohes_d2.errors import ConfigError
 from sohes_d2.exploration.labeler import PseudoLabeler
 from sohes_d2.structures.images import ImageReadError
 

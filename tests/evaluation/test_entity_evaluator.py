@@ -181,7 +181,8 @@ def test_several_processes_are_gathered_on_the_first(truth_file, monkeypatch):
     evaluator.process([{"image_id": 11}], [instances(torch.from_numpy(MASKS))])
     monkeypatch.setattr(comm, "get_world_size", lambda: 2)
     monkeypatch.setattr(comm, "synchronize", lambda: None)
-    monkeypatch.setattr(comm, "gather", lambda mine, dst: [mine, others._predictions])
+    # predictions, and the number of images that could not be read
+    monkeypatch.setattr(comm, "gather", lambda x, dst: [x, 0 if isinstance(x, int) else others._predictions])
     assert evaluator.evaluate()["segm"]["AR@1000"] == pytest.approx(100)
     monkeypatch.setattr(comm, "is_main_process", lambda: False)
     assert evaluator.evaluate() == {}

@@ -371,13 +371,14 @@ def test_tool_draws_what_it_can_and_reports_the_rest(tool, labels, tmp_path, cap
     code = tool.main([*arguments, "--entities", "0"])
     captured = capsys.readouterr()
     assert code == 3
-    assert sorted(p.name for p in output.iterdir()) == ["forest_none.png", "forest_sub_good.png"]
+    assert sorted(p.name for p in output.iterdir()) == ["forest_none.png", "forest_other.png", "forest_sub_good.png"]
     with Image.open(output / "forest_sub_good.png") as picture:
         assert picture.width == 500
     assert "6 masks (2 wholes, 2 parts, 2 subparts)" in captured.out
     assert "masks by depth: 0: 2, 1: 2, 2: 1, 3: 1" in captured.out
-    for name in ("missing.png", "broken.jpg", "other.png"):
-        assert f"skipped {name}" in captured.err
+    for name in ("missing.png", "broken.jpg"):
+        assert f"skipped '{name}'" in captured.err
+    assert "other.png, annotation 100: the RLE has size" in captured.err
 
 
 def test_tool_options(tool, labels, tmp_path, capsys):
