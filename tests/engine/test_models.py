@@ -166,7 +166,7 @@ def test_the_import_is_light():
 def test_what_works_without_detectron2():
     """With Detectron2 hidden: label files, evaluation, the page and forests; the rest says what to install."""
     modules = (
-        "structures.forest structures.images data.shards data.shard_index data.sources evaluation.scoring "
+        "structures.forest structures.images labels.shards labels.index labels.reader data.sources evaluation.scoring "
         "evaluation.predictions evaluation.ground_truth visualization.report visualization"
     )
     code = f"""
