@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from scipy import sparse
 
 from ..structures.forest import NO_PARENT, Forest
 from ..structures.masks import mask_areas, mask_boxes
@@ -80,7 +81,6 @@ def forest_colors(forest: Forest) -> np.ndarray:
 
     Args:
         forest: N masks.
-        shapes: the masks at a reduced scale, if the caller has them; only the neighbourhoods are read off them.
 
     Returns:
         (N, 3) uint8 RGB.
@@ -92,27 +92,39 @@ def forest_colors(forest: Forest) -> np.ndarray:
     near = _neighbours(forest)
     depths = forest.depths()
     shares = mask_areas(forest.masks) / max(1, forest.image_size[0] * forest.image_size[1])
-    palette = np.array([(lightness, chroma, hue) for hue, lightness, chroma in WHOLE_PALETTE])
+    ordered = np.array(canonical_order(forest, np.arange(n)))
     seen = np.zeros((n, len(_VISIONS), 3))  # each colour in OKLab, as each reader sees it
-    used: dict[int, np.ndarray] = {}  # how often the children of one parent (or the wholes) have taken each candidate
     for depth in range(int(depths.max()) + 1):
         done = np.zeros(n, dtype=bool)
-        for k in canonical_order(forest, np.flatnonzero(depths == depth)):
-            parent = int(forest.parents[k])
-            candidates = palette if parent == NO_PARENT else _shades(colors[parent], float(shares[parent]))
-            views = _as_seen(oklch_to_rgb(candidates))
-            if parent != NO_PARENT:
-                apart = _least_distance(views, seen[[parent]]) >= FROM_PARENT
-                candidates, views = candidates[apart], views[apart]
-            taken = used.setdefault(parent, np.zeros(len(candidates), np.int64))
+        level = ordered[depths[ordered] == depth]
+        palettes = _palettes(np.unique(forest.parents[level]), colors, shares, seen)
+        for k in level:
+            candidates, views, taken = palettes[int(forest.parents[k])]
             distance = np.minimum(_least_distance(views, seen[near[k] & done]), FAR_ENOUGH).round(3)
             # Of those taken least, the one that differs most from its siblings elsewhere; wholes keep to the palette.
-            siblings = seen[done & (forest.parents == parent)] if parent != NO_PARENT else seen[:0]
+            siblings = seen[done & (forest.parents == forest.parents[k])] if depth else seen[:0]
             among = np.minimum(_least_distance(views, siblings), FAR_ENOUGH).round(3)
             best = int(np.lexsort((-among, taken, -distance))[0])
             taken[best] += 1
             colors[k], seen[k], done[k] = candidates[best], views[best], True
     return oklch_to_rgb(colors)
+
+
+def _palettes(parents: np.ndarray, colors: np.ndarray, shares: np.ndarray, seen: np.ndarray) -> dict[int, tuple]:
+    """For each parent (NO_PARENT for wholes) what its children may take: (C, 3) OKLCH colours, (C, visions, 3) OKLab
+    as each reader sees them, and (C,) how often each was taken, from 0."""
+    if list(parents) == [NO_PARENT]:
+        candidates = [np.array([(lightness, chroma, hue) for hue, lightness, chroma in WHOLE_PALETTE])]
+    else:
+        candidates = [_shades(colors[parent], float(shares[parent])) for parent in parents]
+    views = np.split(_as_seen(oklch_to_rgb(np.concatenate(candidates))), np.cumsum([len(c) for c in candidates])[:-1])
+    palettes = {}
+    for parent, shades, looks in zip(parents, candidates, views, strict=True):
+        if parent != NO_PARENT:
+            apart = _least_distance(looks, seen[[parent]]) >= FROM_PARENT
+            shades, looks = shades[apart], looks[apart]
+        palettes[int(parent)] = shades, looks, np.zeros(len(shades), np.int64)
+    return palettes
 
 
 def canonical_order(forest: Forest, indices: Sequence[int] | np.ndarray) -> list[int]:
@@ -173,16 +185,16 @@ def _least_distance(views: np.ndarray, rivals: np.ndarray) -> np.ndarray:
 
 def _shades(parent: np.ndarray, share: float) -> np.ndarray:
     """(C, 3) OKLCH colours that still read as the parent's, which covers that share of the picture."""
-    lightness, chroma, hue = parent
+    lightness, chroma, hue = parent.tolist()
     turn = HUE_TURN[0] + (HUE_TURN[1] - HUE_TURN[0]) * share
     # Both change from one candidate to the next, so that the first few parts differ in lightness and in hue.
     n = len(LIGHTNESS_STEPS)
     steps = [(LIGHTNESS_STEPS[(k + k // n) % n], HUE_STEPS[k % n]) for k in range(n * n)]
     shades = [
         (
-            float(np.clip(lightness + lighter, 0.42, 0.88)),
-            float(chroma) * (1.0 if lighter < 0.15 else 0.8),
-            float(hue + turned * turn) % 360,
+            min(max(lightness + lighter, 0.42), 0.88),
+            chroma * (1.0 if lighter < 0.15 else 0.8),
+            (hue + turned * turn) % 360,
         )
         for lighter, turned in steps
     ]
@@ -195,13 +207,14 @@ def _neighbours(forest: Forest) -> np.ndarray:
     height, width = forest.image_size
     scale = NEIGHBOUR_GRID / max(height, width, NEIGHBOUR_GRID)
     size = max(1, round(height * scale)), max(1, round(width * scale))
-    flat = np.zeros((len(forest), *size), np.float32)
+    cells = np.zeros((len(forest), *size), dtype=bool)
     for k, rle in enumerate(forest.masks):
         shape = scaled_shape(rle, size)
-        flat[k][shape.window] = shape.mask
-    grown = flat.copy()
-    grown[:, 1:] += flat[:, :-1]
-    grown[:, :-1] += flat[:, 1:]
-    grown[:, :, 1:] += flat[:, :, :-1]
-    grown[:, :, :-1] += flat[:, :, 1:]
-    return grown.reshape(len(forest), -1) @ flat.reshape(len(forest), -1).T > 0
+        cells[k][shape.window] = shape.mask
+    grown = cells.copy()
+    grown[:, 1:] |= cells[:, :-1]
+    grown[:, :-1] |= cells[:, 1:]
+    grown[:, :, 1:] |= cells[:, :, :-1]
+    grown[:, :, :-1] |= cells[:, :, 1:]
+    counts = sparse.csr_array(grown.reshape(len(forest), -1).astype(np.int32))
+    return (counts @ sparse.csr_array(cells.reshape(len(forest), -1).astype(np.int32)).T).toarray() > 0
