@@ -75,16 +75,20 @@ class ColorTextureExtractor(FeatureExtractor):
         shrinks = size[0] <= image.shape[1] and size[1] <= image.shape[0]
         pixels = cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
         lab = cv2.cvtColor(pixels.astype(np.float32) / 255, cv2.COLOR_RGB2LAB) / 100
-        cues = [fourier_features(lab, self.dims, self.color_sigma, _SEED)]
+        cues = [(_SEED, lab, self.color_sigma, 1.0)]
         if self.texture_weight:
             texture = gradient_texture(lab, self.scales)
-            cues.append(self.texture_weight * fourier_features(texture, self.dims, self.texture_sigma, _SEED + 1))
+            cues.append((_SEED + 1, texture, self.texture_sigma, self.texture_weight))
         if self.position_weight:
             y, x = np.mgrid[: size[1], : size[0]].astype(np.float32) / max(size)
             place = np.stack([y, x], axis=-1)
-            cues.append(self.position_weight * fourier_features(place, self.dims, self.position_sigma, _SEED + 2))
-        features = np.concatenate(cues, axis=-1)
-        return features.reshape(rows, side, cols, side, -1).mean(axis=(1, 3))
+            cues.append((_SEED + 2, place, self.position_sigma, self.position_weight))
+        means = []
+        for seed, values, sigma, weight in cues:
+            features = weight * fourier_features(values, self.dims, sigma, seed)
+            # one cue at a time, since the samples take side * side as much memory as the cells
+            means.append(features.reshape(rows, side, cols, side, -1).mean(axis=(1, 3)))
+        return np.concatenate(means, axis=-1)
 
     def describe(self) -> dict:
         return {

@@ -46,10 +46,12 @@ class JointExtractor(FeatureExtractor):
     def extract_at(self, images: Sequence[np.ndarray], grid: tuple[int, int]) -> np.ndarray:
         check_images(images)
         own = tuple(max(1, round(side / self.shrink)) for side in grid)
-        fine = unit_length(self.fine.extract_at(images, grid)) * np.float32(np.sqrt(1 - self.weight))
-        coarse = [resampled(feature, grid) for feature in self.coarse.extract_at(images, own)]
-        coarse = unit_length(np.stack(coarse)) * np.float32(np.sqrt(self.weight))
-        return np.concatenate([fine, coarse], axis=-1)
+        parts = [unit_length(self.fine.extract_at(images, grid))]
+        parts[0] *= np.float32(np.sqrt(1 - self.weight))
+        coarse = self.coarse.extract_at(images, own)
+        parts.append(unit_length(np.stack([resampled(feature, grid) for feature in coarse])))
+        parts[1] *= np.float32(np.sqrt(self.weight))
+        return np.concatenate(parts, axis=-1)
 
     def describe(self) -> dict:
         return {
