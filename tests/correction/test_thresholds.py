@@ -34,6 +34,9 @@ def test_small_masks_pass_with_scores_at_which_large_ones_do_not():
     scores = torch.tensor([0.29, 0.31, 0.49, 0.51, 0.69, 0.71])
     assert dynamic()(areas, scores).tolist() == [False, True] * 3
     assert fixed(tau=0.5)(areas, scores).tolist() == [False, False, False, True, True, True]
+    # a score that equals the threshold passes
+    assert fixed(tau=0.5)(torch.tensor([0.1]), torch.tensor([0.5])).all()
+    assert dynamic(tau_small=0.25, tau_large=0.75)(torch.tensor([0.0, 1.0]), torch.tensor([0.25, 0.75])).all()
 
 
 def test_the_best_few():

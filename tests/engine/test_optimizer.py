@@ -118,8 +118,9 @@ def test_gradients_are_clipped_at_the_step(kind, limit, expected):
     assert kind != "full_model" or optimizer.grad_norm == pytest.approx(10.0)
 
 
-def test_infinite_gradients_leave_the_weights_alone():
-    model = two_weights(3.0, float("inf"))
+@pytest.mark.parametrize("broken", [float("inf"), float("nan")])
+def test_gradients_that_are_not_finite_leave_the_weights_alone(broken):
+    model = two_weights(3.0, broken)
     optimizer = optimizer_for(model, CLIP_GRADIENTS__ENABLED=True, CLIP_GRADIENTS__CLIP_TYPE="full_model")
     with pytest.raises(FloatingPointError, match="the step was not taken"):
         optimizer.step()

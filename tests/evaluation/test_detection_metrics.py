@@ -55,6 +55,7 @@ def test_numbers_by_hand(backend, iou_type):
     assert metrics["AR@1000-small"] == pytest.approx(100)
     assert metrics["AR@1000-medium"] == pytest.approx(50)
     assert math.isnan(metrics["AR@1000-large"])
+    assert (metrics["AR@1-small"], metrics["AR@2-small"], metrics["AR@2-medium"]) == pytest.approx((0, 100, 0))
     # precision 2/3 at both recalls up to 0.70: after three detections two are right; interpolated to the left
     assert metrics["AP50"] == pytest.approx(100 * 2 / 3)
     # above it, 1/2 up to recall 0.5, which are 51 of 101 levels

@@ -13,6 +13,7 @@ import torch
 from detectron2.config import get_cfg
 
 from sohes_d2 import add_sohes_config
+from sohes_d2.data.synthetic import generate_scene
 from sohes_d2.exploration.features import ColorTextureExtractor
 from sohes_d2.exploration.filtering import MaskFilter
 from sohes_d2.exploration.labeler import PseudoLabeler, fill_holes
@@ -151,6 +152,25 @@ def test_of_duplicates_the_better_score_stays_also_when_not_adjacent():
     masks[2, :, :19] = True
     keep = MaskFilter(duplicate_iou=0.9).best(encode_masks(masks), np.array([0.3, 0.5, 0.9]))
     assert keep.tolist() == [2, 1]
+    # an IoU of just the threshold, 190 of 200 pixels, is no duplicate
+    keep = MaskFilter(duplicate_iou=0.95).best(encode_masks(masks), np.array([0.3, 0.5, 0.9]))
+    assert keep.tolist() == [2, 1, 0]
+
+
+def test_agreement_and_overlaps_that_equal_their_threshold_pass():
+    assert MaskFilter(min_area=1, min_agreement=0.5).accepts(proposal((0, 0, 9, 9), agreement=0.5), (20, 20))
+    assert not MaskFilter(min_area=1, min_agreement=0.5).accepts(proposal((0, 0, 9, 9), agreement=0.49), (20, 20))
+
+    class Overlaps:
+        def __len__(self):
+            return 2
+
+        def row(self, k):
+            return np.array([[1, 0.75], [0.75, 1]], np.float32)[k]
+
+    for threshold, kept in ((0.75, [0, 1]), (0.74, [0])):
+        chosen = MaskFilter(duplicate_iou=threshold).best_candidates(Overlaps(), np.array([0.9, 0.5]), np.ones_like)
+        assert chosen[0].tolist() == kept
 
 
 @pytest.mark.parametrize("make", [labeler, paper])
@@ -199,6 +219,9 @@ def test_holes_are_filled_but_not_bays():
     filled = fill_holes(mask)
     assert filled[2:4, 2:4].all()
     assert not filled[5:, 6].any()
+    diagonal = np.ones((5, 5), bool)
+    diagonal[1, 1] = diagonal[0, 0] = False  # touches the outside by a corner only
+    assert fill_holes(diagonal)[1, 1] and not fill_holes(diagonal)[0, 0]
 
 
 def leaves_of(node, prefix=()):
@@ -278,3 +301,23 @@ def test_bad_settings_name_the_remedy():
         with pytest.raises(ValueError, match="ZOOM needs LEAVES.NAME grid and THETAS"):
             labeler(reclustering=closer, **options)
     assert "none" in REFINERS
+
+
+@pytest.mark.parametrize(
+    ("make", "masks", "recall", "score"),
+    [(labeler, 2466, 0.444, 0.913), (paper, 351, 0.291, 0.278)],
+)
+def test_defaults_on_generated_photos(make, masks, recall, score):
+    """Pins the constants of the score, the filters and the refiner, which no drawn square would notice."""
+    counts, hits, total, scores = 0, 0, 0, []
+    for index in range(3):
+        image, truth = generate_scene(0, index, (128, 160))
+        forest = make().generate(image)
+        ious = iou_matrix(truth.masks, forest.masks[:50])
+        hits += sum(np.count_nonzero(ious.max(axis=1) > threshold) for threshold in np.arange(0.5, 1, 0.05))
+        total += 10 * len(truth)
+        counts += len(forest)
+        scores.extend(forest.scores[:50])
+    assert counts == pytest.approx(masks, rel=0.02)
+    assert hits / total == pytest.approx(recall, abs=0.02)
+    assert np.mean(scores) == pytest.approx(score, abs=0.01)

@@ -75,3 +75,17 @@ def test_a_mask_that_would_be_taken_apart_stays():
 def test_what_the_photo_has_beside_the_masks_does_not_count():
     masks, photo = blobs(3, (48, 64)), patchwork((56, 80))
     assert torch.equal(refined(masks, photo, 5), refined(masks, photo[:, :48, :64], 5))
+
+
+def test_masks_stay_whose_iou_with_their_refined_self_is_under_a_half(monkeypatch):
+    size = (64, 64)
+    rows = torch.arange(64)[:, None].expand(size)
+    widths = range(8, 26)
+    thin = torch.stack([(rows >= 20) & (rows < 20 + w) & (rows.T >= 8) & (rows.T < 8 + 2 * w) for w in widths])
+    photo = patchwork(size)
+    found = refined(thin, photo, 10)
+    monkeypatch.setattr("sohes_d2.modeling.mask_refinement._MIN_AGREEMENT", 0.0)
+    free = refined(thin, photo, 10)
+    ious = (free & thin).sum((1, 2)) / (free | thin).sum((1, 2))
+    assert ((ious > 0.3) & (ious < 0.45)).any() and ((ious > 0.5) & (ious < 0.6)).any()
+    assert torch.equal(found, torch.where((ious >= 0.5)[:, None, None], free, thin))

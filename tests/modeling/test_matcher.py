@@ -2,8 +2,10 @@
 
 import logging
 
+import numpy as np
 import pytest
 import torch
+from scipy.optimize import linear_sum_assignment
 
 import matching_case
 
@@ -113,6 +115,12 @@ def test_broken_predictions_are_matched_last_and_reported_once(bad, caplog):
     everything = {"pred_logits": torch.full((1, 4, 2), bad), "pred_masks": torch.full((1, 4, 8, 8), bad)}
     ((queries, found),) = this(everything, [{"labels": labels, "masks": label_masks}])
     assert len(queries) == 3 and sorted(found.tolist()) == [0, 1, 2]
+
+
+def test_a_broken_pair_costs_more_than_any_other_assignment():
+    cost = matcher()._finite(np.array([[np.nan, 100.0], [100.0, 0.0]]))
+    assert cost[0, 0] > 200 and np.isfinite(cost).all()
+    assert linear_sum_assignment(cost)[1].tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -47,6 +47,12 @@ def test_unsound_counts_are_refused(change, reason):
         rle_from_coco({"size": rle["size"], "counts": change(rle["counts"])}, mask.shape)
 
 
+def test_no_run_is_negative():
+    check_runs(np.array([0, 5, 7]), (3, 4))
+    with pytest.raises(ValueError, match="negative"):
+        check_runs(np.array([-1, 5, 8]), (3, 4))
+
+
 def test_runs_of_length_0_are_merged():
     """pycocotools writes past its buffers where masks with many of them are merged."""
     runs = np.array([0, 0, 3, 0, 0, 2, 0, 4, 0, 0, 3, 0])
