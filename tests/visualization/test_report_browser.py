@@ -34,6 +34,12 @@ pytestmark = [
 ]
 ASSETS = Path(page_module.__file__).parent / "assets"
 PAD = 14  # as in stage.js
+LAUNCH = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True, "device_scale_factor": 3}
+ON_ITS_SIDE = {**PHONE, "viewport": {"width": 844, "height": 390}}
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +48,7 @@ def browser():
 
     with sync_playwright() as playwright:
         # Inside a container there may be no user namespaces for Chromium's own sandbox; the pages are made here.
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=LAUNCH)
         yield browser
         browser.close()
 
@@ -51,7 +57,7 @@ class Page:
     """An open page, and what went wrong in it."""
 
     def __init__(self, browser, path, **context):
-        self.context = browser.new_context(viewport={"width": 1300, "height": 800}, **context)
+        self.context = browser.new_context(**{"viewport": {"width": 1300, "height": 800}, **context})
         self.page = self.context.new_page()
         self.wrong: list[str] = []
         self.requests: list[str] = []
@@ -137,7 +143,7 @@ def opened(browser, tmp_path):
         if metrics is not None:
             metrics = read_metrics(write_json(tmp_path / "metrics.json", metrics))
         path = tmp_path / "report.html"
-        write_report(path, file, tmp_path / "images", other, metrics, ReportOptions(**options))
+        write_report(path, file, tmp_path / "images", other, metrics, ReportOptions(**{"entities": 0, **options}))
         pages.append(Page(browser, path, **(context or {})))
         return pages[-1]
 
@@ -304,9 +310,9 @@ def test_two_files_are_linked(opened):
     results = [result(box_mask(5, 5, 30, 38), 1, 0.9), result(box_mask(40, 50, 50, 60), 1, 0.8)]
     page = opened(coco({1: "a.png"}), compare=results)
     page.click(32, 42)  # the left whole, which has no match
-    assert page.texts(".chip:visible") == ["no match"]
+    assert page.texts(".chip:visible") == ["2, no match"]
     page.click(20, 30)
-    assert page.crumbs[-1] == "2.1" and page.texts(".chip:visible") == ["match, IoU 0.94", "match, IoU 0.94"]
+    assert page.crumbs[-1] == "2.1" and page.texts(".chip:visible") == ["2.1, IoU 0.94", "1, IoU 0.94"]
     page.press("Escape", "Escape")
     page.point(20, 20, stage=1)
     assert page.color("over", 20, 20, 1)[3] > 60 and page.color("over", 27, 34, 0)[3] > 60
