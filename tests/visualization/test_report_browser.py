@@ -369,16 +369,16 @@ def test_a_match_that_the_filters_hide_is_shown_with_its_subject(opened):
     page.click(20, 30)
     page.point(20, 30)
     assert page.color("over", 20, 30, 1)[3] > 60, "the match of what is pointed at"
-    assert page.texts("#caption .facts") == ["hidden by the filters in other.json, IoU 0.94"]
+    assert page.texts("#caption .facts") == ["hidden in other.json, IoU 0.94"]
     page.click(20, 30)
     assert page.crumbs == ["Picture", "2", "2.1"]
-    assert page.texts(".chip:visible") == ["2.1, IoU 0.94", "hidden by the filters, IoU 0.94"]
+    assert page.texts(".chip:visible") == ["2.1, IoU 0.94", "hidden, IoU 0.94"]
     cells = page.page.locator("#subject tr").evaluate_all(
         "(rows) => rows.map((r) => [...r.cells].map((c) => c.innerText))"
     )
     assert cells[:4] == [
         ["", "labels.json", "other.json"],
-        ["Mask", "2.1", "hidden by the filters"],
+        ["Mask", "2.1", "hidden"],
         ["Score", "0.700", "0.300"],
         ["Size", "16 %", "15 %"],
     ]

@@ -96,7 +96,7 @@ class ShownForest {
 
   // Masks that the filters hide have no place among the others, and no name.
   name(k) {
-    if (!this.visible[k]) return "hidden by the filters";
+    if (!this.visible[k]) return "hidden";
     const label = this.labels.labels && this.labels.labels[k];
     const path = this.chain(k)
       .map((step) => this.rank[step])
@@ -106,7 +106,6 @@ class ShownForest {
 
   // For the tree, whose rows tell by their place what they belong to.
   shortName(k) {
-    if (!this.visible[k]) return "hidden";
     return this.depths[k] < LONG_PATH ? this.name(k) : this.name(k).replace(/\d[\d.]*\.(\d+\.\d+)$/, "…$1");
   }
 

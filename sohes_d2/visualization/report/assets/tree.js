@@ -82,7 +82,7 @@ class Tree {
     const name = make("span", "name", forest.shortName(k));
     row.append(make("span", children ? "twist" : "twist leaf"), this.thumbnails.of(k), name);
     if (children) row.append(make("span", "badge", children));
-    if (this.handlers.compares()) row.append(make("span", partner ? "match yes" : "match no", partner ? other : "–"));
+    if (this.handlers.compares()) row.append(make("span", partner ? "match yes" : "match no", partner ? (other === "hidden" ? "✓" : other) : "–"));
     row.append(make("span", "number", labels.scores[k].toFixed(2)), make("span", "number", share(labels.areas[k])));
     this.rows.set(k, row);
     return row;
