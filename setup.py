@@ -43,6 +43,8 @@ EXTRAS = {
     "onnx": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.5"],
     # The tests of the html page drive a Chromium or Chrome that is installed; playwright downloads none by itself.
     "browser": ["playwright>=1.40"],
+    # Runs docs/quickstart.ipynb, as the tests do
+    "notebook": ["ipykernel>=6", "nbclient>=0.8", "nbformat>=5.7"],
     # A backbone of one's own: tools/pretrain_backbone.py
     "pretrain": ["lightly>=1.6"],
     # The demo's photos come with scikit-image; reports draw with matplotlib.

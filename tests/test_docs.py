@@ -233,6 +233,36 @@ def test_python_examples_import_what_there_is(path):
                     assert hasattr(module, alias.name), f"{name_of(path)}: {node.module} has no {alias.name}"
 
 
+def test_readme_is_short_and_its_python_section_runs(tmp_path, monkeypatch, caplog):
+    """As it stands, on a small photo and without a network."""
+    text = read(REPOSITORY / "README.md")
+    assert len(text.splitlines()) < 150
+    (script,) = blocks(text, "python")
+    assert len([line for line in script.splitlines() if line.strip()]) <= 14
+    from sohes_d2.exploration.features import build
+
+    monkeypatch.setattr(build, "hub_cached_file", lambda name: None)
+    monkeypatch.setattr(build, "hub_reachable", lambda name, timeout: False)
+    photo = np.random.default_rng(0).integers(90, 110, (72, 96, 3)).astype(np.uint8)
+    photo[10:60, 20:80] = (200, 60, 40)
+    photo[30:50, 50:70] = (40, 90, 200)
+    Image.fromarray(photo).save(tmp_path / "a.jpg")
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        exec(compile(script, "README.md", "exec"), names)
+    assert type(names["labeler"].extractor).__name__ == "JointExtractor"
+    assert "WARNING" in {record.levelname for record in caplog.records if record.name == build.__name__}
+    lines = printed.getvalue().splitlines()
+    assert int(lines[0].split()[0]) == len(names["table"]) > 3 and lines[0].endswith("(72, 96)")
+    shown = [line.split()[0] for line in lines[1:]]
+    assert 1 < len(shown) <= 20 and sorted(shown, key=int) == [str(k + 1) for k in range(len(shown))]
+    assert names["chain"][0].parent is None and all(entity.mask[40, 60] for entity in names["chain"][-1:])
+    assert Image.open("forest.png").size == (96, 72)
+    assert len(names["forest"]) <= 20 and names["forest"].image_size == (72, 96)
+
+
 def test_citation_and_licence():
     citation = yaml.safe_load(read(REPOSITORY / "CITATION.cff"))
     for field in ("cff-version", "message", "title", "authors"):  # what the format requires

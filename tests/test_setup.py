@@ -112,7 +112,11 @@ def test_requirements_are_pinned_and_within_the_ranges_of_setup(monkeypatch):
     runpy.run_path(str(REPOSITORY / "setup.py"))
     assert metadata["version"] == sohes_d2.__version__
     assert "sohes_d2.structures" in metadata["packages"]
-    tested = [line for name in ("dev", "onnx", "browser", "fast-eval") for line in metadata["extras_require"][name]]
+    tested = [
+        line
+        for name in ("dev", "onnx", "browser", "fast-eval", "notebook")
+        for line in metadata["extras_require"][name]
+    ]
     for line in metadata["install_requires"] + tested:
         requirement = Requirement(line)
         assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), line

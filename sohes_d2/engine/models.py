@@ -17,11 +17,12 @@ from ..exploration.features import FEATURE_EXTRACTORS
 from ..exploration.labeler import PseudoLabeler
 from ..structures.forest import Forest
 from ..structures.hierarchy import Rules
-from ..structures.images import ImageReadError, as_rgb, read_image
+from ..structures.images import ImageReadError, as_rgb
 from ..config_file import load_config, near_matches
+from ..devices import choose_device
 from ..errors import ConfigError
 from ..weights import PREFIX, TORCHVISION_PREFIX, shipped_files
-from .predictor import CONFIG_FILE, WEIGHTS_FILES, SOHESPredictor, choose_device
+from .predictor import CONFIG_FILE, WEIGHTS_FILES, SOHESPredictor
 
 logger = logging.getLogger(__name__)
 
@@ -99,11 +100,10 @@ class EntityModel:
         return (find(image) for image in images)
 
     def _forest(self, image: Any) -> Forest:
-        is_file = isinstance(image, (str, os.PathLike))
-        photo = read_image(image) if is_file else as_rgb(image)
+        photo = as_rgb(image)
         forest = self._find(photo)
         forest.photo = photo
-        forest.file_name = os.fspath(image) if is_file else ""
+        forest.file_name = os.fspath(image) if isinstance(image, (str, os.PathLike)) else ""
         forest.rules = self.rules
         return forest
 

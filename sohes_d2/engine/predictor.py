@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,14 +15,15 @@ from torch import Tensor
 
 from ..data.augmentation import inference_augmentations
 from ..structures.forest import Forest
-from ..structures.images import image_size, read_image, set_max_image_pixels
+from ..structures.images import PathLike, as_rgb, image_size, read_image, set_max_image_pixels
 from ..weights import PREFIX, local_path
 from .checkpoint import CheckpointError, SOHESCheckpointer
 from ..config_file import load_config
+from ..devices import choose_device
 from ..errors import ConfigError
 from .hooks import predicted_forest
 
-ImageLike = Union[np.ndarray, str, "os.PathLike[str]"]
+ImageLike = Any  # as `structures.images.as_rgb` takes it
 
 CONFIG_FILE = "config.yaml"
 # In a model's folder, in this order; the file that `last_checkpoint` names comes before the last one.
@@ -95,11 +96,11 @@ class SOHESPredictor:
         """The forest of one photo, at its own size.
 
         Args:
-            image: (H, W, 3) uint8 RGB, or the path of a file.
+            image: a path, Pillow image, array or tensor, see `as_rgb`.
 
         Raises:
             ImageReadError: the file cannot be read.
-            ValueError: an array of another shape or type.
+            ValueError: something that is no image.
         """
         return self.predict([image])[0]
 
@@ -117,7 +118,7 @@ class SOHESPredictor:
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        images = list(images)
+        images = [image if isinstance(image, (str, os.PathLike)) else as_rgb(image) for image in images]
         forests: dict[int, Forest] = {}
         for members in _batches_of_one_size([_size(image) for image in images], batch_size):
             inputs = [self.prepare(_pixels(images[k])) for k in members]
@@ -178,35 +179,12 @@ def _find_weights(folder: str) -> str:
     )
 
 
-def choose_device(configured: str, wanted: str | torch.device | None = None) -> str:
-    """The device to run on: ``wanted`` if it is given, else ``configured``, or the CPU where that one is not there.
-
-    Raises:
-        ConfigError: no such device, or the wanted one is not there.
-    """
-    device = str(wanted) if wanted is not None else configured
-    try:
-        kind = torch.device(device).type
-    except RuntimeError as error:
-        raise ConfigError(f"device {device!r} is none that torch knows; use cpu, cuda, cuda:1 or mps") from error
-    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}.get(kind, lambda: True)()
-    if there:
-        return device
-    if wanted is not None:
-        raise ConfigError(f"device {device!r} was asked for, but torch sees none here; use cpu")
-    return "cpu"
-
-
-def _size(image: ImageLike) -> tuple[int, int]:
+def _size(image: PathLike | np.ndarray) -> tuple[int, int]:
     """(H, W), from the header of a file."""
-    if not isinstance(image, np.ndarray):
-        return image_size(image)
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-        raise ValueError(f"an image must be (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}")
-    return image.shape[:2]
+    return image.shape[:2] if isinstance(image, np.ndarray) else image_size(image)
 
 
-def _pixels(image: ImageLike) -> np.ndarray:
+def _pixels(image: PathLike | np.ndarray) -> np.ndarray:
     return image if isinstance(image, np.ndarray) else read_image(image)
 
 

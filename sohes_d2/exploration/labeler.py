@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -10,8 +11,9 @@ import cv2
 import numpy as np
 
 from ..structures.forest import Forest
+from ..structures.images import as_rgb
 from ..structures.masks import RLE, encode_masks, encode_window
-from .features import FeatureExtractor, build_feature_extractor
+from .features import FeatureExtractor, build_feature_extractor, extractor_by_name
 from .filtering import MaskFilter
 from .graph import border_strength
 from .leaves import resize_labels
@@ -43,11 +45,14 @@ class _Labels:
 class PseudoLabeler:
     """Turns an image into a forest of masks, with no label and no training of its own.
 
+    >>> forest = PseudoLabeler("auto").generate("photo.jpg")
+
     `generate` does everything. A driver with a device and worker processes calls `features` on the device and `finish`
     in a worker.
 
     Args:
-        extractor: features of images; None for a worker that only runs `finish`.
+        extractor: features of images, or their EXPLORATION.FEATURES.NAME, see `build_feature_extractor`; None for a
+            worker that only runs `finish`.
         looks: leaves of the merge trees, and how they are merged.
         thetas: merging thresholds, descending: only what stands in a snapshot is a candidate [P]; empty: all nodes.
         scorer: what ranks the candidates.
@@ -61,7 +66,7 @@ class PseudoLabeler:
 
     def __init__(
         self,
-        extractor: FeatureExtractor | None,
+        extractor: FeatureExtractor | str | None,
         *,
         looks: Looks | None = None,
         thetas: Sequence[float] = (),
@@ -73,7 +78,7 @@ class PseudoLabeler:
         theta_cover: float = 0.9,
         max_pixels: int = 750_000,
     ):
-        self.extractor = extractor
+        self.extractor = extractor_by_name(extractor) if isinstance(extractor, str) else extractor
         self.looks = looks or Looks()
         self.thetas = tuple(float(theta) for theta in thetas)
         if list(self.thetas) != sorted(set(self.thetas), reverse=True):
@@ -143,9 +148,21 @@ class PseudoLabeler:
             "max_pixels": self.max_pixels,
         }
 
-    def generate(self, image: np.ndarray) -> Forest:
-        """The forest of one image, (H, W, 3) uint8 RGB."""
-        return self.finish(image, self.features([image])[0])
+    def generate(self, image: Any) -> Forest:
+        """The forest of one image, with its ``photo`` and ``file_name``.
+
+        Args:
+            image: a path, Pillow image, array or tensor, see `as_rgb`.
+
+        Raises:
+            ImageReadError: a file that cannot be read.
+            ValueError: something that is no image.
+        """
+        photo = as_rgb(image)
+        forest = self.finish(photo, self.features([photo])[0])
+        forest.photo = photo
+        forest.file_name = os.fspath(image) if isinstance(image, (str, os.PathLike)) else ""
+        return forest
 
     def features(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Features (rows, cols, C) of some images of one size; from a device as float16, which halves what is sent."""

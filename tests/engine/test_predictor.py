@@ -63,6 +63,7 @@ def test_the_forest_is_that_of_the_evaluation(predictor, tmp_path):
     assert len(expected) > 0
     forest = predictor(photo(0))
     assert same(forest, expected) and same(predictor(path), expected) and same(predictor(str(path)), expected)
+    assert same(predictor(Image.open(path)), expected)
     assert forest.image_size == (48, 64)
     forest.check()
     assert not predictor.model.training
@@ -150,8 +151,8 @@ def test_mistakes_are_explained(predictor, folder, tmp_path):
     (tmp_path / "page.pth").write_text("<html>")
     with pytest.raises(WeightsError, match="not a torch or safetensors file"):
         SOHESPredictor(folder, weights=tmp_path / "page.pth")
-    for wrong in (photo(0) / 255.0, photo(0)[..., 0], np.zeros((0, 5, 3), np.uint8)):
-        with pytest.raises(ValueError, match="uint8 RGB"):
+    for wrong in (photo(0)[..., :2], np.zeros((0, 5, 3), np.uint8), 3):
+        with pytest.raises(ValueError, match="an image must"):
             predictor(wrong)
     with pytest.raises(ImageReadError, match="does not exist"):
         predictor("none.jpg")

@@ -14,7 +14,14 @@ from timm.layers import Attention, AttentionRope
 from timm.models.eva import EvaAttention
 from torch.nn import functional as F
 
-from sohes_d2.exploration.features import FEATURE_EXTRACTORS, ColorTextureExtractor, build, build_feature_extractor
+from sohes_d2.exploration.features import (
+    FEATURE_EXTRACTORS,
+    ColorTextureExtractor,
+    JointExtractor,
+    build,
+    build_feature_extractor,
+    extractor_by_name,
+)
 from sohes_d2.exploration.features.cnn import CNNExtractor
 from sohes_d2.exploration.features.network import run_until, to_input
 from sohes_d2.exploration.features.vit import ViTExtractor, project
@@ -315,3 +322,21 @@ def test_auto_takes_the_vit_when_its_weights_are_given(monkeypatch, caplog, tmp_
     assert isinstance(extractor, ViTExtractor) and extractor.name == "test_vit.r160_in1k"
     assert extractor.describe()["weights"] == "file:w.pth"
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_auto_falls_back_offline_with_a_warning(monkeypatch, caplog):
+    monkeypatch.setattr(build, "hub_cached_file", lambda name: None)
+    monkeypatch.setattr(build, "hub_reachable", lambda name, timeout: False)
+    assert isinstance(extractor_by_name("auto"), JointExtractor)
+    assert [record.levelname for record in caplog.records if record.name == build.__name__] == ["WARNING"]
+
+
+@pytest.mark.parametrize("name", ["joint", "vit_file", "test_vit", "test_resnet"])
+def test_the_default_device_of_detectron2_is_the_cpu_where_there_is_no_gpu(monkeypatch, name):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    cfg = config(NAME=name, WEIGHTS="random" if name.startswith("test") else "")
+    cfg.defrost()
+    cfg.MODEL.DEVICE = "cuda"
+    cfg.freeze()
+    assert build_feature_extractor(cfg).on_host
+    assert cfg.MODEL.DEVICE == "cuda", "the user's config stays as it is"

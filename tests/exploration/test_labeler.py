@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import get_cfg
+from PIL import Image
 
 from sohes_d2 import add_sohes_config
 from sohes_d2.data.synthetic import generate_scene
@@ -65,6 +66,23 @@ def test_a_known_scene_becomes_the_known_forest(make):
     assert set(found) <= set(np.argsort(-forest.scores)[:6])
     assert forest.scores.tolist() == sorted(forest.scores.tolist(), reverse=True)
     assert 0 <= forest.scores.min() <= forest.scores.max() <= 1
+
+
+def test_any_kind_of_image_and_an_extractor_by_name(tmp_path):
+    image = scene()[0][:60, :90].copy()
+    Image.fromarray(image).save(tmp_path / "a.png")
+    by_name = PseudoLabeler("color_texture")
+    expected = PseudoLabeler(ColorTextureExtractor()).generate(image)
+    assert len(expected) > 3 and expected.photo is image and expected.file_name == ""
+    path = tmp_path / "a.png"
+    for given in (path, str(path), Image.open(path), torch.from_numpy(image).permute(2, 0, 1)):
+        found = by_name.generate(given)
+        assert found.masks == expected.masks and np.array_equal(found.photo, image)
+    assert by_name.generate(path).file_name == str(path)
+    with pytest.raises(ValueError, match="an image must"):
+        by_name.generate(None)
+    with pytest.raises(ValueError, match="Did you mean"):
+        PseudoLabeler("color_textur")
 
 
 def test_sources_and_levels_say_where_a_mask_comes_from():

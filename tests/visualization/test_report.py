@@ -29,6 +29,7 @@ from sohes_d2.visualization.report import (
     read_metrics,
     write_report,
 )
+from sohes_d2.visualization.report import build
 from sohes_d2.visualization.report.forests import image_forest
 from sohes_d2.visualization.report.label_file import LabelFile, named_apart
 from sohes_d2.visualization.report.matching import match_images
@@ -420,3 +421,20 @@ def test_every_asset_is_installed_and_used(tmp_path):
     assert assets == {*page_module.SCRIPTS, "page.html", "style.css"}
     setup = (Path(__file__).parents[2] / "setup.py").read_text()
     assert '"sohes_d2.visualization.report": ["assets/*"]' in setup
+
+
+def test_a_bar_tells_how_far_it_is_in_a_terminal_only(tmp_path, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(build, "BAR_DELAY", 0.0)
+    for stream, shown in ((Terminal(), True), (io.StringIO(), False)):
+        monkeypatch.setattr(sys, "stderr", stream)
+        report(tmp_path, coco({1: "a.png"}))
+        assert ("0/1" in stream.getvalue()) == shown
+
+
+def test_the_page_opens_on_the_selection_unless_told_otherwise(tmp_path):
+    data, _, _ = report(tmp_path, coco({1: "a.png"}))
+    assert data["index"]["entities"] == 20 and 20 in data["index"]["entityCounts"]

@@ -16,10 +16,20 @@ import pytest
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))
-from report_files import SIZE, box_mask, coco, page_data, result, write_json, write_photo  # noqa: E402
+from report_files import (  # noqa: E402
+    SIZE,
+    box_mask,
+    coco,
+    nested_forest,
+    page_data,
+    result,
+    write_json,
+    write_photo,
+)
 
 from sohes_d2.doctor import find_browser
-from sohes_d2.structures.masks import encode_masks
+from sohes_d2.structures.forest import Forest
+from sohes_d2.structures.masks import decode_mask, encode_masks, iou_matrix
 from sohes_d2.visualization.report import ReportOptions, read_label_file, read_metrics, write_report
 from sohes_d2.visualization.report import page as page_module
 from sohes_d2.visualization.report.packing import embed_json, pack_masks
@@ -34,6 +44,12 @@ pytestmark = [
 ]
 ASSETS = Path(page_module.__file__).parent / "assets"
 PAD = 14  # as in stage.js
+LAUNCH = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True, "device_scale_factor": 3}
+ON_ITS_SIDE = {**PHONE, "viewport": {"width": 844, "height": 390}}
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +58,7 @@ def browser():
 
     with sync_playwright() as playwright:
         # Inside a container there may be no user namespaces for Chromium's own sandbox; the pages are made here.
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=LAUNCH)
         yield browser
         browser.close()
 
@@ -51,7 +67,7 @@ class Page:
     """An open page, and what went wrong in it."""
 
     def __init__(self, browser, path, **context):
-        self.context = browser.new_context(viewport={"width": 1300, "height": 800}, **context)
+        self.context = browser.new_context(**{"viewport": {"width": 1300, "height": 800}, **context})
         self.page = self.context.new_page()
         self.wrong: list[str] = []
         self.requests: list[str] = []
@@ -98,6 +114,24 @@ class Page:
             [f"filter-{name}", value],
         )
 
+    def touch(self, kind, *points):
+        """A touch event of Chromium's own; points are (x, y) on the screen."""
+        self.cdp = getattr(self, "cdp", None) or self.context.new_cdp_session(self.page)
+        points = [{"x": x, "y": y, "id": k} for k, (x, y) in enumerate(points)]
+        self.cdp.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": points})
+        self.frame()
+
+    def tap(self, y, x, stage=0):
+        self.page.touchscreen.tap(*self.screen(y, x, stage))
+        self.frame()
+
+    def save(self, button, path):
+        self.page.click("#save-open")
+        with self.page.expect_download() as download:
+            self.page.click(button)
+        download.value.save_as(path)
+        return download.value.suggested_filename
+
     def texts(self, selector):
         return [text.strip() for text in self.page.locator(selector).all_inner_texts()]
 
@@ -137,7 +171,7 @@ def opened(browser, tmp_path):
         if metrics is not None:
             metrics = read_metrics(write_json(tmp_path / "metrics.json", metrics))
         path = tmp_path / "report.html"
-        write_report(path, file, tmp_path / "images", other, metrics, ReportOptions(**options))
+        write_report(path, file, tmp_path / "images", other, metrics, ReportOptions(**{"entities": 0, **options}))
         pages.append(Page(browser, path, **(context or {})))
         return pages[-1]
 
@@ -161,7 +195,7 @@ def test_decoding_and_outlines_are_exact(browser):
     page = browser.new_page()
     found = page.evaluate(
         """([source, counts, height, width]) => {
-          const Mask = new Function(source + '; return Mask;')();
+          const [Mask, encodeRuns] = new Function(source + '; return [Mask, encodeRuns];')();
           const context = document.createElement('canvas').getContext('2d');
           return counts.split(' ').map((text) => {
             const mask = new Mask(text, height);
@@ -174,7 +208,9 @@ def test_decoding_and_outlines_are_exact(browser):
               rows[1].push(inPatch && patch.pixels[py * patch.width + px] === 1);
               rows[2].push(context.isPointInPath(mask.path, x + 0.5, y + 0.5, 'evenodd'));
             }
-            return { rows, box: [mask.top, mask.left, mask.bottom, mask.right] };
+            const sizes = [[height, width], [2 * height, 3 * width], [17, 11]];
+            const texts = sizes.map(([h, w]) => encodeRuns(mask.endsAt(width, h, w)));
+            return { rows, texts, box: [mask.top, mask.left, mask.bottom, mask.right] };
           });
         }""",
         [source, pack_masks(encode_masks(masks), size), *size],
@@ -185,6 +221,11 @@ def test_decoding_and_outlines_are_exact(browser):
         assert answer["box"] == [ys.min(), xs.min(), ys.max(), xs.max()]
         for row in answer["rows"]:
             assert np.array_equal(np.reshape(row, size), mask)
+        assert answer["texts"][0].encode() == encode_masks([mask])[0]["counts"]
+        for text, (height, width) in zip(answer["texts"][1:], ((62, 69), (17, 11))):
+            ys, xs = (np.arange(height) + 0.5) * 31 / height, (np.arange(width) + 0.5) * 23 / width
+            expected = mask[np.ix_(ys.astype(int), xs.astype(int))]
+            assert np.array_equal(decode_mask({"size": [height, width], "counts": text.encode()}), expected)
 
 
 def test_the_page_opens_on_the_selection(opened):
@@ -304,9 +345,9 @@ def test_two_files_are_linked(opened):
     results = [result(box_mask(5, 5, 30, 38), 1, 0.9), result(box_mask(40, 50, 50, 60), 1, 0.8)]
     page = opened(coco({1: "a.png"}), compare=results)
     page.click(32, 42)  # the left whole, which has no match
-    assert page.texts(".chip:visible") == ["no match"]
+    assert page.texts(".chip:visible") == ["2, no match"]
     page.click(20, 30)
-    assert page.crumbs[-1] == "2.1" and page.texts(".chip:visible") == ["match, IoU 0.94", "match, IoU 0.94"]
+    assert page.crumbs[-1] == "2.1" and page.texts(".chip:visible") == ["2.1, IoU 0.94", "1, IoU 0.94"]
     page.press("Escape", "Escape")
     page.point(20, 20, stage=1)
     assert page.color("over", 20, 20, 1)[3] > 60 and page.color("over", 27, 34, 0)[3] > 60
@@ -318,6 +359,152 @@ def test_two_files_are_linked(opened):
     assert page.texts("#shown") == ["5 of 6 masks"]
     page.page.click(".segmented >> text='Matched'")
     assert page.rows == ["1"] and page.texts("#shown") == ["1 of 6 masks"]
+
+
+def test_a_match_that_the_filters_hide_is_shown_with_its_subject(opened):
+    results = [result(box_mask(5, 5, 30, 38), 1, 0.3), result(box_mask(40, 50, 50, 60), 1, 0.8)]
+    page = opened(coco({1: "a.png"}), compare=results)
+    page.slide("score", 0.35)  # hides the match
+    assert page.texts(".counter") == ["6 of 6 masks, 1 matched", "1 of 2 masks, 0 matched"]
+    page.click(20, 30)
+    page.point(20, 30)
+    assert page.color("over", 20, 30, 1)[3] > 60, "the match of what is pointed at"
+    assert page.texts("#caption .facts") == ["hidden in other.json, IoU 0.94"]
+    page.click(20, 30)
+    assert page.crumbs == ["Picture", "2", "2.1"]
+    assert page.texts(".chip:visible") == ["2.1, IoU 0.94", "hidden, IoU 0.94"]
+    cells = page.page.locator("#subject tr").evaluate_all(
+        "(rows) => rows.map((r) => [...r.cells].map((c) => c.innerText))"
+    )
+    assert cells[:4] == [
+        ["", "labels.json", "other.json"],
+        ["Mask", "2.1", "hidden"],
+        ["Score", "0.700", "0.300"],
+        ["Size", "16 %", "15 %"],
+    ]
+    assert cells[-1] == ["IoU", "0.94", "0.94"]
+    page.slide("score", 0)
+    assert page.texts(".chip:visible") == ["2.1, IoU 0.94", "1, IoU 0.94"]
+    assert page.page.locator("#tree [aria-selected=true] .match").inner_text() == "1"
+
+
+def test_rows_have_cut_outs_drawn_when_they_are_seen(opened):
+    content = coco({1: "a.png"})
+    masks = [box_mask(y, x, y + 8, x + 8) for y in range(0, 50, 10) for x in range(0, 80, 10)]
+    content["annotations"] = [{**result(mask, 1, 0.5), "id": k + 1} for k, mask in enumerate(masks)]
+    page = opened(content)
+    page.page.wait_for_selector(".thumbnail[data-drawn=photo]")
+    drawn = page.page.locator(".thumbnail").evaluate_all("(all) => all.map((c) => c.dataset.drawn === 'photo')")
+    assert len(drawn) == 40 and all(drawn[:8]) and not any(drawn[30:])
+    page.page.locator("#tree .row").last.scroll_into_view_if_needed()
+    page.page.wait_for_selector(".row:last-child .thumbnail[data-drawn=photo]")
+    inside, outside = page.page.locator(".thumbnail").first.evaluate(
+        "(c) => [[32, 32], [2, 32]].map(([x, y]) => [...c.getContext('2d').getImageData(x, y, 1, 1).data])"
+    )
+    assert inside[3] == 255 and outside[3] < 100  # the mask in full, what is beside it fainter
+
+
+def test_what_is_shown_can_be_saved(opened, tmp_path):
+    page = opened(coco({1: "a.png", 2: "b.png"}))
+    page.press("j")
+    assert page.save("#save-json", tmp_path / "saved.json") == "b_masks.json"
+    saved, expected = Forest.load(tmp_path / "saved.json"), nested_forest()
+    assert saved.file_name == "b.png" and saved.image_size == SIZE
+    order = [expected.masks.index(mask) for mask in saved.masks]
+    assert sorted(order) == list(range(6))
+    assert [order[p] if p >= 0 else -1 for p in saved.parents] == expected.parents[order].tolist()
+    annotations = json.loads((tmp_path / "saved.json").read_text())["annotations"]
+    assert [a["id"] for a in annotations] == [k + 7 for k in order], "the ids of the file"
+    assert [(a["area"], a["bbox"]) for a in annotations] == [
+        (int(expected.areas[k]), expected.boxes[k].tolist()) for k in order
+    ]
+    assert np.allclose(saved.scores, expected.scores[order])
+    page.slide("score", 0.55)
+    page.press("s")
+    assert "4 masks" in page.texts("#save-what")[0]
+    page.press("Escape")
+    page.save("#save-json", tmp_path / "few.json")
+    assert len(read_label_file(tmp_path / "few.json").by_image[1]) == 4
+    assert page.save("#save-png", tmp_path / "saved.png") == "b_masks.png"
+    picture = np.asarray(Image.open(tmp_path / "saved.png").convert("RGB")).astype(int)
+    photo = np.asarray(Image.open(tmp_path / "images" / "b.png")).astype(int)
+    assert picture.shape == photo.shape and np.abs(picture - photo)[20, 30].max() > 20
+
+
+def test_masks_of_a_shrunk_photo_are_saved_at_its_own_size(opened, tmp_path):
+    page = opened(coco({1: "a.png"}), max_side=64)
+    page.save("#save-json", tmp_path / "saved.json")
+    saved, expected = Forest.load(tmp_path / "saved.json"), nested_forest()
+    assert saved.image_size == SIZE
+    ious = np.diag(iou_matrix(saved.masks, [expected.masks[k] for k in (1, 0, 2, 3, 4, 5)]))
+    assert ious.min() > 0.75, "as exact as the smaller copy of the page"
+
+
+def test_fingers(opened):
+    page = opened(coco({1: "a.png"}), context=PHONE)
+    page.tap(15, 15)
+    page.tap(15, 15)
+    assert page.crumbs == ["Picture", "2", "2.1"]
+    page.page.tap("#up")
+    assert page.crumbs == ["Picture", "2"]
+    page.page.tap("#up")
+    assert page.crumbs == ["Picture"] and page.page.locator("#up").is_disabled()
+
+    x, y = page.screen(15, 15)
+    page.touch("Start", (x - 20, y))
+    page.touch("Start", (x - 20, y), (x + 20, y))
+    page.touch("Move", (x - 60, y), (x + 60, y))  # three times as large around the middle
+    page.touch("End")
+    scale = page.page.evaluate("window.visualViewport.scale")
+    assert scale == 1, "the picture is enlarged, not the page"
+    assert page.crumbs == ["Picture"], "a pinch is no tap"
+    page.page.touchscreen.tap(x, y)
+    page.page.touchscreen.tap(x, y)
+    page.page.touchscreen.tap(x, y)
+    assert page.crumbs == ["Picture", "2", "2.1", "2.1.1"], "the same place lies below"
+    page.page.tap("#crumbs .crumb")
+
+    middle, edge = page.screen(15, 15), page.screen(15, 40)  # 25 pixels apart before, 8 now
+    for _ in range(4):
+        page.page.touchscreen.tap(*edge)
+    assert page.crumbs == ["Picture", "2", "2.1", "2.1.1"]
+    page.page.tap("#crumbs .crumb")
+    page.touch("Start", middle)
+    for step in range(1, 6):  # one finger moves the enlarged picture: what was under the finger goes with it
+        page.touch("Move", (middle[0] + 12 * step, middle[1] + 8 * step))
+    page.touch("End")
+    assert page.page.evaluate("window.scrollY") == 0 and page.crumbs == ["Picture"]
+    page.page.touchscreen.tap(middle[0] + 60, middle[1] + 40)
+    page.page.touchscreen.tap(middle[0] + 60, middle[1] + 40)
+    page.page.touchscreen.tap(middle[0] + 60, middle[1] + 40)
+    assert page.crumbs[-1] == "2.1.1"
+
+
+@pytest.mark.parametrize("context", [PHONE, ON_ITS_SIDE], ids=["upright", "on its side"])
+def test_phones(opened, context):
+    page = opened(coco({1: "a.png", 2: "b.png"}), context=context)
+    width, height = context["viewport"]["width"], context["viewport"]["height"]
+    page.page.locator("#tree .row .twist").last.tap()
+    small = page.page.evaluate(
+        """() => [...document.querySelectorAll('button, input, summary, [role=treeitem], .twist:not(.leaf), .surface')]
+          .filter((e) => e.offsetParent !== null)
+          .map((e) => (e.type === 'radio' ? e.parentElement : e))
+          .filter((e) => { const box = e.getBoundingClientRect(); return box.width < 44 || box.height < 44; })
+          .map((e) => e.outerHTML.slice(0, 90))"""
+    )
+    assert small == []
+    assert page.page.evaluate("document.documentElement.scrollWidth") <= width
+    page.page.evaluate("window.scrollTo(0, 0)")
+    surface, tree = page.page.locator(".surface").bounding_box(), page.page.locator("#tree").bounding_box()
+    assert 0 <= surface["y"] and surface["y"] + surface["height"] <= height, "all of the picture is in sight"
+    if context is PHONE:
+        assert surface["width"] > 0.9 * width and tree["y"] > surface["y"] + surface["height"]
+    else:
+        assert surface["height"] > 0.9 * height and tree["x"] > surface["x"] + surface["width"]
+        page.page.evaluate("window.scrollTo(0, 300)")
+        assert page.page.locator(".surface").bounding_box()["y"] < 5, "it stays while the rest scrolls"
+    page.page.tap("#save-open")
+    assert min(page.page.locator("#save-json").bounding_box()[side] for side in ("width", "height")) >= 44
 
 
 def test_missing_photos_names_and_metrics_are_shown_as_text(opened):

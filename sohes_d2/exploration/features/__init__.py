@@ -1,7 +1,7 @@
 """Feature extractors of phase 1: what the clustering sees of an image."""
 
 from .base import FEATURE_EXTRACTORS, FeatureExtractor
-from .build import build_feature_extractor
+from .build import build_feature_extractor, extractor_by_name
 from .color_texture import ColorTextureExtractor
 from .joint import JointExtractor
 from .vit_file import load_vit_file
@@ -12,5 +12,6 @@ __all__ = [
     "FeatureExtractor",
     "JointExtractor",
     "build_feature_extractor",
+    "extractor_by_name",
     "load_vit_file",
 ]

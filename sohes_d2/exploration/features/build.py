@@ -7,6 +7,7 @@ import logging
 
 import torch
 
+from ...devices import choose_device
 from ...weights import TORCHVISION_PREFIX, hub_cached_file, hub_reachable
 from .base import FEATURE_EXTRACTORS, FeatureExtractor
 from .color_texture import ColorTextureExtractor
@@ -18,7 +19,9 @@ AUTO_MODEL = "vit_base_patch8_224.dino"  # the backbone of SOHES
 
 
 def build_feature_extractor(cfg) -> FeatureExtractor:
-    """Build the extractor that ``cfg.EXPLORATION.FEATURES`` describes, on ``cfg.MODEL.DEVICE``.
+    """Build the extractor that ``cfg.EXPLORATION.FEATURES`` describes.
+
+    It runs on ``cfg.MODEL.DEVICE``, or on the CPU where that is not there: the default of Detectron2 is "cuda".
 
     ``NAME`` is, in this order: a name in :data:`FEATURE_EXTRACTORS` ("auto" and "color_texture" among them),
     "torchvision/" and a model of torchvision, or a model of timm. A plain ViT gives a :class:`~.vit.ViTExtractor`,
@@ -28,6 +31,9 @@ def build_feature_extractor(cfg) -> FeatureExtractor:
         ValueError: an unknown name, or options that do not suit it.
         WeightsError: the weights cannot be had or do not match.
     """
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.DEVICE = choose_device(cfg.MODEL.DEVICE)
     name = cfg.EXPLORATION.FEATURES.NAME
     if name in FEATURE_EXTRACTORS:
         return FEATURE_EXTRACTORS.get(name)(cfg)
@@ -39,6 +45,17 @@ def build_feature_extractor(cfg) -> FeatureExtractor:
     from .cnn import CNNExtractor
 
     return CNNExtractor(**CNNExtractor.from_config(cfg))
+
+
+def extractor_by_name(name: str) -> FeatureExtractor:
+    """The extractor that ``EXPLORATION.FEATURES.NAME`` is, with the other keys at their defaults.
+
+    Raises:
+        ValueError, WeightsError: as `build_feature_extractor`.
+    """
+    from ...config_file import load_config
+
+    return build_feature_extractor(load_config("", ["EXPLORATION.FEATURES.NAME", name]))
 
 
 @FEATURE_EXTRACTORS.register()

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+from tqdm import tqdm
+
 from ...labels.schema import ImageRecord
 from ...structures.files import atomic_writer
 from ...structures.images import ImageReadError, image_size
@@ -21,6 +23,7 @@ from .photos import PhotoError, check_shape, pack_photo, photo_path, read_photo,
 
 # Numbers of entities that the page's slider offers, beside the one that it opens on.
 ENTITY_COUNTS = (1, 2, 3, 5, 10, 15, 20, 30, 50)
+BAR_DELAY = 1.0  # seconds until a progress bar appears, where there is a terminal
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class ReportOptions:
     max_masks: int = 0
     score_threshold: float | None = None
     title: str = ""
-    entities: int = 0
+    entities: int = 20
 
 
 @dataclass
@@ -92,7 +95,7 @@ def write_report(
         other: labels to show beside them.
         metrics: from :func:`read_metrics`.
         options: what of them to show.
-        progress: called with the images done and those to do.
+        progress: called with the images done and those to do; by default a bar in the terminal, if it takes longer.
 
     Returns:
         Counts, and what could not be shown.
@@ -114,7 +117,8 @@ def write_report(
         page = io.TextIOWrapper(target, encoding="utf-8", newline="\n")
         page.write(before)
         entries = []
-        for done, image_id in enumerate(chosen):
+        bar = tqdm(chosen, desc="page", unit="image", delay=BAR_DELAY, leave=False, disable=True if progress else None)
+        for done, image_id in enumerate(bar):
             entry = _write_image(page, len(entries), label_files, [image_id, pairs.get(image_id)], images, options)
             if isinstance(entry, str):
                 summary.problems.append(entry)

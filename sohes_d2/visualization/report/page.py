@@ -15,9 +15,11 @@ SCRIPTS = (
     "forest.js",
     "filters.js",
     "stage.js",
+    "thumbnails.js",
     "tree.js",
     "gallery.js",
     "dialogs.js",
+    "download.js",
     "app.js",
 )
 _DATA_MARK = "<!-- data -->"

@@ -1,5 +1,8 @@
 // What is shown and what is selected, and everything that follows from a change of either.
 
+const HINT = "Point at the picture; click to go down, Esc to go up, ← → for siblings";
+const HINT_FOR_FINGERS = "Tap a mask to go down, Up to go back; two fingers zoom";
+const COARSE = window.matchMedia("(pointer: coarse)");
 const LONG_CHAIN = 4; // of a longer one, the line below the picture leaves out the middle
 
 function byId(id) {
@@ -47,6 +50,7 @@ class App {
       select: (k) => this.select(this.active, k),
       hover: (k) => this.hoverMask(k),
       compares: () => this.compares,
+      partnerName: (mask) => this.forests[1 - this.active].shortName(mask),
     });
     this.gallery = new Gallery(this.index.images, (number) => this.show(number));
     this.opacity = byId("opacity");
@@ -54,6 +58,10 @@ class App {
     this.buildTabs();
     this.buildHeader();
     openable("help");
+    openable("save", () => this.describeSaved());
+    byId("save-json").addEventListener("click", () => this.saveJson());
+    byId("save-png").addEventListener("click", () => this.savePng());
+    byId("up").addEventListener("click", () => this.climb());
     openable("metrics");
     fillMetrics(this.index.metrics);
     themeButton();
@@ -103,15 +111,19 @@ class App {
     this.selected = this.sides.map(() => NONE);
     this.hovered = this.sides.map(() => null);
     this.view.reset(data.width, data.height);
+    byId("stages").style.setProperty("--aspect", (data.width / data.height).toFixed(4));
     const present = (photo) => {
+      this.photo = photo;
       this.stages.forEach((stage, k) => stage.show(photo, data.width, data.height, this.note(image, k)));
-      this.redraw();
     };
     present(null);
     if (data.photo) {
       const photo = new Image();
       photo.onload = () => {
-        if (this.number === number) present(photo);
+        if (this.number !== number) return;
+        present(photo);
+        this.redraw();
+        this.showTree();
       };
       photo.src = data.photo;
     }
@@ -144,7 +156,16 @@ class App {
     this.forests = this.sides.map((labels) => labels && new ShownForest(labels, this.filters));
     this.hovered = this.sides.map(() => null);
     this.selected = this.selected.map((k, side) => (this.forests[side] ? this.forests[side].nearestShown(k) : NONE));
+    this.pairSelection();
     this.refresh();
+  }
+
+  // One subject: in the other file the match is selected, also where the filters hide it among the rest.
+  pairSelection() {
+    const other = 1 - this.active;
+    if (!this.compares || !this.forests[other] || !this.forest) return;
+    const partner = this.sides[this.active].partner.get(this.selected[this.active]);
+    this.selected[other] = partner ? partner.mask : NONE;
   }
 
   get forest() {
@@ -164,11 +185,7 @@ class App {
     if (this.active !== side) this.tree.reset();
     this.active = side;
     this.selected[side] = k;
-    const other = 1 - side;
-    if (this.compares && this.forests[other]) {
-      const partner = k === NONE ? undefined : this.sides[side].partner.get(k);
-      this.selected[other] = partner && this.forests[other].visible[partner.mask] ? partner.mask : NONE;
-    }
+    this.pairSelection();
     this.hovered = this.sides.map(() => null);
     this.refresh();
     this.announce(this.describe(side, k));
@@ -180,7 +197,8 @@ class App {
     const siblings = forest.siblings(k).length;
     const children = forest.children[k].length;
     const partner = this.sides[side].partner.get(k);
-    const match = this.compares ? (partner ? `, matched with IoU ${partner.iou.toFixed(2)}` : ", no match") : "";
+    const other = partner && this.forests[1 - side].name(partner.mask);
+    const match = this.compares ? (partner ? `, matched by ${other}, IoU ${partner.iou.toFixed(2)}` : ", no match") : "";
     return `${forest.name(k)} of ${siblings}, depth ${forest.depths[k]}, ${forest.facts(k)}, ${children} inside${match}`;
   }
 
@@ -228,9 +246,7 @@ class App {
     this.hovered[side] = found;
     const other = 1 - side;
     const partner = this.compares && found && this.sides[side].partner.get(found.target);
-    if (partner && this.forests[other].visible[partner.mask]) {
-      this.hovered[other] = { chain: [partner.mask], target: partner.mask };
-    }
+    if (partner) this.hovered[other] = { chain: [partner.mask], target: partner.mask, isMatch: true };
     this.drawHovers(fromPicture);
   }
 
@@ -245,7 +261,7 @@ class App {
 
   refresh() {
     this.redraw();
-    if (this.forest) this.tree.show(this.forest, this.selected[this.active]);
+    this.showTree();
     this.tabs.forEach((tab, side) => {
       tab.setAttribute("aria-pressed", side === this.active);
       tab.disabled = !this.forests[side];
@@ -259,6 +275,12 @@ class App {
     byId("empty").textContent = total ? "The filters hide every mask." : "No masks here.";
     byId("by-coverage").hidden = !(this.sides[this.active] && this.sides[this.active].byCoverage);
     byId("zoom-selection").disabled = this.selected[this.active] === NONE;
+    byId("up").disabled = this.selected[this.active] === NONE;
+  }
+
+  showTree() {
+    const { width, height } = this.stages[this.active];
+    if (this.forest) this.tree.show(this.forest, this.selected[this.active], this.photo, [width, height]);
   }
 
   redraw() {
@@ -290,20 +312,23 @@ class App {
     this.stages.forEach((stage, side) => {
       const k = this.hovered[side] ? this.hovered[side].target : this.selected[side];
       const labels = this.sides[side];
-      stage.counter.textContent = labels ? plural(labels.size, "mask") : "no labels";
+      const shown = labels ? this.forests[side].shown : [];
+      const matched = labels ? shown.filter((mask) => labels.partner.has(mask)).length : 0;
+      stage.counter.textContent = labels ? `${shown.length} of ${plural(labels.size, "mask")}, ${matched} matched` : "no labels";
       stage.chip.hidden = !this.compares || k === NONE || !labels;
       if (stage.chip.hidden) return;
       const partner = labels.partner.get(k);
-      stage.chip.textContent = partner ? `match, IoU ${partner.iou.toFixed(2)}` : "no match";
+      const match = partner ? `IoU ${partner.iou.toFixed(2)}` : "no match";
+      stage.chip.textContent = `${this.forests[side].name(k)}, ${match}`;
       stage.chip.classList.toggle("yes", Boolean(partner));
     });
   }
 
   showCaption() {
-    const side = this.hovered[this.active] ? this.active : this.hovered.findIndex((found) => found);
+    const side = this.hovered.findIndex((found) => found && !found.isMatch);
     const caption = byId("caption");
     if (side < 0) {
-      caption.replaceChildren(make("span", "hint", "Point at the picture; click to go down, Esc to go up, ← → for siblings"));
+      caption.replaceChildren(make("span", "hint", COARSE.matches ? HINT_FOR_FINGERS : HINT));
       return;
     }
     const { chain, target } = this.hovered[side];
@@ -326,7 +351,10 @@ class App {
       item.append(swatch, make("span", "", forest.name(k)));
       steps.append(item);
     });
-    caption.replaceChildren(steps, make("span", "facts", forest.facts(target)));
+    const partner = this.compares && this.sides[side].partner.get(target);
+    const other = 1 - side;
+    const match = partner ? `${this.forests[other].name(partner.mask)} in ${this.index.files[other].name}, IoU ${partner.iou.toFixed(2)}` : "no match";
+    caption.replaceChildren(steps, make("span", "facts", this.compares ? match : forest.facts(target)));
   }
 
   showCrumbs() {
@@ -352,25 +380,73 @@ class App {
 
   showDetails() {
     const k = this.selected[this.active];
-    const labels = this.sides[this.active];
-    const facts = [];
-    if (k !== NONE) {
-      const partner = labels.partner.get(k);
-      facts.push(["Score", labels.scores[k].toFixed(3)], ["Size", share(labels.areas[k])]);
-      facts.push(["Depth", this.forest.depths[k]], ["Inside", plural(this.forest.children[k].length, "mask")]);
-      if (labels.labels && labels.labels[k]) facts.push(["Class", labels.labels[k]]);
-      if (labels.sources && labels.sources[k]) facts.push(["Source", labels.sources[k]]);
-      if (labels.ids[k]) facts.push(["Id", labels.ids[k]]);
-      if (this.compares) facts.push(["Match", partner ? `IoU ${partner.iou.toFixed(2)}` : "none"]);
+    byId("details").hidden = k === NONE || this.compares;
+    byId("subject").hidden = k === NONE || !this.compares;
+    if (k === NONE) return;
+    if (this.compares) {
+      this.showSubject();
+      return;
     }
-    byId("details").hidden = k === NONE;
     byId("details").replaceChildren(
-      ...facts.map(([name, value]) => {
+      ...this.facts(this.active, k).map(([name, value]) => {
         const pair = make("div");
         pair.append(make("dt", "", name), make("dd", "", value));
         return pair;
       }),
     );
+  }
+
+  facts(side, k) {
+    const [labels, forest] = [this.sides[side], this.forests[side]];
+    const facts = [["Score", labels.scores[k].toFixed(3)], ["Size", share(labels.areas[k])]];
+    facts.push(["Depth", forest.depths[k]], ["Inside", plural(forest.children[k].length, "mask")]);
+    if (labels.labels && labels.labels[k]) facts.push(["Class", labels.labels[k]]);
+    if (labels.sources && labels.sources[k]) facts.push(["Source", labels.sources[k]]);
+    if (labels.ids[k]) facts.push(["Id", labels.ids[k]]);
+    return facts;
+  }
+
+  // The selected mask and its match, file by file.
+  showSubject() {
+    const cells = (kind, values) => {
+      const row = make("tr");
+      row.append(...values.map((value, at) => make(at ? kind : "th", "", value)));
+      return row;
+    };
+    const columns = this.selected.map((k, side) => (k === NONE ? null : new Map(this.facts(side, k))));
+    const names = this.selected.map((k, side) => (k === NONE ? "no match" : this.forests[side].name(k)));
+    const keys = [...new Set(columns.flatMap((facts) => (facts ? [...facts.keys()] : [])))];
+    const partner = this.sides[this.active].partner.get(this.selected[this.active]);
+    const table = byId("subject");
+    table.tHead.replaceChildren(cells("th", ["", ...this.index.files.map((file) => file.name)]));
+    table.tBodies[0].replaceChildren(
+      cells("td", ["Mask", ...names]),
+      ...keys.map((key) => cells("td", [key, ...columns.map((facts) => (facts && facts.has(key) ? String(facts.get(key)) : "–"))])),
+      cells("td", ["IoU", ...names.map(() => (partner ? partner.iou.toFixed(2) : "–"))]),
+    );
+  }
+
+  // Files
+
+  describeSaved() {
+    const image = this.index.images[this.number];
+    const file = this.compares ? ` of ${this.index.files[this.active].name}` : "";
+    byId("save-what").textContent =
+      `The ${plural(this.forest.shown.length, "mask")}${file} that the filters show, at ${image.width} × ${image.height} pixels, ` +
+      "or the picture as it is drawn now.";
+  }
+
+  saveJson() {
+    const image = this.index.images[this.number];
+    const content = cocoOf(this.forest, image, this.stages[this.active].width);
+    saveFile(new Blob([JSON.stringify(content)], { type: "application/json" }), `${fileStem(image.name)}_masks.json`);
+    byId("save").close();
+  }
+
+  savePng() {
+    const name = `${fileStem(this.index.images[this.number].name)}_masks.png`;
+    this.stages[this.active].toCanvas().toBlob((blob) => saveFile(blob, name), "image/png");
+    byId("save").close();
   }
 
   announce(text) {
@@ -418,6 +494,7 @@ class App {
       k: () => this.show(this.gallery.neighbour(this.number, -1)),
       "/": () => byId("search").focus(),
       "?": () => byId("help").showModal(),
+      s: () => byId("save-open").click(),
     };
     if (!onControl) actions.Enter = () => this.descend();
     if (this.compares && event.key === "x") this.activate(1 - this.active);

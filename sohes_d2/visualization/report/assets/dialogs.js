@@ -1,8 +1,11 @@
 // Keys, metrics and the colours of the page itself.
 
-function openable(name) {
+function openable(name, prepare = () => {}) {
   const dialog = byId(name);
-  byId(`${name}-open`).addEventListener("click", () => dialog.showModal());
+  byId(`${name}-open`).addEventListener("click", () => {
+    prepare();
+    dialog.showModal();
+  });
   dialog.addEventListener("click", (event) => {
     if (event.target === dialog || event.target.closest(".close")) dialog.close();
   });

@@ -94,7 +94,9 @@ class ShownForest {
     return k;
   }
 
+  // Masks that the filters hide have no place among the others, and no name.
   name(k) {
+    if (!this.visible[k]) return "hidden";
     const label = this.labels.labels && this.labels.labels[k];
     const path = this.chain(k)
       .map((step) => this.rank[step])

@@ -30,6 +30,25 @@ function decodeRuns(text) {
   return ends.slice(0, count);
 }
 
+// The reverse: COCO's text of ends such as those of decodeRuns.
+function encodeRuns(ends) {
+  const codes = [];
+  let [last, beforeLast] = [0, 0];
+  for (let k = 0; k < ends.length; k++) {
+    const length = ends[k] - (k ? ends[k - 1] : 0);
+    let value = k > 2 ? length - beforeLast : length;
+    [beforeLast, last] = [last, length];
+    let more = true;
+    while (more) {
+      const code = value & 31;
+      value >>= 5;
+      more = value !== (code & 16 ? -1 : 0);
+      codes.push(String.fromCharCode((more ? code | 32 : code) + 48));
+    }
+  }
+  return codes.join("");
+}
+
 class Mask {
   constructor(text, height) {
     this.height = height;
@@ -66,6 +85,33 @@ class Mask {
       else high = middle;
     }
     return (low & 1) === 1;
+  }
+
+  // Ends of the runs at another size, where each pixel takes the value of the one that its centre lies in.
+  endsAt(width, newHeight, newWidth) {
+    if (newHeight === this.height && newWidth === width) return [...this.ends];
+    const columns = Array.from({ length: width }, () => []);
+    const row = (y) => Math.ceil((y * newHeight) / this.height - 0.5);
+    for (let k = 1; k < this.ends.length; k += 2) {
+      for (let at = this.ends[k - 1]; at < this.ends[k]; ) {
+        const x = Math.floor(at / this.height);
+        const end = Math.min(this.ends[k], (x + 1) * this.height);
+        columns[x].push([row(at - x * this.height), row(end - x * this.height)]);
+        at = end;
+      }
+    }
+    const ends = [];
+    for (let x = 0; x < newWidth; x++) {
+      for (const [top, bottom] of columns[Math.floor(((x + 0.5) * width) / newWidth)]) {
+        const [start, end] = [x * newHeight + top, x * newHeight + bottom];
+        if (start === end) continue;
+        if (ends.length && ends[ends.length - 1] === start) ends[ends.length - 1] = end;
+        else ends.push(start, end);
+      }
+    }
+    const total = newHeight * newWidth;
+    if (ends[ends.length - 1] !== total) ends.push(total);
+    return ends;
   }
 
   // The mask's box with a margin of one empty pixel on each side, row by row.

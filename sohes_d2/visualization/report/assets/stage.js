@@ -5,6 +5,7 @@ const MAX_ZOOM = 24;
 const MAX_ZOOM_TO_MASK = 8; // closer, a small part loses its surroundings
 const CASING = "rgba(10, 12, 16, 0.8)";
 const MAX_BETWEEN = 3;
+const SAVED_SIDE = 900; // longer side of a picture in which saved outlines have the width that they have on the screen
 const MANY = 150; // as many outlines are drawn thin and without a dark casing
 
 // What part of the picture shows; two stages share one.
@@ -94,10 +95,36 @@ class Stage {
     return [((event.clientX - box.left) * ratio - left) / scale, ((event.clientY - box.top) * ratio - top) / scale];
   }
 
+  // Two fingers: what lies between them stays there, and grows with their distance.
+  pinch(before, now) {
+    this.view.zoomAt(...this.toPicture(before), now.distance / Math.max(before.distance, 1));
+    const { scale, ratio } = this.placement();
+    this.view.x -= ((now.clientX - before.clientX) * ratio) / scale;
+    this.view.y -= ((now.clientY - before.clientY) * ratio) / scale;
+    this.view.clamp();
+  }
+
   listen(handlers) {
+    const fingers = new Map(); // pointers that are down
     let down = null;
+    let pinched = null;
     let pending = null;
+    const press = (event, moved) => {
+      down = { x: event.clientX, y: event.clientY, viewX: this.view.x, viewY: this.view.y, moved };
+    };
+    // Else the browser takes two fingers for its own zoom, or one that is joined by another for scrolling.
+    const claim = (event) => event.touches.length > 1 && event.preventDefault();
+    this.surface.addEventListener("touchstart", claim, { passive: false });
+    this.surface.addEventListener("touchmove", claim, { passive: false });
     this.surface.addEventListener("pointermove", (event) => {
+      if (fingers.has(event.pointerId)) fingers.set(event.pointerId, event);
+      if (pinched) {
+        const now = between(fingers);
+        this.pinch(pinched, now);
+        pinched = now;
+        handlers.moved();
+        return;
+      }
       if (down) {
         const [dx, dy] = [event.clientX - down.x, event.clientY - down.y];
         if (!down.moved && Math.hypot(dx, dy) < 5) return;
@@ -123,15 +150,26 @@ class Stage {
       handlers.hover(this, -1, -1);
     });
     this.surface.addEventListener("pointerdown", (event) => {
-      if (event.button) return;
-      down = { x: event.clientX, y: event.clientY, viewX: this.view.x, viewY: this.view.y, moved: false };
+      if (event.button || fingers.size === 2) return;
+      fingers.set(event.pointerId, event);
       this.surface.setPointerCapture(event.pointerId);
+      if (fingers.size === 2) [pinched, down] = [between(fingers), null];
+      else press(event, false);
     });
     this.surface.addEventListener("pointerup", (event) => {
+      if (!fingers.delete(event.pointerId)) return;
+      if (pinched) {
+        pinched = null;
+        for (const rest of fingers.values()) press(rest, true); // goes on to move the picture
+        return;
+      }
       if (down && !down.moved) handlers.click(this, ...this.toPicture(event));
       down = null;
     });
-    this.surface.addEventListener("pointercancel", () => (down = null));
+    this.surface.addEventListener("pointercancel", (event) => {
+      fingers.delete(event.pointerId);
+      [down, pinched] = [null, null];
+    });
     this.surface.addEventListener(
       "wheel",
       (event) => {
@@ -157,7 +195,23 @@ class Stage {
 
   draw() {
     if (!this.width) return;
-    const context = this.begin(this.base);
+    this.surface.classList.toggle("zoomed", this.view.zoom > 1);
+    this.paint(this.begin(this.base));
+    this.drawHover();
+  }
+
+  // The whole picture with the masks as they are drawn now, at its own size.
+  toCanvas() {
+    const canvas = make("canvas");
+    [canvas.width, canvas.height] = [this.width, this.height];
+    this.pen = Math.max(this.width, this.height) / SAVED_SIDE;
+    const context = canvas.getContext("2d");
+    context.miterLimit = 2;
+    this.paint(context);
+    return canvas;
+  }
+
+  paint(context) {
     if (this.photo) {
       context.imageSmoothingQuality = "high";
       context.drawImage(this.photo, 0, 0, this.width, this.height);
@@ -167,7 +221,6 @@ class Stage {
     }
     const { forest } = this;
     if (forest && this.masksShown) this.drawLevel(context, forest);
-    this.drawHover();
   }
 
   drawLevel(context, forest) {
@@ -232,6 +285,16 @@ class Stage {
     context.lineWidth = width * this.pen;
     context.stroke(path);
   }
+}
+
+// The middle of two pointers and their distance, in pixels of the page.
+function between(pointers) {
+  const [a, b] = [...pointers.values()];
+  return {
+    clientX: (a.clientX + b.clientX) / 2,
+    clientY: (a.clientY + b.clientY) / 2,
+    distance: Math.hypot(a.clientX - b.clientX, a.clientY - b.clientY),
+  };
 }
 
 function lighter(color, white) {

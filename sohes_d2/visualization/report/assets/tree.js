@@ -7,6 +7,7 @@ class Tree {
     this.open = new Set();
     this.rows = new Map();
     this.marked = undefined;
+    this.thumbnails = new Thumbnails();
     list.addEventListener("keydown", (event) => this.key(event));
     list.addEventListener("click", (event) => {
       const row = this.rowOf(event);
@@ -28,7 +29,8 @@ class Tree {
     this.open.clear();
   }
 
-  show(forest, selected) {
+  show(forest, selected, photo, size) {
+    this.thumbnails.reset(forest.labels, photo, size);
     this.forest = forest;
     this.selected = selected;
     for (const k of selected === NONE ? [] : forest.chain(selected)) this.open.add(k);
@@ -73,15 +75,14 @@ class Tree {
     row.setAttribute("aria-selected", k === this.selected);
     if (children) row.setAttribute("aria-expanded", this.open.has(k));
     const inside = children ? `, ${children} inside` : "";
-    const match = this.handlers.compares() ? (partner ? `, matched, IoU ${partner.iou.toFixed(2)}` : ", no match") : "";
+    const other = partner && this.handlers.partnerName(partner.mask);
+    const match = this.handlers.compares() ? (partner ? `, matched by ${other}, IoU ${partner.iou.toFixed(2)}` : ", no match") : "";
     row.setAttribute("aria-label", `${forest.name(k)}, ${forest.facts(k)}${inside}${match}`);
     row.style.setProperty("--indent", Math.min(forest.depths[k], 10));
-    const swatch = make("span", "swatch");
-    swatch.style.background = labels.color(k);
     const name = make("span", "name", forest.shortName(k));
-    row.append(make("span", children ? "twist" : "twist leaf"), swatch, name);
+    row.append(make("span", children ? "twist" : "twist leaf"), this.thumbnails.of(k), name);
     if (children) row.append(make("span", "badge", children));
-    if (this.handlers.compares()) row.append(make("span", partner ? "match yes" : "match no", partner ? "✓" : "–"));
+    if (this.handlers.compares()) row.append(make("span", partner ? "match yes" : "match no", partner ? (other === "hidden" ? "✓" : other) : "–"));
     row.append(make("span", "number", labels.scores[k].toFixed(2)), make("span", "number", share(labels.areas[k])));
     this.rows.set(k, row);
     return row;
