@@ -19,6 +19,7 @@ from ..structures.images import image_size, read_image, set_max_image_pixels
 from ..weights import PREFIX, local_path
 from .checkpoint import CheckpointError, SOHESCheckpointer
 from ..config_file import load_config
+from ..devices import choose_device
 from ..errors import ConfigError
 from .hooks import predicted_forest
 
@@ -176,25 +177,6 @@ def _find_weights(folder: str) -> str:
     raise CheckpointError(
         f"{folder!r} has no weights: none of {', '.join([*WEIGHTS_FILES, _LAST_CHECKPOINT, FINAL_FILE])} is there"
     )
-
-
-def choose_device(configured: str, wanted: str | torch.device | None = None) -> str:
-    """The device to run on: ``wanted`` if it is given, else ``configured``, or the CPU where that one is not there.
-
-    Raises:
-        ConfigError: no such device, or the wanted one is not there.
-    """
-    device = str(wanted) if wanted is not None else configured
-    try:
-        kind = torch.device(device).type
-    except RuntimeError as error:
-        raise ConfigError(f"device {device!r} is none that torch knows; use cpu, cuda, cuda:1 or mps") from error
-    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}.get(kind, lambda: True)()
-    if there:
-        return device
-    if wanted is not None:
-        raise ConfigError(f"device {device!r} was asked for, but torch sees none here; use cpu")
-    return "cpu"
 
 
 def _size(image: ImageLike) -> tuple[int, int]:

@@ -185,8 +185,8 @@ for name in {modules!r}.split():
     importlib.import_module("sohes_d2." + name)
 sohes_d2.Forest
 try:
-    sohes_d2.load
+    sohes_d2.SOHESPredictor
 except ImportError as error:
-    print("install_detectron2" in str(error))
+    print("sohes setup" in str(error))
 """
     assert run(code) == ["True"]

@@ -18,7 +18,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent))
 from report_files import SIZE, box_mask, coco, page_data, result, write_json, write_photo  # noqa: E402
 
-from sohes_d2.doctor import find_browser
+from sohes_d2.cli.doctor import find_browser
 from sohes_d2.structures.masks import encode_masks
 from sohes_d2.visualization.report import ReportOptions, read_label_file, read_metrics, write_report
 from sohes_d2.visualization.report import page as page_module

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import runpy
 import sys
 from pathlib import Path
 
@@ -16,8 +15,8 @@ sys.path.insert(0, str(REPOSITORY / "tests" / "pretraining"))
 
 from tiny_pretraining import tiny_options, write_photos  # noqa: E402
 
-TOOL = runpy.run_path(str(REPOSITORY / "tools" / "pretrain_backbone.py"))
-main, build_cfg, parse_arguments = TOOL["main"], TOOL["build_cfg"], TOOL["parse_arguments"]
+from sohes_d2.cli.pretrain import build_cfg, main, parse_arguments  # noqa: E402
+
 CONFIGS = sorted((REPOSITORY / "configs" / "pretraining").glob("*.yaml"))
 
 

@@ -1,28 +1,15 @@
 """The command lines of phase 1: labels from a folder to a file, exit codes, messages; joining shards."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from sohes_d2.cli.label import main as generate
+from sohes_d2.cli.merge import main as merge
 from sohes_d2.structures.forest import Forest
-
-TOOLS = Path(__file__).parents[2] / "tools"
-
-
-def load_tool(name):
-    spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-generate = load_tool("generate_pseudo_labels").main
-merge = load_tool("merge_shards").main
 
 
 @pytest.fixture
