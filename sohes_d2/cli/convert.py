@@ -34,7 +34,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add(
         "--tolerance",
         type=float,
-        default=1.0,
+        default=0.5,
         metavar="PIXELS",
         help="by which polygons may leave the outline; 0: exact (default: %(default)s)",
     )

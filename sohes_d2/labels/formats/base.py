@@ -48,7 +48,7 @@ class Options:
         image_prefix: what goes before file names where a tool wants a URL.
     """
 
-    tolerance: float = 1.0
+    tolerance: float = 0.5
     images: Path | None = None
     image_prefix: str = ""
 
