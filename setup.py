@@ -61,7 +61,7 @@ setup(
     description="Self-supervised open-world hierarchical entity segmentation (SOHES) in Detectron2",
     long_description=README.read_text(encoding="utf-8") if README.is_file() else "",
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
+    license_expression="Apache-2.0",
     license_files=["LICENSE"],
     author="The SOHES-D2 contributors",
     project_urls={

@@ -165,7 +165,7 @@ def test_what_is_no_labels_is_explained(tmp_path, capsys):
         with pytest.raises(InputError, match=message):
             inspect_labels(str(tmp_path / name))
         assert tool.main(["--labels", str(tmp_path / name)]) == 2
-        assert "inspect_labels: " in capsys.readouterr().err
+        assert "sohes inspect: " in capsys.readouterr().err
     for arguments in (["--labels", "x", "--plot", "x.txt"], ["--labels", "x", "--list", "-1"], []):
         with pytest.raises(SystemExit) as stop:
             tool.main(arguments)

@@ -130,7 +130,7 @@ def test_usage_errors(photos, tmp_path, capsys, monkeypatch):
         ([*images, *output, "--config-file", str(tmp_path / "bad.yaml")], "NO_SUCH_KEY"),
         ([*images, *output, "--config-file", str(tmp_path / "none.yaml")], "none.yaml"),
         ([*images, *output, "--device", "cuda"], "--device cpu"),
-        ([*images, "--output", str(tmp_path / "x.json"), "--shard", "0/2"], "merge_shards"),
+        ([*images, "--output", str(tmp_path / "x.json"), "--shard", "0/2"], "sohes merge"),
         ([*images, *output, "--refiner", "no_such_refiner"], "no_such_refiner"),
     ]
     for arguments, message in cases:

@@ -69,7 +69,7 @@ def test_flags_are_config_keys(photos):
 def test_usage_errors_are_one_line(photos, capsys, more, says):
     assert main([*arguments(photos), *more]) == 2
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith("pretrain_backbone: ") and says in line
+    assert line.startswith("sohes pretrain: ") and says in line
 
 
 @pytest.mark.parametrize("flags", [["--teacher-weights", "a.pth"], ["--num-gpus", "-1"], ["--machine-rank", "1"]])

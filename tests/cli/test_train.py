@@ -162,7 +162,7 @@ def test_a_config_file_is_needed(capsys, tmp_path):
     with pytest.raises(SystemExit) as error:
         train_net([])
     assert error.value.code == 2
-    assert "arguments are required: --config-file" in capsys.readouterr().err
+    assert "arguments are required: --config" in capsys.readouterr().err
     assert train_net(["--config-file", str(tmp_path / "none.yaml")]) == 2
     assert "none.yaml' does not exist" in capsys.readouterr().err
 
