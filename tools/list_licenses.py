@@ -28,9 +28,10 @@ SOHES-D2 is under [Apache-2.0](../LICENSE). What it installs, brings along and s
 
 ## Packages
 
-What `pip install sohes_d2` installs, with what that needs in turn, as the metadata of the installed versions says it, where this page
-was made (Linux); `python tools/list_licenses.py --output docs/LICENSES.md` makes it anew. Detectron2, which `sohes setup` installs, is
-under Apache-2.0. CUDA libraries that come with torch are under NVIDIA's own terms. Extras are not listed.
+What `pip install sohes_d2` installs, with what that needs in turn, as the metadata of the installed versions says it,
+where this page was made (Linux); `python tools/list_licenses.py --output docs/LICENSES.md` makes it anew. Detectron2,
+which `sohes setup` installs, is under Apache-2.0. CUDA libraries that come with torch are under NVIDIA's own terms.
+Extras are not listed.
 
 | package | version | licence |
 |---|---|---|
@@ -40,16 +41,17 @@ under Apache-2.0. CUDA libraries that come with torch are under NVIDIA's own ter
 
 | file | trained on | licence |
 |---|---|---|
-| [vit_mini8](../sohes_d2/model_zoo/vit_mini8.md) | photos of ImageNet and BSDS500, without labels | for research: the photos of both are for non-commercial research |
+| [vit_mini8](../sohes_d2/model_zoo/vit_mini8.md) | photos of ImageNet and BSDS500 | for research, as the photos are |
 | [sohes_mini8](../sohes_d2/model_zoo/sohes_mini8/README.md) | the same kind | the same |
 
-Weights that a name downloads (DINO ViT-B/8, other models of timm, CascadePSP) have the licences of their authors.
+The photos of both sets are for non-commercial research. Weights that a name downloads (DINO ViT-B/8, other models of
+timm, CascadePSP) have the licences of their authors.
 
 ## Photos
 
 The photos of `make demo` come inside scikit-image; author and licence of each are in
-[datasets/README.md](../datasets/README.md#demo-photos). Data sets that `datasets/prepare_*.py` read are not part of this project; their
-licences are listed [there](../datasets/README.md#sizes-and-licences), too.
+[datasets/README.md](../datasets/README.md#demo-photos). Data sets that `datasets/prepare_*.py` read are no part of this
+project; their licences are listed [there](../datasets/README.md#sizes-and-licences), too.
 """
 
 

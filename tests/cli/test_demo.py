@@ -200,7 +200,7 @@ def test_mistakes_are_explained_in_a_line(photos, model, tmp_path, capsys):
         ([*photo, *output, "--device", "gpu", *FAST], "none that torch knows"),
         ([*photo, *output, "--score-threshold", "2"], "--min-score/--score-threshold: must be from 0 to 1"),
         ([*photo, *output, "--width", "100"], "--width must be at least 240"),
-        ([*photo, *output, "--max-depth", "-1"], "--max-depth must be at least 0"),
+        ([*photo, *output, "--max-depth", "-1"], "--max-depth: must be 0 or more"),
         ([*photo, *output, "EXPLORATION.NO_SUCH_KEY", "1"], "EXPLORATION.NO_SUCH_KEY"),
         ([*photo, "--output", str(photos / "a.png"), *FAST], "a.png"),
     ]

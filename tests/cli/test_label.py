@@ -64,6 +64,23 @@ def test_workers_jobs_and_merging_give_the_same_bytes(photos, tmp_path):
     assert merge([str(tmp_path / "jobs"), str(tmp_path / "again.json"), "--allow-incomplete"]) == 0
 
 
+def test_selected_entities_of_a_single_photo(photos, tmp_path, capsys):
+    """What is asked for is written, however many processes do it, and a resume asks for the same."""
+    photo, few = photos / "a.png", ("--entities", "2", "--max-depth", "1")
+    assert label(photo, tmp_path / "all.json", "--workers", "0") == 0
+    for workers in ("0", "1"):
+        assert label(photo, tmp_path / f"{workers}.json", "--workers", workers, *few) == 0
+    everything, one, other = (json.loads((tmp_path / f"{file}.json").read_text()) for file in ("all", "0", "1"))
+    assert one == other and [image["file_name"] for image in one["images"]] == ["a.png"]
+    depths = [annotation["depth"] for annotation in one["annotations"]]
+    assert 1 <= depths.count(0) <= 2 and max(depths) <= 1 and len(depths) < len(everything["annotations"])
+    masks = {annotation["segmentation"]["counts"] for annotation in everything["annotations"]}
+    assert {annotation["segmentation"]["counts"] for annotation in one["annotations"]} <= masks
+    assert one["info"]["config"]["selection"]["entities"] == 2 and "selection" not in everything["info"]["config"]
+    assert label(photo, tmp_path / "0.json", "--workers", "0", "--resume", "--entities", "3") == 2
+    assert "another configuration" in capsys.readouterr().err
+
+
 def test_exit_codes_of_skipped_files_and_refused_resumes(photos, tmp_path, capsys):
     (photos / "broken.jpg").write_bytes(b"")
     assert label(photos, tmp_path / "out", "--workers", "0") == 3
