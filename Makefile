@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
+SOHES := $(VENV)/bin/sohes
 READY := $(VENV)/.ready
 PYTEST_FLAGS ?= -n auto --maxprocesses 4
 DEMO := output/demo
@@ -24,7 +25,7 @@ env: $(READY)
 	@echo "The environment stands: $(PY)"
 
 # The stamp is written last, so that an interrupted build is taken up again.
-$(READY): requirements.txt setup.py tools/install_detectron2.py
+$(READY): requirements.txt setup.py sohes_d2/cli/setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	    echo "make: $(PYTHON) is missing or older than 3.11, which numpy in requirements.txt needs. Name a newer one:" >&2; \
 	    echo "    make PYTHON=/path/to/python3.11 env" >&2; exit 1; }
@@ -34,18 +35,16 @@ $(READY): requirements.txt setup.py tools/install_detectron2.py
 	    echo "make: '$(PYTHON) -m venv' gave no pip; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	@echo "Installing requirements.txt; torch is a large download, so this takes minutes ..."
 	@$(PY) -m pip install -qq --disable-pip-version-check -r requirements.txt
-	@$(PY) tools/install_detectron2.py
 	@echo "Installing this package (editable)"
 	@$(PY) -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(SOHES) setup
 	@touch $@
 
 demo: $(READY)
 	@$(PY) datasets/prepare_demo_images.py --output $(DEMO)/images
-	@$(PY) tools/generate_pseudo_labels.py --images $(DEMO)/images --output $(DEMO)/labels.json --overwrite \
-	    EXPLORATION.FEATURES.NAME joint
-	@$(PY) tools/draw_forests.py --json $(DEMO)/labels.json --images $(DEMO)/images --output $(DEMO) \
-	    --max-area 0.5
-	@$(PY) tools/visualize_json.py --json $(DEMO)/labels.json --images $(DEMO)/images --output $(DEMO)/report.html
+	@$(SOHES) label --config joint --images $(DEMO)/images --output $(DEMO)/labels.json --overwrite
+	@$(SOHES) draw --labels $(DEMO)/labels.json --images $(DEMO)/images --output $(DEMO) --max-area 0.5
+	@$(SOHES) show --labels $(DEMO)/labels.json --images $(DEMO)/images --output $(DEMO)/report.html
 
 test: $(READY)
 	@$(ONE_THREAD) $(PY) -m pytest $(PYTEST_FLAGS)

@@ -1,7 +1,7 @@
 """Package metadata. The one tested set of versions is in requirements.txt; here are the ranges that are meant to work.
 
 Not listed, because a package cannot choose them well for an environment that exists already:
-  Detectron2  is not on PyPI under its name: tools/install_detectron2.py
+  Detectron2  is not on PyPI under its name: `sohes setup` installs it. Phase 1 and label files need none.
   OpenCV      opencv-python and opencv-python-headless own the same files, so that requiring one breaks the other where
               that is installed. Keep the one you have; in a new environment `pip install sohes_d2[opencv]`.
 """
@@ -32,20 +32,20 @@ DETECTRON2_NEEDS = [
 
 EXTRAS = {
     "opencv": ["opencv-python-headless>=4.7"],
-    # Phase 1 on a cluster: tools/generate_pseudo_labels.py --engine ray
+    # Phase 1 on a cluster: sohes label --engine ray
     "ray": ["ray>=2.9"],
     # Refiners of phase 1; `guided`, the default, needs neither.
     "crf": ["pydensecrf2"],
     "cascadepsp": ["segmentation-refinement"],
     # COCO evaluation several times faster than pycocotools
     "fast-eval": ["faster-coco-eval>=1.6"],
-    # ONNX files: tools/export_onnx.py writes and checks them, tools/run_onnx.py runs them.
+    # ONNX files: sohes export-onnx writes and checks them, tools/run_onnx.py runs them.
     "onnx": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.5"],
     # The tests of the html page drive a Chromium or Chrome that is installed; playwright downloads none by itself.
     "browser": ["playwright>=1.40"],
     # Runs docs/quickstart.ipynb, as the tests do
     "notebook": ["ipykernel>=6", "nbclient>=0.8", "nbformat>=5.7"],
-    # A backbone of one's own: tools/pretrain_backbone.py
+    # A backbone of one's own: sohes pretrain
     "pretrain": ["lightly>=1.6"],
     # The demo's photos come with scikit-image; reports draw with matplotlib.
     "report": ["matplotlib>=3.5", "scikit-image>=0.22"],
@@ -54,15 +54,42 @@ EXTRAS = {
     "dev": ["hypothesis>=6.100", "pytest>=7", "pytest-xdist>=3", "ruff>=0.6"],
 }
 
+CONFIGS = {"sohes_d2.configs": "configs"}
+CONFIGS.update({f"sohes_d2.configs.{path.name}": f"configs/{path.name}" for path in ROOT.glob("configs/*/")})
+
 setup(
     name="sohes_d2",
     version=VERSION,
     description="Self-supervised open-world hierarchical entity segmentation (SOHES) in Detectron2",
     long_description=README.read_text(encoding="utf-8") if README.is_file() else "",
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
-    packages=find_packages(include=["sohes_d2", "sohes_d2.*"]),
+    license_expression="Apache-2.0",
+    license_files=["LICENSE"],
+    author="The SOHES-D2 contributors",
+    project_urls={
+        "Paper": "https://arxiv.org/abs/2404.12386",
+        "Detectron2": "https://github.com/facebookresearch/detectron2",
+    },
+    keywords=["segmentation", "self-supervised", "hierarchy", "entities", "detectron2", "COCO"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Science/Research",
+        "Operating System :: MacOS",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in range(9, 14)),
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
+    entry_points={"console_scripts": ["sohes = sohes_d2.cli.main:main"]},
+    # The configs stand beside the package in the repository, and inside it where it is installed.
+    packages=[*find_packages(include=["sohes_d2", "sohes_d2.*"]), *CONFIGS],
+    package_dir=CONFIGS,
     package_data={
+        **{package: ["*.yaml"] for package in CONFIGS},
         "sohes_d2": ["py.typed"],
         "sohes_d2.visualization.report": ["assets/*"],
         "sohes_d2.model_zoo": ["*.*", "*/*"],

@@ -37,11 +37,14 @@ _HOMES = {
     "add_sohes_config": "config",
     "load": "engine.models",
 }
+_NEED_DETECTRON2 = {"SOHESPredictor", "add_sohes_config"}
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in _NEED_DETECTRON2:
+        compat.require()
     value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
     globals()[name] = value
     return value

@@ -37,7 +37,7 @@ from pathlib import Path
 
 _EXTENSION = "detectron2._C"
 _REMEDY = "Write `import sohes_d2` before the first import of detectron2."
-_INSTALL = "Run `python tools/install_detectron2.py` with this interpreter, or `make env`."
+_INSTALL = "Run `sohes setup` (`python -m sohes_d2 setup` with this interpreter), or `make env`."
 
 
 class Detectron2Error(ImportError):
@@ -68,6 +68,15 @@ def require() -> None:
         Detectron2Error: it is not, or an unrelated folder named ``detectron2`` hides it; the message says what to do.
     """
     _package_folder()
+
+
+def is_installed() -> bool:
+    """Whether there is a Detectron2 to import."""
+    try:
+        _package_folder()
+    except Detectron2Error:
+        return False
+    return True
 
 
 def has_compiled_ops() -> bool:
@@ -147,7 +156,7 @@ class _MissingOps(types.ModuleType):
         def missing_op(*_args: object, **_kwargs: object) -> None:
             raise Detectron2Error(
                 f"detectron2._C.{op} was called, but this Detectron2 has no compiled ops. Install the official "
-                "repository, which compiles them: `python tools/install_detectron2.py --source git --force`."
+                "repository, which compiles them: `sohes setup --source git --force`."
             )
 
         missing_op.__name__ = op

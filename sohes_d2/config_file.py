@@ -6,7 +6,6 @@ bounded.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import stat
@@ -15,10 +14,12 @@ from textwrap import shorten
 from typing import Any
 
 import yaml
-from detectron2.config import CfgNode, get_cfg
+from yacs.config import CfgNode
 
-from .config import add_sohes_config
-from .errors import ConfigError
+from .compat import is_installed
+from .config import add_sohes_config, exploration_cfg
+from .errors import ConfigError, near_matches
+from .model_zoo import get_config_file
 
 BASE_KEY = "_BASE_"
 
@@ -37,8 +38,11 @@ _MISSING_KEY = re.compile(r"Non-existent (?:config )?key: ([\w.]+)")
 def load_config(config_file: str, options: Sequence[str] = ()) -> CfgNode:
     """Defaults of Detectron2 and of this package, then a yaml file, then KEY VALUE pairs.
 
+    Without Detectron2 there are only the keys of phase 1, see `exploration_cfg`.
+
     Args:
-        config_file: path of a yaml file, with ``_BASE_`` as Detectron2 knows it; "" for the defaults alone.
+        config_file: path of a yaml file, with ``_BASE_`` as Detectron2 knows it, or the name of one that comes with the
+            package, see `get_config_file`; "" for the defaults alone.
         options: alternating keys and values, as from a command line; new ones only in nodes that take any, for example
             ``MODEL.VIT.OPTIONS.depth 4``.
 
@@ -49,14 +53,14 @@ def load_config(config_file: str, options: Sequence[str] = ()) -> CfgNode:
         ConfigError: an unknown key (the message names the nearest known one), a value of the wrong type, or a file
             that cannot be read.
     """
-    cfg = get_cfg()
-    add_sohes_config(cfg)
+    cfg = _defaults()
     if config_file:
+        config_file = get_config_file(config_file)
         content = _read_with_bases(config_file)
         if content.get("VERSION", cfg.VERSION) != cfg.VERSION:
             raise ConfigError(f"config file {config_file!r}: VERSION is {content['VERSION']!r}, not {cfg.VERSION}")
         try:
-            cfg.merge_from_other_cfg(CfgNode(content))
+            cfg.merge_from_other_cfg(type(cfg)(content))
         except _MERGE_ERRORS as error:
             raise ConfigError(f"config file {config_file!r}: {_explain(cfg, error)}") from error
     if len(options) % 2 or any(key.startswith("-") for key in options[::2]):
@@ -67,12 +71,22 @@ def load_config(config_file: str, options: Sequence[str] = ()) -> CfgNode:
     for key, value in zip(options[::2], options[1::2]):
         try:
             if _is_free(cfg, key):
-                cfg.merge_from_other_cfg(_nested(key, value))
+                cfg.merge_from_other_cfg(_nested(type(cfg), key, value))
             else:
                 cfg.merge_from_list([key, value])
         except (*_MERGE_ERRORS, AttributeError) as error:
             reason = _explain(cfg, error, key)
             raise ConfigError(f"config key {key} cannot be set to {value!r}: {reason}") from error
+    return cfg
+
+
+def _defaults() -> CfgNode:
+    if not is_installed():
+        return exploration_cfg()
+    from detectron2.config import get_cfg
+
+    cfg = get_cfg()
+    add_sohes_config(cfg)
     return cfg
 
 
@@ -221,12 +235,6 @@ def _lay_over(below: dict[str, Any], above: Mapping[str, Any]) -> None:
             below[key] = value
 
 
-def near_matches(name: str, known: Iterable[str]) -> str:
-    """`` Did you mean A, B?`` with the nearest of ``known``, or "" where none is near."""
-    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.7)
-    return f" Did you mean {', '.join(near)}?" if near else ""
-
-
 def _is_free(cfg: CfgNode, key: str) -> bool:
     """Whether ``key`` is a new one in a node that takes any (``OPTIONS``), which merge_from_list would refuse."""
     *parents, leaf = key.split(".")
@@ -236,15 +244,15 @@ def _is_free(cfg: CfgNode, key: str) -> bool:
     return isinstance(node, CfgNode) and node.is_new_allowed() and leaf not in node
 
 
-def _nested(key: str, value: str) -> CfgNode:
+def _nested(node_type: type[CfgNode], key: str, value: str) -> CfgNode:
     """``key`` and its value as the only ones of a config; the value is read as in a yaml file."""
     content = read_yaml(value, key)
     for part in reversed(key.split(".")):
         content = {part: content}
-    return CfgNode(content)
+    return node_type(content)
 
 
-_TYPES = {"detectron2.config.config.CfgNode": "a section of keys"}
+_TYPES = dict.fromkeys(("detectron2.config.config.CfgNode", "fvcore.common.config.CfgNode"), "a section of keys")
 
 
 def _explain(cfg: CfgNode, error: BaseException, key: str = "") -> str:
@@ -258,7 +266,8 @@ def _explain(cfg: CfgNode, error: BaseException, key: str = "") -> str:
     keys = dict.fromkeys(_keys(cfg))
     if name in keys:  # an AttributeError of something else
         return text
-    return f"there is no key {name}.{near_matches(name, keys) or _same_leaf(name, keys)}"
+    without = "" if is_installed() else " without Detectron2, which `sohes setup` installs"
+    return f"there is no key {name}{without}.{near_matches(name, keys) or _same_leaf(name, keys)}"
 
 
 def _same_leaf(name: str, keys: Iterable[str]) -> str:

@@ -1,26 +1,40 @@
-"""Where networks run: the device that a config or a user names, or the CPU."""
+"""The one door to devices: which one to run on."""
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
 
-from .errors import ConfigError
+from .errors import ConfigError, near_matches
+
+if TYPE_CHECKING:
+    import torch
+
+KINDS = ("cpu", "cuda", "mps")
 
 
 def choose_device(configured: str, wanted: str | torch.device | None = None) -> str:
     """The device to run on: ``wanted`` if it is given, else ``configured``, or the CPU where that one is not there.
 
+    Args:
+        configured: MODEL.DEVICE of a config: "cpu", "cuda", "cuda:1" or "mps".
+        wanted: what the user asked for.
+
     Raises:
         ConfigError: no such device, or the wanted one is not there.
     """
+    import torch
+
     device = str(wanted) if wanted is not None else configured
     try:
-        kind = torch.device(device).type
+        found = torch.device(device)
     except RuntimeError as error:
-        raise ConfigError(f"device {device!r} is none that torch knows; use cpu, cuda, cuda:1 or mps") from error
-    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}.get(kind, lambda: True)()
+        near = near_matches(device.partition(":")[0].lower(), KINDS)
+        raise ConfigError(f"device {device!r} is none that torch knows; use cpu, cuda, cuda:1 or mps.{near}") from error
+    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}.get(found.type, lambda: True)()
+    if there and found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        there = False
     if there:
         return device
     if wanted is not None:
-        raise ConfigError(f"device {device!r} was asked for, but torch sees none here; use cpu")
+        raise ConfigError(f"device {device!r} was asked for, but torch sees none here; use --device cpu")
     return "cpu"

@@ -1,5 +1,10 @@
 """Errors that users can act on: one line with the file, the place and the remedy."""
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
 
 class SOHESError(Exception):
     """Something a user can mend; the tools print it in a line and end with exit code 1 or the one they document."""
@@ -27,3 +32,9 @@ class FolderBusyError(InputError):
 
 class OutputError(SOHESError, OSError):
     """A file that cannot be written: a full disk, no permission. The message names it and the remedy."""
+
+
+def near_matches(name: str, known: Iterable[str]) -> str:
+    """`` Did you mean A, B?`` with the nearest of ``known``, or "" where none is near."""
+    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.7)
+    return f" Did you mean {', '.join(near)}?" if near else ""

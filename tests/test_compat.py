@@ -150,7 +150,7 @@ def test_apply_twice_changes_nothing():
 def test_not_installed(tmp_path):
     code = LOAD_COMPAT + "sys.path[:] = []\ncompat.apply()\n"
     code += "try: compat.require()\nexcept ImportError as error: print(error)"
-    assert "tools/install_detectron2.py" in run(code, tmp_path)
+    assert "sohes setup" in run(code, tmp_path)
 
 
 def test_folder_of_the_same_name(tmp_path):

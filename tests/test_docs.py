@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import importlib
-import importlib.util
 import io
 import os
 import re
@@ -21,6 +20,8 @@ import yaml
 from PIL import Image
 
 import sohes_d2
+from sohes_d2.cli.main import COMMANDS
+from sohes_d2.cli.main import main as sohes_main
 from sohes_d2.config_file import load_config
 
 REPOSITORY = Path(__file__).parents[1]
@@ -40,6 +41,7 @@ INLINE = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 SCRIPT = re.compile(r"(?:tools|datasets)/\w+\.py")
+COMMAND = re.compile(r"(?:\S+/)?sohes (?=[a-z-]+( |$))")
 OUR_PATH = re.compile(r"(?:tools|configs|datasets|docs|sohes_d2|tests)/[\w./-]+\.(?:py|yaml|md)")
 OPTION = re.compile(r"--[a-z][a-z-]*")
 # GT.json is none; names below OPTIONS may be those of other libraries
@@ -66,12 +68,15 @@ def inline_code(text: str) -> list[str]:
 
 
 def commands(text: str) -> list[list[str]]:
-    """The words of each command line of the text that runs one of our scripts, from the script on."""
+    """The words of each command line that runs one of our scripts or `sohes`: script or subcommand, then arguments."""
     lines = [line for body in blocks(text, "bash", "") for line in body.replace("\\\n", " ").splitlines()]
     found = []
-    for line in [*lines, *(code for code in inline_code(text) if code.startswith("python "))]:
-        script = SCRIPT.search(line)
-        if script and line.split(None, 1)[0].endswith("python"):
+    for line in [*lines, *(code for code in inline_code(text) if code.startswith(("python ", "sohes ")))]:
+        script, command = SCRIPT.search(line), COMMAND.match(line)
+        if command:
+            name, *words = shlex.split(line[command.end() :], comments=True)
+            found.append([f"sohes {name}", *words])
+        elif script and line.split(None, 1)[0].endswith("python"):
             found.append(shlex.split(line[script.start() :], comments=True))
     return found
 
@@ -83,12 +88,15 @@ def slug(heading: str) -> str:
 
 @cache
 def help_of(script: str) -> str:
-    """What ``--help`` prints."""
+    """What ``--help`` of a script or of ``sohes COMMAND`` prints."""
     printed = io.StringIO()
     arguments = mock.patch("sys.argv", [script, "--help"])
     # some set the number of threads for what they import
     with arguments, mock.patch.dict(os.environ), redirect_stdout(printed), pytest.raises(SystemExit) as stopped:
-        runpy.run_path(str(REPOSITORY / script), run_name="__main__")
+        if script.startswith("sohes "):
+            sohes_main([script.removeprefix("sohes "), "--help"])
+        else:
+            runpy.run_path(str(REPOSITORY / script), run_name="__main__")
     assert stopped.value.code in (0, None)
     return printed.getvalue()
 
@@ -170,6 +178,7 @@ def test_options_of_commands_are_known(path):
 @pytest.mark.parametrize("path", DOCS, ids=name_of)
 def test_options_in_sentences_are_known(path):
     scripts = sorted(name_of(p) for folder in ("tools", "datasets") for p in (REPOSITORY / folder).glob("*.py"))
+    scripts += [f"sohes {name}" for name in COMMANDS]
     for code in inline_code(read(path)):
         option = OPTION.match(code)
         if option and option[0] not in FOREIGN_OPTIONS:
@@ -290,24 +299,17 @@ def test_getting_started_begins_as_it_says(tmp_path, monkeypatch):
 
     (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
     monkeypatch.chdir(tmp_path)
-    wanted = ("generate_pseudo_labels", "draw_forests", "visualize_json", "inspect_labels")
-    steps = {Path(words[0]).stem: words for words in reversed(commands(read(GETTING_STARTED)))}  # the first of each
+    wanted = ("sohes label", "sohes draw", "sohes show", "sohes inspect")
+    steps = {words[0]: words for words in reversed(commands(read(GETTING_STARTED)))}  # the first of each
     for tool in wanted:
-        script, *words = steps[tool]
-        if tool == "generate_pseudo_labels":
+        _, *words = steps[tool]
+        if tool == "sohes label":
             # two processes would take longer to start than the work does
             words = ["--workers", "0", *words]
             words += ["EXPLORATION.FEATURES.TOKEN_BUDGET", "1024"]
-        assert tool_main(script)(words) == 0, tool
+        assert sohes_main([tool.removeprefix("sohes "), *words]) == 0, tool
 
     mine = tmp_path / "output" / "mine"
     assert len(list((mine / "pictures").glob("forest_*.png"))) == 2
     assert "<html" in (mine / "labels.html").read_text(encoding="utf-8")
     assert (mine / "labels.png").stat().st_size > 0
-
-
-def tool_main(script: str):
-    spec = importlib.util.spec_from_file_location(Path(script).stem, REPOSITORY / script)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main

@@ -4,7 +4,7 @@
     python tools/benchmark_entities.py --gt entities_val.json --pred labels.json --entities 10 20
 
 Compares the N entities of `Forest.select` with the N best masks by score, and the forests as they are found with what
-people see of them (`Forest.collapse`). --pred is a label file or the labels.json of tools/demo.py; only its images
+people see of them (`Forest.collapse`). --pred is a label file or the labels.json of sohes demo; only its images
 count. Where --gt has parent_id, the F1 of parents and ancestors (IoU 0.5) is told of both forests.
 
 Exit code: 0 measured, 2 the files do not fit or usage error.

@@ -1,50 +1,9 @@
 #!/usr/bin/env python
-"""Join a folder of label shards to one COCO file, in bounded memory.
+"""The command `sohes merge`, under the name that this tool has always had."""
 
-    python tools/merge_shards.py labels/ labels.json
-
-The file has the same bytes as if tools/generate_pseudo_labels.py had written it in one run. errors.json and
-summary.json of all jobs are joined beside it, and its index (labels.index.npz) lets it be opened without reading it.
-
-Exit code: 0 joined, 3 joined but some images have no labels (errors.json), 2 shards are missing or usage error.
-"""
-
-from __future__ import annotations
-
-import argparse
 import sys
 
-from sohes_d2.cli.runner import check_output, run_tool, tool_parser
-
-
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; exits with code 2 where it is wrong."""
-    parser = tool_parser(__doc__)
-    parser.add_argument("folder", help="folder of shards")
-    parser.add_argument("output", help="COCO file to write, ends in .json")
-    parser.add_argument(
-        "--allow-incomplete", action="store_true", help="join what is there although shards are missing"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
-    return parser.parse_args(arguments)
-
-
-def merge(args: argparse.Namespace) -> int:
-    """Join the shards; returns the exit code."""
-    from sohes_d2.engine.labeling.joining import join_folder
-
-    check_output(args.output, folder=False, option="the output")
-    report = join_folder(args.folder, args.output, args.allow_incomplete, args.overwrite)
-    print(f"{report.summary['images']} images, {report.summary['masks']} masks -> {report.output}")
-    if report.skipped:
-        print(f"{len(report.skipped)} images have no labels, see errors.json", file=sys.stderr)
-    return report.exit_code
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    return run_tool("merge_shards", parse_arguments, merge, arguments)
-
+from sohes_d2.cli.merge import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -17,6 +17,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
@@ -110,6 +111,8 @@ def explain(error: BaseException, debug: bool = False) -> str:
         where = f": {error.filename!r}" if error.filename is not None else ""
         full = "; make room and run the command again" if error.errno == errno.ENOSPC else ""
         return f"{error.strerror}{where}{full}"
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] == "detectron2":
+        return f"this needs Detectron2, which is not installed for {sys.executable}; `sohes setup` installs it"
     if isinstance(error, (ImportError, FloatingPointError)) and text:
         return shorten(text, _MAX_LINE)
     trace = "" if debug else " (--debug shows where)"
@@ -186,6 +189,89 @@ def _check_name(path: str) -> None:
         return
     except NotADirectoryError:
         return
+
+
+def count(text: str) -> int:
+    """A number of things on a command line: 0 or more."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must be 0 or more, got {value}")
+    return value
+
+
+def share(text: str) -> float:
+    """A number from 0 to 1 on a command line."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 1, got {value}")
+    return value
+
+
+def add_selection_options(parser: argparse.ArgumentParser, entities: int) -> None:
+    """Which masks of a photo are wanted: ``--entities``, ``--min-score``, ``--max-depth``; see `Selection`.
+
+    Args:
+        parser: gets the options.
+        entities: the default of ``--entities``; 0: all masks.
+    """
+    add = parser.add_argument
+    add(
+        "--entities",
+        type=count,
+        default=entities,
+        metavar="N",
+        help="the N entities that explain a photo best, with their parts; 0: all masks (default: %(default)s)",
+    )
+    add(
+        "--min-score",
+        "--score-threshold",
+        type=share,
+        default=0.0,
+        metavar="S",
+        help="leave out masks scored lower, from 0 to 1 (default: %(default)s)",
+    )
+    add(
+        "--max-depth",
+        type=count,
+        metavar="D",
+        help="leave out masks deeper than this, 0: wholes only (default: any depth)",
+    )
+
+
+def add_labels_option(parser: argparse.ArgumentParser) -> None:
+    """``--labels``, a COCO json; ``--json`` is its older name."""
+    parser.add_argument(
+        "--labels", "--json", required=True, type=Path, metavar="LABELS.json", help="COCO json with the masks"
+    )
+
+
+def add_photos_option(parser: argparse.ArgumentParser) -> None:
+    """``--images`` of a tool that reads labels; `check_photos` checks the value."""
+    parser.add_argument(
+        "--images",
+        required=True,
+        type=Path,
+        metavar="DIR|FILE",
+        help="folder that the labels' file names are relative to, or one of the photos, to take that alone",
+    )
+
+
+def check_photos(parser: argparse.ArgumentParser, images: Path) -> None:
+    """End the command with code 2 where ``--images`` is neither a folder nor a file."""
+    if not (images.is_dir() or images.is_file()):
+        parser.error(f"--images {images} is neither a folder nor a file")
+
+
+def add_config_file(parser: argparse.ArgumentParser, what: str, required: bool = False) -> None:
+    """``--config``, a file or a name; ``--config-file`` is Detectron2's name for it."""
+    parser.add_argument(
+        "--config",
+        "--config-file",
+        dest="config_file",
+        required=required,
+        metavar="NAME|YAML",
+        help=f"{what}: a file, or the name of one that comes with the package, such as joint",
+    )
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:

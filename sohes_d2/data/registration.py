@@ -71,7 +71,7 @@ def register_coco_entities(name: str, json_file: str, image_root: str) -> None:
 
     Args:
         name: of the data set.
-        json_file: a COCO json, or a folder that `tools/generate_pseudo_labels.py` wrote. Folders and label files of
+        json_file: a COCO json, or a folder that `sohes label` wrote. Folders and label files of
             this project (see `sohes_d2.labels.writer`) are read image by image, see `open_entities`.
         image_root: folder of the images.
 

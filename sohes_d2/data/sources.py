@@ -1,4 +1,4 @@
-"""What `--images` names: a folder, a list of paths, or a COCO json file, as one list of images with fixed ids."""
+"""What `--images` names: a folder, an image, a list of paths, or a COCO file, as one list of images with fixed ids."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ImageList(Sequence):
 
     Attributes:
         root: the folder that file names are relative to.
-        kind: "folder", "list" or "coco".
+        kind: "folder", "image", "list" or "coco".
         file_names: posix paths relative to ``root`` (or absolute, where a list says so).
         image_ids: 1 + position, or the ids of the COCO file.
     """
@@ -73,6 +73,7 @@ def read_image_list(images: str, image_root: str | None = None) -> ImageList:
       left out), sorted by relative posix path; ids are 1 + position. Whatever such a file turns out to be is told when
       it is read. A sub-folder that cannot be listed stands in the list as its name with a slash, and cannot be read
       either.
+    - An image: a list of that one.
     - A text file: one path per line, relative to the list's folder; ids are 1 + position. Empty lines do not count.
     - A COCO json file (suffix ``.json``): its images in their order, with their own ids and file names, relative to
       ``image_root``.
@@ -100,7 +101,7 @@ def read_image_list(images: str, image_root: str | None = None) -> ImageList:
     if images.lower().endswith(".json"):
         return _read_coco(images, root)
     if os.path.splitext(images)[1].lower() in IMAGE_SUFFIXES:
-        raise SourceError(f"--images {images!r} is a single image; pass its folder, or a text file with its path")
+        return ImageList(root, "image", [os.path.relpath(images, root or os.curdir).replace(os.sep, "/")])
     return _read_lines(images, root)
 
 

@@ -129,7 +129,7 @@ def training_dataset(cfg: Any) -> Dataset:
     if names and all(map(is_unlabeled, names)):
         raise InputError(
             f"DATASETS.TRAIN ({', '.join(names)}) has only images without labels, which this model cannot learn from: "
-            "make labels by tools/generate_pseudo_labels.py, or train MODEL.META_ARCHITECTURE SOHESMutualLearning, "
+            "make labels by sohes label, or train MODEL.META_ARCHITECTURE SOHESMutualLearning, "
             "whose teacher makes them"
         )
     raise InputError(f"DATASETS.TRAIN ({', '.join(names) or 'empty'}) has no images with labels; check the data sets")

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import compat
-
-compat.require()
-
 __all__ = ["SOHESPredictor"]
 
 

@@ -103,7 +103,7 @@ class SOHESCheckpointer(DetectionCheckpointer):
             raise CheckpointError(
                 f"checkpoint {self._loading!r}: nothing in it is of this model (it has {', '.join(found)}); use the "
                 "config that it was trained with, or, for teacher and student, export one of them by "
-                "tools/export_model.py"
+                "sohes export"
             )
         self._check_fit(incompatible)
         return incompatible

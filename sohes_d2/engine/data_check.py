@@ -7,7 +7,7 @@ import os
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ..config_file import near_matches
+from ..errors import near_matches
 from ..errors import ConfigError
 
 
@@ -41,7 +41,7 @@ def _check(key: str, name: str) -> None:
     if key.endswith("TEST") and not metadata.get("json_file"):
         raise ConfigError(
             f"{key}: {name!r} has no COCO json to be scored against (a folder of shards is none; join it by "
-            "tools/merge_shards.py)"
+            "sohes merge)"
         )
     for entry in ("json_file", "label_folder", "list_file"):
         path = metadata.get(entry)

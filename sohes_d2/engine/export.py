@@ -88,7 +88,7 @@ def check_model(model: nn.Module, size: tuple[int, int]) -> None:
     if not isinstance(model, SOHES):
         raise ExportError(
             f"only the single model SOHES can be exported, not {type(model).__name__}; of a checkpoint with teacher "
-            "and student, tools/export_model.py writes one"
+            "and student, sohes export writes one"
         )
     if model.training or model.device.type != "cpu":
         raise ExportError("the model must be in evaluation mode and on the CPU")

@@ -7,7 +7,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
 import torch
@@ -18,16 +18,21 @@ from ..exploration.labeler import PseudoLabeler
 from ..structures.forest import Forest
 from ..structures.hierarchy import Rules
 from ..structures.images import ImageReadError, as_rgb
-from ..config_file import load_config, near_matches
+from .. import compat
+from ..config_file import load_config
 from ..devices import choose_device
-from ..errors import ConfigError
+from ..errors import ConfigError, near_matches
 from ..weights import PREFIX, TORCHVISION_PREFIX, shipped_files
-from .predictor import CONFIG_FILE, WEIGHTS_FILES, SOHESPredictor
+
+if TYPE_CHECKING:
+    from .predictor import SOHESPredictor
 
 logger = logging.getLogger(__name__)
 
 # An image as `structures.images.as_rgb` takes it, or several: a folder, a glob, a sequence or an iterator of images.
 Images = Any
+CONFIG_FILE = "config.yaml"
+HUB_WEIGHTS = "model.safetensors"
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -182,6 +187,9 @@ def _phase_one(name: str, features: str, device: str | None, options: list[str])
 
 
 def _trained(name: str, folder: str, device: str | None) -> EntityModel:
+    compat.require()
+    from .predictor import SOHESPredictor
+
     predictor = SOHESPredictor(folder, device=device)
     return EntityModel(name, predictor.cfg, predictor)
 
@@ -204,7 +212,7 @@ def _hub_folder(name: str) -> str:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return snapshot_download(name, allow_patterns=[CONFIG_FILE, WEIGHTS_FILES[0]])
+        return snapshot_download(name, allow_patterns=[CONFIG_FILE, HUB_WEIGHTS])
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(f"{name!r} is no folder here, and cannot be had from the hub: {reason}") from error

@@ -13,6 +13,7 @@ import numpy as np
 from ..structures.forest import Forest
 from ..structures.images import as_rgb
 from ..structures.masks import RLE, encode_masks, encode_window
+from ..structures.selection import Selection
 from .features import FeatureExtractor, build_feature_extractor, extractor_by_name
 from .filtering import MaskFilter
 from .graph import border_strength
@@ -62,6 +63,7 @@ class PseudoLabeler:
         fill_holes: whether holes are filled after refinement.
         theta_cover: A is inside B if B covers this share of it, and not the reverse [HASSOD: 0.9].
         max_pixels: larger photos are clustered at so many pixels; the masks have the photo's own size. 0: never.
+        selection: which of the masks are given; None: all, as training wants them.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class PseudoLabeler:
         fill_holes: bool = True,
         theta_cover: float = 0.9,
         max_pixels: int = 750_000,
+        selection: Selection | None = None,
     ):
         self.extractor = extractor_by_name(extractor) if isinstance(extractor, str) else extractor
         self.looks = looks or Looks()
@@ -90,6 +93,7 @@ class PseudoLabeler:
         self.fill_holes = fill_holes
         self.theta_cover = theta_cover
         self.max_pixels = max_pixels
+        self.selection = selection
         if self.reclustering.enabled and not (self.looks.leaves == "grid" and self.thetas):
             raise ValueError(
                 "EXPLORATION.ZOOM needs LEAVES.NAME grid and THETAS; small entities come from LOOKS instead"
@@ -146,6 +150,7 @@ class PseudoLabeler:
             "filter": asdict(self.mask_filter),
             "theta_cover": self.theta_cover,
             "max_pixels": self.max_pixels,
+            **({"selection": self.selection.describe()} if self.selection else {}),
         }
 
     def generate(self, image: Any) -> Forest:
@@ -184,7 +189,7 @@ class PseudoLabeler:
             found = self._from_masks(image, features.shape[:2], trees, size)
         else:
             found = self._from_trees(trees, size)
-        return Forest.from_masks(
+        forest = Forest.from_masks(
             found.masks,
             size,
             self.theta_cover,
@@ -193,6 +198,7 @@ class PseudoLabeler:
             levels=found.levels,
             sources=found.sources,
         )
+        return self.selection(forest) if self.selection else forest
 
     def _levels(self, tree: MergeTree) -> np.ndarray:
         return tree.levels(self.thetas) if self.thetas else np.zeros(len(tree), np.int64)

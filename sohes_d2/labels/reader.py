@@ -12,8 +12,9 @@ import os
 import posixpath
 from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -97,6 +98,26 @@ class LabelFile:
             self.has_annotations,
             self.categories,
         )
+
+    def for_photos(self, images: str | os.PathLike[str]) -> tuple[Path, LabelFile]:
+        """The folder that file names are relative to, and this file; for a single photo, its record alone.
+
+        Args:
+            images: the folder, or the file of a photo in it.
+
+        Raises:
+            InputError: the file has no image of the photo's name.
+        """
+        photo = Path(images)
+        if not photo.is_file():
+            return photo, self
+        photo = photo.absolute()
+        for image_id, record in self.images.items():
+            name = PurePosixPath(record.get("file_name", ""))
+            if name.parts and photo.parts[-len(name.parts) :] == name.parts:
+                one = [annotation for annotation in self.annotations if annotation["image_id"] == image_id]
+                return photo.parents[len(name.parts) - 1], replace(self, images={image_id: record}, annotations=one)
+        raise InputError(f"{self.path} has no image {photo.name!r}; name the folder of its photos instead")
 
 
 def read_label_file(path: str | os.PathLike, strict: bool = False) -> LabelFile:

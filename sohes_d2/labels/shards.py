@@ -109,7 +109,7 @@ class ShardedDataset(Sequence):
     """
 
     def __init__(self, folder: str, allow_incomplete: bool = False):
-        """Open a folder that `tools/generate_pseudo_labels.py` wrote, or a label file of any script here.
+        """Open a folder that `sohes label` wrote, or a label file of any script here.
 
         A label file without an index beside it is scanned.
 
@@ -241,7 +241,7 @@ def _open_shards(folder: str, allow_incomplete: bool) -> tuple[list[str], list[S
         raise InputError(f"{folder!r} is not a folder of shards")
     numbers = list_shards(folder)
     if not numbers:
-        raise InputError(f"no shard_*.json in {folder!r}; make labels with tools/generate_pseudo_labels.py first")
+        raise InputError(f"no shard_*.json in {folder!r}; make labels with sohes label first")
     missing = missing_shards(folder)
     if missing and not allow_incomplete:
         names = ", ".join(shard_name(number) for number in missing[:10]) + (", ..." if len(missing) > 10 else "")

@@ -126,13 +126,20 @@ def test_coco_keeps_ids_and_names(tmp_path):
         ("list.txt", "\n", "empty"),
         ("list.txt", "a.jpg\na.jpg\n", "'a.jpg' twice"),
         ("list.txt", "\0", "not a text file"),
-        ("photo.jpg", "", "single image"),
     ],
 )
 def test_unusable_sources_are_refused(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
     with pytest.raises(InputError, match=message):
         read_image_list(str(tmp_path / name))
+
+
+def test_a_single_image_is_a_list_of_one(tmp_path, monkeypatch):
+    (tmp_path / "photo.jpg").write_bytes(b"")
+    images = read_image_list(str(tmp_path / "photo.jpg"))
+    assert (images.kind, images.file_names, list(images.image_ids)) == ("image", ["photo.jpg"], [1])
+    monkeypatch.chdir(tmp_path)
+    assert read_image_list("photo.jpg")[0].path == "photo.jpg"
 
 
 def test_forms_of_coco_files_that_are_common(tmp_path):

@@ -13,7 +13,7 @@ from PIL import Image
 
 import sohes_d2
 from sohes_d2.data.synthetic import generate_scene
-from sohes_d2.engine import models
+from sohes_d2.engine import models, predictor
 from sohes_d2.errors import ConfigError
 from sohes_d2.exploration.labeler import PseudoLabeler
 from sohes_d2.structures.images import ImageReadError
@@ -88,7 +88,7 @@ def test_arguments(model, photo):
 def test_names(monkeypatch, tmp_path):
     built = []
     monkeypatch.setattr(models.PseudoLabeler, "from_cfg", lambda cfg: built.append(cfg) or PseudoLabelerStub())
-    monkeypatch.setattr(models, "SOHESPredictor", PredictorStub)
+    monkeypatch.setattr(predictor, "SOHESPredictor", PredictorStub)
     assert sohes_d2.load("joint").cfg.EXPLORATION.FEATURES.NAME == "joint"
     assert sohes_d2.load("vit_small_patch14_dinov2.lvd142m").cfg.EXPLORATION.FEATURES.NAME.startswith("vit_small")
     assert sohes_d2.load("torchvision/resnet18").cfg.MODEL.DEVICE == models.choose_device("cuda")
@@ -185,8 +185,8 @@ for name in {modules!r}.split():
     importlib.import_module("sohes_d2." + name)
 sohes_d2.Forest
 try:
-    sohes_d2.load
+    sohes_d2.SOHESPredictor
 except ImportError as error:
-    print("install_detectron2" in str(error))
+    print("sohes setup" in str(error))
 """
     assert run(code) == ["True"]

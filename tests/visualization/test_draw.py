@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from sohes_d2.cli import draw as tool
 from sohes_d2.structures.forest import Forest
 from sohes_d2.structures.masks import encode_masks
 from sohes_d2.visualization import (
@@ -29,7 +28,6 @@ from sohes_d2.visualization.overlay import level_indices
 from sohes_d2.visualization.shapes import scaled_shape
 from sohes_d2.visualization.strips import _chains
 
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "draw_forests.py"
 
 
 def box_mask(size, y0, x0, y1, x1):
@@ -327,14 +325,6 @@ def test_figure_is_the_same_every_time_and_needs_room():
 # The tool
 
 
-@pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("draw_forests", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_file_names_stay_in_the_folder_and_differ():
     names = ("a/b.jpg", "../../etc/passwd", "a_b.png", "A/B.png", "...", "/", "x" * 300 + ".jpg", "löwe 1.png", "-rf")
     taken: set[str] = set()
@@ -364,7 +354,7 @@ def labels(tmp_path):
     return path, images
 
 
-def test_tool_draws_what_it_can_and_reports_the_rest(tool, labels, tmp_path, capsys):
+def test_tool_draws_what_it_can_and_reports_the_rest(labels, tmp_path, capsys):
     path, images = labels
     output = tmp_path / "out"
     arguments = ["--json", str(path), "--images", str(images), "--output", str(output), "--width", "500"]
@@ -381,7 +371,7 @@ def test_tool_draws_what_it_can_and_reports_the_rest(tool, labels, tmp_path, cap
     assert "other.png, annotation 100: the RLE has size" in captured.err
 
 
-def test_tool_options(tool, labels, tmp_path, capsys):
+def test_tool_options(labels, tmp_path, capsys):
     path, images = labels
     arguments = [
         "--json",
@@ -402,7 +392,7 @@ def test_tool_options(tool, labels, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"images": 3}'])
-def test_tool_says_what_is_wrong_with_a_json(tool, tmp_path, capsys, content):
+def test_tool_says_what_is_wrong_with_a_json(tmp_path, capsys, content):
     path = tmp_path / "bad.json"
     path.write_text(content)
     assert tool.main(["--json", str(path), "--images", str(tmp_path), "--output", str(tmp_path / "o")]) == 2

@@ -27,7 +27,7 @@ from report_files import (  # noqa: E402
     write_photo,
 )
 
-from sohes_d2.doctor import find_browser
+from sohes_d2.cli.doctor import find_browser
 from sohes_d2.structures.forest import Forest
 from sohes_d2.structures.masks import decode_mask, encode_masks, iou_matrix
 from sohes_d2.visualization.report import ReportOptions, read_label_file, read_metrics, write_report

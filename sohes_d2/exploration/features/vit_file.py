@@ -14,7 +14,7 @@ METADATA_KEY = "sohes_d2"  # in the header of the safetensors file: json with "n
 
 
 def read_architecture(path: str) -> dict[str, Any]:
-    """What ``tools/pretrain_backbone.py`` wrote into the header of a weights file.
+    """What ``sohes pretrain`` wrote into the header of a weights file.
 
     Args:
         path: of the file, or ``shipped:NAME``.
@@ -30,7 +30,7 @@ def read_architecture(path: str) -> dict[str, Any]:
     if text is None:
         raise WeightsError(
             f"Weights {path!r}: the header does not say which architecture it holds, as files of "
-            "tools/pretrain_backbone.py do. Name it: EXPLORATION.FEATURES.NAME with a ViT of timm."
+            "sohes pretrain do. Name it: EXPLORATION.FEATURES.NAME with a ViT of timm."
         )
     try:
         found = json.loads(text)
@@ -44,7 +44,7 @@ def read_architecture(path: str) -> dict[str, Any]:
 
 
 def load_vit_file(path: str, **settings: Any) -> FeatureExtractor:
-    """The `ViTExtractor` of a file of ``tools/pretrain_backbone.py``.
+    """The `ViTExtractor` of a file of ``sohes pretrain``.
 
     Args:
         path: of the safetensors file, or ``shipped:NAME``; empty for the one that comes with the package.
@@ -64,7 +64,7 @@ def load_vit_file(path: str, **settings: Any) -> FeatureExtractor:
 
 @FEATURE_EXTRACTORS.register()
 def vit_file(cfg) -> FeatureExtractor:
-    """``EXPLORATION.FEATURES.WEIGHTS``, a file of tools/pretrain_backbone.py, says the rest; empty: the shipped one."""
+    """``EXPLORATION.FEATURES.WEIGHTS``, a file of sohes pretrain, says the rest; empty: the shipped one."""
     return load_vit_file(cfg.EXPLORATION.FEATURES.WEIGHTS, **vit_settings(cfg))
 
 

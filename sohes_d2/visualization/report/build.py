@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -84,7 +83,6 @@ def write_report(
     other: LabelFile | None = None,
     metrics: list[dict[str, Any]] | None = None,
     options: ReportOptions | None = None,
-    progress: Callable[[int, int], None] | None = None,
 ) -> ReportSummary:
     """Write one self-contained html file. It appears under its name when it is complete.
 
@@ -95,7 +93,6 @@ def write_report(
         other: labels to show beside them.
         metrics: from :func:`read_metrics`.
         options: what of them to show.
-        progress: called with the images done and those to do; by default a bar in the terminal, if it takes longer.
 
     Returns:
         Counts, and what could not be shown.
@@ -117,15 +114,13 @@ def write_report(
         page = io.TextIOWrapper(target, encoding="utf-8", newline="\n")
         page.write(before)
         entries = []
-        bar = tqdm(chosen, desc="page", unit="image", delay=BAR_DELAY, leave=False, disable=True if progress else None)
-        for done, image_id in enumerate(bar):
+        bar = tqdm(chosen, desc="page", unit="image", delay=BAR_DELAY, leave=False, disable=None)
+        for image_id in bar:
             entry = _write_image(page, len(entries), label_files, [image_id, pairs.get(image_id)], images, options)
             if isinstance(entry, str):
                 summary.problems.append(entry)
             else:
                 entries.append(entry)
-            if progress:
-                progress(done + 1, len(chosen))
         _count(summary, entries)
         index = {
             "title": title,

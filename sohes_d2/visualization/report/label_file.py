@@ -42,7 +42,7 @@ def read_label_file(path: str | Path, results_allowed: bool = False) -> LabelFil
     file = LabelFile(**{field.name: getattr(found, field.name) for field in fields(found)})
     if file.is_result_list and not results_allowed:
         raise ReportError(
-            f"{path} is a list of results, which has no file names; give the data set it was predicted on as --json "
+            f"{path} is a list of results, which has no file names; give the data set it was predicted on as --labels "
             "and the list as --compare"
         )
     if not file.images and not file.is_result_list:

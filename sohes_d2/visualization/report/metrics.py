@@ -1,4 +1,4 @@
-"""Scores to show beside the forests, from a json file such as `tools/evaluate_json.py --output` writes."""
+"""Scores to show beside the forests, from a json file such as `sohes evaluate --output` writes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
             group["rows"].append([short, value if value is None or math.isfinite(value) else None])
     result = [group for group in groups.values() if group["rows"] or group["matrices"]]
     if not result:
-        raise ReportError(f"{path} holds no numbers; give the file that tools/evaluate_json.py --output wrote")
+        raise ReportError(f"{path} holds no numbers; give the file that sohes evaluate --output wrote")
     return result
 
 

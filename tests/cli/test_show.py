@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from sohes_d2.cli import show as tool
 from sohes_d2.structures.forest import Forest
 from sohes_d2.structures.masks import encode_masks
 
-SPEC = importlib.util.spec_from_file_location(
-    "visualize_json", Path(__file__).parents[2] / "tools" / "visualize_json.py"
-)
-tool = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(tool)
 
 SIZE = (40, 50)
 
@@ -113,7 +107,7 @@ def test_files_that_cannot_be_used_give_code_2(files, capsys, content, message):
     [
         (("--max-side", 10), "images", "--max-side must be at least 64"),
         (("--max-images", -1), "images", "must be positive, or 0 for all"),
-        ((), "nowhere", "is not a folder"),
+        ((), "nowhere", "is neither a folder nor a file"),
     ],
 )
 def test_arguments_that_cannot_be_used_give_code_2(files, capsys, more, images, message):

@@ -1,13 +1,12 @@
 """Statistics of labels: values of a file made by hand, the same from every kind of file, and clear errors."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from sohes_d2.cli import inspect as tool
 from sohes_d2.errors import InputError
 from sohes_d2.labels.statistics import AREA_BINS, inspect_labels
 from sohes_d2.labels.writer import SEPARATOR, dump_line, image_record, write_label_file
@@ -15,16 +14,7 @@ from sohes_d2.structures.forest import Forest
 from sohes_d2.structures.masks import encode_masks
 from sohes_d2.visualization.label_plots import plot_label_statistics
 
-TOOL = Path(__file__).parents[2] / "tools" / "inspect_labels.py"
 SIZE = (100, 200)
-
-
-@pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("inspect_labels", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def forest(*boxes, parents=None):
@@ -95,7 +85,7 @@ def test_counts_of_any_kind_of_file(labels):
     assert sample.masks_per_image.tolist() == [3, 2]
 
 
-def test_tool_prints_plots_and_writes(tool, labels, tmp_path, capsys):
+def test_tool_prints_plots_and_writes(labels, tmp_path, capsys):
     plot, output = tmp_path / "p.png", tmp_path / "numbers.json"
     assert tool.main(["--labels", str(labels), "--plot", str(plot), "--output", str(output), "--list", "1"]) == 0
     printed = capsys.readouterr().out
@@ -115,7 +105,7 @@ def test_plot_of_nothing_and_of_odd_titles():
     assert picture.dtype == np.uint8 and picture.shape == (900, 1320, 3)
 
 
-def test_plain_coco_has_polygons_crowds_and_no_parents(tool, tmp_path, capsys):
+def test_plain_coco_has_polygons_crowds_and_no_parents(tmp_path, capsys):
     square = [10, 10, 60, 10, 60, 60, 10, 60]
     annotations = [
         {"id": 1, "image_id": 7, "segmentation": [square]},
@@ -130,7 +120,7 @@ def test_plain_coco_has_polygons_crowds_and_no_parents(tool, tmp_path, capsys):
     assert "1 crowd regions; no parent_id, so all masks are wholes" in capsys.readouterr().out
 
 
-def test_broken_masks_are_counted_and_the_rest_goes_on(tool, tmp_path, capsys):
+def test_broken_masks_are_counted_and_the_rest_goes_on(tmp_path, capsys):
     good = FORESTS[0].to_coco(1)
     rle = good[0]["segmentation"]
     broken = [
@@ -158,7 +148,7 @@ def test_broken_masks_are_counted_and_the_rest_goes_on(tool, tmp_path, capsys):
     assert "\x1b" not in said.err
 
 
-def test_what_is_no_labels_is_explained(tool, tmp_path, capsys):
+def test_what_is_no_labels_is_explained(tmp_path, capsys):
     cases = {"list.json": "[{}]", "cut.json": '{"images": [{"id": 1', "other.json": '{"a": 1}', "text.json": "hello"}
     for name, content in cases.items():
         (tmp_path / name).write_text(content)
@@ -175,7 +165,7 @@ def test_what_is_no_labels_is_explained(tool, tmp_path, capsys):
         with pytest.raises(InputError, match=message):
             inspect_labels(str(tmp_path / name))
         assert tool.main(["--labels", str(tmp_path / name)]) == 2
-        assert "inspect_labels: " in capsys.readouterr().err
+        assert "sohes inspect: " in capsys.readouterr().err
     for arguments in (["--labels", "x", "--plot", "x.txt"], ["--labels", "x", "--list", "-1"], []):
         with pytest.raises(SystemExit) as stop:
             tool.main(arguments)

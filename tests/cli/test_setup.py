@@ -1,24 +1,13 @@
-"""tools/install_detectron2.py, without installing anything."""
+"""Installing Detectron2, without installing anything."""
 
 import io
-import runpy
-import sys
 import tarfile
 import zipfile
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "tools" / "install_detectron2.py"
-
-
-@pytest.fixture
-def script():
-    """The script's globals as attributes; setting one of them changes what its functions see."""
-    functions = runpy.run_path(str(SCRIPT))
-    namespace = functions["main"].__globals__
-    return SimpleNamespace(set=namespace.update, **functions)
+from sohes_d2.cli import setup as script
 
 
 def make_archive(path: Path, files: dict[str, bytes]) -> Path:
@@ -33,7 +22,7 @@ def make_archive(path: Path, files: dict[str, bytes]) -> Path:
     return path
 
 
-def test_wheel_holds_python_and_yaml_files_only(script, tmp_path):
+def test_wheel_holds_python_and_yaml_files_only(tmp_path):
     archive = make_archive(
         tmp_path / "pkg-0.6.tar.gz",
         {
@@ -64,39 +53,36 @@ def test_wheel_holds_python_and_yaml_files_only(script, tmp_path):
     assert f"{info}/LICENSE,{script.digest(b'licence')},7" in record
 
 
-def test_archive_without_the_package(script, tmp_path):
+def test_archive_without_the_package(tmp_path):
     archive = make_archive(tmp_path / "pkg-0.6.tar.gz", {"pkg-0.6/README.md": b""})
     with pytest.raises(script.InstallError, match="no detectron2/__init__.py"):
         script.build_wheel(archive, tmp_path)
 
 
-def test_digest_is_that_of_the_wheel_format(script):
+def test_digest_is_that_of_the_wheel_format():
     assert script.digest(b"") == "sha256=47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU"
 
 
-def test_what_is_installed_is_used(script, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["install_detectron2.py"])
-    script.set(importable=lambda: "0.6 at /somewhere")
-    assert script.main() == 0
+def test_what_is_installed_is_used(monkeypatch, capsys):
+    monkeypatch.setattr(script, "importable", lambda: "0.6 at /somewhere")
+    assert script.main([]) == 0
     assert capsys.readouterr().out == "Detectron2: using the one that is installed already: 0.6 at /somewhere\n"
 
 
-def test_sdist_follows_when_git_does_not_answer(script, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(sys, "argv", ["install_detectron2.py"])
-    script.set(
-        importable=lambda: None, REPOSITORY=f"file://{tmp_path}/absent.git", install_from_sdist=lambda: "the archive"
-    )
-    assert script.main() == 0
+def test_sdist_follows_when_git_does_not_answer(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(script, "importable", lambda: None)
+    monkeypatch.setattr(script, "REPOSITORY", f"file://{tmp_path}/absent.git")
+    monkeypatch.setattr(script, "install_from_sdist", lambda: "the archive")
+    assert script.main([]) == 0
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("Detectron2: not from git: ")
     assert second == "Detectron2: took the archive"
 
 
-def test_nothing_reachable(script, monkeypatch, tmp_path, capsys):
+def test_nothing_reachable(monkeypatch, capsys):
     def fail():
         raise script.InstallError("no index")
 
-    monkeypatch.setattr(sys, "argv", ["install_detectron2.py", "--source", "sdist", "--force"])
-    script.set(install_from_sdist=fail)
-    assert script.main() == 1
+    monkeypatch.setattr(script, "install_from_sdist", fail)
+    assert script.main(["--source", "sdist", "--force"]) == 1
     assert "not from sdist: no index" in capsys.readouterr().out

@@ -1,6 +1,5 @@
 """The command line of training: a whole run on the CPU, evaluation, and what is said to mistakes."""
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -9,22 +8,15 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-TOOLS = Path(__file__).parents[2] / "tools"
 sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
 
 from tiny_training import write_scenes  # noqa: E402  (registers TinySegmenter)
 
+from sohes_d2.cli import train as tool  # noqa: E402
 from sohes_d2.structures.files import FolderLock  # noqa: E402
 
+train_net = tool.main
 
-def load_tool(name):
-    spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-train_net = load_tool("train_net").main
 
 CONFIG = """
 VERSION: 2
@@ -170,7 +162,7 @@ def test_a_config_file_is_needed(capsys, tmp_path):
     with pytest.raises(SystemExit) as error:
         train_net([])
     assert error.value.code == 2
-    assert "arguments are required: --config-file" in capsys.readouterr().err
+    assert "arguments are required: --config" in capsys.readouterr().err
     assert train_net(["--config-file", str(tmp_path / "none.yaml")]) == 2
     assert "none.yaml' does not exist" in capsys.readouterr().err
 
@@ -185,6 +177,5 @@ def test_training_that_diverges_ends_with_code_1(run, folder, capfd, monkeypatch
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the config is for CUDA, which is there")
 def test_without_a_gpu_the_cpu_is_taken(folder):
-    tool = load_tool("train_net")
     args = tool.parse_arguments(["--config-file", str(folder / "c.yaml"), "--num-gpus", "1"])
     assert tool.build_cfg(args).MODEL.DEVICE == "cpu"

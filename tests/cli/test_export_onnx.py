@@ -21,6 +21,7 @@ sys.path[:0] = [str(TESTS / "engine")]
 
 from tiny_training import sohes_cfg, tiny_cfg  # noqa: E402
 
+from sohes_d2.cli.export_onnx import main as export_onnx  # noqa: E402
 from sohes_d2.data.synthetic import generate_scene  # noqa: E402
 from sohes_d2.engine import SOHESPredictor, export  # noqa: E402
 from sohes_d2.engine.export import (  # noqa: E402
@@ -46,7 +47,6 @@ def load_tool(name):
     return module
 
 
-export_onnx = load_tool("export_onnx").main
 run_onnx = load_tool("run_onnx")
 
 

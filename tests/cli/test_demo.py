@@ -1,6 +1,5 @@
 """The demo: whatever photos are named, it shows what it can, lists the rest, and stays in its folder."""
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from detectron2.modeling import build_model
 from PIL import Image
 
+from sohes_d2.cli import demo as tool
 from sohes_d2.data.inputs import read_inputs
 from sohes_d2.labels.index import is_label_file
 from sohes_d2.labels.shards import ShardedDataset
@@ -25,17 +25,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
 
 from tiny_training import sohes_cfg  # noqa: E402
 
-TOOL = Path(__file__).parents[2] / "tools" / "demo.py"
 EVIL = "<img src=x onerror=alert(1)>.png"
 FAST = ["EXPLORATION.FEATURES.NAME", "color_texture", "EXPLORATION.ZOOM.ENABLED", "False"]
-
-
-@pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("demo_tool", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +67,7 @@ def labels_of(folder):
     return content, names
 
 
-def test_without_weights_phase_1_is_shown(tool, photos, tmp_path, capsys):
+def test_without_weights_phase_1_is_shown(photos, tmp_path, capsys):
     output = tmp_path / "out"
     arguments = ["--input", str(photos), "--output", str(output), "--width", "300", "--device", "cpu"]
     assert tool.main([*arguments, "--max-masks", "12", *FAST]) == 3
@@ -106,7 +97,7 @@ def test_without_weights_phase_1_is_shown(tool, photos, tmp_path, capsys):
     assert "<img src=x" not in page
 
 
-def test_a_model_is_asked_by_folder_or_by_file(tool, photos, model, tmp_path, capsys):
+def test_a_model_is_asked_by_folder_or_by_file(photos, model, tmp_path, capsys):
     expected = SOHESPredictor(model, device="cpu")(photos / "a.png")
     ways = {
         "folder": ["--weights", str(model)],
@@ -194,7 +185,7 @@ def test_inputs_are_files_folders_and_patterns(photos, tmp_path, monkeypatch):
             read_inputs([wrong])
 
 
-def test_mistakes_are_explained_in_a_line(tool, photos, model, tmp_path, capsys):
+def test_mistakes_are_explained_in_a_line(photos, model, tmp_path, capsys):
     output = ["--output", str(tmp_path / "out")]
     photo = ["--input", str(photos / "a.png")]
     (tmp_path / "alone.pth").write_bytes((model / "model_final.pth").read_bytes())
@@ -207,9 +198,9 @@ def test_mistakes_are_explained_in_a_line(tool, photos, model, tmp_path, capsys)
         ([*photo, *output, "--weights", "none.pth", "--config-file", str(model / "config.yaml")], "does not exist"),
         ([*photo, *output, "--config-file", "none.yaml"], "none.yaml' does not exist"),
         ([*photo, *output, "--device", "gpu", *FAST], "none that torch knows"),
-        ([*photo, *output, "--score-threshold", "2"], "--score-threshold must be from 0 to 1"),
+        ([*photo, *output, "--score-threshold", "2"], "--min-score/--score-threshold: must be from 0 to 1"),
         ([*photo, *output, "--width", "100"], "--width must be at least 240"),
-        ([*photo, *output, "--max-depth", "-1"], "--max-depth must be at least 0"),
+        ([*photo, *output, "--max-depth", "-1"], "--max-depth: must be 0 or more"),
         ([*photo, *output, "EXPLORATION.NO_SUCH_KEY", "1"], "EXPLORATION.NO_SUCH_KEY"),
         ([*photo, "--output", str(photos / "a.png"), *FAST], "a.png"),
     ]
@@ -222,7 +213,7 @@ def test_mistakes_are_explained_in_a_line(tool, photos, model, tmp_path, capsys)
         assert code == 2 and message in error and "Traceback" not in error, (arguments, error)
 
 
-def test_a_threshold_over_all_scores_says_so(tool, photos, tmp_path, capsys):
+def test_a_threshold_over_all_scores_says_so(photos, tmp_path, capsys):
     arguments = ["--input", str(photos / "a.png"), "--output", str(tmp_path), "--width", "300"]
     assert tool.main([*arguments, "--score-threshold", "1", *FAST]) == 0
     assert "no mask has a score of 1.0 or more: the best is 0." in capsys.readouterr().err

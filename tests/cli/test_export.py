@@ -1,6 +1,5 @@
 """One model out of a checkpoint: what is written, that it evaluates as before, and what is refused."""
 
-import importlib.util
 import json
 import os
 import sys
@@ -17,21 +16,12 @@ sys.path[:0] = [str(TESTS / "engine"), str(TESTS / "correction")]
 from mutual_training import mutual_cfg, mutual_model, plain_cfg, plain_model  # noqa: E402
 from tiny_training import write_scenes  # noqa: E402
 
+from sohes_d2.cli.export import main as export_model  # noqa: E402
+from sohes_d2.cli.train import main as train_net  # noqa: E402
 from sohes_d2.data.registration import register_coco_entities  # noqa: E402
 from sohes_d2.engine.checkpoint import SOHESCheckpointer  # noqa: E402
 from sohes_d2.config_file import load_config  # noqa: E402
 from sohes_d2.engine.trainer import SOHESTrainer  # noqa: E402
-
-
-def load_tool(name):
-    spec = importlib.util.spec_from_file_location(name, TESTS.parent / "tools" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-export_model = load_tool("export_model").main
-train_net = load_tool("train_net").main
 
 
 @pytest.fixture(scope="module")

@@ -1,27 +1,19 @@
 """The command line that scores one json file against another: numbers, matching of images, messages, exit codes."""
 
 import copy
-import importlib.util
+import runpy
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from sohes_d2.cli.evaluate import main as evaluate_json
 from sohes_d2.structures.forest import Forest
 from sohes_d2.structures.masks import encode_masks
 
 TOOLS = Path(__file__).parents[2] / "tools"
 
-
-def load_tool(name):
-    spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-evaluate_json = load_tool("evaluate_json").main
 
 SIZE = (60, 80)
 SQUARES = [(0, 0, 50, 50), (0, 0, 20, 20), (30, 60, 20, 20)]
@@ -269,8 +261,8 @@ def test_empty_masks_are_counted_and_missing_files_are_named(files, tmp_path):
 
 def test_benchmark_prints_ratio_and_equality(capsys):
     pytest.importorskip("faster_coco_eval")
-    benchmark = load_tool("benchmark_evaluation")
-    assert benchmark.main(["--images", "2", "--truths", "5", "--detections", "20"]) == 0
+    benchmark = runpy.run_path(str(TOOLS / "benchmark_evaluation.py"))
+    assert benchmark["main"](["--images", "2", "--truths", "5", "--detections", "20"]) == 0
     out = capsys.readouterr().out
     assert "speedup" in out
     assert "equal True" in out

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import runpy
 import sys
 from pathlib import Path
 
@@ -16,8 +15,8 @@ sys.path.insert(0, str(REPOSITORY / "tests" / "pretraining"))
 
 from tiny_pretraining import tiny_options, write_photos  # noqa: E402
 
-TOOL = runpy.run_path(str(REPOSITORY / "tools" / "pretrain_backbone.py"))
-main, build_cfg, parse_arguments = TOOL["main"], TOOL["build_cfg"], TOOL["parse_arguments"]
+from sohes_d2.cli.pretrain import build_cfg, main, parse_arguments  # noqa: E402
+
 CONFIGS = sorted((REPOSITORY / "configs" / "pretraining").glob("*.yaml"))
 
 
@@ -70,7 +69,7 @@ def test_flags_are_config_keys(photos):
 def test_usage_errors_are_one_line(photos, capsys, more, says):
     assert main([*arguments(photos), *more]) == 2
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith("pretrain_backbone: ") and says in line
+    assert line.startswith("sohes pretrain: ") and says in line
 
 
 @pytest.mark.parametrize("flags", [["--teacher-weights", "a.pth"], ["--num-gpus", "-1"], ["--machine-rank", "1"]])

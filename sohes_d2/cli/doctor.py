@@ -1,14 +1,13 @@
 """What this installation has, what it lacks, and what to do about that.
 
-    python -m sohes_d2.doctor
+    sohes doctor
 
-Exit code: 0 all phases can run, 1 they cannot. Where not even the package can be imported (Detectron2 is missing),
-`python sohes_d2/doctor.py`, the path of this file, still runs: it needs nothing but Python itself.
+Exit code: 0 all phases can run, 1 they cannot. Nothing but Python itself is needed: in a clone whose environment is
+broken, `python -m sohes_d2 doctor` still runs.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import importlib.util
 import os
@@ -22,10 +21,11 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
+from .runner import tool_parser
+
 OK, OPTIONAL, MISSING = "ok", "--", "!!"
 _GIB = 1024**3
 _PIP = f"{os.path.basename(sys.executable) or 'python'} -m pip install"
-_PACKAGE = os.path.dirname(os.path.abspath(__file__))
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,12 @@ REQUIRED = (
 )
 EXTRAS = (
     Package("faster_coco_eval", "faster-coco-eval", "evaluation several times as fast as with pycocotools"),
-    Package("ray", "ray", "phase 1 on a cluster: tools/generate_pseudo_labels.py --engine ray"),
+    Package("ray", "ray", "phase 1 on a cluster: sohes label --engine ray"),
     Package("pydensecrf.densecrf", "pydensecrf2", "the refiner crf of phase 1"),
     Package("segmentation_refinement", "segmentation-refinement", "the refiner cascadepsp of phase 1"),
     Package("skimage", "scikit-image", "the photos of the demo"),
-    Package("onnx", "onnx", "writing ONNX files: tools/export_onnx.py"),
-    Package("onnxscript", "onnxscript", "writing ONNX files: tools/export_onnx.py"),
+    Package("onnx", "onnx", "writing ONNX files: sohes export-onnx"),
+    Package("onnxscript", "onnxscript", "writing ONNX files: sohes export-onnx"),
     Package("onnxruntime", "onnxruntime", "checking and running ONNX files, the latter without Detectron2"),
     Package("playwright", "playwright", "the tests of the html page in a browser"),
     Package("pytest", "pytest", "running the tests"),
@@ -130,8 +130,7 @@ def check_detectron2() -> Iterator[Finding]:
     """Which Detectron2, and this package itself."""
     package, problem = try_import("sohes_d2")
     if problem:
-        remedy = "" if "install_detectron2" in problem else f"{_PIP} -e . in the clone of this project"
-        yield Finding("sohes_d2", MISSING, problem, remedy)
+        yield Finding("sohes_d2", MISSING, problem, f"{_PIP} -e . in the clone of this project")
         return
     yield Finding("sohes_d2", OK, f"{package.__version__} at {os.path.dirname(package.__file__)}")
     compat, _ = try_import("sohes_d2.compat")
@@ -142,7 +141,7 @@ def check_detectron2() -> Iterator[Finding]:
         return
     _, problem = try_import("detectron2.modeling")
     if problem:
-        yield Finding("Detectron2", MISSING, problem, "python tools/install_detectron2.py --force")
+        yield Finding("Detectron2", MISSING, problem, "sohes setup --force")
         return
     # Compiled ops are of no use to this project's own models, only to some of Detectron2's.
     yield Finding("Detectron2", OK, compat.detectron2_flavour().removeprefix("detectron2 "))
@@ -295,8 +294,7 @@ def _lines(finding: Finding, width: int) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the report; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.parse_args(arguments)
+    tool_parser(__doc__, prog="sohes doctor").parse_args(arguments)
     # Detectron2 uses it, with every torch that we support; in the middle of the report it reads like a finding
     warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
     width = max(80, min(shutil.get_terminal_size((120, 24)).columns, 140))
@@ -313,11 +311,3 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     print("\nPhases 1 to 3 can run here.")
     return 0
-
-
-if __name__ == "__main__":
-    if not __package__:  # run by its path
-        # modules of the package must not hide others of their names
-        sys.path[:] = [path for path in sys.path if os.path.abspath(path or os.curdir) != _PACKAGE]
-        sys.path.insert(0, os.path.dirname(_PACKAGE))
-    sys.exit(main())

@@ -1,29 +1,17 @@
 """Predictions from a json file through Detectron2's evaluation loop: the numbers of the plain command."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from sohes_d2.cli.evaluate import main as evaluate_json
+from sohes_d2.cli.evaluate_predictions import main as evaluate_predictions
 from sohes_d2.structures.forest import Forest
 from sohes_d2.structures.masks import encode_masks
 
-TOOLS = Path(__file__).parents[2] / "tools"
 SIZE = (60, 80)
-
-
-def load_tool(name):
-    spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-evaluate_predictions = load_tool("evaluate_predictions").main
-evaluate_json = load_tool("evaluate_json").main
 
 
 def chains(rng, noise):

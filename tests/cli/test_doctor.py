@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from sohes_d2 import doctor
-from sohes_d2.doctor import MISSING, OK, OPTIONAL, Finding, Package
+from sohes_d2.cli import doctor
+from sohes_d2.cli.doctor import MISSING, OK, OPTIONAL, Finding, Package
 
-FILE = Path(doctor.__file__)
+REPOSITORY = Path(__file__).parents[2]
 
 
 def by_name(findings):
@@ -58,7 +58,7 @@ def test_what_is_missing_is_named_with_a_remedy(monkeypatch, capsys):
     assert extras["onnxruntime"].state == OPTIONAL and extras["onnxruntime"].remedy.endswith("install onnxruntime")
     assert extras["ray"].state == OPTIONAL and "broken (AttributeError" in extras["ray"].detail
     assert "--force-reinstall" in extras["ray"].remedy
-    assert by_name(doctor.check_detectron2())["Detectron2"].remedy == "python tools/install_detectron2.py --force"
+    assert by_name(doctor.check_detectron2())["Detectron2"].remedy == "sohes setup --force"
     assert [finding.state for finding in doctor.check_phases()] == [MISSING, MISSING, MISSING]
     assert doctor.main([]) == 1
     failed = "timm, opencv-python-headless, Detectron2, phase 1, phase 2, phase 3"
@@ -154,12 +154,11 @@ def test_lines_do_not_break_commands_and_paths():
     assert doctor.version_of(Package("sys", "no-such-package")) == "of unknown version"
 
 
-def test_it_runs_by_its_path_where_nothing_can_be_imported():
-    # isolated and without site-packages: a Python with nothing but itself
-    command = [sys.executable, "-I", "-S", str(FILE)]
-    result = subprocess.run(
-        command, check=False, capture_output=True, text=True, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
-    )
+def test_it_runs_where_nothing_can_be_imported():
+    # without site-packages: a Python with nothing but itself, in a clone
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": ""}
+    command = [sys.executable, "-S", "-m", "sohes_d2", "doctor"]
+    result = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, cwd=REPOSITORY)
     assert result.returncode == 1 and "Traceback" not in result.stderr
     assert "!!  torch" in result.stdout and "-m pip install torch" in result.stdout
-    assert "Detectron2 is not installed" in result.stdout and "tools/install_detectron2.py" in result.stdout
+    assert "Detectron2 is not installed" in result.stdout and "sohes setup" in result.stdout

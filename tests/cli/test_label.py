@@ -1,28 +1,15 @@
 """The command lines of phase 1: labels from a folder to a file, exit codes, messages; joining shards."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from sohes_d2.cli.label import main as generate
+from sohes_d2.cli.merge import main as merge
 from sohes_d2.structures.forest import Forest
-
-TOOLS = Path(__file__).parents[2] / "tools"
-
-
-def load_tool(name):
-    spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-generate = load_tool("generate_pseudo_labels").main
-merge = load_tool("merge_shards").main
 
 
 @pytest.fixture
@@ -75,6 +62,23 @@ def test_workers_jobs_and_merging_give_the_same_bytes(photos, tmp_path):
     (tmp_path / "jobs" / "shard_00001.json").unlink()
     assert merge([str(tmp_path / "jobs"), str(tmp_path / "again.json")]) == 2
     assert merge([str(tmp_path / "jobs"), str(tmp_path / "again.json"), "--allow-incomplete"]) == 0
+
+
+def test_selected_entities_of_a_single_photo(photos, tmp_path, capsys):
+    """What is asked for is written, however many processes do it, and a resume asks for the same."""
+    photo, few = photos / "a.png", ("--entities", "2", "--max-depth", "1")
+    assert label(photo, tmp_path / "all.json", "--workers", "0") == 0
+    for workers in ("0", "1"):
+        assert label(photo, tmp_path / f"{workers}.json", "--workers", workers, *few) == 0
+    everything, one, other = (json.loads((tmp_path / f"{file}.json").read_text()) for file in ("all", "0", "1"))
+    assert one == other and [image["file_name"] for image in one["images"]] == ["a.png"]
+    depths = [annotation["depth"] for annotation in one["annotations"]]
+    assert 1 <= depths.count(0) <= 2 and max(depths) <= 1 and len(depths) < len(everything["annotations"])
+    masks = {annotation["segmentation"]["counts"] for annotation in everything["annotations"]}
+    assert {annotation["segmentation"]["counts"] for annotation in one["annotations"]} <= masks
+    assert one["info"]["config"]["selection"]["entities"] == 2 and "selection" not in everything["info"]["config"]
+    assert label(photo, tmp_path / "0.json", "--workers", "0", "--resume", "--entities", "3") == 2
+    assert "another configuration" in capsys.readouterr().err
 
 
 def test_exit_codes_of_skipped_files_and_refused_resumes(photos, tmp_path, capsys):
@@ -143,7 +147,7 @@ def test_usage_errors(photos, tmp_path, capsys, monkeypatch):
         ([*images, *output, "--config-file", str(tmp_path / "bad.yaml")], "NO_SUCH_KEY"),
         ([*images, *output, "--config-file", str(tmp_path / "none.yaml")], "none.yaml"),
         ([*images, *output, "--device", "cuda"], "--device cpu"),
-        ([*images, "--output", str(tmp_path / "x.json"), "--shard", "0/2"], "merge_shards"),
+        ([*images, "--output", str(tmp_path / "x.json"), "--shard", "0/2"], "sohes merge"),
         ([*images, *output, "--refiner", "no_such_refiner"], "no_such_refiner"),
     ]
     for arguments, message in cases:

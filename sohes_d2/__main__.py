@@ -1,0 +1,8 @@
+"""``python -m sohes_d2`` is the command `sohes`."""
+
+import sys
+
+from .cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main())

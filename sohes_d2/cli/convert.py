@@ -1,0 +1,97 @@
+"""Labels to and from the formats of annotation tools and of other trainers.
+
+    sohes convert --labels labels.json --to cvat --output annotations.xml
+    sohes convert --labels labels.json --to yolo --images photos/ --output yolo/ --entities 20
+    sohes convert --labels annotations.xml --from cvat --output labels.json
+
+Formats: labelstudio, cvat, fiftyone (one file; masks are exact), labelme, yolo, voc (a folder; masks are polygons that
+leave the outline by at most --tolerance pixels). All but yolo keep score and parent. --to reads a COCO json, --from
+writes one, in which the parents are left out where the format has none. For --to yolo and voc the photos of --images
+are copied beside the labels; --from yolo needs --images for their sizes.
+
+Exit code: 0 converted, 3 some masks were left out (with the reasons), 2 the files or the arguments cannot be used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from .runner import EXIT_DONE, EXIT_SKIPPED, add_selection_options, check_output, run_tool, tool_parser
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; exits with code 2 where it is wrong."""
+    parser = tool_parser(__doc__, prog="sohes convert")
+    add = parser.add_argument
+    add("--labels", "--json", required=True, type=Path, metavar="FILE|DIR", help="what is converted")
+    way = parser.add_mutually_exclusive_group(required=True)
+    way.add_argument("--to", metavar="FORMAT", help="labelstudio, cvat, labelme, yolo, voc or fiftyone")
+    way.add_argument("--from", dest="source", metavar="FORMAT", help="the same; to COCO json")
+    add("--output", required=True, type=Path, metavar="FILE|DIR", help="a file or folder, as the format is one")
+    add("--images", type=Path, metavar="DIR", help="folder of the photos, that file names are relative to")
+    add(
+        "--tolerance",
+        type=float,
+        default=0.5,
+        metavar="PIXELS",
+        help="by which polygons may leave the outline; 0: exact (default: %(default)s)",
+    )
+    add(
+        "--image-prefix",
+        default="/data/local-files/?d=",
+        metavar="URL",
+        help="what Label Studio finds photos by, before their names (default: %(default)s)",
+    )
+    add_selection_options(parser, entities=0)
+    args = parser.parse_args(arguments)
+    if not 0 <= args.tolerance < float("inf"):
+        parser.error(f"--tolerance must be 0 or more, got {args.tolerance}")
+    if args.images is not None and not args.images.is_dir():
+        parser.error(f"--images {args.images} is not a folder")
+    return args
+
+
+def convert(args: argparse.Namespace) -> int:
+    """Convert; returns the exit code."""
+    from ..errors import InputError
+    from ..labels.formats import format_module
+    from ..labels.formats.base import Options
+    from ..labels.formats.coco import read_photos, write_photos
+    from ..labels.reader import read_label_file
+    from ..labels.schema import Problems
+    from ..structures.selection import Selection
+
+    name = args.to or args.source
+    form = format_module(name)
+    options = Options(args.tolerance, args.images, args.image_prefix)
+    selection = Selection(args.entities, args.min_score, args.max_depth)
+    if not args.labels.exists():
+        raise InputError(f"--labels {str(args.labels)!r} does not exist")
+    if args.source:
+        check_output(args.output, folder=False)
+        photos = form.read(args.labels, options)
+        for photo in photos:
+            photo.forest = selection(photo.forest)
+        write_photos(args.output, photos, name)
+        problems = Problems()
+    else:
+        check_output(args.output, folder=form.IS_FOLDER)
+        labels = read_label_file(args.labels)
+        if labels.is_result_list:
+            raise InputError(f"{args.labels} is a list of results, which has no file names; give a COCO file")
+        problems = labels.problems
+        photos = read_photos(labels, selection, problems)
+        (args.output if form.IS_FOLDER else args.output.parent).mkdir(parents=True, exist_ok=True)
+        form.write(photos, args.output, options)
+    masks = sum(len(photo.forest) for photo in photos)
+    print(f"{args.output}: {len(photos)} images, {masks} masks; of {name}: {form.LOSSES}")
+    if problems:
+        print(problems.summary(), file=sys.stderr)
+    return EXIT_SKIPPED if problems else EXIT_DONE
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    return run_tool("sohes convert", parse_arguments, convert, arguments)

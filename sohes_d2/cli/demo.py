@@ -1,0 +1,173 @@
+"""Show the entities of photos: wholes, their parts, the parts of these.
+
+    sohes demo --images photos/ --output output/demo                              # phase 1, no weights
+    sohes demo --images a.jpg 'more/*.png' --output output/demo --weights output/instruction
+    sohes demo --images photos/ --output output/demo --config-file configs/sohes_vits16_instruction.yaml \\
+        --weights model.safetensors --min-score 0.3 --max-depth 2
+
+With --weights, a trained model is asked: a folder with config.yaml and weights, such as a training's OUTPUT_DIR, or a
+file, with its config from --config-file or from config.yaml beside it. Without, phase 1 clusters each photo by itself;
+its settings are the keys under EXPLORATION (EXPLORATION.FEATURES.NAME joint asks for no download).
+
+OUTPUT receives report.html, a page to climb through the forests, labels.json, the masks as COCO json, and pictures/,
+for each photo: NAME_forest.jpg (all levels and the tree), NAME_depth0.jpg (wholes), NAME_depth1.jpg (parts), ...,
+NAME_strips.jpg (from whole to part), NAME_tree.jpg.
+
+Exit code: 0 all photos shown, 3 some skipped (listed, and in labels.json), 2 usage error, 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import Any
+
+from .runner import (
+    EXIT_SKIPPED,
+    add_config_file,
+    add_config_options,
+    add_selection_options,
+    check_output,
+    run_tool,
+    tool_parser,
+)
+
+# Labels of phase 1 hold unions of nearly everything, under which a picture of the wholes would show nothing else.
+PHASE_ONE_MAX_AREA = 0.5
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; exits with code 2 where it is wrong."""
+    parser = tool_parser(__doc__, prog="sohes demo")
+    add = parser.add_argument
+    add(
+        "--images",
+        "--input",
+        required=True,
+        nargs="+",
+        metavar="FILE|DIR|GLOB",
+        help="photos, folders (with sub-folders), globs",
+    )
+    add("--output", required=True, metavar="DIR", help="folder to write; made if missing, files in it are replaced")
+    add_config_file(parser, "of the model, or of phase 1")
+    add("--weights", metavar="FILE|DIR|shipped:NAME", help="of a trained model (default: none, show phase 1)")
+    add("--device", help="cuda, cuda:1, mps, cpu (default: the config's, or cpu where that is not there)")
+    add("--batch-size", type=int, default=1, metavar="N", help="photos that the model sees at once (default: 1)")
+    add("--width", type=int, default=1600, metavar="PIXELS", help="of the pictures (default: 1600)")
+    add_selection_options(parser, entities=20)
+    add("--max-masks", type=int, metavar="N", help="draw the N best-scored masks, 0: all (default: 60)")
+    add(
+        "--max-area",
+        type=float,
+        metavar="SHARE",
+        help=f"do not draw masks over this share of a photo (default: {PHASE_ONE_MAX_AREA} for phase 1, else 1)",
+    )
+    add_config_options(parser)
+    args = parser.parse_args(arguments)
+    if args.max_area is not None and not 0 < args.max_area <= 1:
+        parser.error(f"--max-area must be over 0 and at most 1, got {args.max_area}")
+    for name, least in (("batch_size", 1), ("max_masks", 0), ("width", 240)):
+        value = getattr(args, name)
+        if value is not None and value < least:
+            parser.error(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+    return args
+
+
+def build_finder(args: argparse.Namespace) -> tuple[Any, dict[str, Any], str]:
+    """What finds forests (photos to forests), the ``info`` of the json, and in words what it is.
+
+    Raises:
+        ConfigError, CheckpointError, WeightsError, ValueError, ImportError: it cannot be built; the message says why.
+    """
+    from .. import __version__, compat
+    from ..config_file import load_config
+    from ..errors import ConfigError
+    from ..devices import choose_device
+    from ..exploration.labeler import PseudoLabeler
+    from ..structures.images import set_max_image_pixels
+    from ..weights import PREFIX, local_path
+
+    version = {"description": "Forests of entities, made by sohes demo", "version": __version__}
+    if args.weights or "MODEL.WEIGHTS" in args.opts[::2]:
+        compat.require()
+        from ..engine.predictor import SOHESPredictor, load_model_folder
+
+        config, weights = args.config_file, local_path(args.weights or "")
+        if os.path.isdir(weights):
+            config = config or os.path.join(weights, "config.yaml")
+            weights = load_model_folder(weights)[1]
+        elif weights and not config:
+            config = os.path.join(os.path.dirname(weights), "config.yaml")
+        if not config or not (args.config_file or os.path.isfile(config)):
+            raise ConfigError("--config-file is missing: weights alone do not say what model they are of")
+        predictor = SOHESPredictor(load_config(config, args.opts), weights=weights or None, device=args.device)
+        shipped = (args.weights or "").startswith(PREFIX)
+        name = args.weights if shipped else os.path.basename(predictor.cfg.MODEL.WEIGHTS)
+        info = {**version, "model": predictor.cfg.MODEL.META_ARCHITECTURE, "weights": name}
+        return (
+            lambda images: predictor.predict(images, args.batch_size),
+            info,
+            f"the model {name} on {predictor.device}",
+        )
+    cfg = load_config(args.config_file or "", args.opts)
+    cfg.MODEL.DEVICE = choose_device(cfg.MODEL.DEVICE, args.device)
+    set_max_image_pixels(cfg.INPUT.MAX_IMAGE_PIXELS)
+    labeler = PseudoLabeler.from_cfg(cfg)
+    words = f"phase 1 with {labeler.extractor.name} features (no --weights of a trained model)"
+    info = {**version, "model": "phase 1", **labeler.describe()}
+    return lambda images: [labeler.generate(image) for image in images], info, words
+
+
+def show(args: argparse.Namespace) -> int:
+    """Find the forests and write what shows them; returns the exit code."""
+    # after the arguments, because these take seconds to import
+    from ..data.inputs import read_inputs
+    from ..engine.demo import DemoOptions, run_demo
+    from ..visualization import MAX_MASKS
+
+    check_output(args.output, folder=True)
+    images = read_inputs(args.images)
+    find_forests, info, words = build_finder(args)
+    print(f"{len(images)} photos, by {words}", flush=True)
+    phase_one = info["model"] == "phase 1"
+    max_area = args.max_area if args.max_area is not None else PHASE_ONE_MAX_AREA if phase_one else 1.0
+    options = DemoOptions(
+        score_threshold=args.min_score,
+        max_depth=args.max_depth,
+        max_area=max_area,
+        max_masks=MAX_MASKS if args.max_masks is None else args.max_masks,
+        entities=args.entities,
+        width=args.width,
+        batch_size=args.batch_size,
+    )
+    title = "Forests of phase 1" if phase_one else f"Forests of {info['weights']}"
+    report = run_demo(images, find_forests, args.output, options, info, title, _say)
+    masks = sum(map(sum, report.forests.values()))
+    print(f"{len(report.forests)} photos, {masks} masks: open {report.page}; masks in {report.labels}")
+    if not masks and report.best_score:
+        hint = f"the best is {report.best_score:.3f}; lower --min-score"
+        print(f"no mask has a score of {args.min_score} or more: {hint}", file=sys.stderr)
+    if report.skipped:
+        print(f"{len(report.skipped)} photos skipped, reasons above", file=sys.stderr)
+    return EXIT_SKIPPED if report.skipped else 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    stopped = "labels.json and report.html were not written"
+    return run_tool("sohes demo", parse_arguments, show, arguments, when_stopped=stopped)
+
+
+def _say(file_name: str, report: Any) -> None:
+    if file_name in report.forests:
+        wholes, parts, *deeper = [*report.forests[file_name], 0, 0]
+        words = f"{wholes + parts + sum(deeper)} masks ({wholes} wholes, {parts} parts, {sum(deeper)} subparts)"
+        print(f"{report.pictures[file_name][0]}: {words}", flush=True)
+    else:
+        print(f"skipped {_printable(file_name)}: {report.skipped[-1]['reason']}", file=sys.stderr, flush=True)
+
+
+def _printable(text: str) -> str:
+    """A file's name without what a terminal would obey."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

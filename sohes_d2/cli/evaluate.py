@@ -1,0 +1,144 @@
+"""Score predictions or pseudo-labels against ground truth: AR and AP without classes, and the hierarchy.
+
+    sohes evaluate --gt entities_val.json --pred labels.json
+    sohes evaluate --gt instances_val2017.json --pred entity_results.json --iou-type segm bbox \\
+        --output metrics.json
+    sohes evaluate --gt entities_val.json --pred new.json --against old.json
+
+--gt is a COCO file; classes are ignored, crowd regions count as COCO counts them. --pred is a COCO result list, whose
+image ids are those of the ground truth, or a COCO file with image ids of its own (such as labels.json of
+sohes label), whose images are found by file name, else by the last part of the file name.
+Predictions without a score get 1. Where annotations of both files have parent_id, the hierarchy is scored too.
+
+--against OTHER.json also tells by how much average recall differs from that of other predictions of the same images,
+and how much of it may be chance: a 95% interval by a paired bootstrap over images. Whether another training of the
+same model would differ as much, it cannot tell.
+
+Exit code: 0 scored, 2 the files do not fit or usage error.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from .runner import check_output, run_tool, tool_parser
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; exits with code 2 where it is wrong."""
+    parser = tool_parser(__doc__, prog="sohes evaluate")
+    add = parser.add_argument
+    add("--gt", required=True, metavar="GT.json", help="ground truth, a COCO file")
+    add("--pred", required=True, metavar="PRED.json", help="predictions: a COCO result list or a COCO file")
+    add(
+        "--iou-type", nargs="+", choices=("segm", "bbox"), default=["segm"], help="masks, boxes or both (default: segm)"
+    )
+    add(
+        "--max-dets",
+        nargs="+",
+        type=_positive,
+        default=[1, 10, 100, 1000],
+        metavar="N",
+        help="detections per image for AR; AP uses the largest (default: 1 10 100 1000)",
+    )
+    add(
+        "--match",
+        choices=("auto", "name", "basename", "id"),
+        default="auto",
+        help="how images of a COCO file are found",
+    )
+    add(
+        "--ignore-unmatched",
+        action="store_true",
+        help="leave out predicted images that the ground truth does not have, instead of stopping",
+    )
+    add(
+        "--backend",
+        choices=("auto", "pycocotools", "faster-coco-eval"),
+        default="auto",
+        help="auto: faster-coco-eval where it is installed; the numbers are the same",
+    )
+    add("--against", metavar="OTHER.json", help="other predictions, to compare average recall with")
+    add("--no-forest", action="store_true", help="do not score the hierarchy")
+    add("--output", metavar="METRICS.json", help="write all metrics, in percent, null where undefined")
+    return parser.parse_args(arguments)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def score(args: argparse.Namespace) -> None:
+    """Score the predictions and print the tables."""
+    from ..evaluation.errors import EvaluationError
+    from ..evaluation.backends import resolve_backend
+    from ..evaluation.ground_truth import GroundTruth
+    from ..evaluation.predictions import empty_masks, read_predictions
+    from ..evaluation.scoring import evaluate
+    from ..evaluation.significance import recall_differences
+    from ..evaluation.tables import difference_table
+
+    iou_types = list(dict.fromkeys(args.iou_type))
+    if args.output:
+        check_output(args.output, folder=False)
+    backend = resolve_backend(args.backend)
+    truth = GroundTruth.from_file(args.gt)
+    if not truth.has_annotations:
+        raise EvaluationError(f"{args.gt} has no annotations to compare with")
+    predictions = read_predictions(args.pred, truth, args.match, args.ignore_unmatched, iou_types)
+    evaluation = evaluate(
+        truth, predictions.annotations, args.pred, iou_types, args.max_dets, backend, not args.no_forest
+    )
+    differences = {}
+    if args.against:
+        others = read_predictions(args.against, truth, args.match, args.ignore_unmatched, iou_types)
+        for iou_type in iou_types:
+            differences[iou_type] = recall_differences(
+                truth.images.values(),
+                truth.records(iou_type),
+                others.annotations,
+                predictions.annotations,
+                iou_type,
+                args.max_dets,
+                backend,
+            )
+    if args.output:
+        _write(args.output, evaluation.results, evaluation.depth_confusion, differences)
+
+    predicted_images = len({a["image_id"] for a in predictions.annotations})
+    print(
+        f"{len(truth.annotations)} true masks in {len(truth.images)} images; "
+        f"{len(predictions.annotations)} predictions in {predicted_images} of them, "
+        f"matched by {predictions.matched_by}; {backend}"
+    )
+    if predictions.ignored_images:
+        print(f"{len(predictions.ignored_images)} predicted images are not in the ground truth and left out")
+    if empty_masks(predictions):
+        print(f"{empty_masks(predictions)} predicted masks are empty")
+    for sentence in truth.report(iou_types):
+        print(f"{args.gt}: {sentence}")
+    print(f"\n{evaluation.table()}")
+    if differences:
+        print(f"\nBefore: {args.against}; after: {args.pred}\n\n{difference_table(differences)}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    return run_tool("sohes evaluate", parse_arguments, score, arguments)
+
+
+def _write(path: str, results: dict, depth_confusion, differences: dict) -> None:
+    metrics = {f"{task}/{name}": value for task, values in results.items() for name, value in values.items()}
+    for task, found in differences.items():
+        for name, d in found.items():
+            gain = f"{task}/{name}/gain"
+            metrics.update({gain: d.after - d.before, f"{gain}-low": d.low, f"{gain}-high": d.high})
+    content = {name: None if value != value else value for name, value in metrics.items()}  # json has no NaN
+    if depth_confusion is not None:
+        content["forest/depth_confusion-50"] = depth_confusion.tolist()
+    from ..structures.files import write_json
+
+    write_json(path, content)

@@ -1,0 +1,189 @@
+"""Score a json of predictions on a registered data set with `EntityEvaluator`, in Detectron2's evaluation loop.
+
+    sohes evaluate-predictions --dataset entities_bsds500_val --pred labels.json --ignore-unmatched
+    sohes evaluate-predictions --dataset "my_set: gt.json, images/" --pred entity_results.json \\
+        --iou-type segm bbox --output out/
+
+The predictions take the place of a model's outputs, so that a file is scored just as a model that predicts it; no image
+is read. The numbers are those of sohes evaluate, where the file formats are described, but for two things: a
+model's boxes are of single precision, and masks with parent_id are scored by the boxes around them, whatever boxes the
+file has.
+
+--output receives metrics.json (percent, null where undefined) and entity_results.json, the predictions with the
+data set's image ids.
+
+Exit code: 0 scored, 2 the files do not fit or usage error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from .runner import check_output, run_tool, tool_parser
+
+METRICS_FILE = "metrics.json"
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; exits with code 2 where it is wrong."""
+    parser = tool_parser(__doc__, prog="sohes evaluate-predictions")
+    add = parser.add_argument
+    add(
+        "--dataset",
+        required=True,
+        metavar="NAME or 'NAME: GT.json, IMAGES'",
+        help="a data set of this project's table (under $DETECTRON2_DATASETS), or the description of another",
+    )
+    add("--pred", required=True, metavar="PRED.json", help="predictions: a COCO result list or a COCO file")
+    add(
+        "--iou-type", nargs="+", choices=("segm", "bbox"), default=["segm"], help="masks, boxes or both (default: segm)"
+    )
+    add("--match", choices=("auto", "name", "basename", "id"), default="auto", help="how images are found")
+    add("--ignore-unmatched", action="store_true", help="leave out predicted images that the data set does not have")
+    add(
+        "--backend",
+        choices=("auto", "pycocotools", "faster-coco-eval"),
+        default="auto",
+        help="auto: faster-coco-eval where it is installed; the numbers are the same",
+    )
+    add("--output", "--output-dir", metavar="FOLDER", help="write metrics.json and entity_results.json there")
+    return parser.parse_args(arguments)
+
+
+class StoredPredictions:
+    """A stand-in for a model: called with a batch of inputs, it gives the predictions that were made before."""
+
+    def __init__(
+        self,
+        predictions: Iterable[Mapping[str, Any]],
+        sizes: Mapping[Any, tuple[int, int]],
+        source: str,
+    ):
+        """
+        Args:
+            predictions: checked ones, with the ``image_id`` of the data set (see `read_predictions`).
+            sizes: image id -> (H, W), for all images of the data set.
+            source: where the predictions come from, for messages.
+        """
+        from ..labels.reader import group_by_image
+
+        self._sizes, self._source = sizes, source
+        self._of_image = group_by_image(predictions, sizes)
+        everything = [p for found in self._of_image.values() for p in found]
+        # All of a file's images in one form, so that those without predictions count as the others do.
+        self._masks = all("segmentation" in p for p in everything)
+        self._boxes = bool(everything) and all("bbox" in p for p in everything)
+        self._forests = self._masks and any("parent_id" in p for p in everything)
+
+    def __call__(self, inputs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        return [self._output(one["image_id"]) for one in inputs]
+
+    def _output(self, image_id: Any) -> dict[str, Any]:
+        found, size = self._of_image[image_id], self._sizes[image_id]
+        return self._forest(image_id, found, size) if self._forests else {"instances": self._instances(found, size)}
+
+    def _instances(self, found: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> Any:
+        import torch
+        from detectron2.structures import Boxes, Instances
+
+        instances = Instances(size, scores=torch.tensor([p["score"] for p in found], dtype=torch.float64))
+        if self._masks:
+            instances.pred_masks = [p["segmentation"] for p in found]
+        if self._boxes:
+            boxes = torch.tensor([p["bbox"] for p in found], dtype=torch.float64).reshape(-1, 4)
+            boxes[:, 2:] += boxes[:, :2]
+            instances.pred_boxes = Boxes(boxes)
+        return instances
+
+    def _forest(self, image_id: Any, found: list[dict[str, Any]], size: tuple[int, int]) -> dict[str, Any]:
+        import numpy as np
+
+        from ..evaluation.ground_truth import predicted_forest
+
+        forest, ancestors = predicted_forest(found, size, f"{self._source}: image {image_id!r}")
+        if ancestors is None:
+            return {"forest": forest}
+        probabilities = np.zeros((len(forest), len(forest)))
+        probabilities[ancestors.ancestors, ancestors.descendants] = ancestors.scores
+        return {"forest": forest, "ancestor_probabilities": probabilities}
+
+
+def find_dataset(dataset: str) -> str:
+    """The name of a registered data set; a description is registered first.
+
+    Raises:
+        DatasetSpecError: neither a name nor the description of one data set.
+    """
+    from detectron2.data import DatasetCatalog
+
+    from ..data.registration import DatasetSpecError, register_builtin_datasets, register_datasets
+
+    register_builtin_datasets()
+    if dataset in DatasetCatalog.list():
+        return dataset
+    if ":" not in dataset:
+        known = ", ".join(name for name in DatasetCatalog.list() if name.startswith("entities_"))
+        raise DatasetSpecError(
+            f"no data set {dataset!r}; give the name of one ({known}) or describe it: 'name: gt.json, images'"
+        )
+    names = register_datasets(dataset)
+    if len(names) != 1:
+        raise DatasetSpecError(f"{dataset!r} describes {len(names)} data sets; give one")
+    return names[0]
+
+
+def score(args: argparse.Namespace) -> None:
+    """Score the predictions in Detectron2's evaluation loop and print the tables."""
+    import logging
+
+    from ..evaluation.entity_evaluator import EntityEvaluator
+    from ..evaluation.ground_truth import GroundTruth
+    from ..evaluation.predictions import read_predictions
+    from detectron2.data import MetadataCatalog, build_detection_test_loader, get_detection_dataset_dicts
+    from detectron2.evaluation import inference_on_dataset
+
+    logging.basicConfig(format="%(message)s", stream=sys.stdout, force=True)
+    for package in ("sohes_d2", "detectron2"):
+        logging.getLogger(package).setLevel(logging.INFO)
+
+    iou_types = list(dict.fromkeys(args.iou_type))
+    if args.output:
+        check_output(args.output, folder=True, option="--output")
+    name = find_dataset(args.dataset)
+    dataset = get_detection_dataset_dicts(name, filter_empty=False)
+    # Pairs are scored however improbable they are, but not those that the file does not have.
+    evaluator = EntityEvaluator(
+        name, args.output, tasks=iou_types, backend=args.backend, min_ancestor_score=sys.float_info.min
+    )
+    truth = GroundTruth.from_file(MetadataCatalog.get(name).json_file)
+    predictions = read_predictions(args.pred, truth, args.match, args.ignore_unmatched, iou_types)
+    sizes = {image_id: truth.size(image_id) for image_id in truth.images}
+    model = StoredPredictions(predictions.annotations, sizes, args.pred)
+    loader = build_detection_test_loader(dataset, mapper=_without_labels)
+    results = inference_on_dataset(model, loader, evaluator)
+    if args.output:
+        _write(os.path.join(args.output, METRICS_FILE), results)
+    print(f"{len(predictions.annotations)} predictions on {name}, matched by {predictions.matched_by}")
+    if predictions.ignored_images:
+        print(f"{len(predictions.ignored_images)} predicted images are not in the data set and left out")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    return run_tool("sohes evaluate-predictions", parse_arguments, score, arguments)
+
+
+def _without_labels(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if key != "annotations"}
+
+
+def _write(path: str, results: Mapping[str, Mapping[str, float]]) -> None:
+    metrics = {f"{task}/{name}": value for task, values in results.items() for name, value in values.items()}
+    content = {name: None if value != value else value for name, value in metrics.items()}  # json has no NaN
+    from ..structures.files import write_json
+
+    write_json(path, content)

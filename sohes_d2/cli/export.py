@@ -1,0 +1,185 @@
+"""Write the weights of one model out of a checkpoint, without the optimizer, and the config that they need.
+
+    sohes export output/correction/model_final.pth --output output/exported
+    sohes export output/correction/model_final.pth --which student --half --output output/exported
+    sohes export output/instruction/model_final.pth --config-file CONFIG.yaml --output output/exported
+    sohes train --config-file output/exported/config.yaml --eval-only --num-gpus 0
+
+Of a checkpoint of phase 3, which holds teacher and student, one is written, in the plain architecture of phase 2. A
+checkpoint of phase 2 becomes smaller. The folder receives model.safetensors (or model.pth), in the names of the plain
+architecture, and config.yaml, which names it as MODEL.WEIGHTS. KEY VALUE at the end changes that config, for example
+MODEL.VIT.WEIGHTS "" to leave out what the model began with.
+
+Exit code: 0 done, 2 the checkpoint, the config or the arguments cannot be used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .runner import add_config_file, check_output, run_tool, tool_parser
+from ..errors import WeightsError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MODELS = ("teacher", "student")
+BOTH, ONE = "SOHESMutualLearning", "SOHES"
+FORMATS = ("safetensors", "pth")
+
+
+class ExportError(WeightsError):
+    """A checkpoint that cannot be exported as asked; the message says why."""
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; exits with code 2 where it is wrong."""
+    parser = tool_parser(__doc__, prog="sohes export")
+    parser.add_argument("checkpoint", help="a .pth of a training")
+    add_config_file(parser, "of that training (default: config.yaml beside the checkpoint)")
+    parser.add_argument("--which", choices=MODELS, help="of a checkpoint of phase 3; default: teacher")
+    parser.add_argument("--output", required=True, help="folder for the two files; made if it does not exist")
+    parser.add_argument("--format", choices=FORMATS, default=FORMATS[0], help="of the weights; default: %(default)s")
+    parser.add_argument(
+        "--half", action="store_true", help="weights in float16: half the size, nearly the same results"
+    )
+    parser.add_argument(
+        "opts", nargs="*", default=[], metavar="KEY VALUE", help="config keys and values, at the end of the command"
+    )
+    return parser.parse_intermixed_args(arguments)
+
+
+def select_model(state: Mapping[str, Tensor], which: str | None) -> dict[str, Tensor]:
+    """The weights of one model, under its own names.
+
+    Args:
+        state: of a checkpoint.
+        which: "teacher" or "student"; None: the teacher where there are both, else the only one.
+
+    Raises:
+        ExportError: there is no such model.
+    """
+    if not any(key.startswith(f"{name}.") for key in state for name in MODELS):
+        if which:
+            raise ExportError(f"it has no {which}: it holds one model, not two; leave out --which")
+        return dict(state)
+    prefix = f"{which or 'teacher'}."
+    return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+
+
+def plain_config(config_file: str, weights: str, options: Sequence[str] = ()) -> Any:
+    """The config of a training, for a single model with these weights; ``options`` are further keys and values.
+
+    Raises:
+        ConfigError: it cannot be read, or an option is none.
+    """
+    from ..config_file import load_config
+
+    # train_net.py writes its own config.yaml into OUTPUT_DIR
+    own = ["MODEL.WEIGHTS", weights, "OUTPUT_DIR", os.path.join(os.path.dirname(weights), "evaluation")]
+    cfg = load_config(config_file, [*own, *options])
+    if cfg.MODEL.META_ARCHITECTURE == BOTH:
+        cfg.MODEL.META_ARCHITECTURE = ONE
+    return cfg
+
+
+def check_fit(state: Mapping[str, Tensor], cfg: Any) -> None:
+    """Make sure that the model of the config is what the weights are of.
+
+    Raises:
+        ExportError: names or shapes differ.
+    """
+    from detectron2.modeling import build_model
+
+    on_cpu = cfg.clone()
+    on_cpu.MODEL.DEVICE = "cpu"
+    wanted = {key: value.shape for key, value in build_model(on_cpu).state_dict().items()}
+    wrong = sorted(
+        {key for key, value in state.items() if wanted.get(key) != value.shape} | (wanted.keys() - state.keys())
+    )
+    if wrong:
+        raise ExportError(
+            f"it is not of the model of the config: {len(wrong)} of {len(wanted)} tensors are missing, unknown or of "
+            f"another shape, among them {', '.join(wrong[:3])}. Give the config of its training by --config-file"
+        )
+
+
+def as_half(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Floating-point tensors in float16.
+
+    Raises:
+        ExportError: a value that float16 cannot hold.
+    """
+    import torch
+
+    halved = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
+    for key, value in halved.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise ExportError(f"{key} has values beyond the range of float16, or none at all; leave out --half")
+    return halved
+
+
+def write_weights(state: Mapping[str, Tensor], path: str) -> None:
+    """Write a safetensors or torch file, by the path's suffix, as a whole or not at all."""
+    import torch
+
+    from ..structures.files import atomic_writer
+
+    # copies: tensors of a checkpoint may be views of larger ones, which torch would store, and safetensors refuse
+    state = {key: value.detach().clone().contiguous() for key, value in state.items()}
+    with atomic_writer(path) as file:
+        if path.endswith(".pth"):
+            torch.save({"model": state}, file)
+        else:
+            from safetensors.torch import save
+
+            file.write(save(state, metadata={"format": "pt"}))
+
+
+def export(args: argparse.Namespace) -> str:
+    """Do what the command line says; returns the path of the weights.
+
+    Raises:
+        ConfigError, ExportError, WeightsError: something cannot be used.
+    """
+    # after the arguments, because these take seconds to import
+    from torch import Tensor
+
+    from ..structures.files import atomic_writer
+    from ..weights import read_weights
+
+    check_output(args.output, folder=True)
+    checkpoint = read_weights(args.checkpoint)
+    state = checkpoint.get("model", checkpoint) if isinstance(checkpoint, Mapping) else None
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ExportError("it holds no model, that is no dict of names to tensors, at the top or under 'model'")
+    state = select_model(state, args.which)
+    config_file = args.config_file or os.path.join(os.path.dirname(args.checkpoint), "config.yaml")
+    path = os.path.join(args.output, f"model.{args.format}")
+    cfg = plain_config(config_file, path, args.opts)
+    check_fit(state, cfg)
+    if args.half:
+        state = as_half(state)
+    os.makedirs(args.output, exist_ok=True)
+    write_weights(state, path)
+    with atomic_writer(os.path.join(args.output, "config.yaml")) as file:
+        file.write(cfg.dump().encode())
+    return path
+
+
+def export_and_tell(args: argparse.Namespace) -> None:
+    """Export, and print what was written."""
+    try:
+        path = export(args)
+    except ExportError as error:
+        raise ExportError(f"{args.checkpoint!r}: {error}") from error
+    before, after = (os.path.getsize(name) / 1e6 for name in (args.checkpoint, path))
+    print(f"{path}: {after:.1f} MB, from {before:.1f} MB; its config is config.yaml beside it")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    return run_tool("sohes export", parse_arguments, export_and_tell, arguments)

@@ -1,0 +1,175 @@
+"""Phase 1: label photos with forests of entities (wholes, parts, subparts), without any human label.
+
+    sohes label --images photos/ --output labels.json
+    sohes label --images photos/ --output labels/ --shard 3/16      # one of 16 jobs
+
+An output ending in .json is one COCO file; otherwise it is a folder of shards of at most 1,000 images, which the data
+loader reads as it is and sohes merge joins. Beside the labels stand errors.json (files skipped, and why),
+summary.json, and an .index.npz, by which the data loader opens the labels without reading them. After a kill at any
+moment the same command with --resume ends with the same bytes as an uninterrupted run.
+
+By default every mask is written, for training. --entities N writes what people want to see: the N entities that explain
+a photo best, and their parts, near-duplicates left out.
+
+Image ids are 1 + position in the sorted folder or in the list, or those of the COCO file; annotation ids are
+image_id * 10000 + k. Neither depends on workers, shards or resume.
+
+Exit code: 0 all images labeled, 3 some skipped (errors.json), 2 usage error, 1 failed, 130 stopped by Ctrl-C
+(after the last two go on with --resume).
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+
+# The host's numbers must not depend on the number of cores; numpy's BLAS reads this when it is loaded.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+from .runner import (  # noqa: E402
+    add_config_file,
+    add_config_options,
+    add_selection_options,
+    check_output,
+    run_tool,
+    tool_parser,
+)
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; exits with code 2 where it is wrong."""
+    parser = tool_parser(__doc__, prog="sohes label")
+    add = parser.add_argument
+    add(
+        "--images",
+        required=True,
+        metavar="DIR|FILE|LIST.txt|COCO.json",
+        help="folder (with sub-folders), a single image, list of paths, or COCO file",
+    )
+    add(
+        "--image-root",
+        metavar="DIR",
+        help="what paths in a list or COCO file are relative to (default: the file's folder)",
+    )
+    add("--output", metavar="OUT", help="one file (ends in .json) or a folder of shards")
+    add_config_file(parser, "keys under EXPLORATION")
+    add("--weights", metavar="NAME|URL|PATH", help="weights of the feature extractor (EXPLORATION.FEATURES.WEIGHTS)")
+    add("--refiner", metavar="NAME", help="none, guided, crf or cascadepsp (EXPLORATION.REFINEMENT.NAME)")
+    add("--device", help="cuda, cuda:1, cpu (default: cuda if there is one, else cpu)")
+    add("--workers", type=int, metavar="N", help="worker processes, 0: none (default: one per core)")
+    add(
+        "--batch-size",
+        type=int,
+        default=8,
+        metavar="N",
+        help="images of one size that a device takes at once (default: 8)",
+    )
+    add(
+        "--shard",
+        default="0/1",
+        metavar="I/N",
+        help="do the I-th of N jobs, I from 0; OUT is one folder for all (default: 0/1)",
+    )
+    add("--images-per-shard", type=int, default=1000, metavar="N", help="at most (default: 1000)")
+    add("--resume", action="store_true", help="go on with an existing output, or begin")
+    add("--overwrite", action="store_true", help="replace an existing output")
+    add(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="ray: on a Ray cluster (pip install 'sohes_d2[ray]')",
+    )
+    add(
+        "--ray-address",
+        metavar="ADDRESS",
+        help="of a running cluster: auto, host:6379, ray://host:10001 (default: start one here)",
+    )
+    add_selection_options(parser, entities=0)
+    add_config_options(parser)
+    args = parser.parse_args(arguments)
+    if not args.output:
+        parser.error("--output is missing: a file ending in .json, or a folder")
+    job, slash, jobs = args.shard.partition("/")
+    if not (slash and job.isdigit() and jobs.isdigit()):
+        parser.error(f"--shard is I/N, for example 0/4 to 3/4; got {args.shard!r}")
+    args.job, args.jobs = int(job), int(jobs)
+    return args
+
+
+def build_cfg(args: argparse.Namespace):
+    """The config: defaults, then the file, then flags, then KEY VALUE pairs.
+
+    Raises:
+        ConfigError: an unknown key, a value of the wrong type, a file that cannot be read, or a device that is not
+            there.
+    """
+    from ..config_file import load_config
+    from ..devices import choose_device
+
+    flags: list[str] = []
+    for key, value in (
+        ("EXPLORATION.FEATURES.WEIGHTS", args.weights),
+        ("EXPLORATION.REFINEMENT.NAME", args.refiner),
+    ):
+        flags += [key, value] if value is not None else []
+    cfg = load_config(args.config_file or "", [*flags, *args.opts])
+    wanted = cfg.MODEL.DEVICE if "MODEL.DEVICE" in args.opts[::2] else args.device
+    cfg.MODEL.DEVICE = choose_device(cfg.MODEL.DEVICE, wanted)
+    cfg.freeze()
+    return cfg
+
+
+def label(args: argparse.Namespace) -> int:
+    """Label the images; returns the exit code."""
+    # after the arguments, because these take seconds to import
+    from ..data.sources import read_image_list
+    from ..engine.labeling.run import LabelingOptions, run_labeling
+
+    options = LabelingOptions(
+        workers=_default_workers() if args.workers is None else args.workers,
+        batch_size=args.batch_size,
+        job=args.job,
+        jobs=args.jobs,
+        images_per_shard=args.images_per_shard,
+        resume=args.resume,
+        overwrite=args.overwrite,
+        engine=args.engine,
+        ray_address=args.ray_address,
+    )
+    check_output(args.output, folder=not args.output.lower().endswith(".json"))
+    images = read_image_list(args.images, args.image_root)
+    cfg = build_cfg(args)
+    from ..engine.labeling.factory import CfgLabelerFactory
+    from ..structures.selection import Selection
+
+    selection = Selection(args.entities, args.min_score, args.max_depth)
+
+    outcome = run_labeling(images, args.output, CfgLabelerFactory(cfg, selection), options)
+    summary = outcome.summary
+    done = summary.get("this_run", {}).get("images")
+    speed = f", {summary['this_run']['wall_seconds'] / done:.1f} s per image" if done else ""
+    print(f"{summary['images']} images, {summary['masks']} masks{speed} -> {outcome.output}")
+    print("masks by depth: " + ", ".join(f"{depth}: {count}" for depth, count in summary["depth_histogram"].items()))
+    if outcome.skipped:
+        print(f"{len(outcome.skipped)} images skipped, see errors.json", file=sys.stderr)
+    return outcome.exit_code
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    return run_tool(
+        "sohes label",
+        parse_arguments,
+        label,
+        arguments,
+        log_level=logging.INFO,
+        when_stopped="go on with --resume",
+        when_failed="What is done so far is kept; go on with --resume.",
+    )
+
+
+def _default_workers() -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores if cores > 1 else 0

@@ -1,0 +1,69 @@
+"""The command `sohes`: one subcommand per module of this folder, which is imported when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from ..errors import near_matches
+from .runner import EXIT_DONE, EXIT_USAGE
+
+# Name of the command -> its module and what it does.
+COMMANDS = {
+    "label": ("label", "find entities in photos (phase 1) and write them as COCO json"),
+    "merge": ("merge", "join a folder of label shards to one file"),
+    "inspect": ("inspect", "count what labels hold: depths, sizes, coverage, images that stand out"),
+    "show": ("show", "make an html page to look through labels"),
+    "draw": ("draw", "draw labels as pictures"),
+    "convert": ("convert", "labels to and from Label Studio, CVAT, LabelMe, YOLO, Pascal VOC, FiftyOne"),
+    "evaluate": ("evaluate", "score labels or predictions against ground truth"),
+    "evaluate-predictions": ("evaluate_predictions", "the same on a registered data set, in Detectron2's loop"),
+    "demo": ("demo", "show what phase 1 or a trained model finds in photos: labels, page and pictures"),
+    "pretrain": ("pretrain", "train a backbone on photos without labels"),
+    "train": ("train", "train or evaluate a model (phases 2 and 3)"),
+    "export": ("export", "write the weights of one model out of a checkpoint"),
+    "export-onnx": ("export_onnx", "write a trained model as ONNX or torch.export file"),
+    "doctor": ("doctor", "check this installation"),
+    "setup": ("setup", "install Detectron2, which training and trained models need"),
+}
+
+
+def usage() -> str:
+    """What ``sohes --help`` prints."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {what}" for name, (_, what) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: sohes COMMAND [options]",
+            "",
+            "Self-supervised open-world hierarchical entity segmentation (SOHES).",
+            "",
+            *lines,
+            "",
+            "sohes COMMAND --help tells more; sohes --version prints the version.",
+        ]
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a subcommand; returns its exit code.
+
+    Args:
+        arguments: the subcommand and its arguments; those of the process by default.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    name, *rest = arguments or ["--help"]
+    if name == "help" and rest:
+        name, rest = rest[0], ["--help"]
+    if name in ("-h", "--help", "help"):
+        print(usage())
+        return EXIT_DONE if arguments else EXIT_USAGE
+    if name == "--version":
+        from .. import __version__
+
+        print(f"sohes_d2 {__version__}")
+        return EXIT_DONE
+    if name not in COMMANDS:
+        print(f"sohes: no command {name!r}.{near_matches(name, COMMANDS)} `sohes --help` lists them.", file=sys.stderr)
+        return EXIT_USAGE
+    return importlib.import_module(f".{COMMANDS[name][0]}", __package__).main(rest)

@@ -1,0 +1,129 @@
+"""Make one html page to look through the forests of a COCO json: wholes, their parts, the parts of these.
+
+    sohes show --labels output/demo/labels.json --images output/demo/images --output report.html
+    sohes show --labels entities_val.json --images val/ --compare predictions.json \\
+        --metrics metrics.json --output report.html
+
+The page is a single file that needs no network. --labels is a file of this project, of a peer, or plain COCO: without
+``parent_id`` the hierarchy is read off the masks. --compare is shown beside it, with the masks of IoU 0.5 and more
+linked; it is another such file, whose images are found by file name, or a list of COCO results with the same image ids.
+
+Exit code: 0 everything is in the page, 3 it is written but some photos or masks could not be shown (each with its
+reason), 2 the files or the arguments cannot be used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from .runner import (
+    EXIT_SKIPPED,
+    add_labels_option,
+    add_photos_option,
+    check_output,
+    check_photos,
+    run_tool,
+    tool_parser,
+)
+
+LARGE_PAGE = 100 << 20  # bytes; browsers open more, but slowly
+MESSAGES = 20  # of a kind are printed; the page has all of them
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; exits with code 2 where it is wrong."""
+    parser = tool_parser(__doc__, prog="sohes show")
+    add = parser.add_argument
+    add_labels_option(parser)
+    add_photos_option(parser)
+    add("--output", required=True, type=Path, metavar="REPORT.html", help="the page to write; its folder is made")
+    add("--compare", type=Path, metavar="OTHER.json", help="show these masks beside those of --labels")
+    add("--metrics", type=Path, metavar="METRICS.json", help="scores to show, from sohes evaluate --output")
+    add(
+        "--entities",
+        type=_count,
+        default=20,
+        metavar="N",
+        help="open the page on the N entities that explain a photo best, 0: on all masks (default: %(default)s)",
+    )
+    add("--title", default="", help="of the page (default: the names of the files)")
+    add("--max-images", type=_count, default=0, metavar="N", help="only the first N images (default: all)")
+    add(
+        "--max-side",
+        type=_count,
+        default=1024,
+        metavar="PIXELS",
+        help="shrink larger pictures and their masks to this (default: %(default)s)",
+    )
+    add("--max-masks", type=_count, default=0, metavar="N", help="only the N best-scored of an image (default: all)")
+    add(
+        "--min-score",
+        "--score-threshold",
+        type=float,
+        metavar="S",
+        help="leave out masks of lower score (default: take all)",
+    )
+    args = parser.parse_args(arguments)
+    if args.max_side < 64:
+        parser.error(f"--max-side must be at least 64, got {args.max_side}")
+    check_photos(parser, args.images)
+    return args
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must be positive, or 0 for all, got {value}")
+    return value
+
+
+def build_page(args: argparse.Namespace) -> int:
+    """Write the page and tell what is in it; returns the exit code."""
+    from ..visualization.report import ReportOptions, read_label_file, read_metrics, write_report
+
+    options = ReportOptions(
+        max_images=args.max_images,
+        max_side=args.max_side,
+        max_masks=args.max_masks,
+        score_threshold=args.min_score,
+        title=args.title,
+        entities=args.entities,
+    )
+    check_output(args.output, folder=False)
+    file = read_label_file(args.labels)
+    folder, file = file.for_photos(args.images)
+    other = read_label_file(args.compare, results_allowed=True) if args.compare else None
+    metrics = read_metrics(args.metrics) if args.metrics else None
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    summary = write_report(args.output, file, folder, other, metrics, options)
+
+    masks = " and ".join(f"{count} masks of {name}" for count, name in zip(summary.masks, (args.labels, args.compare)))
+    print(f"{args.output}: {summary.images} images, {masks}, {summary.size / 2**20:.1f} MB")
+    if other is not None:
+        print(f"{summary.matched} masks matched; {summary.unmatched_images} images are not in {args.compare}")
+    if summary.crowds:
+        print(f"{summary.crowds} crowd regions left out")
+    for source in (file, other):
+        if source is not None and source.problems:
+            print(f"{source.path}: {source.problems.summary()}", file=sys.stderr)
+    if summary.size > LARGE_PAGE:
+        print("the page is large; --max-images, --max-masks and --max-side make it smaller")
+    _print_some(summary.missing, "photos are shown as missing")
+    _print_some(summary.problems, "problems")
+    return 0 if summary.complete and not (file.problems or other is not None and other.problems) else EXIT_SKIPPED
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    return run_tool("sohes show", parse_arguments, build_page, arguments)
+
+
+def _print_some(messages: list[str], what: str) -> None:
+    if not messages:
+        return
+    for message in messages[:MESSAGES]:
+        print(message, file=sys.stderr)
+    rest = f"; {len(messages) - MESSAGES} more are not printed" if len(messages) > MESSAGES else ""
+    print(f"{len(messages)} {what}, reasons above{rest}", file=sys.stderr)

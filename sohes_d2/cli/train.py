@@ -1,0 +1,135 @@
+"""Train and evaluate a segmenter on pseudo-labels, as Detectron2 users know it.
+
+    sohes train --config-file configs/sohes_vitb8_sa1b_instruction.yaml --num-gpus 8
+    sohes train --config-file CONFIG.yaml --num-gpus 8 --resume
+    sohes train --config-file CONFIG.yaml --eval-only MODEL.WEIGHTS output/instruction/model_final.pth
+    sohes train --config-file CONFIG.yaml --num-gpus 0 \\
+        DATASETS.REGISTER "mine: labels.json, photos/" DATASETS.TRAIN "('mine',)" DATASETS.TEST "()"
+
+--num-gpus 0 trains on the CPU. Where torch sees no GPU, a config for CUDA runs on the CPU, and --num-gpus N means N
+processes there.
+
+OUTPUT_DIR receives config.yaml, log.txt, metrics.json (one line per 20 iterations), TensorBoard's files, checkpoints,
+and evaluation.json, the results of the last evaluation in percent. It belongs to one training at a time. After a kill
+or a full disk the same command with --resume goes on with the same losses; Ctrl-C and SIGTERM finish the iteration.
+
+Exit code: 0 done, 1 training failed or TEST.EXPECTED_RESULTS were not met, 2 usage error, 130 stopped by Ctrl-C
+or SIGTERM.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from .runner import (
+    add_config_file,
+    add_config_options,
+    add_process_options,
+    check_output,
+    check_processes,
+    choose_threads,
+    run_tool,
+    tool_parser,
+)
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; exits with code 2 where it is wrong."""
+    parser = tool_parser(__doc__, prog="sohes train")
+    add = parser.add_argument
+    add_config_file(parser, "of the training", required=True)
+    add("--resume", action="store_true", help="go on with the last checkpoint of OUTPUT_DIR, or begin")
+    add("--eval-only", action="store_true", help="score MODEL.WEIGHTS, or with --resume the last checkpoint")
+    add_process_options(parser, num_gpus=1)
+    add_config_options(parser)
+    args = parser.parse_args(arguments)
+    check_processes(parser, args)
+    return args
+
+
+def build_cfg(args: argparse.Namespace) -> Any:
+    """The frozen config.
+
+    Raises:
+        ConfigError: see `frozen_config`.
+    """
+    from ..engine.training_command import frozen_config
+
+    return frozen_config(args.config_file, args.opts, args.num_gpus)
+
+
+def prepare(args: argparse.Namespace) -> Any:
+    """Config, data sets, log and seed of one process; returns the config."""
+    from ..data.registration import register_builtin_datasets, register_datasets
+    from ..engine.data_check import check_datasets
+    from ..engine.checkpoint import has_checkpoint
+    from ..engine.training_command import set_up
+    from ..errors import ConfigError
+
+    cfg = build_cfg(args)
+    register_builtin_datasets()
+    if cfg.DATASETS.REGISTER:
+        register_datasets(cfg.DATASETS.REGISTER)
+    check_datasets(cfg, train=not args.eval_only)
+    if args.eval_only and not cfg.MODEL.WEIGHTS and not (args.resume and has_checkpoint(cfg.OUTPUT_DIR)):
+        raise ConfigError(
+            "--eval-only scores a trained model: give MODEL.WEIGHTS FILE at the end of the command, or --resume to "
+            "take the last checkpoint of OUTPUT_DIR"
+        )
+    set_up(cfg, args)
+    return cfg
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train or evaluate, in one of the processes."""
+    cfg = prepare(args)
+
+    from ..engine.trainer import SOHESTrainer
+
+    if args.eval_only:
+        evaluate(cfg, args.resume)
+        return
+    trainer = SOHESTrainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    trainer.train()
+
+
+def evaluate(cfg: Any, resume: bool) -> None:
+    """Score MODEL.WEIGHTS, or the last checkpoint with ``resume``, on DATASETS.TEST; write evaluation.json.
+
+    Exits with code 1 if TEST.EXPECTED_RESULTS are not met.
+    """
+    from ..engine.checkpoint import SOHESCheckpointer
+    from ..engine.results import check_files, check_readable, write_evaluation
+    from ..engine.trainer import SOHESTrainer
+    from detectron2.evaluation import verify_results
+    from detectron2.utils import comm
+
+    check_files(cfg.DATASETS.TEST, cfg.TEST.MAX_UNREADABLE)
+    model = SOHESTrainer.build_model(cfg)
+    checkpointer = SOHESCheckpointer(model, cfg.OUTPUT_DIR, max_unmatched=0.0)
+    weights = checkpointer.get_checkpoint_file() if resume and checkpointer.has_checkpoint() else cfg.MODEL.WEIGHTS
+    extra = checkpointer.load(weights, checkpointables=[])
+    results = SOHESTrainer.test(cfg, model)
+    check_readable(cfg.DATASETS.TEST, results, cfg.TEST.MAX_UNREADABLE)
+    iteration = extra.get("iteration")
+    done = iteration + 1 if isinstance(iteration, int) else None
+    write_evaluation(cfg.OUTPUT_DIR, cfg.DATASETS.TEST, results, done, weights)
+    if comm.is_main_process():
+        verify_results(cfg, results)
+
+
+def train(args: argparse.Namespace) -> int:
+    """Train or evaluate, in as many processes as the command line says; returns the exit code."""
+    choose_threads()
+    from ..engine.training_command import run_processes
+
+    cfg = build_cfg(args)
+    check_output(cfg.OUTPUT_DIR, folder=True, option="OUTPUT_DIR")
+    return run_processes(run, args, cfg.MODEL.DEVICE)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    return run_tool("sohes train", parse_arguments, train, arguments, when_stopped="go on with --resume")

@@ -1,0 +1,33 @@
+"""Label files of annotation tools and other trainers: one module per format, with `write`, `read` and what is lost.
+
+All work on `Photo`, a forest with the name of its photo; `sohes_d2.labels.formats.coco` goes between these and our own
+label files. None needs the library of its tool.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from ...errors import InputError, near_matches
+
+# Name on the command line -> module.
+FORMATS = {
+    "labelstudio": "label_studio",
+    "cvat": "cvat",
+    "labelme": "labelme",
+    "yolo": "yolo",
+    "voc": "voc",
+    "fiftyone": "fiftyone",
+}
+
+
+def format_module(name: str) -> ModuleType:
+    """The module of a format.
+
+    Raises:
+        InputError: no such format.
+    """
+    if name not in FORMATS:
+        raise InputError(f"no format {name!r}; there are {', '.join(FORMATS)}.{near_matches(name, FORMATS)}")
+    return importlib.import_module(f".{FORMATS[name]}", __package__)

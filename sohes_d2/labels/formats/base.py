@@ -1,0 +1,199 @@
+"""What all formats share: a photo with its forest, and where its file lies."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from ...errors import InputError
+from ...structures.forest import Forest, ForestError
+from ...structures.hierarchy import NO_PARENT
+from ...structures.masks import RLE, mask_areas
+
+LABEL = "entity"  # the class of every mask that we write
+DIGITS = 6  # of a score
+
+
+@dataclass
+class Photo:
+    """The labels of a photo.
+
+    Attributes:
+        file_name: relative to the folder of photos, with forward slashes.
+        forest: masks, parents and scores.
+        has_parents: whether the parents are known; else all masks are wholes until somebody looks for parents.
+        has_scores: whether the scores are known; else they are 1.
+    """
+
+    file_name: str
+    forest: Forest
+    has_parents: bool = True
+    has_scores: bool = True
+
+
+@dataclass(frozen=True)
+class Options:
+    """How labels are written or read.
+
+    Attributes:
+        tolerance: pixels by which a polygon may leave the outline; 0: exact at pixel centres.
+        images: the folder of photos; None where it is not known.
+        image_prefix: what goes before file names where a tool wants a URL.
+    """
+
+    tolerance: float = 0.5
+    images: Path | None = None
+    image_prefix: str = ""
+
+
+@dataclass
+class Entity:
+    """A mask as formats have it: with identifiers instead of places in a list.
+
+    Attributes:
+        mask: compressed RLE.
+        key: identifies it within the photo; None: nothing can refer to it.
+        parent: the key of its parent; None or a key that is not there: a whole.
+        score: None where the format or the object has none.
+        label: its class.
+    """
+
+    mask: RLE
+    key: Any = None
+    parent: Any = None
+    score: float | None = None
+    label: str = LABEL
+
+
+def build_photo(file_name: str, size: tuple[int, int], entities: Sequence[Entity]) -> Photo:
+    """A photo of what was read: parents by key, empty masks left out, classes other than "entity" kept as sources.
+
+    Args:
+        file_name: of the photo.
+        size: (H, W).
+        entities: what was read, in order.
+
+    Raises:
+        InputError: the parents run in a circle.
+    """
+    areas = mask_areas([entity.mask for entity in entities]) if entities else np.zeros(0)
+    entities = [entity for entity, area in zip(entities, areas) if area]
+    places = {entity.key: k for k, entity in enumerate(entities) if entity.key is not None}
+    try:
+        forest = Forest(
+            [entity.mask for entity in entities],
+            [places.get(entity.parent, NO_PARENT) if entity.parent is not None else NO_PARENT for entity in entities],
+            size,
+            scores=[1.0 if entity.score is None else min(max(entity.score, 0.0), 1.0) for entity in entities],
+            sources=["" if entity.label == LABEL else entity.label for entity in entities],
+            file_name=file_name,
+        )
+        forest.depths()
+    except ForestError as error:
+        raise InputError(f"{file_name}: {error}") from error
+    return Photo(
+        file_name,
+        forest,
+        has_parents=any(entity.key is not None for entity in entities),
+        has_scores=any(entity.score is not None for entity in entities),
+    )
+
+
+def parent_keys(forest: Forest) -> list[int]:
+    """Keys of parents where a mask's key is its place + 1; 0 for a whole."""
+    return [int(parent) + 1 if parent != NO_PARENT else 0 for parent in forest.parents]
+
+
+def number(text: Any) -> float | None:
+    """A finite number out of a file, or None."""
+    try:
+        value = float(text)
+    except (TypeError, ValueError):
+        return None
+    return value if np.isfinite(value) else None
+
+
+def stem_of(file_name: str) -> str:
+    """Name of a label file for a photo: its path without the suffix; never outside of the folder.
+
+    Raises:
+        InputError: the name leads outside.
+    """
+    path = PurePosixPath(file_name)
+    if path.is_absolute() or ".." in path.parts or not path.name:
+        raise InputError(f"file name {file_name!r} leads out of the folder; make it relative to the photos")
+    return path.with_suffix("").as_posix()
+
+
+def check_stems(photos: Sequence[Photo]) -> None:
+    """Make sure that no two photos would share a label file.
+
+    Raises:
+        InputError: two names differ in their suffixes alone, or one leads outside.
+    """
+    seen: dict[str, str] = {}
+    for photo in photos:
+        other = seen.setdefault(stem_of(photo.file_name), photo.file_name)
+        if other != photo.file_name:
+            raise InputError(f"{other!r} and {photo.file_name!r} would share a label file; rename one of them")
+
+
+def copy_photos(photos: Sequence[Photo], images: Path | None, folder: Path) -> None:
+    """Copy the photos to where a format wants them, if their folder is known."""
+    if images is None:
+        return
+    for photo in photos:
+        stem_of(photo.file_name)
+        target = folder / photo.file_name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(images / photo.file_name, target)
+
+
+def read_xml(path: str | os.PathLike[str]) -> ElementTree.Element:
+    """The root of an xml file without document type declarations, which can make it expand without end.
+
+    Raises:
+        InputError: it cannot be read, or is none.
+    """
+    try:
+        data = Path(path).read_bytes()
+        if b"<!DOCTYPE" in data or b"<!ENTITY" in data:
+            raise InputError(f"{str(path)!r} has a document type declaration, which is not read; remove it")
+        return ElementTree.fromstring(data)
+    except OSError as error:
+        raise InputError(f"{str(path)!r} cannot be read: {error.strerror}") from error
+    except ElementTree.ParseError as error:
+        raise InputError(f"{str(path)!r} is no xml: {error}") from error
+
+
+def add_element(parent: ElementTree.Element, tag: str, text: Any = None, /, **attributes: Any) -> ElementTree.Element:
+    """A new child with a text and attributes."""
+    element = ElementTree.SubElement(parent, tag, {key: str(value) for key, value in attributes.items()})
+    if text is not None:
+        element.text = str(text)
+    return element
+
+
+def xml_bytes(root: ElementTree.Element) -> bytes:
+    """An indented xml file."""
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+
+
+def get(record: Mapping[str, Any], key: str, kind: type | tuple[type, ...], where: str) -> Any:
+    """A value of a json object.
+
+    Raises:
+        InputError: it is not there, or of another type.
+    """
+    value = record.get(key) if isinstance(record, Mapping) else None
+    if not isinstance(value, kind):
+        raise InputError(f"{where} has no usable {key!r}")
+    return value

@@ -1,0 +1,127 @@
+"""CVAT for images 1.1: one xml file, masks as run lengths.
+
+Kept: masks, exact; score, id and parent as attributes of each mask; families as groups, depth as z_order.
+"""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ...errors import InputError
+from ...structures.files import atomic_writer
+from ...structures.forest import Forest
+from ...structures.hierarchy import NO_PARENT
+from ...structures.masks import RLE, decode_mask, encode_window, mask_boxes
+from .base import (
+    DIGITS,
+    LABEL,
+    Entity,
+    Options,
+    Photo,
+    add_element,
+    build_photo,
+    number,
+    parent_keys,
+    read_xml,
+    xml_bytes,
+)
+from .polygons import fill
+
+IS_FOLDER = False
+LOSSES = "nothing is lost"
+ATTRIBUTES = ("id", "parent", "score")
+
+
+def write(photos: Sequence[Photo], output: Path, options: Options) -> None:
+    """Write an annotations.xml, which CVAT imports as "CVAT 1.1"."""
+    root = ElementTree.Element("annotations")
+    add_element(root, "version", "1.1")
+    label = add_element(add_element(add_element(add_element(root, "meta"), "task"), "labels"), "label")
+    add_element(label, "name", LABEL)
+    attributes = add_element(label, "attributes")
+    for name in ATTRIBUTES:
+        attribute = add_element(attributes, "attribute")
+        for key, value in (("name", name), ("mutable", "False"), ("input_type", "text"), ("default_value", "")):
+            add_element(attribute, key, value)
+        add_element(attribute, "values", "")
+    for k, photo in enumerate(photos):
+        height, width = photo.forest.image_size
+        image = add_element(root, "image", id=k, name=photo.file_name, width=width, height=height)
+        _add_masks(image, photo.forest)
+    with atomic_writer(output) as file:
+        file.write(xml_bytes(root))
+
+
+def _add_masks(image: ElementTree.Element, forest: Forest) -> None:
+    depths, roots = forest.depths(), _roots(forest)
+    for k, (parent, box) in enumerate(zip(parent_keys(forest), mask_boxes(forest.masks).astype(int))):
+        left, top, width, height = (int(value) for value in box)
+        inside = decode_mask(forest.masks[k])[top : top + height, left : left + width]
+        where = {"left": left, "top": top, "width": width, "height": height}
+        runs = ", ".join(map(str, _row_runs(inside)))
+        more = {"group_id": int(roots[k]) + 1, "z_order": int(depths[k])}
+        mask = add_element(image, "mask", label=LABEL, source="auto", occluded=0, rle=runs, **where, **more)
+        for name, value in zip(ATTRIBUTES, (k + 1, parent, round(float(forest.scores[k]), DIGITS))):
+            add_element(mask, "attribute", value, name=name)
+
+
+def read(source: Path, options: Options) -> list[Photo]:
+    """Read an annotations.xml: masks, polygons and boxes; tracks of videos are not read.
+
+    Raises:
+        InputError: it is no such file; the message says where.
+    """
+    root = read_xml(source)
+    if root.tag != "annotations":
+        raise InputError(f"{str(source)!r} is no CVAT file: its root is <{root.tag}>, not <annotations>")
+    photos = []
+    for image in root.iter("image"):
+        name = image.get("name", "")
+        try:
+            size = int(image.get("height", "")), int(image.get("width", ""))
+            entities = [_read_shape(shape, size) for shape in image if shape.tag in ("mask", "polygon", "box")]
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{str(source)!r}: image {name!r}: {error}") from error
+        photos.append(build_photo(name, size, entities))
+    return photos
+
+
+def _read_shape(shape: ElementTree.Element, size: tuple[int, int]) -> Entity:
+    values = {child.get("name"): child.text or "" for child in shape.iter("attribute")}
+    key, parent = (int(number(values[name]) or 0) if values.get(name) else None for name in ("id", "parent"))
+    return Entity(_read_mask(shape, size), key, parent, number(values.get("score")), shape.get("label", LABEL))
+
+
+def _read_mask(shape: ElementTree.Element, size: tuple[int, int]) -> RLE:
+    if shape.tag == "mask":
+        left, top, width, height = (int(shape.get(name, "")) for name in ("left", "top", "width", "height"))
+        runs = [int(run) for run in shape.get("rle", "").split(",")]
+        if min(runs) < 0 or sum(runs) != width * height or not 0 < width * height <= size[0] * size[1]:
+            raise ValueError(f"the run lengths of a mask do not fill its box of {width} x {height}")
+        if left < 0 or top < 0 or left + width > size[1] or top + height > size[0]:
+            raise ValueError(f"the box of a mask leaves the image of {size[0]} x {size[1]}")
+        inside = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
+        return encode_window(inside, (top, left), size)
+    if shape.tag == "box":
+        left, top, right, bottom = (float(shape.get(name, "")) for name in ("xtl", "ytl", "xbr", "ybr"))
+        return fill([np.array([(left, top), (right - 1, top), (right - 1, bottom - 1), (left, bottom - 1)])], size)
+    points = [[float(value) for value in point.split(",")] for point in shape.get("points", "").split(";")]
+    return fill([np.array(points) - 0.5], size)  # CVAT counts from the corner of a pixel
+
+
+def _row_runs(inside: np.ndarray) -> list[int]:
+    """Lengths of runs row by row, beginning with those outside."""
+    flat = np.concatenate([[False], inside.ravel()])
+    bounds = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]), [inside.size]])
+    return np.diff(bounds).tolist()
+
+
+def _roots(forest: Forest) -> np.ndarray:
+    roots = np.arange(len(forest))
+    while (above := forest.parents[roots] != NO_PARENT).any():
+        roots[above] = forest.parents[roots[above]]
+    return roots

@@ -1,0 +1,144 @@
+"""FiftyOne: the documents of samples, as `samples.json` of FiftyOne's own exports has them.
+
+    import fiftyone as fo
+    from bson import json_util
+    dataset = fo.Dataset("entities")
+    dataset.add_samples([fo.Sample.from_dict(d) for d in json_util.loads(open("samples.json").read())["samples"]])
+
+Kept: masks, exact, each within its box; scores as confidence; id as index, parent and depth as attributes.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import InputError
+from ...structures.files import write_json
+from ...structures.masks import decode_mask, encode_masks, encode_window, mask_boxes
+from ..writer import read_json
+from .base import DIGITS, LABEL, Entity, Options, Photo, build_photo, get, number, parent_keys
+
+IS_FOLDER = False
+LOSSES = "nothing is lost"
+FIELD = "entities"
+_MAX_BYTES = 1 << 30  # of an unpacked mask
+
+
+def write(photos: Sequence[Photo], output: Path, options: Options) -> None:
+    """Write the samples; their paths are absolute where the photos are known."""
+    samples = []
+    for photo in photos:
+        height, width = photo.forest.image_size
+        path = (options.images / photo.file_name).absolute() if options.images else Path(photo.file_name)
+        detections = [] if not len(photo.forest) else _detections(photo)
+        samples.append(
+            {
+                "filepath": path.as_posix(),
+                "tags": [],
+                "metadata": {"_cls": "ImageMetadata", "width": width, "height": height},
+                "file_name": photo.file_name,
+                FIELD: {"_cls": "Detections", "detections": detections},
+            }
+        )
+    write_json(output, {"samples": samples})
+
+
+def _detections(photo: Photo) -> list[dict[str, Any]]:
+    forest = photo.forest
+    height, width = forest.image_size
+    depths, detections = forest.depths(), []
+    for k, (parent, box) in enumerate(zip(parent_keys(forest), mask_boxes(forest.masks).astype(int))):
+        left, top, w, h = (int(value) for value in box)
+        inside = decode_mask(forest.masks[k])[top : top + h, left : left + w]
+        detections.append(
+            {
+                "_cls": "Detection",
+                "attributes": {},
+                "tags": [],
+                "label": LABEL,
+                "bounding_box": [left / width, top / height, w / width, h / height],
+                "mask": {"$binary": {"base64": _pack(inside), "subType": "00"}},
+                "confidence": round(float(forest.scores[k]), DIGITS),
+                "index": k + 1,
+                "parent": parent,
+                "depth": int(depths[k]),
+            }
+        )
+    return detections
+
+
+def read(source: Path, options: Options) -> list[Photo]:
+    """Read a samples.json, ours or that of FiftyOne's export as "FiftyOneDataset": the field "entities", or the first
+    one of detections that have masks.
+
+    Raises:
+        InputError: it is no such file, or a sample lacks its size.
+    """
+    source = source / "samples.json" if source.is_dir() else source
+    content = read_json(source)
+    photos = []
+    for k, sample in enumerate(get(content, "samples", list, repr(str(source)))):
+        where = f"{str(source)!r}, sample {k}"
+        path = get(sample, "filepath", str, where)
+        metadata = get(sample, "metadata", dict, where)
+        size = get(metadata, "height", int, where), get(metadata, "width", int, where)
+        name = str(sample.get("file_name") or Path(path).name)
+        detections = _field(sample)
+        try:
+            entities = [_read(detection, size, where) for detection in detections]
+        except (ValueError, TypeError, KeyError, zlib.error, EOFError) as error:
+            raise InputError(f"{where}: {error}") from error
+        photos.append(build_photo(name, size, [entity for entity in entities if entity is not None]))
+    return photos
+
+
+def _field(sample: Mapping[str, Any]) -> list[Any]:
+    fields = [sample.get(FIELD), *sample.values()]
+    for field in fields:
+        if isinstance(field, dict) and field.get("_cls") == "Detections":
+            detections = field.get("detections") or []
+            if any(isinstance(d, dict) and d.get("mask") for d in detections):
+                return detections
+    return []
+
+
+def _read(detection: Mapping[str, Any], size: tuple[int, int], where: str) -> Entity | None:
+    if not detection.get("mask"):
+        return None
+    inside = _unpack(detection["mask"]["$binary"]["base64"])
+    x, y, w, h = (float(value) for value in detection["bounding_box"])
+    left, top = round(x * size[1]), round(y * size[0])
+    shape = max(1, round(h * size[0])), max(1, round(w * size[1]))
+    if inside.shape != shape:  # FiftyOne stretches a mask to its box
+        rows = (np.arange(shape[0]) + 0.5) * inside.shape[0] / shape[0]
+        columns = (np.arange(shape[1]) + 0.5) * inside.shape[1] / shape[1]
+        inside = inside[np.ix_(rows.astype(int), columns.astype(int))]
+    if left < 0 or top < 0 or left + shape[1] > size[1] or top + shape[0] > size[0]:
+        raise ValueError("the box of a mask leaves the photo")
+    mask = encode_window(inside, (top, left), size) if inside.any() else encode_masks([np.zeros(size, bool)])[0]
+    parent = detection.get("parent")
+    return Entity(
+        mask, detection.get("index"), parent, number(detection.get("confidence")), detection.get("label", LABEL)
+    )
+
+
+def _pack(mask: np.ndarray) -> str:
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(mask), allow_pickle=False)
+    return base64.b64encode(zlib.compress(buffer.getvalue())).decode("ascii")
+
+
+def _unpack(text: str) -> np.ndarray:
+    unpacker = zlib.decompressobj()
+    data = unpacker.decompress(base64.b64decode(text), _MAX_BYTES)
+    mask = np.load(io.BytesIO(data), allow_pickle=False)
+    if mask.ndim != 2 or not mask.size:
+        raise ValueError(f"a mask of shape {mask.shape}")
+    return mask != 0

@@ -1,0 +1,73 @@
+"""Masks as polygons for tools that fill them as OpenCV and Pillow do: outlines run through the centres of pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from ...structures.masks import RLE, decode_mask, encode_masks
+
+
+def rings_of(mask: RLE, tolerance: float) -> list[np.ndarray]:
+    """One ring per connected component, with its holes joined to it by seams of no width.
+
+    Filled by the even-odd rule with the outline included, the rings give the mask back, up to the tolerance.
+
+    Args:
+        mask: compressed RLE.
+        tolerance: pixels by which a ring may leave the outline (Douglas and Peucker); 0: exact.
+
+    Returns:
+        (K, 2) int32 arrays of (x, y), K at least 3, the largest component first.
+    """
+    pixels = decode_mask(mask).view(np.uint8)
+    contours, links = cv2.findContours(pixels, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    rings = []
+    for k, contour in enumerate(contours):
+        if links[0][k][3] != -1:  # a hole
+            continue
+        ring = _simplified(contour, tolerance)
+        hole = links[0][k][2]
+        while hole != -1:
+            ring = _spliced(ring, _simplified(contours[hole], tolerance))
+            hole = links[0][hole][0]
+        rings.append((cv2.contourArea(contour), ring))
+    rings.sort(key=lambda pair: -pair[0])
+    return [np.concatenate([ring, ring[-1:], ring[-1:]])[: max(3, len(ring))] for _, ring in rings]
+
+
+def joined(rings: Sequence[np.ndarray]) -> np.ndarray:
+    """Rings of several components as one, joined by seams, which tools that fill outlines, too, draw as thin lines."""
+    ring = rings[0]
+    for other in rings[1:]:
+        ring = _spliced(ring, other)
+    return ring
+
+
+def fill(rings: Sequence[np.ndarray], size: tuple[int, int]) -> RLE:
+    """The mask of some rings; each is filled by itself, by the even-odd rule, and their union is taken.
+
+    Args:
+        rings: (K, 2) arrays of (x, y) in pixels; rounded to whole ones.
+        size: (H, W).
+    """
+    mask = np.zeros(size, np.uint8)
+    for ring in rings:
+        if len(ring):
+            points = np.rint(np.clip(np.asarray(ring, np.float64), -1e6, 1e6)).astype(np.int32)
+            cv2.fillPoly(mask, [points.reshape(-1, 1, 2)], 1)
+    return encode_masks([mask])[0]
+
+
+def _simplified(contour: np.ndarray, tolerance: float) -> np.ndarray:
+    simple = cv2.approxPolyDP(contour, tolerance, True) if tolerance > 0 else contour
+    return (simple if len(simple) >= 3 else contour).reshape(-1, 2)
+
+
+def _spliced(ring: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """``other`` put into ``ring`` where the two are nearest, there and back."""
+    distances = ((ring[:, None].astype(np.int64) - other[None]) ** 2).sum(2)
+    i, j = np.unravel_index(distances.argmin(), distances.shape)
+    return np.concatenate([ring[: i + 1], other[j:], other[: j + 1], ring[i:]])

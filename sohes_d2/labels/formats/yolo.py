@@ -1,0 +1,99 @@
+"""YOLO segmentation, as Ultralytics reads it: a text file per photo, a line with one polygon per mask.
+
+Kept: masks up to the tolerance. A hole becomes a seam, which costs nothing; several components are joined by seams,
+which are drawn one pixel wide. Scores, parents and the order of the hierarchy are lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from ...errors import InputError
+from ...structures.files import write_text
+from ...structures.images import IMAGE_SUFFIXES, ImageReadError, image_size
+from .base import LABEL, Entity, Options, Photo, build_photo, check_stems, copy_photos, stem_of
+from .polygons import fill, joined, rings_of
+
+IS_FOLDER = True
+LOSSES = "scores and parents are lost; outlines are polygons within the tolerance, several components are joined"
+
+
+def write(photos: Sequence[Photo], output: Path, options: Options) -> None:
+    """Write data.yaml, labels/ and, where the photos are known, images/."""
+    check_stems(photos)
+    for photo in photos:
+        height, width = photo.forest.image_size
+        lines = []
+        for mask in photo.forest.masks:
+            ring = joined(rings_of(mask, options.tolerance)) / (width, height)
+            lines.append(" ".join(["0", *(f"{value:.7g}" for value in ring.ravel())]))
+        path = output / "labels" / f"{stem_of(photo.file_name)}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, "".join(line + "\n" for line in lines))
+    copy_photos(photos, options.images, output / "images")
+    write_text(
+        output / "data.yaml", yaml.safe_dump({"path": ".", "train": "images", "val": "images", "names": [LABEL]})
+    )
+
+
+def read(source: Path, options: Options) -> list[Photo]:
+    """Read a folder with images/ and labels/; with ``options.images``, the photos are there instead.
+
+    Raises:
+        InputError: no photos, or a line that is none.
+    """
+    images = options.images or source / "images"
+    labels = source / "labels" if (source / "labels").is_dir() else source
+    names = _class_names(source)
+    files = sorted(path for path in images.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        raise InputError(f"no photo in {str(images)!r}; the sizes of photos are needed: name their folder by --images")
+    photos = []
+    for file in files:
+        name = file.relative_to(images)
+        try:
+            size = image_size(file)
+        except ImageReadError as error:
+            raise InputError(str(error)) from error
+        path = labels / name.with_suffix(".txt")
+        entities = _read_lines(path, size, names) if path.is_file() else []
+        photos.append(build_photo(name.as_posix(), size, entities))
+    return photos
+
+
+def _read_lines(path: Path, size: tuple[int, int], names: dict[int, str]) -> list[Entity]:
+    entities = []
+    for k, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            values = [float(word) for word in line.split()]
+            label = names.get(int(values[0]), str(int(values[0])))
+            if len(values) == 5:  # a box: centre and size
+                x, y, width, height = values[1:]
+                left, top, right, bottom = x - width / 2, y - height / 2, x + width / 2, y + height / 2
+                ring = np.array([(left, top), (right, top), (right, bottom), (left, bottom)]) * size[::-1]
+                ring[1:3, 0] -= 1  # the last pixel, not the edge after it
+                ring[2:, 1] -= 1
+            else:
+                ring = np.array(values[1:]).reshape(-1, 2) * size[::-1]
+            entities.append(Entity(fill([ring], size), label=label))
+        except (ValueError, OverflowError) as error:
+            raise InputError(f"{str(path)!r}, line {k}: {error}") from error
+    return entities
+
+
+def _class_names(source: Path) -> dict[int, str]:
+    path = source / "data.yaml"
+    if not path.is_file():
+        return {0: LABEL}
+    try:
+        names = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("names", {})
+    except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
+        raise InputError(f"{str(path)!r} is no data.yaml: {error}") from error
+    pairs = names.items() if isinstance(names, dict) else enumerate(names)
+    return {int(k): str(name) for k, name in pairs}

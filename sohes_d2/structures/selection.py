@@ -1,0 +1,50 @@
+"""What a user asks to see of a forest: so many entities, good enough, not too deep."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .forest import Forest
+from .hierarchy import Rules
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The options ``--entities``, ``--min-score`` and ``--max-depth`` of all tools, as a function of a forest.
+
+    Attributes:
+        entities: the so many that explain a photo best, with what is inside of each (`Forest.select`); 0: all masks.
+        min_score: masks scored lower are left out; in [0, 1].
+        max_depth: deeper masks are left out, 0: wholes only; None: any depth. With ``entities``, these are the wholes.
+        rules: thresholds of the selection; None: those of the forest.
+    """
+
+    entities: int = 0
+    min_score: float = 0.0
+    max_depth: int | None = None
+    rules: Rules | None = None
+
+    def __post_init__(self) -> None:
+        if self.entities < 0:
+            raise ValueError(f"entities must be at least 0, got {self.entities}")
+        if not 0 <= self.min_score <= 1:
+            raise ValueError(f"min_score must be from 0 to 1, got {self.min_score}")
+        if self.max_depth is not None and self.max_depth < 0:
+            raise ValueError(f"max_depth must be at least 0, got {self.max_depth}")
+
+    def __bool__(self) -> bool:
+        """Whether anything is left out."""
+        return bool(self.entities or self.min_score > 0 or self.max_depth is not None)
+
+    def __call__(self, forest: Forest) -> Forest:
+        """The part of the forest that is asked for."""
+        if self.min_score > 0:
+            forest = forest.filter(min_score=self.min_score)
+        if self.entities:
+            forest = forest.select(self.entities, parts=True, rules=self.rules)
+        return forest if self.max_depth is None else forest.filter(max_depth=self.max_depth)
+
+    def describe(self) -> dict[str, Any]:
+        """Json-ready."""
+        return asdict(self)
