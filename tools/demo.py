@@ -24,7 +24,8 @@ import os
 import sys
 from typing import Any
 
-from sohes_d2.cli.runner import EXIT_SKIPPED, add_config_options, check_output, run_tool, tool_parser
+from sohes_d2.cli.runner import EXIT_SKIPPED, add_config_options, run_tool, tool_parser
+from sohes_d2.structures.files import check_output
 
 # Labels of phase 1 hold unions of nearly everything, under which a picture of the wholes would show nothing else.
 PHASE_ONE_MAX_AREA = 0.5

@@ -16,7 +16,8 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sohes_d2.cli.runner import EXIT_SKIPPED, check_output, run_tool, tool_parser
+from sohes_d2.cli.runner import EXIT_SKIPPED, run_tool, tool_parser
+from sohes_d2.structures.files import check_output
 from sohes_d2.errors import InputError
 
 if TYPE_CHECKING:

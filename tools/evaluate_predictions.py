@@ -24,7 +24,8 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sohes_d2.cli.runner import check_output, run_tool, tool_parser
+from sohes_d2.cli.runner import run_tool, tool_parser
+from sohes_d2.structures.files import check_output
 
 METRICS_FILE = "metrics.json"
 

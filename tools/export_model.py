@@ -22,7 +22,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sohes_d2.cli.runner import check_output, run_tool, tool_parser
+from sohes_d2.cli.runner import run_tool, tool_parser
+from sohes_d2.structures.files import check_output
 from sohes_d2.errors import WeightsError
 
 if TYPE_CHECKING:

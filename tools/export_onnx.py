@@ -36,7 +36,8 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from sohes_d2.cli.runner import check_output, run_tool, tool_parser
+from sohes_d2.cli.runner import run_tool, tool_parser
+from sohes_d2.structures.files import check_output
 from sohes_d2.errors import InputError
 
 if TYPE_CHECKING:

@@ -26,7 +26,8 @@ import sys
 # The host's numbers must not depend on the number of cores; numpy's BLAS reads this when it is loaded.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from sohes_d2.cli.runner import add_config_options, check_output, run_tool, tool_parser  # noqa: E402
+from sohes_d2.cli.runner import add_config_options, run_tool, tool_parser  # noqa: E402
+from sohes_d2.structures.files import check_output  # noqa: E402
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -17,7 +17,8 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from sohes_d2.cli.runner import EXIT_SKIPPED, check_output, run_tool, tool_parser
+from sohes_d2.cli.runner import EXIT_SKIPPED, run_tool, tool_parser
+from sohes_d2.structures.files import check_output
 
 if TYPE_CHECKING:
     from sohes_d2.labels.statistics import LabelStatistics

@@ -11,6 +11,9 @@ In this order:
 torch must be installed before. Detectron2's other dependencies are in requirements.txt. pip's own configuration (index,
 proxy, certificates) holds for every download.
 
+It runs before this package and its dependencies are there, so it uses neither their command lines nor anything else but
+Python's own library. Exit code: 0 Detectron2 can be imported, 1 it cannot, 2 usage error.
+
 usage: python tools/install_detectron2.py [--source auto|git|sdist] [--force]
 """
 

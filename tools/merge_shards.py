@@ -14,7 +14,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from sohes_d2.cli.runner import check_output, run_tool, tool_parser
+from sohes_d2.cli.runner import run_tool, tool_parser
+from sohes_d2.structures.files import check_output
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

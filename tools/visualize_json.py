@@ -19,7 +19,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from sohes_d2.cli.runner import EXIT_SKIPPED, check_output, run_tool, tool_parser
+from sohes_d2.cli.runner import EXIT_SKIPPED, run_tool, tool_parser
+from sohes_d2.structures.files import check_output
 
 LARGE_PAGE = 100 << 20  # bytes; browsers open more, but slowly
 MESSAGES = 20  # of a kind are printed; the page has all of them
