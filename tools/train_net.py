@@ -27,12 +27,12 @@ from typing import Any
 from sohes_d2.cli.runner import (
     add_config_options,
     add_process_options,
-    check_output,
     check_processes,
     choose_threads,
     run_tool,
     tool_parser,
 )
+from sohes_d2.structures.files import check_output
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
