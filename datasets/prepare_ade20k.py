@@ -26,6 +26,7 @@ import sys
 
 import numpy as np
 
+from sohes_d2.cli.prepare import make_parser, run
 from sohes_d2.data.builtin import BUILTIN
 from sohes_d2.data.conversion import (
     ConversionError,
@@ -35,10 +36,8 @@ from sohes_d2.data.conversion import (
     Summary,
     convert,
     image_files,
-    make_parser,
     path_of,
     require,
-    run,
     take,
 )
 from sohes_d2.structures.forest import NO_PARENT
@@ -175,7 +174,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--images", metavar="DIR", help="folder of the split's images")
     parser.add_argument("--annotations", metavar="DIR", help="folder of the split's maps (instance form)")
     parser.add_argument("--amodal", action="store_true", help="full form: hidden parts of objects too")
-    return run(parser, arguments, body)
+    return run("prepare_ade20k", parser, arguments, body)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import sys
 
 import numpy as np
 
+from sohes_d2.cli.prepare import make_parser, run
 from sohes_d2.data.builtin import BUILTIN
 from sohes_d2.data.conversion import (
     ConversionError,
@@ -28,11 +29,9 @@ from sohes_d2.data.conversion import (
     Summary,
     convert,
     image_files,
-    make_parser,
     path_of,
     read_mat,
     require,
-    run,
     take,
 )
 from sohes_d2.structures.images import image_size
@@ -115,7 +114,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--images", metavar="DIR", help="default: BSR/BSDS500/data/images/SPLIT")
     parser.add_argument("--annotations", metavar="DIR", help="default: BSR/BSDS500/data/groundTruth/SPLIT")
     parser.add_argument("--duplicate-iou", type=float, default=0.85, metavar="IOU", help="default: %(default)s")
-    return run(parser, arguments, body)
+    return run("prepare_bsds500", parser, arguments, body)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import sys
 
+from sohes_d2.cli.prepare import make_parser, run
 from sohes_d2.data.builtin import BUILTIN
-from sohes_d2.data.conversion import Summary, convert_coco, make_parser, own_file_name, path_of, run
+from sohes_d2.data.conversion import Summary, convert_coco, own_file_name, path_of
 
 REMEDY = (
     "Get http://images.cocodataset.org/zips/val2017.zip and "
@@ -43,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = make_parser(__doc__)
     parser.add_argument("--annotations", metavar="FILE", help="default: coco/annotations/instances_val2017.json")
     parser.add_argument("--images", metavar="DIR", help="default: coco/val2017")
-    return run(parser, arguments, body)
+    return run("prepare_coco", parser, arguments, body)
 
 
 if __name__ == "__main__":

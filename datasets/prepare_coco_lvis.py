@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import sys
 
+from sohes_d2.cli.prepare import make_parser, run
 from sohes_d2.data.builtin import BUILTIN
 from sohes_d2.labels.reader import LabelStream
 from sohes_d2.labels.schema import image_size
@@ -30,11 +31,9 @@ from sohes_d2.data.conversion import (
     coco_file_name,
     convert,
     fingerprint,
-    make_parser,
     path_of,
     require,
     require_images,
-    run,
     take,
 )
 from sohes_d2.structures.masks import iou_matrix
@@ -101,7 +100,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--lvis", metavar="FILE", help="default: lvis/lvis_v1_val.json")
     parser.add_argument("--images", metavar="DIR", help="folder with val2017 (default: coco)")
     parser.add_argument("--duplicate-iou", type=float, default=0.8, metavar="IOU", help="default: %(default)s")
-    return run(parser, arguments, body)
+    return run("prepare_coco_lvis", parser, arguments, body)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from sohes_d2.structures.files import write_bytes, write_picture, write_text
+from sohes_d2.cli.runner import EXIT_DONE, EXIT_SKIPPED, EXIT_USAGE, run_tool, tool_parser
+from sohes_d2.errors import InputError
+from sohes_d2.structures.files import check_output, write_bytes, write_picture, write_text
 from sohes_d2.structures.images import open_image
 
 DEFAULT_OUTPUT = "output/demo/images"
@@ -151,24 +153,20 @@ def skimage_data_folder() -> Path:
     """The folder of photos inside the installed scikit-image, found without importing it.
 
     Raises:
-        FileNotFoundError: scikit-image is not installed, or without its data.
+        InputError: scikit-image is not installed, or without its data.
     """
     spec = find_spec("skimage")
     if spec is None or not spec.submodule_search_locations:
-        raise FileNotFoundError(
-            "the demo's photos come with scikit-image, which is not installed: pip install scikit-image"
-        )
+        raise InputError("the demo's photos come with scikit-image, which is not installed: pip install scikit-image")
     folder = Path(next(iter(spec.submodule_search_locations))) / "data"
     if not folder.is_dir():
-        raise FileNotFoundError(
-            f"this scikit-image has no data folder ({folder}): pip install --force-reinstall scikit-image"
-        )
+        raise InputError(f"this scikit-image has no data folder ({folder}): pip install --force-reinstall scikit-image")
     return folder
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; exits with code 2 where it is wrong."""
+    parser = tool_parser(__doc__)
     parser.add_argument("--output", default=DEFAULT_OUTPUT, type=Path, help="folder to write to (default: %(default)s)")
     parser.add_argument(
         "--max-side",
@@ -180,15 +178,22 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     if args.max_side < 0:
         parser.error(f"--max-side must be 0 or positive, got {args.max_side}")
-    try:
-        written, left_out = write_photos(skimage_data_folder(), args.output, args.max_side)
-    except FileNotFoundError as error:
-        print(f"prepare_demo_images: {error}", file=sys.stderr)
-        return 2
+    return args
+
+
+def write(args: argparse.Namespace) -> int:
+    """Write the photos; returns the exit code."""
+    check_output(args.output, folder=True)
+    written, left_out = write_photos(skimage_data_folder(), args.output, args.max_side)
     for line in left_out:
         print(f"left out {line}", file=sys.stderr)
     print(f"{len(written)} photos in {args.output}; their authors and licences in {args.output / ATTRIBUTION}")
-    return 2 if not written else 3 if left_out else 0
+    return EXIT_USAGE if not written else EXIT_SKIPPED if left_out else EXIT_DONE
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    return run_tool("prepare_demo_images", parse_arguments, write, arguments)
 
 
 if __name__ == "__main__":

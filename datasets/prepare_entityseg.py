@@ -19,17 +19,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from sohes_d2.cli.prepare import make_parser, run
 from sohes_d2.data.builtin import BUILTIN
-from sohes_d2.data.conversion import (
-    ConversionError,
-    Summary,
-    convert_coco,
-    make_parser,
-    own_file_name,
-    path_of,
-    require,
-    run,
-)
+from sohes_d2.data.conversion import ConversionError, Summary, convert_coco, own_file_name, path_of, require
 
 REMEDY = (
     "Get the annotations from https://github.com/adobe-research/EntitySeg-Dataset/releases/tag/v1.0 into "
@@ -83,7 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = make_parser(__doc__)
     parser.add_argument("--annotations", metavar="FILE", help="default: entityseg/annotations/entityseg_val_lr.json")
     parser.add_argument("--images", metavar="DIR", help="default: entityseg/images_lr")
-    return run(parser, arguments, body)
+    return run("prepare_entityseg", parser, arguments, body)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import sys
 
+from sohes_d2.cli.prepare import make_parser, run
 from sohes_d2.data.builtin import BUILTIN
-from sohes_d2.data.conversion import Summary, convert_coco, make_parser, path_of, run
+from sohes_d2.data.conversion import Summary, convert_coco, path_of
 
 REMEDY = (
     "Get lvis_v1_val.json.zip from https://www.lvisdataset.org/dataset into lvis/, and train2017.zip and val2017.zip "
@@ -41,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = make_parser(__doc__)
     parser.add_argument("--annotations", metavar="FILE", help="default: lvis/lvis_v1_val.json")
     parser.add_argument("--images", metavar="DIR", help="folder with train2017 and val2017 (default: coco)")
-    return run(parser, arguments, body)
+    return run("prepare_lvis", parser, arguments, body)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import sys
 
+from sohes_d2.cli.prepare import make_parser, run
 from sohes_d2.data.builtin import BUILTIN
-from sohes_d2.data.conversion import Summary, convert_coco, make_parser, own_file_name, path_of, run
+from sohes_d2.data.conversion import Summary, convert_coco, own_file_name, path_of
 from sohes_d2.structures.forest import NO_PARENT
 
 REMEDY = (
@@ -61,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--split", choices=("train", "val", "test"), default="test", help="default: %(default)s")
     parser.add_argument("--annotations", metavar="FILE", help="default: paco/paco_lvis_v1_SPLIT.json")
     parser.add_argument("--images", metavar="DIR", help="folder with train2017 and val2017 (default: coco)")
-    return run(parser, arguments, body)
+    return run("prepare_paco", parser, arguments, body)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import sys
 
 import numpy as np
 
+from sohes_d2.cli.prepare import make_parser, run
 from sohes_d2.data.builtin import BUILTIN
 from sohes_d2.data.conversion import (
     ConversionError,
@@ -32,11 +33,9 @@ from sohes_d2.data.conversion import (
     convert,
     convert_coco,
     image_files,
-    make_parser,
     own_file_name,
     path_of,
     require,
-    run,
     take,
 )
 from sohes_d2.structures.forest import NO_PARENT
@@ -121,7 +120,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--split", choices=("train", "val", "test"), default="val", help="default: %(default)s")
     parser.add_argument("--images", metavar="DIR", help="folder of the split's images")
     parser.add_argument("--annotations", metavar="PATH", help="folder of the part maps (seg), or the json (ood)")
-    return run(parser, arguments, body)
+    return run("prepare_partimagenet", parser, arguments, body)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from sohes_d2.cli.prepare import make_parser, run
 from sohes_d2.data.builtin import BUILTIN
 from sohes_d2.data.conversion import (
     ConversionError,
@@ -25,11 +26,9 @@ from sohes_d2.data.conversion import (
     Scene,
     Summary,
     convert,
-    make_parser,
     path_of,
     read_mat,
     require,
-    run,
     take,
 )
 from sohes_d2.structures.images import image_size
@@ -114,7 +113,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--split", choices=("train", "val"), default="val", help="default: %(default)s")
     parser.add_argument("--annotations", metavar="DIR", help="default: pascal_part/Annotations_Part")
     parser.add_argument("--voc", metavar="DIR", help="default: VOCdevkit/VOC2010")
-    return run(parser, arguments, body)
+    return run("prepare_pascal_part", parser, arguments, body)
 
 
 if __name__ == "__main__":

@@ -21,20 +21,9 @@ import os
 import sys
 from collections.abc import Iterable
 
+from sohes_d2.cli.prepare import make_parser, run
 from sohes_d2.data.builtin import BUILTIN, read_sa1b_json
-from sohes_d2.data.conversion import (
-    ConversionError,
-    Item,
-    Scene,
-    Summary,
-    coco_entity,
-    convert,
-    make_parser,
-    path_of,
-    require,
-    run,
-    take,
-)
+from sohes_d2.data.conversion import ConversionError, Item, Scene, Summary, coco_entity, convert, path_of, require, take
 from sohes_d2.structures.files import atomic_writer
 
 REMEDY = (
@@ -153,7 +142,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("nothing to do: give --test, --train N, or both")
     if any(size < 1 for size in args.train):
         parser.error("--train must be positive")
-    return run(parser, arguments, body)
+    return run("prepare_sa1b", parser, arguments, body)
 
 
 if __name__ == "__main__":

@@ -16,10 +16,11 @@ import glob
 import os
 import sys
 
+from sohes_d2.cli.runner import EXIT_DONE, EXIT_SKIPPED, run_tool, tool_parser
 from sohes_d2.data.builtin import datasets_root
-from sohes_d2.data.conversion import DONE, INCOMPLETE, UNUSABLE, Entity, Item, Scene, Summary, convert
-from sohes_d2.labels.journal import JournalBusyError
-from sohes_d2.structures.files import write_picture
+from sohes_d2.data.conversion import Entity, Item, Scene, Summary, convert
+from sohes_d2.errors import InputError
+from sohes_d2.structures.files import check_output, write_picture
 from sohes_d2.data.synthetic import DEFAULT_SIZE, MIN_AREA, VERSION, generate_scene
 
 MOST_SCENES = 1_000_000  # of a split
@@ -37,10 +38,13 @@ def write_split(root: str, split: str, count: int, seed: int, size: tuple[int, i
         size: (H, W) in pixels.
 
     Raises:
-        ValueError: the seed or the size cannot be used.
-        OSError: a file cannot be written.
+        InputError: the seed or the size cannot be used.
+        OutputError: a file cannot be written.
     """
-    generate_scene(seed, FIRST_INDEX[split], size)  # what cannot be made must not cost what is there
+    try:
+        generate_scene(seed, FIRST_INDEX[split], size)  # what cannot be made must not cost what is there
+    except ValueError as error:
+        raise InputError(str(error)) from error
     folder = os.path.join(root, split)
     output = os.path.join(root, "annotations", f"{split}.json")
     os.makedirs(folder, exist_ok=True)
@@ -73,35 +77,40 @@ def write_split(root: str, split: str, count: int, seed: int, size: tuple[int, i
     return summary
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0 all written, 2 it cannot be done, 3 some images not written."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; exits with code 2 where it is wrong."""
+    parser = tool_parser(__doc__)
+    add = parser.add_argument
+    add(
         "--output", metavar="DIR", help="folder to write to (default: synthetic in $DETECTRON2_DATASETS, else datasets)"
     )
-    parser.add_argument("--train", type=int, default=1000, metavar="N", help="scenes; 0: none (default: %(default)s)")
-    parser.add_argument("--val", type=int, default=100, metavar="N", help="scenes; 0: none (default: %(default)s)")
-    parser.add_argument(
-        "--size", type=int, nargs=2, default=DEFAULT_SIZE, metavar=("H", "W"), help="in pixels (default: 128 128)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of all scenes (default: %(default)s)")
+    add("--train", type=int, default=1000, metavar="N", help="scenes; 0: none (default: %(default)s)")
+    add("--val", type=int, default=100, metavar="N", help="scenes; 0: none (default: %(default)s)")
+    add("--size", type=int, nargs=2, default=DEFAULT_SIZE, metavar=("H", "W"), help="in pixels (default: 128 128)")
+    add("--seed", type=int, default=0, help="of all scenes (default: %(default)s)")
     args = parser.parse_args(arguments)
-    counts = {"train": args.train, "val": args.val}
-    for split, count in counts.items():
-        if not 0 <= count <= MOST_SCENES:
-            parser.error(f"--{split} must be 0 to {MOST_SCENES}, got {count}")
+    for split in FIRST_INDEX:
+        if not 0 <= getattr(args, split) <= MOST_SCENES:
+            parser.error(f"--{split} must be 0 to {MOST_SCENES}, got {getattr(args, split)}")
+    return args
+
+
+def write(args: argparse.Namespace) -> int:
+    """Write the splits that are asked for; returns the exit code."""
     root = args.output if args.output is not None else os.path.join(datasets_root(), "synthetic")
-    code = DONE
-    try:
-        for split, count in counts.items():
-            if count:
-                summary = write_split(root, split, count, args.seed, tuple(args.size))
-                print(summary)
-                code = INCOMPLETE if summary.skipped else code
-    except (JournalBusyError, ValueError, OSError) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return UNUSABLE
+    check_output(root, folder=True)
+    code = EXIT_DONE
+    for split in FIRST_INDEX:
+        if getattr(args, split):
+            summary = write_split(root, split, getattr(args, split), args.seed, tuple(args.size))
+            print(summary)
+            code = EXIT_SKIPPED if summary.skipped else code
     return code
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0 all written, 2 it cannot be done, 3 some images not written."""
+    return run_tool("prepare_synthetic", parse_arguments, write, arguments)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ from importlib import metadata
 from pathlib import Path
 from unittest import mock
 
-from sohes_d2.cli.runner import check_output, run_tool, tool_parser
+from sohes_d2.structures.files import check_output
+from sohes_d2.cli.runner import run_tool, tool_parser
 from sohes_d2.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]

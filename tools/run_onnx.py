@@ -19,18 +19,20 @@ from __future__ import annotations
 
 import argparse
 import colorsys
-import io
 import json
 import math
-import os
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+from sohes_d2.cli.runner import EXIT_DONE, EXIT_SKIPPED, run_tool, tool_parser
+from sohes_d2.errors import WeightsError
+from sohes_d2.structures.files import check_output, write_json, write_picture
 from sohes_d2.structures.hierarchy import NO_PARENT, depths_of, parents_by_coverage, parents_by_probability
+from sohes_d2.structures.images import ImageReadError, read_image
 
 ALPHA = 0.5  # of a mask over the photo
 
@@ -211,21 +213,9 @@ def overlay(photo: np.ndarray, entities: list[Entity], parents: np.ndarray) -> I
     return Image.fromarray(picture.round().astype(np.uint8))
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file that appears as a whole or not at all."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; exits with code 2 where it is wrong."""
+    parser = tool_parser(__doc__)
     add = parser.add_argument
     add("--model", required=True, metavar="FILE", help="of tools/export_onnx.py")
     add("--input", required=True, nargs="+", type=Path, metavar="PHOTO")
@@ -233,14 +223,31 @@ def main(arguments: list[str] | None = None) -> int:
     add("--score-threshold", type=float, metavar="S", help="leave out masks scored lower (default: the model's)")
     add("--max-masks", type=int, metavar="N", help="of a photo, the best first (default: the model's)")
     add("--threads", type=int, default=0, metavar="N", help="of onnxruntime (default: one per core)")
-    args = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
 
+
+def open_model(path: str, threads: int) -> tuple[Any, dict[str, Any]]:
+    """The session of a model, and its metadata.
+
+    Raises:
+        WeightsError: no file of tools/export_onnx.py.
+    """
     import onnxruntime  # here, so that what decodes can be used without it
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = args.threads
-    session = onnxruntime.InferenceSession(args.model, options, providers=["CPUExecutionProvider"])
-    settings = json.loads(session.get_modelmeta().custom_metadata_map["sohes"])
+    options.intra_op_num_threads = threads
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return session, json.loads(session.get_modelmeta().custom_metadata_map["sohes"])
+    except Exception as error:  # onnxruntime has an exception for each of its codes
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise WeightsError(f"{path!r} is no model of tools/export_onnx.py, or damaged ({reason:.200})") from error
+
+
+def find(args: argparse.Namespace) -> int:
+    """Find the entities of the photos; returns the exit code."""
+    check_output(args.output, folder=True)
+    session, settings = open_model(args.model, args.threads)
     if args.score_threshold is not None:
         settings["min_score"] = args.score_threshold
     if args.max_masks is not None:
@@ -249,22 +256,30 @@ def main(arguments: list[str] | None = None) -> int:
 
     args.output.mkdir(parents=True, exist_ok=True)
     labels: dict[str, Any] = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "entity"}]}
+    skipped = 0
     for image_id, path in enumerate(args.input, start=1):
-        with Image.open(path) as file:
-            photo = ImageOps.exif_transpose(file).convert("RGB")
-        size = photo.height, photo.width
-        image, fitted = fit(photo, input_size, settings["pixel_mean"])
+        try:
+            photo = read_image(path)
+        except ImageReadError as error:
+            print(f"run_onnx: {error}", file=sys.stderr)
+            skipped += 1
+            continue
+        size = photo.shape[:2]
+        image, fitted = fit(Image.fromarray(photo), input_size, settings["pixel_mean"])
         logits, masks, *ancestors = (output[0] for output in session.run(None, {"image": image}))
         entities = find_entities(logits, masks, fitted, size, settings)
         parents = find_parents(entities, ancestors[0] if ancestors else None, settings)
         labels["images"].append({"id": image_id, "file_name": path.name, "height": size[0], "width": size[1]})
         labels["annotations"] += to_coco(entities, parents, size, image_id, len(labels["annotations"]) + 1)
-        picture = io.BytesIO()
-        overlay(np.asarray(photo), entities, parents).save(picture, "PNG")
-        write_whole(args.output / f"{path.stem}.png", picture.getvalue())
+        write_picture(args.output / f"{path.stem}.png", overlay(photo, entities, parents), "PNG")
         print(f"{path}: {len(entities)} masks, {np.count_nonzero(parents == NO_PARENT)} wholes")
-    write_whole(args.output / "labels.json", json.dumps(labels).encode())
-    return 0
+    write_json(args.output / "labels.json", labels, indent=None)
+    return EXIT_SKIPPED if skipped else EXIT_DONE
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0 all photos, 3 some could not be read, 2 usage error, 1 failed."""
+    return run_tool("run_onnx", parse_arguments, find, arguments)
 
 
 if __name__ == "__main__":

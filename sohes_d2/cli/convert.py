@@ -18,7 +18,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from .runner import EXIT_DONE, EXIT_SKIPPED, add_selection_options, check_output, run_tool, tool_parser
+from ..structures.files import check_output
+from .runner import EXIT_DONE, EXIT_SKIPPED, add_selection_options, run_tool, tool_parser
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

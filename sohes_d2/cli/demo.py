@@ -23,15 +23,8 @@ import os
 import sys
 from typing import Any
 
-from .runner import (
-    EXIT_SKIPPED,
-    add_config_file,
-    add_config_options,
-    add_selection_options,
-    check_output,
-    run_tool,
-    tool_parser,
-)
+from ..structures.files import check_output
+from .runner import EXIT_SKIPPED, add_config_file, add_config_options, add_selection_options, run_tool, tool_parser
 
 # Labels of phase 1 hold unions of nearly everything, under which a picture of the wholes would show nothing else.
 PHASE_ONE_MAX_AREA = 0.5

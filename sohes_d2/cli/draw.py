@@ -15,12 +15,12 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..structures.files import check_output
 from .runner import (
     EXIT_SKIPPED,
     add_labels_option,
     add_photos_option,
     add_selection_options,
-    check_output,
     check_photos,
     run_tool,
     tool_parser,

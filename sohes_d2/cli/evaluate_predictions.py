@@ -23,7 +23,8 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from .runner import check_output, run_tool, tool_parser
+from ..structures.files import check_output
+from .runner import run_tool, tool_parser
 
 METRICS_FILE = "metrics.json"
 

@@ -20,7 +20,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .runner import add_config_file, check_output, run_tool, tool_parser
+from ..structures.files import check_output
+from .runner import add_config_file, run_tool, tool_parser
 from ..errors import WeightsError
 
 if TYPE_CHECKING:

@@ -34,7 +34,8 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
-from .runner import check_output, run_tool, tool_parser
+from ..structures.files import check_output
+from .runner import run_tool, tool_parser
 from ..errors import InputError
 
 if TYPE_CHECKING:

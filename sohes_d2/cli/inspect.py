@@ -16,7 +16,8 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from .runner import EXIT_SKIPPED, check_output, run_tool, tool_parser
+from ..structures.files import check_output
+from .runner import EXIT_SKIPPED, run_tool, tool_parser
 
 if TYPE_CHECKING:
     from ..labels.statistics import LabelStatistics

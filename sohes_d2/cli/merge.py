@@ -13,7 +13,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from .runner import check_output, run_tool, tool_parser
+from ..structures.files import check_output
+from .runner import run_tool, tool_parser
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

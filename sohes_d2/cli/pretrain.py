@@ -22,15 +22,8 @@ import argparse
 import sys
 from typing import Any
 
-from .runner import (
-    add_config_file,
-    add_process_options,
-    check_output,
-    check_processes,
-    choose_threads,
-    run_tool,
-    tool_parser,
-)
+from ..structures.files import check_output
+from .runner import add_config_file, add_process_options, check_processes, choose_threads, run_tool, tool_parser
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -18,15 +18,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from .runner import (
-    EXIT_SKIPPED,
-    add_labels_option,
-    add_photos_option,
-    check_output,
-    check_photos,
-    run_tool,
-    tool_parser,
-)
+from ..structures.files import check_output
+from .runner import EXIT_SKIPPED, add_labels_option, add_photos_option, check_photos, run_tool, tool_parser
 
 LARGE_PAGE = 100 << 20  # bytes; browsers open more, but slowly
 MESSAGES = 20  # of a kind are printed; the page has all of them

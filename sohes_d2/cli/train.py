@@ -22,11 +22,11 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from ..structures.files import check_output
 from .runner import (
     add_config_file,
     add_config_options,
     add_process_options,
-    check_output,
     check_processes,
     choose_threads,
     run_tool,

@@ -7,7 +7,6 @@ only when it is complete. Its layout is that of `sohes_d2.labels.writer`.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
@@ -21,7 +20,7 @@ import numpy as np
 
 from ..structures.forest import NO_PARENT, Forest
 from ..structures.masks import RLE, MaskError, mask_areas, rle_from_coco
-from ..labels.journal import JournalBusyError, ShardJournal
+from ..labels.journal import ShardJournal
 from ..labels.reader import LabelStream
 from ..labels.reader import report as report_problems
 from ..labels.schema import Annotation, ImageRecord, RecordError, image_size, read_area, read_box
@@ -33,9 +32,6 @@ from ..labels.index import scan_label_file
 ID_STRIDE = 100_000
 _IMAGES_PER_UNIT = 32
 _SECONDS_BETWEEN_REPORTS = 10.0
-
-DONE, UNUSABLE, INCOMPLETE = 0, 2, 3  # exit codes
-
 
 class ConversionError(InputError):
     """Input that cannot be converted; the message says what is missing and where to get it."""
@@ -374,48 +370,6 @@ def image_files(folder: str, suffixes: tuple[str, ...] = (".jpg", ".jpeg")) -> l
     return sorted(entry.name for entry in os.scandir(folder) if entry.name.lower().endswith(suffixes))
 
 
-def make_parser(description: str) -> argparse.ArgumentParser:
-    """A command line with what every script has: --root, --output, --limit, --no-images."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--root",
-        default=os.environ.get("DETECTRON2_DATASETS", "datasets"),
-        metavar="DIR",
-        help="folder of all data sets (default: $DETECTRON2_DATASETS, else datasets)",
-    )
-    parser.add_argument(
-        "--output", metavar="FILE", help="file to write (default: where the registered data set has it)"
-    )
-    parser.add_argument("--limit", type=int, default=0, metavar="N", help="only the first N images; 0 for all")
-    parser.add_argument("--no-images", action="store_true", help="do not check that the images are there")
-    return parser
-
-
 def path_of(given: str | None, root: str, default: str) -> str:
     """A path from the command line as it is, or the default one under the root."""
     return given if given is not None else os.path.join(root, default)
-
-
-def run(
-    parser: argparse.ArgumentParser,
-    arguments: list[str] | None,
-    body: Callable[[argparse.Namespace], Summary | None],
-) -> int:
-    """Run a script's command line. ``body`` gives the summary of the file it wrote, if it did.
-
-    Returns:
-        The exit code: 0 all images converted, 3 some skipped (their reasons are in the file), 2 the input cannot be
-        used.
-    """
-    args = parser.parse_args(arguments)
-    if args.limit < 0:
-        parser.error(f"--limit must be 0 or positive, got {args.limit}")
-    try:
-        summary = body(args)
-    except (ConversionError, JournalBusyError, ValueError, OSError) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return UNUSABLE
-    if summary is None:
-        return DONE
-    print(summary)
-    return INCOMPLETE if summary.skipped else DONE

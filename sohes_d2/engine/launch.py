@@ -8,6 +8,7 @@ import os
 import pickle
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -32,6 +33,7 @@ from .stopping import SIGNALS, ignore_signals, stopping
 TIMEOUT = timedelta(minutes=30)  # of an exchange between processes
 _JOIN_TIMEOUT = timedelta(minutes=10)  # for all processes of all machines to come
 _REACH_TIMEOUT = 45.0  # seconds in which machine 0 must at least refuse a connection
+_STORE_TIMEOUT = 30.0  # seconds in which what listens there must answer as machine 0 does; torch is imported in them
 _ANSWER_TIMEOUT = 60.0  # seconds in which the first process must take note of a signal
 _CAUSE_TIMEOUT = 1.0  # seconds in which a death shows that is the cause of another process's error
 
@@ -113,6 +115,7 @@ def _rendezvous(address: str, machines: int, machine_rank: int) -> Iterator[tupl
         raise ConfigError(f"--dist-url {address}: no host of this name is known ({error.strerror})") from error
     if machine_rank > 0:
         _reach(host, port, address)
+        _check_store(host, port, address)
         yield host, port
         return
     try:
@@ -148,6 +151,24 @@ def _reach(host: str, port: int, address: str) -> None:
             print(f"Waiting for machine 0 at {address} ({reason})", file=sys.stderr, flush=True)
             told = True
         time.sleep(0.5)
+
+
+def _check_store(host: str, port: int, address: str) -> None:
+    """Make sure that it is machine 0 that listens. In a process of its own: torch waits for ever for an answer, and
+    writes pages about a wrong one.
+    """
+    code = "import sys, torch.distributed as d; d.TCPStore(sys.argv[1], int(sys.argv[2]), is_master=False)"
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-c", code, host, str(port)], capture_output=True, check=False, timeout=_STORE_TIMEOUT
+        )
+    except subprocess.TimeoutExpired:
+        ended = None
+    if ended is None or ended.returncode:
+        how = "does not answer" if ended is None else "answers otherwise than machine 0 would"
+        raise ConfigError(
+            f"--dist-url {address}: what listens there {how}; is it the port that machine 0 of this training was given?"
+        )
 
 
 @dataclass

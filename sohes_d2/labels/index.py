@@ -35,6 +35,10 @@ IMAGE_DTYPE = np.dtype(
     ]
 )
 
+# What each photo was when it was labeled, skipped ones included: length and time of the last change of its file (-1:
+# there was none), and the CRC32 of its bytes (-1: unknown).
+PHOTO_DTYPE = np.dtype([("image_id", "<i8"), ("bytes", "<i8"), ("mtime_ns", "<i8"), ("crc32", "<i8")])
+
 # COCO's sizes, by mask area in pixels: small < 32^2 <= medium < 96^2 <= large.
 COCO_SIZES = (("small", 32**2), ("medium", 96**2), ("large", math.inf))
 # Sizes by the share of the image, which do not depend on its resolution.
@@ -62,12 +66,14 @@ class ShardIndex:
             them included.
         stats: "annotations", "skipped": counts; "depth", "size", "relative_size": histograms over masks, name -> count.
         file_bytes: length of the label file, by which a stale index is noticed.
+        photos: of PHOTO_DTYPE; None where the index was read off the label file, which does not tell.
     """
 
     rows: np.ndarray
     sections: np.ndarray
     stats: dict[str, Any]
     file_bytes: int
+    photos: np.ndarray | None = None
 
 
 def index_path(label_file: str) -> str:
@@ -87,7 +93,11 @@ def load_index(label_file: str) -> ShardIndex:
     try:
         with np.load(index_path(label_file), allow_pickle=False) as arrays:
             index = ShardIndex(
-                arrays["rows"], arrays["sections"], json.loads(arrays["stats"].tobytes()), int(arrays["file_bytes"])
+                arrays["rows"],
+                arrays["sections"],
+                json.loads(arrays["stats"].tobytes()),
+                int(arrays["file_bytes"]),
+                arrays["photos"] if "photos" in arrays and arrays["photos"].dtype == PHOTO_DTYPE else None,
             )
             checksum = int(arrays["checksum"])
         if index.file_bytes == size and index.rows.dtype == IMAGE_DTYPE and checksum == _checksum(label_file, size):
@@ -108,6 +118,7 @@ def save_index(label_file: str, index: ShardIndex) -> None:
             stats=stats,
             file_bytes=np.int64(index.file_bytes),
             checksum=np.int64(_checksum(label_file, index.file_bytes)),
+            **({} if index.photos is None else {"photos": index.photos}),
         )
 
 
@@ -149,7 +160,9 @@ def join_indices(indices: Sequence[ShardIndex], sections: Sequence[tuple[int, in
         for index in indices:
             total.update(index.stats[name])
         stats[name] = dict(total)
-    return ShardIndex(np.concatenate(tables), np.array(sections, np.int64), stats, file_bytes)
+    photos = [index.photos for index in indices]
+    known = None if any(states is None for states in photos) else np.concatenate(photos)
+    return ShardIndex(np.concatenate(tables), np.array(sections, np.int64), stats, file_bytes, known)
 
 
 def read_info(label_file: str) -> dict[str, Any]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ..errors import InputError
 from ..structures.files import output_errors, write_all
-from .writer import SEPARATOR
+from .writer import SEPARATOR, dump_line
 
 try:
     import fcntl
@@ -37,6 +37,7 @@ class ShardJournal:
     Attributes:
         path: the journal.
         done: ids of the images in it.
+        photos: image id -> numbers that were given for it, see `append`.
         damaged: how many lines were damaged when it was opened.
     """
 
@@ -49,6 +50,7 @@ class ShardJournal:
         self.path = path
         self._where: dict[int, tuple[int, int]] = {}
         self._skipped: set[int] = set()
+        self.photos: dict[int, tuple[int, ...]] = {}
         self.damaged = 0
         with output_errors(path):
             self._file = open(path, "a+b")
@@ -60,13 +62,24 @@ class ShardJournal:
     def done(self):
         return self._where.keys()
 
-    def append(self, unit: int, results: Sequence[tuple[int, bool, Sequence[bytes]]]) -> None:
+    def forget(self, image_ids: Iterable[int]) -> None:
+        """Take images out of ``done``; nothing changes in the file until they are added again."""
+        for image_id in image_ids:
+            self._where.pop(image_id, None)
+
+    def append(
+        self,
+        unit: int,
+        results: Sequence[tuple[int, bool, Sequence[bytes]]],
+        photos: Mapping[int, tuple[int, ...]] | None = None,
+    ) -> None:
         """Add a finished work unit and flush it to disk.
 
         Args:
             unit: number of the unit, for the reader of the file.
             results: per image its id, whether it was skipped, and its json lines (`dump_line`): the image record
                 followed by its annotations, or the `skipped` record.
+            photos: image id -> whole numbers to keep with it.
 
         Raises:
             OutputError: the unit could not be written; after that the journal takes no more.
@@ -78,12 +91,14 @@ class ShardJournal:
             line = b"[" + _TAB.join(lines) + b"]"
             places[image_id] = (offset + len(data), len(line), skipped)
             data += _with_checksum(line)
-        data += _with_checksum(_COMMIT + b'%d,"images":%d}' % (unit, len(results)))
+        photos = {image_id: photos[image_id] for image_id in places if photos and image_id in photos}
+        commit = {"images": len(results), "photos": [[image_id, *numbers] for image_id, numbers in photos.items()]}
+        data += _with_checksum(_COMMIT + b"%d,%s" % (unit, dump_line(commit)[1:]))
         with output_errors(self.path):
             write_all(self._file.fileno(), data)
             os.fsync(self._file.fileno())
         self._end += len(data)
-        self._remember(places)
+        self._remember(places, photos)
 
     def skipped_blocks(self, image_ids: Sequence[int]) -> Iterator[list[bytes]]:
         """The `skipped` records of those among ``image_ids`` that were skipped, as blocks for `write_label_file`."""
@@ -116,7 +131,8 @@ class ShardJournal:
         data = os.pread(self._file.fileno(), length, offset)
         return data[1:-1].split(_TAB)
 
-    def _remember(self, places: dict[int, tuple[int, int, bool]]) -> None:
+    def _remember(self, places: dict[int, tuple[int, int, bool]], photos: Mapping[int, tuple[int, ...]]) -> None:
+        self.photos.update(photos)
         for image_id, (offset, length, skipped) in places.items():
             self._where[image_id] = (offset, length)
             (self._skipped.add if skipped else self._skipped.discard)(image_id)
@@ -146,8 +162,9 @@ class ShardJournal:
                 self.damaged += line.endswith(b"\n")  # else a line that a kill cut off
             elif body.startswith(_COMMIT):
                 # fewer or more: a line of this unit, or the commit line of the one before it, is damaged
-                if json.loads(body)["images"] == len(places):
-                    self._remember(places)
+                commit = json.loads(body)
+                if commit["images"] == len(places):
+                    self._remember(places, {i: tuple(numbers) for i, *numbers in commit.get("photos", ())})
                 places = {}
                 committed = offset
             else:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO
 
-from ..errors import FolderBusyError, OutputError
+from ..errors import FolderBusyError, InputError, OutputError
 
 try:
     import fcntl
@@ -167,6 +167,51 @@ def sync_folder(folder: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def check_output(path: str | os.PathLike[str], folder: bool, option: str = "--output") -> None:
+    """Make sure that a file or folder can be written, before any work is done for it. Nothing is created.
+
+    Args:
+        path: of the output; it may exist, as may the folders above it.
+        folder: whether it is to be a folder.
+        option: that named it, for the message.
+
+    Raises:
+        InputError: something is in the way, or there is no permission.
+    """
+    path = os.fspath(path)
+    shown = path if len(path) <= 200 else f"{path[:200]}..."
+    wanted = f"{option} {shown!r}"
+    try:
+        if not path or "\0" in path:
+            raise InputError(f"{wanted} is no path; name a {'folder' if folder else 'file'}")
+        if os.path.exists(path) and os.path.isdir(path) != folder:
+            raise InputError(
+                f"{wanted} is a {'file' if folder else 'folder'}; name a {'folder' if folder else 'file'} instead"
+            )
+        existing = os.path.abspath(path)
+        if not folder:
+            existing = os.path.dirname(existing)
+        _check_name(path)
+        while not os.path.lexists(existing):
+            existing = os.path.dirname(existing)
+    except OSError as error:
+        raise InputError(f"{wanted} cannot be written: {error.strerror}") from error
+    if not os.path.isdir(existing):
+        raise InputError(f"{wanted} cannot be written: {existing!r} is no folder; choose another place")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(f"{wanted} cannot be written: no permission to write into {existing!r}; choose another place")
+
+
+def _check_name(path: str) -> None:
+    """Raise the OSError of a name that is too long; that nothing is there is no error."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        return
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:

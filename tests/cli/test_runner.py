@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sohes_d2.cli.runner import check_output, choose_threads, run_tool, tool_parser
+from sohes_d2.cli.runner import choose_threads, run_tool, tool_parser
 from sohes_d2.errors import ConfigError, CorruptFileError, InputError, SOHESError, WeightsError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -113,35 +113,6 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path):
     assert process.wait(60) == 1
     assert process.stderr.read() == b""
     process.stderr.close()
-
-
-def test_outputs_that_cannot_be_written_are_refused_before_the_work(tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("")
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "dangling").symlink_to("none")
-    for path, folder in (("new", True), ("a/b/new", True), ("new.json", False), ("folder", True), ("file", False)):
-        check_output(tmp_path / path, folder)
-    monkeypatch.chdir(tmp_path)
-    check_output("new.json", folder=False)
-    check_output("new", folder=True)
-    for path, folder, reason in (
-        ("file", True, "is a file; name a folder"),
-        ("folder", False, "is a folder; name a file"),
-        ("file/below", True, "is no folder"),
-        ("file/below.json", False, "is no folder"),
-        ("x" * 300, True, "File name too long"),
-        (f"{'x' * 300}.json", False, "File name too long"),
-        (f"{'x' * 300}/new.json", False, "File name too long"),
-        ("a/" * 3000, True, "File name too long"),
-        ("", True, "is no path"),
-        ("a\0b", True, "is no path"),
-    ):
-        with pytest.raises(InputError, match=reason):
-            check_output(path, folder)
-    monkeypatch.setattr(os, "access", lambda path, mode: path != str(tmp_path))
-    with pytest.raises(InputError, match="--page.*no permission to write into"):
-        check_output(tmp_path / "new" / "page.html", False, "--page")
-    assert sorted(os.listdir(tmp_path)) == ["dangling", "file", "folder"]
 
 
 def test_threads_follow_the_load_unless_the_user_says_otherwise(monkeypatch):

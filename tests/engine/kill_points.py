@@ -2,7 +2,7 @@
 
     python tests/engine/kill_points.py FOLDER kill all               # a kill before each operation
     python tests/engine/kill_points.py FOLDER full 0.1 0.5 0.9       # the disk full from these parts of them on
-    python tests/engine/kill_points.py FOLDER train 100 2            # just train, 100 iterations in 2 processes
+    python tests/engine/kill_points.py FOLDER train 100 2 1          # just train, 2 processes with a worker each
 
 The first two print the operations counted, the points tried, and those that ended otherwise, as json.
 """
@@ -43,6 +43,7 @@ def train(args: argparse.Namespace) -> None:
     training_command.collect_env_info = lambda: ""  # it takes seconds
     cfg = tiny_cfg(args.output, (DATASET,), (DATASET,), MAX_ITER=args.iterations, CHECKPOINT_PERIOD=2)
     cfg.TEST.EVAL_PERIOD = 4
+    cfg.DATALOADER.NUM_WORKERS = args.workers
     cfg.freeze()
     training_command.set_up(cfg, args)
     trainer = SOHESTrainer(cfg)
@@ -51,7 +52,7 @@ def train(args: argparse.Namespace) -> None:
     trainer.train()
 
 
-def run(output: Path, resume: bool, iterations: int = 6, processes: int = 1) -> int:
+def run(output: Path, resume: bool, iterations: int = 6, processes: int = 1, workers: int = 0) -> int:
     """The exit code of a training."""
     args = argparse.Namespace(
         output=str(output),
@@ -59,6 +60,7 @@ def run(output: Path, resume: bool, iterations: int = 6, processes: int = 1) -> 
         resume=resume,
         iterations=iterations,
         num_gpus=processes,
+        workers=workers,
         num_machines=1,
         machine_rank=0,
         dist_url="auto",
@@ -196,7 +198,7 @@ def main() -> int:
     if not (folder / "scenes").exists():
         write_scenes(folder / "scenes")
     if what == "train":
-        return run(folder / "run", "--resume" in which, int(which[0]), int(which[1]))
+        return run(folder / "run", "--resume" in which, *(int(number) for number in which if number != "--resume"))
     code = in_child(counted_run, folder / "whole", folder / "count", errors=folder / "errors")
     if code:
         print(f"the whole training ended with {code}: {(folder / 'errors').read_text()}", file=sys.stderr)

@@ -79,6 +79,11 @@ def test_a_port_that_is_in_use_and_one_where_nobody_listens(monkeypatch):
         port = server.getsockname()[1]
         with pytest.raises(ConfigError, match=f"port {port}"):
             launch(print, 1, machines=2, machine_rank=0, address=f"tcp://127.0.0.1:{port}", use_gpus=False)
+    monkeypatch.setattr(module, "_STORE_TIMEOUT", 2.0)
+    with socket.create_server(("127.0.0.1", 0)) as server:  # accepts, and says nothing
+        address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(ConfigError, match="what listens there"):
+            launch(print, 1, machines=2, machine_rank=1, address=address, use_gpus=False)
     monkeypatch.setattr(module, "_JOIN_TIMEOUT", module.timedelta(seconds=1))
     with pytest.raises(ConfigError, match="machine 0 cannot be reached"):
         launch(print, 1, machines=2, machine_rank=1, address=f"tcp://127.0.0.1:{port}", use_gpus=False)

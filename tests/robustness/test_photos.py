@@ -73,7 +73,7 @@ def pictures(draw) -> bytes:
     file = io.BytesIO()
     try:
         image.save(file, kind, **options)
-    except (OSError, ValueError, KeyError, TypeError, struct.error, SystemError):  # a mode that the format has not
+    except (OSError, ValueError, KeyError, TypeError, struct.error, SystemError, RuntimeError):  # not in this mode
         file = io.BytesIO()
         image.convert("RGB").save(file, "PNG")
     return file.getvalue()

@@ -14,9 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
-from sohes_d2.errors import FolderBusyError, OutputError
+from sohes_d2.errors import InputError, FolderBusyError, OutputError
 from sohes_d2.structures import files
 from sohes_d2.structures.files import (
+    check_output,
     FolderLock,
     LineFile,
     atomic_writer,
@@ -213,3 +214,32 @@ def test_a_lock_ends_with_its_process_however_it_ends(tmp_path):
         FolderLock(str(tmp_path)).release()
     finally:
         os.kill(worker, signal.SIGKILL)
+
+
+def test_outputs_that_cannot_be_written_are_refused_before_the_work(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "dangling").symlink_to("none")
+    for path, folder in (("new", True), ("a/b/new", True), ("new.json", False), ("folder", True), ("file", False)):
+        check_output(tmp_path / path, folder)
+    monkeypatch.chdir(tmp_path)
+    check_output("new.json", folder=False)
+    check_output("new", folder=True)
+    for path, folder, reason in (
+        ("file", True, "is a file; name a folder"),
+        ("folder", False, "is a folder; name a file"),
+        ("file/below", True, "is no folder"),
+        ("file/below.json", False, "is no folder"),
+        ("x" * 300, True, "File name too long"),
+        (f"{'x' * 300}.json", False, "File name too long"),
+        (f"{'x' * 300}/new.json", False, "File name too long"),
+        ("a/" * 3000, True, "File name too long"),
+        ("", True, "is no path"),
+        ("a\0b", True, "is no path"),
+    ):
+        with pytest.raises(InputError, match=reason):
+            check_output(path, folder)
+    monkeypatch.setattr(os, "access", lambda path, mode: path != str(tmp_path))
+    with pytest.raises(InputError, match="--page.*no permission to write into"):
+        check_output(tmp_path / "new" / "page.html", False, "--page")
+    assert sorted(os.listdir(tmp_path)) == ["dangling", "file", "folder"]

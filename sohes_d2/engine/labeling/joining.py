@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import glob
 import json
+import logging
 import os
 
 from ...structures.files import write_json
 from ...labels.shards import list_shards, merge_shards, read_skipped, shard_name
+from ...labels.writer import read_json
 from .run import RunReport
 from .run_folder import UsageError
 from .summary import label_statistics
+
+logger = logging.getLogger(__name__)
 
 
 def join_folder(folder: str, output: str, allow_incomplete: bool = False, overwrite: bool = False) -> RunReport:
@@ -43,12 +47,16 @@ def join_folder(folder: str, output: str, allow_incomplete: bool = False, overwr
 
 
 def _job_speeds(folder: str) -> dict[str, dict]:
-    """Per job, speed and machine of its last run, from the summaries in a folder."""
+    """Per job, speed and machine of its last run, from the summaries in a folder; damaged ones are passed over."""
     speeds = {}
     for path in sorted(glob.glob(os.path.join(glob.escape(folder), "summary*.json"))):
-        with open(path, encoding="utf-8") as file:
-            summary = json.load(file)
-        if "this_run" in summary:
+        try:
+            summary = read_json(path)
             name = os.path.basename(path)[len("summary") : -len(".json")].strip("-") or "0-of-1"
-            speeds[name] = {"this_run": summary["this_run"], "machine": summary["machine"]}
+            if "this_run" in summary:
+                speed = {"this_run": summary["this_run"], "machine": summary["machine"]}
+                json.dumps(speed, allow_nan=False)  # or it could not be written
+                speeds[name] = speed
+        except (ValueError, KeyError, TypeError) as error:
+            logger.warning("no speed of a job from %s (%s)", path, error)
     return speeds

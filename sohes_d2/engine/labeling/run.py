@@ -13,7 +13,7 @@ from typing import Any
 from ... import __version__
 from ...errors import CorruptFileError
 from ...structures.files import FolderLock, write_json
-from ...labels.index import ShardIndex, check_label_file, index_path, load_index, read_info, save_index
+from ...labels.index import ShardIndex, check_label_file, load_index, read_info
 from ...labels.shards import MAX_IMAGES_PER_SHARD, merge_shards, read_skipped
 from ...data.sources import ImageList
 from .executors import run_in_process, run_on_device, run_on_workers
@@ -139,16 +139,17 @@ def _label(
 ) -> RunReport:
     """The run itself, in a folder that is its own."""
     single = parts != output
-    if single and _is_finished(output, info, options):
-        shutil.rmtree(parts, ignore_errors=True)
-        logger.info("%s is complete already", output)
-        index = load_index(output)
-        if not os.path.exists(index_path(output)):  # a kill after the file came
-            save_index(output, index)
-        return RunReport(output, read_skipped(output), label_statistics([index]))
     layout = ShardLayout.plan(len(images), options.job, options.jobs, options.images_per_shard)
     folder = RunFolder(parts, images, layout, info, batch_size)
-    folder.open(options.resume, options.overwrite)
+    if single and _is_finished(output, info, options):
+        if not folder.outdated(output):
+            shutil.rmtree(parts, ignore_errors=True)
+            logger.info("%s is complete already", output)
+            return RunReport(output, read_skipped(output), label_statistics([load_index(output)]))
+        folder.open(resume=False, overwrite=True)
+        folder.take_back(output)
+    else:
+        folder.open(options.resume, options.overwrite)
     session = _Session(folder, labeler, make_labeler, options, batch_size)
     session.run()
     folder.write_index()

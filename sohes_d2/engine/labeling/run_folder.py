@@ -6,23 +6,23 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ...errors import CorruptFileError, InputError
 from ...labels.journal import ShardJournal
-from ...labels.writer import read_checked_json, write_checked_json, write_label_file
+from ...labels.writer import dump_line, read_checked_json, write_checked_json, write_label_file
 from ...labels.index import (
     check_label_file,
-    index_path,
     load_index,
     read_info,
     remove_index,
     save_index,
     scan_label_file,
 )
-from ...labels.shards import RUN_FILE, list_shards, read_skipped, shard_name, write_folder_index
-from ...data.sources import ImageList
+from ...labels.shards import RUN_FILE, image_lines, list_shards, read_skipped, shard_name, write_folder_index
+from ...data.sources import ImageItem, ImageList
+from .photo_states import PhotoState, changed_photos, from_array, photo_states, to_array, with_checksum
 from .steps import UnitResult
 from .units import ShardLayout, WorkUnit, plan_units, remaining_units
 
@@ -52,6 +52,7 @@ class RunFolder:
         self._batch_size = batch_size
         self._journals: dict[int, ShardJournal] = {}
         self._left: dict[int, int] = {}
+        self._states: dict[int, PhotoState] = {}  # of the photos of units that are handed out
         # Jobs of one folder may write the same index at the same time, under different temporary names.
         self._writer = f".job-{layout.job}" if layout.jobs > 1 else ""
 
@@ -105,13 +106,15 @@ class RunFolder:
             count_done: told the number of images of each shard that were done before.
         """
         for shard in self.layout.own_shards():
-            if os.path.exists(self._path(shard)) and self._is_sound(self._path(shard)):
-                self._tidy_finished(shard)
+            if self._is_finished(shard):
                 count_done(len(self.layout.positions(shard)))
                 continue
             journal = ShardJournal(self._journal_path(shard))
             if journal.damaged:
                 logger.warning("%s: %d damaged lines; their images are labeled again", journal.path, journal.damaged)
+            known = {image_id: PhotoState(*journal.photos[image_id]) for image_id in journal.photos}
+            journal.forget(self._outdated(self._items(shard), known, journal.path))
+            self._states.update(photo_states(self._items(shard)))  # before they are read
             units = plan_units(self._images, self.layout, shard, self._batch_size)
             left = list(remaining_units(units, journal.done))
             count_done(len(journal.done))
@@ -126,7 +129,11 @@ class RunFolder:
         """Store a finished unit; on disk when this returns."""
         shard = result.unit.shard
         lines = [(image.image_id, image.skipped is not None, image.lines) for image in result.results]
-        self._journals[shard].append(result.unit.number, lines)
+        photos = {}
+        for item, image in zip(result.unit.items, result.results):
+            state = self._states[item.image_id]
+            photos[item.image_id] = with_checksum(item.path, state) if image.skipped is None else state
+        self._journals[shard].append(result.unit.number, lines, photos)
         self._left[shard] -= 1
         if not self._left[shard]:
             self._finish(shard)
@@ -156,7 +163,8 @@ class RunFolder:
 
     def _finish(self, shard: int) -> None:
         journal = self._journals.pop(shard)
-        ids = [self._images.image_ids[position] for position in self.layout.positions(shard)]
+        ids = [item.image_id for item in self._items(shard)]
+        states = {image_id: self._states.pop(image_id) for image_id in ids}  # for journals that do not tell
         blocks = {
             "skipped": journal.skipped_blocks(ids),
             "images": journal.image_blocks(ids),
@@ -164,17 +172,87 @@ class RunFolder:
         }
         path = self._path(shard)
         write_label_file(path, self.info, blocks)
-        save_index(path, scan_label_file(path))
+        index = scan_label_file(path)
+        index.photos = to_array({**states, **journal.photos}, ids)
+        save_index(path, index)
         journal.remove()
         del self._left[shard]
 
-    def _tidy_finished(self, shard: int) -> None:
-        """What a kill between the steps of `_finish` leaves undone."""
-        path = self._path(shard)
-        if not os.path.exists(index_path(path)):
-            save_index(path, load_index(path))
-        if os.path.exists(self._journal_path(shard)):
-            os.unlink(self._journal_path(shard))
+    def take_back(self, label_file: str) -> None:
+        """Turn a joined label file into the journals of its shards, without the photos that changed, and delete it."""
+        self._to_journals(label_file, self.layout.own_shards())
+
+    def outdated(self, label_file: str) -> list[int]:
+        """Ids of a joined label file's images that must be labeled again, because photos changed."""
+        items, noted = self._images[:], {}
+        for path in self.label_files():  # a kill came before the index of the joined file
+            photos = load_index(path).photos
+            noted.update({} if photos is None else from_array(photos))
+        return self._outdated(items, self._known_photos(label_file, items, noted), label_file)
+
+    def _is_finished(self, shard: int) -> bool:
+        """Whether a shard stands and its photos are still the same; what a kill left undone of it is done."""
+        path, journal_path = self._path(shard), self._journal_path(shard)
+        if not os.path.exists(path) or not self._is_sound(path):
+            return False
+        noted = {}
+        if os.path.exists(journal_path) and load_index(path).photos is None:
+            journal = ShardJournal(journal_path)
+            noted = journal.photos
+            journal.close()
+        known = self._known_photos(path, self._items(shard), noted)
+        if os.path.exists(journal_path):
+            os.unlink(journal_path)
+        if self._outdated(self._items(shard), known, path):
+            self._to_journals(path, [shard])
+            return False
+        return True
+
+    def _known_photos(
+        self, label_file: str, items: list[ImageItem], noted: Mapping[int, tuple[int, ...]]
+    ) -> dict[int, PhotoState]:
+        """What the photos of a label file were, by its index; an index that does not tell gets what is known now."""
+        index = load_index(label_file)
+        if index.photos is None:
+            if len(noted) < len(items):
+                logger.info("%s does not tell what its photos were: taken to be unchanged until now", label_file)
+            states = {**photo_states(items), **{image_id: PhotoState(*state) for image_id, state in noted.items()}}
+            index.photos = to_array(states, [item.image_id for item in items])
+            save_index(label_file, index)
+        return from_array(index.photos)
+
+    def _outdated(self, items: list[ImageItem], known: Mapping[int, PhotoState], path: str) -> list[int]:
+        """Ids of the images to label again: those whose photos changed, and those that may share a batch with them."""
+        changed = changed_photos(items, known)
+        if not changed:
+            return []
+        names = ", ".join(ascii(item.file_name) for item in changed[:5]) + (", ..." if len(changed) > 5 else "")
+        logger.warning("%s: %d photos were changed since, and are labeled again: %s", path, len(changed), names)
+        return [item.image_id for item in (changed if self._batch_size == 1 else items)]
+
+    def _to_journals(self, label_file: str, shards: Sequence[int]) -> None:
+        """Write journals with what is still right of a label file, then delete that."""
+        index = load_index(label_file)
+        skipped = {record["id"]: record for record in read_skipped(label_file)}
+        row_of = {int(image_id): row for row, image_id in enumerate(index.rows["image_id"])}
+        known = from_array(index.photos)
+        for shard in shards:
+            items = self._items(shard)
+            outdated = {item.image_id for item in changed_photos(items, known)}
+            if outdated and self._batch_size > 1:
+                outdated = {item.image_id for item in items}
+            kept = [item.image_id for item in items if item.image_id not in outdated]
+            rows = [row_of[image_id] for image_id in kept if image_id in row_of]
+            results = [(i, True, [dump_line(skipped[i])]) for i in kept if i in skipped]
+            results += image_lines(label_file, index.rows[rows])
+            journal = ShardJournal(self._journal_path(shard))
+            journal.append(0, results, known)
+            journal.close()
+        os.unlink(label_file)  # before its index: without that, the photos would count as unchanged
+        remove_index(label_file)
+
+    def _items(self, shard: int) -> list[ImageItem]:
+        return [self._images[position] for position in self.layout.positions(shard)]
 
     def _is_sound(self, path: str) -> bool:
         """Whether a finished shard is as it was written; a damaged one is deleted, so that it is made again."""

@@ -19,10 +19,13 @@ sys.path.insert(0, str(Path(__file__).parent))  # worker processes must be able 
 import fake_labeler  # noqa: E402
 from fake_labeler import FakeFactory  # noqa: E402
 
+from sohes_d2.labels.index import load_index, save_index  # noqa: E402
 from sohes_d2.labels.journal import ShardJournal  # noqa: E402
 from sohes_d2.labels.shards import ShardedDataset, merge_shards  # noqa: E402
 from sohes_d2.labels.writer import dump_line  # noqa: E402
 from sohes_d2.data.sources import read_image_list  # noqa: E402
+from sohes_d2.engine.labeling import run_folder  # noqa: E402
+from sohes_d2.engine.labeling.photo_states import from_array  # noqa: E402
 from sohes_d2.engine.labeling.run import LabelingOptions, run_labeling  # noqa: E402
 from sohes_d2.engine.labeling.run_folder import RunFolder, UsageError  # noqa: E402
 from sohes_d2.engine.labeling.units import ShardLayout  # noqa: E402
@@ -81,9 +84,11 @@ def test_same_bytes_for_any_workers_and_as_one_file(photos, tmp_path, on_host):
     names = ["errors.json", "labels.index.npz", "labels.json", "summary.json"]
     assert sorted(path.name for path in (tmp_path / "one").iterdir()) == names
     index = (tmp_path / "one" / "labels.index.npz").read_bytes()
-    (tmp_path / "one" / "labels.index.npz").unlink()  # as a kill after the last file would leave it
+    (tmp_path / "one" / "labels.index.npz").unlink()  # as a kill after the last file would leave it, with
+    shutil.copytree(tmp_path / "w0", tmp_path / "one" / "labels.json.parts")
     run(photos, tmp_path / "one" / "labels.json", factory, resume=True)
     assert (tmp_path / "one" / "labels.index.npz").read_bytes() == index
+    assert not (tmp_path / "one" / "labels.json.parts").exists()
 
 
 def test_label_file_is_coco_with_fixed_ids(photos, tmp_path):
@@ -242,12 +247,11 @@ def test_resume_mends_every_flipped_bit(photos, tmp_path):
         (out / name).unlink()
     journal = ShardJournal(folder._journal_path(1))
     shard = ShardedDataset(str(tmp_path / "straight"))
+    known = from_array(load_index(str(tmp_path / "straight" / "shard_00001.json")).photos)
     for number, unit in enumerate(((10, 11, 12), (13, 14))):
         records = [shard[k] for k in unit]
-        lines = [
-            (r["image"]["id"], False, [dump_line(r["image"]), *map(dump_line, r["annotations"])]) for r in records
-        ]
-        journal.append(number, lines)
+        lines = [(r["image"]["id"], False, [dump_line(r["image"]), *map(dump_line, r["annotations"])]) for r in records]
+        journal.append(number, lines, {image_id: known[image_id] for image_id, *_ in lines})
     journal.close()
     unfinished = contents(out)
     moments = random.Random(0)
@@ -262,7 +266,7 @@ def test_resume_mends_every_flipped_bit(photos, tmp_path):
             (out / name).write_bytes(data)
             run(photos, out, resume=True)
             found = contents(out)
-            found.pop("shard_00000.index.npz")  # a damaged one is not read, and stays
+            found.pop("shard_00000.index.npz")  # one that was damaged knows less of the photos
             assert found == {key: value for key, value in reference.items() if key != "shard_00000.index.npz"}
 
 
@@ -272,6 +276,69 @@ def test_resume_makes_a_damaged_label_file_again(photos, tmp_path):
     (tmp_path / "labels.json").write_bytes(good[:3000] + b"~" + good[3001:])
     run(photos, tmp_path / "labels.json", resume=True)
     assert (tmp_path / "labels.json").read_bytes() == good
+
+
+def stop(path, *content):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("name", ["out", "labels.json", "unfinished"])
+@pytest.mark.parametrize("on_host", [True, False])
+def test_photos_that_were_replaced_are_labeled_again(photos, tmp_path, caplog, monkeypatch, name, on_host):
+    def labels(output):
+        return [path.read_bytes() for path in sorted(output.glob("shard*.json"))] or output.read_bytes()
+
+    factory, output = FakeFactory(on_host=on_host), tmp_path / name
+    (photos / "b" / "99.png").write_text("no photo")
+    if name == "unfinished":
+        with monkeypatch.context() as patch:
+            patch.setattr(run_folder, "write_label_file", stop)
+            with pytest.raises(KeyboardInterrupt):
+                run(photos, output, factory)
+    else:
+        assert run(photos, output, factory).exit_code == 3
+        before = labels(output)
+        for path in photos.rglob("[ab]/[01]*.png"):  # copied to another place, without their times
+            os.utime(path, ns=(1, 1))
+        again = run(photos, output, factory, resume=True)
+        assert again.summary.get("this_run", {"images": 0})["images"] == 0
+        assert labels(output) == before
+    assert not [record for record in caplog.records if "were changed" in record.msg]
+    write_image(photos / "a" / "04.png", (12, 10), seed=99)
+    write_image(photos / "b" / "99.png", (10, 12), seed=98)
+    report = run(photos, output, factory, resume=True)
+    told = [record.args[1:] for record in caplog.records if "were changed" in record.msg]
+    if name == "unfinished":  # 99.png is in a shard that was not begun
+        assert told == [(1, "'a/04.png'")] and report.summary["this_run"]["images"] == 25 - 9 * on_host
+    else:
+        assert [count for count, _ in told] == ([2] if name == "labels.json" else [1, 1])
+        assert report.summary["this_run"]["images"] == (2 if on_host else 15)  # a batch is done as a whole
+    assert report.exit_code == 0
+    run(photos, tmp_path / f"new_{name}", factory)
+    assert labels(output) == labels(tmp_path / f"new_{name}")
+    again = run(photos, output, factory, resume=True)
+    assert again.summary.get("this_run", {"images": 0})["images"] == 0
+
+
+@pytest.mark.parametrize("name", ["out", "labels.json"])
+def test_labels_of_older_versions_are_taken_as_they_are_and_of_photos_that_went_stay(photos, tmp_path, caplog, name):
+    listed = tmp_path / "list.txt"
+    listed.write_text("\n".join(sorted(str(path) for path in photos.rglob("*.png"))))
+    caplog.set_level("INFO")
+    run(listed, tmp_path / name)
+    for path in tmp_path.rglob("*.index.npz"):  # as they were written before
+        index = load_index(str(path).replace(".index.npz", ".json"))
+        index.photos = None
+        save_index(str(path).replace(".index.npz", ".json"), index)
+    write_image(photos / "a" / "04.png", seed=99)
+    for expected in (True, False):  # told once; from then on it is known
+        caplog.clear()
+        run(listed, tmp_path / name, resume=True)
+        assert expected == any("does not tell" in record.msg for record in caplog.records)
+    (photos / "a" / "04.png").unlink()
+    write_image(photos / "a" / "06.png", seed=97)
+    report = run(listed, tmp_path / name, resume=True)
+    assert report.exit_code == 0 and report.summary["this_run"]["images"] == 1
 
 
 def _state(folder):
