@@ -28,9 +28,14 @@ import sys
 # The host's numbers must not depend on the number of cores; numpy's BLAS reads this when it is loaded.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from ..structures.files import check_output
-from .runner import # noqa: E402
-    add_config_file, add_config_options, add_selection_options, run_tool, tool_parser
+from ..structures.files import check_output  # noqa: E402
+from .runner import (  # noqa: E402
+    add_config_file,
+    add_config_options,
+    add_selection_options,
+    run_tool,
+    tool_parser,
+)
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
