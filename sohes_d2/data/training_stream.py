@@ -21,6 +21,7 @@ from detectron2.data import DatasetCatalog
 from detectron2.data.common import DatasetFromList
 from detectron2.utils import comm
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Sampler, Subset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from ..errors import InputError, SOHESError
 from ..structures.masks import has_segmentation
@@ -218,11 +219,15 @@ class TrainingLoader:
         self.skipped: dict[str, str] = {}
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
-        for batch in self._loader:
-            for _, broken in batch:
-                for name, reason in broken:
-                    self._report(name, reason)
-            yield [sample for sample, _ in batch]
+        batches = iter(self._loader)
+        try:
+            for batch in batches:
+                for _, broken in batch:
+                    for name, reason in broken:
+                        self._report(name, reason)
+                yield [sample for sample, _ in batch]
+        finally:
+            _end_workers(batches)
 
     def _report(self, name: str, reason: str) -> None:
         # here and not in the workers, which do not know of each other, and whose logs may go nowhere
@@ -252,6 +257,14 @@ def _begin_worker(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     cv2.setNumThreads(0)  # of its own accord, the OpenCV of each worker would take all cores (torch's does not)
+
+
+def _end_workers(batches: Any) -> None:
+    """End the processes of a DataLoader's iterator, which ignore the SIGTERM that would be sent to them at exit."""
+    if isinstance(batches, _MultiProcessingDataLoaderIter):
+        batches._shutdown_workers()  # lets them finish an item, for some seconds
+        for worker in batches._workers:
+            worker.kill()
 
 
 def _as_list(batch: list[Any]) -> list[Any]:

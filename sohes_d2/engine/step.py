@@ -46,6 +46,11 @@ class TrainingStep(SimpleTrainer):
         self._batches = iter(data_loader)
         self._seed = seed
 
+    def stop_feeding(self) -> None:
+        """End the processes that load batches."""
+        if self._batches is not None and hasattr(self._batches, "close"):
+            self._batches.close()
+
     def run_step(self) -> None:
         """Train on the next batch.
 

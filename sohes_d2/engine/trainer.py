@@ -134,6 +134,8 @@ class SOHESTrainer(DefaultTrainer):
             if stopping.requested:  # the signal ended a process that this one needs, a loader's for example
                 raise KeyboardInterrupt from error
             raise
+        finally:
+            self._trainer.stop_feeding()
 
     def _finish_checkpoints(self) -> None:
         """Write the final checkpoint of a training that ended, by a kill or a full disk, right before it."""

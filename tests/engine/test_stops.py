@@ -51,9 +51,12 @@ def test_a_stopped_training_ends_with_the_same_weights(tmp_path, request, what):
     assert found["wrong"] == []
 
 
-@pytest.mark.parametrize(("number", "to_group"), [(signal.SIGINT, False), (signal.SIGTERM, True)])
-def test_a_signal_ends_both_processes_with_a_checkpoint(tmp_path, number, to_group):
-    process = start(tmp_path, "train", "100000", "2")
+@pytest.mark.parametrize(
+    ("number", "to_group", "processes", "workers"),
+    [(signal.SIGINT, False, 2, 0), (signal.SIGTERM, True, 2, 0), (signal.SIGINT, True, 1, 2), (signal.SIGTERM, False, 1, 1)],
+)
+def test_a_signal_ends_all_processes_with_a_checkpoint(tmp_path, number, to_group, processes, workers):
+    process = start(tmp_path, "train", "100000", str(processes), str(workers))
     metrics = tmp_path / "run" / "metrics.json"
     deadline = time.monotonic() + 300
     while not (metrics.exists() and metrics.stat().st_size) and process.poll() is None and time.monotonic() < deadline:
@@ -67,7 +70,7 @@ def test_a_signal_ends_both_processes_with_a_checkpoint(tmp_path, number, to_gro
     done = torch.load(tmp_path / "run" / last)["iteration"] + 1
     assert last == f"model_{done - 1:07d}.pth"
     assert not (tmp_path / "run" / "model_final.pth").exists()
-    if to_group:
+    if to_group or workers:
         return
     assert start(tmp_path, "train", str(done), "1", "--resume").wait() == 0
     assert torch.load(tmp_path / "run" / "model_final.pth")["iteration"] == done - 1
