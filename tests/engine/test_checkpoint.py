@@ -246,5 +246,5 @@ def test_a_missing_last_checkpoint_is_named(tmp_path):
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     torch.save({"model": {"student.weight": torch.ones(2, 2)}}, tmp_path / "other.pth")
-    with pytest.raises(CheckpointError, match=r"it has student.weight.*export_model"):
+    with pytest.raises(CheckpointError, match=r"it has student.weight.*sohes export"):
         SOHESCheckpointer(torch.nn.Linear(2, 2), str(tmp_path)).load(str(tmp_path / "other.pth"))

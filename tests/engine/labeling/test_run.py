@@ -443,5 +443,5 @@ def test_bad_options():
 
 
 def test_one_file_cannot_be_sharded(photos, tmp_path):
-    with pytest.raises(UsageError, match="merge_shards"):
+    with pytest.raises(UsageError, match="sohes merge"):
         run(photos, tmp_path / "labels.json", job=0, jobs=2)
