@@ -14,7 +14,6 @@ the largest resident size of the process, libraries and weights included.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib
 import json
 import os
@@ -117,8 +116,6 @@ def measure(images: str, count: int, config: str, size: float) -> dict:
 
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-    with contextlib.suppress(ImportError, AttributeError):  # what a labeling process does; not in older versions
-        importlib.import_module("sohes_d2.engine.labeling.steps").return_freed_arrays()
     cfg = get_cfg()
     sohes_d2.add_sohes_config(cfg)
     cfg.merge_from_file(config)

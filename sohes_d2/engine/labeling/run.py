@@ -20,7 +20,7 @@ from .executors import run_in_process, run_on_device, run_on_workers
 from .progress import Progress
 from .ray_executor import run_on_ray
 from .run_folder import RunFolder, UsageError, check_same_config
-from .steps import STAGES, LabelerFactory, UnitResult, return_freed_arrays
+from .steps import STAGES, LabelerFactory, UnitResult
 from .summary import label_statistics, machine_facts, package_versions, speed
 from .units import ShardLayout, WorkUnit
 
@@ -114,7 +114,6 @@ def run_labeling(images: ImageList, output: str, make_labeler: LabelerFactory, o
         raise UsageError(f"--output {output!r} is a folder; its name must not end in .json then")
     if not single and os.path.isfile(output):
         raise UsageError(f"--output {output!r} is a file; name a folder, or a file ending in .json")
-    return_freed_arrays()
     labeler = build_labeler(make_labeler)
     make_labeler = make_labeler.pinned(labeler)
     # The host's numbers do not depend on the batch, and single images balance the workers best.

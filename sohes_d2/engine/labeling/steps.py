@@ -6,7 +6,6 @@ An image that fails in any step is skipped with the reason; the others of its un
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
 import re
 import time
@@ -200,18 +199,3 @@ def single_thread() -> Iterator[None]:
     finally:
         torch.set_num_threads(torch_threads)
         cv2.setNumThreads(cv_threads)
-
-
-# Arrays of at least so many bytes live in pages of their own; and glibc's name of that setting (malloc.h).
-_OWN_PAGES = 256 * 1024
-_M_MMAP_THRESHOLD = -3
-
-
-def return_freed_arrays() -> None:
-    """Make glibc hand the memory of freed arrays back at once, where it is the C library; elsewhere nothing happens.
-
-    Otherwise it raises the size up to which arrays stay in its heap as it meets larger ones, and a process keeps about
-    50 MB more than it needs.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _OWN_PAGES)

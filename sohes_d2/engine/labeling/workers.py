@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from ...errors import SOHESError
-from .steps import LabelerFactory, describe_error, return_freed_arrays
+from .steps import LabelerFactory, describe_error
 
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -181,7 +181,6 @@ def _worker_main(connection: Connection, make_labeler: LabelerFactory, with_extr
 
         cv2.setNumThreads(0)
         torch.set_num_threads(1)
-        return_freed_arrays()
         labeler = make_labeler(with_extractor)
         connection.send(("ready",))
     except Exception as error:  # noqa: BLE001 - reported to the parent, which stops the run
