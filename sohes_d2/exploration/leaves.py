@@ -67,8 +67,11 @@ def pool_features(labels: np.ndarray, features: np.ndarray) -> np.ndarray:
 
 def gradient_magnitude(lab: np.ndarray) -> np.ndarray:
     """(H, W) float32 length of the gradient over all channels of (H, W, 3) float32, in their units per 8 pixels."""
-    dx, dy = cv2.Sobel(lab, cv2.CV_32F, 1, 0), cv2.Sobel(lab, cv2.CV_32F, 0, 1)
-    return np.sqrt((dx**2 + dy**2).sum(axis=2))
+    total = np.zeros(lab.shape[:2], np.float32)
+    for channel in cv2.split(lab):  # one at a time, for the memory of large photos
+        dx, dy = cv2.Sobel(channel, cv2.CV_32F, 1, 0), cv2.Sobel(channel, cv2.CV_32F, 0, 1)
+        total += dx**2 + dy**2
+    return np.sqrt(total, out=total)
 
 
 def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -120,8 +120,7 @@ class MergeTree:
             nodes: indices.
             size: (H, W) of the masks; where it is not the labels' own size, they are resized by nearest neighbour.
         """
-        labels = resize_labels(self.labels, size)
-        columns = labels.T.ravel()  # run lengths go down the columns
+        columns = resize_labels(self.labels.T, size[::-1]).ravel()  # run lengths go down the columns
         starts = np.flatnonzero(np.concatenate([[True], columns[1:] != columns[:-1]]))
         ends = np.append(starts[1:], columns.size)
         place = self.positions()[columns[starts]]
