@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -14,6 +15,8 @@ from ..errors import WeightsError
 from ..structures.files import atomic_writer
 from ..weights import local_path, read_weights
 
+LAST_CHECKPOINT = "last_checkpoint"  # names the file to resume from
+
 
 class CheckpointError(WeightsError):
     """A checkpoint that is not there or cannot be used; the message names it and says what to do."""
@@ -21,7 +24,7 @@ class CheckpointError(WeightsError):
 
 def has_checkpoint(folder: str) -> bool:
     """Whether a training left a checkpoint there to go on with."""
-    return os.path.isfile(os.path.join(folder, "last_checkpoint"))
+    return os.path.isfile(os.path.join(folder, LAST_CHECKPOINT))
 
 
 class SOHESCheckpointer(DetectionCheckpointer):
@@ -73,8 +76,53 @@ class SOHESCheckpointer(DetectionCheckpointer):
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Make a file of the folder the one to resume from."""
-        with atomic_writer(os.path.join(self.save_dir, "last_checkpoint")) as file:
+        with atomic_writer(os.path.join(self.save_dir, LAST_CHECKPOINT)) as file:
             file.write(last_filename_basename.encode())
+
+    def get_checkpoint_file(self) -> str:
+        """Path that ``last_checkpoint`` names, "" without any; what is no text there becomes a name of no file."""
+        try:
+            with open(os.path.join(self.save_dir, LAST_CHECKPOINT), encoding="utf-8", errors="replace") as file:
+                return os.path.join(self.save_dir, file.read().strip())
+        except OSError:
+            return ""
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """Load the last checkpoint of the folder if ``resume`` and there is one, else the model of ``path``.
+
+        If the last checkpoint is damaged or missing, the newest of the others that can be read becomes the last one;
+        a warning names both.
+
+        Raises:
+            CheckpointError, WeightsError: as of `load`; of the last checkpoint if no other can be read.
+        """
+        if not resume or not self.has_checkpoint():
+            return self.load(path, checkpointables=[])
+        last = self.get_checkpoint_file()
+        try:
+            return self.load(last)
+        except WeightsError as error:
+            if isinstance(error, CheckpointError) and os.path.isfile(last):
+                raise  # sound, but not of this model
+            for other in self._periodic_checkpoints():
+                if os.path.realpath(other) == os.path.realpath(last):
+                    continue
+                try:
+                    extra = self.load(other)
+                except WeightsError:
+                    continue
+                self.logger.warning("Training goes on from %s, because: %s", other, error)
+                if self.save_to_disk:
+                    self.tag_last_checkpoint(os.path.basename(other))
+                return extra
+            raise
+
+    def _periodic_checkpoints(self) -> list[str]:
+        """Those that a training wrote, the newest first."""
+        names = [os.path.basename(path) for path in self.get_all_checkpoint_files()]
+        numbered = sorted((name for name in names if re.fullmatch(r"model_\d{7}\.pth", name)), reverse=True)
+        final = [name for name in names if name == "model_final.pth"]
+        return [os.path.join(self.save_dir, name) for name in final + numbered]
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load ``path``, a file, ``shipped:NAME`` or an address that Detectron2 knows ("" loads nothing).

@@ -113,7 +113,9 @@ def _read_safetensors(path: str) -> dict[str, Tensor]:
 
 
 def _check_zip(path: str, size: int) -> None:
-    """torch.save stores without compression. What is compressed, or overlaps, could unpack to any size."""
+    """Sizes and checksums. torch.save stores without compression; what is compressed, or overlaps, could unpack to any
+    size.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
@@ -125,6 +127,16 @@ def _check_zip(path: str, size: int) -> None:
         raise WeightsError(
             f"Weights {path!r}: {size} bytes that would unpack to {unpacked}, as torch.save never writes them, so it "
             f"is refused. {_AGAIN}"
+        )
+    try:  # torch reads the records without a look at their CRC32
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except Exception as error:  # as above, and RuntimeError of what claims to be encrypted
+        damaged = _first_line(error)
+    if damaged is not None:
+        raise WeightsError(
+            f"Weights {path!r}: damaged since it was written: the CRC32 of its records does not hold ({damaged}). "
+            f"{_AGAIN}"
         )
 
 

@@ -244,6 +244,53 @@ def test_a_missing_last_checkpoint_is_named(tmp_path):
         SOHESCheckpointer(Model(), str(tmp_path)).resume_or_load("", resume=True)
 
 
+def flip(path, at):
+    data = bytearray(path.read_bytes())
+    data[at] ^= 0x10
+    path.write_bytes(data)
+
+
+def flip_a_weight(path, model):
+    flip(path, path.read_bytes().index(model.sem_seg_head.predictor.query_feat.weight.detach().numpy().tobytes()) + 5)
+
+
+def test_a_flipped_bit_of_a_weight_is_noticed(tmp_path):
+    model = Model()
+    SOHESCheckpointer(model, str(tmp_path)).save("model_0000001", iteration=1)
+    flip_a_weight(tmp_path / "model_0000001.pth", model)
+    with pytest.raises(WeightsError, match=r"model_0000001.pth': damaged since it was written.*CRC32"):
+        loaded(tmp_path / "model_0000001.pth")
+    with pytest.raises(WeightsError, match="damaged"):  # there is no other to go on from
+        SOHESCheckpointer(Model(), str(tmp_path)).resume_or_load("", resume=True)
+
+
+@pytest.mark.parametrize("damage", ["weight", "name", "no text"])
+def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(tmp_path, caplog, damage):
+    model, counter = Model(), Counter(1)
+    checkpointer = SOHESCheckpointer(model, str(tmp_path), counter=counter)
+    checkpointer.save("model_0000001", iteration=1)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    torch.nn.init.zeros_(model.sem_seg_head.predictor.class_embed.weight)
+    counter.count = 2
+    checkpointer.save("model_0000002", iteration=2)
+    checkpointer.save("model_good")  # nobody's to resume from
+    checkpointer.tag_last_checkpoint("model_0000002.pth")
+    if damage != "weight":
+        flip(tmp_path / "model_good.pth", 60)
+        (tmp_path / "model_0000002.pth").unlink()
+    if damage == "no text":
+        (tmp_path / "last_checkpoint").write_bytes(b"model_\xb0000002.pth")
+    if damage == "weight":
+        flip_a_weight(tmp_path / "model_0000002.pth", model)
+    other, other_counter = Model(), Counter()
+    with caplog.at_level(logging.WARNING):
+        extra = SOHESCheckpointer(other, str(tmp_path), counter=other_counter).resume_or_load("", resume=True)
+    assert (extra["iteration"], other_counter.count) == (1, 1)
+    assert_same(other.state_dict(), before)
+    assert "goes on from" in caplog.text and "model_0000001.pth, because" in caplog.text
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000001.pth"
+
+
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     torch.save({"model": {"student.weight": torch.ones(2, 2)}}, tmp_path / "other.pth")
     with pytest.raises(CheckpointError, match=r"it has student.weight.*sohes export"):
