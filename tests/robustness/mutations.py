@@ -78,7 +78,7 @@ def _owner(document: Any, path: tuple) -> Any:
 def mutated_documents(draw: Any, document: Any, most: int = 3) -> Any:
     """A json document with 1 to ``most`` values changed, removed, doubled, moved, wrapped or nested."""
     box = [copy.deepcopy(document)]
-    for _ in range(draw(st.integers(1, most))):
+    for left in reversed(range(draw(st.integers(1, most)))):
         path = (0, *draw(st.sampled_from(paths_of(box[0]))))
         owner, key = _owner(box, path), path[-1]
         action = draw(st.sampled_from(ACTIONS))
@@ -101,7 +101,8 @@ def mutated_documents(draw: Any, document: Any, most: int = 3) -> Any:
         elif action == "text" and not isinstance(owner[key], (dict, list)):
             owner[key] = str(owner[key])
         elif action == "wrap":
-            for _ in range(draw(st.sampled_from([1, 2, 5, 200]))):
+            # Deep only as the last change: what walks and copies the document here is recursive.
+            for _ in range(draw(st.sampled_from([1, 2, 5] if left else [1, 2, 5, 200]))):
                 owner[key] = [owner[key]]
     return box[0]
 
