@@ -76,32 +76,36 @@ def _owner(document: Any, path: tuple) -> Any:
 
 @st.composite
 def mutated_documents(draw: Any, document: Any, most: int = 3) -> Any:
-    """A json document with 1 to ``most`` values changed, removed, doubled, moved, wrapped or nested."""
+    """A json document with 1 to ``most`` values changed, removed, doubled, moved, wrapped or nested.
+
+    What is put in is copied, so that later changes do not reach the samples of the strategies.
+    """
     box = [copy.deepcopy(document)]
-    for _ in range(draw(st.integers(1, most))):
+    for left in reversed(range(draw(st.integers(1, most)))):
         path = (0, *draw(st.sampled_from(paths_of(box[0]))))
         owner, key = _owner(box, path), path[-1]
         action = draw(st.sampled_from(ACTIONS))
         if action == "set":
-            owner[key] = draw(ODD_VALUES)
+            owner[key] = copy.deepcopy(draw(ODD_VALUES))
         elif action == "segment":
             records = [p for p in paths_of(box[0]) if p and p[-1] == "segmentation"]
             if records:
                 path = (0, *draw(st.sampled_from(records)))
-                _owner(box, path)[path[-1]] = draw(ODD_SEGMENTATIONS)
+                _owner(box, path)[path[-1]] = copy.deepcopy(draw(ODD_SEGMENTATIONS))
         elif action == "drop" and len(path) > 1:
             del owner[key]
         elif action == "double" and isinstance(owner, list) and owner is not box:
             owner.insert(key, copy.deepcopy(owner[key]))
         elif action == "add" and isinstance(owner, dict):
-            owner[draw(st.sampled_from(NAMES_OF_FIELDS))] = draw(ODD_VALUES)
+            owner[draw(st.sampled_from(NAMES_OF_FIELDS))] = copy.deepcopy(draw(ODD_VALUES))
         elif action == "copy":
             other = _owner(box, source := (0, *draw(st.sampled_from(paths_of(box[0])))))[source[-1]]
             owner[key] = copy.deepcopy(other)
         elif action == "text" and not isinstance(owner[key], (dict, list)):
             owner[key] = str(owner[key])
         elif action == "wrap":
-            for _ in range(draw(st.sampled_from([1, 2, 5, 200]))):
+            # Deep only as the last change: what walks and copies the document here is recursive.
+            for _ in range(draw(st.sampled_from([1, 2, 5] if left else [1, 2, 5, 200]))):
                 owner[key] = [owner[key]]
     return box[0]
 
