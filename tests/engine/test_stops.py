@@ -53,7 +53,12 @@ def test_a_stopped_training_ends_with_the_same_weights(tmp_path, request, what):
 
 @pytest.mark.parametrize(
     ("number", "to_group", "processes", "workers"),
-    [(signal.SIGINT, False, 2, 0), (signal.SIGTERM, True, 2, 0), (signal.SIGINT, True, 1, 2), (signal.SIGTERM, False, 1, 1)],
+    [
+        (signal.SIGINT, False, 2, 0),
+        (signal.SIGTERM, True, 2, 0),
+        (signal.SIGINT, True, 1, 2),
+        (signal.SIGTERM, False, 1, 1),
+    ],
 )
 def test_a_signal_ends_all_processes_with_a_checkpoint(tmp_path, number, to_group, processes, workers):
     process = start(tmp_path, "train", "100000", str(processes), str(workers))
