@@ -85,7 +85,8 @@ class ColorTextureExtractor(FeatureExtractor):
             cues.append((_SEED + 2, place, self.position_sigma, self.position_weight))
         means = []
         for seed, values, sigma, weight in cues:
-            features = weight * fourier_features(values, self.dims, sigma, seed)
+            features = fourier_features(values, self.dims, sigma, seed)
+            features *= np.float32(weight)
             # one cue at a time, since the samples take side * side as much memory as the cells
             means.append(features.reshape(rows, side, cols, side, -1).mean(axis=(1, 3)))
         return np.concatenate(means, axis=-1)
@@ -121,7 +122,11 @@ def fourier_features(values: np.ndarray, dims: int, sigma: float, seed: int) -> 
     generator = np.random.default_rng(seed)
     frequencies = generator.standard_normal((values.shape[-1], dims)).astype(np.float32) / np.float32(sigma)
     phases = generator.uniform(0, 2 * np.pi, dims).astype(np.float32)
-    return np.cos(values @ frequencies + phases) * np.float32(np.sqrt(2 / dims))
+    features = values @ frequencies  # from here on in place: for an image they take many megabytes
+    features += phases
+    np.cos(features, out=features)
+    features *= np.float32(np.sqrt(2 / dims))
+    return features
 
 
 def gradient_texture(lab: np.ndarray, scales: Sequence[float]) -> np.ndarray:
