@@ -40,6 +40,7 @@ class MetricsWriter(EventWriter):
             OutputError: the file cannot be written, here and by `write`.
         """
         self._lines = LineFile(path)
+        _report_damaged_lines(path)
         self._window_size = window_size
         self._last = -1
 
@@ -57,6 +58,15 @@ class MetricsWriter(EventWriter):
     def close(self) -> None:
         """Close the file."""
         self._lines.close()
+
+
+def _report_damaged_lines(path: str) -> None:
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                json.loads(line)
+            except ValueError:
+                logger.warning("%s: line %d is damaged, no json; what it measured is lost, delete it", path, number)
 
 
 class TensorboardWriter(EventWriter):

@@ -9,6 +9,7 @@ from detectron2.data import DatasetCatalog
 from detectron2.engine import HookBase
 from tiny_training import sohes_cfg, tiny_cfg
 
+from sohes_d2.engine.writers import MetricsWriter
 from sohes_d2.engine.checkpoint import CheckpointError
 from sohes_d2.errors import ConfigError
 from sohes_d2.engine.hooks import annotated_forest
@@ -247,3 +248,10 @@ def test_errors_of_the_config_are_named(tmp_path):
     cfg.MODEL.WEIGHTS = "none.pth"
     with pytest.raises(CheckpointError, match="'none.pth' does not exist"):
         SOHESTrainer(cfg).resume_or_load(resume=True)
+
+
+def test_damaged_lines_of_metrics_are_named(tmp_path, caplog):
+    path = tmp_path / "metrics.json"
+    path.write_bytes(b'{"iteration": 0}\n{"iteration": \xb1}\n{"iteration": 2}\n')
+    MetricsWriter(str(path)).close()
+    assert len(caplog.records) == 1 and "line 2 " in caplog.text and str(path) in caplog.text
