@@ -123,20 +123,23 @@ def measure(images: str, count: int, config: str, size: float) -> dict:
     labeler = PseudoLabeler.from_cfg(cfg)
     paths = sorted(path for path in Path(images).iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     paths = paths[:: max(1, len(paths) // count)][:count]
-    photos = [resized(read_image(str(path)), size, cv2) for path in paths]
-    labeler.generate(photos[0][:96, :128])
+    labeler.generate(read_image(str(paths[0]))[:96, :128])
     before = peak_mib()
     seconds = wrap_stages()
-    start = time.process_time()
-    masks = sum(len(labeler.generate(photo)) for photo in photos)
-    total = time.process_time() - start
-    stages = {stage: seconds[stage] / len(photos) for stage in STAGES if seconds[stage] > 0}
-    stages["other"] = (total - sum(seconds.values())) / len(photos)
+    total, masks, pixels = 0.0, 0, 0
+    for path in paths:  # one in memory at a time, as in a labeling process
+        photo = resized(read_image(str(path)), size, cv2)
+        start = time.process_time()
+        masks += len(labeler.generate(photo))
+        total += time.process_time() - start
+        pixels += photo.shape[0] * photo.shape[1]
+    stages = {stage: seconds[stage] / len(paths) for stage in STAGES if seconds[stage] > 0}
+    stages["other"] = (total - sum(seconds.values())) / len(paths)
     return {
-        "seconds": total / len(photos),
+        "seconds": total / len(paths),
         "stages": stages,
-        "masks": masks / len(photos),
-        "pixels": sum(photo.shape[0] * photo.shape[1] for photo in photos) / len(photos),
+        "masks": masks / len(paths),
+        "pixels": pixels / len(paths),
         "peak_mib": peak_mib(),
         "before_mib": before,
     }

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
-from .runner import tool_parser
+from .runner import available_cores, tool_parser
 
 OK, OPTIONAL, MISSING = "ok", "--", "!!"
 _GIB = 1024**3
@@ -103,8 +103,7 @@ def check_python() -> Iterator[Finding]:
     memory = ""
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         memory = f", {os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / _GIB:.0f} GiB memory"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    yield Finding("CPU", OK, f"{cores} cores{memory}")
+    yield Finding("CPU", OK, f"{available_cores()} cores{memory}")
     if os.path.isdir("/dev/shm"):
         shared = shutil.disk_usage("/dev/shm").total
         if shared < _GIB:

@@ -22,6 +22,7 @@ from .runner import (
     add_photos_option,
     add_selection_options,
     check_photos,
+    count,
     run_tool,
     tool_parser,
 )
@@ -71,14 +72,14 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add_photos_option(parser)
     parser.add_argument("--output", required=True, type=Path, help="folder for the pictures; made if missing")
     parser.add_argument(
-        "--max-images", type=int, default=0, metavar="N", help="draw only the first N images (default: all)"
+        "--max-images", type=count, default=0, metavar="N", help="draw only the first N images (default: all)"
     )
     parser.add_argument(
         "--width", type=int, default=1600, metavar="PIXELS", help="width of a picture (default: %(default)s)"
     )
     parser.add_argument(
         "--max-masks",
-        type=int,
+        type=count,
         metavar="N",
         help="show at most the N best-scored masks of an image; 0 shows all (default: 60)",
     )
@@ -91,9 +92,6 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     add_selection_options(parser, entities=20)
     args = parser.parse_args(arguments)
-    for option in ("max_images", "max_masks"):
-        if (getattr(args, option) or 0) < 0:
-            parser.error(f"--{option.replace('_', '-')} must be positive, or 0 for all, got {getattr(args, option)}")
     check_photos(parser, args.images)
     return args
 

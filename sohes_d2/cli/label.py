@@ -33,6 +33,7 @@ from .runner import (  # noqa: E402
     add_config_file,
     add_config_options,
     add_selection_options,
+    available_cores,
     run_tool,
     tool_parser,
 )
@@ -171,5 +172,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _default_workers() -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = available_cores()
     return cores if cores > 1 else 0

@@ -139,11 +139,16 @@ def choose_threads() -> int:
         OMP_NUM_THREADS.
     """
     if "OMP_NUM_THREADS" not in os.environ:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = available_cores()
         busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
         os.environ["OMP_NUM_THREADS"] = str(max(1, round(cores - busy)))
     first = os.environ["OMP_NUM_THREADS"].partition(",")[0]
     return int(first) if first.isdecimal() else 1
+
+
+def available_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def count(text: str) -> int:

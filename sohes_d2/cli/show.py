@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 
 from ..structures.files import check_output
-from .runner import EXIT_SKIPPED, add_labels_option, add_photos_option, check_photos, run_tool, tool_parser
+from .runner import EXIT_SKIPPED, add_labels_option, add_photos_option, check_photos, count, run_tool, tool_parser
 
 LARGE_PAGE = 100 << 20  # bytes; browsers open more, but slowly
 MESSAGES = 20  # of a kind are printed; the page has all of them
@@ -36,21 +36,21 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--metrics", type=Path, metavar="METRICS.json", help="scores to show, from sohes evaluate --output")
     add(
         "--entities",
-        type=_count,
+        type=count,
         default=20,
         metavar="N",
         help="open the page on the N entities that explain a photo best, 0: on all masks (default: %(default)s)",
     )
     add("--title", default="", help="of the page (default: the names of the files)")
-    add("--max-images", type=_count, default=0, metavar="N", help="only the first N images (default: all)")
+    add("--max-images", type=count, default=0, metavar="N", help="only the first N images (default: all)")
     add(
         "--max-side",
-        type=_count,
+        type=count,
         default=1024,
         metavar="PIXELS",
         help="shrink larger pictures and their masks to this (default: %(default)s)",
     )
-    add("--max-masks", type=_count, default=0, metavar="N", help="only the N best-scored of an image (default: all)")
+    add("--max-masks", type=count, default=0, metavar="N", help="only the N best-scored of an image (default: all)")
     add(
         "--min-score",
         "--score-threshold",
@@ -63,13 +63,6 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--max-side must be at least 64, got {args.max_side}")
     check_photos(parser, args.images)
     return args
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must be positive, or 0 for all, got {value}")
-    return value
 
 
 def build_page(args: argparse.Namespace) -> int:

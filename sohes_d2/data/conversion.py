@@ -33,6 +33,7 @@ ID_STRIDE = 100_000
 _IMAGES_PER_UNIT = 32
 _SECONDS_BETWEEN_REPORTS = 10.0
 
+
 class ConversionError(InputError):
     """Input that cannot be converted; the message says what is missing and where to get it."""
 

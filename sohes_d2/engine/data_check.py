@@ -7,8 +7,7 @@ import os
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ..errors import near_matches
-from ..errors import ConfigError
+from ..errors import ConfigError, near_matches
 
 
 def check_datasets(cfg: CfgNode, train: bool) -> None:

@@ -18,6 +18,7 @@ from ..exploration.labeler import PseudoLabeler
 from ..structures.forest import Forest
 from ..structures.hierarchy import Rules
 from ..structures.images import ImageReadError, as_rgb
+from ..structures.selection import Selection
 from .. import compat
 from ..config_file import load_config
 from ..devices import choose_device
@@ -54,7 +55,7 @@ class EntityModel:
         self.name = name
         self.cfg = cfg
         self.source = source
-        self.rules = Rules(**{key.lower(): value for key, value in cfg.EXPLORATION.HIERARCHY.items()})
+        self.rules = Rules.from_config(cfg.EXPLORATION.HIERARCHY)
         self._find: Callable[[np.ndarray], Forest] = source.generate if isinstance(source, PseudoLabeler) else source
 
     def __repr__(self) -> str:
@@ -73,7 +74,7 @@ class EntityModel:
             images: a path, Pillow image, array or tensor, see `as_rgb`; or several: a folder (with sub-folders), a
                 glob, or an iterable of single images. Files of a folder or glob that cannot be read are left out with
                 a warning.
-            entities: only the so many that explain the photo best, see `Forest.select`; None: every mask that is found.
+            entities: only the so many that explain the photo best, see `Forest.select`; None or 0: every mask.
             min_score: masks scored lower are left out; in [0, 1].
             max_depth: masks deeper than this are left out, 0: wholes only; None: any depth. With ``entities``, these
                 are the wholes, and come alone unless a depth is given.
@@ -87,13 +88,10 @@ class EntityModel:
             SourceError: no image in a folder or at a glob.
             ValueError: something that is no image, or an argument out of range.
         """
-        if entities is not None and entities < 0:
-            raise ValueError(f"entities must be at least 0, got {entities}")
-        if max_depth is not None and max_depth < 0:
-            raise ValueError(f"max_depth must be at least 0, got {max_depth}")
+        select = Selection(entities or 0, min_score, max_depth, parts=bool(max_depth))
 
         def find(image: Any) -> Forest:
-            return self._shown(self._forest(image), entities, min_score, max_depth)
+            return select(self._forest(image))
 
         if isinstance(images, (str, os.PathLike)):
             path = os.fspath(images)
@@ -111,14 +109,6 @@ class EntityModel:
         forest.file_name = os.fspath(image) if isinstance(image, (str, os.PathLike)) else ""
         forest.rules = self.rules
         return forest
-
-    @staticmethod
-    def _shown(forest: Forest, entities: int | None, min_score: float, max_depth: int | None) -> Forest:
-        if min_score > 0:
-            forest = forest.filter(min_score=min_score)
-        if entities is not None:
-            forest = forest.select(entities, parts=bool(max_depth))
-        return forest if max_depth is None else forest.filter(max_depth=max_depth)
 
     @staticmethod
     def _of_files(paths: Iterable[str], find: Callable[[str], Forest]) -> Iterator[Forest]:

@@ -193,7 +193,8 @@ def check_output(path: str | os.PathLike[str], folder: bool, option: str = "--ou
         existing = os.path.abspath(path)
         if not folder:
             existing = os.path.dirname(existing)
-        _check_name(path)
+        with suppress(FileNotFoundError, NotADirectoryError):
+            os.lstat(path)  # raises where the name is too long
         while not os.path.lexists(existing):
             existing = os.path.dirname(existing)
     except OSError as error:
@@ -202,16 +203,6 @@ def check_output(path: str | os.PathLike[str], folder: bool, option: str = "--ou
         raise InputError(f"{wanted} cannot be written: {existing!r} is no folder; choose another place")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise InputError(f"{wanted} cannot be written: no permission to write into {existing!r}; choose another place")
-
-
-def _check_name(path: str) -> None:
-    """Raise the OSError of a name that is too long; that nothing is there is no error."""
-    try:
-        os.lstat(path)
-    except FileNotFoundError:
-        return
-    except NotADirectoryError:
-        return
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:

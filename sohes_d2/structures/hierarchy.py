@@ -8,7 +8,7 @@ a whole; a parent's area is larger than its child's, so that no circle can arise
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,6 +40,11 @@ class Rules:
     max_overlap: float = 0.1
     max_depth: int = 4
     rank_scale: float = 0.5
+
+    @classmethod
+    def from_config(cls, node: Mapping[str, float]) -> Rules:
+        """The thresholds of a config's EXPLORATION.HIERARCHY."""
+        return cls(**{key.lower(): value for key, value in node.items()})
 
 
 class ForestError(ValueError):

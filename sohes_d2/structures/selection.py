@@ -14,15 +14,17 @@ class Selection:
     """The options ``--entities``, ``--min-score`` and ``--max-depth`` of all tools, as a function of a forest.
 
     Attributes:
-        entities: the so many that explain a photo best, with what is inside of each (`Forest.select`); 0: all masks.
+        entities: the so many that explain a photo best (`Forest.select`); 0: all masks.
         min_score: masks scored lower are left out; in [0, 1].
         max_depth: deeper masks are left out, 0: wholes only; None: any depth. With ``entities``, these are the wholes.
+        parts: with ``entities``, whether what is inside of each is kept, too.
         rules: thresholds of the selection; None: those of the forest.
     """
 
     entities: int = 0
     min_score: float = 0.0
     max_depth: int | None = None
+    parts: bool = True
     rules: Rules | None = None
 
     def __post_init__(self) -> None:
@@ -42,7 +44,7 @@ class Selection:
         if self.min_score > 0:
             forest = forest.filter(min_score=self.min_score)
         if self.entities:
-            forest = forest.select(self.entities, parts=True, rules=self.rules)
+            forest = forest.select(self.entities, parts=self.parts, rules=self.rules)
         return forest if self.max_depth is None else forest.filter(max_depth=self.max_depth)
 
     def describe(self) -> dict[str, Any]:

@@ -33,7 +33,7 @@ class CfgLabelerFactory:
             PseudoLabeler.from_cfg(self.cfg) if with_extractor else PseudoLabeler.from_cfg(self.cfg, extractor=None)
         )
         if self.selection:
-            rules = Rules(**{key.lower(): value for key, value in self.cfg.EXPLORATION.HIERARCHY.items()})
+            rules = Rules.from_config(self.cfg.EXPLORATION.HIERARCHY)
             labeler.selection = replace(self.selection, rules=rules)
         return labeler
 

@@ -46,12 +46,17 @@ class JointExtractor(FeatureExtractor):
     def extract_at(self, images: Sequence[np.ndarray], grid: tuple[int, int]) -> np.ndarray:
         check_images(images)
         own = tuple(max(1, round(side / self.shrink)) for side in grid)
-        parts = [unit_length(self.fine.extract_at(images, grid))]
-        parts[0] *= np.float32(np.sqrt(1 - self.weight))
-        coarse = self.coarse.extract_at(images, own)
-        parts.append(unit_length(np.stack([resampled(feature, grid) for feature in coarse])))
-        parts[1] *= np.float32(np.sqrt(self.weight))
-        return np.concatenate(parts, axis=-1)
+        fine, coarse = self.fine.extract_at(images, grid), self.coarse.extract_at(images, own)
+        channels = fine.shape[-1]
+        joined = np.empty((len(images), *grid, channels + coarse.shape[-1]), np.float32)
+        joined[..., :channels] = fine
+        del fine  # the parts take as much memory as the whole
+        for k, feature in enumerate(coarse):
+            joined[k, ..., channels:] = resampled(feature, grid)
+        for part, weight in ((joined[..., :channels], 1 - self.weight), (joined[..., channels:], self.weight)):
+            scale_to_unit_length(part)
+            part *= np.float32(np.sqrt(weight))
+        return joined
 
     def describe(self) -> dict:
         return {
@@ -63,11 +68,11 @@ class JointExtractor(FeatureExtractor):
         }
 
 
-def unit_length(features: np.ndarray) -> np.ndarray:
-    """(..., C) float32 with every vector scaled to length 1; zeros stay zeros."""
+def scale_to_unit_length(features: np.ndarray) -> None:
+    """Scale every vector of (..., C) float32 to length 1, in place; zeros stay zeros."""
     # einsum makes no array of squares: of the many crops of a photo that would be as much work as the network
     squares = np.einsum("...c,...c->...", features, features)
-    return features / np.maximum(np.sqrt(squares), 1e-12)[..., None]
+    features /= np.maximum(np.sqrt(squares), 1e-12)[..., None]
 
 
 def resampled(feature: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
