@@ -348,7 +348,8 @@ class Forest:
         if count < 0:
             raise ValueError(f"count must be at least 0, got {count}")
         rules = rules or self.rules
-        values = hierarchy.entity_values(self.scores, count, rules.rank_scale)
+        shares = self.areas / max(1, self.image_size[0] * self.image_size[1])
+        values = hierarchy.entity_values(self.scores, shares, count, rules.rank_scale)
         return hierarchy.disjoint_cut(
             self.parents, self.areas, values, _coverage_of(self.masks), count, rules.max_overlap
         )

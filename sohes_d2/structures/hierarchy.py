@@ -472,17 +472,19 @@ def _add_tables(a: np.ndarray, b: np.ndarray, count: int) -> tuple[np.ndarray, n
     return sums[np.arange(size), split], split
 
 
-def entity_values(scores: np.ndarray, count: int, rank_scale: float = 0.5) -> np.ndarray:
-    """(N,) what a mask is worth to a selection of ``count``, in [0, 1]: exp(-r / (rank_scale * count)).
+def entity_values(scores: np.ndarray, shares: np.ndarray, count: int, rank_scale: float = 0.5) -> np.ndarray:
+    """(N,) what a mask is worth to a selection of ``count``, in [0, 1]: (1 - share) * exp(-r / (rank_scale * count)).
 
-    r is the number of better masks. Ranks and not scores, since what a score means differs between phase 1 and models:
-    all that is assumed is that a higher one is better. With a small scale the best masks stand whatever else fits
+    share (N,) is of the photo's area: what fills the photo is rather the ground of its entities than one of them. r is
+    the number of better masks. Ranks and not scores, since what a score means differs between phase 1 and models: all
+    that is assumed is that a higher one is better. With a small scale the best masks stand whatever else fits
     beside them; with a large one, two parts soon outweigh their whole. From the ``10 * count``-th on, a mask is worth
     nothing, so that these need not be looked at.
     """
     scores = np.asarray(scores)
     better = len(scores) - np.searchsorted(np.sort(scores), scores, side="right")
-    return np.where(better < _CANDIDATES * count, np.exp(-better / (rank_scale * max(1, count))), 0.0)
+    values = (1 - np.asarray(shares)) * np.exp(-better / (rank_scale * max(1, count)))
+    return np.where(better < _CANDIDATES * count, values, 0.0)
 
 
 def disjoint_cut(

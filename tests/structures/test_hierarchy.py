@@ -195,10 +195,13 @@ def test_what_is_selected_does_not_overlap(seed):
 
 def test_values_are_ranks():
     scores = np.array([0.01, 0.5, 0.03, 0.02])
-    values = H.entity_values(scores, 2, 1.0)
+    values = H.entity_values(scores, np.zeros(4), 2, 1.0)
     np.testing.assert_allclose(values, np.exp([-1.5, 0, -0.5, -1.0]))
-    assert np.array_equal(values, H.entity_values(scores**3, 2, 1.0)), "the scale of the scores does not matter"
-    assert np.count_nonzero(H.entity_values(np.arange(100), 3)) == 30
+    again = H.entity_values(scores**3, np.zeros(4), 2, 1.0)
+    assert np.array_equal(values, again), "the scale of the scores does not matter"
+    assert np.count_nonzero(H.entity_values(np.arange(100), np.zeros(100), 3)) == 30
+    shares = np.array([0.0, 0.75, 0.5, 1.0])
+    np.testing.assert_allclose(H.entity_values(scores, shares, 2, 1.0), values * [1, 0.25, 0.5, 0])
 
 
 def chain_forest():
