@@ -6,7 +6,7 @@ import importlib
 import sys
 
 from ..errors import near_matches
-from .runner import EXIT_DONE, EXIT_USAGE
+from .runner import EXIT_DONE, EXIT_USAGE, report
 
 # Name of the command -> its module and what it does.
 COMMANDS = {
@@ -56,7 +56,10 @@ def main(arguments: list[str] | None = None) -> int:
     if name == "help" and rest:
         name, rest = rest[0], ["--help"]
     if name in ("-h", "--help", "help"):
-        print(usage())
+        try:
+            print(usage(), flush=True)
+        except BrokenPipeError as error:
+            return report("sohes", error)
         return EXIT_DONE if arguments else EXIT_USAGE
     if name == "--version":
         from .. import __version__

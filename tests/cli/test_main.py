@@ -102,3 +102,10 @@ def test_a_single_photo_is_taken_where_a_folder_is(tmp_path, capsys):
     assert "1 images, 2 masks" in capsys.readouterr().out
     assert draw.main([*one[:3], str(tmp_path / "labels.json"), "--output", str(tmp_path / "drawn")]) == 2
     assert "has no image 'labels.json'" in capsys.readouterr().err
+
+
+def test_a_reader_that_goes_away_gets_no_traceback():
+    command = [sys.executable, "-m", "sohes_d2", "--help"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=Path(__file__).parents[2])
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait() == 1
