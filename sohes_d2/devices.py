@@ -1,4 +1,4 @@
-"""The one door to devices: which one to run on."""
+"""Device selection."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ class EntityModel:
             images: a path, Pillow image, array or tensor, see `as_rgb`; or several: a folder (with sub-folders), a
                 glob, or an iterable of single images. Files of a folder or glob that cannot be read are left out with
                 a warning.
-            entities: only the so many that explain the photo best, see `Forest.select`; None or 0: every mask.
+            entities: number of masks that explain the photo best (`Forest.select`); None or 0: all masks.
             min_score: masks scored lower are left out; in [0, 1].
             max_depth: masks deeper than this are left out, 0: wholes only; None: any depth. With ``entities``, these
                 are the wholes, and come alone unless a depth is given.

@@ -479,9 +479,10 @@ def entity_values(scores: np.ndarray, shares: np.ndarray, count: int, rank_scale
     the number of better masks. Ranks and not scores, since what a score means differs between phase 1 and models: all
     that is assumed is that a higher one is better. With a small scale the best masks stand whatever else fits
     beside them; with a large one, two parts soon outweigh their whole. From the ``10 * count``-th on, a mask is worth
-    nothing, so that these need not be looked at.
+    nothing, so that these need not be looked at. Of fewer masks than ``count``, their number is taken for it.
     """
     scores = np.asarray(scores)
+    count = min(count, len(scores))
     better = len(scores) - np.searchsorted(np.sort(scores), scores, side="right")
     values = (1 - np.asarray(shares)) * np.exp(-better / (rank_scale * max(1, count)))
     return np.where(better < _CANDIDATES * count, values, 0.0)

@@ -1,4 +1,4 @@
-"""What a user asks to see of a forest: so many entities, good enough, not too deep."""
+"""Selection of masks by number of entities, score and depth."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Selection:
     """The options ``--entities``, ``--min-score`` and ``--max-depth`` of all tools, as a function of a forest.
 
     Attributes:
-        entities: the so many that explain a photo best (`Forest.select`); 0: all masks.
+        entities: number of masks that explain a photo best (`Forest.select`); 0: all masks.
         min_score: masks scored lower are left out; in [0, 1].
         max_depth: deeper masks are left out, 0: wholes only; None: any depth. With ``entities``, these are the wholes.
         parts: with ``entities``, whether what is inside of each is kept, too.
@@ -40,7 +40,7 @@ class Selection:
         return bool(self.entities or self.min_score > 0 or self.max_depth is not None)
 
     def __call__(self, forest: Forest) -> Forest:
-        """The part of the forest that is asked for."""
+        """The selected part of a forest."""
         if self.min_score > 0:
             forest = forest.filter(min_score=self.min_score)
         if self.entities:

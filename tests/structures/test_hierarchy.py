@@ -202,6 +202,8 @@ def test_values_are_ranks():
     assert np.count_nonzero(H.entity_values(np.arange(100), np.zeros(100), 3)) == 30
     shares = np.array([0.0, 0.75, 0.5, 1.0])
     np.testing.assert_allclose(H.entity_values(scores, shares, 2, 1.0), values * [1, 0.25, 0.5, 0])
+    # a selection of more masks than there are is one of all of them
+    assert np.array_equal(H.entity_values(scores, shares, 20), H.entity_values(scores, shares, 4))
 
 
 def chain_forest():

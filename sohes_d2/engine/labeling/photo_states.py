@@ -1,4 +1,4 @@
-"""Whether photos are still those that were labeled: by size, time, and, where only that differs, bytes."""
+"""Detection of photos that changed since they were labeled: by size, time and, if only the time differs, CRC32."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CHUNK = 1 << 20
 
 
 class PhotoState(NamedTuple):
-    """What a photo was when it was labeled.
+    """State of a photo when it was labeled.
 
     Attributes:
         size: in bytes; -1 where there was no such file.

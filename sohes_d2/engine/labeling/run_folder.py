@@ -211,11 +211,11 @@ class RunFolder:
     def _known_photos(
         self, label_file: str, items: list[ImageItem], noted: Mapping[int, tuple[int, ...]]
     ) -> dict[int, PhotoState]:
-        """What the photos of a label file were, by its index; an index that does not tell gets what is known now."""
+        """States of the photos of a label file, from its index; an index without them gets the current states."""
         index = load_index(label_file)
         if index.photos is None:
             if len(noted) < len(items):
-                logger.info("%s does not tell what its photos were: taken to be unchanged until now", label_file)
+                logger.info("%s has no states of its photos, which are assumed to be unchanged", label_file)
             states = {**photo_states(items), **{image_id: PhotoState(*state) for image_id, state in noted.items()}}
             index.photos = to_array(states, [item.image_id for item in items])
             save_index(label_file, index)
