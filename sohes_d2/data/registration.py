@@ -238,9 +238,7 @@ def _take_out_unusable(annotations: list[Annotation], size: tuple[int, int], pro
         )
 
 
-def _detectron2_dict(
-    path: str, image_id: Any, size: tuple[int, int], annotations: list[Annotation]
-) -> dict[str, Any]:
+def _detectron2_dict(path: str, image_id: Any, size: tuple[int, int], annotations: list[Annotation]) -> dict[str, Any]:
     """Detectron2's dict of an image."""
     return {
         "file_name": path,

@@ -278,4 +278,3 @@ def _possible_tasks(truth: GroundTruth, predictions: Sequence[dict[str, Any]]) -
     """Masks where both sides have them (without predictions: where the truth has them), boxes always."""
     predicted_masks = not predictions or any("segmentation" in p for p in predictions)
     return ["segm", "bbox"] if truth.has_masks and predicted_masks else ["bbox"]
-

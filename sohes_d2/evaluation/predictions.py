@@ -115,8 +115,7 @@ def _match_images(
     if matching == "id" or (matching == "auto" and not named):
         return {i: i if i in truth.images else None for i in images}, "image id"
     theirs, ours = (
-        {i: image["file_name"] for i, image in side.items() if "file_name" in image}
-        for side in (truth.images, images)
+        {i: image["file_name"] for i, image in side.items() if "file_name" in image} for side in (truth.images, images)
     )
     try:
         found, part = match_by_name(ours, theirs, tuple(DESCRIPTIONS) if matching == "auto" else (matching,))

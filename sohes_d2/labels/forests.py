@@ -116,4 +116,3 @@ def _place(where: str, annotation: Annotation, index: int) -> str:
 def _level(annotation: Annotation) -> int:
     level = annotation.get("level", NO_LEVEL)
     return level if type(level) is int and abs(level) < _LARGEST_LEVEL else NO_LEVEL
-

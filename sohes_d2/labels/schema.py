@@ -342,5 +342,3 @@ class ParentRule:
             raise InputError(
                 f"{path}: annotation id 0 together with parent_id: 0 stands for no parent; number annotations from 1"
             )
-
-

@@ -161,9 +161,7 @@ def rle_from_coco(segmentation: Any, image_size: tuple[int, int]) -> RLE:
     return encode_runs(runs, (height, width))
 
 
-def check_segmentation(
-    segmentation: Any, image_size: tuple[int, int]
-) -> tuple[list[np.ndarray], np.ndarray | None]:
+def check_segmentation(segmentation: Any, image_size: tuple[int, int]) -> tuple[list[np.ndarray], np.ndarray | None]:
     """Verify a segmentation as `rle_from_coco` does, without drawing it.
 
     Returns:

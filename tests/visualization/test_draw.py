@@ -29,7 +29,6 @@ from sohes_d2.visualization.shapes import scaled_shape
 from sohes_d2.visualization.strips import _chains
 
 
-
 def box_mask(size, y0, x0, y1, x1):
     mask = np.zeros(size, dtype=bool)
     mask[y0:y1, x0:x1] = True

@@ -107,9 +107,7 @@ def run_labeling(images: ImageList, output: str, make_labeler: LabelerFactory, o
     """
     single = output.lower().endswith(".json")
     if single and options.jobs > 1:
-        raise UsageError(
-            "--shard writes a folder of shards; give a folder as --output and join it with sohes merge"
-        )
+        raise UsageError("--shard writes a folder of shards; give a folder as --output and join it with sohes merge")
     if single and os.path.isdir(output):
         raise UsageError(f"--output {output!r} is a folder; its name must not end in .json then")
     if not single and os.path.isfile(output):
