@@ -14,6 +14,7 @@ from detectron2.modeling import build_model
 from torch import Tensor
 
 from ..data.augmentation import inference_augmentations
+from ..structures.crops import CropLayers
 from ..structures.forest import Forest
 from ..structures.images import PathLike, as_rgb, image_size, read_image, set_max_image_pixels
 from ..weights import PREFIX, local_path
@@ -89,7 +90,7 @@ class SOHESPredictor:
         self.model = build_model(cfg).eval()
         SOHESCheckpointer(self.model, max_unmatched=0.0).load(cfg.MODEL.WEIGHTS, checkpointables=[])
         self._augmentations = T.AugmentationList(
-            inference_augmentations(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+            inference_augmentations(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, CropLayers.from_config(cfg).scale)
         )
 
     def __call__(self, image: ImageLike) -> Forest:
