@@ -88,7 +88,7 @@ class EntityInference:
         rles, scores, query = [rles[k] for k in keep.tolist()], scores[keep], query[keep.to(query.device)]
 
         result: dict[str, Any] = {"instances": _instances(rles, scores, output_size)}
-        fields = {"scores": scores.numpy(), "sources": [SOURCE] * len(rles)}
+        fields: dict[str, Any] = {"scores": scores.numpy(), "sources": [SOURCE] * len(rles)}
         if ancestors is None:
             result["forest"] = Forest.from_masks(
                 rles, output_size, self.theta_cover_alone, self.max_child_area, **fields
@@ -125,6 +125,7 @@ class EntityInference:
             inside, _, sure = measure(chunk)
             sureness.append(sure.cpu())
             if refines:
+                assert photo is not None
                 refined = refine_masks(inside, photo, self.refinement_radius, self.refinement_epsilon, self.chunk_bytes)
                 inside = torch.cat([resize(values, output_size) > 0 for values in refined])
             rles += encode_tensor(inside)

@@ -27,13 +27,16 @@ class SOHES(nn.Module):
     (`AncestorMatrix`).
     """
 
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
     @configurable
     def __init__(
         self,
         *,
         backbone: Backbone,
         sem_seg_head: nn.Module,
-        criterion: nn.Module,
+        criterion: SetCriterion,
         inference: EntityInference,
         pixel_mean: list[float],
         pixel_std: list[float],
