@@ -73,7 +73,7 @@ class Entity:
     iscrowd: int = 0
     area: float | None = None
     bbox: Sequence[float] | None = None
-    source_id: int | None = None
+    source_id: int | str | None = None
 
 
 @dataclass

@@ -250,6 +250,7 @@ def _detectron2_dict(path: str, image_id: Any, size: tuple[int, int], annotation
 
 
 def _detectron2_annotation(annotation: Annotation) -> dict[str, Any]:
+    fields: Mapping[str, Any] = annotation
     try:
         box = read_box(annotation)
     except RecordError:  # no matter here: boxes are those of the masks
@@ -258,7 +259,7 @@ def _detectron2_annotation(annotation: Annotation) -> dict[str, Any]:
         "iscrowd": annotation["iscrowd"],
         **({} if box is None else {"bbox": box, "bbox_mode": BoxMode.XYWH_ABS}),
         "category_id": 0,
-        **{key: annotation[key] for key in ("segmentation", *ANNOTATION_FIELDS) if key in annotation},
+        **{key: fields[key] for key in ("segmentation", *ANNOTATION_FIELDS) if key in fields},
     }
 
 

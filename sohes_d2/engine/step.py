@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -33,8 +33,8 @@ class TrainingStep(SimpleTrainer):
         """
         super().__init__(model, (), optimizer)
         self.precision = precision
-        self.data_loader = None
-        self._batches = None
+        self.data_loader: Iterable[Any] | None = None
+        self._batches: Iterator[Any] = iter(())
         self._seed = 0
 
     def feed(self, data_loader: Iterable[Any], seed: int) -> None:
@@ -48,7 +48,7 @@ class TrainingStep(SimpleTrainer):
 
     def stop_feeding(self) -> None:
         """End the processes that load batches."""
-        if self._batches is not None and hasattr(self._batches, "close"):
+        if hasattr(self._batches, "close"):
             self._batches.close()
 
     def run_step(self) -> None:

@@ -262,7 +262,7 @@ class SOHESTrainer(DefaultTrainer):
         return build_lr_scheduler(cfg, optimizer)
 
     @classmethod
-    def build_mapper(cls, cfg: CfgNode, is_train: bool) -> Callable[[dict[str, Any]], dict[str, Any] | None]:
+    def build_mapper(cls, cfg: CfgNode, is_train: bool) -> Callable[[Any], Any]:
         """From Detectron2's dict of an image to an input of the model."""
         return PseudoLabelDatasetMapper(cfg, is_train=is_train)
 
@@ -298,7 +298,7 @@ def load_pretrained_backbone(model: nn.Module, cfg: CfgNode) -> None:
     Raises:
         WeightsError: they cannot be had, read or matched.
     """
-    trunk = getattr(model, "backbone", None)
+    trunk: Any = getattr(model, "backbone", None)
     source = cfg.MODEL.VIT.WEIGHTS or f"hub:{cfg.MODEL.VIT.NAME}"
     if hasattr(trunk, "load_pretrained") and source != "random":
         with _first_of_each_machine():
@@ -323,7 +323,8 @@ def _distributed(model: nn.Module) -> nn.Module:
     on_gpu = next(model.parameters()).device.type == "cuda"
     known = inspect.signature(DistributedDataParallel).parameters
     buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # until torch 2.13
-    return DistributedDataParallel(model, device_ids=[comm.get_local_rank()] if on_gpu else None, **{buffers: False})
+    options: dict[str, Any] = {"device_ids": [comm.get_local_rank()] if on_gpu else None, buffers: False}
+    return DistributedDataParallel(model, **options)
 
 
 def _check_batch_size(cfg: CfgNode) -> None:

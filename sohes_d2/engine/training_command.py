@@ -139,7 +139,7 @@ def run_processes(run: Callable[[argparse.Namespace], None], args: argparse.Name
             use_gpus=device != "cpu" and torch.cuda.is_available(),
         )
     except SystemExit as error:
-        return error.code
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
     return 0
 
 

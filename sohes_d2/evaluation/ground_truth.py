@@ -108,17 +108,20 @@ class GroundTruth:
             mask = self.masks[k] if needs_mask else None
             if mask is None and iou_type == "segm":
                 continue
-            if mask is None and box is None:
+            if mask is not None:
+                area = float(mask_areas([mask])[0]) if area is None else area
+                box = box_of(mask) if box is None and iou_type == "bbox" else box
+            elif box is None:
                 raise EvaluationError(f"{self.path}: {self._where(k)} has neither a bbox nor a mask; give it one")
-            if area is None:
-                area = float(mask_areas([mask])[0]) if mask is not None else box[2] * box[3]
+            elif area is None:
+                area = box[2] * box[3]
             records.append(
                 {
                     "image_id": annotation["image_id"],
                     "category_id": read_category(annotation),
                     "iscrowd": annotation["iscrowd"],
                     "area": area,
-                    **({"segmentation": mask} if iou_type == "segm" else {"bbox": box or box_of(mask)}),
+                    **({"segmentation": mask} if iou_type == "segm" else {"bbox": box}),
                 }
             )
         return records

@@ -111,6 +111,7 @@ def save_index(label_file: str, index: ShardIndex) -> None:
     """Write the index beside its label file."""
     with atomic_writer(index_path(label_file)) as file:
         stats = np.frombuffer(json.dumps(index.stats).encode("ascii"), np.uint8)
+        photos: dict[str, Any] = {} if index.photos is None else {"photos": index.photos}
         np.savez(
             file,
             rows=index.rows,
@@ -118,7 +119,7 @@ def save_index(label_file: str, index: ShardIndex) -> None:
             stats=stats,
             file_bytes=np.int64(index.file_bytes),
             checksum=np.int64(_checksum(label_file, index.file_bytes)),
-            **({} if index.photos is None else {"photos": index.photos}),
+            **photos,
         )
 
 
@@ -134,6 +135,13 @@ def _checksum(label_file: str, size: int) -> int:
         head = file.read(_CHECKED_BYTES)
         file.seek(max(0, size - _CHECKED_BYTES))
         return zlib.crc32(file.read(_CHECKED_BYTES), zlib.crc32(head))
+
+
+def _number(pattern: re.Pattern[bytes], body: bytes) -> int:
+    found = pattern.search(body)
+    if found is None:
+        raise ValueError(f"a record without what {pattern.pattern!r} finds")
+    return int(found.group(1))
 
 
 def join_indices(indices: Sequence[ShardIndex], sections: Sequence[tuple[int, int]], file_bytes: int) -> ShardIndex:
@@ -160,8 +168,8 @@ def join_indices(indices: Sequence[ShardIndex], sections: Sequence[tuple[int, in
         for index in indices:
             total.update(index.stats[name])
         stats[name] = dict(total)
-    photos = [index.photos for index in indices]
-    known = None if any(states is None for states in photos) else np.concatenate(photos)
+    photos = [index.photos for index in indices if index.photos is not None]
+    known = np.concatenate(photos) if len(photos) == len(indices) else None
     return ShardIndex(np.concatenate(tables), np.array(sections, np.int64), stats, file_bytes, known)
 
 
@@ -270,8 +278,10 @@ class _Scan:
         self._checksums: list[int] = []
         self._row_of: dict[int, int] = {}
         self._ranges: dict[int, list[int]] = {}  # row -> [offset, end, count] of its annotations
-        self._counts = Counter()
-        self._depth, self._size, self._relative = Counter(), Counter(), Counter()
+        self._counts: Counter[str] = Counter()
+        self._depth: Counter[int] = Counter()
+        self._size: Counter[str] = Counter()
+        self._relative: Counter[str] = Counter()
 
     def line(self, line: bytes) -> None:
         if self.ended:
@@ -311,7 +321,7 @@ class _Scan:
         self._checksums.append(zlib.crc32(body))
 
     def _annotations(self, body: bytes, end: int) -> None:
-        row = self._row_of[int(_IMAGE_ID.search(body).group(1))]
+        row = self._row_of[_number(_IMAGE_ID, body)]
         if self._ranges and row < next(reversed(self._ranges)):
             raise ValueError("annotations are not in the order of the images")
         found = self._ranges.setdefault(row, [self.offset, end, 0])
@@ -319,9 +329,9 @@ class _Scan:
         self._checksums[row] = zlib.crc32(separated, self._checksums[row])
         found[1] = end
         found[2] += 1
-        area = int(_AREA.search(body).group(1))
+        area = _number(_AREA, body)
         self._counts["annotations"] += 1
-        self._depth[int(_DEPTH.search(body).group(1))] += 1
+        self._depth[_number(_DEPTH, body)] += 1
         self._size[_size_name(area, COCO_SIZES)] += 1
         self._relative[_size_name(area / (self._rows[row][3] * self._rows[row][4]), RELATIVE_SIZES)] += 1
 

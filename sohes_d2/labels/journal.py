@@ -14,7 +14,7 @@ from .writer import SEPARATOR, dump_line
 try:
     import fcntl
 except ImportError:  # not a posix system: two runs into one folder are then not noticed
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]  # mypy has no optional imports
 
 # Between records of one line. A raw tab is white space to json and never stands inside a json string.
 _TAB = b",\t"

@@ -34,6 +34,8 @@ class SetCriterion(nn.Module):
     stays a mean over all images. So without weights, or with all 1, these are Mask2Former's losses.
     """
 
+    empty_weight: torch.Tensor
+
     def __init__(
         self,
         *,
@@ -114,7 +116,8 @@ class SetCriterion(nn.Module):
         losses = {"loss_ce": self._class_loss(outputs["pred_logits"], targets, weights, matches)}
         losses.update(self._mask_losses(outputs["pred_masks"], targets, weights, matches, num_masks))
         if "pred_ancestors" in outputs:
-            losses["loss_ancestor"] = _ancestor_loss(*outputs["pred_ancestors"], targets, matches)
+            as_ancestor, as_descendant = outputs["pred_ancestors"]
+            losses["loss_ancestor"] = _ancestor_loss(as_ancestor, as_descendant, targets, matches)
         return losses
 
     def _class_loss(

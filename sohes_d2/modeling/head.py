@@ -21,7 +21,7 @@ class EntityHead(nn.Module):
     """
 
     @configurable
-    def __init__(self, *, pixel_decoder: nn.Module, predictor: nn.Module, in_features: list[str]):
+    def __init__(self, *, pixel_decoder: Any, predictor: nn.Module, in_features: list[str]):
         """
         Args:
             pixel_decoder: features of the backbone to per-pixel embeddings and a pyramid for the queries.

@@ -143,8 +143,9 @@ class EntityInference:
         rles, scores = [rles[k] for k in keep.tolist()], scores[keep]
 
         result: dict[str, Any] = {"instances": _instances(rles, scores, output_size)}
-        fields = {"scores": scores.numpy(), "sources": [SOURCE] * len(rles)}
-        if any(one.ancestors is None for one in found):
+        fields: dict[str, Any] = {"scores": scores.numpy(), "sources": [SOURCE] * len(rles)}
+        embeddings = [one.ancestors for one in found if one.ancestors is not None]
+        if len(embeddings) < len(found):
             result["forest"] = Forest.from_masks(
                 rles, output_size, self.theta_cover_alone, self.max_child_area, **fields
             )
@@ -152,10 +153,10 @@ class EntityInference:
         look = torch.cat([torch.full((len(one.rles),), k) for k, one in enumerate(found)])[keep]
         probabilities = _between_looks(rles, look.numpy(), self.theta_cover_alone)
         start = 0
-        for k, one in enumerate(found):
+        for k, (one, sides) in enumerate(zip(found, embeddings)):
             places = torch.nonzero(look == k).flatten()
-            own = (keep[places] - start).to(one.ancestors[0].device)
-            as_ancestor, as_descendant = (side[own].float() for side in one.ancestors)
+            own = (keep[places] - start).to(sides[0].device)
+            as_ancestor, as_descendant = (side[own].float() for side in sides)
             block = ancestor_logits(as_ancestor, as_descendant).sigmoid().fill_diagonal_(0).cpu()
             probabilities[places[:, None], places] = block
             start += len(one.rles)
@@ -188,6 +189,7 @@ class EntityInference:
             inside, _, sure = measure(chunk)
             sureness.append(sure.cpu())
             if refines:
+                assert photo is not None
                 refined = refine_masks(inside, photo, self.refinement_radius, self.refinement_epsilon, self.chunk_bytes)
                 inside = torch.cat([resize(values, output_size) > 0 for values in refined])
             rles += encode_tensor(inside)

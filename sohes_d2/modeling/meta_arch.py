@@ -28,13 +28,16 @@ class SOHES(nn.Module):
     (`AncestorMatrix`).
     """
 
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
     @configurable
     def __init__(
         self,
         *,
         backbone: Backbone,
         sem_seg_head: nn.Module,
-        criterion: nn.Module,
+        criterion: SetCriterion,
         inference: EntityInference,
         pixel_mean: list[float],
         pixel_std: list[float],
@@ -161,7 +164,7 @@ class SOHES(nn.Module):
 
     def _find_in_crops(self, photo: Tensor, size: tuple[int, int]) -> dict[str, Any]:
         """The entities of a photo (3, h, w) of `CropLayers.scale`, seen whole and in crops, at its (H, W)."""
-        prepared = tuple(photo.shape[-2:])
+        prepared = (photo.shape[-2], photo.shape[-1])
         seen, layers = self.crops.boxes(prepared)
         found = []
         for boxes in layers:

@@ -33,6 +33,11 @@ class FeatureDistillation(nn.Module):
         teacher: frozen.
     """
 
+    student_mean: Tensor
+    student_std: Tensor
+    teacher_mean: Tensor
+    teacher_std: Tensor
+
     @configurable
     def __init__(self, *, trunk: VisionTransformer, teacher: VisionTransformer, resolution: float = 1.0):
         """
@@ -73,7 +78,7 @@ class FeatureDistillation(nn.Module):
         """The ViT that is trained."""
         return self.trunk
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Without the teacher, who never changes."""
         state = super().state_dict(*args, **kwargs)
         return {key: value for key, value in state.items() if not _is_teachers(key)}

@@ -94,7 +94,7 @@ class PretrainingTrainer(SOHESTrainer):
             raise ConfigError(str(error)) from error
 
     @classmethod
-    def build_mapper(cls, cfg: CfgNode, is_train: bool = True) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    def build_mapper(cls, cfg: CfgNode, is_train: bool = True) -> Callable[[Any], Any]:
         """From a photo's record to its views.
 
         Raises:
@@ -107,7 +107,9 @@ class PretrainingTrainer(SOHESTrainer):
         except ValueError as error:
             raise ConfigError(f"PRETRAINING.VIEWS {dict(views)}: {error}") from error
 
-    def build_train_loader(self, cfg: CfgNode, start_iteration: int = 0) -> Iterable[list[dict[str, Any]]]:
+    def build_train_loader(  # type: ignore[override]  # needs the photos of the instance
+        self, cfg: CfgNode, start_iteration: int = 0
+    ) -> Iterable[list[dict[str, Any]]]:
         """Batches of views from an iteration on."""
         return build_training_loader(cfg, self.build_mapper(cfg), self._photos, start_iteration)
 
@@ -137,7 +139,7 @@ def _check_sizes(cfg: CfgNode, patch: int) -> None:
 class _FollowTeacher(HookBase):
     """Tells the model the iteration, and lets the teacher follow after the step."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: Any):
         self._model = model
 
     def before_step(self) -> None:
@@ -153,7 +155,7 @@ class KeepBackbone(HookBase):
     It checks the file as it was written, so the score is that of what is kept.
     """
 
-    def __init__(self, cfg: CfgNode, model: nn.Module, photos: int):
+    def __init__(self, cfg: CfgNode, model: Any, photos: int):
         """
         Args:
             cfg: the training's.

@@ -109,8 +109,8 @@ class CropLayers:
         cut |= (high > np.array([height, width]) - margin) & (np.array([y1, x1]) < np.array(photo_size))
         kept = np.flatnonzero(~cut.any(axis=1))
         if window == (0, 0, *photo_size):
-            return kept, [masks[k] for k in kept]
-        return kept, [encode_window(decode_mask(masks[k]), (y0, x0), photo_size) for k in kept]
+            return kept, [masks[k] for k in kept.tolist()]
+        return kept, [encode_window(decode_mask(masks[k]), (y0, x0), photo_size) for k in kept.tolist()]
 
 
 NO_CROPS = CropLayers()

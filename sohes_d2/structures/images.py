@@ -6,6 +6,7 @@ header is checked before any pixel is decoded. The frame is that of Detectron2's
 
 from __future__ import annotations
 
+from PIL.PngImagePlugin import PngImageFile
 import importlib
 import os
 import re
@@ -157,10 +158,7 @@ def read_image(path: PathLike) -> np.ndarray:
             or has more pixels than `max_image_pixels` allows.
     """
     with open_image(path) as image:
-        method = _ORIENTATION_TO_TRANSPOSE.get(_orientation(image))
-        if method is not None:
-            image = image.transpose(method)
-        return _to_rgb(image)
+        return _upright(image)
 
 
 def as_rgb(image: Any) -> np.ndarray:
@@ -182,8 +180,7 @@ def as_rgb(image: Any) -> np.ndarray:
     if isinstance(image, (str, os.PathLike)):
         return read_image(image)
     if isinstance(image, Image.Image):
-        method = _ORIENTATION_TO_TRANSPOSE.get(_orientation(image))
-        return _to_rgb(image if method is None else image.transpose(method))
+        return _upright(image)
     is_tensor = hasattr(image, "detach")  # torch itself is not needed here
     if is_tensor:
         image = image.detach().cpu()
@@ -226,7 +223,7 @@ def image_size(path: PathLike) -> tuple[int, int]:
     """
     with open_image(path) as image:
         width, height = image.size
-        if image.format == "PNG" and not _png_metadata_after_pixels(image.fp):
+        if isinstance(image, PngImageFile) and not _png_metadata_after_pixels(image.fp):
             # PngImageFile.getexif() decodes the pixels in search of metadata that may follow them; here none does.
             orientation = _orientation(image, Image.Image.getexif)
         else:
@@ -376,6 +373,12 @@ def _check_scans(path: PathLike, file: BinaryIO) -> None:
         raise ImageReadError(path, f"{scans} scans, where a progressive JPEG has about ten", "Save it again.")
 
 
+def _upright(image: Image.Image) -> np.ndarray:
+    """(H, W, 3) uint8 RGB, turned as the EXIF orientation says."""
+    method = _ORIENTATION_TO_TRANSPOSE.get(_orientation(image) or 1)
+    return _to_rgb(image if method is None else image.transpose(method))
+
+
 def _orientation(image: Image.Image, getexif=None) -> int | None:
     """The EXIF orientation 1..8, or None. Unreadable EXIF is ignored, as Detectron2 does."""
     try:
@@ -385,7 +388,7 @@ def _orientation(image: Image.Image, getexif=None) -> int | None:
         return None
 
 
-def _png_metadata_after_pixels(file: BinaryIO) -> bool:
+def _png_metadata_after_pixels(file: Any) -> bool:
     """Whether a PNG has metadata chunks behind its pixel data. The file position is kept."""
     position = file.tell()
     try:

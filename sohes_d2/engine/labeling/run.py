@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -233,7 +233,7 @@ class _Session:
             "machine": machine_facts(self._labeler.extractor.device),
         }
 
-    def _execute(self, units: Iterable[WorkUnit]) -> Iterator[UnitResult]:
+    def _execute(self, units: Iterable[WorkUnit]) -> Generator[UnitResult, None, None]:
         options, extractor = self._options, self._labeler.extractor
         if options.engine == "ray":
             gpus = 1.0 if extractor.device.type == "cuda" else 0.0

@@ -94,9 +94,9 @@ class RunFolder:
             shard = os.path.join(self.folder, shard_name(number))
             check_same_config(shard, read_info(shard), info)
         logger.warning("%s; the images of unfinished shards are labeled again", error)
-        for shard in self.layout.own_shards():
-            if os.path.exists(self._journal_path(shard)):
-                os.unlink(self._journal_path(shard))
+        for own in self.layout.own_shards():
+            if os.path.exists(self._journal_path(own)):
+                os.unlink(self._journal_path(own))
         write_checked_json(path, config, self._writer)
 
     def pending(self, count_done: Callable[[int], None] = lambda images: None) -> Iterator[WorkUnit]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from collections.abc import Sequence
 
 import numpy as np
@@ -107,7 +108,7 @@ def _build(name: str) -> tuple[nn.Module, Sequence[float], Sequence[float]]:
         import torchvision
 
         try:
-            model = torchvision.models.get_model(name[len(TORCHVISION_PREFIX) :], weights=None)
+            model: Any = torchvision.models.get_model(name[len(TORCHVISION_PREFIX) :], weights=None)
         except ValueError as error:
             raise ValueError(
                 f"torchvision has no model {name!r} (torchvision.models.list_models() lists them)."

@@ -107,8 +107,8 @@ def _read_mask(shape: ElementTree.Element, size: tuple[int, int]) -> RLE:
         inside = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
         return encode_window(inside, (top, left), size)
     if shape.tag == "box":
-        left, top, right, bottom = (float(shape.get(name, "")) for name in ("xtl", "ytl", "xbr", "ybr"))
-        return fill([np.array([(left, top), (right - 1, top), (right - 1, bottom - 1), (left, bottom - 1)])], size)
+        x0, y0, x1, y1 = (float(shape.get(name, "")) for name in ("xtl", "ytl", "xbr", "ybr"))
+        return fill([np.array([(x0, y0), (x1 - 1, y0), (x1 - 1, y1 - 1), (x0, y1 - 1)])], size)
     points = [[float(value) for value in point.split(",")] for point in shape.get("points", "").split(";")]
     return fill([np.array(points) - 0.5], size)  # CVAT counts from the corner of a pixel
 

@@ -80,16 +80,13 @@ class MSDeformAttnPixelDecoder(nn.Module):
         self.conv_dim = conv_dim
         self.mask_dim = mask_dim
 
-        self.input_proj = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv2d(input_shape[name].channels, conv_dim, kernel_size=1),
-                nn.GroupNorm(math.gcd(32, conv_dim), conv_dim),
-            )
-            for name in self.transformer_in_features
-        )
-        for projection in self.input_proj:
-            nn.init.xavier_uniform_(projection[0].weight)
-            nn.init.zeros_(projection[0].bias)
+        self.input_proj = nn.ModuleList()
+        for name in self.transformer_in_features:
+            projection = nn.Conv2d(input_shape[name].channels, conv_dim, kernel_size=1)
+            nn.init.xavier_uniform_(projection.weight)
+            if projection.bias is not None:
+                nn.init.zeros_(projection.bias)
+            self.input_proj.append(nn.Sequential(projection, nn.GroupNorm(math.gcd(32, conv_dim), conv_dim)))
         self.transformer = MSDeformAttnTransformerEncoderOnly(
             d_model=conv_dim,
             nhead=transformer_nheads,

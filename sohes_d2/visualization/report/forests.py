@@ -58,8 +58,8 @@ def image_forest(
     try:
         everything = link(annotations, masks, size, problems, "")
     except ForestError as error:
-        error = RecordError(f"{error}; the hierarchy is read off the masks instead", "circle of parents")
-        problems.add("parents", error)
+        reason = f"{error}; the hierarchy is read off the masks instead"
+        problems.add("parents", RecordError(reason, "circle of parents"))
         everything = link([{**a, "parent_id": 0} for a in annotations], masks, size, Problems(), "")
         by_coverage = True
     scores = everything.scores

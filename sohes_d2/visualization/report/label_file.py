@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ...labels.schema import Annotation
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -27,7 +28,7 @@ class LabelFile(reader.LabelFile):
         parts = Path(self.path).parts
         return Path(*parts[-1 - self.folders :]).as_posix()
 
-    def of(self, image_id: Any) -> list[dict[str, Any]]:
+    def of(self, image_id: Any) -> list[Annotation]:
         """Annotations of an image; empty where it has none."""
         return list(self.by_image.get(image_id, ()))
 
