@@ -209,8 +209,6 @@ def load_entities(json_file: str, image_root: str, prepare: str = "") -> list[di
     """
     _require(json_file, prepare)
     file = read_label_file(json_file)
-    if file.is_result_list:
-        raise InputError(f"{json_file} is a list of results, which has no images; give a COCO json")
     records = []
     for image_id, image in file.images.items():
         if "file_name" not in image:

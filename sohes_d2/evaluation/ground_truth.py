@@ -49,10 +49,7 @@ class GroundTruth:
         Raises:
             InputError: the file is missing, is not json, or not a COCO data set.
         """
-        file = read_label_file(path, strict=True)
-        if file.is_result_list:
-            raise InputError(f"{path} is not a COCO data set, but a list of results; give the file with 'images'")
-        return cls(file)
+        return cls(read_label_file(path, strict=True))
 
     def restricted(self, image_ids: Iterable[Any]) -> GroundTruth:
         """The same truth for these images alone.

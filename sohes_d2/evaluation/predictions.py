@@ -84,7 +84,7 @@ def read_predictions(
     """
     if matching not in MATCHINGS:
         raise ValueError(f"matching must be one of {', '.join(MATCHINGS)}, got {matching!r}")
-    file = read_label_file(path, strict=True)
+    file = read_label_file(path, strict=True, results_allowed=True)
     names: Mapping[Any, Any] = {}
     if file.is_result_list:
         if matching not in ("auto", "id"):

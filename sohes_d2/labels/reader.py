@@ -118,13 +118,14 @@ class LabelFile:
         raise InputError(f"{self.path} has no image {photo.name!r}; name the folder of its photos instead")
 
 
-def read_label_file(path: str | os.PathLike, strict: bool = False) -> LabelFile:
-    """Read a COCO document or a list of results into memory.
+def read_label_file(path: str | os.PathLike, strict: bool = False, results_allowed: bool = False) -> LabelFile:
+    """Read a COCO document, or a list of results, into memory.
 
     Args:
         path: the file.
         strict: refuse a file with an annotation of which nothing can be known, instead of leaving that out. For
             evaluation, whose numbers would change.
+        results_allowed: take a list of results, too.
 
     Raises:
         InputError: the file cannot be read, is neither of these, or is ambiguous (an image id or a file name that
@@ -132,7 +133,7 @@ def read_label_file(path: str | os.PathLike, strict: bool = False) -> LabelFile:
         CorruptFileError: damaged or cut off.
     """
     file = LabelFile(os.fspath(path), problems=Problems(os.fspath(path) if strict else ""))
-    heads = _Heads(file.path, Problems() if strict else file.problems, lists=True)
+    heads = _Heads(file.path, Problems() if strict else file.problems, results_allowed)
     found = [(annotation, record.index) for record, annotation in heads.scan(file.problems)]
     file.images, file.categories = heads.images, heads.categories
     file.is_result_list, file.has_annotations = heads.is_list, heads.has_annotations
@@ -240,12 +241,12 @@ def report(path: str, problems: Problems) -> None:
 class _Heads:
     """What both readers collect of a document besides its annotations, and the rules on it."""
 
-    def __init__(self, path: str, problems: Problems, lists: bool = False):
+    def __init__(self, path: str, problems: Problems, results_allowed: bool = False):
         """
         Args:
             path: of the file.
             problems: is told of names that cannot be used.
-            lists: take lists of results, too.
+            results_allowed: take a list of results, too.
         """
         self.path = path
         self.images: dict[Id, ImageRecord] = {}
@@ -253,7 +254,7 @@ class _Heads:
         self.has_annotations = False
         self.is_list = self._has_images = False
         self._parents = ParentRule()
-        self._problems, self._lists = problems, lists
+        self._problems, self._results_allowed = problems, results_allowed
 
     def scan(self, problems: Problems) -> Iterator[tuple[Record, Annotation]]:
         """Read the file: its annotations that can be used come out, all else is taken in, and checked at the end."""
@@ -273,7 +274,7 @@ class _Heads:
             InputError: a list where there must be none, or the wrong way round.
         """
         if record.key == RESULTS:
-            if not self._lists:
+            if not self._results_allowed:
                 raise InputError(
                     f"{self.path} is a list of results, which says nothing of its images; pass a COCO file with "
                     "'images'"

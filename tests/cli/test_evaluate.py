@@ -268,7 +268,7 @@ def test_empty_masks_are_counted_and_missing_files_are_named(files, tmp_path):
     assert "1 predicted masks are empty" in files.out
     assert files.metrics["segm/AR@1000"] == 0
     assert evaluate_json(["--gt", str(tmp_path / "none.json"), "--pred", str(tmp_path / "pred.json")]) == 2
-    assert "none.json: No such file" in files.capsys.readouterr().err
+    assert "none.json: the file does not exist" in files.capsys.readouterr().err
     for arguments in (["--max-dets", "0"], ["--iou-type", "mask"]):
         with pytest.raises(SystemExit) as error:
             files.run([result], *arguments)
