@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from textwrap import shorten
 from typing import Any
@@ -20,6 +19,7 @@ from .compat import is_installed
 from .config import add_sohes_config, exploration_cfg
 from .errors import ConfigError, near_matches
 from .model_zoo import get_config_file
+from .structures.files import open_regular
 
 BASE_KEY = "_BASE_"
 
@@ -108,7 +108,8 @@ def read_yaml(text: str, where: str) -> Any:
     try:
         if len(text) > _MAX_BYTES:
             raise ConfigError(f"{where}: {len(text)} characters, no config is longer than {_MAX_BYTES}")
-        loader = _BoundedLoader(text)
+        _check_depth(text)
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         if node is not None:
             _check_expanded(node, where)
@@ -127,23 +128,13 @@ def read_yaml(text: str, where: str) -> Any:
         raise ConfigError(f"{where}: a value cannot be read ({type(error).__name__}: {error})") from error
 
 
-class _BoundedLoader(yaml.SafeLoader):
-    """Ends at a depth at which yaml's own recursion would still go on."""
-
-    def __init__(self, text: str):
-        super().__init__(text)
-        self._depth = 0
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        self._depth += 1
-        if self._depth > _MAX_DEPTH:
-            raise yaml.composer.ComposerError(
-                None, None, f"nested more than {_MAX_DEPTH} deep", self.peek_event().start_mark
-            )
-        try:
-            return super().compose_node(parent, index)
-        finally:
-            self._depth -= 1
+def _check_depth(text: str) -> None:
+    """yaml's own recursion goes deeper than Python's stack may allow."""
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_DEPTH:
+            raise yaml.composer.ComposerError(None, None, f"nested more than {_MAX_DEPTH} deep", event.start_mark)
 
 
 def _check_expanded(root: yaml.Node, where: str) -> None:
@@ -201,16 +192,15 @@ def _read_with_bases(file: str) -> dict[str, Any]:
 def _read_mapping(path: str, named_by: str) -> dict[str, Any]:
     where = f"config file {path!r}{named_by}"
     try:
-        found = os.stat(path)
-        if not stat.S_ISREG(found.st_mode) or found.st_size > _MAX_BYTES:
-            what = f"larger than {_MAX_BYTES} bytes" if stat.S_ISREG(found.st_mode) else "no regular file"
-            raise ConfigError(f"{where}: it is {what}; give a yaml file")
-        with open(path, encoding="utf-8-sig") as file:
-            content = read_yaml(file.read(), where)
+        with open_regular(path) as file:
+            data = file.read(_MAX_BYTES + 1)
+        if len(data) > _MAX_BYTES:
+            raise ConfigError(f"{where}: it is larger than {_MAX_BYTES} bytes; give a yaml file")
+        content = read_yaml(data.decode("utf-8-sig"), where)
     except FileNotFoundError as error:
         raise ConfigError(f"{where} does not exist") from error
     except OSError as error:
-        raise ConfigError(f"{where}: {error.strerror}") from error
+        raise ConfigError(f"{where}: {error.strerror}; give a yaml file") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{where}: not UTF-8 text; give a yaml file") from error
     if not isinstance(content, dict):

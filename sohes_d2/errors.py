@@ -26,6 +26,14 @@ class CorruptFileError(InputError):
     """A file that was written whole, once, and is damaged now."""
 
 
+class RecordError(InputError):
+    """A record, mask or field of a label file that cannot be used; ``reason`` says in a few words why, for counting."""
+
+    def __init__(self, message: str, reason: str):
+        super().__init__(message)
+        self.reason = reason
+
+
 class FolderBusyError(InputError):
     """A folder that another process is writing into."""
 

@@ -101,7 +101,7 @@ def test_code_in_a_file_is_not_run(tmp_path, text):
         ("VERSION: 1\n", "VERSION is 1, not 2"),
         ("_BASE_: c.yaml\n", "_BASE_ leads in a circle"),
         ("_BASE_: [a.yaml]\n", "not the path of a file"),
-        ("_BASE_: .\n", "no regular file"),
+        ("_BASE_: .\n", "a folder, not a file"),
         ("a: *none\n", "found undefined alias 'none' in line 1"),
         ("a: 1\n\tb: 2\n", "in line 2"),
         ("\x00", "no yaml"),

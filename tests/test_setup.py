@@ -22,7 +22,7 @@ BELOW = {
     "structures": set(),
     "labels": {"structures"},
     "model_zoo": set(),
-    "weights": set(),
+    "weights": {"structures"},
     "exploration": {"structures", "weights"},
     "modeling": {"structures", "weights"},
     "data": {"labels", "structures"},

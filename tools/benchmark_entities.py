@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sohes_d2.cli.runner import run_tool, tool_parser
+from sohes_d2.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,7 +84,6 @@ def shape_of(forests: Sequence[Forest]) -> dict[str, float]:
 def measure(args: argparse.Namespace) -> None:
     """Measure, and print the numbers."""
     from sohes_d2.evaluation.detection_metrics import evaluate_detections
-    from sohes_d2.evaluation.errors import EvaluationError
     from sohes_d2.evaluation.forest_metrics import ForestMetrics
     from sohes_d2.evaluation.ground_truth import GroundTruth, predicted_forest
     from sohes_d2.evaluation.predictions import read_predictions
@@ -100,7 +100,7 @@ def measure(args: argparse.Namespace) -> None:
         if by_image[image_id]
     }
     if not forests:
-        raise EvaluationError(f"{args.pred} has no masks of the images of {args.gt}")
+        raise InputError(f"{args.pred} has no masks of the images of {args.gt}")
 
     images = [truth.images[image_id] for image_id in forests]
     records = [record for record in truth.records("segm") if record["image_id"] in forests]

@@ -80,8 +80,6 @@ def convert(args: argparse.Namespace) -> int:
     else:
         check_output(args.output, folder=form.IS_FOLDER)
         labels = read_label_file(args.labels)
-        if labels.is_result_list:
-            raise InputError(f"{args.labels} is a list of results, which has no file names; give a COCO file")
         problems = labels.problems
         photos = read_photos(labels, selection, problems)
         (args.output if form.IS_FOLDER else args.output.parent).mkdir(parents=True, exist_ok=True)

@@ -111,8 +111,6 @@ def draw(args: argparse.Namespace) -> int:
         raise InputError(f"--width must be at least {MIN_WIDTH}, got {args.width}")
     check_output(args.output, folder=True)
     labels = read_label_file(args.labels)
-    if labels.is_result_list:
-        raise InputError(f"{args.labels} is a list of results, which has no file names; give a COCO file")
     problems = labels.problems
     folder, labels = labels.for_photos(args.images)
     selection = Selection(args.entities, args.min_score, args.max_depth)

@@ -74,10 +74,10 @@ def _positive(text: str) -> int:
 
 def score(args: argparse.Namespace) -> None:
     """Score the predictions and print the tables."""
-    from ..evaluation.errors import EvaluationError
+    from ..errors import InputError
     from ..evaluation.backends import resolve_backend
     from ..evaluation.ground_truth import GroundTruth
-    from ..evaluation.predictions import empty_masks, read_predictions
+    from ..evaluation.predictions import read_predictions
     from ..evaluation.scoring import evaluate
     from ..evaluation.significance import recall_differences
     from ..evaluation.tables import difference_table
@@ -88,7 +88,7 @@ def score(args: argparse.Namespace) -> None:
     backend = resolve_backend(args.backend)
     truth = GroundTruth.from_file(args.gt)
     if not truth.has_annotations:
-        raise EvaluationError(f"{args.gt} has no annotations to compare with")
+        raise InputError(f"{args.gt} has no annotations to compare with")
     predictions = read_predictions(args.pred, truth, args.match, args.ignore_unmatched, iou_types)
     evaluation = evaluate(
         truth, predictions.annotations, args.pred, iou_types, args.max_dets, backend, not args.no_forest
@@ -117,10 +117,9 @@ def score(args: argparse.Namespace) -> None:
     )
     if predictions.ignored_images:
         print(f"{len(predictions.ignored_images)} predicted images are not in the ground truth and left out")
-    if empty_masks(predictions):
-        print(f"{empty_masks(predictions)} predicted masks are empty")
-    for sentence in truth.report(iou_types):
-        print(f"{args.gt}: {sentence}")
+    for path, side in ((args.gt, truth), (args.pred, predictions)):
+        for sentence in side.report(iou_types):
+            print(f"{path}: {sentence}")
     print(f"\n{evaluation.table()}")
     if differences:
         print(f"\nBefore: {args.against}; after: {args.pred}\n\n{difference_table(differences)}")

@@ -76,7 +76,7 @@ class StoredPredictions:
         self._of_image = group_by_image(predictions, sizes)
         everything = [p for found in self._of_image.values() for p in found]
         # All of a file's images in one form, so that those without predictions count as the others do.
-        self._masks = all("segmentation" in p for p in everything)
+        self._masks = not everything or any("segmentation" in p for p in everything)
         self._boxes = bool(everything) and all("bbox" in p for p in everything)
         self._forests = self._masks and any("parent_id" in p for p in everything)
 
@@ -91,6 +91,8 @@ class StoredPredictions:
         import torch
         from detectron2.structures import Boxes, Instances
 
+        if self._masks:
+            found = [p for p in found if "segmentation" in p]
         instances = Instances(size, scores=torch.tensor([p["score"] for p in found], dtype=torch.float64))
         if self._masks:
             instances.pred_masks = [p["segmentation"] for p in found]

@@ -13,17 +13,19 @@ OUTPUT_DIR receives config.yaml, log.txt, metrics.json (one line per 20 iteratio
 and evaluation.json, the results of the last evaluation in percent. It belongs to one training at a time. After a kill
 or a full disk the same command with --resume goes on with the same losses; Ctrl-C and SIGTERM finish the iteration.
 
-Exit code: 0 done, 1 training failed or TEST.EXPECTED_RESULTS were not met, 2 usage error, 130 stopped by Ctrl-C
-or SIGTERM.
+Exit code: 0 done, 1 training failed or TEST.EXPECTED_RESULTS were not met, 2 usage error, 3 done without labels of a
+COCO json that are wrong, 130 stopped by Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
 from ..structures.files import check_output
 from .runner import (
+    EXIT_SKIPPED,
     add_config_file,
     add_config_options,
     add_process_options,
@@ -82,10 +84,12 @@ def prepare(args: argparse.Namespace) -> Any:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Train or evaluate, in one of the processes."""
+    """Train or evaluate, in one of the processes; exits with code 3 if labels were left out because they are wrong."""
     cfg = prepare(args)
 
+    from ..data.registration import damaged_labels
     from ..engine.trainer import SOHESTrainer
+    from detectron2.utils import comm
 
     if args.eval_only:
         evaluate(cfg, args.resume)
@@ -93,6 +97,12 @@ def run(args: argparse.Namespace) -> None:
     trainer = SOHESTrainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     trainer.train()
+    damaged = damaged_labels(cfg.DATASETS.TRAIN)
+    if damaged and comm.is_main_process():
+        print(
+            "\n".join(f"sohes train: trained without some labels: {sentence}" for sentence in damaged), file=sys.stderr
+        )
+        sys.exit(EXIT_SKIPPED)
 
 
 def evaluate(cfg: Any, resume: bool) -> None:

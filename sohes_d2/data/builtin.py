@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from ..errors import InputError
 from ..labels.writer import read_json
-from ..labels.schema import Annotation, Id, Problems, RecordError, check_ids, image_size, read_annotation, read_image
+from ..labels.schema import Annotation, Id, Problems, image_size, read_annotations, read_image
 
 # The lists are nested: each begins with the smaller ones. 200,000 images are 2 % of SA-1B, as SOHES trains on.
 SA1B_TRAIN_SIZES = (1_000, 10_000, 100_000, 200_000)
@@ -116,11 +116,5 @@ def read_sa1b_json(path: str) -> tuple[Id, tuple[int, int], list[Annotation]]:
     if not isinstance(value.get("annotations"), list):
         raise InputError(f"{path!r} is not an SA-1B json: it has no `annotations`")
     image = read_image({**value["image"], "id": value["image"].get("image_id")}, Problems(), path)
-    annotations = []
-    for annotation in value["annotations"]:
-        try:
-            annotations.append(read_annotation(annotation, needs_image=False))
-        except RecordError as error:
-            raise InputError(f"{path!r} is not an SA-1B json: {error}") from error
-    check_ids(annotations, path)
+    annotations = read_annotations(value["annotations"], Problems(refused=path), f"image {image['id']!r}")
     return image["id"], image_size(image, path), annotations

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from ..structures.forest import NO_PARENT, Forest
-from ..structures.masks import RLE, MaskError, mask_areas, rle_from_coco
+from ..structures.masks import RLE, mask_areas, rle_from_coco
 from ..labels.journal import ShardJournal
 from ..labels.reader import LabelStream
 from ..labels.reader import report as report_problems
-from ..labels.schema import Annotation, ImageRecord, RecordError, image_size, read_area, read_box
+from ..labels.schema import Annotation, ImageRecord, Problems, image_size, read_area, read_box
 from ..labels.writer import dump_line, image_record, write_label_file
 from ..errors import InputError
 from ..labels.index import scan_label_file
@@ -225,24 +225,15 @@ def coco_entity(annotation: Annotation, size: tuple[int, int]) -> Entity:
     segmentation = annotation.get("segmentation")
     if isinstance(segmentation, list) and all(isinstance(polygon, list) for polygon in segmentation):
         segmentation = [polygon for polygon in segmentation if len(polygon) not in (2, 4)] or segmentation
-    try:
+    mask = area = box = None
+    unused = Problems()
+    with unused.at(""):
         mask = rle_from_coco(segmentation, size)
-    except MaskError:
-        mask = None
-    return Entity(
-        mask,
-        iscrowd=annotation["iscrowd"],
-        area=_or_none(read_area, annotation),
-        bbox=_or_none(read_box, annotation),
-        source_id=annotation.get("id"),
-    )
-
-
-def _or_none(read: Callable[[Annotation], Any], annotation: Annotation) -> Any:
-    try:
-        return read(annotation)
-    except RecordError:
-        return None
+    with unused.at(""):
+        area = read_area(annotation)
+    with unused.at(""):
+        box = read_box(annotation)
+    return Entity(mask, iscrowd=annotation["iscrowd"], area=area, bbox=box, source_id=annotation.get("id"))
 
 
 def coco_file_name(image: ImageRecord) -> str:

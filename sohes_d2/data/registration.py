@@ -15,7 +15,7 @@ A folder of photos without labels is a data set, too (`register_unlabeled`), for
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -26,10 +26,10 @@ from ..config_file import read_yaml
 from ..errors import ConfigError, InputError
 from ..labels.forests import find_parents
 from ..labels.index import is_label_file
-from ..labels.reader import annotation_place, read_label_file, report
-from ..labels.schema import Annotation, Problems, RecordError, check_ids, read_annotation, read_box, read_score
+from ..labels.reader import read_label_file, report
+from ..labels.schema import Annotation, Problems, annotation_place, read_annotations, read_box, read_score
 from ..labels.shards import ShardedDataset
-from ..structures.masks import MaskError, check_segmentation
+from ..structures.masks import check_segmentation
 from .builtin import BUILTIN, datasets_root, read_sa1b_json
 from .sources import SourceError, read_image_list
 
@@ -37,6 +37,9 @@ CLASSES = ["entity"]
 _FORMS = "`name: json, images`, or `name: {images: folder}` for images without labels"
 # Beside what Detectron2 reads itself: the hierarchy, and the score of labels that were found by a method.
 ANNOTATION_FIELDS = ["id", "parent_id", "depth", "score"]
+
+
+_damaged: dict[str, str] = {}  # label file -> what of it cannot be used, in words
 
 
 class DatasetMissingError(InputError, FileNotFoundError):
@@ -206,8 +209,6 @@ def load_entities(json_file: str, image_root: str, prepare: str = "") -> list[di
     """
     _require(json_file, prepare)
     file = read_label_file(json_file)
-    if file.is_result_list:
-        raise InputError(f"{json_file} is a list of results, which has no images; give a COCO json")
     records = []
     for image_id, image in file.images.items():
         if "file_name" not in image:
@@ -217,25 +218,29 @@ def load_entities(json_file: str, image_root: str, prepare: str = "") -> list[di
         _take_out_unusable(annotations, size, file.problems)
         records.append(_detectron2_dict(os.path.join(image_root, image["file_name"]), image_id, size, annotations))
     report(json_file, file.problems)
+    damaged = len(file.problems) - file.problems.counts["no segmentation"]
+    _damaged[json_file] = f"{json_file}: {file.problems.summary()}" if damaged else ""
     return records
+
+
+def damaged_labels(names: Iterable[str]) -> list[str]:
+    """A sentence for each of these data sets that this process has loaded and of which annotations cannot be used.
+
+    Boxes without a mask are common among masks, and do not count.
+    """
+    files = (MetadataCatalog.get(name).get("json_file") for name in names)
+    return [_damaged[file] for file in files if _damaged.get(file)]
 
 
 def _take_out_unusable(annotations: list[Annotation], size: tuple[int, int], problems: Problems) -> None:
     """Take the segmentations out that cannot be used; the annotations stay, for the sake of their children."""
     for k, annotation in enumerate(annotations):
-        try:
-            read_score(annotation)
-            check_segmentation(annotation.get("segmentation"), size)
-        except (RecordError, MaskError) as error:
-            problems.add(annotation_place(annotation, k), error)
-            annotation.pop("segmentation", None)
-            annotation.pop("score", None)
-    for k in find_parents(annotations)[1]:
-        parent = annotations[k]["parent_id"]
-        problems.add(
-            annotation_place(annotations[k], k),
-            RecordError(f"its image lacks its parent {parent!r:.40}", "missing parent"),
-        )
+        checked: Any = {key: annotation.pop(key) for key in ("segmentation", "score") if key in annotation}
+        with problems.at(annotation_place(annotation, k)):
+            read_score(checked)
+            check_segmentation(checked.get("segmentation"), size)
+            annotation.update(checked)
+    find_parents(annotations, problems, "")
 
 
 def _detectron2_dict(path: str, image_id: Any, size: tuple[int, int], annotations: list[Annotation]) -> dict[str, Any]:
@@ -251,10 +256,9 @@ def _detectron2_dict(path: str, image_id: Any, size: tuple[int, int], annotation
 
 def _detectron2_annotation(annotation: Annotation) -> dict[str, Any]:
     fields: Mapping[str, Any] = annotation
-    try:
+    box = None
+    with Problems().at(""):  # a wrong one is no matter here: boxes are those of the masks
         box = read_box(annotation)
-    except RecordError:  # no matter here: boxes are those of the masks
-        box = None
     return {
         "iscrowd": annotation["iscrowd"],
         **({} if box is None else {"bbox": box, "bbox_mode": BoxMode.XYWH_ABS}),
@@ -316,8 +320,8 @@ class LabelDataset(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         record = self.labels[index]
         image = record["image"]
-        annotations = [read_annotation(annotation) for annotation in record["annotations"]]
-        check_ids(annotations, f"{self.labels.folder}: image {image['id']}")
+        problems = Problems(refused=self.labels.folder)
+        annotations = read_annotations(record["annotations"], problems, f"image {image['id']}")
         path = os.path.join(self.image_root, image["file_name"])
         return _detectron2_dict(path, image["id"], (image["height"], image["width"]), annotations)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InputError
 from ..labels.reader import read_images
+from ..structures.files import open_regular
 from ..structures.images import IMAGE_SUFFIXES
 
 # Annotation ids are image_id * MAX_MASKS_PER_IMAGE + k with k from 1, so that they never depend on workers, shards
@@ -131,7 +131,11 @@ def _walk(folder: str) -> list[str]:
 
 
 def _read_lines(path: str, root: str) -> ImageList:
-    data = _read_bytes(path)
+    try:
+        with open_regular(path, pipes=True) as file:  # --images <(find photos/)
+            data = file.read()
+    except OSError as error:
+        raise SourceError(f"{path!r} cannot be read: {error.strerror}") from error
     if b"\0" in data:
         raise SourceError(f"{path!r} is not a text file; pass one path per line, or a COCO file with the suffix .json")
     lines = data.removeprefix(b"\xef\xbb\xbf").splitlines()
@@ -142,20 +146,6 @@ def _read_lines(path: str, root: str) -> ImageList:
     if repeated is not None:
         raise SourceError(f"the list {path!r} has {repeated!r} twice; name each image once")
     return ImageList(root, "list", names)
-
-
-def _read_bytes(path: str) -> bytes:
-    """The whole of a regular file, or of a pipe that somebody writes to (``--images <(find photos/)``)."""
-    try:
-        if not (stat.S_ISREG(os.stat(path).st_mode) or stat.S_ISFIFO(os.stat(path).st_mode)):
-            raise SourceError(f"{path!r} is a socket or device; pass a folder, a list of paths, or a COCO json")
-        # Opening a pipe that nobody writes to would wait for ever; like this it is empty.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        os.set_blocking(descriptor, True)
-        with open(descriptor, "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise SourceError(f"{path!r} cannot be read: {error.strerror}") from error
 
 
 def _read_coco(path: str, root: str) -> ImageList:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import SOHESError
 from ..labels.forests import read_forest
-from ..labels.schema import Problems, RecordError, check_ids, read_annotation
+from ..labels.schema import Problems, read_annotations
 from ..structures.masks import mask_boxes
 from ..structures.run_lengths import run_lengths
 
@@ -60,13 +60,7 @@ def read_labels(
         InputError: ids that are ambiguous.
     """
     problems = Problems() if problems is None else problems
-    records = []
-    for annotation in annotations:
-        try:
-            records.append(read_annotation(annotation, needs_image=False))
-        except RecordError as error:
-            problems.add(where, error)
-    check_ids(records, where)
+    records = read_annotations(annotations, problems, where)
     forest, _ = read_forest(records, image_size, problems, where)
     runs = [run_lengths(mask["counts"]) for mask in forest.masks]
     areas = np.array([lengths[1::2].sum() for lengths in runs], np.int64)

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import InputError
 from ..structures.masks import reference_evaluation
-from .errors import EvaluationError
 
 REFERENCE = "pycocotools"
 FAST = "faster-coco-eval"
@@ -31,9 +31,9 @@ def resolve_backend(name: str = AUTO) -> str:
     if name == AUTO:
         return FAST if installed else REFERENCE
     if name not in BACKENDS:
-        raise EvaluationError(f"unknown evaluation backend {name!r}; choose from {', '.join((AUTO, *BACKENDS))}")
+        raise InputError(f"unknown evaluation backend {name!r}; choose from {', '.join((AUTO, *BACKENDS))}")
     if name == FAST and not installed:
-        raise EvaluationError(f"{FAST} is not installed; `pip install {FAST}`, or choose {REFERENCE}")
+        raise InputError(f"{FAST} is not installed; `pip install {FAST}`, or choose {REFERENCE}")
     return name
 
 

@@ -31,7 +31,8 @@ def evaluate_detections(
         images: COCO images with ``id``, ``height``, ``width``. Images without annotations or detections are fine.
         truths: COCO annotations of these images, of any classes: ``image_id``, ``area`` and, by ``iou_type``,
             ``segmentation`` (compressed RLE) or ``bbox`` (x, y, width, height); ``iscrowd`` and ``category_id`` if any.
-        detections: ``image_id``, ``score`` and ``segmentation`` or ``bbox``. Equal scores keep their order.
+        detections: ``image_id``, ``score`` and ``segmentation`` or ``bbox``; those without are left out. Equal scores
+            keep their order.
         iou_type: "segm" or "bbox".
         max_dets: numbers of detections an image may have, best scores first; AP and the columns by size of AP use the
             largest.
@@ -86,14 +87,14 @@ def _records(
     annotations: Iterable[dict[str, Any]], new_ids: dict[Any, int], iou_type: str, predicted: bool = False
 ) -> list[dict[str, Any]]:
     """Only what is compared: a class or a field of the file can have no influence."""
-    annotations = list(annotations)
+    key = "segmentation" if iou_type == "segm" else "bbox"
+    annotations = [annotation for annotation in annotations if key in annotation]
     if predicted and iou_type == "segm":
         areas = mask_areas([a["segmentation"] for a in annotations]).tolist()
     elif predicted:
         areas = [a["bbox"][2] * a["bbox"][3] for a in annotations]
     else:
         areas = [a["area"] for a in annotations]
-    key = "segmentation" if iou_type == "segm" else "bbox"
     records = []
     for k, (annotation, area) in enumerate(zip(annotations, areas)):
         record = {

@@ -16,6 +16,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
+from ..errors import InputError
 from ..labels.schema import read_id
 from ..structures.device_rle import encode_tensor
 from ..structures.files import write_json
@@ -24,7 +25,6 @@ from ..structures.masks import encode_masks, mask_boxes, rle_from_coco, rle_to_j
 from ..structures.rle_masks import RLEMasks
 from .backends import AUTO, resolve_backend
 from .detection_metrics import MAX_DETS
-from .errors import EvaluationError
 from .ground_truth import GroundTruth
 from .scoring import evaluate
 
@@ -66,7 +66,7 @@ class EntityEvaluator(DatasetEvaluator):
                 grows with the square of that of the masks.
 
         Raises:
-            EvaluationError: no such data set, or its file cannot be used.
+            InputError: no such data set, or its file cannot be used.
             ValueError: an unknown backend.
         """
         self._logger = logging.getLogger(__name__)
@@ -93,13 +93,13 @@ class EntityEvaluator(DatasetEvaluator):
             outputs: a dict for each, see the class.
 
         Raises:
-            EvaluationError: an image that the ground truth does not have, masks of another size than it has there, or
+            InputError: an image that the ground truth does not have, masks of another size than it has there, or
                 an output without predictions.
         """
         for one_input, output in zip(inputs, outputs):
             image_id = read_id(one_input["image_id"])  # as the truth's: "7" of a string column is 7
             if image_id not in self._truth.images:
-                raise EvaluationError(
+                raise InputError(
                     f"image {image_id!r} ({one_input.get('file_name', 'no file name')}) is not in {self._truth.path}; "
                     "evaluate on the data set that the images are loaded from"
                 )
@@ -123,11 +123,11 @@ class EntityEvaluator(DatasetEvaluator):
                 boxes = instances.pred_boxes.tensor.detach().double().cpu().numpy().copy()
                 boxes[:, 2:] -= boxes[:, :2]
         else:
-            raise EvaluationError(f"the output for image {image_id!r} has neither 'instances' nor 'forest'")
+            raise InputError(f"the output for image {image_id!r} has neither 'instances' nor 'forest'")
         if masks is None and boxes is None:
-            raise EvaluationError(f"the instances of image {image_id!r} have neither pred_masks nor pred_boxes")
+            raise InputError(f"the instances of image {image_id!r} have neither pred_masks nor pred_boxes")
         if not np.isfinite(scores).all():
-            raise EvaluationError(f"image {image_id!r} has a score that is not finite")
+            raise InputError(f"image {image_id!r} has a score that is not finite")
         annotations: list[dict[str, Any]] = [
             {"id": k + 1, "image_id": image_id, "category_id": 1, "score": float(score)}
             for k, score in enumerate(scores)
@@ -151,7 +151,7 @@ class EntityEvaluator(DatasetEvaluator):
         size = self._truth.size(image_id)
         for mask in masks:
             if tuple(mask["size"]) != size:
-                raise EvaluationError(
+                raise InputError(
                     f"image {image_id!r} has masks of size {tuple(mask['size'])}, in {self._truth.path} its size is "
                     f"{size}; resize predictions to the 'height' and 'width' of the input"
                 )
@@ -161,7 +161,7 @@ class EntityEvaluator(DatasetEvaluator):
             probabilities = probabilities.detach().double().cpu().numpy()
         probabilities = np.asarray(probabilities)
         if probabilities.shape != (len(annotations), len(annotations)):
-            raise EvaluationError(f"{len(annotations)} masks, but ancestor probabilities {probabilities.shape}")
+            raise InputError(f"{len(annotations)} masks, but ancestor probabilities {probabilities.shape}")
         for k, annotation in enumerate(annotations):
             column = probabilities[:, k]
             above = np.flatnonzero(column >= self._min_ancestor_score)
@@ -231,13 +231,13 @@ def _json_file(dataset: str) -> str:
     if dataset in MetadataCatalog.list():  # get() would make an entry for any name
         path = MetadataCatalog.get(dataset).get("json_file")
         if not path:
-            raise EvaluationError(
+            raise InputError(
                 f"the metadata of data set {dataset!r} has no json_file; register it with register_coco_instances, or "
                 "give the path of a COCO json file"
             )
         return PathManager.get_local_path(path)
     if not PathManager.isfile(dataset):
-        raise EvaluationError(f"{dataset!r} is neither a registered data set nor a file")
+        raise InputError(f"{dataset!r} is neither a registered data set nor a file")
     return PathManager.get_local_path(dataset)
 
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from ..labels.forests import find_parents
-from ..labels.reader import LabelFile, annotation_place, read_label_file
-from ..labels.schema import Annotation, RecordError, read_area, read_box, read_category
-from ..structures.forest import Forest, ForestError
-from ..structures.masks import RLE, MaskError, encode_runs, has_segmentation, mask_areas, mask_boxes, rle_from_coco
-from .errors import EvaluationError
+from ..errors import InputError, RecordError
+from ..labels.forests import link
+from ..labels.reader import LabelFile, read_label_file
+from ..labels.schema import Problems, annotation_place, read_area, read_box, read_category
+from ..structures.forest import Forest
+from ..structures.masks import RLE, has_segmentation, mask_areas, mask_boxes, rle_from_coco
 from .forest_metrics import AncestorScores
 
 
@@ -38,6 +38,7 @@ class GroundTruth:
         self._file = file
         self.path, self.images, self.annotations = file.path, file.images, file.annotations
         self.has_annotations = file.has_annotations
+        self._wrong = Problems(refused=self.path)
         for image_id in self.images:
             file.size(image_id)
 
@@ -48,10 +49,7 @@ class GroundTruth:
         Raises:
             InputError: the file is missing, is not json, or not a COCO data set.
         """
-        file = read_label_file(path, strict=True)
-        if file.is_result_list:
-            raise EvaluationError(f"{path} is not a COCO data set, but a list of results; give the file with 'images'")
-        return cls(file)
+        return cls(read_label_file(path, strict=True))
 
     def restricted(self, image_ids: Iterable[Any]) -> GroundTruth:
         """The same truth for these images alone.
@@ -80,40 +78,38 @@ class GroundTruth:
         """One compressed RLE per annotation, in their order; None for one that has no mask.
 
         Raises:
-            EvaluationError: a segmentation that is broken or of another size than its image, or no mask at all.
+            InputError: a segmentation that is broken or of another size than its image, or no mask at all.
         """
         if self.annotations and not self.has_masks:
-            raise EvaluationError(
+            raise InputError(
                 f"{self.path}: {self._where(0)} has no segmentation, nor has any other annotation; evaluate boxes "
                 "only (bbox)"
             )
-        return [
-            read_mask(a, self.size(a["image_id"]), f"{self.path}: {self._where(k)}") if has_segmentation(a) else None
-            for k, a in enumerate(self.annotations)
-        ]
+        masks: list[RLE | None] = [None] * len(self.annotations)
+        for k, annotation in enumerate(self.annotations):
+            if has_segmentation(annotation):
+                with self._wrong.at(self._where(k)):
+                    masks[k] = rle_from_coco(annotation["segmentation"], self.size(annotation["image_id"]))
+        return masks
 
     def records(self, iou_type: str) -> list[dict[str, Any]]:
         """What `evaluate_detections` needs of each annotation; areas and boxes that lack come from the masks.
 
         Raises:
-            EvaluationError: a segmentation or box that is broken, or a box that is missing where there is no mask.
+            InputError: a segmentation or box that is broken, or a box that is missing where there is no mask.
         """
         records = []
         for k, annotation in enumerate(self.annotations):
-            try:
+            with self._wrong.at(self._where(k)):
                 area, box = read_area(annotation), read_box(annotation) if iou_type == "bbox" else None
-            except RecordError as error:
-                raise EvaluationError(f"{self.path}: {self._where(k)}: {error}") from error
-            needs_mask = iou_type == "segm" or area is None or box is None
-            mask = self.masks[k] if needs_mask else None
+                mask = self.masks[k] if iou_type == "segm" or area is None or box is None else None
+                if mask is None and box is None and iou_type == "bbox":
+                    raise RecordError("it has neither a bbox nor a mask", "no bbox")
             if mask is None and iou_type == "segm":
                 continue
-            if mask is not None:
-                area = float(mask_areas([mask])[0]) if area is None else area
-                box = box_of(mask) if box is None and iou_type == "bbox" else box
-            elif box is None:
-                raise EvaluationError(f"{self.path}: {self._where(k)} has neither a bbox nor a mask; give it one")
-            elif area is None:
+            if area is None and mask is not None:
+                area = float(mask_areas([mask])[0])
+            elif area is None and box is not None:
                 area = box[2] * box[3]
             records.append(
                 {
@@ -130,13 +126,14 @@ class GroundTruth:
         """Image id -> the true forest, without crowd regions; children of these go to the next ancestor.
 
         Raises:
-            EvaluationError: a parent that is not there, or a circle.
+            InputError: a parent that is not there, or a circle.
         """
         masks = {id(annotation): mask for annotation, mask in zip(self.annotations, self.masks)}
         forests = {}
         for image_id, mine in self._file.by_image.items():
             found = [masks[id(annotation)] for annotation in mine]
-            forest = checked_forest(mine, found, self.size(image_id), f"{self.path}: image {image_id}")
+            size, where = self.size(image_id), f"image {image_id}"
+            forest = link(mine, found, size, self._wrong, where, scores=[1.0] * len(mine))
             kept = [not a["iscrowd"] and mask is not None for a, mask in zip(mine, found)]
             forests[image_id] = forest.subset(np.array(kept, bool))
         return forests
@@ -154,84 +151,37 @@ class GroundTruth:
         return annotation_place(self.annotations[index], index)
 
 
-def checked_forest(
-    annotations: list[Any],
-    masks: list[RLE | None],
-    size: tuple[int, int],
-    where: str,
-    scores: list[float] | None = None,
-) -> Forest:
-    """The forest of one image's annotations, of all of them; a mask of None is empty in it.
-
-    Raises:
-        EvaluationError: a parent that is not there, or a circle.
-    """
-    parents, lost = find_parents(annotations)
-    if lost:
-        child = annotations[lost[0]]
-        raise EvaluationError(
-            f"{where}: annotation {child['id']} names parent {child['parent_id']}, which is not an annotation of its "
-            "image; repair its parent_id"
-        )
-    empty = encode_runs([size[0] * size[1]], size)
-    forest = Forest([empty if mask is None else mask for mask in masks], parents, size, scores=scores)
-    try:
-        forest.depths()
-    except ForestError as error:
-        raise EvaluationError(f"{where}: {error}; repair its parent_id") from error
-    return forest
-
-
-def predicted_forest(
-    annotations: list[dict[str, Any]], size: tuple[int, int], where: str
-) -> tuple[Forest, AncestorScores | None]:
+def predicted_forest(annotations: list[Any], size: tuple[int, int], where: str) -> tuple[Forest, AncestorScores | None]:
     """The forest of one image's predictions and, where they carry them, the scores of ancestor pairs.
 
     Args:
-        annotations: with ``id``, ``segmentation`` (RLE), ``score``, ``parent_id`` and perhaps ``ancestor_scores``: a
-            list of [id of an ancestor, score] for each mask.
+        annotations: with ``id``, ``segmentation`` (RLE; without it, it is left out), ``score``, ``parent_id`` and
+            perhaps ``ancestor_scores``: a list of [id of an ancestor, score] for each mask.
         size: (H, W).
         where: file and image, for messages.
 
     Raises:
-        EvaluationError: a parent or ancestor that is not there, or a circle.
+        InputError: a parent or ancestor that is not there, or a circle.
     """
-    forest = checked_forest(
-        annotations, [a["segmentation"] for a in annotations], size, where, [a["score"] for a in annotations]
-    )
+    masks = [a.get("segmentation") for a in annotations]
+    scores = [a["score"] for a in annotations]
+    present = np.flatnonzero([mask is not None for mask in masks])
+    forest = link(annotations, masks, size, Problems(where), "", scores).subset(present)
     if not any("ancestor_scores" in a for a in annotations):
         return forest, None
-    index = {a["id"]: k for k, a in enumerate(annotations)}
+    known, index = {a["id"] for a in annotations}, {annotations[k]["id"]: n for n, k in enumerate(present)}
     pairs: list[tuple[int, int, float]] = []
-    for k, annotation in enumerate(annotations):
+    for annotation in annotations:
         for ancestor, score in annotation.get("ancestor_scores") or []:
-            if ancestor not in index:
-                raise EvaluationError(
+            if ancestor not in known:
+                raise InputError(
                     f"{where}: annotation {annotation['id']} has a score for ancestor {ancestor}, which is not a "
                     "prediction of its image; remove the pair"
                 )
-            pairs.append((index[ancestor], k, score))
+            if ancestor in index and annotation["id"] in index:
+                pairs.append((index[ancestor], index[annotation["id"]], score))
     table = np.array(pairs, np.float64).reshape(-1, 3)
     return forest, AncestorScores(table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), table[:, 2])
-
-
-def read_mask(annotation: Annotation, size: tuple[int, int], where: str) -> RLE:
-    """The checked RLE of an annotation.
-
-    Args:
-        annotation: with ``segmentation``: polygons, or RLE with or without compression.
-        size: (H, W) of its image.
-        where: file and annotation, for messages.
-
-    Raises:
-        EvaluationError: the segmentation is missing, broken or of another size.
-    """
-    if annotation.get("segmentation") is None:
-        raise EvaluationError(f"{where} has no segmentation; give it one, or evaluate boxes only (bbox)")
-    try:
-        return rle_from_coco(annotation["segmentation"], size)
-    except MaskError as error:
-        raise EvaluationError(f"{where}: {error}") from error
 
 
 def box_of(mask: RLE) -> list[float]:

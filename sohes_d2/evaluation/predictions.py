@@ -6,12 +6,21 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..errors import InputError, RecordError
 from ..labels.matching import RepeatedNameError, match_by_name
-from ..labels.reader import LabelFile, annotation_place, read_label_file
-from ..labels.schema import Annotation, ImageRecord, RecordError, read_box, read_id, read_number, read_score
-from ..structures.masks import mask_areas
-from .errors import EvaluationError
-from .ground_truth import GroundTruth, box_of, read_mask
+from ..labels.reader import LabelFile, read_label_file
+from ..labels.schema import (
+    Annotation,
+    ImageRecord,
+    Problems,
+    annotation_place,
+    read_box,
+    read_id,
+    read_number,
+    read_score,
+)
+from ..structures.masks import has_segmentation, mask_areas, rle_from_coco
+from .ground_truth import GroundTruth, box_of
 
 MATCHINGS = ("auto", "name", "basename", "id")
 DESCRIPTIONS = {"name": "file name", "basename": "last part of the file name"}
@@ -40,10 +49,14 @@ class Predictions:
         """Whether the predictions have masks."""
         return any("segmentation" in a for a in self.annotations)
 
-    @property
-    def has_hierarchy(self) -> bool:
-        """Whether any prediction names a parent or says that it has none."""
-        return any("parent_id" in a for a in self.annotations)
+    def report(self, iou_types: Iterable[str]) -> list[str]:
+        """What of the predictions cannot be right, a sentence for each kind; empty if all can be."""
+        if "segm" not in iou_types:
+            return []
+        masks = [a["segmentation"] for a in self.annotations if "segmentation" in a]
+        boxes, empty = len(self.annotations) - len(masks), int((mask_areas(masks) == 0).sum())
+        sentences = [f"{boxes} predictions have no mask and are left out of segm"] if boxes else []
+        return sentences + ([f"{empty} predicted masks are empty"] if empty else [])
 
 
 def read_predictions(
@@ -66,16 +79,16 @@ def read_predictions(
         iou_types: what will be evaluated; a broken mask is no matter to boxes.
 
     Raises:
-        EvaluationError: the file cannot be read; an image that the ground truth does not have, or has in another size;
+        InputError: the file cannot be read; an image that the ground truth does not have, or has in another size;
             a prediction with a broken mask, box or score. The message names the file and the annotation.
     """
     if matching not in MATCHINGS:
         raise ValueError(f"matching must be one of {', '.join(MATCHINGS)}, got {matching!r}")
-    file = read_label_file(path, strict=True)
+    file = read_label_file(path, strict=True, results_allowed=True)
     names: Mapping[Any, Any] = {}
     if file.is_result_list:
         if matching not in ("auto", "id"):
-            raise EvaluationError(f"{path} is a result list, which has no file names; match by id")
+            raise InputError(f"{path} is a result list, which has no file names; match by id")
         to_truth = {i: i if i in truth.images else None for i in file.by_image}
         matched_by = "image id"
     elif file.has_annotations:
@@ -83,22 +96,26 @@ def read_predictions(
         to_truth, matched_by = _match_images(file.images, truth, path, matching)
         _check_sizes(file, to_truth, truth)
     else:
-        raise EvaluationError(f"{path}: neither a result list nor a COCO data set with 'annotations'")
+        raise InputError(f"{path}: neither a result list nor a COCO data set with 'annotations'")
     unmatched = [k for k, v in to_truth.items() if v is None]
     if unmatched and not ignore_unmatched:
         examples = ", ".join(repr(names.get(k, k)) for k in unmatched[:_FEW])
-        raise EvaluationError(
+        raise InputError(
             f"{path}: {len(unmatched)} of {len(to_truth)} images are not in {truth.path} (matched by {matched_by}), "
             f"for example {examples}; the ground truth has, for example, {_examples(truth, matched_by)}. Give the "
             "right pair of files, match by something else (--match), or leave them out (--ignore-unmatched)"
         )
     annotations = []
+    wrong = Problems(refused=path)
     for k, entry in enumerate(file.annotations):
         image_id = to_truth[entry["image_id"]]
         if image_id is not None:
-            where = f"{path}: {annotation_place(entry, k)}"
-            annotations.append(_read_entry(entry, image_id, truth.size(image_id), where, tuple(iou_types)))
-    return Predictions(path, annotations, matched_by, [str(names.get(k, k)) for k in unmatched])
+            with wrong.at(annotation_place(entry, k)):
+                annotations.append(_read_entry(entry, image_id, truth.size(image_id), tuple(iou_types)))
+    predictions = Predictions(path, annotations, matched_by, [str(names.get(k, k)) for k in unmatched])
+    if annotations and "segm" in iou_types and not predictions.has_masks:
+        raise InputError(f"{path}: no prediction has a segmentation; give them one, or evaluate boxes only (bbox)")
+    return predictions
 
 
 def _examples(truth: GroundTruth, matched_by: str) -> str:
@@ -121,7 +138,7 @@ def _match_images(
         found, part = match_by_name(ours, theirs, tuple(DESCRIPTIONS) if matching == "auto" else (matching,))
     except RepeatedNameError as error:
         described = DESCRIPTIONS["name" if matching == "auto" else matching]
-        raise EvaluationError(
+        raise InputError(
             f"cannot match {path} with {truth.path} by {described}: {error}; repair the names, or match by id"
         ) from error
     return {i: found.get(i) for i in images}, DESCRIPTIONS[part]
@@ -131,28 +148,24 @@ def _check_sizes(file: LabelFile, to_truth: dict[Any, Any], truth: GroundTruth) 
     for image_id, image in file.images.items():
         true_id, size = to_truth[image_id], file.size(image_id)
         if true_id is not None and size != truth.size(true_id):
-            raise EvaluationError(
+            raise InputError(
                 f"{file.path}: image {image.get('file_name', image_id)!r} is {size[0]} x {size[1]} (height x width), "
                 f"in {truth.path} it is {truth.size(true_id)[0]} x {truth.size(true_id)[1]}; predict at the size of "
                 "the ground truth"
             )
 
 
-def _read_entry(
-    entry: Annotation, image_id: Any, size: tuple[int, int], where: str, iou_types: tuple[str, ...]
-) -> dict[str, Any]:
+def _read_entry(entry: Annotation, image_id: Any, size: tuple[int, int], iou_types: tuple[str, ...]) -> dict[str, Any]:
     annotation: dict[str, Any] = {"id": entry["id"], "image_id": image_id}
-    try:
-        annotation["score"] = read_score(entry)  # ground-truth-like files, such as merged labels of others, have none
-        box = read_box(entry) if "bbox" in iou_types or "segm" not in iou_types else None
-        if "parent_id" in entry:
-            annotation["parent_id"] = entry["parent_id"]
-        if entry.get("ancestor_scores") is not None:
-            annotation["ancestor_scores"] = _ancestor_scores(entry["ancestor_scores"])
-    except RecordError as error:
-        raise EvaluationError(f"{where}: {error}") from error
-    if "segm" in iou_types or box is None:
-        annotation["segmentation"] = read_mask(entry, size, where)
+    annotation["score"] = read_score(entry)  # ground-truth-like files, such as merged labels of others, have none
+    box = read_box(entry) if "bbox" in iou_types or "segm" not in iou_types else None
+    if "parent_id" in entry:
+        annotation["parent_id"] = entry["parent_id"]
+    if entry.get("ancestor_scores") is not None:
+        annotation["ancestor_scores"] = _ancestor_scores(entry["ancestor_scores"])
+    needed = "bbox" in iou_types and box is None
+    if needed or "segm" in iou_types and has_segmentation(entry):
+        annotation["segmentation"] = rle_from_coco(entry.get("segmentation"), size)
     if "bbox" in iou_types:
         annotation["bbox"] = box_of(annotation["segmentation"]) if box is None else box
     return annotation
@@ -162,9 +175,3 @@ def _ancestor_scores(pairs: Any) -> list[list[Any]]:
     if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
         raise RecordError("`ancestor_scores` must be a list of [id, score]", "wrong ancestor_scores")
     return [[read_id(ancestor, "ancestor"), read_number(score, "ancestor score")] for ancestor, score in pairs]
-
-
-def empty_masks(predictions: Predictions) -> int:
-    """How many predicted masks have no pixel: legal, never right, and a sign of a bug in whatever made them."""
-    masks = [a["segmentation"] for a in predictions.annotations if "segmentation" in a]
-    return int((mask_areas(masks) == 0).sum())

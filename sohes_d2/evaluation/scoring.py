@@ -60,7 +60,7 @@ def evaluate(
         hierarchy: whether to score the forests, if both sides have them.
 
     Raises:
-        EvaluationError: ground truth without what ``iou_types`` need, or a broken hierarchy.
+        InputError: ground truth without what ``iou_types`` need, or a broken hierarchy.
     """
     results: OrderedDict[str, dict[str, float]] = OrderedDict()
     for iou_type in iou_types:
@@ -68,7 +68,7 @@ def evaluate(
             truth.images.values(), truth.records(iou_type), predictions, iou_type, max_dets, backend
         )
     has_parents = truth.has_hierarchy and any("parent_id" in p for p in predictions)
-    has_masks = truth.has_masks and all("segmentation" in p for p in predictions)
+    has_masks = truth.has_masks and any("segmentation" in p for p in predictions)
     if not (hierarchy and has_parents and has_masks):
         return Evaluation(results)
     metrics = ForestMetrics()

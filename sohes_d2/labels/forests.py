@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+from ..errors import RecordError
 from ..structures.forest import NO_LEVEL, NO_PARENT, Forest, ForestError
-from ..structures.masks import RLE, MaskError, encode_runs, mask_areas, rle_from_coco
-from .reader import annotation_place
-from .schema import Annotation, Problems, RecordError, read_score
+from ..structures.masks import RLE, encode_runs, mask_areas, rle_from_coco
+from .schema import Annotation, Problems, annotation_place, read_score
 
+CIRCLE = "circle of parents"  # a reason of `Problems`
 _LARGEST_SCORE = 1e30  # what single precision and every page can hold
 _LARGEST_LEVEL = 2**31
 
@@ -34,29 +36,20 @@ def read_forest(
     """
     masks = read_masks(annotations, size, problems, where)
     kept = [k for k, mask in enumerate(masks) if mask is not None and not annotations[k]["iscrowd"]]
-    try:
-        forest = link(annotations, masks, size, problems, where)
-    except ForestError as error:
-        problems.add(where, RecordError(f"{error}; all its masks are taken as wholes", "circle of parents"))
-        annotations = [{**annotation, "parent_id": 0} for annotation in annotations]
-        forest = link(annotations, masks, size, Problems(), where)
-    return forest.subset(np.array(kept, np.int64)), kept
+    return link(annotations, masks, size, problems, where).subset(np.array(kept, np.int64)), kept
 
 
 def read_masks(
     annotations: Sequence[Annotation], size: tuple[int, int], problems: Problems, where: str
 ) -> list[RLE | None]:
     """The mask of each annotation; None for one that is empty or cannot be used, of which ``problems`` is told."""
-    masks: list[RLE | None] = []
+    masks: list[RLE | None] = [None] * len(annotations)
     for k, annotation in enumerate(annotations):
-        try:
+        with problems.at(_place(where, annotation, k)):
             mask = rle_from_coco(annotation.get("segmentation"), size)
             if not mask_areas([mask])[0]:
-                raise MaskError("the mask is empty", "empty mask")
-            masks.append(mask)
-        except MaskError as error:
-            masks.append(None)
-            problems.add(_place(where, annotation, k), error)
+                raise RecordError("the mask is empty", "empty mask")
+            masks[k] = mask
     return masks
 
 
@@ -66,46 +59,50 @@ def link(
     size: tuple[int, int],
     problems: Problems,
     where: str,
+    scores: Sequence[float] | None = None,
 ) -> Forest:
     """The forest of all annotations of an image, crowd regions and those without a mask, which get an empty one, too.
 
-    Raises:
-        ForestError: the parents run in a circle.
+    Where the parents run in a circle, all masks are wholes, and `CIRCLE` is among the reasons of ``problems``.
+
+    Args:
+        annotations: of one image, with ids that differ.
+        masks: one for each.
+        size: (H, W) of the image.
+        problems: is told what is wrong.
+        where: the image, for messages; may be empty.
+        scores: of the masks; by default those of the annotations, 0 for what is no number.
     """
-    scores = []
-    for k, annotation in enumerate(annotations):
-        try:
-            score = read_score(annotation)
-        except RecordError as error:
-            error = RecordError(f"{error}; taken as 0", error.reason)
-            problems.add(_place(where, annotation, k), error)
-            score = 0.0
-        scores.append(min(max(score, -_LARGEST_SCORE), _LARGEST_SCORE))
-    parents, lost = find_parents(annotations)
-    for k in lost:
-        reason = f"it names the parent {annotations[k]['parent_id']!r:.40}, which its image lacks; taken as a whole"
-        problems.add(_place(where, annotations[k], k), RecordError(reason, "missing parent"))
+    if scores is None:
+        scores = [0.0] * len(annotations)
+        for k, annotation in enumerate(annotations):
+            with problems.at(_place(where, annotation, k), "taken as 0"):
+                scores[k] = min(max(read_score(annotation), -_LARGEST_SCORE), _LARGEST_SCORE)
+    parents = find_parents(annotations, problems, where)
     empty = encode_runs([size[0] * size[1]], size)
-    forest = Forest(
-        [empty if mask is None else mask for mask in masks],
-        parents,
-        size,
-        scores=scores,
-        levels=[_level(annotation) for annotation in annotations],
-        sources=[str(annotation.get("source", ""))[:80] for annotation in annotations],
-    )
-    forest.depths()
+    options: dict[str, Any] = {
+        "scores": scores,
+        "levels": [_level(annotation) for annotation in annotations],
+        "sources": [str(annotation.get("source", ""))[:80] for annotation in annotations],
+    }
+    forest = Forest([empty if mask is None else mask for mask in masks], parents, size, **options)
+    try:
+        forest.depths()
+    except ForestError as error:
+        problems.add(where, RecordError(str(error), CIRCLE), "its parent_ids are not used")
+        return Forest(forest.masks, [NO_PARENT] * len(forest), size, **options)
     return forest
 
 
-def find_parents(annotations: Sequence[Annotation]) -> tuple[list[int], list[int]]:
-    """Index of each annotation's parent or -1, and the indices of those whose parent is not among them."""
+def find_parents(annotations: Sequence[Annotation], problems: Problems, where: str) -> list[int]:
+    """Index of each annotation's parent, NO_PARENT for a whole and where it is not among them, which is noted."""
     index = {annotation.get("id"): k for k, annotation in enumerate(annotations)}
     parents = [index.get(annotation.get("parent_id") or None, NO_PARENT) for annotation in annotations]
-    lost = [
-        k for k, annotation in enumerate(annotations) if parents[k] == NO_PARENT and annotation.get("parent_id", 0) != 0
-    ]
-    return parents, lost
+    for k, annotation in enumerate(annotations):
+        if parents[k] == NO_PARENT and annotation.get("parent_id", 0) != 0:
+            reason = f"it names the parent {annotation['parent_id']!r:.40}, which its image lacks"
+            problems.add(_place(where, annotation, k), RecordError(reason, "missing parent"), "taken as a whole")
+    return parents
 
 
 def _place(where: str, annotation: Annotation, index: int) -> str:

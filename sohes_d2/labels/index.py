@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CorruptFileError
+from ..errors import CorruptFileError, InputError
 from ..structures.files import atomic_writer
-from .scanner import CHECKSUM, readable
-from .writer import SECTIONS, SEPARATOR
+from .scanner import CHECKSUM, iterate_records, readable
+from .writer import SECTIONS, SEPARATOR, copy_range
 
 # One row per image. Lengths leave out the separators; annotations of an image are one range, their records joined
 # by ",\n". The checksum is of the image record and this range.
@@ -45,15 +45,10 @@ COCO_SIZES = (("small", 32**2), ("medium", 96**2), ("large", math.inf))
 RELATIVE_SIZES = (("<0.1%", 0.001), ("0.1-1%", 0.01), ("1-10%", 0.1), (">=10%", math.inf))
 
 _CHECKSUM_LINE = re.compile(rb'"%s":(\d{1,10})\}\n?' % CHECKSUM.encode())
-_CHUNK = 1 << 20
 _CHECKED_BYTES = 4096  # at either end of a label file, see `_checksum`
 
 _HEAD = b'{"info":{'
 _SECOND_LINE = b'"categories":[{"id":1,"name":"entity"'
-
-_IMAGE_ID = re.compile(rb'"image_id":(\d+)')
-_AREA = re.compile(rb'"area":(\d+)')
-_DEPTH = re.compile(rb'"depth":(\d+)')
 
 
 @dataclass
@@ -211,144 +206,87 @@ def check_label_file(label_file: str) -> None:
         CorruptFileError: they differ, or the file is cut off or laid out otherwise.
         OSError: it cannot be read.
     """
-    with open(label_file, "rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - 64))
-        tail = file.read()
-        last = tail[tail.rstrip(b"\n").rfind(b"\n") + 1 :]
-        found = _CHECKSUM_LINE.fullmatch(last)
-        if found is None:
-            scan_label_file(label_file)
-            return
-        file.seek(0)
-        checksum, left = 0, size - len(last)
-        while left > 0:
-            data = file.read(min(_CHUNK, left))
-            if not data:
-                raise _cut_off(label_file)
-            checksum, left = zlib.crc32(data, checksum), left - len(data)
+    size = os.path.getsize(label_file)
+    tail = b"".join(copy_range(label_file, max(0, size - 64), min(size, 64)))
+    last = tail[tail.rstrip(b"\n").rfind(b"\n") + 1 :]
+    found = _CHECKSUM_LINE.fullmatch(last)
+    if found is None:
+        scan_label_file(label_file)
+        return
+    checksum = 0
+    for data in copy_range(label_file, 0, size - len(last)):
+        checksum = zlib.crc32(data, checksum)
     if checksum != int(found.group(1)):
-        raise _damaged(label_file, checksum, int(found.group(1)))
-
-
-def _cut_off(label_file: str) -> CorruptFileError:
-    return CorruptFileError(f"{label_file!r} is cut off; delete it and make it again with --resume")
-
-
-def _damaged(label_file: str, checksum: int, written: int) -> CorruptFileError:
-    return CorruptFileError(
-        f"{label_file!r} is damaged: its checksum is {checksum}, it was written with {written}; delete it and make it "
-        "again with --resume"
-    )
+        raise CorruptFileError(
+            f"{label_file!r} is damaged: its checksum is {checksum}, it was written with {found.group(1).decode()}; "
+            "delete it and make it again with --resume"
+        )
 
 
 def scan_label_file(label_file: str) -> ShardIndex:
-    """Read the index off a label file, line by line.
+    """Read the index off a label file.
 
     Raises:
         CorruptFileError: the file is cut off, damaged or laid out otherwise.
+        InputError: it cannot be read.
     """
-    scan = _Scan()
-    with open(label_file, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                scan.line(line)
-            except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-                raise CorruptFileError(
-                    f"{label_file!r}, line {number} is not as our label files have it: {error!r:.120}"
-                ) from error
-    if not scan.ended:
-        raise _cut_off(label_file)
-    if scan.written not in (None, scan.checksum):
-        raise _damaged(label_file, scan.checksum, scan.written)
-    return scan.index()
-
-
-class _Scan:
-    """The state of one pass over a label file."""
-
-    def __init__(self) -> None:
-        self.offset = 0
-        self.section = -1  # index in SECTIONS; -1 before the first
-        self.ended = self._closed = False
-        self.checksum = 0  # of the lines before the one that tells it
-        self.written: int | None = None  # what that line tells
-        self._sections = np.zeros((len(SECTIONS), 2), np.int64)
-        self._rows: list[tuple[int, ...]] = []
-        self._checksums: list[int] = []
-        self._row_of: dict[int, int] = {}
-        self._ranges: dict[int, list[int]] = {}  # row -> [offset, end, count] of its annotations
-        self._counts: Counter[str] = Counter()
-        self._depth: Counter[int] = Counter()
-        self._size: Counter[str] = Counter()
-        self._relative: Counter[str] = Counter()
-
-    def line(self, line: bytes) -> None:
-        if self.ended:
-            raise ValueError("the file goes on after its end")
-        body = line.rstrip(b"\n").rstrip(b",")
-        if body == b"]" or body == b"]}":
-            self._closed = True
-            self.ended = self.section == len(SECTIONS) - 1 and body == b"]}"
-        elif found := _CHECKSUM_LINE.fullmatch(line):
-            self.written, self.ended = int(found.group(1)), self._closed and self.section == len(SECTIONS) - 1
-            self.offset += len(line)
-            return
-        elif body.startswith(b'"') and body.endswith(b'":['):
-            self.section += 1
-            if self.section == len(SECTIONS) or body != b'"%s":[' % SECTIONS[self.section].encode():
-                raise ValueError(f"section {body[:40]!r} is out of order")
-            self._sections[self.section] = self.offset + len(line), 0
-            self._closed = False
-        elif self.section >= 0:
-            if self._closed:
-                raise ValueError("a record outside the sections")
-            end = self.offset + len(body)
-            self._sections[self.section, 1] = end - self._sections[self.section, 0]
-            getattr(self, "_" + SECTIONS[self.section])(body, end)
-        self.offset += len(line)
-        self.checksum = zlib.crc32(line, self.checksum)
-
-    def _skipped(self, body: bytes, end: int) -> None:
-        self._counts["skipped"] += 1
-
-    def _images(self, body: bytes, end: int) -> None:
-        record = json.loads(body)
-        if record["id"] in self._row_of:
-            raise ValueError(f"image id {record['id']} stands twice")
-        self._row_of[record["id"]] = len(self._rows)
-        self._rows.append((record["id"], self.offset, len(body), record["height"], record["width"]))
-        self._checksums.append(zlib.crc32(body))
-
-    def _annotations(self, body: bytes, end: int) -> None:
-        row = self._row_of[_number(_IMAGE_ID, body)]
-        if self._ranges and row < next(reversed(self._ranges)):
-            raise ValueError("annotations are not in the order of the images")
-        found = self._ranges.setdefault(row, [self.offset, end, 0])
-        separated = SEPARATOR + body if found[2] else body
-        self._checksums[row] = zlib.crc32(separated, self._checksums[row])
-        found[1] = end
-        found[2] += 1
-        area = _number(_AREA, body)
-        self._counts["annotations"] += 1
-        self._depth[_number(_DEPTH, body)] += 1
-        self._size[_size_name(area, COCO_SIZES)] += 1
-        self._relative[_size_name(area / (self._rows[row][3] * self._rows[row][4]), RELATIVE_SIZES)] += 1
-
-    def index(self) -> ShardIndex:
-        rows = np.zeros(len(self._rows), IMAGE_DTYPE)
-        for row, (image_id, offset, length, height, width) in enumerate(self._rows):
-            start, stop, count = self._ranges.get(row, (0, 0, 0))
-            checksum = self._checksums[row]
-            rows[row] = (image_id, offset, length, start, stop - start, count, height, width, checksum)
+    rows: list[list[int]] = []
+    row_of: dict[int, int] = {}
+    sections: list[list[int]] = []
+    counts: dict[str, Counter[Any]] = {name: Counter() for name in ("section", "depth", "size", "relative_size")}
+    following = last = 0  # where the next record of the section must begin; the row of the last annotation
+    try:
+        for key, _, offset, length, value in iterate_records(label_file):
+            if key not in SECTIONS:
+                if key not in ("info", "categories", CHECKSUM):
+                    raise ValueError(f"the key {key} is none of ours")
+                continue
+            if not length:
+                if key != SECTIONS[len(sections)]:
+                    raise ValueError(f"section {key} is out of order")
+                following = offset + len(b"[\n")
+                sections.append([following, 0])
+                continue
+            if offset != following:
+                raise ValueError(f"a record begins at byte {offset} instead of {following}")
+            following = offset + length + len(SEPARATOR)
+            sections[-1][1] = offset + length - sections[-1][0]
+            counts["section"][key] += 1
+            if key == "images":
+                if row_of.setdefault(value["id"], len(rows)) != len(rows):
+                    raise ValueError(f"image id {value['id']} stands twice")
+                rows.append([value["id"], offset, length, 0, 0, 0, value["height"], value["width"], 0])
+            elif key == "annotations":
+                number = row_of[value["image_id"]]
+                if number < last:
+                    raise ValueError("annotations are not in the order of the images")
+                row, last = rows[number], number
+                row[3] = row[3] or offset
+                row[4], row[5] = offset + length - row[3], row[5] + 1
+                counts["depth"][value["depth"]] += 1
+                counts["size"][_size_name(value["area"], COCO_SIZES)] += 1
+                counts["relative_size"][_size_name(value["area"] / (row[6] * row[7]), RELATIVE_SIZES)] += 1
+        if len(sections) < len(SECTIONS):
+            raise ValueError(f"it has no section {SECTIONS[len(sections)]}")
+        for row in rows:
+            pieces = (*copy_range(label_file, *row[1:3]), *copy_range(label_file, *row[3:5]))
+            for piece in pieces:
+                row[8] = zlib.crc32(piece, row[8])
+        table = np.array([tuple(row) for row in rows], IMAGE_DTYPE)
         stats = {
-            "annotations": self._counts["annotations"],
-            "skipped": self._counts["skipped"],
-            "depth": {str(d): self._depth[d] for d in range(max(self._depth, default=-1) + 1)},
-            "size": {name: self._size[name] for name, _ in COCO_SIZES},
-            "relative_size": {name: self._relative[name] for name, _ in RELATIVE_SIZES},
+            "annotations": counts["section"]["annotations"],
+            "skipped": counts["section"]["skipped"],
+            "depth": {str(depth): count for depth, count in sorted(counts["depth"].items())},
+            "size": {name: counts["size"][name] for name, _ in COCO_SIZES},
+            "relative_size": {name: counts["relative_size"][name] for name, _ in RELATIVE_SIZES},
         }
-        return ShardIndex(rows, self._sections, stats, self.offset)
+    except InputError:
+        raise
+    except (ValueError, LookupError, TypeError, ArithmeticError, StopIteration) as error:
+        raise CorruptFileError(
+            f"{label_file!r} is not as our label files are: {error!r:.120}; delete it and make it again with --resume"
+        ) from error
+    return ShardIndex(table, np.array(sections, np.int64), stats, os.path.getsize(label_file))
 
 
 def _size_name(value: float, sizes: tuple[tuple[str, float], ...]) -> str:

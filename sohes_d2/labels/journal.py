@@ -8,13 +8,8 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ..errors import InputError
-from ..structures.files import output_errors, write_all
+from ..structures.files import lock_file, output_errors, write_all
 from .writer import SEPARATOR, dump_line
-
-try:
-    import fcntl
-except ImportError:  # not a posix system: two runs into one folder are then not noticed
-    fcntl = None  # type: ignore[assignment]  # mypy has no optional imports
 
 # Between records of one line. A raw tab is white space to json and never stands inside a json string.
 _TAB = b",\t"
@@ -54,7 +49,11 @@ class ShardJournal:
         self.damaged = 0
         with output_errors(path):
             self._file = open(path, "a+b")
-            self._lock()
+            if not lock_file(self._file, wait=False):
+                self._file.close()
+                raise JournalBusyError(
+                    f"another process is writing {path!r}; wait for it, or give each job its own --shard I/N"
+                )
             self._end = self._recover()
             self._file.truncate(self._end)
 
@@ -136,19 +135,6 @@ class ShardJournal:
         for image_id, (offset, length, skipped) in places.items():
             self._where[image_id] = (offset, length)
             (self._skipped.add if skipped else self._skipped.discard)(image_id)
-
-    def _lock(self) -> None:
-        if fcntl is None:
-            return
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._file.close()
-            raise JournalBusyError(
-                f"another process is writing {self.path!r}; wait for it, or give each job its own --shard I/N"
-            ) from error
-        except OSError:  # a file system without locks: users there must not start one job twice
-            return
 
     def _recover(self) -> int:
         """Read the whole units of an existing journal; returns the length of the file up to the last commit."""

@@ -11,7 +11,7 @@ import logging
 import os
 import posixpath
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ..errors import CorruptFileError, InputError
+from ..errors import CorruptFileError, InputError, RecordError
 from .scanner import RESULTS, Record, iterate_records
 from .schema import (
     Annotation,
@@ -27,7 +27,7 @@ from .schema import (
     ImageRecord,
     ParentRule,
     Problems,
-    RecordError,
+    annotation_place,
     check_ids,
     image_size,
     read_annotation,
@@ -53,7 +53,6 @@ class LabelFile:
         has_annotations: False for a document without `annotations`, as of a test set whose truth is kept back.
         categories: class id -> name.
         problems: records that are left out, because nothing can be known of them.
-        strays: how many of these are annotations of images that the file does not have.
     """
 
     path: str
@@ -63,7 +62,6 @@ class LabelFile:
     has_annotations: bool = True
     categories: dict[Id, str] = field(default_factory=dict)
     problems: Problems = field(default_factory=Problems)
-    strays: int = 0
 
     @cached_property
     def by_image(self) -> dict[Id, list[Annotation]]:
@@ -123,42 +121,30 @@ class LabelFile:
         raise InputError(f"{self.path} has no image {photo.name!r}; name the folder of its photos instead")
 
 
-def read_label_file(path: str | os.PathLike, strict: bool = False) -> LabelFile:
-    """Read a COCO document or a list of results into memory.
+def read_label_file(path: str | os.PathLike, strict: bool = False, results_allowed: bool = False) -> LabelFile:
+    """Read a COCO document, or a list of results, into memory.
 
     Args:
         path: the file.
         strict: refuse a file with an annotation of which nothing can be known, instead of leaving that out. For
             evaluation, whose numbers would change.
+        results_allowed: take a list of results, too.
 
     Raises:
         InputError: the file cannot be read, is neither of these, or is ambiguous (an image id or a file name that
             stands twice, ids that `parent_id` cannot name); with ``strict`` also an unusable annotation.
         CorruptFileError: damaged or cut off.
     """
-    file = LabelFile(os.fspath(path))
-    heads = _Heads(file.path, file.problems)
-    places: list[int] = []
-    for record in iterate_records(file.path):
-        if not heads.see(record) or record.opens_list:
-            continue
-        try:
-            annotation = read_annotation(record.value)
-        except RecordError as error:
-            place = annotation_place(record.value, record.index)
-            if strict:
-                raise InputError(f"{file.path}: {place}: {error}; repair it or take it out") from error
-            file.problems.add(place, error)
-            file.strays += 1
-            continue
-        heads.parents.see(annotation)
-        file.annotations.append(annotation)
-        places.append(record.index)
-    heads.check()
+    file = LabelFile(os.fspath(path), problems=Problems(os.fspath(path) if strict else ""))
+    heads = _Heads(file.path, Problems() if strict else file.problems, results_allowed)
+    found = [(annotation, record.index) for record, annotation in heads.scan(file.problems)]
     file.images, file.categories = heads.images, heads.categories
     file.is_result_list, file.has_annotations = heads.is_list, heads.has_annotations
-    if not file.is_result_list:
-        _leave_out_strays(file, places, strict)
+    for annotation, index in found:
+        if file.is_result_list or annotation["image_id"] in file.images:
+            file.annotations.append(annotation)
+        else:
+            file.problems.add(annotation_place(annotation, index), _stray(annotation["image_id"]))
     for image_id, mine in file.by_image.items():
         check_ids(mine, f"{file.path}: image {image_id!r}")
     return file
@@ -174,7 +160,6 @@ def read_images(path: str | os.PathLike) -> list[ImageRecord]:
     heads = _Heads(os.fspath(path), problems)
     for record in iterate_records(heads.path):
         heads.see(record)
-        heads.refuse_list()
     heads.check()
     report(heads.path, problems)
     return list(heads.images.values())
@@ -202,21 +187,10 @@ class LabelStream:
         heads = _Heads(self.path, self.problems)
         codes: dict[Id, int] = {}  # image id -> number; the annotations may come before the images
         numbers, offsets, lengths = array("i"), array("q"), array("i")
-        for record in iterate_records(self.path):
-            is_annotation = heads.see(record)
-            heads.refuse_list()
-            if not is_annotation or record.opens_list:
-                continue
-            try:
-                annotation = read_annotation(record.value)
-            except RecordError as error:
-                self.problems.add(annotation_place(record.value, record.index), error)
-                continue
-            heads.parents.see(annotation)
+        for record, annotation in heads.scan(self.problems):
             numbers.append(codes.setdefault(annotation["image_id"], len(codes)))
             offsets.append(record.offset)
             lengths.append(record.length)
-        heads.check()
         if not heads.has_annotations:
             raise InputError(f"{self.path} has no `annotations`: it is not a COCO json with annotations")
         for image_id in codes.keys() - heads.images.keys():
@@ -238,14 +212,13 @@ class LabelStream:
         if code is None:
             return []
         start, stop = np.searchsorted(self._numbers, [code, code + 1])
-        descriptor = self._file.fileno()
-        found = []
-        for k in range(start, stop):
-            try:
-                data = os.pread(descriptor, int(self._lengths[k]), int(self._offsets[k]))
-                found.append(read_annotation(json.loads(data)))
-            except (RecordError, ValueError) as error:
-                raise CorruptFileError(f"{self.path} was changed while it was read; start again") from error
+        pieces = (
+            os.pread(self._file.fileno(), int(self._lengths[k]), int(self._offsets[k])) for k in range(start, stop)
+        )
+        try:
+            found = [read_annotation(json.loads(piece)) for piece in pieces]
+        except ValueError as error:
+            raise CorruptFileError(f"{self.path} was changed while it was read; start again") from error
         check_ids(found, f"{self.path}: image {image_id!r}")
         return found
 
@@ -262,14 +235,6 @@ def group_by_image(annotations: Iterable[Any], image_ids: Iterable[Id]) -> dict[
     return groups
 
 
-def annotation_place(record: Any, index: int) -> str:
-    """What to call an annotation in a message: by its id, else by its position from 1."""
-    key = record.get("id") if isinstance(record, dict) else None
-    if isinstance(key, int):
-        return f"annotation {key!s:.40}"
-    return f"annotation {key!r:.40}" if isinstance(key, str) and key else f"annotation number {index + 1}"
-
-
 def report(path: str, problems: Problems) -> None:
     """Log one warning that sums up what is left out, if anything is."""
     if problems:
@@ -279,18 +244,44 @@ def report(path: str, problems: Problems) -> None:
 class _Heads:
     """What both readers collect of a document besides its annotations, and the rules on it."""
 
-    def __init__(self, path: str, problems: Problems):
+    def __init__(self, path: str, problems: Problems, results_allowed: bool = False):
+        """
+        Args:
+            path: of the file.
+            problems: is told of names that cannot be used.
+            results_allowed: take a list of results, too.
+        """
         self.path = path
         self.images: dict[Id, ImageRecord] = {}
         self.categories: dict[Id, str] = {}
-        self.parents = ParentRule()
         self.has_annotations = False
         self.is_list = self._has_images = False
-        self._problems = problems
+        self._parents = ParentRule()
+        self._problems, self._results_allowed = problems, results_allowed
+
+    def scan(self, problems: Problems) -> Iterator[tuple[Record, Annotation]]:
+        """Read the file: its annotations that can be used come out, all else is taken in, and checked at the end."""
+        for record in iterate_records(self.path):
+            if not self.see(record) or record.opens_list:
+                continue
+            with problems.at(annotation_place(record.value, record.index)):
+                annotation = read_annotation(record.value)
+                self._parents.see(annotation)
+                yield record, annotation
+        self.check()
 
     def see(self, record: Record) -> bool:
-        """Take in a record; returns whether it is one of `annotations` or results, or announces them."""
+        """Take in a record; returns whether it is one of `annotations` or results, or announces them.
+
+        Raises:
+            InputError: a list where there must be none, or the wrong way round.
+        """
         if record.key == RESULTS:
+            if not self._results_allowed:
+                raise InputError(
+                    f"{self.path} is a list of results, which says nothing of its images; pass a COCO file with "
+                    "'images'"
+                )
             self.is_list = self.has_annotations = True
             return True
         if record.key in ("images", "annotations") and record.index < 0 and not record.opens_list:
@@ -311,18 +302,11 @@ class _Heads:
             self.categories[key] = str(record.value.get("name", key))
         return False
 
-    def refuse_list(self) -> None:
-        """Raise InputError for a list of results."""
-        if self.is_list:
-            raise InputError(
-                f"{self.path} is a list of results, which says nothing of its images; pass a COCO file with 'images'"
-            )
-
     def check(self) -> None:
         """Verify what can only be known at the end of the file."""
         if not self.is_list and not self._has_images:
             raise InputError(f"{self.path} is not a COCO data set: it has no list 'images'")
-        self.parents.check(self.path)
+        self._parents.check(self.path)
         names: dict[str, Id] = {}
         for image_id, image in self.images.items():
             if "file_name" not in image:
@@ -343,19 +327,3 @@ class _Heads:
 
 def _stray(image_id: Any) -> RecordError:
     return RecordError(f"it belongs to image {image_id!r:.40}, which the file does not have", "no such image")
-
-
-def _leave_out_strays(file: LabelFile, places: Sequence[int], strict: bool) -> None:
-    if all(annotation["image_id"] in file.images for annotation in file.annotations):
-        return
-    kept = []
-    for annotation, index in zip(file.annotations, places):
-        if annotation["image_id"] in file.images:
-            kept.append(annotation)
-            continue
-        place, error = annotation_place(annotation, index), _stray(annotation["image_id"])
-        if strict:
-            raise InputError(f"{file.path}: {place}: {error}; repair the file")
-        file.problems.add(place, error)
-        file.strays += 1
-    file.annotations = kept

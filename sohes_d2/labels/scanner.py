@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
-import stat
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, NamedTuple
 
 from ..errors import CorruptFileError, InputError
+from ..structures.files import open_regular
 
 CHECKSUM = "crc32"  # top-level key of our own label files: of all bytes before the key
 RESULTS = "results"  # stands for the key of a file that is one list
@@ -77,11 +77,8 @@ def iterate_records(path: str) -> Iterator[Record]:
         InputError: the file cannot be opened, or is no json object or list.
         CorruptFileError: cut off, damaged, or with a checksum that is not that of its bytes.
     """
-    with readable(path):
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise InputError(f"{os.fspath(path)} is not a file; give a json file")
-        with open(path, "rb") as file:
-            yield from _records(_Scanner(os.fspath(path), file))
+    with readable(path), open_regular(path) as file:
+        yield from _records(_Scanner(os.fspath(path), file))
 
 
 def _records(scanner: _Scanner) -> Iterator[Record]:

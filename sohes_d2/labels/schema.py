@@ -10,25 +10,18 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypedDict, Union, cast
 
 import msgspec
 
-from ..errors import InputError
+from ..errors import InputError, RecordError
 from ..structures.masks import MAX_PIXELS
 
 Id = Union[int, str]
 
 _LARGEST_ID = 2**63 - 1
 _CROWD_FLAGS = {None: 0, "": 0, "none": 0, "false": 0, "0": 0, "true": 1, "1": 1}
-
-
-class RecordError(InputError):
-    """A record that cannot be used; ``reason`` says in a few words why, for counting."""
-
-    def __init__(self, message: str, reason: str):
-        super().__init__(message)
-        self.reason = reason
 
 
 class ImageRecord(TypedDict, total=False):
@@ -77,9 +70,14 @@ class Problems:
 
     LISTED = 1000
 
-    def __init__(self) -> None:
+    def __init__(self, refused: str = "") -> None:
+        """
+        Args:
+            refused: the path of a file of which nothing may be left out, since numbers would change.
+        """
         self.counts: Counter[str] = Counter()
         self.items: list[str] = []
+        self._refused = refused
 
     def __len__(self) -> int:
         return sum(self.counts.values())
@@ -87,12 +85,38 @@ class Problems:
     def __iter__(self) -> Iterator[str]:
         return iter(self.items)
 
-    def add(self, place: str, error: Exception | str) -> None:
-        """Note that what is at a place cannot be used."""
-        self.counts[getattr(error, "reason", None) or "other"] += 1
+    def add(self, place: str, error: RecordError, instead: str = "") -> None:
+        """Note that what is at a place cannot be used.
+
+        Args:
+            place: for the message; may be empty.
+            error: what is wrong.
+            instead: what is done about it, if it is not left out.
+
+        Raises:
+            InputError: the file is one of which nothing may be left out.
+        """
+        message = f"{place}{place and ': '}{error}"
+        if self._refused:
+            raise InputError(f"{self._refused}: {message}; repair it or take it out") from error
+        self.counts[error.reason] += 1
         if len(self.items) < self.LISTED:
             # names come from files: nothing that a terminal would obey, nor another line
-            self.items.append("".join(c if c.isprintable() else repr(c)[1:-1] for c in f"{place}: {error}"))
+            message += instead and f"; {instead}"
+            self.items.append("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
+
+    @contextmanager
+    def at(self, place: str, instead: str = "") -> Iterator[None]:
+        """`add` the RecordError that ends the block, if one does."""
+        try:
+            yield
+        except RecordError as error:
+            self.add(place, error, instead)
+
+    def update(self, other: Problems) -> None:
+        """Take in those of another part."""
+        self.counts.update(other.counts)
+        self.items += other.items
 
     def summary(self) -> str:
         """One line: how many, by reason, and an example; empty if there are none."""
@@ -278,6 +302,33 @@ def read_annotation(record: Any, needs_image: bool = True) -> Annotation:
         parent = record["parent_id"]
         annotation["parent_id"] = 0 if parent is None or parent == "" else read_id(parent, "parent_id")
     return annotation
+
+
+def annotation_place(record: Any, index: int) -> str:
+    """What to call an annotation in a message: by its id, else by its position from 1."""
+    key = record.get("id") if isinstance(record, dict) else None
+    if isinstance(key, int):
+        return f"annotation {key!s:.40}"
+    return f"annotation {key!r:.40}" if isinstance(key, str) and key else f"annotation number {index + 1}"
+
+
+def read_annotations(records: Sequence[Any], problems: Problems, where: str) -> list[Annotation]:
+    """The usable ones among the annotations of one image, with ids that differ.
+
+    Args:
+        records: the json values; they need no ``image_id``.
+        problems: is told what is left out.
+        where: file or image, for messages.
+
+    Raises:
+        InputError: ids that are ambiguous, see `check_ids`.
+    """
+    annotations: list[Annotation] = []
+    for k, record in enumerate(records):
+        with problems.at(f"{where}, {annotation_place(record, k)}"):
+            annotations.append(read_annotation(record, needs_image=False))
+    check_ids(annotations, where)
+    return annotations
 
 
 def _flag(record: dict[str, Any], name: str) -> int:

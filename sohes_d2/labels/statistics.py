@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, RecordError
 from ..structures.masks import mask_areas, union_area
 from .forests import read_forest
 from .index import COCO_SIZES, RELATIVE_SIZES, is_label_file
 from .reader import LabelStream
-from .schema import Annotation, ImageRecord, Problems, check_ids, read_annotation, read_image
+from .schema import Annotation, ImageRecord, Problems, read_annotations, read_image
 from .shards import ShardedDataset
 
 # Bins of mask area as a share of the image, four to a factor of ten.
@@ -142,9 +142,7 @@ def _labels(path: str, max_images: int, problems: Problems) -> Iterator[tuple[Im
         for k in _spread_indices(len(labels), max_images):
             record = labels[k]
             image = read_image(record["image"], problems, path)
-            annotations = [read_annotation(annotation) for annotation in record["annotations"]]
-            check_ids(annotations, f"{path}: image {image['id']!r}")
-            yield image, annotations
+            yield image, read_annotations(record["annotations"], problems, f"{path}: image {image['id']!r}")
         return
     coco = LabelStream(path)
     try:
@@ -152,9 +150,7 @@ def _labels(path: str, max_images: int, problems: Problems) -> Iterator[tuple[Im
             yield coco.images[k], coco.annotations(coco.images[k]["id"])
     finally:
         coco.close()
-        for reason, count in coco.problems.counts.items():
-            problems.counts[reason] += count
-        problems.items += coco.problems.items
+        problems.update(coco.problems)
 
 
 def _spread_indices(count: int, most: int) -> range | list[int]:
@@ -167,7 +163,7 @@ def _add(statistics: LabelStatistics, image: ImageRecord, annotations: list[Anno
     """Count one image; None if its record cannot be used."""
     name = str(image.get("file_name", image["id"]))
     if "height" not in image:
-        statistics.problems.add(name, "its record has no usable height and width; the image is left out")
+        statistics.problems.add(name, RecordError("its record has no usable height and width", "no size"))
         return None
     size = image["height"], image["width"]
     forest, kept = read_forest(annotations, size, statistics.problems, name)

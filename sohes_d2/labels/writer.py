@@ -32,7 +32,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 from ..errors import CorruptFileError, InputError
-from ..structures.files import atomic_writer, write_json
+from ..structures.files import atomic_writer, open_regular, write_json
 from .scanner import CHECKSUM, readable
 
 CATEGORIES = [{"id": 1, "name": "entity", "supercategory": "entity"}]
@@ -144,7 +144,7 @@ def read_json(path: str | os.PathLike) -> Any:
         CorruptFileError: it is not json.
     """
     try:
-        with readable(path), open(path, "rb") as file:
+        with readable(path), open_regular(path) as file:
             return json.loads(file.read().decode("utf-8-sig"))
     except InputError:
         raise
@@ -159,6 +159,6 @@ def copy_range(path: str, offset: int, length: int, chunk: int = 1 << 20) -> Ite
         while length > 0:
             data = file.read(min(chunk, length))
             if not data:
-                raise EOFError(f"{path!r} is shorter than its index says; delete the index file beside it")
+                raise CorruptFileError(f"{path!r} is shorter than its index says; delete the index file beside it")
             length -= len(data)
             yield data

@@ -12,9 +12,10 @@ import io
 import json
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from ..errors import FolderBusyError, InputError, OutputError
 
@@ -138,9 +139,7 @@ def _open_temporary(path: str) -> _RawFile:
     while True:
         file = _RawFile(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666), "wb")
         try:
-            if fcntl is not None:
-                with suppress(OSError):  # a file system without locks
-                    fcntl.flock(file, fcntl.LOCK_EX)
+            lock_file(file)
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
                     file.truncate(0)
@@ -151,11 +150,64 @@ def _open_temporary(path: str) -> _RawFile:
         file.close()  # it was renamed while we waited
 
 
+def lock_file(file: IO[Any], wait: bool = True) -> bool:
+    """Whether a file is this process's alone now, until it is closed. True, too, on a file system without locks.
+
+    Args:
+        file: opened.
+        wait: for the process that has it.
+    """
+    try:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
 def _output_error(path: str | os.PathLike[str], error: OSError) -> OutputError:
     if isinstance(error, OutputError):
         return error
     remedy = _REMEDIES.get(error.errno or 0, "")
     return OutputError(f"{os.fspath(path)!r} cannot be written: {error.strerror or error}{remedy and '; ' + remedy}")
+
+
+def open_regular(path: str | os.PathLike[str], pipes: bool = False) -> BinaryIO:
+    """Open a file for reading. What is no regular file is not even opened: that could wait for ever, or act.
+
+    Args:
+        path: of the file.
+        pipes: take a pipe, too. One that nobody writes to is empty.
+
+    Raises:
+        OSError: it cannot be opened; ``strerror`` says why.
+    """
+
+    def is_file(found: os.stat_result) -> bool:
+        return stat.S_ISREG(found.st_mode) or pipes and stat.S_ISFIFO(found.st_mode)
+
+    path = os.fspath(path)
+    try:
+        found = os.stat(path)
+        if is_file(found):
+            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+            os.set_blocking(descriptor, True)
+            file = open(descriptor, "rb")
+            if is_file(os.fstat(descriptor)):  # a path can change in between
+                return file
+            file.close()
+        elif stat.S_ISDIR(found.st_mode):
+            os.scandir(path).close()
+            raise IsADirectoryError(errno.EISDIR, "a folder, not a file", path)
+    except FileNotFoundError as error:
+        reason = "a link to a file that does not exist" if os.path.islink(path) else "the file does not exist"
+        raise FileNotFoundError(error.errno, reason, path) from error
+    except PermissionError as error:
+        reason = f"no permission to {'list the folder' if os.path.isdir(path) else 'read the file'}"
+        raise PermissionError(error.errno, reason, path) from error
+    raise OSError(errno.EINVAL, "no regular file (a pipe, socket or device)", path)
 
 
 def sync_folder(folder: str) -> None:

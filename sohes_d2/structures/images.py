@@ -6,11 +6,10 @@ header is checked before any pixel is decoded. The frame is that of Detectron2's
 
 from __future__ import annotations
 
-from PIL.PngImagePlugin import PngImageFile
+import errno
 import importlib
 import os
 import re
-import stat
 import struct
 import warnings
 from contextlib import contextmanager
@@ -19,8 +18,10 @@ from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngImageFile
 
 from ..errors import InputError
+from .files import open_regular
 
 PathLike = Union[str, "os.PathLike[str]"]
 
@@ -63,6 +64,7 @@ _HEADER_BYTES = 64 << 20  # room for metadata and colour profiles
 _MAX_JPEG_SCANS = 500
 
 _REPLACE = "Replace the file or take it off the list."
+_REMEDIES = {errno.ENOENT: "Check the path, or the link.", errno.EACCES: "Check its access rights."}
 _CONVERT = "convert it to JPEG or PNG"
 
 # What files are that no decoder of the list takes: bytes at their beginning -> name, and what to do.
@@ -251,7 +253,8 @@ def open_image(path: PathLike) -> Iterator[Image.Image]:
         ImageReadError: as `read_image`, also out of the block: everything that goes wrong with the file there.
     """
     try:
-        with _open_regular(path) as file, warnings.catch_warnings():
+        with open_regular(path) as file, warnings.catch_warnings():
+            _check_bytes(path, os.fstat(file.fileno()).st_size)
             # Pillow's, about damaged metadata and sizes near its own limit, name no file
             warnings.simplefilter("ignore")
             head = file.read(512)
@@ -268,42 +271,18 @@ def open_image(path: PathLike) -> Iterator[Image.Image]:
     except MemoryError as error:
         raise ImageReadError(path, "not enough memory to decode it", "Resize the image.") from error
     except OSError as error:
-        raise ImageReadError(path, error.strerror or str(error)) from error
+        raise ImageReadError(path, error.strerror or str(error), _REMEDIES.get(error.errno or 0, _REPLACE)) from error
     except (
         Exception
     ) as error:  # decoders raise nearly anything on damaged bytes: SyntaxError, struct.error, KeyError, ...
         raise ImageReadError(path, f"damaged file ({type(error).__name__}: {error})") from error
 
 
-def _open_regular(path: PathLike) -> BinaryIO:
-    """A regular file, opened. Anything else (a FIFO, a device) is not even opened: that could wait, or act."""
-    try:
-        _check_regular(path, os.stat(path))
-        file = open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")
-    except FileNotFoundError as error:
-        link = "a link to a file that does not exist" if os.path.islink(path) else "the file does not exist"
-        raise ImageReadError(path, link, "Check the path, or the link.") from error
-    except PermissionError as error:
-        raise ImageReadError(path, "no permission to read the file", "Check its access rights.") from error
-    try:
-        _check_regular(path, os.fstat(file.fileno()))  # of what was opened: a path can change in between
-    except ImageReadError:
-        file.close()
-        raise
-    return file
-
-
-def _check_regular(path: PathLike, found: os.stat_result) -> None:
-    if stat.S_ISDIR(found.st_mode):
-        if not os.access(path, os.R_OK | os.X_OK):
-            raise ImageReadError(path, "no permission to list the folder", "Check its access rights.")
-        raise ImageReadError(path, "a folder, not a file")
-    if not stat.S_ISREG(found.st_mode):
-        raise ImageReadError(path, "no regular file (a pipe, socket or device)")
-    if found.st_size == 0:
+def _check_bytes(path: PathLike, size: int) -> None:
+    if size == 0:
         raise ImageReadError(path, "the file is empty")
-    if found.st_size > max_image_pixels() * _BYTES_PER_PIXEL + _HEADER_BYTES:
-        raise _too_large(path, f"{found.st_size / 1e6:.0f} MB, which is ")
+    if size > max_image_pixels() * _BYTES_PER_PIXEL + _HEADER_BYTES:
+        raise _too_large(path, f"{size / 1e6:.0f} MB, which is ")
 
 
 def _identified(path: PathLike, file: BinaryIO, head: bytes) -> Image.Image:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as mask_util
 
-from ..errors import InputError
+from ..errors import RecordError
 from .run_lengths import check_runs, merge_empty_runs, run_lengths
 
 RLE = dict[str, Any]
@@ -31,14 +31,6 @@ MAX_PIXELS = 1 << 29
 REACH = 2
 # Of all polygons of a mask, in pixels; pycocotools takes some 100 bytes for each to draw them.
 MAX_OUTLINE = 1 << 21
-
-
-class MaskError(InputError):
-    """A segmentation that cannot be used; ``reason`` says in a few words why, for counting."""
-
-    def __init__(self, message: str, reason: str):
-        super().__init__(message)
-        self.reason = reason
 
 
 def encode_masks(masks: Any, chunk_bytes: int = CHUNK_BYTES) -> list[RLE]:
@@ -147,7 +139,7 @@ def rle_from_coco(segmentation: Any, image_size: tuple[int, int]) -> RLE:
         image_size: (H, W) of the image in pixels.
 
     Raises:
-        MaskError: not a segmentation, of another size than the image, or one that pycocotools must not see.
+        RecordError: not a segmentation, of another size than the image, or one that pycocotools must not see.
     """
     polygons, runs = check_segmentation(segmentation, image_size)
     height, width = image_size
@@ -168,23 +160,23 @@ def check_segmentation(segmentation: Any, image_size: tuple[int, int]) -> tuple[
         Its polygons as flat arrays x, y, ..., or the run lengths of an RLE.
 
     Raises:
-        MaskError: as `rle_from_coco`.
+        RecordError: as `rle_from_coco`.
     """
     height, width = _checked_size(image_size)
     if isinstance(segmentation, (list, tuple)):
         return _polygons(segmentation, (height, width)), None
     if not isinstance(segmentation, dict) or "counts" not in segmentation or "size" not in segmentation:
-        raise MaskError(f"not a COCO segmentation (polygons or RLE): {str(segmentation)[:80]!r}", "no segmentation")
+        raise RecordError(f"not a COCO segmentation (polygons or RLE): {str(segmentation)[:80]!r}", "no segmentation")
     if _whole_numbers(segmentation["size"], "size of the RLE").tolist() != [height, width]:
         size = str(list(segmentation["size"]))[:40]
-        raise MaskError(f"the RLE has size {size}, its image is {[height, width]} (height, width)", "size of the RLE")
+        raise RecordError(f"the RLE has size {size}, its image is {[height, width]} (height, width)", "size of the RLE")
     counts = segmentation["counts"]
     runs = None if isinstance(counts, (str, bytes)) else _whole_numbers(counts, "counts of the RLE")
     try:
         runs = run_lengths(counts) if runs is None else runs
         check_runs(runs, (height, width))
     except ValueError as error:
-        raise MaskError(str(error), "runs of the RLE") from error
+        raise RecordError(str(error), "runs of the RLE") from error
     return [], runs
 
 
@@ -196,7 +188,7 @@ def has_segmentation(annotation: Mapping[str, Any]) -> bool:
 def _checked_size(image_size: tuple[int, int]) -> tuple[int, int]:
     height, width = (int(v) for v in image_size)
     if height < 1 or width < 1 or height * width > MAX_PIXELS:
-        raise MaskError(f"{height} x {width} is no size of an image (height x width)", "size of the image")
+        raise RecordError(f"{height} x {width} is no size of an image (height x width)", "size of the image")
     return height, width
 
 
@@ -205,13 +197,13 @@ def _whole_numbers(values: Any, what: str) -> np.ndarray:
     if isinstance(values, np.ndarray):
         values = values.tolist()
     if not isinstance(values, (list, tuple)) or not set(map(type, values)) <= {int, float}:
-        raise MaskError(f"the {what} must be whole numbers, got {str(values)[:40]}", what)
+        raise RecordError(f"the {what} must be whole numbers, got {str(values)[:40]}", what)
     try:
         numbers = np.array(values, np.float64).reshape(-1)
     except OverflowError:
         numbers = np.array([np.inf])
     if not (np.abs(numbers) <= 2.0**53).all() or (numbers != np.floor(numbers)).any():
-        raise MaskError(f"the {what} must be whole numbers, got {str(values)[:40]}", what)
+        raise RecordError(f"the {what} must be whole numbers, got {str(values)[:40]}", what)
     return numbers.astype(np.int64)
 
 
@@ -219,11 +211,11 @@ def _polygons(segmentation: Sequence[Any], size: tuple[int, int]) -> list[np.nda
     """Flat arrays x, y, x, y, ... of polygons near the image, with outlines of bounded length."""
     pieces = [piece.tolist() if isinstance(piece, np.ndarray) else piece for piece in segmentation]
     if not pieces:
-        raise MaskError(
+        raise RecordError(
             "the segmentation is an empty list of polygons; drop the annotation or give it a mask", "no segmentation"
         )
     if _is_table(pieces, size):
-        raise MaskError(
+        raise RecordError(
             "the segmentation is a table of 0 and 1, not a list of polygons; encode the mask as RLE", "table of 0 and 1"
         )
     if _are_numbers(pieces):
@@ -235,19 +227,19 @@ def _polygons(segmentation: Sequence[Any], size: tuple[int, int]) -> list[np.nda
         if isinstance(piece, (list, tuple)) and piece and all(map(_is_point, piece)):
             piece = [value for point in piece for value in point]
         if not _are_numbers(piece) or len(piece) < 6 or len(piece) % 2:
-            raise MaskError("a polygon must be a flat list of at least three x, y pairs", "polygon")
+            raise RecordError("a polygon must be a flat list of at least three x, y pairs", "polygon")
         try:
             points = np.array(piece, np.float64)
         except OverflowError:
             points = np.full(len(piece), np.inf)
         # also not a number
         if not (np.abs(points) <= REACH * max(size)).all():
-            raise MaskError("a polygon lies far outside its image", "polygon far outside")
+            raise RecordError("a polygon lies far outside its image", "polygon far outside")
         edges = np.abs(np.diff(np.concatenate([points, points[:2]]).reshape(-1, 2), axis=0))
         outline += float(edges.max(axis=1).sum())
         polygons.append(points)
     if outline > MAX_OUTLINE:
-        raise MaskError(f"the outline of the polygons is {outline:.0f} pixels long", "outline")
+        raise RecordError(f"the outline of the polygons is {outline:.0f} pixels long", "outline")
     return polygons
 
 

@@ -9,7 +9,6 @@ import io
 import os
 import pickle
 import re
-import stat
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ..errors import WeightsError
+from ..structures.files import open_regular
 
 _ZIP = b"PK\x03\x04"
 _TORCH_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # before torch 1.6: its magic number, pickled
@@ -44,21 +44,25 @@ def read_weights(path: str) -> Any:
         WeightsError: not found, not a weights file, damaged, nested without end, or in need of code execution.
     """
     path = os.path.expanduser(path)
-    size = _size_of_regular_file(path)
-    try:
-        with open(path, "rb") as file:
-            head = file.read(len(_TORCH_LEGACY))
-    except OSError as error:
-        raise WeightsError(f"Weights {path!r}: {error.strerror}.") from error
+    size, head = _beginning(path)
     if head[8:9] == b"{":
-        content: Any = _read_safetensors(path)
-    elif head[:4] == _ZIP:
-        _check_zip(path, size)
-        content = _read_torch(path)
-    elif head == _TORCH_LEGACY:
-        content = _read_torch(path)
+        from safetensors.torch import load_file
+
+        with _damaged(path, "damaged safetensors file"):
+            content: Any = load_file(path, device="cpu")
+    elif head[:4] == _ZIP or head == _TORCH_LEGACY:
+        # Training checkpoints of DINO and timm keep their command line in a Namespace, which is plain data.
+        with (
+            _damaged(path, "truncated, damaged, or not written by torch.save"),
+            torch.serialization.safe_globals([argparse.Namespace]),
+            open(path, "rb") as file,  # of a path, torch would look at the suffix
+        ):
+            if head[:4] == _ZIP:
+                _check_zip(path, size)
+            content = torch.load(file, map_location="cpu", weights_only=True)
     elif head[:1] == b"\x80" or path.endswith(".pkl"):
-        content = _read_arrays(path)
+        with _damaged(path, "no pickle, truncated or damaged"), open(path, "rb") as file:
+            content = _ArrayUnpickler(file, encoding="latin1").load()
     else:
         raise WeightsError(
             f"Weights {path!r}: not a torch or safetensors file ({size} bytes, begins with {head!r}). A saved web "
@@ -80,110 +84,61 @@ def safetensors_metadata(path: str) -> dict[str, str]:
     from safetensors import safe_open
 
     path = os.path.expanduser(path)
-    _size_of_regular_file(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}
-    except Exception as error:  # SafetensorError, and what its Rust code passes on
-        raise WeightsError(f"Weights {path!r}: no readable safetensors file ({_first_line(error)}).") from error
+    _beginning(path)
+    with _damaged(path, "no readable safetensors file"), safe_open(path, framework="pt") as file:
+        return file.metadata() or {}
 
 
-def _size_of_regular_file(path: str) -> int:
+def _beginning(path: str) -> tuple[int, bytes]:
+    """Size in bytes, and the first bytes."""
     try:
-        found = os.stat(path)
+        with open_regular(path) as file:
+            return os.fstat(file.fileno()).st_size, file.read(len(_TORCH_LEGACY))
     except OSError as error:
-        kind = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
-    else:
-        if stat.S_ISREG(found.st_mode):
-            return found.st_size
-        kind = "is a folder, not a file" if stat.S_ISDIR(found.st_mode) else "is no regular file"
-    raise WeightsError(
-        f"Weights {path!r}: this path {kind}. Give a .pth, .pt or .safetensors file, a URL, or 'hub:NAME' for the "
-        "weights of a timm model."
-    )
+        raise WeightsError(
+            f"Weights {path!r}: {error.strerror}. Give a .pth, .pt or .safetensors file, a URL, or 'hub:NAME' for the "
+            "weights of a timm model."
+        ) from error
 
 
-def _read_safetensors(path: str) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
+@contextmanager
+def _damaged(path: str, what: str) -> Iterator[None]:
+    """Turn what a reader raises, which is nearly any type, into a WeightsError, and keep its warnings back."""
     try:
-        return load_file(path, device="cpu")
-    except Exception as error:  # SafetensorError, and KeyError of a dtype that torch has not
-        raise WeightsError(f"Weights {path!r}: damaged safetensors file ({_first_line(error)}). {_AGAIN}") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except WeightsError:
+        raise
+    except Exception as error:
+        found = re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        if found or isinstance(error, _RefusedError):
+            raise WeightsError(
+                f"Weights {path!r}: loading this file would run code stored in it (it asks for "
+                f"{found.group(1) if found else error}), so it is refused. If you trust its author, convert it once "
+                "elsewhere: torch.load(path, weights_only=False) or pickle.load, keep the tensors, and save them with "
+                "safetensors.torch.save_file; then pass the .safetensors file."
+            ) from error
+        line = shorten((str(error).splitlines() or [type(error).__name__])[0], 200)
+        raise WeightsError(f"Weights {path!r}: {what} ({line}). {_AGAIN}") from error
 
 
 def _check_zip(path: str, size: int) -> None:
     """Sizes and checksums. torch.save stores without compression; what is compressed, or overlaps, could unpack to any
     size.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            unpacked = sum(entry.file_size for entry in archive.infolist())
-    except Exception as error:  # BadZipFile, NotImplementedError, struct.error, UnicodeDecodeError, ...
-        raise WeightsError(
-            f"Weights {path!r}: truncated, damaged, or not written by torch.save ({_first_line(error)}). {_AGAIN}"
-        ) from error
-    if unpacked > size:
-        raise WeightsError(
-            f"Weights {path!r}: {size} bytes that would unpack to {unpacked}, as torch.save never writes them, so it "
-            f"is refused. {_AGAIN}"
-        )
-    try:  # torch reads the records without a look at their CRC32
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    except Exception as error:  # as above, and RuntimeError of what claims to be encrypted
-        damaged = _first_line(error)
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+        if unpacked > size:
+            raise WeightsError(
+                f"Weights {path!r}: {size} bytes that would unpack to {unpacked}, as torch.save never writes them, so "
+                f"it is refused. {_AGAIN}"
+            )
+        damaged = archive.testzip()  # torch reads the records without a look at their CRC32
     if damaged is not None:
         raise WeightsError(
-            f"Weights {path!r}: damaged since it was written: the CRC32 of its records does not hold ({damaged}). "
-            f"{_AGAIN}"
+            f"Weights {path!r}: damaged since it was written: the CRC32 of {damaged} in it does not hold. {_AGAIN}"
         )
-
-
-def _read_torch(path: str) -> Any:
-    try:
-        # Training checkpoints of DINO and timm keep their command line in a Namespace, which is plain data.
-        with torch.serialization.safe_globals([argparse.Namespace]), open(path, "rb") as file, _no_warnings():
-            return torch.load(file, map_location="cpu", weights_only=True)  # a path's suffix would count
-    except Exception as error:  # damaged files raise nearly any type
-        found = re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
-        if found:
-            raise _refused(path, found.group(1)) from error
-        raise WeightsError(
-            f"Weights {path!r}: truncated, damaged, or not written by torch.save ({_first_line(error)}). {_AGAIN}"
-        ) from error
-
-
-@contextmanager
-def _no_warnings() -> Iterator[None]:
-    """Of old pickles and damaged ones; what is wrong with a file is told by the error."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def _read_arrays(path: str) -> Any:
-    try:
-        with open(path, "rb") as file, _no_warnings():
-            return _ArrayUnpickler(file, encoding="latin1").load()
-    except _RefusedError as error:
-        raise _refused(path, str(error)) from error
-    except Exception as error:  # damaged pickles raise nearly any type, IndexError and KeyError among them
-        raise WeightsError(
-            f"Weights {path!r}: no pickle, truncated or damaged ({_first_line(error)}). {_AGAIN}"
-        ) from error
-
-
-def _refused(path: str, wanted: str) -> WeightsError:
-    return WeightsError(
-        f"Weights {path!r}: loading this file would run code stored in it (it asks for {wanted}), so it is refused. If "
-        "you trust its author, convert it once elsewhere: torch.load(path, weights_only=False) or pickle.load, keep "
-        "the tensors, and save them with safetensors.torch.save_file; then pass the .safetensors file."
-    )
-
-
-def _first_line(error: BaseException) -> str:
-    return shorten((str(error).splitlines() or [type(error).__name__])[0], 200)
 
 
 def _check_content(content: Any) -> None:

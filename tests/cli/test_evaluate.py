@@ -157,6 +157,22 @@ def test_uncompressed_and_polygon_predictions_and_classes(files):
     assert files.metrics["segm/AR@1000"] == pytest.approx(100 / 3)
 
 
+def test_boxes_among_masks_are_no_part_of_the_masks(files):
+    """On either side; a parent without a mask still is one, and children keep their next ancestor."""
+    prediction = copy.deepcopy(files.truth)
+    assert files.run(prediction) == 0
+    expected = files.metrics
+    box = {"image_id": 21, "iscrowd": 0, "bbox": [70, 50, 5, 5], "score": 0.99}
+    for content, first_id in ((files.truth, 900), (prediction, 800)):
+        content["annotations"] += [
+            {**box, "id": first_id, "parent_id": 0, "segmentation": []},
+            {**box, "id": first_id + 1, "parent_id": first_id},
+        ]
+    assert files.run(prediction) == 0 and files.metrics == expected
+    assert "2 true annotations have no mask" in files.out and "2 predictions have no mask" in files.out
+    assert files.run(prediction, "--iou-type", "bbox") == 0 and files.metrics["bbox/AR@1000"] == 100
+
+
 def broken(**changes):
     """One good prediction with changes; a value of None removes the key."""
     good = data_set({21: "val/a.jpg"})["annotations"][0]
@@ -175,16 +191,16 @@ RLE = broken()[0]["segmentation"]
         (broken(segmentation={**RLE, "counts": "\u00e9" + RLE["counts"]}), "character"),
         (broken(segmentation={**RLE, "counts": [10, 20]}), "add up to 30 pixels"),
         (broken(segmentation={**RLE, "counts": None}), "annotation 77"),
-        (broken(segmentation=[]), "empty list of polygons"),
+        (broken(segmentation=[]), "no prediction has a segmentation"),
         (broken(segmentation=[["a", 1, 2, 3, 4, 5]]), "annotation 77"),
         (broken(segmentation="mask"), "not a COCO segmentation"),
-        (broken(segmentation=None), "has no segmentation"),
+        (broken(segmentation=None), "no prediction has a segmentation"),
         (broken(bbox=[1, 2, 3]), "x, y, width, height"),
         (broken(bbox=[1, 2, -3, 4]), "x, y, width, height"),
         (broken(score="high"), "finite number, got 'high'"),
         (broken(score=float("nan")), "finite number, got nan"),
         (broken(image_id=None), "annotation 77: it has no image_id"),
-        (broken(parent_id=78), "names parent 78"),
+        (broken(parent_id=78), "names the parent 78"),
         (broken(parent_id=77), "circle"),
         ([3], "annotation number 1: an annotation must be an object"),
         ({"images": []}, "neither a result list nor a COCO data set"),
@@ -221,7 +237,7 @@ def test_another_image_size(files):
         (lambda t: t["annotations"][0].update(id=0), "annotation id 0 together with parent_id"),
         (lambda t: t["annotations"][1].update(id=1), "two annotations have the id 1"),
         (lambda t: t["images"][1].update(file_name="val/./a.jpg"), "21 and 22 are both"),
-        (lambda t: t["annotations"][3].update(parent_id=1), "image 22: annotation 4 names parent 1"),
+        (lambda t: t["annotations"][3].update(parent_id=1), "image 22, annotation 4: it names the parent 1"),
         (lambda t: t["images"].append(t["images"][0]), "two images have the id 21"),
         (lambda t: t.pop("images"), "not a COCO data set"),
     ],
@@ -252,7 +268,7 @@ def test_empty_masks_are_counted_and_missing_files_are_named(files, tmp_path):
     assert "1 predicted masks are empty" in files.out
     assert files.metrics["segm/AR@1000"] == 0
     assert evaluate_json(["--gt", str(tmp_path / "none.json"), "--pred", str(tmp_path / "pred.json")]) == 2
-    assert "none.json: No such file" in files.capsys.readouterr().err
+    assert "none.json: the file does not exist" in files.capsys.readouterr().err
     for arguments in (["--max-dets", "0"], ["--iou-type", "mask"]):
         with pytest.raises(SystemExit) as error:
             files.run([result], *arguments)

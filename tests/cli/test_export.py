@@ -126,7 +126,7 @@ def test_mistakes_are_explained(folder, tmp_path, capsys):
         return capsys.readouterr().err
 
     assert "it has no student: it holds one model" in error(phase2, "--which", "student")
-    assert "none.pth': this path does not exist" in error(str(tmp_path / "none.pth"))
+    assert "none.pth': the file does not exist" in error(str(tmp_path / "none.pth"))
     torch.save({"epoch": 3}, tmp_path / "empty.pth")
     assert "it holds no model" in error(str(tmp_path / "empty.pth"))
     torch.save({"model": {}}, tmp_path / "w.pth")

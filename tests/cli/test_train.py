@@ -89,6 +89,24 @@ def test_train_then_resume_then_evaluate(run, folder, capfd):
         assert run("--eval-only", "--resume", "TEST.EXPECTED_RESULTS", option) == code
 
 
+def test_wrong_labels_are_left_out_and_the_exit_code_says_so(run, folder, tmp_path, capfd):
+    content = json.loads((folder / "labels.json").read_text())
+    annotations = content["annotations"]
+    annotations.append({**annotations[0], "id": 9001, "segmentation": []})  # a box among masks
+    spec = f"cli_scenes: {tmp_path / 'odd.json'}, {folder / 'images'}"
+    options = ["DATASETS.REGISTER", spec, "DATASETS.TEST", "()", "SOLVER.MAX_ITER", "1", "OUTPUT_DIR", str(tmp_path)]
+    for segmentation, code in (([[4, 4, 20, 4, 20, 20]], 0), ([[4, 4, 1e7, 4, 20, 20]], 3)):
+        (tmp_path / "odd.json").write_text(
+            json.dumps(
+                {**content, "annotations": [*annotations, {**annotations[0], "id": 9002, "segmentation": segmentation}]}
+            )
+        )
+        capfd.readouterr()
+        assert run(*options) == code
+        last = capfd.readouterr().err.splitlines()[-1:]
+        assert (code == 3) == any("1 x polygon far outside" in line and "odd.json" in line for line in last)
+
+
 def test_evaluation_of_images_that_are_not_there_is_refused(run, folder, tmp_path, capfd):
     assert run("SOLVER.MAX_ITER", "1", "DATASETS.TEST", "()", "OUTPUT_DIR", str(tmp_path)) == 0
     command = ("--eval-only", "MODEL.WEIGHTS", str(tmp_path / "model_final.pth"), "OUTPUT_DIR", str(tmp_path))

@@ -51,12 +51,11 @@ def test_a_folder_that_cannot_be_listed_is_named(folder, monkeypatch):
     listed = os.scandir
 
     def scandir(path):
-        if os.path.basename(path) == "a":
+        if os.path.basename(path.rstrip("/")) == "a":
             raise PermissionError(errno.EACCES, "Permission denied", path)
         return listed(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    monkeypatch.setattr(os, "access", lambda path, mode: not path.endswith("/a/"))
     images = read_image_list(str(folder))
     assert images.file_names == ["a-b.webp", "a/", "b.jpg", "ä ö\n.jpg"]
     with pytest.raises(ImageReadError) as caught:

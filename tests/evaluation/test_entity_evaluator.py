@@ -16,7 +16,6 @@ from detectron2.utils import comm
 
 from sohes_d2.evaluation.entity_evaluator import EntityEvaluator
 from sohes_d2.errors import InputError
-from sohes_d2.evaluation.errors import EvaluationError
 from sohes_d2.evaluation.ground_truth import GroundTruth
 from sohes_d2.evaluation.predictions import read_predictions
 from sohes_d2.evaluation.scoring import evaluate
@@ -207,11 +206,11 @@ def test_without_annotations_predictions_are_saved_only(truth_file, tmp_path):
 
 
 def test_errors_say_what_is_wrong(truth_file):
-    with pytest.raises(EvaluationError, match="neither a registered data set nor a file"):
+    with pytest.raises(InputError, match="neither a registered data set nor a file"):
         EntityEvaluator("no_such_set")
     assert "no_such_set" not in MetadataCatalog.list()
     MetadataCatalog.get("test_set_without_json")
-    with pytest.raises(EvaluationError, match="no json_file"):
+    with pytest.raises(InputError, match="no json_file"):
         EntityEvaluator("test_set_without_json")
     evaluator = EntityEvaluator(truth_file)
     cases = [
@@ -227,7 +226,7 @@ def test_errors_say_what_is_wrong(truth_file):
         ),
     ]
     for image_id, output, message in cases:
-        with pytest.raises(EvaluationError, match=message):
+        with pytest.raises(InputError, match=message):
             evaluator.process([{"image_id": image_id}], [output])
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from sohes_d2.errors import RecordError
 from sohes_d2.structures.masks import (
     coverage_matrix,
     decode_mask,
@@ -18,7 +19,6 @@ from sohes_d2.structures.masks import (
     encode_window,
     iou_matrix,
     mask_areas,
-    MaskError,
     mask_boxes,
     rle_from_coco,
     rle_to_json,
@@ -172,14 +172,14 @@ def test_numbers_of_an_rle_may_be_floats_that_are_whole():
     ],
 )
 def test_what_pycocotools_must_not_see(segmentation, reason):
-    with pytest.raises(MaskError) as error:
+    with pytest.raises(RecordError) as error:
         rle_from_coco(segmentation, (20, 30))
     assert error.value.reason == reason
 
 
 @pytest.mark.parametrize("size", [(0, 5), (5, -1), (1 << 15, 1 << 15)])
 def test_sizes_that_no_image_has(size):
-    with pytest.raises(MaskError, match="no size"):
+    with pytest.raises(RecordError, match="no size"):
         rle_from_coco([SQUARE], size)
 
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from sohes_d2.structures.masks import MaskError, decode_mask, encode_masks, mask_areas, rle_from_coco
+from sohes_d2.errors import RecordError
+from sohes_d2.structures.masks import decode_mask, encode_masks, mask_areas, rle_from_coco
 from sohes_d2.structures.run_lengths import check_runs, merge_empty_runs, run_lengths
 
 
@@ -43,7 +44,7 @@ def test_unsound_counts_are_refused(change, reason):
     mask = np.zeros((20, 30), bool)
     mask[3:9, 4:20] = True
     (rle,) = encode_masks([mask])
-    with pytest.raises(MaskError, match=reason):
+    with pytest.raises(RecordError, match=reason):
         rle_from_coco({"size": rle["size"], "counts": change(rle["counts"])}, mask.shape)
 
 
@@ -66,8 +67,8 @@ def test_runs_of_length_0_are_merged():
 
 
 def test_more_runs_than_pixels_are_refused():
-    with pytest.raises(MaskError, match="14 runs"):
+    with pytest.raises(RecordError, match="14 runs"):
         rle_from_coco({"size": [3, 4], "counts": [0] * 13 + [12]}, (3, 4))
-    with pytest.raises(MaskError, match="20001 runs"):
+    with pytest.raises(RecordError, match="20001 runs"):
         rle_from_coco({"size": [3, 4], "counts": "0" * 20000 + "<"}, (3, 4))
     assert mask_areas([rle_from_coco({"size": [3, 4], "counts": [0] + [1] * 12}, (3, 4))]) == [6]

@@ -245,7 +245,7 @@ def test_unusable_parents_fall_back_to_coverage(tmp_path):
     data, summary, _ = report(tmp_path, content)
     assert data["image-0"]["sides"][0]["parents"] == [-1, -1, 1, 1, 2, 4]
     assert data["image-0"]["sides"][0]["byCoverage"]
-    assert "read off the masks instead" in summary.problems[0]
+    assert "parent_ids are not used" in summary.problems[0]
 
 
 def test_an_unknown_parent_makes_a_whole(tmp_path):

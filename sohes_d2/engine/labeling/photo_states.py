@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import stat
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +11,7 @@ import numpy as np
 
 from ...data.sources import ImageItem
 from ...labels.index import PHOTO_DTYPE
+from ...structures.files import open_regular
 from ...structures.images import file_fingerprint
 
 _THREADS = 8  # network drives answer many questions at once
@@ -84,15 +83,8 @@ def _changed(item: ImageItem, known: Mapping[int, PhotoState]) -> bool:
 
 
 def _crc32(path: str) -> int:
-    """The checksum of a regular file.
-
-    Raises:
-        OSError: it is none, or cannot be read.
-    """
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise OSError(f"{path!r} is no regular file")
     checksum = 0
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         while data := file.read(_CHUNK):
             checksum = zlib.crc32(data, checksum)
     return checksum

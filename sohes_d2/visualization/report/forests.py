@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ...labels.forests import link, read_masks
-from ...labels.schema import Problems, RecordError
-from ...structures.forest import Forest, ForestError
+from ...labels.forests import CIRCLE, link, read_masks
+from ...labels.schema import Problems
+from ...structures.forest import Forest
 from ..colors import canonical_order
 from .label_file import LabelFile
 
@@ -54,14 +54,8 @@ def image_forest(
     annotations = file.of(image_id)
     problems = Problems()
     masks = read_masks(annotations, size, problems, "")
-    by_coverage = not file.has_hierarchy
-    try:
-        everything = link(annotations, masks, size, problems, "")
-    except ForestError as error:
-        reason = f"{error}; the hierarchy is read off the masks instead"
-        problems.add("parents", RecordError(reason, "circle of parents"))
-        everything = link([{**a, "parent_id": 0} for a in annotations], masks, size, Problems(), "")
-        by_coverage = True
+    everything = link(annotations, masks, size, problems, "")
+    by_coverage = not file.has_hierarchy or CIRCLE in problems.counts
     scores = everything.scores
     crowds = np.array([bool(a["iscrowd"]) for a in annotations], bool)
     keep = np.array([mask is not None for mask in masks], bool) & ~crowds

@@ -39,13 +39,8 @@ def read_label_file(path: str | Path, results_allowed: bool = False) -> LabelFil
     Raises:
         InputError: the file cannot be read, is no json, or is none of these.
     """
-    found = reader.read_label_file(path)
+    found = reader.read_label_file(path, results_allowed=results_allowed)
     file = LabelFile(**{field.name: getattr(found, field.name) for field in fields(found)})
-    if file.is_result_list and not results_allowed:
-        raise ReportError(
-            f"{path} is a list of results, which has no file names; give the data set it was predicted on as --labels "
-            "and the list as --compare"
-        )
     if not file.images and not file.is_result_list:
         raise ReportError(f"{path} has no images, so there is nothing to show")
     # A single class, such as our "entity", says nothing of a mask.
