@@ -74,8 +74,8 @@ def _positive(text: str) -> int:
 
 def score(args: argparse.Namespace) -> None:
     """Score the predictions and print the tables."""
-    from ..evaluation.errors import EvaluationError
     from ..evaluation.backends import resolve_backend
+    from ..evaluation.errors import EvaluationError
     from ..evaluation.ground_truth import GroundTruth
     from ..evaluation.predictions import empty_masks, read_predictions
     from ..evaluation.scoring import evaluate

@@ -6,19 +6,19 @@ header is checked before any pixel is decoded. The frame is that of Detectron2's
 
 from __future__ import annotations
 
-from PIL.PngImagePlugin import PngImageFile
 import importlib
 import os
 import re
 import stat
 import struct
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, Union
-from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngImageFile
 
 from ..errors import InputError
 

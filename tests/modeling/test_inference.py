@@ -111,3 +111,29 @@ def test_predicted_ancestors_follow_the_chosen_queries():
     assert out["forest"].parents.tolist() == [-1, -1]
     out = EntityInference(theta_cover=0)(entity_logits(0.9, 0.8), disjoint, ancestors, **SIZES)
     assert out["forest"].parents.tolist() == [1, -1]
+
+
+def test_masks_of_several_looks_become_one_forest():
+    def found(entity, masks, sides=None):
+        return EntityInference().find(entity_logits(*entity), torch.stack(masks), sides, **SIZES)
+
+    def sides(ancestor_of_the_next):
+        """Embeddings of two masks, the first of which is the ancestor of the second, or neither of the other."""
+        as_ancestor = torch.tensor([[9.0 if ancestor_of_the_next else -9.0], [-9.0]])
+        return as_ancestor, torch.tensor([[1.0], [1.0]])
+
+    whole = found((0.9, 0.8), [block(0, 0, 6, 8), block(0, 0, 3, 4)], sides(True))
+    # a better outline of the second mask, and one that the first look missed
+    closer = found((0.95, 0.7), [block(0, 0, 3, 4, inside=9.0), block(3, 6, 4, 7)], sides(False))
+    out = EntityInference().combine([whole, closer], (48, 64), nms_threshold=0.7)
+    scores = out["instances"].scores
+    assert len(scores) == 3, "the worse of two equal masks is left out"
+    boxes = out["instances"].pred_boxes.tensor.tolist()
+    assert boxes[1] == [0, 0, 64, 48] and scores[0] == closer.scores[0]
+    # inside one look the ancestor head decides, between two looks coverage: the whole covers both others
+    assert out["forest"].parents.tolist() == [1, -1, 1]
+    probabilities = out["ancestor_probabilities"]
+    assert probabilities[1].tolist() == pytest.approx([1, 0, 1], abs=1e-4)
+    assert probabilities[0, 2] < 0.01, "of one look, where the head says no"
+    best = EntityInference(max_masks=1).combine([whole, closer], (48, 64), nms_threshold=0.7)
+    assert len(best["instances"]) == 1 and best["instances"].scores[0] == closer.scores[0]

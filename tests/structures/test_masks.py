@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from sohes_d2.structures.masks import (
+    MaskError,
     coverage_matrix,
     decode_mask,
     decode_masks,
@@ -18,7 +19,6 @@ from sohes_d2.structures.masks import (
     encode_window,
     iou_matrix,
     mask_areas,
-    MaskError,
     mask_boxes,
     rle_from_coco,
     rle_to_json,
