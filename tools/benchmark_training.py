@@ -36,7 +36,6 @@ from typing import Any
 
 from sohes_d2.cli.runner import run_tool, tool_parser
 
-
 DEFAULT_CONFIG = os.path.join(os.path.dirname(__file__), "..", "configs", "sohes_synthetic_instruction.yaml")
 
 
@@ -63,12 +62,12 @@ import torch
 from torch import Tensor, nn
 
 import sohes_d2  # noqa: F401  (before Detectron2, which it mends)
+from sohes_d2.config_file import load_config
 from sohes_d2.data.synthetic import generate_scene
 from sohes_d2.engine.amp import MixedPrecision
-from sohes_d2.config_file import load_config
-from sohes_d2.errors import ConfigError
 from sohes_d2.engine.optimizer import build_optimizer
 from sohes_d2.engine.part_meter import MIB, PartMeter
+from sohes_d2.errors import ConfigError
 from sohes_d2.structures.ancestors import AncestorMatrix
 from sohes_d2.structures.masks import decode_masks
 

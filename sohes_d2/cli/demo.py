@@ -75,8 +75,8 @@ def build_finder(args: argparse.Namespace) -> tuple[Any, dict[str, Any], str]:
     """
     from .. import __version__, compat
     from ..config_file import load_config
-    from ..errors import ConfigError
     from ..devices import choose_device
+    from ..errors import ConfigError
     from ..exploration.features import build_feature_extractor
     from ..exploration.labeler import PseudoLabeler
     from ..structures.images import set_max_image_pixels

@@ -34,9 +34,9 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
+from ..errors import InputError
 from ..structures.files import check_output
 from .runner import run_tool, tool_parser
-from ..errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 

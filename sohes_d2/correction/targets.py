@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from detectron2.config import configurable
 from torch import Tensor
+
+from detectron2.config import configurable
 
 from ..modeling.ancestor_head import ancestor_logits
 from ..modeling.mask_refinement import refine_masks

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
-from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from detectron2.utils import comm
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 

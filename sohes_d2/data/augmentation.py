@@ -4,8 +4,9 @@ augmentations."""
 from __future__ import annotations
 
 import numpy as np
-from detectron2.data import transforms as T
 from fvcore.transforms.transform import PadTransform
+
+from detectron2.data import transforms as T
 
 # Mid-grey, as in Detectron2's `FixedSizeCrop`: near the usual PIXEL_MEAN, so near 0 for the model, as the padding of
 # batches is.

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from detectron2.config import configurable
 from detectron2.data import transforms as T
 

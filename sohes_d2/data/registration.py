@@ -18,9 +18,10 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from torch.utils.data import Dataset
+
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
-from torch.utils.data import Dataset
 
 from ..config_file import read_yaml
 from ..errors import ConfigError, InputError

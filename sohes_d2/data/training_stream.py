@@ -17,11 +17,12 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Sampler, Subset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+
 from detectron2.data import DatasetCatalog
 from detectron2.data.common import DatasetFromList
 from detectron2.utils import comm
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Sampler, Subset
-from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from ..errors import InputError, SOHESError
 from ..structures.masks import has_segmentation

@@ -11,6 +11,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+
 from detectron2.config import configurable
 
 # Height over width of erased rectangles, as in Random Erasing (Zhong et al., AAAI 2020, section 3).

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+
 from detectron2.config import CfgNode
 
 from ..errors import ConfigError

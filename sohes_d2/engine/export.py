@@ -21,11 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from ..data.synthetic import generate_scene
-from ..structures.files import atomic_writer, output_errors, sync_folder, write_bytes
 from ..errors import InputError, SOHESError
 from ..modeling.ancestor_head import ancestor_logits
 from ..modeling.deformable_attention import MSDeformAttn
 from ..modeling.meta_arch import SOHES
+from ..structures.files import atomic_writer, output_errors, sync_folder, write_bytes
 
 SUFFIXES = (".onnx", ".pt2")
 # What torch's exporter writes without converting; earlier ones cannot resize with antialiasing.

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch.utils.data import DataLoader, Dataset
+
 from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList, build_detection_test_loader, get_detection_dataset_dicts
-from torch.utils.data import DataLoader, Dataset
 
 from ..data.training_labels import BrokenSampleError
 

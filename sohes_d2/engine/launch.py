@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 
 import torch
 import torch.distributed as dist
+
 from detectron2.utils import comm
 
 from .. import errors

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode
 from torch import nn
+
+from detectron2.config import CfgNode
 
 from ..errors import ConfigError
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from typing import Any
+
 import numpy as np
 import torch
+
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Instances
 
+from ..config_file import load_config
 from ..correction.guard import TeacherStatistics
 from ..data.synthetic import generate_scene
 from ..exploration.features import ColorTextureExtractor
 from ..exploration.labeler import PseudoLabeler
 from ..structures.ancestors import AncestorMatrix
 from ..structures.masks import decode_masks
-from ..config_file import load_config
 
 _SIZE = (64, 64)
 

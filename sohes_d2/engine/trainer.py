@@ -12,22 +12,23 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
 from detectron2.config import CfgNode
 from detectron2.data import get_detection_dataset_dicts
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
 from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer, PeriodicWriter
-from detectron2.utils.events import EventWriter
 from detectron2.utils import comm
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
+from detectron2.utils.events import EventWriter
 
 from ..correction import MutualLearningHook, SOHESMutualLearning
 from ..data.mapper import PseudoLabelDatasetMapper
 from ..data.training_stream import build_training_loader, images_per_process
+from ..errors import ConfigError, InputError
 from ..evaluation.entity_evaluator import EntityEvaluator
 from .amp import MixedPrecision
 from .checkpoint import CheckpointError, SOHESCheckpointer
-from ..errors import ConfigError, InputError
 from .hooks import Checkpoints, CountSkippedImages, DrawExamples, Evaluation
 from .inference_loader import build_test_loader
 from .optimizer import build_optimizer

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm

@@ -16,10 +16,10 @@ the lower pair of region ids first, where a merged region keeps the lower id of 
 
 from __future__ import annotations
 
-from typing import Any
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from detectron2.utils import comm
 from torch import nn
 from torch.nn import functional as F
+
+from detectron2.utils import comm
 
 from . import point_sampling
 from .ancestor_head import ancestor_logits

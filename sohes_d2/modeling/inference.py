@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.structures import Boxes, Instances
 from torch import Tensor
+
+from detectron2.structures import Boxes, Instances
 
 from ..structures.device_rle import encode_tensor
 from ..structures.duplicates import without_duplicates

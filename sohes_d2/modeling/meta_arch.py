@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone, build_sem_seg_head
 from detectron2.structures import ImageList, Instances
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..structures.crops import NO_CROPS, CropLayers, window_of
 from .criterion import SetCriterion

@@ -9,13 +9,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from detectron2.config import configurable
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..exploration.features.network import freeze
+from detectron2.config import configurable
+
 from ..errors import WeightsError
+from ..exploration.features.network import freeze
 from ..weights import load_weights
 from ..weights.layouts import resampling_of, use_official_resampling
 from .library import NegativeCosineSimilarity

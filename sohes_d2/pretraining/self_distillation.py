@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from detectron2.config import configurable
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+
+from detectron2.config import configurable
 
 from .contrast import common_places, features_at, moved_apart
 from .library import (

@@ -13,19 +13,20 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
+
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.engine import hooks as detectron2_hooks
 from detectron2.utils import comm
-from torch import nn
 
 from .. import __version__
-from ..structures.files import atomic_writer, write_json
 from ..data.training_stream import build_training_loader
-from ..errors import ConfigError
 from ..engine.hooks import CountSkippedImages
 from ..engine.trainer import SOHESTrainer
+from ..errors import ConfigError
 from ..exploration.features.vit_file import load_vit_file
+from ..structures.files import atomic_writer, write_json
 from ..structures.images import set_max_image_pixels
 from ..weights import load_weights
 from .dense_check import DenseCheck

@@ -8,6 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+
 from detectron2.config import configurable
 
 from ..data.views import StrongView

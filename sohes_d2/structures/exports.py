@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from .entity import Entity
 import base64
 import html
 import io
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from .entity import Entity
 from .masks import decode_mask, decode_masks
 
 if TYPE_CHECKING:

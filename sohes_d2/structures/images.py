@@ -12,9 +12,9 @@ import os
 import re
 import struct
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, Union
-from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError

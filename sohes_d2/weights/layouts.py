@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
 import math
 import re
 import types
 from collections import Counter
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from timm.models.vision_transformer import VisionTransformer

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detectron2.modeling import build_model
 from PIL import Image
 from pycocotools import mask as mask_util
+
+from detectron2.modeling import build_model
 
 TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS / "engine")]

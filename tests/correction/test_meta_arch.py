@@ -4,13 +4,14 @@ import logging
 
 import pytest
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import CfgNode
-from detectron2.modeling import build_model
 from mutual_training import batch, mutual_cfg, mutual_model, plain_cfg, plain_model, write_phase2
 
 from sohes_d2.engine.checkpoint import SOHESCheckpointer
 from sohes_d2.engine.optimizer import GroupRules, parameter_groups
+
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
 
 NAMES = ["loss_ce", "loss_mask", "loss_dice", "loss_ancestor"]
 SUFFIXES = ("", "_0", "_1")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from detectron2.data import transforms as T
 
 from sohes_d2.data.augmentation import LargeScaleJitter, inference_augmentations, training_augmentations
+
+from detectron2.data import transforms as T
 
 
 def apply(augmentations, image):

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from sohes_d2.engine.amp import MixedPrecision
 from sohes_d2.config_file import load_config
+from sohes_d2.engine.amp import MixedPrecision
 from sohes_d2.errors import ConfigError
 
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from sohes_d2 import add_sohes_config
+from sohes_d2.structures.ancestors import AncestorMatrix
+
 from detectron2.config import CfgNode, get_cfg
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Instances
 from detectron2.utils.visualizer import Visualizer
-
-from sohes_d2.structures.ancestors import AncestorMatrix
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ... import __version__
+from ...data.sources import ImageList
 from ...errors import CorruptFileError
-from ...structures.files import FolderLock, write_json
 from ...labels.index import ShardIndex, check_label_file, load_index, read_info
 from ...labels.shards import MAX_IMAGES_PER_SHARD, merge_shards, read_skipped
-from ...data.sources import ImageList
+from ...structures.files import FolderLock, write_json
 from .executors import run_in_process, run_on_device, run_on_workers
 from .progress import Progress
 from .ray_executor import run_on_ray

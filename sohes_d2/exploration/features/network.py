@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch

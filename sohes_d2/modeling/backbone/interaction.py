@@ -6,10 +6,10 @@ prior's maps of strides 8, 16 and 32, flattened row by row, one after the other.
 
 from __future__ import annotations
 
-from typing import Any
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from timm.layers import DropPath

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 import math
+from collections.abc import Callable
 
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Callable
 
 import torch
-from detectron2.config import configurable
-from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from fvcore.nn import weight_init
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from detectron2.config import configurable
+from detectron2.layers import Conv2d, ShapeSpec, get_norm
 
 from ..position_encoding import PositionEmbeddingSine
 from .build import PIXEL_DECODER_REGISTRY

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ...labels.schema import Annotation
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from ...errors import InputError
 from ...labels import reader
+from ...labels.schema import Annotation
 
 
 class ReportError(InputError):
