@@ -11,6 +11,7 @@ from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..structures.score_calibration import check_knots
 from .criterion import SetCriterion
 from .inference import EntityInference
 from .matcher import HungarianMatcher
@@ -94,6 +95,7 @@ class SOHES(nn.Module):
             "inference": EntityInference(
                 max_masks=cfg.TEST.DETECTIONS_PER_IMAGE,
                 min_score=cfg.TEST.MIN_SCORE,
+                calibration=_calibration(cfg),
                 duplicate_iou=cfg.TEST.DUPLICATE_IOU,
                 ancestor_threshold=ancestor.THRESHOLD,
                 theta_cover=ancestor.THETA_COVER,
@@ -163,6 +165,14 @@ class SOHES(nn.Module):
         """The criterion's losses times their weights; what has no weight is left out."""
         weights = self.criterion.weight_dict
         return {k: loss * weights[k] for k, loss in self.criterion(outputs, targets).items() if k in weights}
+
+
+def _calibration(cfg: Any) -> list[list[float]]:
+    try:
+        check_knots(cfg.TEST.SCORE_CALIBRATION)
+    except ValueError as error:
+        raise ValueError(f"TEST.SCORE_CALIBRATION {error}") from error
+    return cfg.TEST.SCORE_CALIBRATION
 
 
 def _target(instances: Instances, padded_size: tuple[int, int]) -> dict[str, Tensor]:
