@@ -18,7 +18,7 @@ help:
 	@echo "make demo   label real photos with entity forests, on the CPU, and show them: $(DEMO)/report.html and pictures"
 	@echo "make test   run the tests (no network, no GPU)"
 	@echo "make fuzz   give each tool EXAMPLES=N (2000) randomly damaged files; the tests try a few"
-	@echo "make lint   check the style with ruff"
+	@echo "make lint   check style, imports and types: ruff, mypy"
 	@echo "Another Python than $(PYTHON): make PYTHON=python3.12 env"
 
 env: $(READY)
@@ -56,3 +56,4 @@ fuzz: $(READY)
 lint: $(READY)
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy

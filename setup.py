@@ -51,7 +51,7 @@ EXTRAS = {
     "report": ["matplotlib>=3.5", "scikit-image>=0.22"],
     # Forest.to_pandas, Forest.to_supervision
     "tables": ["pandas>=2.0", "supervision>=0.20"],
-    "dev": ["hypothesis>=6.100", "pytest>=7", "pytest-xdist>=3", "ruff>=0.6"],
+    "dev": ["hypothesis>=6.100", "mypy>=2.0", "pytest>=7", "pytest-xdist>=3", "ruff>=0.6"],
 }
 
 CONFIGS = {"sohes_d2.configs": "configs"}

@@ -19,8 +19,6 @@ import sys
 
 from sohes_d2.cli.prepare import make_parser, run
 from sohes_d2.data.builtin import BUILTIN
-from sohes_d2.labels.reader import LabelStream
-from sohes_d2.labels.schema import image_size
 from sohes_d2.data.conversion import (
     ConversionError,
     Entity,
@@ -36,6 +34,8 @@ from sohes_d2.data.conversion import (
     require_images,
     take,
 )
+from sohes_d2.labels.reader import LabelStream
+from sohes_d2.labels.schema import image_size
 from sohes_d2.structures.masks import iou_matrix
 
 REMEDY = "See datasets/prepare_coco.py and datasets/prepare_lvis.py for where to get it."

@@ -19,9 +19,9 @@ import sys
 from sohes_d2.cli.runner import EXIT_DONE, EXIT_SKIPPED, run_tool, tool_parser
 from sohes_d2.data.builtin import datasets_root
 from sohes_d2.data.conversion import Entity, Item, Scene, Summary, convert
+from sohes_d2.data.synthetic import DEFAULT_SIZE, MIN_AREA, VERSION, generate_scene
 from sohes_d2.errors import InputError
 from sohes_d2.structures.files import check_output, write_picture
-from sohes_d2.data.synthetic import DEFAULT_SIZE, MIN_AREA, VERSION, generate_scene
 
 MOST_SCENES = 1_000_000  # of a split
 FIRST_INDEX = {"train": 0, "val": MOST_SCENES}

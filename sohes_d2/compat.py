@@ -34,6 +34,7 @@ import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 _EXTENSION = "detectron2._C"
 _REMEDY = "Write `import sohes_d2` before the first import of detectron2."
@@ -132,7 +133,8 @@ def _restore_pillow_names() -> None:
     from PIL import Image
 
     if not hasattr(Image, "LINEAR"):  # an alias of BILINEAR, removed in Pillow 10
-        Image.LINEAR = Image.Resampling.BILINEAR
+        patched: Any = Image
+        patched.LINEAR = Image.Resampling.BILINEAR
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -181,7 +183,7 @@ def _pkg_resources_stand_in() -> Iterator[None]:
     if importlib.util.find_spec("pkg_resources") is not None:
         yield
         return
-    stand_in = types.ModuleType("pkg_resources")
+    stand_in: Any = types.ModuleType("pkg_resources")
     stand_in.resource_filename = _resource_filename
     sys.modules["pkg_resources"] = stand_in
     try:
@@ -191,15 +193,15 @@ def _pkg_resources_stand_in() -> Iterator[None]:
 
 
 def _resource_filename(package: str, resource: str) -> str:
-    return str(Path(importlib.import_module(package).__file__).parent / resource)
+    return str(Path(str(importlib.import_module(package).__file__)).parent / resource)
 
 
-def _use_plain_coco_eval(fast_eval_api: types.ModuleType) -> None:
+def _use_plain_coco_eval(fast_eval_api: Any) -> None:
     if isinstance(sys.modules.get(_EXTENSION), _MissingOps):
         fast_eval_api.COCOeval_opt = fast_eval_api.COCOeval
 
 
-def _checkpoint_optimizer(defaults: types.ModuleType) -> None:
+def _checkpoint_optimizer(defaults: Any) -> None:
     """Let ``DefaultTrainer`` checkpoint its inner trainer, which owns the optimizer and the gradient scaler.
 
     Without it a resumed training silently starts with empty momentum. Main has these two methods itself.
@@ -208,10 +210,10 @@ def _checkpoint_optimizer(defaults: types.ModuleType) -> None:
     if "state_dict" in vars(trainer_class):
         return
 
-    def state_dict(self: object) -> dict:
+    def state_dict(self: Any) -> dict:
         return {**super(trainer_class, self).state_dict(), "_trainer": self._trainer.state_dict()}
 
-    def load_state_dict(self: object, state_dict: dict) -> None:
+    def load_state_dict(self: Any, state_dict: dict) -> None:
         super(trainer_class, self).load_state_dict(state_dict)
         if "_trainer" in state_dict:  # absent from checkpoints that were written without this patch
             self._trainer.load_state_dict(state_dict["_trainer"])
@@ -220,7 +222,7 @@ def _checkpoint_optimizer(defaults: types.ModuleType) -> None:
     trainer_class.load_state_dict = load_state_dict
 
 
-def _checkpoint_schedulers(hooks: types.ModuleType) -> None:
+def _checkpoint_schedulers(hooks: Any) -> None:
     """Let the hook of the learning rate checkpoint any scheduler of torch.
 
     It asks for ``_LRScheduler``, of which torch's own schedulers are no longer subclasses since torch 2.0; without it a
@@ -230,10 +232,10 @@ def _checkpoint_schedulers(hooks: types.ModuleType) -> None:
         return
     from torch.optim.lr_scheduler import LRScheduler
 
-    def state_dict(self: object) -> dict:
+    def state_dict(self: Any) -> dict:
         return self.scheduler.state_dict() if isinstance(self.scheduler, LRScheduler) else {}
 
-    def load_state_dict(self: object, state_dict: dict) -> None:
+    def load_state_dict(self: Any, state_dict: dict) -> None:
         if isinstance(self.scheduler, LRScheduler):
             self.scheduler.load_state_dict(state_dict)
 
@@ -244,11 +246,11 @@ def _checkpoint_schedulers(hooks: types.ModuleType) -> None:
 class _SetSampler(random.Random):
     """The generator of ``detectron2.data.common.MapDataset``, which samples from a set; Python 3.11 refuses that."""
 
-    def sample(self, population: Iterable, k: int) -> list:
-        return super().sample(list(population), k)
+    def sample(self, population: Any, k: int, *, counts: Iterable[int] | None = None) -> list[Any]:
+        return super().sample(list(population), k, counts=counts)
 
 
-def _sample_from_sets(common: types.ModuleType) -> None:
+def _sample_from_sets(common: Any) -> None:
     if not _is_main(_package_folder()):
         common.random = types.SimpleNamespace(Random=_SetSampler)  # all that this module uses of `random`
 
@@ -280,8 +282,9 @@ class _Detectron2Finder(importlib.abc.MetaPathFinder):
         if fullname not in _WHILE_EXECUTED and fullname not in _AFTERWARDS:
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
-        if spec is not None:
-            execute = spec.loader.exec_module
+        loader: Any = None if spec is None else spec.loader
+        if loader is not None:
+            execute = loader.exec_module
 
             def execute_with_patches(module: types.ModuleType) -> None:
                 with _WHILE_EXECUTED.get(fullname, nullcontext)():
@@ -289,7 +292,7 @@ class _Detectron2Finder(importlib.abc.MetaPathFinder):
                 if fullname in _AFTERWARDS:
                     _AFTERWARDS[fullname](module)
 
-            spec.loader.exec_module = execute_with_patches
+            loader.exec_module = execute_with_patches
         return spec
 
 
@@ -306,8 +309,8 @@ def _package_folder() -> Path:
     if spec.origin is None:
         # Typically the root of a git clone of Detectron2, which holds the package one level deeper.
         raise Detectron2Error(
-            f"`detectron2` is found at {list(spec.submodule_search_locations)}, a folder without __init__.py, not the "
-            f"package. Start Python in another directory, or install Detectron2. {_INSTALL}"
+            f"`detectron2` is found at {list(spec.submodule_search_locations or [])}, a folder without __init__.py, "
+            f"not the package. Start Python in another directory, or install Detectron2. {_INSTALL}"
         )
     return Path(spec.origin).parent
 
@@ -325,7 +328,7 @@ def _is_main(folder: Path) -> bool:
 
 def _extension_file() -> Path | None:
     spec = importlib.machinery.PathFinder.find_spec(_EXTENSION, [str(_package_folder())])
-    return Path(spec.origin) if spec is not None else None
+    return Path(spec.origin) if spec is not None and spec.origin is not None else None
 
 
 def _drop_half_imported() -> None:

@@ -1,6 +1,7 @@
 """Every config key of SOHES-D2, with its meaning, unit and the source of its default.
 
-Sources: [P] the SOHES paper, [H] HASSOD, [U] UnSAM, [M] Mask2Former, [A] ViT-Adapter, [D] our decision.
+Sources: [P] the SOHES paper, [H] HASSOD, [U] UnSAM, [M] Mask2Former, [A] ViT-Adapter, [S] Segment Anything, [D] our
+decision.
 """
 
 from __future__ import annotations
@@ -94,7 +95,11 @@ def add_sohes_config(cfg: Any) -> None:
     node.MAX_CHILD_AREA = 0.8
 
     # Inference. The number of masks per image is TEST.DETECTIONS_PER_IMAGE.
-    cfg.TEST.MIN_SCORE = 0.0  # masks scored lower are left out
+    cfg.TEST.MIN_SCORE = 0.0  # masks scored lower, after calibration, are left out
+    # [raw, calibrated] pairs, both rising strictly, from [0, 0] to a raw score of 1; linear between them: the share of
+    # masks of that raw score that come back under another look, as in phase 1 (tools/calibrate_scores.py). Empty: raw
+    # scores, which training always reads [D]
+    cfg.TEST.SCORE_CALIBRATION = []
     cfg.TEST.DUPLICATE_IOU = 1.0  # of two masks that overlap by more, the lower score is dropped; 1: none [D]
     cfg.TEST.REFINEMENT = CfgNode()  # of outlines, by a guided filter on the image [D]
     cfg.TEST.REFINEMENT.RADIUS = 0  # pixels of the model's input, about how far outlines are off; 0: none
@@ -104,6 +109,14 @@ def add_sohes_config(cfg: Any) -> None:
     cfg.TEST.VIEWS = CfgNode()
     cfg.TEST.VIEWS.NAMES = ["same"]
     cfg.TEST.VIEWS.DUPLICATE_IOU = 0.6  # of two views' masks that overlap by more, the better one is left
+    # Overlapping crops of a photo that the model sees beside the whole, each at the size of INPUT.MIN_SIZE_TEST, as in
+    # Segment Anything's automatic mask generator: finds small entities.
+    cfg.TEST.CROPS = node = CfgNode()
+    node.LAYERS = 0  # of crops: 0 none, 1 has 2 x 2, 2 has 4 x 4 beside them, up to 4
+    node.OVERLAP = 0.25  # share of a crop's side that the next one shows, too [D]
+    node.MARGIN = 4  # pixels of the model's input: masks so close to a side of their crop are cut, and left out [D]
+    node.NMS_THRESHOLD = 0.7  # IoU from which the lower score of two masks is left out [S]
+    node.BATCH_SIZE = 4  # crops at once
     cfg.TEST.MASK_CHUNK_BYTES = 256 * 1024 * 1024  # memory of the masks that are upsampled and encoded at once
     # Share of a test set's images that may be missing or damaged, and are scored as blank; evaluation with more is
     # refused [D].

@@ -252,7 +252,7 @@ def _explain(cfg: CfgNode, error: BaseException, key: str = "") -> str:
         return f"Type mismatch: {mismatch[3]} is {_TYPES.get(mismatch[1], mismatch[1])}, not {mismatch[2]}"
     if missing is None and not isinstance(error, AttributeError):
         return shorten(text, 300)
-    name = key or missing.group(1)
+    name = key or (missing.group(1) if missing else "")
     keys = dict.fromkeys(_keys(cfg))
     if name in keys:  # an AttributeError of something else
         return text

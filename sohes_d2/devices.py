@@ -30,9 +30,11 @@ def choose_device(configured: str, wanted: str | torch.device | None = None) -> 
     except RuntimeError as error:
         near = near_matches(device.partition(":")[0].lower(), KINDS)
         raise ConfigError(f"device {device!r} is none that torch knows; use cpu, cuda, cuda:1 or mps.{near}") from error
-    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}.get(found.type, lambda: True)()
-    if there and found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        there = False
+    there = True
+    if found.type == "cuda":
+        there = torch.cuda.is_available() and (found.index or 0) < torch.cuda.device_count()
+    elif found.type == "mps":
+        there = torch.backends.mps.is_available()
     if there:
         return device
     if wanted is not None:

@@ -9,6 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest  # noqa: E402
 
 import sohes_d2  # noqa: E402, F401  (before any test file imports detectron2)
+
 from detectron2.utils.logger import setup_logger  # noqa: E402
 
 

@@ -10,6 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
+from sohes_d2 import compat
+
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MapDataset, MetadataCatalog
@@ -17,9 +21,6 @@ from detectron2.data.datasets import register_coco_instances
 from detectron2.engine import DefaultTrainer
 from detectron2.evaluation import COCOEvaluator
 from detectron2.utils.collect_env import collect_env_info
-from PIL import Image
-
-from sohes_d2 import compat
 
 REPOSITORY = Path(__file__).parents[1]
 COMPAT_FILE = REPOSITORY / "sohes_d2" / "compat.py"
@@ -322,6 +323,7 @@ def test_checkpoints_cannot_execute_code(tmp_path, capsys):
 
 def test_torchs_own_schedulers_are_checkpointed():
     import torch
+
     from detectron2.engine.hooks import LRScheduler
 
     def hook():

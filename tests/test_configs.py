@@ -9,14 +9,14 @@ import torch
 import yaml
 
 from sohes_d2 import add_sohes_config
-from detectron2.modeling import META_ARCH_REGISTRY
-
 from sohes_d2.exploration.features import ColorTextureExtractor
 from sohes_d2.exploration.filtering import MaskFilter
 from sohes_d2.exploration.labeler import PseudoLabeler
 from sohes_d2.exploration.local_reclustering import LocalReclustering
 from sohes_d2.exploration.looks import Looks
 from sohes_d2.exploration.scoring import EntityScorer
+
+from detectron2.modeling import META_ARCH_REGISTRY
 
 REPOSITORY = Path(__file__).parents[1]
 CONFIGS = sorted((REPOSITORY / "configs").rglob("*.yaml"))

@@ -54,7 +54,6 @@ BELOW = {
     },
 }
 SOURCES = sorted(PACKAGE.rglob("*.py"))
-SCRIPTS = sorted([*(REPOSITORY / "tools").glob("*.py"), *(REPOSITORY / "datasets").glob("*.py")])
 
 
 def name_of(path: Path) -> str:
@@ -93,14 +92,6 @@ def test_imports_run_downwards(path):
 @pytest.mark.parametrize("path", sorted((PACKAGE / "structures").rglob("*.py")), ids=name_of)
 def test_ground_floor_has_no_torch_modules(path):
     assert not [module for module in imported_modules(path) if module.startswith("torch.nn")]
-
-
-@pytest.mark.parametrize("path", SCRIPTS, ids=name_of)
-def test_scripts_import_sohes_d2_before_detectron2(path):
-    """Detectron2's release can be imported only after `sohes_d2.compat` was applied."""
-    packages = [module.split(".")[0] for module in imported_modules(path)]
-    if "detectron2" in packages:
-        assert "sohes_d2" in packages[: packages.index("detectron2")], f"{name_of(path)}: import sohes_d2 first"
 
 
 def test_every_folder_is_a_package():

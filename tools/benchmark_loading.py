@@ -31,9 +31,9 @@ from functools import partial
 import numpy as np
 
 from sohes_d2.cli.runner import run_tool, tool_parser
-from sohes_d2.labels.writer import SEPARATOR, dump_line, image_record, write_label_file
 from sohes_d2.labels.index import ShardIndex, read_info, remove_index, save_index, scan_label_file
 from sohes_d2.labels.shards import merge_shards, missing_shards, shard_name, write_folder_index
+from sohes_d2.labels.writer import SEPARATOR, dump_line, image_record, write_label_file
 
 HEIGHT, WIDTH = 480, 640
 FIRST_ID = 1_000_001  # all ids have seven digits, so that the shards are laid out alike

@@ -16,9 +16,9 @@ from importlib import metadata
 from pathlib import Path
 from unittest import mock
 
-from sohes_d2.structures.files import check_output
 from sohes_d2.cli.runner import run_tool, tool_parser
 from sohes_d2.errors import InputError
+from sohes_d2.structures.files import check_output
 
 ROOT = Path(__file__).resolve().parents[1]
 # Names that classifiers and free texts give the same licence by.

@@ -75,8 +75,9 @@ def build_finder(args: argparse.Namespace) -> tuple[Any, dict[str, Any], str]:
     """
     from .. import __version__, compat
     from ..config_file import load_config
-    from ..errors import ConfigError
     from ..devices import choose_device
+    from ..errors import ConfigError
+    from ..exploration.features import build_feature_extractor
     from ..exploration.labeler import PseudoLabeler
     from ..structures.images import set_max_image_pixels
     from ..weights import PREFIX, local_path
@@ -106,8 +107,9 @@ def build_finder(args: argparse.Namespace) -> tuple[Any, dict[str, Any], str]:
     cfg = load_config(args.config_file or "", args.opts)
     cfg.MODEL.DEVICE = choose_device(cfg.MODEL.DEVICE, args.device)
     set_max_image_pixels(cfg.INPUT.MAX_IMAGE_PIXELS)
-    labeler = PseudoLabeler.from_cfg(cfg)
-    words = f"phase 1 with {labeler.extractor.name} features (no --weights of a trained model)"
+    extractor = build_feature_extractor(cfg)
+    labeler = PseudoLabeler.from_cfg(cfg, extractor)
+    words = f"phase 1 with {extractor.name} features (no --weights of a trained model)"
     info = {**version, "model": "phase 1", **labeler.describe()}
     return lambda images: [labeler.generate(image) for image in images], info, words
 
@@ -154,7 +156,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _say(file_name: str, report: Any) -> None:
     if file_name in report.forests:
-        wholes, parts, *deeper = [*report.forests[file_name], 0, 0]
+        counts: list[int] = [*report.forests[file_name], 0, 0]
+        wholes, parts, *deeper = counts
         words = f"{wholes + parts + sum(deeper)} masks ({wholes} wholes, {parts} parts, {sum(deeper)} subparts)"
         print(f"{report.pictures[file_name][0]}: {words}", flush=True)
     else:

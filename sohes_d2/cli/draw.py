@@ -15,6 +15,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import InputError
 from ..structures.files import check_output
 from .runner import (
     EXIT_SKIPPED,
@@ -26,7 +27,6 @@ from .runner import (
     run_tool,
     tool_parser,
 )
-from ..errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -89,6 +89,7 @@ class StoredPredictions:
 
     def _instances(self, found: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> Any:
         import torch
+
         from detectron2.structures import Boxes, Instances
 
         if self._masks:
@@ -143,11 +144,12 @@ def score(args: argparse.Namespace) -> None:
     """Score the predictions in Detectron2's evaluation loop and print the tables."""
     import logging
 
+    from detectron2.data import MetadataCatalog, build_detection_test_loader, get_detection_dataset_dicts
+    from detectron2.evaluation import inference_on_dataset
+
     from ..evaluation.entity_evaluator import EntityEvaluator
     from ..evaluation.ground_truth import GroundTruth
     from ..evaluation.predictions import read_predictions
-    from detectron2.data import MetadataCatalog, build_detection_test_loader, get_detection_dataset_dicts
-    from detectron2.evaluation import inference_on_dataset
 
     logging.basicConfig(format="%(message)s", stream=sys.stdout, force=True)
     for package in ("sohes_d2", "detectron2"):

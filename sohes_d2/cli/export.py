@@ -20,9 +20,9 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..errors import WeightsError
 from ..structures.files import check_output
 from .runner import add_config_file, run_tool, tool_parser
-from ..errors import WeightsError
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -22,8 +22,8 @@ differs by more than --tolerance. The largest differences are printed.
 
 Not supported: other image sizes than the one given (the graph is fixed to it, so photos of another shape are padded),
 batches, half precision, GPU-only operators (files are written and checked on the CPU), dynamic shapes, training, views
-(TEST.VIEWS), and decoding to full-size masks and a forest, with refined outlines (TEST.REFINEMENT) or without, which is
-not part of the graph.
+(TEST.VIEWS), crops (TEST.CROPS), and decoding to full-size masks and a forest, with refined outlines (TEST.REFINEMENT)
+or without, which is not part of the graph.
 
 Exit code: 0 written, 1 a file differs from the model and was not kept, 2 the model or the arguments cannot be used.
 """
@@ -34,9 +34,9 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
+from ..errors import InputError
 from ..structures.files import check_output
 from .runner import run_tool, tool_parser
-from ..errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -147,11 +147,12 @@ def build_wheel(archive: Path, folder: Path) -> Path:
         for member in tar:
             path = PurePosixPath(member.name)
             # Nothing is unpacked here, but pip will unpack the wheel: a name that leads outside must not get into it.
-            if not member.isfile() or path.is_absolute() or ".." in path.parts:
+            content = tar.extractfile(member) if member.isfile() else None
+            if content is None or path.is_absolute() or ".." in path.parts:
                 continue
             name = place(PurePosixPath(*path.parts[1:]))
             if name is not None:
-                files[name.replace("{dist_info}", dist_info)] = tar.extractfile(member).read()
+                files[name.replace("{dist_info}", dist_info)] = content.read()
     if "detectron2/__init__.py" not in files:
         raise InstallError(f"{archive.name} holds no detectron2/__init__.py")
     files[f"{dist_info}/METADATA"] = (

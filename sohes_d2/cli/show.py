@@ -78,8 +78,7 @@ def build_page(args: argparse.Namespace) -> int:
         entities=args.entities,
     )
     check_output(args.output, folder=False)
-    file = read_label_file(args.labels)
-    folder, file = file.for_photos(args.images)
+    folder, file = read_label_file(args.labels).for_photos(args.images)
     other = read_label_file(args.compare, results_allowed=True) if args.compare else None
     metrics = read_metrics(args.metrics) if args.metrics else None
     args.output.parent.mkdir(parents=True, exist_ok=True)

@@ -64,8 +64,8 @@ def build_cfg(args: argparse.Namespace) -> Any:
 def prepare(args: argparse.Namespace) -> Any:
     """Config, data sets, log and seed of one process; returns the config."""
     from ..data.registration import register_builtin_datasets, register_datasets
-    from ..engine.data_check import check_datasets
     from ..engine.checkpoint import has_checkpoint
+    from ..engine.data_check import check_datasets
     from ..engine.training_command import set_up
     from ..errors import ConfigError
 
@@ -87,9 +87,10 @@ def run(args: argparse.Namespace) -> None:
     """Train or evaluate, in one of the processes; exits with code 3 if labels were left out because they are wrong."""
     cfg = prepare(args)
 
+    from detectron2.utils import comm
+
     from ..data.registration import damaged_labels
     from ..engine.trainer import SOHESTrainer
-    from detectron2.utils import comm
 
     if args.eval_only:
         evaluate(cfg, args.resume)
@@ -110,11 +111,12 @@ def evaluate(cfg: Any, resume: bool) -> None:
 
     Exits with code 1 if TEST.EXPECTED_RESULTS are not met.
     """
+    from detectron2.evaluation import verify_results
+    from detectron2.utils import comm
+
     from ..engine.checkpoint import SOHESCheckpointer
     from ..engine.results import check_files, check_readable, write_evaluation
     from ..engine.trainer import SOHESTrainer
-    from detectron2.evaluation import verify_results
-    from detectron2.utils import comm
 
     check_files(cfg.DATASETS.TEST, cfg.TEST.MAX_UNREADABLE)
     model = SOHESTrainer.build_model(cfg)

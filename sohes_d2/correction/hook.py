@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
@@ -81,7 +82,7 @@ class MutualLearningHook(HookBase):
             statistics = TeacherStatistics.from_sums(_sum_over_processes(self._model.statistics))
             self._watch(statistics)
             scalars["labels_per_image"] = statistics.labels
-            if statistics.score is not None:
+            if statistics.score is not None and statistics.disagreement is not None:
                 scalars.update(mean_score=statistics.score, disagreement=statistics.disagreement)
         self._model.update_teacher(momentum)
         self.updates += 1

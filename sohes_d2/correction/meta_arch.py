@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import ImageList
-from torch import Tensor, nn
 
 from ..modeling.meta_arch import SOHES
 from ..modeling.view_fusion import AS_IT_IS, ViewFusion
@@ -47,7 +48,7 @@ class SOHESMutualLearning(nn.Module):
     def __init__(
         self,
         *,
-        student: nn.Module,
+        student: SOHES,
         targets: Callable[..., Targets],
         evaluate: str = "teacher",
         teacher_views: ViewFusion = AS_IT_IS,
@@ -127,7 +128,7 @@ class SOHESMutualLearning(nn.Module):
         self.statistics = None
         if "teacher" in targets:
             self.statistics = statistics_sums(targets["teacher"], outputs["pred_masks"], finite)
-        losses = {}
+        losses: dict[str, Tensor] = {}
         for name, weight in zip(("initial", "teacher"), self.branch_weights):
             if weight > 0:
                 found = self.student.losses(outputs, targets[name])
@@ -158,7 +159,7 @@ class SOHESMutualLearning(nn.Module):
         """The criterion's target of an image, or None where it has no initial labels."""
         if len(sample.get("instances", ())) == 0:
             return None
-        return self.student.prepare_targets([sample], padded_size)[0]
+        return self.student.prepare_targets([dict(sample)], padded_size)[0]
 
     def _criterion_target(self, target: dict[str, Tensor] | None, padded_size: tuple[int, int]) -> dict[str, Tensor]:
         """The same, weighing 1; or one of weight 0: that nobody labelled an image does not make it empty."""

@@ -51,7 +51,8 @@ class BranchSchedule:
         """(weight of the initial branch, weight of the teacher branch) in an iteration, from 0, of ``max_iter``."""
         progress = min(iteration / max_iter, 1.0)
         share = {"cosine": (1 - math.cos(math.pi * progress)) / 2, "linear": progress, "constant": 0.0}[self.shape]
-        return tuple(start + (end - start) * share for start, end in (self.initial, self.teacher))
+        initial, teacher = (start + (end - start) * share for start, end in (self.initial, self.teacher))
+        return initial, teacher
 
 
 @dataclass(frozen=True)

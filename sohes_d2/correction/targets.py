@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from detectron2.config import configurable
 from torch import Tensor
+
+from detectron2.config import configurable
 
 from ..modeling.ancestor_head import ancestor_logits
 from ..modeling.mask_refinement import refine_masks
@@ -164,6 +165,7 @@ class TeacherTargets:
         query, scores = self._choose(logits, masks, padded_size, image_size)
         full = self._full_size(masks[query], padded_size, image_size)
         if self.refinement_radius > 0:
+            assert photo is not None
             self._refine(full[:, : image_size[0], : image_size[1]], photo)
         common = intersections(full, full)
         # by falling score: the better of two masks comes first
@@ -201,6 +203,7 @@ class TeacherTargets:
         if self.ancestors == "coverage":
             parents = parents_by_coverage(coverage, areas, self.theta_cover_alone, self.max_child_area)
         else:
+            assert sides is not None
             as_ancestor, as_descendant = (side[query].float() for side in sides)
             parents = parents_by_probability(
                 ancestor_logits(as_ancestor, as_descendant).sigmoid().cpu().numpy(),
@@ -217,12 +220,12 @@ class TeacherTargets:
         entity = entity_probabilities(logits, masks)
         # what cannot pass, since a score is at most this, is not brought to full size; nor is what is not a number
         query = ((entity > 0) & (entity >= self.threshold.least_score)).nonzero().flatten()
-        areas, sureness = [query.new_zeros(0)], [entity.new_zeros(0)]
+        mask_areas, sureness = [query.new_zeros(0)], [entity.new_zeros(0)]
         for chunk in full_size_logits(masks[query], padded_size, image_size, image_size, self.chunk_bytes):
             _, area, sure = measure(chunk)
-            areas.append(area)
+            mask_areas.append(area)
             sureness.append(sure)
-        areas, scores = torch.cat(areas), entity[query] * torch.cat(sureness)
+        areas, scores = torch.cat(mask_areas), entity[query] * torch.cat(sureness)
         valid = (areas >= max(1, self.min_area)) & (scores > 0)
         query, areas, scores = query[valid], areas[valid], scores[valid]
         keep = self.threshold(areas / (image_size[0] * image_size[1]), scores)

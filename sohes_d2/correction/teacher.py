@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
-from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from detectron2.utils import comm
 
-def teacher_of(student: nn.Module) -> nn.Module:
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+def teacher_of(student: ModuleT) -> ModuleT:
     """A copy of the student, without gradients and in evaluation mode.
 
     Parameters that need no gradient are left out by the optimizer, and distributed training does not wait for them.

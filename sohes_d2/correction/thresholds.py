@@ -7,9 +7,10 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
-from detectron2.config import configurable
 from fvcore.common.registry import Registry
 from torch import Tensor
+
+from detectron2.config import configurable
 
 THRESHOLD_REGISTRY = Registry("THRESHOLD")
 THRESHOLD_REGISTRY.__doc__ = """

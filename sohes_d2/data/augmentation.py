@@ -4,8 +4,9 @@ augmentations."""
 from __future__ import annotations
 
 import numpy as np
-from detectron2.data import transforms as T
 from fvcore.transforms.transform import PadTransform
+
+from detectron2.data import transforms as T
 
 # Mid-grey, as in Detectron2's `FixedSizeCrop`: near the usual PIXEL_MEAN, so near 0 for the model, as the padding of
 # batches is.
@@ -47,8 +48,19 @@ def training_augmentations(
     return [*augmentations, PadToSize(image_size, image_size, pad_value)]
 
 
-def inference_augmentations(min_size: int, max_size: int) -> list[T.Augmentation]:
-    """Resize so that the shorter side is ``min_size`` pixels, or the longer ``max_size`` if that is less; 0 keeps."""
+def inference_augmentations(min_size: int, max_size: int, scale: float = 1.0) -> list[T.Augmentation]:
+    """Resize so that the shorter side is ``min_size`` pixels, or the longer ``max_size`` if that is less; 0 keeps.
+
+    Args:
+        min_size, max_size: INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST, pixels.
+        scale: of both, see `CropLayers.scale`.
+
+    Raises:
+        ValueError: a scale for images that keep their size.
+    """
+    if scale != 1 and min_size == 0:
+        raise ValueError("TEST.CROPS.LAYERS needs INPUT.MIN_SIZE_TEST, the size at which a crop is seen; it is 0")
+    min_size, max_size = round(min_size * scale), round(max_size * scale)
     return [T.ResizeShortestEdge([min_size, min_size], max_size, "choice")]
 
 

@@ -9,8 +9,8 @@ import os
 from dataclasses import dataclass
 
 from ..errors import InputError
-from ..labels.writer import read_json
 from ..labels.schema import Annotation, Id, Problems, image_size, read_annotations, read_image
+from ..labels.writer import read_json
 
 # The lists are nested: each begins with the smaller ones. 200,000 images are 2 % of SA-1B, as SOHES trains on.
 SA1B_TRAIN_SIZES = (1_000, 10_000, 100_000, 200_000)

@@ -18,15 +18,15 @@ from typing import Any
 
 import numpy as np
 
-from ..structures.forest import NO_PARENT, Forest
-from ..structures.masks import RLE, mask_areas, rle_from_coco
+from ..errors import InputError
+from ..labels.index import scan_label_file
 from ..labels.journal import ShardJournal
 from ..labels.reader import LabelStream
 from ..labels.reader import report as report_problems
 from ..labels.schema import Annotation, ImageRecord, Problems, image_size, read_area, read_box
 from ..labels.writer import dump_line, image_record, write_label_file
-from ..errors import InputError
-from ..labels.index import scan_label_file
+from ..structures.forest import NO_PARENT, Forest
+from ..structures.masks import RLE, mask_areas, rle_from_coco
 
 # Ids of an image's annotations start at its position in the list times this, so that they depend on nothing else.
 ID_STRIDE = 100_000
@@ -73,7 +73,7 @@ class Entity:
     iscrowd: int = 0
     area: float | None = None
     bbox: Sequence[float] | None = None
-    source_id: int | None = None
+    source_id: int | str | None = None
 
 
 @dataclass

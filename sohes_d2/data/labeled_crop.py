@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+
 from detectron2.structures import BitMasks, Boxes, Instances
 
 from ..structures.ancestors import AncestorMatrix

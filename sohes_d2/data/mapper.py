@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from detectron2.config import configurable
 from detectron2.data import transforms as T
 
 from ..labels.schema import Problems
+from ..structures.crops import CropLayers
 from ..structures.images import ImageReadError, read_image, set_max_image_pixels
 from .augmentation import inference_augmentations, training_augmentations
 from .copy_paste import MAX_SHARE, paste, trees_in_random_order
@@ -106,7 +108,9 @@ class PseudoLabelDatasetMapper:
         if is_train:
             augmentations = training_augmentations(node.IMAGE_SIZE, node.MIN_SCALE, node.MAX_SCALE, node.RANDOM_FLIP)
         else:
-            augmentations = inference_augmentations(node.MIN_SIZE_TEST, node.MAX_SIZE_TEST)
+            augmentations = inference_augmentations(
+                node.MIN_SIZE_TEST, node.MAX_SIZE_TEST, CropLayers.from_config(cfg).scale
+            )
         return {
             "is_train": is_train,
             "augmentations": augmentations,

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from detectron2.data import transforms as T
 from fvcore.transforms.transform import BlendTransform, PadTransform
+
+from detectron2.data import transforms as T
 
 from .labeled_crop import MaskWindow
 

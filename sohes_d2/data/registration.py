@@ -18,9 +18,10 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from torch.utils.data import Dataset
+
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
-from torch.utils.data import Dataset
 
 from ..config_file import read_yaml
 from ..errors import ConfigError, InputError
@@ -235,7 +236,7 @@ def damaged_labels(names: Iterable[str]) -> list[str]:
 def _take_out_unusable(annotations: list[Annotation], size: tuple[int, int], problems: Problems) -> None:
     """Take the segmentations out that cannot be used; the annotations stay, for the sake of their children."""
     for k, annotation in enumerate(annotations):
-        checked = {key: annotation.pop(key) for key in ("segmentation", "score") if key in annotation}
+        checked: Any = {key: annotation.pop(key) for key in ("segmentation", "score") if key in annotation}
         with problems.at(annotation_place(annotation, k)):
             read_score(checked)
             check_segmentation(checked.get("segmentation"), size)
@@ -255,6 +256,7 @@ def _detectron2_dict(path: str, image_id: Any, size: tuple[int, int], annotation
 
 
 def _detectron2_annotation(annotation: Annotation) -> dict[str, Any]:
+    fields: Mapping[str, Any] = annotation
     box = None
     with Problems().at(""):  # a wrong one is no matter here: boxes are those of the masks
         box = read_box(annotation)
@@ -262,7 +264,7 @@ def _detectron2_annotation(annotation: Annotation) -> dict[str, Any]:
         "iscrowd": annotation["iscrowd"],
         **({} if box is None else {"bbox": box, "bbox_mode": BoxMode.XYWH_ABS}),
         "category_id": 0,
-        **{key: annotation[key] for key in ("segmentation", *ANNOTATION_FIELDS) if key in annotation},
+        **{key: fields[key] for key in ("segmentation", *ANNOTATION_FIELDS) if key in fields},
     }
 
 

@@ -152,6 +152,7 @@ def _read_coco(path: str, root: str) -> ImageList:
     images = read_images(path)
     if not images:
         raise SourceError(f"`images` of {path!r} is empty")
+    image_ids = []
     for image in images:
         image_id = image["id"]
         if not isinstance(image_id, int) or not 0 <= image_id <= LARGEST_IMAGE_ID:
@@ -161,7 +162,8 @@ def _read_coco(path: str, root: str) -> ImageList:
             )
         if "file_name" not in image:
             raise SourceError(f"{path!r}: image {image_id} has no usable file_name; a path is needed")
-    return ImageList(root, "coco", [image["file_name"] for image in images], [image["id"] for image in images])
+        image_ids.append(image_id)
+    return ImageList(root, "coco", [image["file_name"] for image in images], image_ids)
 
 
 def _first_repeated(values: Sequence[Any]) -> Any:

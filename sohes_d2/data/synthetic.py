@@ -134,6 +134,7 @@ class _Scene:
         self.parents.append(parent)
         mask = None
         if piece.shape is not None:
+            assert piece.paint is not None
             mask = piece.shape.inside(*frame.coordinates(self.size))
             if piece.clipped and surface is not None:
                 mask &= surface

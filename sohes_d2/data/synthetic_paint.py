@@ -62,8 +62,9 @@ def random_color(rng: np.random.Generator) -> Color:
     """Any hue, from dull to vivid and from dark to bright."""
     hue, saturation, value = 6 * float(rng.random()), uniform(rng, 0.05, 0.75), uniform(rng, 0.2, 0.9)
     # Each channel falls and rises along the circle of hues; the three are a third of the circle apart.
-    away = [abs((hue + shift) % 6 - 3) for shift in (0, 4, 2)]
-    return tuple(value * (1 - saturation * (1 - min(max(d - 1, 0.0), 1.0))) for d in away)
+    away = (abs((hue + shift) % 6 - 3) for shift in (0, 4, 2))
+    red, green, blue = (value * (1 - saturation * (1 - min(max(d - 1, 0.0), 1.0))) for d in away)
+    return red, green, blue
 
 
 def near_color(rng: np.random.Generator, color: Color, distance: float) -> Color:
@@ -83,8 +84,8 @@ def random_paint(rng: np.random.Generator, color: Color, roughness: float = 1.0)
     texture = choice(rng, "plain", "noise", "noise", "noise", "stripes", "spots")
     period = uniform(rng, 3.0, 10.0) if texture == "stripes" else uniform(rng, 2.0, 18.0)
     strength = roughness * uniform(rng, 0.4, 1.3)
-    tint = tuple(roughness * uniform(rng, -0.16, 0.16) for _ in range(3))
-    return Paint(color, texture, strength, period, float(rng.random()), tint)
+    red, green, blue = (roughness * uniform(rng, -0.16, 0.16) for _ in range(3))
+    return Paint(color, texture, strength, period, float(rng.random()), (red, green, blue))
 
 
 def value_noise(image_size: tuple[int, int], period: float, rng: np.random.Generator) -> np.ndarray:

@@ -17,11 +17,12 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Sampler, Subset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+
 from detectron2.data import DatasetCatalog
 from detectron2.data.common import DatasetFromList
 from detectron2.utils import comm
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Sampler, Subset
-from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from ..errors import InputError, SOHESError
 from ..structures.masks import has_segmentation
@@ -63,13 +64,13 @@ def build_training_loader(
     Raises:
         ValueError: a batch that the processes cannot share, or an unsuitable or empty data set.
     """
-    dataset = training_dataset(cfg) if dataset is None else _map_style(dataset)
+    images: Any = training_dataset(cfg) if dataset is None else _map_style(dataset)
     if isinstance(mapper, PseudoLabelDatasetMapper):
-        mapper.set_donors(dataset)
+        mapper.set_donors(images)
     batch_size = images_per_process(cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size())
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
-    logger.info("Training stream: %d images, seed %d, from iteration %d", len(dataset), seed, start_iteration)
-    stream = PositionDataset(dataset, mapper, seed)
+    logger.info("Training stream: %d images, seed %d, from iteration %d", len(images), seed, start_iteration)
+    stream = PositionDataset(images, mapper, seed)
     start = start_iteration * cfg.SOLVER.IMS_PER_BATCH
     loader = DataLoader(
         stream,
@@ -284,7 +285,8 @@ def _map_style(dataset: Any) -> Dataset:
 
 def _without_empty(dataset: Any) -> Any:
     if isinstance(dataset, LabelDataset):
-        labelled = np.flatnonzero(dataset.labels.rows["count"])
+        # An array, not a list: the loaders' workers would copy that number by number.
+        labelled: Any = np.flatnonzero(dataset.labels.rows["count"])
         return dataset if len(labelled) == len(dataset) else Subset(dataset, labelled)
     if isinstance(dataset, list):
         return [r for r in dataset if any(_is_label(a) for a in r.get("annotations", []))]

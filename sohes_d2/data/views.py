@@ -11,6 +11,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+
 from detectron2.config import configurable
 
 # Height over width of erased rectangles, as in Random Erasing (Zhong et al., AAAI 2020, section 3).
@@ -99,10 +100,10 @@ class StrongView:
         if rng.random() < self.grey_probability:
             view = _grey(view)
         if rng.random() < self.blur_probability:
-            view = cv2.GaussianBlur(view, (0, 0), rng.uniform(*self.blur_sigma))
+            view = cv2.GaussianBlur(view, (0, 0), rng.uniform(self.blur_sigma[0], self.blur_sigma[1]))
         if rng.random() < self.erase_probability:
             for _ in range(rng.integers(1, self.erase_count + 1)):
-                _erase(view, rng.uniform(*self.erase_area), rng)
+                _erase(view, rng.uniform(self.erase_area[0], self.erase_area[1]), rng)
         return view
 
     def _jittered(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:

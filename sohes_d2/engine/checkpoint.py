@@ -8,8 +8,9 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from torch import Tensor, nn
+
+from detectron2.checkpoint import DetectionCheckpointer
 
 from ..errors import WeightsError
 from ..structures.files import atomic_writer

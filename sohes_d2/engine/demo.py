@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..data.sources import ID_STRIDE, ImageItem, ImageList
 from ..labels.writer import SEPARATOR, dump_line, image_record, write_label_file
 from ..structures.files import write_picture
-from ..data.sources import ID_STRIDE, ImageItem, ImageList
 from ..structures.forest import Forest
 from ..structures.images import ImageReadError, read_image
 from ..structures.masks import mask_areas

@@ -21,11 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from ..data.synthetic import generate_scene
-from ..structures.files import atomic_writer, output_errors, sync_folder, write_bytes
 from ..errors import InputError, SOHESError
 from ..modeling.ancestor_head import ancestor_logits
 from ..modeling.deformable_attention import MSDeformAttn
 from ..modeling.meta_arch import SOHES
+from ..structures.files import atomic_writer, output_errors, sync_folder, write_bytes
 
 SUFFIXES = (".onnx", ".pt2")
 # What torch's exporter writes without converting; earlier ones cannot resize with antialiasing.
@@ -79,8 +79,8 @@ class SegmenterGraph(nn.Module):
         return (*tensors, probabilities * others)
 
 
-def check_model(model: nn.Module, size: tuple[int, int]) -> None:
-    """Make sure that a model can be exported for images of a size.
+def check_model(model: nn.Module, size: tuple[int, int]) -> SOHES:
+    """The model, if it can be exported for images of a size.
 
     Raises:
         ExportError: another architecture, a model in training mode or not on the CPU, or a size it does not take.
@@ -95,6 +95,7 @@ def check_model(model: nn.Module, size: tuple[int, int]) -> None:
     stride = model.size_divisibility
     if any(side < stride or side % stride for side in size):
         raise ExportError(f"height and width must be multiples of {stride}, got {size[0]} and {size[1]}")
+    return model
 
 
 def trace(graph: SegmenterGraph, size: tuple[int, int]) -> torch.export.ExportedProgram:
@@ -128,7 +129,7 @@ def settings(graph: SegmenterGraph) -> str:
     """What decoding needs beside the outputs, as json: the padding's colour in RGB, and fields of `EntityInference`."""
     inference = graph.model.inference
     mean = graph.model.pixel_mean.flatten().tolist()
-    names = ("max_masks", "min_score", "duplicate_iou")
+    names: tuple[str, ...] = ("max_masks", "min_score", "calibration", "duplicate_iou")
     names += ("ancestor_threshold", "theta_cover", "theta_cover_alone", "max_child_area")
     return json.dumps(
         {
@@ -159,6 +160,7 @@ def write(program: torch.export.ExportedProgram, path: str, metadata: str) -> No
         )
     except torch.onnx.OnnxExporterError as error:
         raise ExportError(f"torch {torch.__version__} cannot write this model as ONNX: {error}") from error
+    assert converted is not None  # since dynamo=True
     for node in converted.model.graph:
         node.metadata_props.clear()  # stack traces, with the paths of this machine
     converted.model.metadata_props[METADATA] = metadata
@@ -234,8 +236,7 @@ def export_segmenter(
         DifferenceError: a file differs by more; it and those after it are not written.
     """
     check_paths(paths)
-    check_model(model, size)
-    graph = SegmenterGraph(model, channels).eval()
+    graph = SegmenterGraph(check_model(model, size), channels).eval()
     images = example_images(size, photos)
     program = trace(graph, size)
     results = {}

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from detectron2.engine import HookBase
 from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer
 from detectron2.evaluation import inference_context

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch.utils.data import DataLoader, Dataset
+
 from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList, build_detection_test_loader, get_detection_dataset_dicts
-from torch.utils.data import DataLoader, Dataset
 
 from ..data.training_labels import BrokenSampleError
 
@@ -28,7 +29,7 @@ class MappedImages(Dataset):
     and to leave the image out would raise the numbers.
     """
 
-    def __init__(self, records: Sequence[Mapping[str, Any]] | Dataset, mapper: Callable[[Any], dict[str, Any]]):
+    def __init__(self, records: Sequence[Mapping[str, Any]] | Dataset, mapper: Callable[[Any], Any]):
         """
         Args:
             records: Detectron2's dicts.
@@ -36,7 +37,7 @@ class MappedImages(Dataset):
         """
         self._mapper = mapper
         # serialized: as Python objects, a list would be copied into every worker bit by bit
-        self._records = DatasetFromList(records, copy=False) if isinstance(records, list) else records
+        self._records: Any = DatasetFromList(records, copy=False) if isinstance(records, list) else records
 
     def __len__(self) -> int:
         return len(self._records)
@@ -51,7 +52,7 @@ class MappedImages(Dataset):
             return {**record, "unreadable": True, "image": image}
 
 
-def build_test_loader(cfg: CfgNode, dataset_name: str, mapper: Callable[[Any], dict[str, Any]]) -> DataLoader:
+def build_test_loader(cfg: CfgNode, dataset_name: str, mapper: Callable[[Any], Any]) -> DataLoader:
     """All images of a registered data set, in batches of one, shared out over the processes.
 
     Args:

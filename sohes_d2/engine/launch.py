@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 
 import torch
 import torch.distributed as dist
+
 from detectron2.utils import comm
 
 from .. import errors
@@ -142,9 +143,10 @@ def _reach(host: str, port: int, address: str) -> None:
             socket.create_connection((host, port), timeout=5).close()
             return
         except ConnectionRefusedError as error:
-            reason, limit = error, _JOIN_TIMEOUT.total_seconds()
+            reason: OSError = error
+            limit = _JOIN_TIMEOUT.total_seconds()
         except OSError as error:
-            reason, limit = error, _REACH_TIMEOUT
+            reason, limit = error, float(_REACH_TIMEOUT)
         if time.monotonic() - start > limit:
             raise ConfigError(f"--dist-url {address}: machine 0 cannot be reached ({reason})") from reason
         if not told:
@@ -325,6 +327,7 @@ def _nothing() -> Iterator[None]:
 def _end_with_parent() -> None:
     """End this process when the one that started it is gone, however that went."""
     parent = multiprocessing.parent_process()
+    assert parent is not None
 
     def follow() -> None:
         parent.join()

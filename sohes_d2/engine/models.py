@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any, Callable
 import numpy as np
 import torch
 
+from .. import compat
+from ..config_file import load_config
 from ..data.inputs import read_inputs
+from ..devices import choose_device
+from ..errors import ConfigError, near_matches
 from ..exploration.features import FEATURE_EXTRACTORS
 from ..exploration.labeler import PseudoLabeler
 from ..structures.forest import Forest
 from ..structures.hierarchy import Rules
 from ..structures.images import ImageReadError, as_rgb
 from ..structures.selection import Selection
-from .. import compat
-from ..config_file import load_config
-from ..devices import choose_device
-from ..errors import ConfigError, near_matches
 from ..weights import PREFIX, TORCHVISION_PREFIX, shipped_files
 
 if TYPE_CHECKING:

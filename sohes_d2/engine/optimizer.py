@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode
 from torch import nn
+
+from detectron2.config import CfgNode
 
 from ..errors import ConfigError
 
@@ -87,7 +88,7 @@ class GroupRules:
         is_norm = isinstance(module, _NORMS)
         return lr * self.bias_lr_factor if name.endswith("bias") and not is_norm else lr
 
-    def _backbone_factor(self, backbone: nn.Module, name: str) -> float:
+    def _backbone_factor(self, backbone: Any, name: str) -> float:
         if not hasattr(backbone, "layer_of"):
             return self.backbone_multiplier
         above = backbone.num_layers - 1 - backbone.layer_of(name)  # 0: the adapter, 1: the topmost block
@@ -142,7 +143,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     if name not in OPTIMIZERS:
         raise ConfigError(f"SOLVER.OPTIMIZER {cfg.SOLVER.OPTIMIZER!r} is none of {', '.join(OPTIMIZERS)}")
     if name == "ADAMW":
-        optimizer = torch.optim.AdamW(groups, lr=cfg.SOLVER.BASE_LR)
+        optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=cfg.SOLVER.BASE_LR)
     else:
         optimizer = torch.optim.SGD(
             groups, lr=cfg.SOLVER.BASE_LR, momentum=cfg.SOLVER.MOMENTUM, nesterov=cfg.SOLVER.NESTEROV
@@ -155,7 +156,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def _clipper(kind: str, limit: float, norm_type: float) -> Callable[[torch.optim.Optimizer, Any, Any], None]:
-    def full_model(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    def full_model(optimizer: Any, *_: Any) -> None:
         params = [p for group in optimizer.param_groups for p in group["params"]]
         norm = float(nn.utils.clip_grad_norm_(params, limit, norm_type))
         if norm != norm or norm == float("inf"):

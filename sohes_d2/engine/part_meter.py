@@ -21,7 +21,7 @@ class PeakMemory:
     def __init__(self, device: str | torch.device):
         self._device = torch.device(device)
         self._on_cuda = self._device.type == "cuda"
-        self._start = 0
+        self._start = 0.0
 
     def start(self) -> None:
         """What is in use now counts as none."""

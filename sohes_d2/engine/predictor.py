@@ -8,19 +8,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 from detectron2.modeling import build_model
-from torch import Tensor
 
+from ..config_file import load_config
 from ..data.augmentation import inference_augmentations
+from ..devices import choose_device
+from ..errors import ConfigError
+from ..structures.crops import CropLayers
 from ..structures.forest import Forest
 from ..structures.images import PathLike, as_rgb, image_size, read_image, set_max_image_pixels
 from ..weights import PREFIX, local_path
 from .checkpoint import CheckpointError, SOHESCheckpointer
-from ..config_file import load_config
-from ..devices import choose_device
-from ..errors import ConfigError
 from .hooks import predicted_forest
 
 ImageLike = Any  # as `structures.images.as_rgb` takes it
@@ -89,7 +91,7 @@ class SOHESPredictor:
         self.model = build_model(cfg).eval()
         SOHESCheckpointer(self.model, max_unmatched=0.0).load(cfg.MODEL.WEIGHTS, checkpointables=[])
         self._augmentations = T.AugmentationList(
-            inference_augmentations(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+            inference_augmentations(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, CropLayers.from_config(cfg).scale)
         )
 
     def __call__(self, image: ImageLike) -> Forest:

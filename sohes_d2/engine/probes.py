@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
+
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Instances
-from torch import nn
 
+from ..config_file import load_config
 from ..correction.guard import TeacherStatistics
 from ..data.synthetic import generate_scene
 from ..exploration.features import ColorTextureExtractor
 from ..exploration.labeler import PseudoLabeler
 from ..structures.ancestors import AncestorMatrix
 from ..structures.masks import decode_masks
-from ..config_file import load_config
 
 _SIZE = (64, 64)
 
@@ -66,7 +68,7 @@ def probe_correction(device: str = "cpu") -> str:
     return f"a training step with {labels:.0f} labels of a tiny teacher, and its prediction, ran on {device}"
 
 
-def _train_and_predict(cfg: CfgNode) -> nn.Module:
+def _train_and_predict(cfg: CfgNode) -> Any:
     torch.manual_seed(0)
     model = build_model(cfg)
     image, forest = generate_scene(0, 1, _SIZE)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
+from fvcore.common.param_scheduler import PolynomialDecayParamScheduler
+
 from detectron2.config import CfgNode
 from detectron2.solver import LRMultiplier, WarmupParamScheduler
 from detectron2.solver import build_lr_scheduler as build_detectron2_scheduler
-from fvcore.common.param_scheduler import PolynomialDecayParamScheduler
 
 from ..errors import ConfigError
 

@@ -24,9 +24,12 @@ class Stopping:
     """
 
     def __init__(self) -> None:
+        self._reset(lambda: None)
+
+    def _reset(self, tell: Callable[[], None]) -> None:
         self._within = False
         self._asked_at: float | None = None
-        self._tell: Callable[[], None] = lambda: None
+        self._tell = tell
 
     @property
     def requested(self) -> bool:
@@ -56,8 +59,7 @@ class Stopping:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        self.__init__()
-        self._tell = tell
+        self._reset(tell)
         before = {number: signal.signal(number, self._handle) for number in SIGNALS}
         try:
             yield
@@ -67,13 +69,13 @@ class Stopping:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
-        first = self._asked_at is None
-        if first:
+        before = self._asked_at
+        if before is None:
             self._asked_at = now
             self._tell()
         if not self._within:
             raise KeyboardInterrupt
-        if not first and now - self._asked_at > _ONE_REQUEST:
+        if before is not None and now - before > _ONE_REQUEST:
             self._within = False
             raise KeyboardInterrupt
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from detectron2.engine import HookBase
 from torch import Tensor
+
+from detectron2.engine import HookBase
 
 from ..correction.meta_arch import SOHESMutualLearning
 from ..structures.forest import Forest

@@ -12,28 +12,28 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
 from detectron2.config import CfgNode
 from detectron2.data import get_detection_dataset_dicts
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
 from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer, PeriodicWriter
-from detectron2.utils.events import EventWriter
 from detectron2.utils import comm
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
+from detectron2.utils.events import EventWriter
 
 from ..correction import MutualLearningHook, SOHESMutualLearning
 from ..data.mapper import PseudoLabelDatasetMapper
 from ..data.training_stream import build_training_loader, images_per_process
-from ..evaluation.entity_evaluator import EntityEvaluator
-from .amp import MixedPrecision
-from .checkpoint import CheckpointError, SOHESCheckpointer
 from ..errors import ConfigError, InputError
+from ..evaluation.entity_evaluator import EntityEvaluator
+from .checkpoint import CheckpointError, SOHESCheckpointer
 from .hooks import Checkpoints, CountSkippedImages, DrawExamples, Evaluation
 from .inference_loader import build_test_loader
 from .optimizer import build_optimizer
 from .results import check_readable, defined_only, write_evaluation
 from .schedule import build_lr_scheduler
-from .step import TrainingStep
+from .step import TrainingStep, build_precision
 from .stopping import stopping
 from .teacher_pictures import DrawTeacherLabels
 from .writers import build_writers
@@ -71,7 +71,7 @@ class SOHESTrainer(DefaultTrainer):
         _check_batch_size(cfg)
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
-        self._trainer = TrainingStep(_distributed(model), optimizer, MixedPrecision.from_config(cfg))
+        self._trainer = TrainingStep(_distributed(model), optimizer, *build_precision(cfg))
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         # A weak reference, since the checkpointer belongs to the trainer.
         self.checkpointer = SOHESCheckpointer(
@@ -262,7 +262,7 @@ class SOHESTrainer(DefaultTrainer):
         return build_lr_scheduler(cfg, optimizer)
 
     @classmethod
-    def build_mapper(cls, cfg: CfgNode, is_train: bool) -> Callable[[dict[str, Any]], dict[str, Any] | None]:
+    def build_mapper(cls, cfg: CfgNode, is_train: bool) -> Callable[[Any], Any]:
         """From Detectron2's dict of an image to an input of the model."""
         return PseudoLabelDatasetMapper(cfg, is_train=is_train)
 
@@ -298,7 +298,7 @@ def load_pretrained_backbone(model: nn.Module, cfg: CfgNode) -> None:
     Raises:
         WeightsError: they cannot be had, read or matched.
     """
-    trunk = getattr(model, "backbone", None)
+    trunk: Any = getattr(model, "backbone", None)
     source = cfg.MODEL.VIT.WEIGHTS or f"hub:{cfg.MODEL.VIT.NAME}"
     if hasattr(trunk, "load_pretrained") and source != "random":
         with _first_of_each_machine():
@@ -323,7 +323,8 @@ def _distributed(model: nn.Module) -> nn.Module:
     on_gpu = next(model.parameters()).device.type == "cuda"
     known = inspect.signature(DistributedDataParallel).parameters
     buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # until torch 2.13
-    return DistributedDataParallel(model, device_ids=[comm.get_local_rank()] if on_gpu else None, **{buffers: False})
+    options: dict[str, Any] = {"device_ids": [comm.get_local_rank()] if on_gpu else None, buffers: False}
+    return DistributedDataParallel(model, **options)
 
 
 def _check_batch_size(cfg: CfgNode) -> None:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 
 import torch
+
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
@@ -19,7 +20,6 @@ from ..errors import FolderBusyError, OutputError
 from ..structures.files import FolderLock, check_output, write_text
 from .launch import launch
 from .writers import LOGGERS, log_to
-
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ def run_processes(run: Callable[[argparse.Namespace], None], args: argparse.Name
             use_gpus=device != "cpu" and torch.cuda.is_available(),
         )
     except SystemExit as error:
-        return error.code
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
     return 0
 
 

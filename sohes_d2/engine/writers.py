@@ -119,7 +119,7 @@ def _quiet_writer_threads() -> None:
         if not (issubclass(args.exc_type, OSError) and type(args.thread).__name__ == "_AsyncWriterThread"):
             before(args)
 
-    hook.quiet = True  # type: ignore[attr-defined]
+    hook.quiet = True  # type: ignore[attr-defined]  # a mark on a function
     threading.excepthook = hook
 
 

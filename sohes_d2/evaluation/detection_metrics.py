@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ SIZES = ("all", "small", "medium", "large")  # COCO: areas to 32^2, 32^2 to 96^2
 
 
 def evaluate_detections(
-    images: Iterable[dict[str, Any]],
+    images: Iterable[Mapping[str, Any]],
     truths: Iterable[dict[str, Any]],
     detections: Iterable[dict[str, Any]],
     iou_type: str = "segm",

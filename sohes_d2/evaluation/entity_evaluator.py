@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
@@ -109,7 +110,8 @@ class EntityEvaluator(DatasetEvaluator):
 
     def _annotations(self, image_id: Any, output: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The annotations of one image. Ids count from 1 within the image; `_numbered` makes them unique."""
-        boxes = masks = forest = None
+        boxes: np.ndarray | None = None
+        masks = forest = None
         if "forest" in output:
             forest = output["forest"]
             masks, scores = forest.masks, forest.scores
@@ -133,9 +135,10 @@ class EntityEvaluator(DatasetEvaluator):
         ]
         if masks is not None:
             self._check_size(image_id, masks)
-            boxes = mask_boxes(masks) if boxes is None else boxes
             for annotation, mask in zip(annotations, masks):
                 annotation["segmentation"] = mask
+            boxes = mask_boxes(masks) if boxes is None else boxes
+        assert boxes is not None
         for annotation, box in zip(annotations, boxes.tolist()):
             annotation["bbox"] = box
         if forest is not None:
@@ -192,7 +195,7 @@ class EntityEvaluator(DatasetEvaluator):
             self._logger.warning(f"{missing} of {len(self._truth.images)} images came without predictions")
         annotations = _numbered(predictions)
         if self._output_dir:
-            self._save(annotations)
+            self._save(self._output_dir, annotations)
         if not self._truth.has_annotations:
             self._logger.info(f"{self._truth.path} has no annotations: predictions are saved, not scored")
             return OrderedDict()
@@ -217,9 +220,9 @@ class EntityEvaluator(DatasetEvaluator):
             results["images"] = {"unreadable": float(unreadable), "unreadable-share": unreadable / len(predictions)}
         return results
 
-    def _save(self, annotations: list[dict[str, Any]]) -> None:
-        PathManager.mkdirs(self._output_dir)
-        path = os.path.join(self._output_dir, RESULTS_FILE)
+    def _save(self, folder: str, annotations: list[dict[str, Any]]) -> None:
+        PathManager.mkdirs(folder)
+        path = os.path.join(folder, RESULTS_FILE)
         write_json(path, [_to_json(a) for a in annotations], indent=None)
         self._logger.info(f"{len(annotations)} predictions saved to {path}")
 

@@ -129,8 +129,8 @@ class ForestMetrics:
                 matched_bits = matched_bits | (pair_matched.astype(np.uint16) << np.uint16(t))
         if ancestor_scores is not None:
             self._scores.append(np.asarray(ancestor_scores.scores, np.float32))
-            self._right.append(right_bits)
-            self._matched.append(matched_bits)
+            self._right.append(np.asarray(right_bits))
+            self._matched.append(np.asarray(matched_bits))
 
     def _count(self, relation: str, scope: str, t: int, right: int, predicted: int, true: int) -> None:
         self._pairs[relation][scope][t] += (right, int(predicted), int(true))

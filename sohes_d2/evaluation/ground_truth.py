@@ -107,15 +107,17 @@ class GroundTruth:
                     raise RecordError("it has neither a bbox nor a mask", "no bbox")
             if mask is None and iou_type == "segm":
                 continue
-            if area is None:
-                area = float(mask_areas([mask])[0]) if mask is not None else box[2] * box[3]
+            if area is None and mask is not None:
+                area = float(mask_areas([mask])[0])
+            elif area is None and box is not None:
+                area = box[2] * box[3]
             records.append(
                 {
                     "image_id": annotation["image_id"],
                     "category_id": read_category(annotation),
                     "iscrowd": annotation["iscrowd"],
                     "area": area,
-                    **({"segmentation": mask} if iou_type == "segm" else {"bbox": box or box_of(mask)}),
+                    **({"segmentation": mask} if iou_type == "segm" else {"bbox": box}),
                 }
             )
         return records
@@ -149,9 +151,7 @@ class GroundTruth:
         return annotation_place(self.annotations[index], index)
 
 
-def predicted_forest(
-    annotations: list[dict[str, Any]], size: tuple[int, int], where: str
-) -> tuple[Forest, AncestorScores | None]:
+def predicted_forest(annotations: list[Any], size: tuple[int, int], where: str) -> tuple[Forest, AncestorScores | None]:
     """The forest of one image's predictions and, where they carry them, the scores of ancestor pairs.
 
     Args:
@@ -163,7 +163,8 @@ def predicted_forest(
     Raises:
         InputError: a parent or ancestor that is not there, or a circle.
     """
-    masks, scores = ([a.get(key) for a in annotations] for key in ("segmentation", "score"))
+    masks = [a.get("segmentation") for a in annotations]
+    scores = [a["score"] for a in annotations]
     present = np.flatnonzero([mask is not None for mask in masks])
     forest = link(annotations, masks, size, Problems(where), "", scores).subset(present)
     if not any("ancestor_scores" in a for a in annotations):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +34,7 @@ class Difference:
 
 
 def recall_differences(
-    images: Iterable[dict[str, Any]],
+    images: Iterable[Mapping[str, Any]],
     truths: Iterable[dict[str, Any]],
     before: Iterable[dict[str, Any]],
     after: Iterable[dict[str, Any]],
@@ -60,10 +60,10 @@ def recall_differences(
         For each ``AR@M`` and ``AR@M-small``, ``-medium``, ``-large`` of `evaluate_detections`: the difference.
         Metrics without ground truth are left out.
     """
-    images = {image["id"]: image for image in images}
-    truths_of, before_of, after_of = (group_by_image(list(a), images) for a in (truths, before, after))
+    records = {image["id"]: image for image in images}
+    truths_of, before_of, after_of = (group_by_image(list(a), records) for a in (truths, before, after))
     recalls: dict[str, list[tuple[float, float, int]]] = {}
-    for key, image in images.items():
+    for key, image in records.items():
         scores = [
             evaluate_detections([image], truths_of[key], found[key], iou_type, max_dets, backend)
             for found in (before_of, after_of)

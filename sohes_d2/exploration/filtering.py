@@ -90,7 +90,8 @@ class MaskFilter:
         """
         left = np.array(raw, np.float64)
         overlap = np.zeros(len(candidates), np.float32)
-        keep, ranks = [], []
+        keep: list[int] = []
+        ranks: list[float] = []
         while len(keep) < self.max_masks and len(left):
             k = int(np.argmax(left))
             if left[k] < 0:

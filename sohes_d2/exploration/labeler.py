@@ -171,8 +171,14 @@ class PseudoLabeler:
 
     def features(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Features (rows, cols, C) of some images of one size; from a device as float16, which halves what is sent."""
-        features = self.extractor.extract([reduced(image, self.max_pixels) for image in images])
-        return list(features if self.extractor.on_host else features.astype(np.float16))
+        extractor = self._extractor()
+        features = extractor.extract([reduced(image, self.max_pixels) for image in images])
+        return list(features if extractor.on_host else features.astype(np.float16))
+
+    def _extractor(self) -> FeatureExtractor:
+        if self.extractor is None:
+            raise ValueError("this labeler was built without a feature extractor: it can only `finish`")
+        return self.extractor
 
     def finish(self, image: np.ndarray, features: np.ndarray) -> Forest:
         """Merge trees, candidates, scores and hierarchy.
@@ -215,7 +221,7 @@ class PseudoLabeler:
         )
         keep, ranks = self.mask_filter.best_candidates(candidates, raw, self.scorer.remaining)
         scores = self.scorer.calibrated(ranks)
-        masks: list[RLE | None] = [None] * len(keep)
+        masks: list[RLE] = [{}] * len(keep)  # each is replaced below
         for t, tree in enumerate(trees):
             own = np.flatnonzero(candidates.tree[keep] == t)
             for k, mask in zip(own, tree.encode(candidates.node[keep[own]], size)):
@@ -255,17 +261,20 @@ class PseudoLabeler:
     def _closer_looks(self, image: np.ndarray, proposals: list[Proposal], minimum: float) -> list[Proposal]:
         """What clustering crops of some proposals finds inside of them."""
         chosen = self.reclustering.choose(proposals, image.shape[:2])
-        side = max(1, self.reclustering.crop_size // self.extractor.cell) if chosen else 0
         found: list[Proposal] = []
+        if not chosen:
+            return found
+        extractor = self._extractor()
+        side = max(1, self.reclustering.crop_size // extractor.cell)
         for start in range(0, len(chosen), _CROPS_PER_BATCH):
             batch = chosen[start : start + _CROPS_PER_BATCH]
             crops = [self.reclustering.crop(image, box) for _, box in batch]
-            for (index, box), features in zip(batch, self.extractor.extract_at(crops, (side, side))):
+            for (index, box), features in zip(batch, extractor.extract_at(crops, (side, side))):
                 found += self.reclustering.proposals(features, box, proposals[index], self.thetas, minimum)
         return found
 
     def _refine(self, image: np.ndarray, proposals: Sequence[Proposal]) -> list[Proposal]:
-        refined: list[Proposal | None] = [None] * len(proposals)
+        refined = list(proposals)
         reaches = [self.refiner.reach(proposal.cell) for proposal in proposals]
         # By reach, since proposals of about one cell size share what a refiner prepares for the image, and since on a
         # large photo that is too much to be held for all sizes at once.

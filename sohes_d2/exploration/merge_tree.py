@@ -92,10 +92,10 @@ class MergeTree:
         Args:
             thetas: descending.
         """
-        thetas = np.asarray(thetas, np.float32)
+        negative = -np.asarray(thetas, np.float32)
         # made before the fall under theta: birth >= theta; absorbed after: death < theta
-        first = np.searchsorted(-thetas, -self.birth, side="left")
-        end = np.searchsorted(-thetas, -self.death, side="left")
+        first = np.searchsorted(negative, -self.birth, side="left")
+        end = np.searchsorted(negative, -self.death, side="left")
         first[: self.leaves] = 0
         end[-1] = len(thetas)
         return np.where(first < end, first, -1)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -166,13 +167,15 @@ def _merge_numpy(sums, indptr, indices, lengths, strengths, areas, border_weight
         return similarities, [float(np.float32(p)) for p in priorities]
 
     changed = [0] * n  # the merge at which a region last changed; pairs that were put on the heap before are stale
-    heap = []  # (-priority, pair as one number that orders like (a, b), merge at which it was put here)
+    # (-priority, pair as one number that orders like (a, b), merge at which it was put here)
+    heap: list[tuple[float, int, int]] = []
     for a in range(n):
         later = sorted(b for b in borders[a] if b > a)
         if later:
             heap.extend((-p, a * n + b, 0) for p, b in zip(values(a, later)[1], later))
     heapq.heapify(heap)
-    merges, surround = [], []
+    merges: list[tuple[Any, ...]] = []
+    surround: list[float] = []
     while heap and len(merges) < n - 1:
         negative, pair, put_at = heapq.heappop(heap)
         a, b = divmod(pair, n)
@@ -199,10 +202,9 @@ def _merge_numpy(sums, indptr, indices, lengths, strengths, areas, border_weight
                 unlike += borders[a][c][0] * _in_units(s)
                 around += borders[a][c][0]
         surround.append(unlike / (STRENGTH_UNIT * STRENGTH_UNIT * max(around, 1)))
-    kept, absorbed, priority, similarity, length, strength = zip(*merges) if merges else ((),) * 6
+    columns: list[Sequence[Any]] = [*zip(*merges)] if merges else [()] * 6
     types = (np.int32, np.int32, np.float32, np.float32, np.int64, np.int64, np.float32)
-    parts = (kept, absorbed, priority, similarity, length, strength, surround)
-    return tuple(np.asarray(part, dtype) for part, dtype in zip(parts, types))
+    return tuple(np.asarray(part, dtype) for part, dtype in zip([*columns, surround], types))
 
 
 if numba is not None:
@@ -249,7 +251,7 @@ if numba is not None:
         head = indptr[:-1].copy()
         tail = indptr[1:] - 1
         changed = np.zeros(n, np.int64)  # as in the numpy path; of a heap entry the last two are one number
-        heap = [(np.float32(0), np.int64(0)) for _ in range(0)]
+        heap: list[Any] = [(np.float32(0), np.int64(0)) for _ in range(0)]
         for a in range(n):
             if indptr[a] == indptr[a + 1]:
                 head[a] = -1

@@ -17,6 +17,7 @@ least 0.75) when the photo is mirrored, recoloured and reduced (tools/calibrate_
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -64,7 +65,7 @@ class EntityScorer:
         separation, surround = (np.clip(v / (2 + border_weight), 0, 1) for v in (tree.separation, tree.surround))
         return separation * surround**self.surround_power * tree.border / (tree.border + tree.inside + self.noise)
 
-    def raw(self, values: np.ndarray, agreement: np.ndarray) -> np.ndarray:
+    def raw(self, values: Sequence[float] | np.ndarray, agreement: Sequence[float] | np.ndarray) -> np.ndarray:
         """(M,) float64 raw scores from (M,) separation times contrast and (M,) agreement in [0, 1]."""
         return np.asarray(values, np.float64) * np.asarray(agreement, np.float64) ** self.agreement_power
 

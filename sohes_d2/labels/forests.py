@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -79,7 +80,7 @@ def link(
                 scores[k] = min(max(read_score(annotation), -_LARGEST_SCORE), _LARGEST_SCORE)
     parents = find_parents(annotations, problems, where)
     empty = encode_runs([size[0] * size[1]], size)
-    options = {
+    options: dict[str, Any] = {
         "scores": scores,
         "levels": [_level(annotation) for annotation in annotations],
         "sources": [str(annotation.get("source", ""))[:80] for annotation in annotations],

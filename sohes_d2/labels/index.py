@@ -106,6 +106,7 @@ def save_index(label_file: str, index: ShardIndex) -> None:
     """Write the index beside its label file."""
     with atomic_writer(index_path(label_file)) as file:
         stats = np.frombuffer(json.dumps(index.stats).encode("ascii"), np.uint8)
+        photos: dict[str, Any] = {} if index.photos is None else {"photos": index.photos}
         np.savez(
             file,
             rows=index.rows,
@@ -113,7 +114,7 @@ def save_index(label_file: str, index: ShardIndex) -> None:
             stats=stats,
             file_bytes=np.int64(index.file_bytes),
             checksum=np.int64(_checksum(label_file, index.file_bytes)),
-            **({} if index.photos is None else {"photos": index.photos}),
+            **photos,
         )
 
 
@@ -129,6 +130,13 @@ def _checksum(label_file: str, size: int) -> int:
         head = file.read(_CHECKED_BYTES)
         file.seek(max(0, size - _CHECKED_BYTES))
         return zlib.crc32(file.read(_CHECKED_BYTES), zlib.crc32(head))
+
+
+def _number(pattern: re.Pattern[bytes], body: bytes) -> int:
+    found = pattern.search(body)
+    if found is None:
+        raise ValueError(f"a record without what {pattern.pattern!r} finds")
+    return int(found.group(1))
 
 
 def join_indices(indices: Sequence[ShardIndex], sections: Sequence[tuple[int, int]], file_bytes: int) -> ShardIndex:
@@ -155,8 +163,8 @@ def join_indices(indices: Sequence[ShardIndex], sections: Sequence[tuple[int, in
         for index in indices:
             total.update(index.stats[name])
         stats[name] = dict(total)
-    photos = [index.photos for index in indices]
-    known = None if any(states is None for states in photos) else np.concatenate(photos)
+    photos = [index.photos for index in indices if index.photos is not None]
+    known = np.concatenate(photos) if len(photos) == len(indices) else None
     return ShardIndex(np.concatenate(tables), np.array(sections, np.int64), stats, file_bytes, known)
 
 
@@ -225,7 +233,7 @@ def scan_label_file(label_file: str) -> ShardIndex:
     rows: list[list[int]] = []
     row_of: dict[int, int] = {}
     sections: list[list[int]] = []
-    counts = {name: Counter() for name in ("section", "depth", "size", "relative_size")}
+    counts: dict[str, Counter[Any]] = {name: Counter() for name in ("section", "depth", "size", "relative_size")}
     following = last = 0  # where the next record of the section must begin; the row of the last annotation
     try:
         for key, _, offset, length, value in iterate_records(label_file):

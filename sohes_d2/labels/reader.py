@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -36,6 +36,9 @@ from .schema import (
 )
 
 logger = logging.getLogger(__name__)
+
+
+LabelFileT = TypeVar("LabelFileT", bound="LabelFile")
 
 
 @dataclass
@@ -97,7 +100,7 @@ class LabelFile:
             self.categories,
         )
 
-    def for_photos(self, images: str | os.PathLike[str]) -> tuple[Path, LabelFile]:
+    def for_photos(self: LabelFileT, images: str | os.PathLike[str]) -> tuple[Path, LabelFileT]:
         """The folder that file names are relative to, and this file; for a single photo, its record alone.
 
         Args:

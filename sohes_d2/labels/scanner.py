@@ -46,7 +46,7 @@ class Record(NamedTuple):
     """
 
     key: str
-    index: int
+    index: int  # type: ignore[assignment]  # a field, in place of tuple.index
     offset: int
     length: int
     value: Any
@@ -162,10 +162,14 @@ class _Scanner:
             return None
         return zlib.crc32(self._text[: self._at].encode("latin-1"), self._checksum)
 
+    def _skip_blanks(self) -> None:
+        blanks = _BLANKS.match(self._text, self._at)
+        self._at = blanks.end() if blanks else self._at
+
     def peek(self) -> str:
         """The next character that is not blank."""
         while True:
-            self._at = _BLANKS.match(self._text, self._at).end()
+            self._skip_blanks()
             if self._at < len(self._text):
                 return self._text[self._at]
             if not self._fill(_CHUNK):
@@ -181,7 +185,7 @@ class _Scanner:
     def end(self) -> None:
         """Verify that nothing but blanks comes any more."""
         while True:
-            self._at = _BLANKS.match(self._text, self._at).end()
+            self._skip_blanks()
             if self._at < len(self._text):
                 raise self.error("the json value has ended, but the file goes on")
             if not self._fill(_CHUNK):

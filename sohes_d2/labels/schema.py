@@ -11,7 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypedDict, Union
+from typing import Any, TypedDict, Union, cast
 
 import msgspec
 
@@ -80,7 +80,7 @@ class Problems:
         self._refused = refused
 
     def __len__(self) -> int:
-        return self.counts.total()
+        return sum(self.counts.values())
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.items)
@@ -288,7 +288,7 @@ def read_annotation(record: Any, needs_image: bool = True) -> Annotation:
     """
     if not isinstance(record, dict):
         raise RecordError(f"an annotation must be an object, got {record!r:.40}", "no annotation")
-    annotation: Annotation = {key: record[key] for key in _COPIED if key in record}
+    annotation = cast(Annotation, {key: record[key] for key in _COPIED if key in record})
     if record.get("id") is not None:
         annotation["id"] = read_id(record["id"])
     if record.get("image_id") is not None:
@@ -367,8 +367,8 @@ def check_ids(annotations: Sequence[Annotation], where: str) -> None:
     used: set[Any] = {None}
     for annotation in annotations:
         if annotation.get("id") in used:
-            annotation["id"] = max(following, 1)
-            following = annotation["id"] + 1
+            annotation["id"] = new = max(following, 1)
+            following = new + 1
         used.add(annotation["id"])
 
 

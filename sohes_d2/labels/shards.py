@@ -131,7 +131,7 @@ class ShardedDataset(Sequence):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: Any) -> Any:
         if not -len(self) <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
         index = int(index) % len(self)

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from detectron2.utils import comm
 from torch import nn
 from torch.nn import functional as F
+
+from detectron2.utils import comm
 
 from . import point_sampling
 from .ancestor_head import ancestor_logits
@@ -33,6 +34,8 @@ class SetCriterion(nn.Module):
     weight multiplies its terms, and counts as much as it weighs where these are averaged, except that ``loss_ancestor``
     stays a mean over all images. So without weights, or with all 1, these are Mask2Former's losses.
     """
+
+    empty_weight: torch.Tensor
 
     def __init__(
         self,
@@ -114,7 +117,8 @@ class SetCriterion(nn.Module):
         losses = {"loss_ce": self._class_loss(outputs["pred_logits"], targets, weights, matches)}
         losses.update(self._mask_losses(outputs["pred_masks"], targets, weights, matches, num_masks))
         if "pred_ancestors" in outputs:
-            losses["loss_ancestor"] = _ancestor_loss(*outputs["pred_ancestors"], targets, matches)
+            as_ancestor, as_descendant = outputs["pred_ancestors"]
+            losses["loss_ancestor"] = _ancestor_loss(as_ancestor, as_descendant, targets, matches)
         return losses
 
     def _class_loss(

@@ -147,8 +147,8 @@ class MSDeformAttn(nn.Module):
         per_point = (self.n_levels, self.n_points)
         with torch.autocast(value.device.type, enabled=False):
             # Offsets are in cells of their level. Levels, points and axes are kept as one long axis while computing.
-            sizes = [(width, height) for height, width in input_spatial_shapes for _ in range(self.n_points)]
-            sizes = torch.tensor(sizes, dtype=dtype, device=value.device).flatten()
+            widths_heights = [(width, height) for height, width in input_spatial_shapes for _ in range(self.n_points)]
+            sizes = torch.tensor(widths_heights, dtype=dtype, device=value.device).flatten()
             centres = reference_points.to(dtype)[:, :, :, None].expand(-1, -1, *per_point, -1).flatten(2)
             output = multi_scale_deformable_attention(
                 value.to(dtype).view(batch, length, self.n_heads, -1),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor, nn
+
 from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
-from torch import Tensor, nn
 
 from .pixel_decoder import build_pixel_decoder
 from .transformer_decoder import build_transformer_decoder
@@ -21,7 +22,7 @@ class EntityHead(nn.Module):
     """
 
     @configurable
-    def __init__(self, *, pixel_decoder: nn.Module, predictor: nn.Module, in_features: list[str]):
+    def __init__(self, *, pixel_decoder: Any, predictor: nn.Module, in_features: list[str]):
         """
         Args:
             pixel_decoder: features of the backbone to per-pixel embeddings and a pyramid for the queries.

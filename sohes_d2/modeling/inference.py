@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from detectron2.structures import Boxes, Instances
 from torch import Tensor
+
+from detectron2.structures import Boxes, Instances
 
 from ..structures.device_rle import encode_tensor
 from ..structures.duplicates import without_duplicates
 from ..structures.forest import Forest
-from ..structures.masks import RLE, mask_boxes
+from ..structures.masks import RLE, coverage_matrix, mask_areas, mask_boxes
 from ..structures.rle_masks import RLEMasks
+from ..structures.score_calibration import Knots, calibrated
 from .ancestor_head import ancestor_logits
 from .mask_refinement import refine_masks
 from .mask_scores import entity_probabilities, full_size_logits, measure, resize
@@ -22,12 +26,35 @@ SOURCE = "model"
 
 
 @dataclass(frozen=True)
+class FoundMasks:
+    """What the model found in one look at an image or at a crop of it.
+
+    Attributes:
+        rles: N masks of the image's size.
+        scores: (N,) in [0, 1], on the CPU.
+        ancestors: (N, D) each, embeddings as ancestor and as descendant, or None without an ancestor head.
+    """
+
+    rles: list[RLE]
+    scores: Tensor
+    ancestors: tuple[Tensor, Tensor] | None
+
+    def placed(self, kept: Tensor, rles: list[RLE]) -> FoundMasks:
+        """Some of the masks, as ``rles`` of another image."""
+        sides = self.ancestors
+        if sides is not None:
+            sides = (sides[0][kept.to(sides[0].device)], sides[1][kept.to(sides[1].device)])
+        return FoundMasks(rles, self.scores[kept], sides)
+
+
+@dataclass(frozen=True)
 class EntityInference:
     """Chooses queries, brings their masks to full size a chunk at a time, and decodes the hierarchy.
 
     Attributes:
         max_masks: at most so many masks per image, the best first.
-        min_score: masks scored lower are left out; in [0, 1].
+        min_score: masks scored lower, after calibration, are left out; in [0, 1].
+        calibration: of the scores, see `calibrated`; empty: none.
         duplicate_iou: of two masks that overlap by more, the lower score is left out; 1 keeps all.
         ancestor_threshold: probability from which a predicted pair of ancestor and descendant counts.
         theta_cover: and the share of the descendant that the ancestor's mask must cover; 0 trusts the probability.
@@ -40,6 +67,7 @@ class EntityInference:
 
     max_masks: int = 1000
     min_score: float = 0.0
+    calibration: Knots = ()
     duplicate_iou: float = 1.0
     ancestor_threshold: float = 0.5
     theta_cover: float = 0.5
@@ -59,9 +87,23 @@ class EntityInference:
         output_size: tuple[int, int],
         photo: Tensor | None = None,
     ) -> dict[str, Any]:
-        """The entities of one image.
+        """The entities of one image: `find`, then `combine`."""
+        found = self.find(logits, masks, ancestors, padded_size, image_size, output_size, photo)
+        return self.combine([found], output_size)
 
-        A mask's score is as in Mask2Former, see `mask_scores`; refinement does not change it.
+    def find(
+        self,
+        logits: Tensor,
+        masks: Tensor,
+        ancestors: tuple[Tensor, Tensor] | None,
+        padded_size: tuple[int, int],
+        image_size: tuple[int, int],
+        output_size: tuple[int, int],
+        photo: Tensor | None = None,
+    ) -> FoundMasks:
+        """The masks of one image, or of one crop of an image.
+
+        A mask's score is as in Mask2Former, see `mask_scores`, calibrated; refinement does not change it.
 
         Args:
             logits: (Q, K + 1), the last for "no entity".
@@ -71,31 +113,59 @@ class EntityInference:
             image_size: (H, W) of the image in it, from its top left corner.
             output_size: (H, W) of the original image.
             photo: (3, H, W) of image_size, in [0, 255]; needed where masks are refined.
+        """
+        entity = entity_probabilities(logits, masks)
+        entity, query = entity.topk(min(self.max_masks, len(entity)))
+        entity = entity.cpu()
+        # a score is at most that of a mask whose pixels are sure
+        reachable = (entity > 0) & (self._calibrated(entity) >= self.min_score)
+        entity, query = entity[reachable], query[reachable.to(query.device)]
+        rles, sureness = self._full_size(masks[query], padded_size, image_size, output_size, photo)
+        sides = None if ancestors is None else (ancestors[0][query], ancestors[1][query])
+        return FoundMasks(rles, self._calibrated(entity * sureness), sides)
+
+    def combine(
+        self, found: Sequence[FoundMasks], output_size: tuple[int, int], nms_threshold: float = 1.0
+    ) -> dict[str, Any]:
+        """The entities of an image from the masks of one look, or of several at parts of it.
+
+        The ancestor head compares masks of one look. Between masks of two looks coverage decides: an ancestor covers
+        the descendant by ``theta_cover_alone``.
+
+        Args:
+            found: of `find`, with RLEs of ``output_size``.
+            output_size: (H, W) of the image.
+            nms_threshold: IoU from which duplicates are left out, if it is under ``duplicate_iou``.
 
         Returns:
             ``instances``: `Instances` of ``output_size`` by falling score, with pred_masks (`RLEMasks`), pred_boxes,
                 scores, pred_classes (0), on the CPU;
             ``forest``: the same masks and scores as a `Forest`;
-            ``ancestor_probabilities``: (N, N) of the same masks, if ``ancestors`` are given.
+            ``ancestor_probabilities``: (N, N) of the same masks, if there are ``ancestors``.
         """
-        entity = entity_probabilities(logits, masks)
-        entity, query = entity.topk(min(self.max_masks, len(entity)))
-        query = query[(entity > 0) & (entity >= self.min_score)]
-        entity = entity[: len(query)]
-        rles, sureness = self._full_size(masks[query], padded_size, image_size, output_size, photo)
-        scores = entity.cpu() * sureness
-        keep = self._choose(rles, scores)
-        rles, scores, query = [rles[k] for k in keep.tolist()], scores[keep], query[keep.to(query.device)]
+        rles = [rle for one in found for rle in one.rles]
+        scores = torch.cat([one.scores for one in found])
+        keep = self._choose(rles, scores, min(self.duplicate_iou, nms_threshold))[: self.max_masks]
+        rles, scores = [rles[k] for k in keep.tolist()], scores[keep]
 
         result: dict[str, Any] = {"instances": _instances(rles, scores, output_size)}
-        fields = {"scores": scores.numpy(), "sources": [SOURCE] * len(rles)}
-        if ancestors is None:
+        fields: dict[str, Any] = {"scores": scores.numpy(), "sources": [SOURCE] * len(rles)}
+        embeddings = [one.ancestors for one in found if one.ancestors is not None]
+        if len(embeddings) < len(found):
             result["forest"] = Forest.from_masks(
                 rles, output_size, self.theta_cover_alone, self.max_child_area, **fields
             )
             return result
-        as_ancestor, as_descendant = (side[query].float() for side in ancestors)
-        probabilities = ancestor_logits(as_ancestor, as_descendant).sigmoid().fill_diagonal_(0).cpu()
+        look = torch.cat([torch.full((len(one.rles),), k) for k, one in enumerate(found)])[keep]
+        probabilities = _between_looks(rles, look.numpy(), self.theta_cover_alone)
+        start = 0
+        for k, (one, sides) in enumerate(zip(found, embeddings)):
+            places = torch.nonzero(look == k).flatten()
+            own = (keep[places] - start).to(sides[0].device)
+            as_ancestor, as_descendant = (side[own].float() for side in sides)
+            block = ancestor_logits(as_ancestor, as_descendant).sigmoid().fill_diagonal_(0).cpu()
+            probabilities[places[:, None], places] = block
+            start += len(one.rles)
         result["ancestor_probabilities"] = probabilities
         result["forest"] = Forest.from_probabilities(
             rles,
@@ -107,6 +177,10 @@ class EntityInference:
             **fields,
         )
         return result
+
+    def _calibrated(self, scores: Tensor) -> Tensor:
+        """(N,) float32 scores on the CPU, calibrated."""
+        return torch.from_numpy(calibrated(scores.numpy(), self.calibration)).float()
 
     def _full_size(
         self,
@@ -125,18 +199,35 @@ class EntityInference:
             inside, _, sure = measure(chunk)
             sureness.append(sure.cpu())
             if refines:
+                assert photo is not None
                 refined = refine_masks(inside, photo, self.refinement_radius, self.refinement_epsilon, self.chunk_bytes)
                 inside = torch.cat([resize(values, output_size) > 0 for values in refined])
             rles += encode_tensor(inside)
         return rles, torch.cat(sureness)
 
-    def _choose(self, rles: list[RLE], scores: Tensor) -> Tensor:
+    def _choose(self, rles: list[RLE], scores: Tensor, duplicate_iou: float) -> Tensor:
         """Indices by falling score of what is neither empty nor under the least score nor a duplicate."""
         kept = torch.nonzero((scores > 0) & (scores >= self.min_score)).flatten()
-        if self.duplicate_iou < 1:
-            chosen = without_duplicates([rles[k] for k in kept.tolist()], scores[kept].numpy(), self.duplicate_iou)
+        if duplicate_iou < 1:
+            chosen = without_duplicates([rles[k] for k in kept.tolist()], scores[kept].numpy(), duplicate_iou)
             return kept[torch.from_numpy(chosen)]
         return kept[scores[kept].argsort(descending=True, stable=True)]
+
+
+def _between_looks(rles: list[RLE], look: np.ndarray, theta_cover: float) -> Tensor:
+    """(N, N) float32: the share of mask j that mask i of another look covers, if at least ``theta_cover``; else 0."""
+    covered = np.zeros((len(rles), len(rles)), np.float32)
+    if len(np.unique(look)) > 1:
+        areas, boxes = mask_areas(rles), mask_boxes(rles)
+        ends = boxes[:, :2] + boxes[:, 2:]
+        for k in range(len(rles)):
+            shared = np.minimum(ends[k], ends) - np.maximum(boxes[k, :2], boxes[:, :2])
+            possible = (look != look[k]) & (areas > areas[k])
+            possible &= np.prod(np.maximum(shared, 0), axis=1) >= theta_cover * areas[k]
+            above = np.flatnonzero(possible)
+            share = coverage_matrix([rles[k]], [rles[j] for j in above])[0]
+            covered[above, k] = np.where(share >= theta_cover, share, 0)
+    return torch.from_numpy(covered)
 
 
 def _instances(rles: list[RLE], scores: Tensor, size: tuple[int, int]) -> Instances:

@@ -39,7 +39,7 @@ def refine_masks(
     height, width = masks.shape[-2:]
     guide = photo[:, :height, :width].float() / 255
     small = _shrink(guide)
-    mean = _Means(small.shape[-2:], max(1, round(radius / _STEP)), guide.device)
+    mean = _Means((small.shape[-2], small.shape[-1]), max(1, round(radius / _STEP)), guide.device)
     mean_colour = mean(small)
     inverse = _inverse_covariance(small, mean_colour, mean, epsilon)
     for chunk in masks.split(max(1, chunk_bytes // (4 * 8 * height * width))):
@@ -48,7 +48,8 @@ def refine_masks(
         means = mean(torch.cat([target * small, target], dim=1))
         covariance = means[:, :3] - mean_colour * means[:, 3:]
         # an einsum would multiply one small matrix after the other
-        slope = sum(inverse[:, k] * covariance[:, k, None] for k in range(3))
+        terms = [inverse[:, k] * covariance[:, k, None] for k in range(3)]
+        slope = terms[0] + terms[1] + terms[2]
         offset = means[:, 3:] - (slope * mean_colour).sum(1, keepdim=True)
         model = mean(torch.cat([slope, offset], dim=1))
         model = F.interpolate(model, size=(height, width), mode="bilinear", align_corners=False)

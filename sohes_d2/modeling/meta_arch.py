@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from detectron2.config import configurable
-from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone, build_sem_seg_head
-from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from detectron2.config import configurable
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone, build_sem_seg_head
+from detectron2.structures import ImageList, Instances
+
+from ..structures.crops import NO_CROPS, CropLayers, window_of
+from ..structures.score_calibration import check_knots
 from .criterion import SetCriterion
-from .inference import EntityInference
+from .inference import EntityInference, FoundMasks
 from .matcher import HungarianMatcher
 from .view_fusion import AS_IT_IS, ViewFusion
 
@@ -27,17 +30,21 @@ class SOHES(nn.Module):
     (`AncestorMatrix`).
     """
 
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
     @configurable
     def __init__(
         self,
         *,
         backbone: Backbone,
         sem_seg_head: nn.Module,
-        criterion: nn.Module,
+        criterion: SetCriterion,
         inference: EntityInference,
         pixel_mean: list[float],
         pixel_std: list[float],
         views: ViewFusion = AS_IT_IS,
+        crops: CropLayers = NO_CROPS,
     ):
         """
         Args:
@@ -48,6 +55,8 @@ class SOHES(nn.Module):
             pixel_mean: per channel, in the units of the input.
             pixel_std: likewise.
             views: in which images are seen in evaluation.
+            crops: which parts of images are seen in evaluation beside the whole; images are then expected at
+                `CropLayers.scale` times the size at which the model sees them whole.
         """
         super().__init__()
         self.backbone = backbone
@@ -55,6 +64,7 @@ class SOHES(nn.Module):
         self.criterion = criterion
         self.inference = inference
         self.views = views
+        self.crops = crops
         # Detectron2's Swin Transformer misspells the attribute behind this property, which then raises
         self.size_divisibility = max(getattr(backbone, "size_divisibility", 0), STRIDE)
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
@@ -94,6 +104,7 @@ class SOHES(nn.Module):
             "inference": EntityInference(
                 max_masks=cfg.TEST.DETECTIONS_PER_IMAGE,
                 min_score=cfg.TEST.MIN_SCORE,
+                calibration=_calibration(cfg),
                 duplicate_iou=cfg.TEST.DUPLICATE_IOU,
                 ancestor_threshold=ancestor.THRESHOLD,
                 theta_cover=ancestor.THETA_COVER,
@@ -106,6 +117,7 @@ class SOHES(nn.Module):
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "views": ViewFusion.from_config(cfg.TEST.VIEWS, "TEST.VIEWS"),
+            "crops": CropLayers.from_config(cfg),
         }
 
     @property
@@ -122,27 +134,52 @@ class SOHES(nn.Module):
         Returns:
             The weighted losses by name; or per image the dict of `EntityInference`.
         """
-        images = self.preprocess(batched_inputs)
         if self.training:
+            images = self.preprocess(batched_inputs)
             outputs = self.segment(images.tensor)
             return self.losses(outputs, self.prepare_targets(batched_inputs, tuple(images.tensor.shape[-2:])))
+        sizes = [
+            (int(x.get("height", x["image"].shape[-2])), int(x.get("width", x["image"].shape[-1])))
+            for x in batched_inputs
+        ]
+        photos = [x["image"].to(self.device) for x in batched_inputs]
+        if self.crops.layers:
+            return [self._find_in_crops(photo, size) for photo, size in zip(photos, sizes)]
+        return [self.inference.combine([one], size) for one, size in zip(self._find(photos, sizes), sizes)]
+
+    def _find(self, photos: list[Tensor], sizes: list[tuple[int, int]]) -> list[FoundMasks]:
+        """The masks of a batch of photos or crops (3, h, w), each as RLEs of its (H, W)."""
+        images = self.preprocess([{"image": photo} for photo in photos])
         outputs = self.views.fuse(self.views.ask(self.segment, images.tensor))
-        results = []
-        for k, (one_input, image_size) in enumerate(zip(batched_inputs, images.image_sizes)):
-            size = int(one_input.get("height", image_size[0])), int(one_input.get("width", image_size[1]))
-            ancestors = outputs.get("pred_ancestors")
-            results.append(
-                self.inference(
-                    outputs["pred_logits"][k],
-                    outputs["pred_masks"][k],
-                    None if ancestors is None else (ancestors[0][k], ancestors[1][k]),
-                    tuple(images.tensor.shape[-2:]),
-                    image_size,
-                    size,
-                    one_input["image"].to(self.device),
-                )
+        ancestors = outputs.get("pred_ancestors")
+        return [
+            self.inference.find(
+                outputs["pred_logits"][k],
+                outputs["pred_masks"][k],
+                None if ancestors is None else (ancestors[0][k], ancestors[1][k]),
+                tuple(images.tensor.shape[-2:]),
+                images.image_sizes[k],
+                size,
+                photos[k],
             )
-        return results
+            for k, size in enumerate(sizes)
+        ]
+
+    def _find_in_crops(self, photo: Tensor, size: tuple[int, int]) -> dict[str, Any]:
+        """The entities of a photo (3, h, w) of `CropLayers.scale`, seen whole and in crops, at its (H, W)."""
+        prepared = (photo.shape[-2], photo.shape[-1])
+        seen, layers = self.crops.boxes(prepared)
+        found = []
+        for boxes in layers:
+            for start in range(0, len(boxes), self.crops.batch_size):
+                batch = boxes[start : start + self.crops.batch_size]
+                windows = [window_of(box, prepared, size) for box in batch]
+                crops = [_cut(photo, box, seen) for box in batch]
+                masks = self._find(crops, [(y1 - y0, x1 - x0) for y0, x0, y1, x1 in windows])
+                for one, window in zip(masks, windows):
+                    kept, rles = self.crops.place(one.rles, window, size, seen)
+                    found.append(one.placed(torch.from_numpy(kept), rles))
+        return self.inference.combine(found, size, self.crops.nms_threshold)
 
     def segment(self, images: Tensor) -> dict[str, Any]:
         """The query decoder's outputs for normalised and padded images (B, 3, H, W)."""
@@ -163,6 +200,22 @@ class SOHES(nn.Module):
         """The criterion's losses times their weights; what has no weight is left out."""
         weights = self.criterion.weight_dict
         return {k: loss * weights[k] for k, loss in self.criterion(outputs, targets).items() if k in weights}
+
+
+def _cut(photo: Tensor, box: tuple[int, int, int, int], size: tuple[int, int]) -> Tensor:
+    """The pixels of a box of (C, H, W), as float32 (C, *size)."""
+    pixels = photo[:, box[0] : box[2], box[1] : box[3]].float()
+    if tuple(pixels.shape[-2:]) == size:
+        return pixels
+    return F.interpolate(pixels[None], size=size, mode="bilinear", align_corners=False, antialias=True)[0]
+
+
+def _calibration(cfg: Any) -> list[list[float]]:
+    try:
+        check_knots(cfg.TEST.SCORE_CALIBRATION)
+    except ValueError as error:
+        raise ValueError(f"TEST.SCORE_CALIBRATION {error}") from error
+    return cfg.TEST.SCORE_CALIBRATION
 
 
 def _target(instances: Instances, padded_size: tuple[int, int]) -> dict[str, Tensor]:

@@ -146,8 +146,8 @@ def _fuse_one(logits: Sequence[Tensor], masks: Sequence[Tensor], settings: ViewF
     """(Q,) support, (Q, h, w) logits and (Q,) queries of the first view, of V times (Q, K + 1) and (Q, h, w)."""
     count = len(logits[0])
     entity = torch.cat([entity_probabilities(a, b) for a, b in zip(logits, masks)]).nan_to_num(0)
-    masks = torch.cat([each.float() for each in masks])
-    inside = masks > 0
+    values = torch.cat([each.float() for each in masks])
+    inside = values > 0
     common = intersections(inside, inside)
     overlaps = ious(common, common.diagonal(), common.diagonal())
     by_view = overlaps.unflatten(1, (-1, count))
@@ -157,8 +157,8 @@ def _fuse_one(logits: Sequence[Tensor], masks: Sequence[Tensor], settings: ViewF
 
     nearest, query = by_view[kept].max(-1)
     shows = (nearest >= _MEMBER_IOU).float()
-    probabilities = masks.sigmoid().nan_to_num(0).unflatten(0, (-1, count))
-    fused = torch.zeros_like(masks[: len(kept)])
+    probabilities = values.sigmoid().nan_to_num(0).unflatten(0, (-1, count))
+    fused = torch.zeros_like(values[: len(kept)])
     for one_shows, one_query, one in zip(shows.T, query.T, probabilities):
         fused += one_shows[:, None, None] * one[one_query]
     fused = (fused / shows.sum(1).clamp(min=1)[:, None, None]).logit(_SURE)

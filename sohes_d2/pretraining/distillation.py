@@ -9,13 +9,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from detectron2.config import configurable
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..exploration.features.network import freeze
+from detectron2.config import configurable
+
 from ..errors import WeightsError
+from ..exploration.features.network import freeze
 from ..weights import load_weights
 from ..weights.layouts import resampling_of, use_official_resampling
 from .library import NegativeCosineSimilarity
@@ -32,6 +33,11 @@ class FeatureDistillation(nn.Module):
         trunk: the student, which is what is kept.
         teacher: frozen.
     """
+
+    student_mean: Tensor
+    student_std: Tensor
+    teacher_mean: Tensor
+    teacher_std: Tensor
 
     @configurable
     def __init__(self, *, trunk: VisionTransformer, teacher: VisionTransformer, resolution: float = 1.0):
@@ -73,7 +79,7 @@ class FeatureDistillation(nn.Module):
         """The ViT that is trained."""
         return self.trunk
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Without the teacher, who never changes."""
         state = super().state_dict(*args, **kwargs)
         return {key: value for key, value in state.items() if not _is_teachers(key)}

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from ..structures.files import atomic_writer
 from ..exploration.features.vit_file import METADATA_KEY
+from ..structures.files import atomic_writer
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 

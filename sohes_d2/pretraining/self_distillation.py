@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from detectron2.config import configurable
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+
+from detectron2.config import configurable
 
 from .contrast import common_places, features_at, moved_apart
 from .library import (
@@ -29,7 +30,8 @@ from .trunk import build_trunk, normalization
 class Branch(nn.Module):
     """A trunk with the heads of the terms that are used; student and teacher are one each."""
 
-    def __init__(self, trunk: VisionTransformer, image_head: nn.Module | None, patch_head: nn.Module | None):
+    def __init__(self, trunk: VisionTransformer, image_head: Any, patch_head: Any):
+        """The heads are `DINOProjectionHead`, or None where their term is left out."""
         super().__init__()
         # Fixed sine-cosine positions: learned ones would need more photos, and are resampled worse to larger inputs.
         self.encoder = MaskedVisionTransformerTIMM(trunk, weight_initialization="skip")
@@ -49,6 +51,9 @@ class SelfDistillation(nn.Module):
         student: the `Branch` that is trained.
         teacher: its exponential moving average, which is what is kept in the end.
     """
+
+    mean: Tensor
+    std: Tensor
 
     @configurable
     def __init__(
@@ -218,7 +223,7 @@ class SelfDistillation(nn.Module):
                 teacher = self.teacher(views)
             if self.weights["image"]:
                 losses["loss_image"] = self._image_term(student, teacher, batch)
-            if self.weights["patch"]:
+            if mask is not None:
                 losses["loss_patch"] = self._patch_term(student, teacher, mask)
         if self.weights["place"]:
             losses["loss_place"] = self._place_term(student, batch)

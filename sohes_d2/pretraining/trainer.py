@@ -13,19 +13,20 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
+
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.engine import hooks as detectron2_hooks
 from detectron2.utils import comm
-from torch import nn
 
 from .. import __version__
-from ..structures.files import atomic_writer, write_json
 from ..data.training_stream import build_training_loader
-from ..errors import ConfigError
 from ..engine.hooks import CountSkippedImages
 from ..engine.trainer import SOHESTrainer
+from ..errors import ConfigError
 from ..exploration.features.vit_file import load_vit_file
+from ..structures.files import atomic_writer, write_json
 from ..structures.images import set_max_image_pixels
 from ..weights import load_weights
 from .dense_check import DenseCheck
@@ -94,7 +95,7 @@ class PretrainingTrainer(SOHESTrainer):
             raise ConfigError(str(error)) from error
 
     @classmethod
-    def build_mapper(cls, cfg: CfgNode, is_train: bool = True) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    def build_mapper(cls, cfg: CfgNode, is_train: bool = True) -> Callable[[Any], Any]:
         """From a photo's record to its views.
 
         Raises:
@@ -107,7 +108,9 @@ class PretrainingTrainer(SOHESTrainer):
         except ValueError as error:
             raise ConfigError(f"PRETRAINING.VIEWS {dict(views)}: {error}") from error
 
-    def build_train_loader(self, cfg: CfgNode, start_iteration: int = 0) -> Iterable[list[dict[str, Any]]]:
+    def build_train_loader(  # type: ignore[override]  # needs the photos of the instance
+        self, cfg: CfgNode, start_iteration: int = 0
+    ) -> Iterable[list[dict[str, Any]]]:
         """Batches of views from an iteration on."""
         return build_training_loader(cfg, self.build_mapper(cfg), self._photos, start_iteration)
 
@@ -137,7 +140,7 @@ def _check_sizes(cfg: CfgNode, patch: int) -> None:
 class _FollowTeacher(HookBase):
     """Tells the model the iteration, and lets the teacher follow after the step."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: Any):
         self._model = model
 
     def before_step(self) -> None:
@@ -153,7 +156,7 @@ class KeepBackbone(HookBase):
     It checks the file as it was written, so the score is that of what is kept.
     """
 
-    def __init__(self, cfg: CfgNode, model: nn.Module, photos: int):
+    def __init__(self, cfg: CfgNode, model: Any, photos: int):
         """
         Args:
             cfg: the training's.

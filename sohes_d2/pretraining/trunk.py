@@ -35,6 +35,6 @@ def build_trunk(name: str, options: Mapping[str, Any], drop_path: float = 0.0) -
 
 def normalization(trunk: VisionTransformer) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation (1, 3, 1, 1) of the trunk's input, for pixels in 0..255."""
-    cfg = trunk.pretrained_cfg
+    cfg: Any = trunk.pretrained_cfg
     mean, std = (torch.tensor(cfg[key]).mul(255).view(1, 3, 1, 1) for key in ("mean", "std"))
     return mean, std

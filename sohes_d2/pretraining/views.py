@@ -8,6 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+
 from detectron2.config import configurable
 
 from ..data.views import StrongView
@@ -138,7 +139,7 @@ def sample_box(size: tuple[int, int], scale: Sequence[float], rng: np.random.Gen
 
     Its sides are cut to the image's, so that of a narrow photo the share may come out smaller.
     """
-    area = rng.uniform(*scale) * size[0] * size[1]
+    area = rng.uniform(scale[0], scale[1]) * size[0] * size[1]
     aspect = np.exp(rng.uniform(*np.log(_ASPECTS)))
     height = int(np.clip(round(np.sqrt(area / aspect)), 1, size[0]))
     width = int(np.clip(round(np.sqrt(area * aspect)), 1, size[1]))

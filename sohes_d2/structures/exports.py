@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from .entity import Entity
 from .masks import decode_mask, decode_masks
 
 if TYPE_CHECKING:
@@ -118,8 +119,10 @@ def plot(forest: Forest, photo: np.ndarray | None, max_depth: int | None, names:
     if names:
         pen = ImageDraw.Draw(image)
         for k in order:
-            x, y = _point_inside(decode_mask(forest.masks[k]))
-            pen.text((x, y), forest.names[k], fill="white", stroke_width=2, stroke_fill="black", anchor="mm")
+            centre = _point_inside(decode_mask(forest.masks[k]))
+            pen.text(
+                (centre[0], centre[1]), forest.names[k], fill="white", stroke_width=2, stroke_fill="black", anchor="mm"
+            )
     return image
 
 
@@ -142,7 +145,7 @@ def to_html(forest: Forest) -> str:
     best = np.argsort(-shown.scores, kind="stable")[:_HTML_ROWS]
     rows = "".join(
         f"<tr><td>{e.name}</td><td>{e.score:.3f}</td><td>{e.area}</td><td>{len(e.children)}</td></tr>"
-        for e in (shown[int(k)] for k in best)
+        for e in (Entity(shown, int(k)) for k in best)
     )
     title = html.escape(repr(forest))
     return (

@@ -22,7 +22,7 @@ from ..errors import FolderBusyError, InputError, OutputError
 try:
     import fcntl
 except ImportError:  # not a posix system
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]  # mypy has no optional imports
 
 TEMPORARY = ".tmp"  # suffix of a file in progress
 _LOCK, _GATE = ".{}.lock", ".gate.lock"
@@ -126,7 +126,7 @@ class _RawFile(io.FileIO):
 
     failure: OSError | None = None
 
-    def write(self, data: Any) -> int | None:
+    def write(self, data: Any, /) -> int:
         try:
             return super().write(data)
         except OSError as error:
@@ -170,7 +170,7 @@ def lock_file(file: IO[Any], wait: bool = True) -> bool:
 def _output_error(path: str | os.PathLike[str], error: OSError) -> OutputError:
     if isinstance(error, OutputError):
         return error
-    remedy = _REMEDIES.get(error.errno, "")
+    remedy = _REMEDIES.get(error.errno or 0, "")
     return OutputError(f"{os.fspath(path)!r} cannot be written: {error.strerror or error}{remedy and '; ' + remedy}")
 
 
@@ -377,7 +377,7 @@ class FolderLock:
             FolderBusyError: another process has it.
             OutputError: the folder cannot be written to.
         """
-        from filelock import FileLock, Timeout
+        from filelock import BaseFileLock, FileLock, Timeout
 
         self.folder = folder
         own = self._path(f"job-{job}-of-{jobs}")
@@ -390,7 +390,7 @@ class FolderLock:
                         if path != own and found and int(found.group(1)) != jobs:
                             with FileLock(path, timeout=0):
                                 pass
-                    self._lock = FileLock(own)
+                    self._lock: BaseFileLock | None = FileLock(own)
                     self._lock.acquire(timeout=0)
             except Timeout as error:
                 raise FolderBusyError(

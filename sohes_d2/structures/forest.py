@@ -529,7 +529,7 @@ class Forest:
         if len(bad):
             raise ForestError(f"mask {bad[0]} has score {self.scores[bad[0]]}, outside [0, 1]")
         if theta_cover is not None:
-            for k in np.flatnonzero(self.parents != NO_PARENT):
+            for k in np.flatnonzero(self.parents != NO_PARENT).tolist():
                 covered = coverage_matrix([self.masks[k]], [self.masks[self.parents[k]]])[0, 0]
                 if covered < theta_cover:
                     raise ForestError(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -42,7 +43,7 @@ class Rules:
     rank_scale: float = 0.5
 
     @classmethod
-    def from_config(cls, node: Mapping[str, float]) -> Rules:
+    def from_config(cls, node: Mapping[str, Any]) -> Rules:
         """The thresholds of a config's EXPLORATION.HIERARCHY."""
         return cls(**{key.lower(): value for key, value in node.items()})
 
@@ -114,7 +115,7 @@ def parents_by_probability(
     inside = (probabilities.T >= threshold) & (areas[None, :] > areas[:, None])
     inside &= areas[:, None] <= max_child_area * areas[None, :]
     if theta_cover > 0:
-        for k in np.flatnonzero(inside.any(axis=1)):  # all pairs would take long
+        for k in np.flatnonzero(inside.any(axis=1)).tolist():  # all pairs would take long
             above = np.flatnonzero(inside[k])
             inside[k, above] = np.asarray(coverage(k, above)) >= theta_cover
     return _likeliest(inside, probabilities, threshold, areas)

@@ -12,12 +12,13 @@ import os
 import re
 import struct
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, Union
-from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngImageFile
 
 from ..errors import InputError
 from .files import open_regular
@@ -159,10 +160,7 @@ def read_image(path: PathLike) -> np.ndarray:
             or has more pixels than `max_image_pixels` allows.
     """
     with open_image(path) as image:
-        method = _ORIENTATION_TO_TRANSPOSE.get(_orientation(image))
-        if method is not None:
-            image = image.transpose(method)
-        return _to_rgb(image)
+        return _upright(image)
 
 
 def as_rgb(image: Any) -> np.ndarray:
@@ -184,8 +182,7 @@ def as_rgb(image: Any) -> np.ndarray:
     if isinstance(image, (str, os.PathLike)):
         return read_image(image)
     if isinstance(image, Image.Image):
-        method = _ORIENTATION_TO_TRANSPOSE.get(_orientation(image))
-        return _to_rgb(image if method is None else image.transpose(method))
+        return _upright(image)
     is_tensor = hasattr(image, "detach")  # torch itself is not needed here
     if is_tensor:
         image = image.detach().cpu()
@@ -228,7 +225,7 @@ def image_size(path: PathLike) -> tuple[int, int]:
     """
     with open_image(path) as image:
         width, height = image.size
-        if image.format == "PNG" and not _png_metadata_after_pixels(image.fp):
+        if isinstance(image, PngImageFile) and not _png_metadata_after_pixels(image.fp):
             # PngImageFile.getexif() decodes the pixels in search of metadata that may follow them; here none does.
             orientation = _orientation(image, Image.Image.getexif)
         else:
@@ -274,7 +271,7 @@ def open_image(path: PathLike) -> Iterator[Image.Image]:
     except MemoryError as error:
         raise ImageReadError(path, "not enough memory to decode it", "Resize the image.") from error
     except OSError as error:
-        raise ImageReadError(path, error.strerror or str(error), _REMEDIES.get(error.errno, _REPLACE)) from error
+        raise ImageReadError(path, error.strerror or str(error), _REMEDIES.get(error.errno or 0, _REPLACE)) from error
     except (
         Exception
     ) as error:  # decoders raise nearly anything on damaged bytes: SyntaxError, struct.error, KeyError, ...
@@ -355,6 +352,12 @@ def _check_scans(path: PathLike, file: BinaryIO) -> None:
         raise ImageReadError(path, f"{scans} scans, where a progressive JPEG has about ten", "Save it again.")
 
 
+def _upright(image: Image.Image) -> np.ndarray:
+    """(H, W, 3) uint8 RGB, turned as the EXIF orientation says."""
+    method = _ORIENTATION_TO_TRANSPOSE.get(_orientation(image) or 1)
+    return _to_rgb(image if method is None else image.transpose(method))
+
+
 def _orientation(image: Image.Image, getexif=None) -> int | None:
     """The EXIF orientation 1..8, or None. Unreadable EXIF is ignored, as Detectron2 does."""
     try:
@@ -364,7 +367,7 @@ def _orientation(image: Image.Image, getexif=None) -> int | None:
         return None
 
 
-def _png_metadata_after_pixels(file: BinaryIO) -> bool:
+def _png_metadata_after_pixels(file: Any) -> bool:
     """Whether a PNG has metadata chunks behind its pixel data. The file position is kept."""
     position = file.tell()
     try:

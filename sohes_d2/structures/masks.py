@@ -9,7 +9,7 @@ them; all other functions take RLEs that were made here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -180,7 +180,7 @@ def check_segmentation(segmentation: Any, image_size: tuple[int, int]) -> tuple[
     return [], runs
 
 
-def has_segmentation(annotation: dict[str, Any]) -> bool:
+def has_segmentation(annotation: Mapping[str, Any]) -> bool:
     """Whether an annotation says anything of its mask: tools write none, null or [] for a box without a mask."""
     return annotation.get("segmentation") not in (None, [], {}, "")
 

@@ -46,7 +46,7 @@ class RLEMasks:
         return RLEMasks([self.rles[k] for k in np.arange(len(self))[item]], self.image_size)
 
     def __iter__(self) -> Iterator[torch.Tensor]:
-        return (self[k] for k in range(len(self)))
+        return (torch.from_numpy(decode_mask(rle)) for rle in self.rles)
 
     def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
         """(N, H, W) bool, all decoded."""

@@ -119,7 +119,7 @@ def _palettes(parents: np.ndarray, colors: np.ndarray, shares: np.ndarray, seen:
         candidates = [_shades(colors[parent], float(shares[parent])) for parent in parents]
     views = np.split(_as_seen(oklch_to_rgb(np.concatenate(candidates))), np.cumsum([len(c) for c in candidates])[:-1])
     palettes = {}
-    for parent, shades, looks in zip(parents, candidates, views, strict=True):
+    for parent, shades, looks in zip(parents, candidates, views):
         if parent != NO_PARENT:
             apart = _least_distance(looks, seen[[parent]]) >= FROM_PARENT
             shades, looks = shades[apart], looks[apart]

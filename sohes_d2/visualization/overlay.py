@@ -146,7 +146,7 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
 
 
-def _outline(canvas: np.ndarray, shape: Shape, color: Sequence[int], thickness: int, casing: int) -> None:
+def _outline(canvas: np.ndarray, shape: Shape, color: Sequence[int] | np.ndarray, thickness: int, casing: int) -> None:
     """Draw the border of a shape in place: a dark casing below a line, so that it stands out on any ground."""
     contours, _ = cv2.findContours(
         shape.mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE, offset=(shape.x, shape.y)

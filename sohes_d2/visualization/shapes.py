@@ -46,7 +46,8 @@ def scaled_shape(rle: RLE, size: tuple[int, int]) -> Shape:
     out_size = (out_cols.stop - out_cols.start, out_rows.stop - out_rows.start)
     if out_size != patch.shape[::-1]:
         shrinks = out_size[0] < patch.shape[1] or out_size[1] < patch.shape[0]
-        patch = cv2.resize(patch, out_size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        patch = np.asarray(cv2.resize(patch, out_size, interpolation=how), np.uint8)
     return Shape(out_rows.start, out_cols.start, patch >= min(128, max(1, int(patch.max()))))
 
 

@@ -69,7 +69,7 @@ def framed(picture: np.ndarray, color: np.ndarray, border: int, radius: int) -> 
     frame.paste(Image.fromarray(picture), (border, border))
     corners = Image.new("L", (4 * side, 4 * side), 0)  # drawn large and shrunk, to be smooth
     ImageDraw.Draw(corners).rounded_rectangle((0, 0, 4 * side - 1, 4 * side - 1), radius=4 * radius, fill=255)
-    return frame, corners.resize((side, side), Image.LANCZOS)
+    return frame, corners.resize((side, side), Image.Resampling.LANCZOS)
 
 
 def drawing_scale(width: int) -> float:

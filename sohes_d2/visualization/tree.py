@@ -180,7 +180,7 @@ class _Drawing:
             self._children(node, centre, y + side)
         elif node.note:
             self.pen.text((centre, y + side + self.pixels(3)), node.note, MUTED, font=label, anchor="mt")
-        self._tile(node, centre - side // 2, y, side)
+        self._tile(node.index, node.depth, centre - side // 2, y, side)
 
     def _children(self, node: _Node, centre: int, bottom: int) -> None:
         """The children below a tile that ends at ``bottom``, and the lines to them."""
@@ -196,9 +196,9 @@ class _Drawing:
             self.draw(child, x, bottom + drop, width)
             x += width + gap
 
-    def _tile(self, node: _Node, x: int, y: int, side: int) -> None:
-        border = self.pixels((5, 4, 3)[node.depth], least=2)
-        rle, color = self.forest.masks[node.index], self.colors[node.index]
+    def _tile(self, index: int, depth: int, x: int, y: int, side: int) -> None:
+        border = self.pixels((5, 4, 3)[depth], least=2)
+        rle, color = self.forest.masks[index], self.colors[index]
         tile = thumbnail(self.image, decode_mask(rle), mask_boxes([rle])[0], side - 2 * border, color)
         frame, corners = framed(tile, color, border, self.pixels(9))
         self.picture.paste(frame, (x, y), corners)

@@ -212,14 +212,12 @@ class _ArrayUnpickler(pickle.Unpickler):
 
     # The helpers' modules have moved with numpy's versions, so files name them in several ways.
     _ARRAY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric", "numpy._core.numeric")
-    _ARRAY_HELPERS = {
-        helper.__name__: helper
-        for helper in (
-            np.zeros(1).__reduce__()[0],  # _reconstruct
-            np.float32(0).__reduce__()[0],  # scalar
-            np.zeros(1).__reduce_ex__(5)[0],  # _frombuffer
-        )
-    }
+    _HELPERS: tuple[Any, ...] = (
+        np.zeros(1).__reduce__()[0],  # _reconstruct
+        np.float32(0).__reduce__()[0],  # scalar
+        np.zeros(1).__reduce_ex__(5)[0],  # _frombuffer
+    )
+    _ARRAY_HELPERS = {helper.__name__: helper for helper in _HELPERS}
     _ALLOWED = {
         ("numpy", "ndarray"): np.ndarray,
         ("numpy", "dtype"): np.dtype,

@@ -7,6 +7,7 @@ import re
 import types
 from collections import Counter
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -68,7 +69,7 @@ def resample_positions(positions: Tensor, old: tuple[int, int], new: tuple[int, 
     return image.permute(0, 2, 3, 1).reshape(1, new[0] * new[1], -1).to(positions.dtype)
 
 
-def use_official_resampling(trunk: nn.Module) -> None:
+def use_official_resampling(trunk: Any) -> None:
     """Let timm's ViT (built with ``dynamic_img_size``) resample its positions to each image in the official way.
 
     Raises:
@@ -79,7 +80,7 @@ def use_official_resampling(trunk: nn.Module) -> None:
     trunk._pos_embed = types.MethodType(_embed_positions, trunk)
 
 
-def _embed_positions(trunk: nn.Module, x: Tensor) -> Tensor:
+def _embed_positions(trunk: Any, x: Tensor) -> Tensor:
     """Patches (B, rows, columns, C) -> tokens (B, prefix + rows * columns, C) with their positions, as timm does it."""
     rows, columns = x.shape[1:3]
     x = x.flatten(1, 2)

@@ -7,19 +7,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detectron2.modeling import build_model
 from PIL import Image
 
 from sohes_d2.cli import demo as tool
 from sohes_d2.data.inputs import read_inputs
-from sohes_d2.labels.index import is_label_file
-from sohes_d2.labels.shards import ShardedDataset
 from sohes_d2.data.sources import SourceError
 from sohes_d2.data.synthetic import generate_scene
 from sohes_d2.engine import demo
 from sohes_d2.engine.demo import DemoOptions, run_demo
 from sohes_d2.engine.predictor import SOHESPredictor
+from sohes_d2.labels.index import is_label_file
+from sohes_d2.labels.shards import ShardedDataset
 from sohes_d2.structures.forest import Forest
+
+from detectron2.modeling import build_model
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
 

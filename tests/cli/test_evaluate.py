@@ -1,8 +1,8 @@
 """The command line that scores one json file against another: numbers, matching of images, messages, exit codes."""
 
 import copy
-import runpy
 import json
+import runpy
 from pathlib import Path
 
 import numpy as np

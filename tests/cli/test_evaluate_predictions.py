@@ -4,12 +4,13 @@ import json
 
 import numpy as np
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from sohes_d2.cli.evaluate import main as evaluate_json
 from sohes_d2.cli.evaluate_predictions import main as evaluate_predictions
 from sohes_d2.structures.forest import Forest
 from sohes_d2.structures.masks import encode_masks
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 SIZE = (60, 80)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 
@@ -18,9 +19,9 @@ from tiny_training import write_scenes  # noqa: E402
 
 from sohes_d2.cli.export import main as export_model  # noqa: E402
 from sohes_d2.cli.train import main as train_net  # noqa: E402
+from sohes_d2.config_file import load_config  # noqa: E402
 from sohes_d2.data.registration import register_coco_entities  # noqa: E402
 from sohes_d2.engine.checkpoint import SOHESCheckpointer  # noqa: E402
-from sohes_d2.config_file import load_config  # noqa: E402
 from sohes_d2.engine.trainer import SOHESTrainer  # noqa: E402
 
 

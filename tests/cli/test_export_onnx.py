@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detectron2.modeling import build_model
 from PIL import Image
 from pycocotools import mask as mask_util
+
+from detectron2.modeling import build_model
 
 TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS / "engine")]
@@ -151,7 +152,8 @@ def test_the_example_decodes_deep_forests_as_the_predictor(predictor):
 
 def test_the_example_leaves_out_what_the_predictor_does(tmp_path):
     def change(cfg):
-        cfg.TEST.DUPLICATE_IOU, cfg.TEST.MIN_SCORE, cfg.TEST.DETECTIONS_PER_IMAGE = 0.6, 0.2, 9
+        cfg.TEST.DUPLICATE_IOU, cfg.TEST.MIN_SCORE, cfg.TEST.DETECTIONS_PER_IMAGE = 0.6, 0.1, 9
+        cfg.TEST.SCORE_CALIBRATION = [[0.0, 0.0], [0.4, 0.2], [1.0, 0.9]]
 
     strict = SOHESPredictor(write_model(tmp_path / "strict", change), device="cpu")
     expected = strict(photo())

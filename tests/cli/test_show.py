@@ -12,7 +12,6 @@ from sohes_d2.cli import show as tool
 from sohes_d2.structures.forest import Forest
 from sohes_d2.structures.masks import encode_masks
 
-
 SIZE = (40, 50)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))

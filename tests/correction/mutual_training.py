@@ -4,9 +4,10 @@ import copy
 import functools
 
 import torch
-from detectron2.modeling import build_model
 from tiny_training import sohes_cfg
 from two_processes import samples
+
+from detectron2.modeling import build_model
 
 _samples = functools.cache(samples)
 

@@ -4,13 +4,14 @@ import logging
 
 import pytest
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import CfgNode
-from detectron2.modeling import build_model
 from mutual_training import batch, mutual_cfg, mutual_model, plain_cfg, plain_model, write_phase2
 
 from sohes_d2.engine.checkpoint import SOHESCheckpointer
 from sohes_d2.engine.optimizer import GroupRules, parameter_groups
+
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
 
 NAMES = ["loss_ce", "loss_mask", "loss_dice", "loss_ancestor"]
 SUFFIXES = ("", "_0", "_1")
@@ -51,6 +52,27 @@ def test_the_initial_branch_is_phase_2_times_its_weight():
     for name, value in wanted.items():
         assert found[f"initial/{name}"] == pytest.approx(value / 2, rel=1e-5), name
     assert model.statistics is None  # nobody asked the teacher
+
+
+def test_the_teacher_teaches_by_raw_scores_and_answers_with_calibrated_ones():
+    cfg = mutual_cfg("")
+    cfg.CORRECTION.THRESHOLD.NAME, cfg.CORRECTION.THRESHOLD.FIXED = "fixed", 0.2
+    models = []
+    for knots in ([], [[0, 0], [0.9, 0.01], [1, 0.02]]):
+        cfg.TEST.SCORE_CALIBRATION = knots
+        models.append(build_model(cfg))
+        models[-1].load_state_dict(plain_model().state_dict())
+    seen = []
+    for model in models:
+        model.observer = lambda inputs, targets: seen.append(targets)
+    raw, other = (values(losses_of(model.train(), batch())) for model in models)
+    assert raw == other
+    for one, two in zip(*seen, strict=True):
+        assert len(one["scores"]) > 0
+        assert torch.equal(one["scores"], two["scores"]) and torch.equal(one["masks"], two["masks"])
+    inputs = [{"image": x["image"]} for x in batch()]
+    raw, calibrated = (model.eval()(inputs)[0]["instances"].scores for model in models)
+    torch.testing.assert_close(calibrated, raw / 90)
 
 
 def test_the_teachers_branch_scales_and_stands_alone():

@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from sohes_d2 import add_sohes_config
-from detectron2.config import get_cfg
-
 from sohes_d2.correction import targets as targets_module
 from sohes_d2.correction.targets import TeacherTargets
 from sohes_d2.correction.thresholds import dynamic, fixed, top_k
 from sohes_d2.modeling.criterion import SetCriterion
 from sohes_d2.modeling.inference import EntityInference
 from sohes_d2.modeling.matcher import HungarianMatcher
+
+from detectron2.config import get_cfg
 
 PADDED = (64, 64)
 IMAGE = (48, 64)

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from sohes_d2 import add_sohes_config
-from detectron2.config import get_cfg
-
 from sohes_d2.correction.thresholds import THRESHOLD_REGISTRY, Threshold, build_threshold, dynamic, fixed, top_k
+
+from detectron2.config import get_cfg
 
 
 def config(**options):

@@ -4,13 +4,14 @@ import json
 
 import pytest
 import torch
-from detectron2.engine import HookBase
 from mutual_training import mutual_cfg, plain_model, write_phase2
 
 from sohes_d2.correction import CollapseError, MutualLearningHook
 from sohes_d2.correction.thresholds import Threshold
-from sohes_d2.errors import ConfigError
 from sohes_d2.engine.trainer import SOHESTrainer
+from sohes_d2.errors import ConfigError
+
+from detectron2.engine import HookBase
 
 pytestmark = pytest.mark.usefixtures("scenes")
 

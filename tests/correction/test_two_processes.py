@@ -6,8 +6,9 @@ import torch
 from mutual_training import plain_cfg
 from two_teachers import work
 
-from detectron2.modeling import build_model
 from sohes_d2.engine.launch import launch
+
+from detectron2.modeling import build_model
 
 
 def test_two_processes_stay_in_step(tmp_path):

@@ -2,14 +2,15 @@
 
 from pathlib import Path
 
-import sohes_d2  # noqa: F401  (before Detectron2)
 import torch
-from detectron2.utils import comm
 from mutual_training import mutual_cfg
 from tiny_training import write_scenes
 
+import sohes_d2  # noqa: F401  (before Detectron2)
 from sohes_d2.data.registration import register_coco_entities
 from sohes_d2.engine.trainer import SOHESTrainer
+
+from detectron2.utils import comm
 
 
 def work(output, weights):

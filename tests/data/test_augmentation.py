@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from detectron2.data import transforms as T
 
 from sohes_d2.data.augmentation import LargeScaleJitter, inference_augmentations, training_augmentations
+
+from detectron2.data import transforms as T
 
 
 def apply(augmentations, image):
@@ -74,3 +75,9 @@ def test_inference_sizes():
 def test_settings_out_of_range(settings):
     with pytest.raises(ValueError, match="INPUT."):
         training_augmentations(*settings)
+
+
+def test_inference_size_for_crops():
+    assert apply(inference_augmentations(20, 50, 1.75), gradient(40, 60))[0].shape == (35, 53, 3)
+    with pytest.raises(ValueError, match=r"TEST\.CROPS\.LAYERS"):
+        inference_augmentations(0, 50, 1.75)

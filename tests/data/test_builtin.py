@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
 
 from sohes_d2.data.builtin import BUILTIN
 from sohes_d2.data.registration import (
@@ -16,6 +15,8 @@ from sohes_d2.data.registration import (
     register_builtin_datasets,
     register_datasets,
 )
+
+from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
 
 SQUARE = [[0, 0, 4, 0, 4, 4, 0, 4]]
 

@@ -7,10 +7,6 @@ import json
 import numpy as np
 import pytest
 
-from sohes_d2.errors import InputError
-from sohes_d2.labels import scanner
-from sohes_d2.labels.reader import LabelStream
-from sohes_d2.labels.scanner import iterate_records
 from sohes_d2.data.conversion import (
     ConversionError,
     Entity,
@@ -20,6 +16,10 @@ from sohes_d2.data.conversion import (
     coco_entity,
     convert,
 )
+from sohes_d2.errors import InputError
+from sohes_d2.labels import scanner
+from sohes_d2.labels.reader import LabelStream
+from sohes_d2.labels.scanner import iterate_records
 from sohes_d2.structures.masks import encode_masks
 
 SIZE = (12, 16)

@@ -7,14 +7,15 @@ import logging
 import numpy as np
 import pytest
 import torch
-from detectron2.config import get_cfg
-from detectron2.data import transforms as T
 from PIL import Image
 
 from sohes_d2 import add_sohes_config
 from sohes_d2.data.mapper import PseudoLabelDatasetMapper
 from sohes_d2.data.training_labels import BrokenSampleError
 from sohes_d2.structures.masks import encode_masks, rle_to_json
+
+from detectron2.config import get_cfg
+from detectron2.data import transforms as T
 
 HEIGHT, WIDTH = 20, 30
 

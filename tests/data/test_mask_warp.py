@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from detectron2.data import transforms as T
 
 from sohes_d2.data.augmentation import training_augmentations
 from sohes_d2.data.mask_warp import MaskWarp, sample_runs
 from sohes_d2.structures.masks import encode_masks, mask_boxes
 from sohes_d2.structures.run_lengths import run_lengths
+
+from detectron2.data import transforms as T
 
 
 def run_ends(rle):

@@ -6,18 +6,19 @@ import pickle
 
 import numpy as np
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_train_loader, get_detection_dataset_dicts
-from detectron2.data.build import build_detection_test_loader
-from detectron2.structures import BoxMode
 from torch.utils.data import Subset
 
-from sohes_d2.labels.writer import SEPARATOR, dump_line, image_record, write_label_file
 from sohes_d2.data.registration import DatasetMissingError, LabelDataset, load_entities, register_datasets
 from sohes_d2.errors import InputError
 from sohes_d2.labels.index import is_label_file, remove_index, save_index, scan_label_file
 from sohes_d2.labels.shards import IncompleteError, merge_shards, shard_name, write_folder_index
+from sohes_d2.labels.writer import SEPARATOR, dump_line, image_record, write_label_file
 from sohes_d2.structures.forest import Forest
 from sohes_d2.structures.masks import encode_masks
+
+from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_train_loader, get_detection_dataset_dicts
+from detectron2.data.build import build_detection_test_loader
+from detectron2.structures import BoxMode
 
 SIZE = (12, 16)
 COUNTS = [2, 0, 3, 1, 2]  # masks of images 1 to 5

@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from sohes_d2.errors import InputError
 from sohes_d2.data.sources import SourceError, read_image_list
+from sohes_d2.errors import InputError
 from sohes_d2.structures.images import ImageReadError, read_image
 
 

@@ -10,15 +10,11 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-from detectron2.config import get_cfg
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.utils import comm
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 
 from sohes_d2 import add_sohes_config
 from sohes_d2.data.mapper import PseudoLabelDatasetMapper
-from sohes_d2.labels.writer import SEPARATOR, dump_line, image_record, write_label_file
 from sohes_d2.data.registration import register_datasets
 from sohes_d2.data.training_stream import (
     MAX_BROKEN_IN_A_ROW,
@@ -29,8 +25,13 @@ from sohes_d2.data.training_stream import (
     seeded,
     training_dataset,
 )
+from sohes_d2.labels.writer import SEPARATOR, dump_line, image_record, write_label_file
 from sohes_d2.structures.forest import Forest
 from sohes_d2.structures.masks import encode_masks
+
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils import comm
 
 IMAGES = 7
 BROKEN = 3

@@ -7,8 +7,6 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-from detectron2.config import get_cfg
-from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
 from PIL import Image
 
 from sohes_d2 import add_sohes_config
@@ -17,6 +15,9 @@ from sohes_d2.data.registration import DatasetMissingError, DatasetSpecError, is
 from sohes_d2.data.training_stream import build_training_loader, training_dataset
 from sohes_d2.structures.forest import Forest
 from sohes_d2.structures.masks import encode_masks
+
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
 
 SIZE = (24, 32)
 NAMES = ["a.png", "deep/b.png", "deep/c.png"]

@@ -8,8 +8,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from detectron2.config import get_cfg
-from detectron2.data import transforms as T
 from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
@@ -26,6 +24,9 @@ from sohes_d2.data.views import (
     turn_hue,
 )
 from sohes_d2.structures.masks import encode_masks, rle_to_json
+
+from detectron2.config import get_cfg
+from detectron2.data import transforms as T
 
 SIZE = (48, 64)
 OFF = {"jitter_probability": 0, "grey_probability": 0, "blur_probability": 0, "erase_probability": 0}

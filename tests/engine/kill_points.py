@@ -25,13 +25,14 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from tiny_training import tiny_cfg, write_scenes
+
 import sohes_d2  # noqa: F401  (before Detectron2)
 from sohes_d2.cli.runner import run_tool
 from sohes_d2.data.registration import register_coco_entities
 from sohes_d2.engine import training_command
 from sohes_d2.engine.trainer import SOHESTrainer
 from sohes_d2.structures import files
-from tiny_training import tiny_cfg, write_scenes
 
 KILLED = 77
 DATASET = "killed_scenes"

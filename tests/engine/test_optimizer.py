@@ -2,14 +2,15 @@
 
 import pytest
 import torch
-from detectron2.layers import FrozenBatchNorm2d
-from detectron2.layers.batch_norm import NaiveSyncBatchNorm
 from tiny_training import TinyBackbone
 from torch import nn
 
 from sohes_d2.config_file import load_config
-from sohes_d2.errors import ConfigError
 from sohes_d2.engine.optimizer import GroupRules, build_optimizer, parameter_groups
+from sohes_d2.errors import ConfigError
+
+from detectron2.layers import FrozenBatchNorm2d
+from detectron2.layers.batch_norm import NaiveSyncBatchNorm
 
 
 class LayerScale(nn.Module):

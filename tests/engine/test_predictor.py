@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from detectron2.modeling import build_model
 from PIL import Image
 from safetensors.torch import save_file
 from tiny_training import sohes_cfg, tiny_cfg
@@ -14,10 +13,11 @@ from sohes_d2.data.mapper import PseudoLabelDatasetMapper
 from sohes_d2.data.synthetic import generate_scene
 from sohes_d2.engine import SOHESPredictor
 from sohes_d2.engine.checkpoint import CheckpointError
-from sohes_d2.errors import ConfigError
 from sohes_d2.engine.predictor import _batches_of_one_size
+from sohes_d2.errors import ConfigError, WeightsError
 from sohes_d2.structures.images import ImageReadError
-from sohes_d2.errors import WeightsError
+
+from detectron2.modeling import build_model
 
 
 def photo(k, size=(48, 64)):

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from sohes_d2.config_file import load_config
-from sohes_d2.errors import ConfigError
 from sohes_d2.engine.schedule import build_lr_scheduler
+from sohes_d2.errors import ConfigError
 
 
 def make(name, **keys):

@@ -4,16 +4,17 @@ import json
 
 import pytest
 import torch
+from PIL import Image
+from torch import nn
+
+from sohes_d2.config_file import load_config
+from sohes_d2.data.registration import register_coco_entities
+from sohes_d2.data.synthetic import generate_scene
+
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import Instances
-from PIL import Image
-from torch import nn
-
-from sohes_d2.data.registration import register_coco_entities
-from sohes_d2.data.synthetic import generate_scene
-from sohes_d2.config_file import load_config
 
 SIZE = (64, 64)
 

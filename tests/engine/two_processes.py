@@ -6,18 +6,19 @@ import signal
 import sys
 from pathlib import Path
 
-import sohes_d2  # noqa: F401  (before Detectron2)
 import torch
-from detectron2.structures import BitMasks, Boxes, Instances
-from detectron2.utils import comm
 from tiny_training import sohes_cfg, tiny_cfg, write_scenes
 
+import sohes_d2  # noqa: F401  (before Detectron2)
 from sohes_d2.data.registration import register_coco_entities
 from sohes_d2.data.synthetic import generate_scene
 from sohes_d2.engine.trainer import SOHESTrainer
 from sohes_d2.modeling import point_sampling
 from sohes_d2.structures.ancestors import AncestorMatrix
 from sohes_d2.structures.masks import decode_masks
+
+from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.utils import comm
 
 SIZE = (64, 64)
 LABELS = 3

@@ -7,20 +7,21 @@ import math
 import numpy as np
 import pytest
 import torch
+
+from sohes_d2.errors import InputError
+from sohes_d2.evaluation.entity_evaluator import EntityEvaluator
+from sohes_d2.evaluation.ground_truth import GroundTruth
+from sohes_d2.evaluation.predictions import read_predictions
+from sohes_d2.evaluation.scoring import evaluate
+from sohes_d2.structures.forest import Forest
+from sohes_d2.structures.masks import encode_masks, rle_to_json
+
 from detectron2.data import MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils import comm
-
-from sohes_d2.evaluation.entity_evaluator import EntityEvaluator
-from sohes_d2.errors import InputError
-from sohes_d2.evaluation.ground_truth import GroundTruth
-from sohes_d2.evaluation.predictions import read_predictions
-from sohes_d2.evaluation.scoring import evaluate
-from sohes_d2.structures.forest import Forest
-from sohes_d2.structures.masks import encode_masks, rle_to_json
 
 SIZE = (60, 80)
 SQUARES = [(0, 0, 50, 50), (0, 0, 20, 20), (30, 60, 20, 20)]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from detectron2.config import CfgNode, get_cfg
-
 from sohes_d2 import add_sohes_config
+
+from detectron2.config import CfgNode, get_cfg
 
 
 def config(**features: object) -> CfgNode:

@@ -14,6 +14,7 @@ from timm.layers import Attention, AttentionRope
 from timm.models.eva import EvaAttention
 from torch.nn import functional as F
 
+from sohes_d2.errors import WeightsError
 from sohes_d2.exploration.features import (
     FEATURE_EXTRACTORS,
     ColorTextureExtractor,
@@ -25,7 +26,6 @@ from sohes_d2.exploration.features import (
 from sohes_d2.exploration.features.cnn import CNNExtractor
 from sohes_d2.exploration.features.network import run_until, to_input
 from sohes_d2.exploration.features.vit import ViTExtractor, project
-from sohes_d2.errors import WeightsError
 
 
 def config(**features) -> CfgNode:

@@ -10,7 +10,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from detectron2.config import get_cfg
 from PIL import Image
 
 from sohes_d2 import add_sohes_config
@@ -23,6 +22,8 @@ from sohes_d2.exploration.looks import Looks
 from sohes_d2.exploration.refinement import REFINERS
 from sohes_d2.structures.forest import Forest
 from sohes_d2.structures.masks import decode_masks, encode_masks, iou_matrix
+
+from detectron2.config import get_cfg
 
 from .test_looks import PAPER
 from .test_proposals import proposal

@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from feature_config import config  # noqa: E402
 
+from sohes_d2.errors import WeightsError  # noqa: E402
 from sohes_d2.exploration.features import (  # noqa: E402
     ColorTextureExtractor,
     FeatureExtractor,
@@ -24,7 +25,6 @@ from sohes_d2.exploration.features import (  # noqa: E402
 )
 from sohes_d2.exploration.features.vit import ViTExtractor  # noqa: E402
 from sohes_d2.exploration.features.vit_file import METADATA_KEY  # noqa: E402
-from sohes_d2.errors import WeightsError  # noqa: E402
 
 NAME = "vit_tiny_patch16_224"
 OPTIONS = {"patch_size": 8, "img_size": 32, "embed_dim": 24, "depth": 2, "num_heads": 2}

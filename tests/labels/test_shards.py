@@ -8,10 +8,9 @@ from multiprocessing import get_context
 import numpy as np
 import pytest
 
-from sohes_d2.labels.journal import JournalBusyError, ShardJournal
-from sohes_d2.labels.writer import dump_line, image_record, write_label_file
 from sohes_d2.errors import CorruptFileError, InputError
 from sohes_d2.labels.index import check_label_file, index_path, load_index, read_info, save_index, scan_label_file
+from sohes_d2.labels.journal import JournalBusyError, ShardJournal
 from sohes_d2.labels.reader import read_label_file
 from sohes_d2.labels.shards import (
     IncompleteError,
@@ -22,6 +21,7 @@ from sohes_d2.labels.shards import (
     shard_name,
     write_folder_index,
 )
+from sohes_d2.labels.writer import dump_line, image_record, write_label_file
 
 INFO = {"config": {"theta": 0.1}}
 

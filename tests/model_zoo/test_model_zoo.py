@@ -16,11 +16,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "exploration"))
 from feature_config import config  # noqa: E402
 
 from sohes_d2.engine.predictor import SOHESPredictor  # noqa: E402
+from sohes_d2.errors import WeightsError  # noqa: E402
 from sohes_d2.exploration.features import JointExtractor, build, build_feature_extractor  # noqa: E402
-from sohes_d2.weights import BACKBONE, PREFIX, local_path, shipped_files  # noqa: E402
 from sohes_d2.modeling.backbone.vit import ViT  # noqa: E402
 from sohes_d2.structures.masks import encode_masks, iou_matrix  # noqa: E402
-from sohes_d2.errors import WeightsError  # noqa: E402
+from sohes_d2.weights import BACKBONE, PREFIX, local_path, shipped_files  # noqa: E402
 
 MOST_BYTES = 25e6
 

@@ -4,11 +4,10 @@ import math
 import socket
 import sys
 
+import matching_case
 import pytest
 import torch
 from torch import multiprocessing
-
-import matching_case
 
 from sohes_d2.modeling import criterion as criterion_module
 from sohes_d2.modeling import point_sampling

@@ -66,6 +66,32 @@ def test_empty_duplicate_and_weak_masks_are_left_out():
     assert np.asarray(none["instances"].pred_masks).shape == (0, 48, 64)
 
 
+KNOTS = [[0, 0], [0.5, 0.1], [0.7, 0.6], [1, 0.9]]
+
+
+def test_calibration_changes_scores_and_neither_order_nor_masks():
+    masks = torch.randn(9, 8, 8, generator=torch.Generator().manual_seed(0)) * 4
+    logits = torch.randn(9, 2, generator=torch.Generator().manual_seed(1))
+    for iou in (1.0, 0.3):
+        plain = EntityInference(duplicate_iou=iou)(logits, masks, None, **SIZES)
+        found = EntityInference(duplicate_iou=iou, calibration=KNOTS)(logits, masks, None, **SIZES)
+        expected = np.interp(plain["instances"].scores.numpy(), *np.transpose(KNOTS))
+        np.testing.assert_allclose(found["instances"].scores.numpy(), expected, rtol=1e-6)
+        assert found["instances"].scores.dtype == torch.float32
+        assert found["forest"].scores.tolist() == found["instances"].scores.tolist()
+        assert found["forest"].masks == plain["forest"].masks
+        assert found["forest"].parents.tolist() == plain["forest"].parents.tolist()
+
+
+def test_the_least_score_is_of_calibrated_scores():
+    masks = torch.stack([block(0, 0, 4, 4), block(0, 4, 4, 8), block(4, 0, 6, 4)])
+    logits = entity_logits(0.9, 0.75, 0.5)
+    scores = EntityInference(calibration=KNOTS)(logits, masks, None, **SIZES)["instances"].scores
+    for kept, score in enumerate(scores.tolist(), 1):
+        found = EntityInference(calibration=KNOTS, min_score=score)(logits, masks, None, **SIZES)["instances"]
+        assert found.scores.tolist() == scores[:kept].tolist()
+
+
 def test_chunks_do_not_matter():
     masks = torch.randn(9, 8, 8, generator=torch.Generator().manual_seed(0)) * 4
     logits = torch.randn(9, 2, generator=torch.Generator().manual_seed(1))
@@ -111,3 +137,29 @@ def test_predicted_ancestors_follow_the_chosen_queries():
     assert out["forest"].parents.tolist() == [-1, -1]
     out = EntityInference(theta_cover=0)(entity_logits(0.9, 0.8), disjoint, ancestors, **SIZES)
     assert out["forest"].parents.tolist() == [1, -1]
+
+
+def test_masks_of_several_looks_become_one_forest():
+    def found(entity, masks, sides=None):
+        return EntityInference().find(entity_logits(*entity), torch.stack(masks), sides, **SIZES)
+
+    def sides(ancestor_of_the_next):
+        """Embeddings of two masks, the first of which is the ancestor of the second, or neither of the other."""
+        as_ancestor = torch.tensor([[9.0 if ancestor_of_the_next else -9.0], [-9.0]])
+        return as_ancestor, torch.tensor([[1.0], [1.0]])
+
+    whole = found((0.9, 0.8), [block(0, 0, 6, 8), block(0, 0, 3, 4)], sides(True))
+    # a better outline of the second mask, and one that the first look missed
+    closer = found((0.95, 0.7), [block(0, 0, 3, 4, inside=9.0), block(3, 6, 4, 7)], sides(False))
+    out = EntityInference().combine([whole, closer], (48, 64), nms_threshold=0.7)
+    scores = out["instances"].scores
+    assert len(scores) == 3, "the worse of two equal masks is left out"
+    boxes = out["instances"].pred_boxes.tensor.tolist()
+    assert boxes[1] == [0, 0, 64, 48] and scores[0] == closer.scores[0]
+    # inside one look the ancestor head decides, between two looks coverage: the whole covers both others
+    assert out["forest"].parents.tolist() == [1, -1, 1]
+    probabilities = out["ancestor_probabilities"]
+    assert probabilities[1].tolist() == pytest.approx([1, 0, 1], abs=1e-4)
+    assert probabilities[0, 2] < 0.01, "of one look, where the head says no"
+    best = EntityInference(max_masks=1).combine([whole, closer], (48, 64), nms_threshold=0.7)
+    assert len(best["instances"]) == 1 and best["instances"].scores[0] == closer.scores[0]

@@ -2,12 +2,11 @@
 
 import logging
 
+import matching_case
 import numpy as np
 import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
-
-import matching_case
 
 from sohes_d2.modeling import point_sampling
 from sohes_d2.modeling.matcher import HungarianMatcher

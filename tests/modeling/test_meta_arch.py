@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from sohes_d2 import add_sohes_config
+from sohes_d2.structures.ancestors import AncestorMatrix
+
 from detectron2.config import CfgNode, get_cfg
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Instances
 from detectron2.utils.visualizer import Visualizer
-
-from sohes_d2.structures.ancestors import AncestorMatrix
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -179,3 +179,36 @@ def test_missing_maps_are_named():
     cfg.MODEL.BACKBONE.NAME = "build_resnet_backbone"
     with pytest.raises(ValueError, match="MODEL.RESNETS.OUT_FEATURES"):
         build_model(cfg)
+
+
+def cells_in_view(images):
+    """A segmenter of one query per colour, which sees only what fills most of a cell of 4 x 4 pixels of its input."""
+    cells = torch.nn.functional.avg_pool2d(images, 4)
+    masks = torch.where(cells[:, :2] > 0.7, 9.0, -9.0)
+    logits = torch.tensor([[4.0, -4.0], [3.0, -3.0]]).expand(len(images), 2, 2)
+    return {"pred_logits": logits, "pred_masks": masks}
+
+
+def test_crops_find_what_is_too_small_in_the_whole_photo():
+    options = {"MODEL.PIXEL_MEAN": [0.0] * 3, "MODEL.PIXEL_STD": [255.0] * 3, "MODEL.ANCESTOR_HEAD.ENABLED": False}
+    crops = {"TEST.CROPS.LAYERS": 1, "TEST.CROPS.OVERLAP": 0.5, "TEST.CROPS.BATCH_SIZE": 3}
+    image = torch.zeros(3, 96, 144, dtype=torch.uint8)  # 1.5 times the 64 x 96 of the whole photo as it is seen
+    image[0, 6:90, 6:138] = 255
+    image[1, 51:57, 75:81] = 255  # 4 x 4 pixels of the whole, across four of its cells
+    boxes = {}
+    for name, more in (("whole", {}), ("crops", crops)):
+        model = build_model(small_config(**options, **more)).eval()
+        model.segment = cells_in_view
+        seen = torch.nn.functional.interpolate(image[None].float(), (64, 96))[0] if name == "whole" else image
+        result = model([{"image": seen, "height": 192, "width": 288}])[0]
+        assert result["instances"].image_size == (192, 288)
+        boxes[name] = result["instances"].pred_boxes.tensor
+        areas = [int(mask.sum()) for mask in result["instances"].pred_masks]
+        assert len(result["forest"]) == len(areas)
+    assert len(boxes["whole"]) == 1, "the large rectangle, which is never whole in a crop"
+    assert torch.allclose(boxes["crops"][0], boxes["whole"][0], atol=6)
+    small = boxes["crops"][1:]
+    assert len(small) >= 1
+    for box in small:
+        assert torch.allclose(box, torch.tensor([150.0, 102, 162, 114]), atol=5), box
+    assert result["forest"].parents.tolist() == [-1] + [0] * len(small)

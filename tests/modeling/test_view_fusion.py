@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from sohes_d2 import add_sohes_config
-from detectron2.config import get_cfg
-
 from sohes_d2.modeling.mask_scores import entity_probabilities
 from sohes_d2.modeling.view_fusion import AS_IT_IS, VIEWS, ViewFusion
+
+from detectron2.config import get_cfg
 
 SIDE = 16
 

@@ -10,10 +10,10 @@ from tiny_pretraining import OPTIONS, photo
 pytest.importorskip("lightly", reason="pip install 'sohes_d2[pretrain]'")
 
 from sohes_d2.data.training_stream import seeded
+from sohes_d2.errors import WeightsError
 from sohes_d2.pretraining.distillation import FeatureDistillation, load_teacher, patch_map
 from sohes_d2.pretraining.trunk import build_trunk
 from sohes_d2.pretraining.views import MultiCrop
-from sohes_d2.errors import WeightsError
 
 NAME = "vit_tiny_patch16_224"
 LARGE = {"patch_size": 16, "img_size": 64, "embed_dim": 36, "depth": 2, "num_heads": 3}

@@ -13,8 +13,8 @@ pytest.importorskip("lightly", reason="pip install 'sohes_d2[pretrain]'")
 
 import two_pretraining_processes
 
-from sohes_d2.errors import ConfigError
 from sohes_d2.engine.launch import launch
+from sohes_d2.errors import ConfigError
 from sohes_d2.exploration.features import load_vit_file
 from sohes_d2.modeling.backbone.vit import ViT
 from sohes_d2.pretraining.export import export_trunk

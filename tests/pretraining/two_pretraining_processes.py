@@ -3,12 +3,13 @@
 import json
 from pathlib import Path
 
-import sohes_d2  # noqa: F401  (before Detectron2)
 import torch
-from detectron2.utils import comm
 from tiny_pretraining import tiny_cfg
 
+import sohes_d2  # noqa: F401  (before Detectron2)
 from sohes_d2.pretraining.trainer import PretrainingTrainer
+
+from detectron2.utils import comm
 
 
 def work(folder, output):

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from detectron2.structures import Instances
 
 from sohes_d2.structures.ancestors import AncestorMatrix
+
+from detectron2.structures import Instances
 
 
 def closure(parents):

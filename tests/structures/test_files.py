@@ -14,13 +14,13 @@ import pytest
 import torch
 from PIL import Image
 
-from sohes_d2.errors import InputError, FolderBusyError, OutputError
+from sohes_d2.errors import FolderBusyError, InputError, OutputError
 from sohes_d2.structures import files
 from sohes_d2.structures.files import (
-    check_output,
     FolderLock,
     LineFile,
     atomic_writer,
+    check_output,
     write_bytes,
     write_json,
     write_picture,

@@ -9,7 +9,6 @@ import zlib
 
 import numpy as np
 import pytest
-from detectron2.data.detection_utils import read_image as detectron2_read_image
 from PIL import Image
 
 from sohes_d2.errors import InputError
@@ -20,6 +19,8 @@ from sohes_d2.structures.images import (
     read_image,
     set_max_image_pixels,
 )
+
+from detectron2.data.detection_utils import read_image as detectron2_read_image
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 import sohes_d2  # noqa: F401  (before detectron2)
+from sohes_d2.structures.masks import encode_masks
+from sohes_d2.structures.rle_masks import RLEMasks
+
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.visualizer import Visualizer
-
-from sohes_d2.structures.masks import encode_masks
-from sohes_d2.structures.rle_masks import RLEMasks
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from sohes_d2.engine import part_meter
 from sohes_d2.config_file import load_config
+from sohes_d2.engine import part_meter
 from sohes_d2.engine.part_meter import PartMeter
 from sohes_d2.modeling.criterion import SetCriterion
 from sohes_d2.modeling.matcher import HungarianMatcher

@@ -24,12 +24,12 @@ from sohes_d2.visualization.colors import forest_colors
 from sohes_d2.visualization.report import (
     ReportError,
     ReportOptions,
+    build,
     match_masks,
     read_label_file,
     read_metrics,
     write_report,
 )
-from sohes_d2.visualization.report import build
 from sohes_d2.visualization.report.forests import image_forest
 from sohes_d2.visualization.report.label_file import LabelFile, named_apart
 from sohes_d2.visualization.report.matching import match_images

@@ -9,7 +9,7 @@ import logging
 import math
 import queue
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -36,13 +36,15 @@ _MAX_LOSSES = 2
 _READER_THREADS = 4
 
 
-def run_in_process(units: Iterable[WorkUnit], labeler: Any) -> Iterator[UnitResult]:
+def run_in_process(units: Iterable[WorkUnit], labeler: Any) -> Generator[UnitResult, None, None]:
     """One unit after the other, all steps in this process."""
     for unit in units:
         yield label_unit(labeler, unit)
 
 
-def run_on_workers(units: Iterable[WorkUnit], make_labeler: LabelerFactory, workers: int) -> Iterator[UnitResult]:
+def run_on_workers(
+    units: Iterable[WorkUnit], make_labeler: LabelerFactory, workers: int
+) -> Generator[UnitResult, None, None]:
     """For extractors that run on the CPU inside workers: a worker does whole units.
 
     A unit whose process dies is tried again image by image; an image that takes a second process with it is skipped.
@@ -84,7 +86,7 @@ def _next_event(events: queue.Queue) -> Any:
 
 def run_on_device(
     units: Iterable[WorkUnit], labeler: Any, make_labeler: LabelerFactory, workers: int, batch_size: int
-) -> Iterator[UnitResult]:
+) -> Generator[UnitResult, None, None]:
     """For extractors on a device: this process computes features while workers make the labels of earlier units.
 
     The composition of batches is that of `label_unit`, so the results are the same.

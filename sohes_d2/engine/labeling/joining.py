@@ -7,9 +7,9 @@ import json
 import logging
 import os
 
-from ...structures.files import write_json
 from ...labels.shards import list_shards, merge_shards, read_skipped, shard_name
 from ...labels.writer import read_json
+from ...structures.files import write_json
 from .run import RunReport
 from .run_folder import UsageError
 from .summary import label_statistics

@@ -57,14 +57,14 @@ def changed_photos(items: Iterable[ImageItem], known: Mapping[int, PhotoState]) 
         return [item for item, changed in zip(items, pool.map(lambda i: _changed(i, known), items)) if changed]
 
 
-def to_array(states: Mapping[int, PhotoState], image_ids: Iterable[int]) -> np.ndarray:
+def to_array(states: Mapping[int, tuple[int, ...]], image_ids: Iterable[int]) -> np.ndarray:
     """(images,) of PHOTO_DTYPE, as an index keeps them; images of unknown state are left out."""
     return np.array([(i, *states[i]) for i in image_ids if i in states], PHOTO_DTYPE)
 
 
-def from_array(photos: np.ndarray) -> dict[int, PhotoState]:
-    """Image id -> state."""
-    return {image_id: PhotoState(*state) for image_id, *state in photos.tolist()}
+def from_array(photos: np.ndarray | None) -> dict[int, PhotoState]:
+    """Image id -> state; empty for None, as an index without any has."""
+    return {} if photos is None else {image_id: PhotoState(*state) for image_id, *state in photos.tolist()}
 
 
 def _state(path: str) -> PhotoState:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 
 from ...errors import InputError
@@ -30,7 +30,7 @@ def run_on_ray(
     make_labeler: LabelerFactory,
     address: str | None = None,
     num_gpus: float = 0.0,
-) -> Iterator[UnitResult]:
+) -> Generator[UnitResult, None, None]:
     """Run units on a Ray cluster, every unit a task with one CPU.
 
     The images must lie under the same paths on every machine of the cluster, and this package must be installed there.
@@ -64,7 +64,9 @@ def run_on_ray(
             ray.shutdown()
 
 
-def _run(ray: Any, remote: Any, factory: Any, units: Iterator[WorkUnit], limit: int) -> Iterator[UnitResult]:
+def _run(
+    ray: Any, remote: Any, factory: Any, units: Iterator[WorkUnit], limit: int
+) -> Generator[UnitResult, None, None]:
     errors = ray.exceptions
     lost = (errors.WorkerCrashedError, errors.OutOfMemoryError, errors.NodeDiedError, errors.ObjectLostError)
     waiting: dict[Any, tuple[int, WorkUnit]] = {}  # object reference -> (ticket, what was asked for)

@@ -6,16 +6,16 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from ... import __version__
+from ...data.sources import ImageList
 from ...errors import CorruptFileError
-from ...structures.files import FolderLock, write_json
 from ...labels.index import ShardIndex, check_label_file, load_index, read_info
 from ...labels.shards import MAX_IMAGES_PER_SHARD, merge_shards, read_skipped
-from ...data.sources import ImageList
+from ...structures.files import FolderLock, write_json
 from .executors import run_in_process, run_on_device, run_on_workers
 from .progress import Progress
 from .ray_executor import run_on_ray
@@ -233,7 +233,7 @@ class _Session:
             "machine": machine_facts(self._labeler.extractor.device),
         }
 
-    def _execute(self, units: Iterable[WorkUnit]) -> Iterator[UnitResult]:
+    def _execute(self, units: Iterable[WorkUnit]) -> Generator[UnitResult, None, None]:
         options, extractor = self._options, self._labeler.extractor
         if options.engine == "ray":
             gpus = 1.0 if extractor.device.type == "cuda" else 0.0

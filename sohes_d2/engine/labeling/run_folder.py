@@ -9,9 +9,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from ...data.sources import ImageItem, ImageList
 from ...errors import CorruptFileError, InputError
-from ...labels.journal import ShardJournal
-from ...labels.writer import dump_line, read_checked_json, write_checked_json, write_label_file
 from ...labels.index import (
     check_label_file,
     load_index,
@@ -20,8 +19,9 @@ from ...labels.index import (
     save_index,
     scan_label_file,
 )
+from ...labels.journal import ShardJournal
 from ...labels.shards import RUN_FILE, image_lines, list_shards, read_skipped, shard_name, write_folder_index
-from ...data.sources import ImageItem, ImageList
+from ...labels.writer import dump_line, read_checked_json, write_checked_json, write_label_file
 from .photo_states import PhotoState, changed_photos, from_array, photo_states, to_array, with_checksum
 from .steps import UnitResult
 from .units import ShardLayout, WorkUnit, plan_units, remaining_units
@@ -94,9 +94,9 @@ class RunFolder:
             shard = os.path.join(self.folder, shard_name(number))
             check_same_config(shard, read_info(shard), info)
         logger.warning("%s; the images of unfinished shards are labeled again", error)
-        for shard in self.layout.own_shards():
-            if os.path.exists(self._journal_path(shard)):
-                os.unlink(self._journal_path(shard))
+        for own in self.layout.own_shards():
+            if os.path.exists(self._journal_path(own)):
+                os.unlink(self._journal_path(own))
         write_checked_json(path, config, self._writer)
 
     def pending(self, count_done: Callable[[int], None] = lambda images: None) -> Iterator[WorkUnit]:

@@ -18,8 +18,8 @@ import cv2
 import numpy as np
 import torch
 
-from ...labels.writer import dump_line, image_record
 from ...data.sources import ID_STRIDE, MAX_MASKS_PER_IMAGE, ImageItem
+from ...labels.writer import dump_line, image_record
 from ...structures.images import ImageReadError, read_image
 from .units import WorkUnit
 

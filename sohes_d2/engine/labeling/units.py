@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from ...labels.shards import MAX_IMAGES_PER_SHARD
 from ...data.sources import ImageItem, ImageList
+from ...labels.shards import MAX_IMAGES_PER_SHARD
 from ...structures.images import ImageReadError, image_size
 
 # A unit of larger images than these together is cut, which bounds the memory of a batch.

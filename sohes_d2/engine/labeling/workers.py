@@ -192,7 +192,7 @@ def _worker_main(connection: Connection, make_labeler: LabelerFactory, with_extr
         except (EOFError, OSError):
             return  # the parent is gone or done
         try:
-            reply = ("done", function(labeler, *args))
+            reply: tuple[str, ...] = ("done", function(labeler, *args))
         except Exception as error:  # noqa: BLE001 - reported to the parent with its traceback
             reply = ("failed", *describe_error(error))
         del function, args

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -107,7 +108,7 @@ def _build(name: str) -> tuple[nn.Module, Sequence[float], Sequence[float]]:
         import torchvision
 
         try:
-            model = torchvision.models.get_model(name[len(TORCHVISION_PREFIX) :], weights=None)
+            model: Any = torchvision.models.get_model(name[len(TORCHVISION_PREFIX) :], weights=None)
         except ValueError as error:
             raise ValueError(
                 f"torchvision has no model {name!r} (torchvision.models.list_models() lists them)."

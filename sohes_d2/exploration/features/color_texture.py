@@ -139,7 +139,7 @@ def gradient_texture(lab: np.ndarray, scales: Sequence[float]) -> np.ndarray:
     Returns:
         (H, W, 6 * len(scales)) float32 square roots of pooled gradient magnitudes: four directions of L, then a and b.
     """
-    maps = []
+    maps: list[np.ndarray] = []
     for scale in scales:
         for channel in range(3):
             smooth = cv2.GaussianBlur(lab[..., channel], (0, 0), scale)

@@ -45,7 +45,7 @@ class JointExtractor(FeatureExtractor):
 
     def extract_at(self, images: Sequence[np.ndarray], grid: tuple[int, int]) -> np.ndarray:
         check_images(images)
-        own = tuple(max(1, round(side / self.shrink)) for side in grid)
+        own = max(1, round(grid[0] / self.shrink)), max(1, round(grid[1] / self.shrink))
         fine, coarse = self.fine.extract_at(images, grid), self.coarse.extract_at(images, own)
         channels = fine.shape[-1]
         joined = np.empty((len(images), *grid, channels + coarse.shape[-1]), np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -41,7 +42,10 @@ def run_until(model: nn.Module, module: nn.Module, x: Tensor, *, at_input: bool 
     raise RuntimeError(f"{type(model).__name__} never called its {type(module).__name__}: its features cannot be read.")
 
 
-def freeze(model: nn.Module, device: torch.device) -> nn.Module:
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+def freeze(model: ModuleT, device: torch.device) -> ModuleT:
     """``model`` on ``device`` in evaluation mode, with no parameter asking for a gradient."""
     return model.to(device).eval().requires_grad_(False)
 

@@ -65,7 +65,8 @@ class ViTExtractor(FeatureExtractor):
         self.device = torch.device(device)
         self.dtype = check_dtype(dtype, self.device)
         try:
-            model = timm.create_model(name, num_classes=0, dynamic_img_size=True, **(options or {}))
+            # timm's transformers share these attributes, but no base class
+            model: Any = timm.create_model(name, num_classes=0, dynamic_img_size=True, **(options or {}))
         except TypeError as error:
             raise ValueError(
                 f"{name!r} takes only inputs of one size: choose a plain ViT (timm.list_models('vit_*'))."
@@ -83,7 +84,7 @@ class ViTExtractor(FeatureExtractor):
                 f"Weights {self.report.origin} lack {len(missing)} tensors of {name!r} ({', '.join(missing[:4])}). "
                 "Choose the architecture that they were made with (EXPLORATION.FEATURES.NAME)."
             )
-        self.model = freeze(model, self.device)
+        self.model: Any = freeze(model, self.device)
         self.cell = int(model.patch_embed.feat_ratio())
         self.mean, self.std = model.pretrained_cfg["mean"], model.pretrained_cfg["std"]
 
@@ -166,7 +167,7 @@ def _facet_dims(block: nn.Module, facet: str, name: str) -> int:
     )
 
 
-def _block_index(model: nn.Module, block: int, name: str) -> int:
+def _block_index(model: Any, block: int, name: str) -> int:
     count = len(model.blocks)
     if not -count <= block < count:
         raise ValueError(f"EXPLORATION.FEATURES.BLOCK {block} is out of range: {name!r} has {count} blocks.")

@@ -52,7 +52,7 @@ def write(photos: Sequence[Photo], output: Path, options: Options) -> None:
                         "mask": None,
                     }
                 )
-        content = {
+        content: dict[str, Any] = {
             "version": VERSION,
             "flags": {},
             "shapes": shapes,

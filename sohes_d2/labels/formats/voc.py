@@ -101,10 +101,10 @@ def _annotation(photo: Photo, tolerance: float) -> ElementTree.Element:
             add_element(polygon, f"x{n}", point[0])
             add_element(polygon, f"y{n}", point[1])
         attributes = add_element(entity, "attributes")
-        for name, value in zip(_ATTRIBUTES, (k + 1, parent, round(float(forest.scores[k]), DIGITS))):
+        for name, entry in zip(_ATTRIBUTES, (k + 1, parent, round(float(forest.scores[k]), DIGITS))):
             attribute = add_element(attributes, "attribute")
             add_element(attribute, "name", name)
-            add_element(attribute, "value", value)
+            add_element(attribute, "value", entry)
     return root
 
 

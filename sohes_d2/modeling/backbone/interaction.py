@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from timm.layers import DropPath
@@ -145,7 +146,7 @@ class InteractionBlock(nn.Module):
             gradient_checkpointing: recompute the injector and the extractors in the backward pass.
         """
         super().__init__()
-        attention = {"num_heads": num_heads, "num_points": num_points, "ratio": deform_ratio}
+        attention: dict[str, Any] = {"num_heads": num_heads, "num_points": num_points, "ratio": deform_ratio}
         self.injector = Injector(dim, **attention)
         self.extractors = nn.ModuleList(
             Extractor(dim, **attention, cffn_ratio=cffn_ratio, drop_path=drop_path) for _ in range(num_extractors)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
@@ -27,7 +28,12 @@ def _group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(math.gcd(GROUPS, channels), channels)
 
 
-NORMS = {"SyncBN": SyncBatchNorm, "BN": nn.BatchNorm2d, "GN": _group_norm, "LN": LayerNorm2d}
+NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "SyncBN": SyncBatchNorm,
+    "BN": nn.BatchNorm2d,
+    "GN": _group_norm,
+    "LN": LayerNorm2d,
+}
 
 
 def build_norm(name: str, channels: int) -> nn.Module:

@@ -6,11 +6,12 @@ import re
 from functools import partial
 
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ...weights import LoadReport
 from .interaction import InteractionBlock, TokenLayout, split_maps

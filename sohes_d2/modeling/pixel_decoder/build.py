@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from detectron2.layers import ShapeSpec
 from fvcore.common.registry import Registry
 from torch import nn
+
+from detectron2.layers import ShapeSpec
 
 PIXEL_DECODER_REGISTRY = Registry("PIXEL_DECODER")
 PIXEL_DECODER_REGISTRY.__doc__ = """

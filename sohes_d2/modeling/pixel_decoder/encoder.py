@@ -99,6 +99,7 @@ class MSDeformAttnTransformerEncoderOnly(nn.Module):
     def reset_parameters(self) -> None:
         """Xavier for matrices, the ring for sampling offsets, N(0, 1) for level embeddings (Deformable DETR, A.3)."""
         for layer in self.encoder.layers:
+            assert isinstance(layer, MSDeformAttnTransformerEncoderLayer)
             nn.init.xavier_uniform_(layer.linear1.weight)
             nn.init.xavier_uniform_(layer.linear2.weight)
             layer.self_attn.reset_parameters()

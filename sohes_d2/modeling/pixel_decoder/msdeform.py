@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Callable
 
 import torch
-from detectron2.config import configurable
-from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from fvcore.nn import weight_init
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from detectron2.config import configurable
+from detectron2.layers import Conv2d, ShapeSpec, get_norm
 
 from ..position_encoding import PositionEmbeddingSine
 from .build import PIXEL_DECODER_REGISTRY
@@ -80,16 +81,13 @@ class MSDeformAttnPixelDecoder(nn.Module):
         self.conv_dim = conv_dim
         self.mask_dim = mask_dim
 
-        self.input_proj = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv2d(input_shape[name].channels, conv_dim, kernel_size=1),
-                nn.GroupNorm(math.gcd(32, conv_dim), conv_dim),
-            )
-            for name in self.transformer_in_features
-        )
-        for projection in self.input_proj:
-            nn.init.xavier_uniform_(projection[0].weight)
-            nn.init.zeros_(projection[0].bias)
+        self.input_proj = nn.ModuleList()
+        for name in self.transformer_in_features:
+            projection = nn.Conv2d(input_shape[name].channels, conv_dim, kernel_size=1)
+            nn.init.xavier_uniform_(projection.weight)
+            if projection.bias is not None:
+                nn.init.zeros_(projection.bias)
+            self.input_proj.append(nn.Sequential(projection, nn.GroupNorm(math.gcd(32, conv_dim), conv_dim)))
         self.transformer = MSDeformAttnTransformerEncoderOnly(
             d_model=conv_dim,
             nhead=transformer_nheads,

@@ -56,11 +56,11 @@ class MultiheadAttention(nn.Module):
         Returns:
             (B, Q, C).
         """
-        projected = (
+        queries, keys, values = (
             F.linear(x, weight, bias).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for x, weight, bias in zip((query, key, value), self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3))
         )
-        attended = F.scaled_dot_product_attention(*projected, attn_mask=allowed)  # (B, heads, Q, C / heads)
+        attended = F.scaled_dot_product_attention(queries, keys, values, allowed)  # (B, heads, Q, C / heads)
         return self.out_proj(attended.transpose(1, 2).flatten(2))
 
 

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from detectron2.config import configurable
 from fvcore.nn import weight_init
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from detectron2.config import configurable
 
 from ..ancestor_head import AncestorHead
 from ..position_encoding import PositionEmbeddingSine

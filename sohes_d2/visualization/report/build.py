@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -113,7 +114,7 @@ def write_report(
     with atomic_writer(output) as target:
         page = io.TextIOWrapper(target, encoding="utf-8", newline="\n")
         page.write(before)
-        entries = []
+        entries: list[dict[str, Any]] = []
         bar = tqdm(chosen, desc="page", unit="image", delay=BAR_DELAY, leave=False, disable=None)
         for image_id in bar:
             entry = _write_image(page, len(entries), label_files, [image_id, pairs.get(image_id)], images, options)
@@ -223,7 +224,7 @@ def _record_size(record: ImageRecord | None) -> tuple[int, int] | None:
     return (record["height"], record["width"]) if record and "height" in record else None
 
 
-def _file_size(folder: Path, record: dict[str, Any]) -> tuple[int, int] | None:
+def _file_size(folder: Path, record: Mapping[str, Any]) -> tuple[int, int] | None:
     try:
         return image_size(photo_path(folder, record.get("file_name")))
     except (PhotoError, ImageReadError):

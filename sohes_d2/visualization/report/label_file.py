@@ -9,6 +9,7 @@ from typing import Any
 
 from ...errors import InputError
 from ...labels import reader
+from ...labels.schema import Annotation
 
 
 class ReportError(InputError):
@@ -27,7 +28,7 @@ class LabelFile(reader.LabelFile):
         parts = Path(self.path).parts
         return Path(*parts[-1 - self.folders :]).as_posix()
 
-    def of(self, image_id: Any) -> list[dict[str, Any]]:
+    def of(self, image_id: Any) -> list[Annotation]:
         """Annotations of an image; empty where it has none."""
         return list(self.by_image.get(image_id, ()))
 

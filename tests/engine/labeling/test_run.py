@@ -19,19 +19,19 @@ sys.path.insert(0, str(Path(__file__).parent))  # worker processes must be able 
 import fake_labeler  # noqa: E402
 from fake_labeler import FakeFactory  # noqa: E402
 
-from sohes_d2.labels.index import load_index, save_index  # noqa: E402
-from sohes_d2.labels.journal import ShardJournal  # noqa: E402
-from sohes_d2.labels.shards import ShardedDataset, merge_shards  # noqa: E402
-from sohes_d2.labels.writer import dump_line  # noqa: E402
 from sohes_d2.data.sources import read_image_list  # noqa: E402
 from sohes_d2.engine.labeling import run_folder  # noqa: E402
 from sohes_d2.engine.labeling.photo_states import from_array  # noqa: E402
 from sohes_d2.engine.labeling.run import LabelingOptions, run_labeling  # noqa: E402
 from sohes_d2.engine.labeling.run_folder import RunFolder, UsageError  # noqa: E402
 from sohes_d2.engine.labeling.units import ShardLayout  # noqa: E402
-from sohes_d2.errors import FolderBusyError  # noqa: E402
-from sohes_d2.structures.files import FolderLock  # noqa: E402
 from sohes_d2.engine.labeling.workers import WorkerStartError  # noqa: E402
+from sohes_d2.errors import FolderBusyError  # noqa: E402
+from sohes_d2.labels.index import load_index, save_index  # noqa: E402
+from sohes_d2.labels.journal import ShardJournal  # noqa: E402
+from sohes_d2.labels.shards import ShardedDataset, merge_shards  # noqa: E402
+from sohes_d2.labels.writer import dump_line  # noqa: E402
+from sohes_d2.structures.files import FolderLock  # noqa: E402
 
 REPORTS = ("summary",)
 

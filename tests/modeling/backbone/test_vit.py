@@ -7,8 +7,8 @@ import timm
 import torch
 from torch.nn import functional as F
 
-from sohes_d2.modeling.backbone import ViT
 from sohes_d2.errors import WeightsError
+from sohes_d2.modeling.backbone import ViT
 
 SMALL = {"embed_dim": 24, "depth": 3, "num_heads": 2}
 DINO8 = "vit_small_patch8_224.dino"

@@ -5,9 +5,6 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
-from detectron2.config import get_cfg
-from detectron2.layers import ShapeSpec
-from detectron2.modeling import build_backbone
 from torch import nn
 from torch.nn import functional as F
 
@@ -15,6 +12,10 @@ from sohes_d2 import add_sohes_config
 from sohes_d2.modeling.backbone import ViT, ViTAdapter
 from sohes_d2.modeling.backbone.vit_adapter import resize_map
 from sohes_d2.modeling.deformable_attention import MSDeformAttn
+
+from detectron2.config import get_cfg
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import build_backbone
 
 SMALL = {"embed_dim": 24, "depth": 4, "num_heads": 2, "img_size": 64}
 NAMES = {8: "vit_small_patch8_224.dino", 14: "vit_small_patch14_reg4_dinov2.lvd142m", 16: "vit_tiny_patch16_224"}

@@ -1,13 +1,13 @@
 import pytest
 import torch
-from detectron2.config import get_cfg
-from detectron2.layers import ShapeSpec
-
 from golden import noise, summary
 
 from sohes_d2 import add_sohes_config
 from sohes_d2.modeling.pixel_decoder import PIXEL_DECODER_REGISTRY, MSDeformAttnPixelDecoder
 from sohes_d2.modeling.pixel_decoder.encoder import MSDeformAttnTransformerEncoderOnly, get_reference_points
+
+from detectron2.config import get_cfg
+from detectron2.layers import ShapeSpec
 
 SHAPES = {f"res{i + 2}": ShapeSpec(channels=c, stride=4 * 2**i) for i, c in enumerate((3, 4, 5, 6))}
 TINY = {

@@ -3,7 +3,6 @@ import math
 
 import pytest
 import torch
-from detectron2.config import get_cfg
 
 from sohes_d2 import add_sohes_config
 from sohes_d2.modeling.ancestor_head import AncestorHead, ancestor_logits
@@ -12,6 +11,8 @@ from sohes_d2.modeling.transformer_decoder import (
     build_transformer_decoder,
     masked_decoder,
 )
+
+from detectron2.config import get_cfg
 
 SIZES = [(2, 3), (4, 6), (8, 12)]  # of the feature maps; the mask features are (16, 24)
 

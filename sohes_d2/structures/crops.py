@@ -1,0 +1,133 @@
+"""Crop layers at inference, as in Segment Anything's automatic mask generator (Kirillov et al., 2023, appendix B).
+
+At the one size at which a model sees a whole photo, small entities have too few pixels. Layer k shows 2**k x 2**k
+overlapping crops as well, each at about that size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .masks import RLE, decode_mask, encode_window, mask_boxes
+
+Size = tuple[int, int]
+Box = tuple[int, int, int, int]  # y0, x0, y1, x1 in pixels, ends exclusive
+
+
+@dataclass(frozen=True)
+class CropLayers:
+    """Which crops of a photo a model sees, and which of their masks count.
+
+    Attributes:
+        layers: number of layers of crops beside the whole photo; 0 for none.
+        overlap: share of a crop's side that the next crop shows, too, in [0, 1).
+        margin: a mask that comes this close to a side of its crop, in pixels of the model's input, is left out as cut,
+            unless that is a side of the photo; 0 keeps all.
+        nms_threshold: of two masks of a photo that overlap by more (IoU), the one of lower score is left out; in
+            (0, 1].
+        batch_size: crops that the model sees at once.
+    """
+
+    layers: int = 0
+    overlap: float = 0.25
+    margin: int = 4
+    nms_threshold: float = 0.7
+    batch_size: int = 4
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.layers <= 4:
+            raise ValueError(f"TEST.CROPS.LAYERS must be in 0..4, got {self.layers}")
+        if not 0 <= self.overlap < 1:
+            raise ValueError(f"TEST.CROPS.OVERLAP must be in [0, 1), got {self.overlap}")
+        if not 0 < self.nms_threshold <= 1:
+            raise ValueError(f"TEST.CROPS.NMS_THRESHOLD must be in (0, 1], got {self.nms_threshold}")
+        if self.margin < 0 or self.batch_size < 1:
+            raise ValueError(
+                "TEST.CROPS needs a MARGIN of at least 0 and a BATCH_SIZE of at least 1; got "
+                f"{self.margin} and {self.batch_size}"
+            )
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> CropLayers:
+        """As ``cfg.TEST.CROPS`` says.
+
+        Raises:
+            ValueError: a setting out of range.
+        """
+        return cls(**{key.lower(): value for key, value in cfg.TEST.CROPS.items()})
+
+    @property
+    def scale(self) -> float:
+        """Side of the prepared image over that of the whole photo as the model sees it, so that no crop is enlarged."""
+        return self._ratio(self.layers)
+
+    def _ratio(self, layer: int) -> float:
+        """Side of the photo over the side of a crop of that layer."""
+        count = 2**layer
+        return count - (count - 1) * self.overlap
+
+    def boxes(self, size: Size) -> tuple[Size, list[list[Box]]]:
+        """The crops of each layer, the whole photo first.
+
+        Args:
+            size: (H, W) of the prepared image.
+
+        Returns:
+            The (h, w) at which the model sees every crop; and ``layers + 1`` lists of 4**layer crops of the prepared
+            image, row by row. The crops of a layer have one size, and together they cover the image.
+        """
+        seen = (max(1, round(size[0] / self.scale)), max(1, round(size[1] / self.scale)))
+        layers = []
+        for layer in range(self.layers + 1):
+            height, width = (max(1, int(np.ceil(side / self._ratio(layer)))) for side in size)
+            rows, columns = _starts(size[0], height, 2**layer), _starts(size[1], width, 2**layer)
+            layers.append([(y, x, y + height, x + width) for y in rows for x in columns])
+        return seen, layers
+
+    def place(self, masks: Sequence[RLE], window: Box, photo_size: Size, seen: Size) -> tuple[np.ndarray, list[RLE]]:
+        """The masks of a crop as masks of the photo, without those that the crop cuts.
+
+        Args:
+            masks: N RLEs of the window's size.
+            window: the crop in the photo.
+            photo_size: (H, W).
+            seen: (h, w) at which the model saw the crop.
+
+        Returns:
+            (M,) indices of the masks that are left, and these as RLEs of ``photo_size``.
+        """
+        y0, x0, y1, x1 = window
+        height, width = y1 - y0, x1 - x0
+        boxes = mask_boxes(masks)
+        low, high = boxes[:, 1::-1], boxes[:, 1::-1] + boxes[:, 3:1:-1]  # (N, 2), y before x
+        margin = self.margin * np.array([height / seen[0], width / seen[1]])
+        cut = (low < margin) & (np.array([y0, x0]) > 0)
+        cut |= (high > np.array([height, width]) - margin) & (np.array([y1, x1]) < np.array(photo_size))
+        kept = np.flatnonzero(~cut.any(axis=1))
+        if window == (0, 0, *photo_size):
+            return kept, [masks[k] for k in kept.tolist()]
+        return kept, [encode_window(decode_mask(masks[k]), (y0, x0), photo_size) for k in kept.tolist()]
+
+
+NO_CROPS = CropLayers()
+
+
+def window_of(box: Box, size: Size, photo_size: Size) -> Box:
+    """A box of an image of ``size`` in the photo of ``photo_size``, in whole pixels, of which it has at least one."""
+    y0, y1 = _scaled(box[0], box[2], photo_size[0] / size[0], photo_size[0])
+    x0, x1 = _scaled(box[1], box[3], photo_size[1] / size[1], photo_size[1])
+    return y0, x0, y1, x1
+
+
+def _scaled(start: int, end: int, factor: float, side: int) -> tuple[int, int]:
+    start = min(round(start * factor), side - 1)
+    return start, min(max(round(end * factor), start + 1), side)
+
+
+def _starts(side: int, crop: int, count: int) -> list[int]:
+    """Where ``count`` crops start that are spread evenly over a side, the last one ending with it."""
+    return [round(k * (side - crop) / max(1, count - 1)) for k in range(count)]
