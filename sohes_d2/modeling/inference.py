@@ -31,7 +31,7 @@ class FoundMasks:
 
     Attributes:
         rles: N masks of the image's size.
-        scores: (N,) in [0, 1], on the CPU.
+        scores: (N,) in [0, 1], on the CPU, not calibrated.
         ancestors: (N, D) each, embeddings as ancestor and as descendant, or None without an ancestor head.
     """
 
@@ -103,7 +103,7 @@ class EntityInference:
     ) -> FoundMasks:
         """The masks of one image, or of one crop of an image.
 
-        A mask's score is as in Mask2Former, see `mask_scores`, calibrated; refinement does not change it.
+        A mask's score is as in Mask2Former, see `mask_scores`; refinement does not change it.
 
         Args:
             logits: (Q, K + 1), the last for "no entity".
@@ -122,7 +122,7 @@ class EntityInference:
         entity, query = entity[reachable], query[reachable.to(query.device)]
         rles, sureness = self._full_size(masks[query], padded_size, image_size, output_size, photo)
         sides = None if ancestors is None else (ancestors[0][query], ancestors[1][query])
-        return FoundMasks(rles, self._calibrated(entity * sureness), sides)
+        return FoundMasks(rles, entity * sureness, sides)
 
     def combine(
         self, found: Sequence[FoundMasks], output_size: tuple[int, int], nms_threshold: float = 1.0
@@ -146,7 +146,7 @@ class EntityInference:
         rles = [rle for one in found for rle in one.rles]
         scores = torch.cat([one.scores for one in found])
         keep = self._choose(rles, scores, min(self.duplicate_iou, nms_threshold))[: self.max_masks]
-        rles, scores = [rles[k] for k in keep.tolist()], scores[keep]
+        rles, scores = [rles[k] for k in keep.tolist()], self._calibrated(scores[keep])
 
         result: dict[str, Any] = {"instances": _instances(rles, scores, output_size)}
         fields: dict[str, Any] = {"scores": scores.numpy(), "sources": [SOURCE] * len(rles)}
@@ -207,7 +207,8 @@ class EntityInference:
 
     def _choose(self, rles: list[RLE], scores: Tensor, duplicate_iou: float) -> Tensor:
         """Indices by falling score of what is neither empty nor under the least score nor a duplicate."""
-        kept = torch.nonzero((scores > 0) & (scores >= self.min_score)).flatten()
+        # by raw scores: of two that are nearly equal, calibration leaves no difference in float32
+        kept = torch.nonzero((scores > 0) & (self._calibrated(scores) >= self.min_score)).flatten()
         if duplicate_iou < 1:
             chosen = without_duplicates([rles[k] for k in kept.tolist()], scores[kept].numpy(), duplicate_iou)
             return kept[torch.from_numpy(chosen)]

@@ -83,6 +83,15 @@ def test_calibration_changes_scores_and_neither_order_nor_masks():
         assert found["forest"].parents.tolist() == plain["forest"].parents.tolist()
 
 
+def test_masks_that_calibration_cannot_tell_apart_keep_their_order():
+    masks = torch.stack([block(0, 0, 4, 4), block(0, 4, 4, 8), block(4, 0, 6, 4)])
+    logits = entity_logits(0.9, 0.900002, 0.900001)
+    flat = [[0, 0], [0.5, 0.1], [1, 0.1000001]]
+    plain, found = (EntityInference(calibration=knots)(logits, masks, None, **SIZES) for knots in ((), flat))
+    assert len(set(plain["forest"].scores.tolist())) == 3 > len(set(found["forest"].scores.tolist()))
+    assert found["forest"].masks == plain["forest"].masks
+
+
 def test_the_least_score_is_of_calibrated_scores():
     masks = torch.stack([block(0, 0, 4, 4), block(0, 4, 4, 8), block(4, 0, 6, 4)])
     logits = entity_logits(0.9, 0.75, 0.5)
