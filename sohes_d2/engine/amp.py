@@ -48,7 +48,7 @@ class MixedPrecision:
         if not cfg.SOLVER.AMP.ENABLED:
             return cls(cfg.MODEL.DEVICE)
         if cfg.SOLVER.AMP.DTYPE not in DTYPES:
-            raise ConfigError(f"SOLVER.AMP.DTYPE {cfg.SOLVER.AMP.DTYPE!r} is none of {', '.join(DTYPES)}")
+            raise ConfigError(f"SOLVER.AMP.DTYPE {cfg.SOLVER.AMP.DTYPE!r} is not one of {', '.join(DTYPES)}")
         return cls(cfg.MODEL.DEVICE, DTYPES[cfg.SOLVER.AMP.DTYPE])
 
     def autocast(self) -> AbstractContextManager:

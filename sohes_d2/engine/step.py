@@ -1,4 +1,4 @@
-"""One iteration: a batch, losses, gradients, a step."""
+"""One training iteration: batch, losses, gradients, optimizer step."""
 
 from __future__ import annotations
 

@@ -57,5 +57,5 @@ def test_a_scale_of_another_precision_is_left_alone():
 
 
 def test_an_unknown_dtype_is_refused():
-    with pytest.raises(ConfigError, match="'fp8' is none of bfloat16, float16"):
+    with pytest.raises(ConfigError, match="'fp8' is not one of bfloat16, float16"):
         MixedPrecision.from_config(config(True, "fp8"))
