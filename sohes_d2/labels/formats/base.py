@@ -1,4 +1,4 @@
-"""What all formats share: a photo with its forest, and where its file lies."""
+"""Types that all formats share: a photo with its forest and the path of its file."""
 
 from __future__ import annotations
 
