@@ -45,7 +45,7 @@ EXTRAS = {
     "browser": ["playwright>=1.40"],
     # Runs docs/quickstart.ipynb, as the tests do
     "notebook": ["ipykernel>=6", "nbclient>=0.8", "nbformat>=5.7"],
-    # A backbone of one's own: sohes pretrain
+    # Self-supervised backbone pretraining: sohes pretrain
     "pretrain": ["lightly>=1.6"],
     # The demo's photos come with scikit-image; reports draw with matplotlib.
     "report": ["matplotlib>=3.5", "scikit-image>=0.22"],

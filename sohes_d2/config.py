@@ -191,7 +191,7 @@ def add_sohes_config(cfg: Any) -> None:
     node.MIN_LABELS = 0.5  # mean labels per image under which a period counts as collapsed
     node.PATIENCE = 5  # collapsed periods in a row that stop the training
 
-    # --- Before phase 1: a backbone of one's own, learned from photos without labels (sohes pretrain) ----
+    # --- Before phase 1: self-supervised backbone pretraining on photos (sohes pretrain) ----
     # The ViT is that of MODEL.VIT (NAME, OPTIONS, DROP_PATH; WEIGHTS to go on from some), the optimizer that of SOLVER.
     cfg.PRETRAINING = node = CfgNode()
     node.METHOD = "self_distillation"  # self_distillation | distillation (of the features of TEACHER)

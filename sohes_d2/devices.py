@@ -29,7 +29,7 @@ def choose_device(configured: str, wanted: str | torch.device | None = None) -> 
         found = torch.device(device)
     except RuntimeError as error:
         near = near_matches(device.partition(":")[0].lower(), KINDS)
-        raise ConfigError(f"device {device!r} is none that torch knows; use cpu, cuda, cuda:1 or mps.{near}") from error
+        raise ConfigError(f"device {device!r} is not known to torch; use cpu, cuda, cuda:1 or mps.{near}") from error
     there = True
     if found.type == "cuda":
         there = torch.cuda.is_available() and (found.index or 0) < torch.cuda.device_count()

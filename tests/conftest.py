@@ -23,7 +23,7 @@ def pytest_addoption(parser):
 
 @pytest.fixture(autouse=True)
 def _no_handlers_left():
-    """Takes away the log handlers that a test set up: they write to its stdout, closed when the next test begins."""
+    """Remove log handlers after each test: they write to its stdout, which is closed when the next test begins."""
     yield
     for name in ("detectron2", "fvcore", "sohes_d2"):
         logger = logging.getLogger(name)

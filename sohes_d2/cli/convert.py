@@ -75,6 +75,7 @@ def convert(args: argparse.Namespace) -> int:
         photos = form.read(args.labels, options)
         for photo in photos:
             photo.forest = selection(photo.forest)
+        args.output.parent.mkdir(parents=True, exist_ok=True)
         write_photos(args.output, photos, name)
         problems = Problems()
     else:

@@ -20,6 +20,7 @@ Exit code: 0 scored, 2 the files do not fit or usage error.
 from __future__ import annotations
 
 import argparse
+import os
 
 from ..structures.files import check_output
 from .runner import run_tool, tool_parser
@@ -141,4 +142,5 @@ def _write(path: str, results: dict, depth_confusion, differences: dict) -> None
         content["forest/depth_confusion-50"] = depth_confusion.tolist()
     from ..structures.files import write_json
 
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     write_json(path, content)

@@ -52,6 +52,7 @@ def inspect(args: argparse.Namespace) -> int:
     for option, path in (("--plot", args.plot), ("--output", args.output)):
         if path:
             check_output(path, folder=False, option=option)
+            os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     statistics = inspect_labels(args.labels, args.max_images, args.list)
     if args.plot:
         _plot(args.plot, statistics, os.path.basename(os.path.normpath(args.labels)))

@@ -1,4 +1,4 @@
-"""What the teacher tells the student, in a few numbers, and when these say that training has collapsed."""
+"""Teacher statistics and collapse detection."""
 
 from __future__ import annotations
 

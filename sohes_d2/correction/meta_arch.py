@@ -67,7 +67,7 @@ class SOHESMutualLearning(nn.Module):
         """
         super().__init__()
         if evaluate not in MODELS:
-            raise ValueError(f"CORRECTION.EVALUATE {evaluate!r} is none of {', '.join(MODELS)}")
+            raise ValueError(f"CORRECTION.EVALUATE {evaluate!r} is not one of {', '.join(MODELS)}")
         self.student = student
         self.teacher = teacher_of(student)
         self.targets = targets

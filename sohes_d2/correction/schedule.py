@@ -1,4 +1,4 @@
-"""What changes over phase 3: the branches' weights and the teacher's momentum, each a function of the time alone."""
+"""Schedules of phase 3: loss weights of the two branches and EMA momentum of the teacher."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class BranchSchedule:
             if len(ends) != 2 or not all(math.isfinite(end) and end >= 0 for end in ends):
                 raise ValueError(f"CORRECTION.{key} must be two numbers from 0 on, start and end; got {list(ends)}")
         if self.shape not in SHAPES:
-            raise ValueError(f"CORRECTION.WEIGHT_SCHEDULE {self.shape!r} is none of {', '.join(SHAPES)}")
+            raise ValueError(f"CORRECTION.WEIGHT_SCHEDULE {self.shape!r} is not one of {', '.join(SHAPES)}")
         # between its ends no weight is 0, so these two moments are all that need a look
         for progress, moment in ((0, "start"), (1, "end")):
             if sum(self.at(progress, 1)) == 0:

@@ -1,4 +1,4 @@
-"""From the teacher's outputs to the student's labels (SOHES, section 3.3, self-correction)."""
+"""Pseudo-labels from the teacher's outputs (SOHES, section 3.3, self-correction)."""
 
 from __future__ import annotations
 
@@ -220,12 +220,12 @@ class TeacherTargets:
         entity = entity_probabilities(logits, masks)
         # what cannot pass, since a score is at most this, is not brought to full size; nor is what is not a number
         query = ((entity > 0) & (entity >= self.threshold.least_score)).nonzero().flatten()
-        mask_areas, sureness = [query.new_zeros(0)], [entity.new_zeros(0)]
+        mask_areas, mask_confidence = [query.new_zeros(0)], [entity.new_zeros(0)]
         for chunk in full_size_logits(masks[query], padded_size, image_size, image_size, self.chunk_bytes):
             _, area, sure = measure(chunk)
             mask_areas.append(area)
-            sureness.append(sure)
-        areas, scores = torch.cat(mask_areas), entity[query] * torch.cat(sureness)
+            mask_confidence.append(sure)
+        areas, scores = torch.cat(mask_areas), entity[query] * torch.cat(mask_confidence)
         valid = (areas >= max(1, self.min_area)) & (scores > 0)
         query, areas, scores = query[valid], areas[valid], scores[valid]
         keep = self.threshold(areas / (image_size[0] * image_size[1]), scores)

@@ -1,4 +1,4 @@
-"""The teacher: a moving average of the student, which nothing else changes (Mean Teacher, NeurIPS 2017)."""
+"""The teacher: an exponential moving average (EMA) of the student (Mean Teacher, NeurIPS 2017)."""
 
 from __future__ import annotations
 

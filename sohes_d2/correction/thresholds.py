@@ -1,4 +1,4 @@
-"""Which of the teacher's masks are labels: from which score on, depending on their areas or not."""
+"""Score thresholds for pseudo-labels, constant or depending on mask area."""
 
 from __future__ import annotations
 

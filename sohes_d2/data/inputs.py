@@ -1,4 +1,4 @@
-"""Photos named on a command line, as files, folders and patterns in any mixture, as one list."""
+"""Expansion of files, folders and glob patterns on a command line to one list of photos."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which labels of an image are trained on when it has more than fit: as many small ones as large ones."""
+"""Sampling of labels where an image has more than fit: small and large ones in equal numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A training image with its masks, each kept as the window of the image that holds it."""
+"""A training image with its masks, each stored as the image window that contains it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a Detectron2 dict of an image and its (pseudo-)labels to what the model is trained on."""
+"""Dataset mapper: from a Detectron2 dict of an image with (pseudo-)labels to a training sample."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The labels of one image as training needs them: checked, with all ancestors, and not yet decoded."""
+"""Labels of one training image: checked, with all ancestors, still encoded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Running things: `labeling` makes pseudo-labels for folders of images, `trainer` trains, `SOHESPredictor` looks."""
+"""Training, labeling and inference drivers."""
 
 from __future__ import annotations
 

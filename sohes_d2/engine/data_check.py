@@ -1,4 +1,4 @@
-"""Whether the data sets of a config are there, asked before anything expensive begins."""
+"""Check that the data sets of a config exist before anything expensive starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Forests of a few photos to look at: pictures, a COCO json, and the page."""
+"""Entity forests of a few photos, written as pictures, COCO json and html page."""
 
 from __future__ import annotations
 

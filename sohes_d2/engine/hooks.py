@@ -1,4 +1,4 @@
-"""What happens beside the training step."""
+"""Training hooks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The images of a test set, one by one."""
+"""Data loader of a test set, one image at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`sohes_d2.load`: any way of finding entities, by its name, with one way of asking it."""
+"""`sohes_d2.load`: all entity segmenters by name, with one interface."""
 
 from __future__ import annotations
 

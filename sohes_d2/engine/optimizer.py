@@ -1,4 +1,4 @@
-"""Which parameter learns how fast: parameter groups, the optimizer, gradient clipping."""
+"""Parameter groups, optimizer and gradient clipping."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         raise ConfigError("the model has no trainable parameters; nothing can be trained")
     name = cfg.SOLVER.OPTIMIZER.upper()
     if name not in OPTIMIZERS:
-        raise ConfigError(f"SOLVER.OPTIMIZER {cfg.SOLVER.OPTIMIZER!r} is none of {', '.join(OPTIMIZERS)}")
+        raise ConfigError(f"SOLVER.OPTIMIZER {cfg.SOLVER.OPTIMIZER!r} is not one of {', '.join(OPTIMIZERS)}")
     if name == "ADAMW":
         optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=cfg.SOLVER.BASE_LR)
     else:
@@ -175,5 +175,5 @@ def _clipper(kind: str, limit: float, norm_type: float) -> Callable[[torch.optim
 
     clippers = dict(zip(CLIP_TYPES, (full_model, each_norm, each_value)))
     if kind not in clippers:
-        raise ConfigError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE {kind!r} is none of {', '.join(CLIP_TYPES)}")
+        raise ConfigError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE {kind!r} is not one of {', '.join(CLIP_TYPES)}")
     return clippers[kind]

@@ -1,4 +1,4 @@
-"""Seconds and peak memory of the parts of a program, on the CPU and on CUDA devices."""
+"""Time and peak memory of parts of a program, on the CPU and on CUDA devices."""
 
 from __future__ import annotations
 

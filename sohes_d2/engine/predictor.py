@@ -1,4 +1,4 @@
-"""A trained model as a function: photos in, forests out."""
+"""Predictor: forests of photos from a trained model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The phases in miniature, in seconds on a CPU: does this installation label, train and predict at all?"""
+"""Smoke tests of all phases with tiny models, in seconds on a CPU."""
 
 from __future__ import annotations
 

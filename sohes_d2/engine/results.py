@@ -1,4 +1,4 @@
-"""The file of the last evaluation."""
+"""The file with the results of the last evaluation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The learning rate over time."""
+"""Learning rate schedules."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRMult
     """
     solver = cfg.SOLVER
     if solver.LR_SCHEDULER_NAME not in SCHEDULERS:
-        raise ConfigError(f"SOLVER.LR_SCHEDULER_NAME {solver.LR_SCHEDULER_NAME!r} is none of {', '.join(SCHEDULERS)}")
+        raise ConfigError(
+            f"SOLVER.LR_SCHEDULER_NAME {solver.LR_SCHEDULER_NAME!r} is not one of {', '.join(SCHEDULERS)}"
+        )
     if solver.LR_SCHEDULER_NAME != POLY:
         return build_detectron2_scheduler(cfg, optimizer)
     factor = WarmupParamScheduler(

@@ -1,4 +1,4 @@
-"""One iteration: a batch, losses, gradients, a step; in mixed precision where `SOLVER.AMP` says so."""
+"""One training iteration: batch, losses, gradients, optimizer step; in mixed precision where `SOLVER.AMP` says so."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM in the process that saves checkpoints: the iteration is finished first, and nothing is lost."""
+"""SIGINT and SIGTERM during training: the current iteration is finished and a checkpoint is written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures of what the teacher tells the student, while phase 3 trains."""
+"""Pictures of the teacher's pseudo-labels during phase 3."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the command lines of all trainings share: processes, devices, logs, and how they end."""
+"""Processes, devices, logging and exit codes of all training commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a training's numbers go: metrics.json, TensorBoard and log.txt, on disks that may be full."""
+"""Writers of training metrics: metrics.json, TensorBoard and log.txt, robust to full disks."""
 
 from __future__ import annotations
 

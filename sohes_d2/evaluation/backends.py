@@ -1,4 +1,4 @@
-"""The two programs that match detections to ground truth: pycocotools, the reference, and faster-coco-eval."""
+"""Backends that match detections to ground truth: pycocotools (reference) and faster-coco-eval."""
 
 from __future__ import annotations
 

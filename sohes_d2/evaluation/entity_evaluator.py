@@ -1,4 +1,4 @@
-"""Class-agnostic evaluation inside Detectron2's test loop."""
+"""Class-agnostic evaluator for Detectron2's test loop."""
 
 from __future__ import annotations
 

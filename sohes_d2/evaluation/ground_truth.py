@@ -1,4 +1,4 @@
-"""Ground truth from a COCO file, checked when it is read and not in the middle of an evaluation."""
+"""Ground truth from a COCO file, validated when it is read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Predictions from a json file, brought to the ground truth's image ids and checked."""
+"""Predictions from a json file, validated and mapped to the image ids of the ground truth."""
 
 from __future__ import annotations
 

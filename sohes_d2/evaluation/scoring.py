@@ -1,4 +1,4 @@
-"""All metrics of predictions against ground truth: what the command line and the Detectron2 evaluator share."""
+"""All metrics of predictions against ground truth, for the command line and the Detectron2 evaluator."""
 
 from __future__ import annotations
 

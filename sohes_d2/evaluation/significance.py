@@ -1,4 +1,4 @@
-"""How much of a difference in recall is chance: a paired bootstrap over images (Efron and Tibshirani, 1993)."""
+"""Significance of differences in recall: paired bootstrap over images (Efron and Tibshirani, 1993)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics as text tables for people."""
+"""Metrics as text tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which regions touch, along how long a border, and how strong the photo's gradient is there."""
+"""Region adjacency graph: shared borders, their lengths and the image gradient along them."""
 
 from __future__ import annotations
 

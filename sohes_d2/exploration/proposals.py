@@ -1,4 +1,4 @@
-"""Candidate masks in pixels: what stands between the clustering and the label file."""
+"""Mask proposals: candidates between clustering and label file."""
 
 from __future__ import annotations
 

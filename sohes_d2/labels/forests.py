@@ -1,4 +1,4 @@
-"""From the annotations of an image to its forest: what is wrong costs the mask that it is about, and is noted."""
+"""Forests from annotations: unusable annotations are left out and reported."""
 
 from __future__ import annotations
 

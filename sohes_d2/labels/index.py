@@ -239,7 +239,7 @@ def scan_label_file(label_file: str) -> ShardIndex:
         for key, _, offset, length, value in iterate_records(label_file):
             if key not in SECTIONS:
                 if key not in ("info", "categories", CHECKSUM):
-                    raise ValueError(f"the key {key} is none of ours")
+                    raise ValueError(f"the key {key} is not one of ours")
                 continue
             if not length:
                 if key != SECTIONS[len(sections)]:

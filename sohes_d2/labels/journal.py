@@ -1,4 +1,4 @@
-"""What a shard in progress has finished so far: an append-only file that survives a kill at any byte."""
+"""Append-only journal of the finished images of a shard; survives a kill at any byte."""
 
 from __future__ import annotations
 

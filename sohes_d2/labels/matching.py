@@ -1,4 +1,4 @@
-"""Which images of two files are the same, by their names."""
+"""Matching of the images of two label files by name."""
 
 from __future__ import annotations
 

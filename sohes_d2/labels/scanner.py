@@ -1,4 +1,4 @@
-"""Json files record by record, in bounded memory, whatever their size."""
+"""Streaming reader of large json files, record by record in bounded memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which entity is an ancestor of which: the head that makes the model's predictions a hierarchy."""
+"""Ancestor head: predicts for each pair of queries whether one is an ancestor of the other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What training minimizes: Mask2Former's losses (CVPR 2022, section 3.3), and one for the ancestor head."""
+"""Mask2Former's losses (CVPR 2022, section 3.3) and the loss of the ancestor head."""
 
 from __future__ import annotations
 

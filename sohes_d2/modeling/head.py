@@ -1,4 +1,4 @@
-"""The part of the model after the backbone: a pixel decoder and a query decoder."""
+"""Segmentation head: pixel decoder and transformer decoder."""
 
 from __future__ import annotations
 

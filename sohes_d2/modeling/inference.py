@@ -1,4 +1,4 @@
-"""From a decoder's outputs to an image's entities: the best masks at the image's own size, and their forest."""
+"""Post-processing: from the decoder's outputs to the masks and the forest of an image."""
 
 from __future__ import annotations
 
@@ -120,9 +120,9 @@ class EntityInference:
         # a score is at most that of a mask whose pixels are sure
         reachable = (entity > 0) & (self._calibrated(entity) >= self.min_score)
         entity, query = entity[reachable], query[reachable.to(query.device)]
-        rles, sureness = self._full_size(masks[query], padded_size, image_size, output_size, photo)
+        rles, mask_confidence = self._full_size(masks[query], padded_size, image_size, output_size, photo)
         sides = None if ancestors is None else (ancestors[0][query], ancestors[1][query])
-        return FoundMasks(rles, entity * sureness, sides)
+        return FoundMasks(rles, entity * mask_confidence, sides)
 
     def combine(
         self, found: Sequence[FoundMasks], output_size: tuple[int, int], nms_threshold: float = 1.0
@@ -192,18 +192,18 @@ class EntityInference:
     ) -> tuple[list[RLE], Tensor]:
         """RLEs of ``output_size`` of (N, h, w) logits, and (N,) mean probabilities inside, 0 for an empty mask."""
         rles: list[RLE] = []
-        sureness = [torch.zeros(0)]
+        mask_confidence = [torch.zeros(0)]
         refines = self.refinement_radius > 0
         size = image_size if refines else output_size
         for chunk in full_size_logits(masks, padded_size, image_size, size, self.chunk_bytes):
             inside, _, sure = measure(chunk)
-            sureness.append(sure.cpu())
+            mask_confidence.append(sure.cpu())
             if refines:
                 assert photo is not None
                 refined = refine_masks(inside, photo, self.refinement_radius, self.refinement_epsilon, self.chunk_bytes)
                 inside = torch.cat([resize(values, output_size) > 0 for values in refined])
             rles += encode_tensor(inside)
-        return rles, torch.cat(sureness)
+        return rles, torch.cat(mask_confidence)
 
     def _choose(self, rles: list[RLE], scores: Tensor, duplicate_iou: float) -> Tensor:
         """Indices by falling score of what is neither empty nor under the least score nor a duplicate."""

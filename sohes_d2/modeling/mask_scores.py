@@ -60,7 +60,7 @@ def measure(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Returns:
         inside: (n, H, W) bool.
         areas: (n,) int32, in pixels.
-        sureness: (n,) float32, the mean probability of the pixels inside; 0 for an empty mask.
+        mask_confidence: (n,) float32, the mean probability of the pixels inside; 0 for an empty mask.
     """
     inside = logits > 0
     ones = inside.view(torch.uint8)  # several times as fast to count and to multiply with as bool, on CPUs

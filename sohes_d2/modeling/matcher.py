@@ -1,4 +1,4 @@
-"""Which query answers for which label: the assignment of least cost (DETR, ECCV 2020; Mask2Former, section 3)."""
+"""Bipartite matching of queries to labels (DETR, ECCV 2020; Mask2Former, section 3)."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class HungarianMatcher(nn.Module):
             return torch.cat(costs) - self.cost_class * probabilities
 
     def _finite(self, cost: np.ndarray) -> np.ndarray:
-        """Make pairs of a broken prediction (NaN, infinity) so dear that each is matched only if nothing else is left.
+        """Assign a prohibitive cost to pairs with a broken prediction (NaN, infinity), so that they are matched last.
 
         Without this the assignment fails. The losses of such pairs stay broken: the trainer sees and reports them.
         """
@@ -115,7 +115,7 @@ class HungarianMatcher(nn.Module):
             logger.warning(
                 "%d of %d matching costs are not finite: the model predicts NaN or infinity. "
                 "If the losses do not recover, lower the learning rate or turn mixed precision off. "
-                "This is said once.",
+                "Logged once.",
                 np.count_nonzero(~finite),
                 finite.size,
             )

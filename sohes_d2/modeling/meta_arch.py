@@ -1,4 +1,4 @@
-"""SOHES' segmenter as a Detectron2 model: photos in, masks and their ancestors out."""
+"""The SOHES segmenter as a Detectron2 meta-architecture."""
 
 from __future__ import annotations
 

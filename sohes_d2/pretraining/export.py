@@ -1,4 +1,4 @@
-"""What training leaves: a safetensors file in timm's names that knows its architecture."""
+"""Export of the pretrained backbone: safetensors in timm's names, with the architecture in the metadata."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The photos that a backbone learns from: any number of folders, lists or COCO files, without labels."""
+"""Photos for pretraining from any number of folders, lists or COCO files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The trainer of backbones: `SOHESTrainer` with photos in place of labels, and the dense check in place of AR."""
+"""Trainer of self-supervised backbone pretraining."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class PretrainingTrainer(SOHESTrainer):
             ConfigError: a setting that it cannot be built with.
         """
         if cfg.PRETRAINING.METHOD not in METHODS:
-            raise ConfigError(f"PRETRAINING.METHOD {cfg.PRETRAINING.METHOD!r} is none of {', '.join(METHODS)}")
+            raise ConfigError(f"PRETRAINING.METHOD {cfg.PRETRAINING.METHOD!r} is not one of {', '.join(METHODS)}")
         try:
             return METHODS[cfg.PRETRAINING.METHOD](cfg).to(cfg.MODEL.DEVICE).train()
         except ValueError as error:

@@ -1,4 +1,4 @@
-"""The ViT that is trained, from the config: timm's, whole, in timm's names."""
+"""Construction of the ViT that is pretrained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is inside whom, as a field of Detectron2's `Instances`: what happens to the masks happens to both axes here."""
+"""Ancestor matrix as a field of Detectron2's `Instances`."""
 
 from __future__ import annotations
 

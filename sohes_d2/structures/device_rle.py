@@ -1,4 +1,4 @@
-"""Masks to RLE where they are: only run lengths leave the device, and a chunk of masks at a time is worked on."""
+"""RLE encoding of masks on their device, in chunks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which masks of an image say the same thing twice."""
+"""Non-maximum suppression (NMS) of masks."""
 
 from __future__ import annotations
 

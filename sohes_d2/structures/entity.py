@@ -1,4 +1,4 @@
-"""One mask of a forest, as people ask about it."""
+"""Entity: one mask of a forest with its relatives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A forest in the forms of other libraries: arrays, tables, detections, dicts, pictures, html."""
+"""Exports of a forest: arrays, tables, detections, dicts, pictures, html."""
 
 from __future__ import annotations
 

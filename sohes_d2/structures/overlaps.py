@@ -1,4 +1,4 @@
-"""How much masks overlap, as tensor operations on their device."""
+"""Mask overlaps as tensor operations."""
 
 from __future__ import annotations
 

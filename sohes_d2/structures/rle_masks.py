@@ -1,4 +1,4 @@
-"""Masks as a field of Detectron2's `Instances` that stay compressed until someone looks."""
+"""Compressed masks as a field of Detectron2's `Instances`."""
 
 from __future__ import annotations
 

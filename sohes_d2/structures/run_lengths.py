@@ -1,4 +1,4 @@
-"""Run lengths of a mask, decoded and checked: pycocotools reads broken ones without complaint and past their end."""
+"""Validation and decoding of RLE masks; pycocotools reads broken ones past their end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Statistics of labels as one plot."""
+"""Plots of label statistics."""
 
 from __future__ import annotations
 

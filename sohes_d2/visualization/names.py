@@ -1,4 +1,4 @@
-"""Names of files that are made for an image: from its own name, but never a path, and never one name twice."""
+"""Output file names derived from image names: unique and free of path separators."""
 
 from __future__ import annotations
 

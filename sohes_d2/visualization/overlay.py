@@ -1,4 +1,4 @@
-"""Masks laid over a photo: tinted, outlined, small ones on top of large ones, the rest of the photo dimmed."""
+"""Mask overlays on a photo."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Masks at drawing scale: only the box of each mask is kept, so that 1,000 masks of a large photo stay cheap."""
+"""Masks at drawing scale, each cropped to its box."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Thumbnails of masks, and what all figures share: typeface, greys, and how lengths follow a figure's width."""
+"""Thumbnails of masks, and the fonts, greys and scales that all figures share."""
 
 from __future__ import annotations
 

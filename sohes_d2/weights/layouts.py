@@ -1,4 +1,4 @@
-"""Layouts of weights: from the names and shapes of a file to those of a model."""
+"""Checkpoint layouts: mapping of the names and shapes of a file to those of a model."""
 
 from __future__ import annotations
 

@@ -173,6 +173,12 @@ def test_boxes_among_masks_are_no_part_of_the_masks(files):
     assert files.run(prediction, "--iou-type", "bbox") == 0 and files.metrics["bbox/AR@1000"] == 100
 
 
+def test_the_folder_of_the_output_is_made(files):
+    path = files.folder / "new" / "folder" / "metrics.json"
+    assert files.run(files.truth, "--output", str(path)) == 0
+    assert json.loads(path.read_text())["segm/AR@1000"] == 100
+
+
 def broken(**changes):
     """One good prediction with changes; a value of None removes the key."""
     good = data_set({21: "val/a.jpg"})["annotations"][0]

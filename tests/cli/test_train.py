@@ -154,7 +154,7 @@ def test_what_is_printed_is_brief_and_the_log_has_all(run, tmp_path, capfd):
         (["--eval-only", "MODEL.WEIGHTS", "none.pth"], "checkpoint 'none.pth' does not exist"),
         (["--eval-only", "MODEL.WEIGHTS", "", "OUTPUT_DIR", "nowhere"], "give MODEL.WEIGHTS FILE"),
         (["OUTPUT_DIR", __file__], "is a file; name a folder"),
-        (["SOLVER.OPTIMIZER", "ADAM"], "'ADAM' is none of ADAMW, SGD"),
+        (["SOLVER.OPTIMIZER", "ADAM"], "'ADAM' is not one of ADAMW, SGD"),
     ],
 )
 def test_mistakes_are_explained_in_a_line(run, capfd, monkeypatch, tmp_path, arguments, message):

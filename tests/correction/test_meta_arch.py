@@ -302,5 +302,5 @@ def test_one_of_them_answers(who, seed):
 
 
 def test_nobody_else_answers():
-    with pytest.raises(ValueError, match="'both' is none of student, teacher"):
+    with pytest.raises(ValueError, match="'both' is not one of student, teacher"):
         mutual_model(EVALUATE="both")

@@ -25,7 +25,7 @@ def test_branches_move_from_start_to_end(shape, quarter, half, last):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"shape": "step"}, "'step' is none of cosine, linear, constant"),
+        ({"shape": "step"}, "'step' is not one of cosine, linear, constant"),
         ({"initial": (1.0,)}, "INITIAL_WEIGHT must be two numbers"),
         ({"teacher": (-1.0, 1.0)}, "TEACHER_WEIGHT must be two numbers"),
         ({"initial": (1.0, 0.0), "teacher": (0.0, 0.0)}, "both 0 at the end"),

@@ -166,8 +166,8 @@ def test_phase_3_needs_a_model_to_start_from(tmp_path):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("WEIGHT_SCHEDULE", "step", "WEIGHT_SCHEDULE 'step' is none of"),
-        ("EVALUATE", "both", "EVALUATE 'both' is none of"),
+        ("WEIGHT_SCHEDULE", "step", "WEIGHT_SCHEDULE 'step' is not one of"),
+        ("EVALUATE", "both", "EVALUATE 'both' is not one of"),
         ("EMA_MOMENTUM", 2.0, "EMA_MOMENTUM must lie"),
     ],
 )

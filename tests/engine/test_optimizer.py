@@ -143,9 +143,9 @@ def test_adamw_is_decoupled_from_the_decay():
 
 
 def test_what_is_not_known_is_named():
-    with pytest.raises(ConfigError, match="OPTIMIZER 'ADAM' is none of ADAMW, SGD"):
+    with pytest.raises(ConfigError, match="OPTIMIZER 'ADAM' is not one of ADAMW, SGD"):
         optimizer_for(two_weights(0.0), OPTIMIZER="ADAM")
-    with pytest.raises(ConfigError, match="CLIP_TYPE 'total' is none of full_model, norm, value"):
+    with pytest.raises(ConfigError, match="CLIP_TYPE 'total' is not one of full_model, norm, value"):
         optimizer_for(two_weights(0.0), CLIP_GRADIENTS__ENABLED=True, CLIP_GRADIENTS__CLIP_TYPE="total")
     with pytest.raises(ConfigError, match="no trainable parameters"):
         optimizer_for(nn.Linear(2, 2).requires_grad_(False))

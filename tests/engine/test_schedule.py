@@ -75,5 +75,5 @@ def test_a_resumed_schedule_goes_on(name):
 
 
 def test_an_unknown_schedule_is_refused():
-    with pytest.raises(ConfigError, match="'WarmupPoly' is none of WarmupMultiStepLR, WarmupCosineLR, WarmupPolyLR"):
+    with pytest.raises(ConfigError, match="'WarmupPoly' is not one of WarmupMultiStepLR, WarmupCosineLR, WarmupPolyLR"):
         make("WarmupPoly")

@@ -114,9 +114,9 @@ def test_losses_are_weighted_and_named():
 
 def test_learns_masks_and_ancestors_of_one_image():
     model = build_model(small_config()).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
     sample = nested_squares()
-    for _ in range(120):
+    for _ in range(60):
         loss = sum(model([sample]).values())
         optimizer.zero_grad()
         loss.backward()

@@ -1,4 +1,4 @@
-"""Building labelers from a config, here and in other processes."""
+"""Construction of labelers from a config, in this process and in workers."""
 
 from __future__ import annotations
 

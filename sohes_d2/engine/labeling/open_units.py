@@ -1,4 +1,4 @@
-"""Units that workers hold: when a worker dies with one, it is done again image by image, and the culprit skipped."""
+"""Bookkeeping of work units in workers: a unit whose worker dies is retried image by image."""
 
 from __future__ import annotations
 

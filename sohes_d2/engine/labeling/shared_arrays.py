@@ -1,4 +1,4 @@
-"""Arrays handed to another process through shared memory: written once, read there in place."""
+"""Arrays shared with another process through shared memory, without copies."""
 
 from __future__ import annotations
 

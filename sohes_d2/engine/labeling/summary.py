@@ -1,4 +1,4 @@
-"""summary.json: what a run made, from the indices of its label files, and how fast, which the label files never say."""
+"""summary.json: label statistics from the indices of the label files, and the speed of the run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Worker processes that may die: which task a process held when it was killed is known, and it is replaced."""
+"""Worker processes: a dead worker is reported with the task that it held, and replaced."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Feature extractors of phase 1: what the clustering sees of an image."""
+"""Feature extractors of phase 1."""
 
 from .base import FEATURE_EXTRACTORS, FeatureExtractor
 from .build import build_feature_extractor, extractor_by_name

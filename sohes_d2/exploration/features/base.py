@@ -1,4 +1,4 @@
-"""What every feature extractor promises: one vector per cell of a grid that tiles the whole image."""
+"""Interface of feature extractors: one vector per cell of a grid over the image."""
 
 from __future__ import annotations
 

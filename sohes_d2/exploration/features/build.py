@@ -1,4 +1,4 @@
-"""From the config to a feature extractor: the only place of this package that sees ``cfg``."""
+"""Construction of feature extractors from the config."""
 
 from __future__ import annotations
 

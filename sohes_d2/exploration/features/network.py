@@ -1,4 +1,4 @@
-"""What frozen networks share as feature extractors: preparing images, one hook, precision, moving to the device."""
+"""Helpers for feature extractors that are frozen networks: preprocessing, hooks, precision, device."""
 
 from __future__ import annotations
 

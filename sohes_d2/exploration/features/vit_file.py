@@ -1,4 +1,4 @@
-"""A ViT that this project trained itself: the file says which architecture it holds. One comes with the package."""
+"""Feature extractor from a ViT file of this project, which stores its architecture. One is shipped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a refiner is: from a mask with the staircase of the feature grid to one that follows the pixels."""
+"""Interface of mask refiners: from a mask on the feature grid to one with pixel-accurate borders."""
 
 from __future__ import annotations
 

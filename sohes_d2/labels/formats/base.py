@@ -1,4 +1,4 @@
-"""What all formats share: a photo with its forest, and where its file lies."""
+"""Types that all formats share: a photo with its forest and the path of its file."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
+from ...structures.files import atomic_writer
 from ...structures.forest import Forest, ForestError
 from ...structures.hierarchy import NO_PARENT
 from ...structures.masks import RLE, mask_areas
@@ -169,7 +170,8 @@ def copy_photos(photos: Sequence[Photo], images: Path | None, folder: Path) -> N
         stem_of(photo.file_name)
         target = folder / photo.file_name
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(images / photo.file_name, target)
+        with open(images / photo.file_name, "rb") as source, atomic_writer(target) as file:
+            shutil.copyfileobj(source, file)
 
 
 def read_xml(path: str | os.PathLike[str]) -> ElementTree.Element:

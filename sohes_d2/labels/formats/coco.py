@@ -1,4 +1,4 @@
-"""Between our label files and `Photo`."""
+"""Conversion between label files of this project and `Photo`."""
 
 from __future__ import annotations
 

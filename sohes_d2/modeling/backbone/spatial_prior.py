@@ -1,4 +1,4 @@
-"""The convolutional branch of ViT-Adapter, which sees what patches are too coarse for."""
+"""Spatial prior module of ViT-Adapter: convolutional features of strides 4 to 32."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The forest of one image of a file: every sound mask, in the order in which a page paints them."""
+"""Forest of one image of a label file, in drawing order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Label files as a page shows them: with names that tell them apart."""
+"""Label files of a report, with distinguishable names."""
 
 from __future__ import annotations
 

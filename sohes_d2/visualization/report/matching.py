@@ -1,4 +1,4 @@
-"""What is the same in two files: images by their names, masks by their overlap."""
+"""Matching of two label files: images by name, masks by overlap."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores to show beside the forests, from a json file such as `sohes evaluate --output` writes."""
+"""Metrics shown in a report, from the output of `sohes evaluate --output`."""
 
 from __future__ import annotations
 

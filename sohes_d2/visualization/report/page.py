@@ -1,4 +1,4 @@
-"""The html around the data: one file with its style and script inside, which may reach for nothing else."""
+"""Html template of a report: one self-contained file with its style and script."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The photos of a page: found inside their folder only, shrunk, and turned into text."""
+"""Photos of a report: read from their folder only, resized and encoded."""
 
 from __future__ import annotations
 
