@@ -20,9 +20,9 @@ COPY setup.py pyproject.toml README.md LICENSE ./
 COPY configs configs
 COPY sohes_d2 sohes_d2
 RUN pip install --constraint requirements.txt --no-build-isolation '.[opencv,fast-eval]'
-RUN sohes setup --source sdist
-RUN useradd --create-home sohes && mkdir -p /data && chown sohes /data
-USER sohes
+RUN sohes setup --source sdist \
+    && useradd --create-home --uid 1000 sohes && mkdir -p /data && chown sohes /data
+USER 1000
 RUN sohes doctor
 
 WORKDIR /data

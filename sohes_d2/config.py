@@ -95,7 +95,11 @@ def add_sohes_config(cfg: Any) -> None:
     node.MAX_CHILD_AREA = 0.8
 
     # Inference. The number of masks per image is TEST.DETECTIONS_PER_IMAGE.
-    cfg.TEST.MIN_SCORE = 0.0  # masks scored lower are left out
+    cfg.TEST.MIN_SCORE = 0.0  # masks scored lower, after calibration, are left out
+    # [raw, calibrated] pairs, both rising strictly, from [0, 0] to a raw score of 1; linear between them: the share of
+    # masks of that raw score that come back under another look, as in phase 1 (tools/calibrate_scores.py). Empty: raw
+    # scores, which training always reads [D]
+    cfg.TEST.SCORE_CALIBRATION = []
     cfg.TEST.DUPLICATE_IOU = 1.0  # of two masks that overlap by more, the lower score is dropped; 1: none [D]
     cfg.TEST.REFINEMENT = CfgNode()  # of outlines, by a guided filter on the image [D]
     cfg.TEST.REFINEMENT.RADIUS = 0  # pixels of the model's input, about how far outlines are off; 0: none

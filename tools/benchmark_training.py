@@ -64,9 +64,9 @@ from torch import Tensor, nn
 import sohes_d2  # noqa: F401  (before Detectron2, which it mends)
 from sohes_d2.config_file import load_config
 from sohes_d2.data.synthetic import generate_scene
-from sohes_d2.engine.amp import MixedPrecision
 from sohes_d2.engine.optimizer import build_optimizer
 from sohes_d2.engine.part_meter import MIB, PartMeter
+from sohes_d2.engine.step import build_precision
 from sohes_d2.errors import ConfigError
 from sohes_d2.structures.ancestors import AncestorMatrix
 from sohes_d2.structures.masks import decode_masks
@@ -115,7 +115,7 @@ class Head:
     Attributes:
         pixel_decoder, predictor, criterion: the modules.
         weights: of the losses; others are not summed up.
-        precision: of forward and backward passes.
+        autocast, scaler: of forward and backward passes.
         meter: what counts the parts.
     """
 
@@ -123,7 +123,8 @@ class Head:
     predictor: nn.Module
     criterion: nn.Module
     weights: dict[str, float]
-    precision: MixedPrecision
+    autocast: torch.autocast
+    scaler: torch.amp.GradScaler
     meter: PartMeter
 
     def run(self, features: dict[str, Tensor], targets: list[dict[str, Tensor]]) -> tuple[dict[str, Any], dict]:
@@ -132,19 +133,19 @@ class Head:
         Returns:
             The predictor's outputs and the unweighted losses.
         """
-        part, autocast = self.meter.part, self.precision.autocast
-        with part(PIXELS), autocast():
+        part, autocast = self.meter.part, self.autocast
+        with part(PIXELS), autocast:
             mask_features, _, pyramid = self.pixel_decoder.forward_features(features)
         maps = [mask_features, *pyramid]
         leaves = cut(maps)
-        with part(QUERIES), autocast():
+        with part(QUERIES), autocast:
             outputs = self.predictor(leaves[1:], leaves[0])
         torch.manual_seed(0)  # the same points in every iteration
-        with part(LOSSES), autocast(), self._matching_counted():
+        with part(LOSSES), autocast, self._matching_counted():
             losses = self.criterion(outputs, targets)
             total = sum(loss * self.weights[name] for name, loss in losses.items() if name in self.weights)
         with part(QUERIES_BACK):
-            self.precision.backward(total)
+            self.scaler.scale(total).backward()
         del total
         with part(PIXELS_BACK):
             backward_through(maps, leaves)
@@ -196,19 +197,25 @@ class Training:
         self.optimizer = build_optimizer(cfg, self.model)
         for group in self.optimizer.param_groups:
             group["lr"] = 0.0
-        self.precision = MixedPrecision.from_config(cfg)
+        self.autocast, self.scaler = build_precision(cfg)
         self.meter = PartMeter(cfg.MODEL.DEVICE)
         self.batch = make_batch(batch_size, cfg.INPUT.IMAGE_SIZE)
         head, criterion = self.model.sem_seg_head, self.model.criterion
         self.head = Head(
-            head.pixel_decoder, head.predictor, criterion, criterion.weight_dict, self.precision, self.meter
+            head.pixel_decoder,
+            head.predictor,
+            criterion,
+            criterion.weight_dict,
+            self.autocast,
+            self.scaler,
+            self.meter,
         )
         images = self.model.preprocess(self.batch)
         self.targets = self.model.prepare_targets(self.batch, tuple(images.tensor.shape[-2:]))
 
     def features(self) -> dict[str, Tensor]:
         """The backbone's maps for the batch that the head reads."""
-        with self.precision.autocast():
+        with self.autocast:
             maps = self.model.backbone(self.model.preprocess(self.batch).tensor)
         return {name: maps[name] for name in self.model.sem_seg_head.in_features}
 
@@ -222,7 +229,8 @@ class Training:
             with self.meter.part(BACKBONE_BACK):
                 backward_through(list(features.values()), leaves)
             with self.meter.part(OPTIMIZER):
-                self.precision.step(self.optimizer)
+                self.scaler.step(self.optimizer)
+                self.scaler.update()
                 self.optimizer.zero_grad()
 
 
@@ -299,7 +307,7 @@ def build_official(folder: str, cfg: Any, training: Training) -> Head:
         importance_sample_ratio=settings.IMPORTANCE_SAMPLE_RATIO,
     )
     modules = [each.to(cfg.MODEL.DEVICE).train() for each in (pixel_decoder, predictor, criterion)]
-    return Head(*modules, training.head.weights, training.precision, PartMeter(cfg.MODEL.DEVICE))
+    return Head(*modules, training.head.weights, training.autocast, training.scaler, PartMeter(cfg.MODEL.DEVICE))
 
 
 def largest_difference(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:

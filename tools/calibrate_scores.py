@@ -1,13 +1,17 @@
 #!/usr/bin/env python
-"""Fit EXPLORATION.SCORE.FLOOR, MIDPOINT and SLOPE without labels: which masks come back in a changed photo?
+"""Fit scores to the share of masks that come back in a changed photo, without labels.
 
     python tools/calibrate_scores.py --images photos/ --photos 40
     python tools/calibrate_scores.py --images photos/ --config-file configs/exploration/color_texture.yaml
+    python tools/calibrate_scores.py --images photos/ --model shipped:sohes_mini8
 
 Every photo is labeled twice: as it is, and mirrored, recoloured (brightness, contrast and saturation by up to 20 %) and
-reduced to three quarters of its sides. A mask comes back if the second labels have one of an IoU of at least 0.75. The
-share of masks that do is fitted as a logistic function of the logarithm of the raw score above a floor, by maximum
-likelihood. Prints the keys, and a table of predicted and observed shares.
+reduced to three quarters of its sides. A mask comes back if the second labels have one of an IoU of at least 0.75.
+
+Of phase 1 the share of masks that do is fitted as a logistic function of the logarithm of the raw score above a floor,
+by maximum likelihood: EXPLORATION.SCORE.FLOOR, MIDPOINT and SLOPE. Of a trained model it is fitted by isotonic
+regression: TEST.SCORE_CALIBRATION. Prints the keys, and a table of predicted and observed shares; with --check the
+table alone, of the scores as the config has them.
 """
 
 from __future__ import annotations
@@ -15,7 +19,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -24,59 +30,112 @@ import numpy as np  # noqa: E402
 
 from sohes_d2.cli.runner import run_tool, tool_parser  # noqa: E402
 from sohes_d2.errors import InputError  # noqa: E402
+from sohes_d2.structures.score_calibration import calibrated  # noqa: E402
+
+Find = Callable[[np.ndarray], Any]  # from an (H, W, 3) photo to its Forest
 
 RETURNED_IOU = 0.75
 SHRINK = 0.75
 JITTER = 0.2
+GROUPS = 12  # of masks of similar scores, to which a model's calibration is fitted
+LEAST_STEP = 0.005  # raw score between its knots
+TILT = 0.02  # share of the raw score in it, without which it would be level in places
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; exits with code 2 where it is wrong."""
     parser = tool_parser(__doc__)
     add = parser.add_argument
-    add("--images", required=True, metavar="DIR", help="folder of photos")
-    add("--photos", type=int, default=40, metavar="N", help="how many, spread over the folder (default: 40)")
-    add("--config-file", metavar="YAML", help="default: configs/exploration/joint.yaml")
+    add("--images", required=True, nargs="+", metavar="DIR", help="folders of photos")
+    add("--photos", type=int, default=40, metavar="N", help="how many of each, spread over it (default: 40)")
+    add("--first", type=int, default=0, metavar="K", help="photos to leave out before (default: 0)")
+    add("--config-file", metavar="YAML", help="of phase 1 (default: configs/exploration/joint.yaml)")
+    add("--model", metavar="NAME", help="a trained model instead of phase 1: shipped:NAME or a folder")
+    add("--check", action="store_true", help="fit nothing: how well do the scores of the config hold?")
     return parser.parse_args(arguments)
 
 
 def calibrate(args: argparse.Namespace) -> int:
     """Label, fit, and print the numbers; returns the exit code."""
-    import sohes_d2  # before Detectron2, which it mends
-    from sohes_d2.exploration.labeler import PseudoLabeler
-    from sohes_d2.structures.images import read_image
+    import sohes_d2  # noqa: F401 (before Detectron2, which it mends)
 
-    from detectron2.config import get_cfg
-
-    cfg = get_cfg()
-    sohes_d2.add_sohes_config(cfg)
-    cfg.merge_from_file(args.config_file or str(Path(__file__).parents[1] / "configs/exploration/joint.yaml"))
-    cfg.MODEL.DEVICE = "cpu"
-    node = cfg.EXPLORATION.SCORE
-    tail = node.TAIL
-    node.FLOOR, node.MIDPOINT, node.SLOPE, node.REDUNDANCY = 0.0, 1.0, 1.0, 0.0  # the score is raw / (raw + 1) then
-    labeler = PseudoLabeler.from_cfg(cfg)
-    paths = sorted(path for path in Path(args.images).iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
-    paths = paths[:: max(1, len(paths) // args.photos)][: args.photos]
-    if not paths:
-        raise InputError(f"{args.images}: no .jpg or .png in this folder")
-    raw, returned = [], []
-    for k, path in enumerate(paths):
-        scores, came_back = look_twice(labeler, read_image(str(path)), np.random.default_rng(k))
-        raw.append(scores / np.maximum(1 - scores, 1e-9))
-        returned.append(came_back)
-    raw, returned = np.concatenate(raw), np.concatenate(returned)
-    floor, midpoint, slope = fit(raw, returned, tail)
-    print(f"{len(paths)} photos, {len(raw)} masks, {returned.mean():.3f} of them come back")
-    for key, value in (("FLOOR", floor), ("MIDPOINT", midpoint), ("SLOPE", slope)):
-        print(f"EXPLORATION.SCORE.{key} {value:.4f}")
-    predicted = floor * raw / (raw + tail) + (1 - floor) * raw**slope / (raw**slope + midpoint**slope)
+    find, tail = model(args) if args.model else phase_one(args)
+    scores, returned, count = observe(find, photos_of(args))
+    print(f"{count} photos, {len(scores)} masks, {returned.mean():.3f} of them come back")
+    predicted = scores
+    if not args.check and args.model:
+        knots = isotonic_knots(scores, returned)
+        print(f"TEST.SCORE_CALIBRATION {knots}")
+        predicted = calibrated(scores, knots)
+    elif not args.check:
+        raw = scores / np.maximum(1 - scores, 1e-9)
+        floor, midpoint, slope = fit(raw, returned, tail)
+        for key, value in (("FLOOR", floor), ("MIDPOINT", midpoint), ("SLOPE", slope)):
+            print(f"EXPLORATION.SCORE.{key} {value:.4f}")
+        predicted = floor * raw / (raw + tail) + (1 - floor) * raw**slope / (raw**slope + midpoint**slope)
     for low in np.arange(0, 1, 0.1):
         some = (low <= predicted) & (predicted < low + 0.1)
         if some.any():
             shares = f"predicted {predicted[some].mean():.3f}, observed {returned[some].mean():.3f}"
             print(f"score {low:.1f} to {low + 0.1:.1f}: {some.sum():6d} masks, {shares}")
+    print(f"mean difference of the tenths, weighted by masks: {calibration_error(predicted, returned):.3f}")
     return 0
+
+
+def phase_one(args: argparse.Namespace) -> tuple[Find, float]:
+    """From a photo to its labels, whose scores are raw / (raw + 1) unless they are to be checked, and SCORE.TAIL."""
+    from sohes_d2 import add_sohes_config
+    from sohes_d2.exploration.labeler import PseudoLabeler
+
+    from detectron2.config import get_cfg
+
+    cfg = get_cfg()
+    add_sohes_config(cfg)
+    cfg.merge_from_file(args.config_file or str(Path(__file__).parents[1] / "configs/exploration/joint.yaml"))
+    cfg.MODEL.DEVICE = "cpu"
+    node = cfg.EXPLORATION.SCORE
+    tail = node.TAIL
+    if not args.check:
+        node.FLOOR, node.MIDPOINT, node.SLOPE, node.REDUNDANCY = 0.0, 1.0, 1.0, 0.0
+    return PseudoLabeler.from_cfg(cfg).generate, tail
+
+
+def model(args: argparse.Namespace) -> tuple[Find, float]:
+    """From a photo to a model's entities, with raw scores unless they are to be checked; and 0."""
+    from sohes_d2.engine.predictor import SOHESPredictor, load_model_folder
+
+    cfg, weights = load_model_folder(args.model)
+    cfg.defrost()
+    if not args.check:
+        cfg.TEST.SCORE_CALIBRATION, cfg.TEST.MIN_SCORE = [], 0.0
+    cfg.MODEL.WEIGHTS = weights
+    return SOHESPredictor(cfg, device="cpu"), 0.0
+
+
+def photos_of(args: argparse.Namespace) -> list[Path]:
+    """The photos of the command line.
+
+    Raises:
+        InputError: none in a folder.
+    """
+    chosen = []
+    for folder in args.images:
+        paths = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+        paths = paths[args.first :]
+        paths = paths[:: max(1, len(paths) // args.photos)][: args.photos]
+        if not paths:
+            raise InputError(f"{folder}: no .jpg or .png in this folder")
+        chosen += paths
+    return chosen
+
+
+def observe(find: Find, paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray, int]:
+    """(M,) scores of all masks of some photos, (M,) bool whether they come back, and the number of photos."""
+    from sohes_d2.structures.images import read_image
+
+    looks = [look_twice(find, read_image(str(path)), np.random.default_rng(k)) for k, path in enumerate(paths)]
+    scores, returned = (np.concatenate(values) for values in zip(*looks))
+    return scores.astype(np.float64), returned, len(looks)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -84,15 +143,15 @@ def main(arguments: list[str] | None = None) -> int:
     return run_tool("calibrate_scores", parse_arguments, calibrate, arguments)
 
 
-def look_twice(labeler, image: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def look_twice(find: Find, image: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """(M,) scores of an (H, W, 3) photo's masks, and (M,) bool whether they come back."""
     import cv2
 
     from sohes_d2.structures.masks import decode_mask, encode_masks, iou_matrix
 
     height, width = image.shape[:2]
-    first = labeler.generate(image)
-    second = labeler.generate(transformed(image, generator))
+    first = find(image)
+    second = find(transformed(image, generator))
     size = (width, height)
     back = [
         cv2.resize(decode_mask(mask).astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)[:, ::-1].astype(bool)
@@ -114,6 +173,34 @@ def transformed(image: np.ndarray, generator: np.random.Generator) -> np.ndarray
     colored = grey + saturation * (small - grey)
     mean = colored.mean()
     return np.clip(np.rint(brightness * (mean + contrast * (colored - mean))), 0, 255).astype(np.uint8)
+
+
+def isotonic_knots(scores: np.ndarray, returned: np.ndarray) -> list[list[float]]:
+    """The share that comes back by raw score, as knots of TEST.SCORE_CALIBRATION.
+
+    Isotonic regression over groups of equally many masks, between which the share is linear; made strictly rising, so
+    that the order of masks stays.
+    """
+    from scipy.optimize import isotonic_regression
+
+    order = np.argsort(scores, kind="stable")
+    groups = [group for group in np.array_split(order, GROUPS) if len(group)]
+    raw = np.array([scores[group].mean() for group in groups])
+    found = isotonic_regression([returned[group].mean() for group in groups], weights=[len(g) for g in groups])
+    share = (1 - TILT) * found.x + TILT * raw
+    ends = np.union1d(found.blocks[:-1], found.blocks[1:] - 1)  # of groups with one share
+    knots = [[0.0, 0.0]]
+    for x, y in zip(raw[ends], share[ends]):
+        if knots[-1][0] + LEAST_STEP < x < 1 - LEAST_STEP:
+            knots.append([round(float(x), 5), round(float(y), 5)])
+    return [*knots, [1.0, round(float((1 - TILT) * found.x[-1] + TILT), 5)]]
+
+
+def calibration_error(scores: np.ndarray, returned: np.ndarray) -> float:
+    """Mean over tenths of the score, weighted by masks, of the difference between mean score and share returned."""
+    tenth = np.minimum((scores * 10).astype(int), 9)
+    sums = [np.bincount(tenth, weights=values, minlength=10) for values in (scores, returned.astype(np.float64))]
+    return float(np.abs(sums[0] - sums[1]).sum() / len(scores))
 
 
 def fit(raw: np.ndarray, returned: np.ndarray, tail: float) -> tuple[float, float, float]:

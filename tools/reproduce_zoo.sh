@@ -58,3 +58,6 @@ $python tools/train_net.py --config-file configs/sohes_photos_cpu_correction.yam
 
 echo "== The model as it comes with the package =="
 $python tools/export_model.py "$output/correction/model_final.pth" --half --output "$output/model"
+
+echo "== Its scores, calibrated without labels on photos that it did not see: the value of TEST.SCORE_CALIBRATION =="
+$python tools/calibrate_scores.py --images "$photos" --first 400 --photos 30 --model "$output/model"

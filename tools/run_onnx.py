@@ -5,7 +5,7 @@
     PYTHONPATH=. python tools/run_onnx.py --model model.onnx --input a.jpg b.jpg --output output/onnx
 
 A photo is resized to fit into the model's fixed input and padded with the mean colour. A mask's score is the
-probability that its query is an entity, times the mean probability of its pixels. Parents are decoded as by
+probability that its query is an entity, times the mean probability of its pixels, calibrated. Parents are decoded as by
 `SOHESPredictor`, by `sohes_d2.structures.hierarchy`, which needs numpy alone.
 
 OUTPUT receives labels.json, COCO json with uncompressed RLE, "parent_id" (0: a whole) and "depth"; and for each photo
@@ -33,6 +33,7 @@ from sohes_d2.errors import WeightsError
 from sohes_d2.structures.files import check_output, write_json, write_picture
 from sohes_d2.structures.hierarchy import NO_PARENT, depths_of, parents_by_coverage, parents_by_probability
 from sohes_d2.structures.images import ImageReadError, read_image
+from sohes_d2.structures.score_calibration import calibrated
 
 ALPHA = 0.5  # of a mask over the photo
 
@@ -92,9 +93,10 @@ def find_entities(
     probability = 1 - shares[:, -1] / shares.sum(1)
     probability[masks.max(axis=(1, 2)) <= 0] = 0  # nothing is inside
     likeliest = np.argsort(-probability, kind="stable")[: settings["max_masks"]]
+    knots = settings.get("calibration", ())
     entities = []
     for query in likeliest:
-        if probability[query] <= 0 or probability[query] < settings["min_score"]:
+        if probability[query] <= 0 or calibrated(probability[query], knots) < settings["min_score"]:
             continue
         whole = resize(masks[query], (masks.shape[1] * 4, masks.shape[2] * 4))
         full = resize(whole[: fitted[0], : fitted[1]], photo_size)
@@ -102,7 +104,7 @@ def find_entities(
         rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
         if not len(rows):
             continue
-        score = float(probability[query] * np.mean(1 / (1 + np.exp(-full[inside]))))
+        score = float(calibrated(probability[query] * np.mean(1 / (1 + np.exp(-full[inside]))), knots))
         if score >= settings["min_score"]:
             box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
             area = int(inside.sum())

@@ -1,7 +1,8 @@
-"""One training iteration: batch, losses, gradients, optimizer step."""
+"""One training iteration: batch, losses, gradients, optimizer step; mixed precision by `SOLVER.AMP`."""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -10,12 +11,40 @@ import numpy as np
 import torch
 from torch import nn
 
+from detectron2.config import CfgNode
 from detectron2.engine import SimpleTrainer
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import get_event_storage
 
-from .amp import MixedPrecision
+from ..errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def build_precision(cfg: CfgNode) -> tuple[torch.autocast, torch.amp.GradScaler]:
+    """The context of forward passes and losses, and the scaler of the losses, of ``SOLVER.AMP`` on ``MODEL.DEVICE``.
+
+    Both do nothing without ``SOLVER.AMP.ENABLED``. Losses are scaled for float16, on CUDA: bfloat16 has the range of
+    float32. Detectron2's `AMPTrainer` knows CUDA alone, and no dtype in release 0.6.
+
+    Raises:
+        ConfigError: an unknown dtype.
+    """
+    amp, device_type = cfg.SOLVER.AMP, torch.device(cfg.MODEL.DEVICE).type
+    if amp.ENABLED and amp.DTYPE not in DTYPES:
+        raise ConfigError(f"SOLVER.AMP.DTYPE {amp.DTYPE!r} is not one of {', '.join(DTYPES)}")
+    is_float16 = amp.ENABLED and amp.DTYPE == "float16"
+    scales = is_float16 and device_type == "cuda"
+    if is_float16 and not scales:
+        logger.warning(
+            "float16 on %s trains without loss scaling: small gradients vanish; prefer SOLVER.AMP.DTYPE bfloat16",
+            device_type,
+        )
+    autocast = torch.autocast(device_type, DTYPES[amp.DTYPE] if amp.ENABLED else None, enabled=amp.ENABLED)
+    return autocast, torch.amp.GradScaler("cuda", enabled=scales)
 
 
 class TrainingStep(SimpleTrainer):
@@ -25,15 +54,21 @@ class TrainingStep(SimpleTrainer):
     training goes on exactly as if it had not been stopped.
     """
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, precision: MixedPrecision):
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        autocast: torch.autocast,
+        scaler: torch.amp.GradScaler,
+    ):
         """
         Args:
             model: called with a batch, returns a dict of weighted losses, or one loss.
             optimizer: of its parameters.
-            precision: of the forward and backward passes.
+            autocast, scaler: see `build_precision`.
         """
         super().__init__(model, (), optimizer)
-        self.precision = precision
+        self.autocast, self.scaler = autocast, scaler
         self.data_loader: Iterable[Any] | None = None
         self._batches: Iterator[Any] = iter(())
         self._seed = 0
@@ -64,30 +99,32 @@ class TrainingStep(SimpleTrainer):
 
         # After the batch, because a data loader that starts its workers draws from torch's generator.
         seed_all_rng(_mixed(self._seed, self.iter, comm.get_rank()))
-        with self.precision.autocast():
+        with self.autocast:
             losses = self.model(batch)
             if isinstance(losses, torch.Tensor):
                 losses = {"total_loss": losses}
             total = sum(losses.values())
         self.optimizer.zero_grad()
-        self.precision.backward(total)
+        self.scaler.scale(total).backward()
         self._write_metrics(losses, data_time)  # raises where a loss is not finite, before the step
-        self.precision.step(self.optimizer)
+        self.scaler.step(self.optimizer)  # left out where a scaled gradient overflowed
+        self.scaler.update()
 
         storage = get_event_storage()
         if hasattr(self.optimizer, "grad_norm"):
             storage.put_scalar("grad_norm", self.optimizer.grad_norm)
-        if self.precision.scaler.is_enabled():
-            storage.put_scalar("loss_scale", self.precision.scaler.get_scale(), smoothing_hint=False)
+        if self.scaler.is_enabled():
+            storage.put_scalar("loss_scale", self.scaler.get_scale(), smoothing_hint=False)
 
     def state_dict(self) -> dict[str, Any]:
         """Optimizer and loss scale."""
-        return {**super().state_dict(), "grad_scaler": self.precision.state_dict()}
+        return {**super().state_dict(), "grad_scaler": self.scaler.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` gave."""
+        """Take up what `state_dict` gave; a scale has no use in a training of another precision, and is left alone."""
         super().load_state_dict(state)
-        self.precision.load_state_dict(state.get("grad_scaler", {}))
+        if state.get("grad_scaler"):  # empty where losses were not scaled
+            self.scaler.load_state_dict(state["grad_scaler"])
 
 
 def _mixed(*numbers: int) -> int:

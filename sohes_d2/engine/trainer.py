@@ -27,14 +27,13 @@ from ..data.mapper import PseudoLabelDatasetMapper
 from ..data.training_stream import build_training_loader, images_per_process
 from ..errors import ConfigError, InputError
 from ..evaluation.entity_evaluator import EntityEvaluator
-from .amp import MixedPrecision
 from .checkpoint import CheckpointError, SOHESCheckpointer
 from .hooks import Checkpoints, CountSkippedImages, DrawExamples, Evaluation
 from .inference_loader import build_test_loader
 from .optimizer import build_optimizer
 from .results import check_readable, defined_only, write_evaluation
 from .schedule import build_lr_scheduler
-from .step import TrainingStep
+from .step import TrainingStep, build_precision
 from .stopping import stopping
 from .teacher_pictures import DrawTeacherLabels
 from .writers import build_writers
@@ -72,7 +71,7 @@ class SOHESTrainer(DefaultTrainer):
         _check_batch_size(cfg)
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
-        self._trainer = TrainingStep(_distributed(model), optimizer, MixedPrecision.from_config(cfg))
+        self._trainer = TrainingStep(_distributed(model), optimizer, *build_precision(cfg))
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         # A weak reference, since the checkpointer belongs to the trainer.
         self.checkpointer = SOHESCheckpointer(

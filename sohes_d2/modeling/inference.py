@@ -17,6 +17,7 @@ from ..structures.duplicates import without_duplicates
 from ..structures.forest import Forest
 from ..structures.masks import RLE, coverage_matrix, mask_areas, mask_boxes
 from ..structures.rle_masks import RLEMasks
+from ..structures.score_calibration import Knots, calibrated
 from .ancestor_head import ancestor_logits
 from .mask_refinement import refine_masks
 from .mask_scores import entity_probabilities, full_size_logits, measure, resize
@@ -52,7 +53,8 @@ class EntityInference:
 
     Attributes:
         max_masks: at most so many masks per image, the best first.
-        min_score: masks scored lower are left out; in [0, 1].
+        min_score: masks scored lower, after calibration, are left out; in [0, 1].
+        calibration: of the scores, see `calibrated`; empty: none.
         duplicate_iou: of two masks that overlap by more, the lower score is left out; 1 keeps all.
         ancestor_threshold: probability from which a predicted pair of ancestor and descendant counts.
         theta_cover: and the share of the descendant that the ancestor's mask must cover; 0 trusts the probability.
@@ -65,6 +67,7 @@ class EntityInference:
 
     max_masks: int = 1000
     min_score: float = 0.0
+    calibration: Knots = ()
     duplicate_iou: float = 1.0
     ancestor_threshold: float = 0.5
     theta_cover: float = 0.5
@@ -100,7 +103,7 @@ class EntityInference:
     ) -> FoundMasks:
         """The masks of one image, or of one crop of an image.
 
-        A mask's score is as in Mask2Former, see `mask_scores`; refinement does not change it.
+        A mask's score is as in Mask2Former, see `mask_scores`, calibrated; refinement does not change it.
 
         Args:
             logits: (Q, K + 1), the last for "no entity".
@@ -113,11 +116,13 @@ class EntityInference:
         """
         entity = entity_probabilities(logits, masks)
         entity, query = entity.topk(min(self.max_masks, len(entity)))
-        query = query[(entity > 0) & (entity >= self.min_score)]
-        entity = entity[: len(query)]
+        entity = entity.cpu()
+        # a score is at most that of a mask whose pixels are sure
+        reachable = (entity > 0) & (self._calibrated(entity) >= self.min_score)
+        entity, query = entity[reachable], query[reachable.to(query.device)]
         rles, mask_confidence = self._full_size(masks[query], padded_size, image_size, output_size, photo)
         sides = None if ancestors is None else (ancestors[0][query], ancestors[1][query])
-        return FoundMasks(rles, entity.cpu() * mask_confidence, sides)
+        return FoundMasks(rles, self._calibrated(entity * mask_confidence), sides)
 
     def combine(
         self, found: Sequence[FoundMasks], output_size: tuple[int, int], nms_threshold: float = 1.0
@@ -172,6 +177,10 @@ class EntityInference:
             **fields,
         )
         return result
+
+    def _calibrated(self, scores: Tensor) -> Tensor:
+        """(N,) float32 scores on the CPU, calibrated."""
+        return torch.from_numpy(calibrated(scores.numpy(), self.calibration)).float()
 
     def _full_size(
         self,

@@ -13,6 +13,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone, bu
 from detectron2.structures import ImageList, Instances
 
 from ..structures.crops import NO_CROPS, CropLayers, window_of
+from ..structures.score_calibration import check_knots
 from .criterion import SetCriterion
 from .inference import EntityInference, FoundMasks
 from .matcher import HungarianMatcher
@@ -103,6 +104,7 @@ class SOHES(nn.Module):
             "inference": EntityInference(
                 max_masks=cfg.TEST.DETECTIONS_PER_IMAGE,
                 min_score=cfg.TEST.MIN_SCORE,
+                calibration=_calibration(cfg),
                 duplicate_iou=cfg.TEST.DUPLICATE_IOU,
                 ancestor_threshold=ancestor.THRESHOLD,
                 theta_cover=ancestor.THETA_COVER,
@@ -206,6 +208,14 @@ def _cut(photo: Tensor, box: tuple[int, int, int, int], size: tuple[int, int]) -
     if tuple(pixels.shape[-2:]) == size:
         return pixels
     return F.interpolate(pixels[None], size=size, mode="bilinear", align_corners=False, antialias=True)[0]
+
+
+def _calibration(cfg: Any) -> list[list[float]]:
+    try:
+        check_knots(cfg.TEST.SCORE_CALIBRATION)
+    except ValueError as error:
+        raise ValueError(f"TEST.SCORE_CALIBRATION {error}") from error
+    return cfg.TEST.SCORE_CALIBRATION
 
 
 def _target(instances: Instances, padded_size: tuple[int, int]) -> dict[str, Tensor]:

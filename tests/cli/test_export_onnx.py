@@ -152,7 +152,8 @@ def test_the_example_decodes_deep_forests_as_the_predictor(predictor):
 
 def test_the_example_leaves_out_what_the_predictor_does(tmp_path):
     def change(cfg):
-        cfg.TEST.DUPLICATE_IOU, cfg.TEST.MIN_SCORE, cfg.TEST.DETECTIONS_PER_IMAGE = 0.6, 0.2, 9
+        cfg.TEST.DUPLICATE_IOU, cfg.TEST.MIN_SCORE, cfg.TEST.DETECTIONS_PER_IMAGE = 0.6, 0.1, 9
+        cfg.TEST.SCORE_CALIBRATION = [[0.0, 0.0], [0.4, 0.2], [1.0, 0.9]]
 
     strict = SOHESPredictor(write_model(tmp_path / "strict", change), device="cpu")
     expected = strict(photo())

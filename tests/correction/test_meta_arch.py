@@ -54,6 +54,27 @@ def test_the_initial_branch_is_phase_2_times_its_weight():
     assert model.statistics is None  # nobody asked the teacher
 
 
+def test_the_teacher_teaches_by_raw_scores_and_answers_with_calibrated_ones():
+    cfg = mutual_cfg("")
+    cfg.CORRECTION.THRESHOLD.NAME, cfg.CORRECTION.THRESHOLD.FIXED = "fixed", 0.2
+    models = []
+    for knots in ([], [[0, 0], [0.9, 0.01], [1, 0.02]]):
+        cfg.TEST.SCORE_CALIBRATION = knots
+        models.append(build_model(cfg))
+        models[-1].load_state_dict(plain_model().state_dict())
+    seen = []
+    for model in models:
+        model.observer = lambda inputs, targets: seen.append(targets)
+    raw, other = (values(losses_of(model.train(), batch())) for model in models)
+    assert raw == other
+    for one, two in zip(*seen, strict=True):
+        assert len(one["scores"]) > 0
+        assert torch.equal(one["scores"], two["scores"]) and torch.equal(one["masks"], two["masks"])
+    inputs = [{"image": x["image"]} for x in batch()]
+    raw, calibrated = (model.eval()(inputs)[0]["instances"].scores for model in models)
+    torch.testing.assert_close(calibrated, raw / 90)
+
+
 def test_the_teachers_branch_scales_and_stands_alone():
     model = mutual_model()
     model.branch_weights = (0.0, 1.0)

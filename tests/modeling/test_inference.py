@@ -66,6 +66,32 @@ def test_empty_duplicate_and_weak_masks_are_left_out():
     assert np.asarray(none["instances"].pred_masks).shape == (0, 48, 64)
 
 
+KNOTS = [[0, 0], [0.5, 0.1], [0.7, 0.6], [1, 0.9]]
+
+
+def test_calibration_changes_scores_and_neither_order_nor_masks():
+    masks = torch.randn(9, 8, 8, generator=torch.Generator().manual_seed(0)) * 4
+    logits = torch.randn(9, 2, generator=torch.Generator().manual_seed(1))
+    for iou in (1.0, 0.3):
+        plain = EntityInference(duplicate_iou=iou)(logits, masks, None, **SIZES)
+        found = EntityInference(duplicate_iou=iou, calibration=KNOTS)(logits, masks, None, **SIZES)
+        expected = np.interp(plain["instances"].scores.numpy(), *np.transpose(KNOTS))
+        np.testing.assert_allclose(found["instances"].scores.numpy(), expected, rtol=1e-6)
+        assert found["instances"].scores.dtype == torch.float32
+        assert found["forest"].scores.tolist() == found["instances"].scores.tolist()
+        assert found["forest"].masks == plain["forest"].masks
+        assert found["forest"].parents.tolist() == plain["forest"].parents.tolist()
+
+
+def test_the_least_score_is_of_calibrated_scores():
+    masks = torch.stack([block(0, 0, 4, 4), block(0, 4, 4, 8), block(4, 0, 6, 4)])
+    logits = entity_logits(0.9, 0.75, 0.5)
+    scores = EntityInference(calibration=KNOTS)(logits, masks, None, **SIZES)["instances"].scores
+    for kept, score in enumerate(scores.tolist(), 1):
+        found = EntityInference(calibration=KNOTS, min_score=score)(logits, masks, None, **SIZES)["instances"]
+        assert found.scores.tolist() == scores[:kept].tolist()
+
+
 def test_chunks_do_not_matter():
     masks = torch.randn(9, 8, 8, generator=torch.Generator().manual_seed(0)) * 4
     logits = torch.randn(9, 2, generator=torch.Generator().manual_seed(1))

@@ -182,9 +182,9 @@ def test_missing_maps_are_named():
 
 
 def cells_in_view(images):
-    """A segmenter of one query per colour, which sees only what fills a cell of 4 x 4 pixels of its input."""
+    """A segmenter of one query per colour, which sees only what fills most of a cell of 4 x 4 pixels of its input."""
     cells = torch.nn.functional.avg_pool2d(images, 4)
-    masks = torch.where(cells[:, :2] > 0.99, 9.0, -9.0)
+    masks = torch.where(cells[:, :2] > 0.7, 9.0, -9.0)
     logits = torch.tensor([[4.0, -4.0], [3.0, -3.0]]).expand(len(images), 2, 2)
     return {"pred_logits": logits, "pred_masks": masks}
 
@@ -194,7 +194,7 @@ def test_crops_find_what_is_too_small_in_the_whole_photo():
     crops = {"TEST.CROPS.LAYERS": 1, "TEST.CROPS.OVERLAP": 0.5, "TEST.CROPS.BATCH_SIZE": 3}
     image = torch.zeros(3, 96, 144, dtype=torch.uint8)  # 1.5 times the 64 x 96 of the whole photo as it is seen
     image[0, 6:90, 6:138] = 255
-    image[1, 48:54, 72:78] = 255  # 4 x 4 pixels of the whole, across four of its cells
+    image[1, 51:57, 75:81] = 255  # 4 x 4 pixels of the whole, across four of its cells
     boxes = {}
     for name, more in (("whole", {}), ("crops", crops)):
         model = build_model(small_config(**options, **more)).eval()
@@ -210,5 +210,5 @@ def test_crops_find_what_is_too_small_in_the_whole_photo():
     small = boxes["crops"][1:]
     assert len(small) >= 1
     for box in small:
-        assert torch.allclose(box, torch.tensor([144.0, 96, 156, 108]), atol=7), box
+        assert torch.allclose(box, torch.tensor([150.0, 102, 162, 114]), atol=5), box
     assert result["forest"].parents.tolist() == [-1] + [0] * len(small)

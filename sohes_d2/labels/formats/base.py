@@ -16,6 +16,7 @@ from ...errors import InputError
 from ...structures.forest import Forest, ForestError
 from ...structures.hierarchy import NO_PARENT
 from ...structures.masks import RLE, mask_areas
+from ...structures.run_lengths import run_lengths
 
 LABEL = "entity"  # the class of every mask that we write
 DIGITS = 6  # of a score
@@ -109,6 +110,21 @@ def build_photo(file_name: str, size: tuple[int, int], entities: Sequence[Entity
 def parent_keys(forest: Forest) -> list[int]:
     """Keys of parents where a mask's key is its place + 1; 0 for a whole."""
     return [int(parent) + 1 if parent != NO_PARENT else 0 for parent in forest.parents]
+
+
+def cropped(mask: RLE, box: Sequence[int]) -> np.ndarray:
+    """(h, w) bool, what of a mask lies in a box, at the cost of the columns of the box instead of the image.
+
+    Args:
+        mask: compressed RLE.
+        box: (x, y, w, h) in pixels, inside the image.
+    """
+    height = mask["size"][0]
+    left, top, w, h = box
+    ends = np.clip(run_lengths(mask["counts"]).cumsum() - left * height, 0, w * height)
+    columns = np.repeat(np.arange(len(ends)) % 2 == 1, np.diff(ends, prepend=0))
+    columns = np.pad(columns, (0, w * height - len(columns))) if len(columns) < w * height else columns
+    return columns.reshape(w, height).T[top : top + h]
 
 
 def number(text: Any) -> float | None:

@@ -15,7 +15,7 @@ from ...errors import InputError
 from ...structures.files import atomic_writer
 from ...structures.forest import Forest
 from ...structures.hierarchy import NO_PARENT
-from ...structures.masks import RLE, decode_mask, encode_window, mask_boxes
+from ...structures.masks import RLE, encode_window, mask_boxes
 from .base import (
     DIGITS,
     LABEL,
@@ -24,6 +24,7 @@ from .base import (
     Photo,
     add_element,
     build_photo,
+    cropped,
     number,
     parent_keys,
     read_xml,
@@ -60,7 +61,7 @@ def _add_masks(image: ElementTree.Element, forest: Forest) -> None:
     depths, roots = forest.depths(), _roots(forest)
     for k, (parent, box) in enumerate(zip(parent_keys(forest), mask_boxes(forest.masks).astype(int))):
         left, top, width, height = (int(value) for value in box)
-        inside = decode_mask(forest.masks[k])[top : top + height, left : left + width]
+        inside = cropped(forest.masks[k], (left, top, width, height))
         where = {"left": left, "top": top, "width": width, "height": height}
         runs = ", ".join(map(str, _row_runs(inside)))
         more = {"group_id": int(roots[k]) + 1, "z_order": int(depths[k])}

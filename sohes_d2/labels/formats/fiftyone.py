@@ -21,9 +21,9 @@ import numpy as np
 
 from ...errors import InputError
 from ...structures.files import write_json
-from ...structures.masks import decode_mask, encode_masks, encode_window, mask_boxes
+from ...structures.masks import encode_masks, encode_window, mask_boxes
 from ..writer import read_json
-from .base import DIGITS, LABEL, Entity, Options, Photo, build_photo, get, number, parent_keys
+from .base import DIGITS, LABEL, Entity, Options, Photo, build_photo, cropped, get, number, parent_keys
 
 IS_FOLDER = False
 LOSSES = "nothing is lost"
@@ -56,7 +56,7 @@ def _detections(photo: Photo) -> list[dict[str, Any]]:
     depths, detections = forest.depths(), []
     for k, (parent, box) in enumerate(zip(parent_keys(forest), mask_boxes(forest.masks).astype(int))):
         left, top, w, h = (int(value) for value in box)
-        inside = decode_mask(forest.masks[k])[top : top + h, left : left + w]
+        inside = cropped(forest.masks[k], (left, top, w, h))
         detections.append(
             {
                 "_cls": "Detection",

@@ -13,9 +13,9 @@ import numpy as np
 
 from ...errors import InputError
 from ...structures.files import write_json
-from ...structures.masks import decode_mask, encode_masks
+from ...structures.masks import RLE, encode_masks, mask_boxes
 from ..writer import read_json
-from .base import DIGITS, LABEL, Entity, Options, Photo, build_photo, get, number, parent_keys
+from .base import DIGITS, LABEL, Entity, Options, Photo, build_photo, cropped, get, number, parent_keys
 
 IS_FOLDER = False
 LOSSES = "nothing is lost"
@@ -32,6 +32,8 @@ INTERFACE = f"""<View>
 # many values), 2 bits for the kind of count, the count less one, and the value or values.
 _VALUE_BITS = 8
 _COUNT_BITS = (3, 4, 8, 16)
+_LARGEST_COUNT = 1 << _COUNT_BITS[-1]
+_HEAD_BITS = (32, 5, 4, 4, 4, 4)
 _CHANNELS = 4  # of the RGBA picture that is packed; a mask sets all
 
 
@@ -47,12 +49,13 @@ def write(photos: Sequence[Photo], output: Path, options: Options) -> None:
                 "predictions": [{"model_version": "sohes_d2", "result": results}],
             }
         )
-    write_json(output, tasks)
+    write_json(output, tasks, indent=None)
 
 
 def _regions(photo: Photo) -> Iterator[dict[str, Any]]:
     height, width = photo.forest.image_size
-    for k, mask in enumerate(photo.forest.masks):
+    boxes = mask_boxes(photo.forest.masks).astype(int).tolist()
+    for k, (mask, box) in enumerate(zip(photo.forest.masks, boxes)):
         yield {
             "id": f"entity{k + 1}",
             "type": "brushlabels",
@@ -62,7 +65,7 @@ def _regions(photo: Photo) -> Iterator[dict[str, Any]]:
             "original_height": height,
             "image_rotation": 0,
             "score": round(float(photo.forest.scores[k]), DIGITS),
-            "value": {"format": "rle", "rle": pack(decode_mask(mask)), "brushlabels": [LABEL]},
+            "value": {"format": "rle", "rle": pack(mask, box), "brushlabels": [LABEL]},
         }
 
 
@@ -111,20 +114,45 @@ def _read_region(region: Mapping[str, Any], size: tuple[int, int], parents: Mapp
     return Entity(encode_masks([mask])[0], region.get("id"), parents.get(region.get("id")), score, str(labels[0]))
 
 
-def pack(mask: np.ndarray) -> list[int]:
-    """Label Studio's run lengths of a mask, (H, W) bool: bytes as numbers."""
-    flat = mask.ravel()
-    bounds = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1, [flat.size]])
-    bits = [f"{flat.size * _CHANNELS:032b}{_VALUE_BITS - 1:05b}", *(f"{size - 1:04b}" for size in _COUNT_BITS)]
-    for start, length in zip(bounds[:-1], np.diff(bounds) * _CHANNELS):
-        value = 255 if flat[start] else 0
-        while length > 0:
-            kind = next((k for k, size in enumerate(_COUNT_BITS) if length <= 1 << size), len(_COUNT_BITS) - 1)
-            count = min(int(length), 1 << _COUNT_BITS[kind])
-            bits.append(f"1{kind:02b}{count - 1:0{_COUNT_BITS[kind]}b}{value:0{_VALUE_BITS}b}")
-            length -= count
-    text = "".join(bits)
-    return [int(text[k : k + 8].ljust(8, "0"), 2) for k in range(0, len(text), 8)]
+def pack(mask: RLE, box: Sequence[int]) -> list[int]:
+    """Label Studio's run lengths of a mask: bytes as numbers.
+
+    Args:
+        mask: compressed RLE.
+        box: its (x, y, width, height).
+    """
+    height, width = mask["size"]
+    left, top, w, h = box
+    inside = np.zeros((h, w + 2), np.uint8)  # rows of the box, between columns outside
+    inside[:, 1:-1] = cropped(mask, box)
+    rows, columns = np.nonzero(inside[:, 1:] != inside[:, :-1])
+    bounds = (rows + top) * width + columns + left  # where rows begin and end in turn
+    if w == width:  # one may end where the next begins
+        touching = np.flatnonzero(bounds[1:-1:2] == bounds[2::2]) * 2 + 1
+        bounds = np.delete(bounds, [*touching, *(touching + 1)])
+    bounds = np.concatenate([[0], bounds, [height * width]])
+    lengths = np.diff(bounds) * _CHANNELS
+    begun = lengths > 0  # neither the first nor the last need be
+    values, lengths = np.where(np.arange(len(lengths)) % 2, 255, 0)[begun], lengths[begun]
+    # a run longer than the largest count becomes several
+    pieces = -(-lengths // _LARGEST_COUNT)
+    values = np.repeat(values, pieces)
+    counts = np.full(len(values), _LARGEST_COUNT)
+    counts[pieces.cumsum() - 1] = lengths - (pieces - 1) * _LARGEST_COUNT
+    kinds = np.searchsorted(1 << np.array(_COUNT_BITS), counts)
+    widths = np.array(_COUNT_BITS)[kinds]
+    records = (((4 + kinds) << widths | counts - 1) << _VALUE_BITS) | values
+    head = [height * width * _CHANNELS, _VALUE_BITS - 1, *(size - 1 for size in _COUNT_BITS)]
+    return _joined_bits(
+        np.concatenate([head, records]), np.concatenate([_HEAD_BITS, 3 + widths + _VALUE_BITS])
+    ).tolist()
+
+
+def _joined_bits(values: np.ndarray, widths: np.ndarray) -> np.ndarray:
+    """uint8 of numbers, each written with so many bits, one after the other; zeros fill the last byte."""
+    last = widths.cumsum() - 1  # where the lowest bit of each goes
+    shifts = np.repeat(last, widths) - np.arange(last[-1] + 1)
+    return np.packbits((np.repeat(values, widths) >> shifts & 1).astype(np.uint8))
 
 
 def unpack(packed: Sequence[int], expected: int) -> np.ndarray:
@@ -137,31 +165,40 @@ def unpack(packed: Sequence[int], expected: int) -> np.ndarray:
     Raises:
         ValueError: another number of values, or bytes that end too early.
     """
-    data = np.unpackbits(np.asarray(packed, np.int64).astype(np.uint8)).astype(np.uint8)
+    data = np.asarray(packed, np.int64).astype(np.uint8).tobytes()
     position = 0
 
-    def take(bits: int) -> int:
+    def take(*widths: int) -> list[int]:
+        """The next numbers of so many bits, together 57 at most."""
         nonlocal position
-        if position + bits > len(data):
+        start, total = position, sum(widths)
+        position += total
+        if position > 8 * len(data):
             raise ValueError("the run lengths end too early")
-        piece = data[position : position + bits]
-        position += bits
-        return int("".join(map(str, piece)), 2)
+        window = int.from_bytes(data[start >> 3 : (start >> 3) + 8].ljust(8, b"\0"), "big") << (start & 7)
+        found, left = [], 64
+        for width in widths:
+            left -= width
+            found.append(window >> left & (1 << width) - 1)
+        return found
 
-    count = take(32)
+    [count] = take(32)
     if count != expected:
         raise ValueError(f"{count} values, not {expected} for four channels of the photo")
-    value_bits = take(5) + 1
-    count_bits = [take(4) + 1 for _ in range(4)]
-    values = np.zeros(count, np.int64)
+    value_bits, *count_bits = (size + 1 for size in take(*_HEAD_BITS[1:]))
+    values: list[int] = []
+    lengths: list[int] = []
     done = 0
     while done < count:
-        repeated = take(1)
-        length = take(count_bits[take(2)]) + 1
+        repeated, kind = take(1, 2)
         if repeated:
-            values[done : done + length] = take(value_bits)
+            length, value = take(count_bits[kind], value_bits)
+            values.append(value)
+            lengths.append(length + 1)
+            done += length + 1
         else:
-            for k in range(done, min(done + length, count)):
-                values[k] = take(value_bits)
-        done += length
-    return values
+            length = min(take(count_bits[kind])[0] + 1, count - done)
+            values += [take(value_bits)[0] for _ in range(length)]
+            lengths += [1] * length
+            done += length
+    return np.repeat(np.array(values, np.uint8 if value_bits <= 8 else np.int64), lengths)[:count]

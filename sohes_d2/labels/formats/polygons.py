@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from ...structures.masks import RLE, decode_mask, encode_masks
+from ...structures.masks import RLE, encode_masks, encode_window, mask_boxes
+from .base import cropped
 
 
 def rings_of(mask: RLE, tolerance: float) -> list[np.ndarray]:
@@ -22,8 +23,9 @@ def rings_of(mask: RLE, tolerance: float) -> list[np.ndarray]:
     Returns:
         (K, 2) int32 arrays of (x, y), K at least 3, the largest component first.
     """
-    pixels = decode_mask(mask).view(np.uint8)
-    contours, links = cv2.findContours(pixels, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    box = mask_boxes([mask])[0].astype(int)
+    pixels = np.ascontiguousarray(cropped(mask, box)).view(np.uint8)
+    contours, links = cv2.findContours(pixels, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE, offset=box[:2].tolist())
     rings = []
     for k, contour in enumerate(contours):
         if links[0][k][3] != -1:  # a hole
@@ -53,12 +55,17 @@ def fill(rings: Sequence[np.ndarray], size: tuple[int, int]) -> RLE:
         rings: (K, 2) arrays of (x, y) in pixels; rounded to whole ones.
         size: (H, W).
     """
-    mask = np.zeros(size, np.uint8)
+    rings = [np.rint(np.clip(np.asarray(ring, np.float64), -1e6, 1e6)).astype(np.int32) for ring in rings if len(ring)]
+    points = np.concatenate([np.zeros((0, 2), np.int32), *rings])
+    limits = np.array(size)[::-1]
+    first = np.clip(points.min(0, initial=10**6), 0, limits)
+    last = np.clip(points.max(0, initial=-(10**6)) + 1, 0, limits)
+    if (first >= last).any():
+        return encode_masks([np.zeros(size, bool)])[0]
+    window = np.zeros((last - first)[::-1], np.uint8)
     for ring in rings:
-        if len(ring):
-            points = np.rint(np.clip(np.asarray(ring, np.float64), -1e6, 1e6)).astype(np.int32)
-            cv2.fillPoly(mask, [points.reshape(-1, 1, 2)], 1)
-    return encode_masks([mask])[0]
+        cv2.fillPoly(window, [(ring - first).reshape(-1, 1, 2)], 1)
+    return encode_window(window.view(bool), (int(first[1]), int(first[0])), size)
 
 
 def _simplified(contour: np.ndarray, tolerance: float) -> np.ndarray:

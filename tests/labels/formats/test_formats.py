@@ -13,13 +13,13 @@ import pytest
 from sohes_d2.cli.convert import main
 from sohes_d2.errors import InputError
 from sohes_d2.labels.formats import FORMATS, format_module
-from sohes_d2.labels.formats.base import Entity, Options, Photo, build_photo
+from sohes_d2.labels.formats.base import Entity, Options, Photo, build_photo, cropped
 from sohes_d2.labels.formats.coco import write_photos
 from sohes_d2.labels.formats.label_studio import pack, unpack
 from sohes_d2.labels.formats.polygons import fill, joined, rings_of
 from sohes_d2.labels.formats.voc import MAX_INSTANCES, instance_map
 from sohes_d2.structures.forest import Forest
-from sohes_d2.structures.masks import decode_mask, encode_masks
+from sohes_d2.structures.masks import decode_mask, encode_masks, mask_boxes
 
 TOOL = runpy.run_path(str(Path(__file__).parents[3] / "tools" / "check_formats.py"))
 LIBRARIES = {
@@ -133,10 +133,24 @@ def test_outlines_of_odd_masks():
         assert decode_mask(fill([joined(rings)], mask.shape))[mask].all()
 
 
+def test_what_of_a_mask_lies_in_a_box():
+    mask = np.random.default_rng(0).random((9, 13)) < 0.5
+    for whole in (mask, np.zeros_like(mask), ~np.zeros_like(mask)):
+        (rle,) = encode_masks([whole])
+        for x, y, w, h in ((0, 0, 13, 9), (3, 2, 4, 5), (12, 8, 1, 1), (5, 0, 0, 0)):
+            assert np.array_equal(cropped(rle, (x, y, w, h)), whole[y : y + h, x : x + w])
+
+
 def test_run_lengths_of_label_studio():
     rng = np.random.default_rng(0)
-    for mask in (rng.random((9, 13)) < 0.5, np.zeros((5, 4), bool), np.ones((300, 200), bool)):
-        values = unpack(pack(mask), mask.size * 4).reshape(*mask.shape, 4)
+    wide = np.zeros((6, 7), bool)
+    wide[1:3] = wide[3, :2] = wide[4, 5:] = wide[5] = True  # rows that go on in the next row, up to the end
+    for mask in (rng.random((9, 13)) < 0.5, np.zeros((5, 4), bool), np.ones((300, 200), bool), wide, wide[::-1, ::-1]):
+        (rle,) = encode_masks([mask])
+        packed = pack(rle, mask_boxes([rle])[0].astype(int))
+        if mask is wide:  # 53 bits of head, and 19 for each of four runs
+            assert len(packed) == 17
+        values = unpack(packed, mask.size * 4).reshape(*mask.shape, 4)
         assert np.array_equal(values, np.where(mask, 255, 0)[..., None].repeat(4, 2))
     # values that are not repeated, as its editor packs them: two bits of kind, three of count
     literal = (
