@@ -1,4 +1,4 @@
-"""One training iteration: batch, losses, gradients, optimizer step; in mixed precision where `SOLVER.AMP` says so."""
+"""One training iteration: batch, losses, gradients, optimizer step; mixed precision by `SOLVER.AMP`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def build_precision(cfg: CfgNode) -> tuple[torch.autocast, torch.amp.GradScaler]
     """
     amp, device_type = cfg.SOLVER.AMP, torch.device(cfg.MODEL.DEVICE).type
     if amp.ENABLED and amp.DTYPE not in DTYPES:
-        raise ConfigError(f"SOLVER.AMP.DTYPE {amp.DTYPE!r} is none of {', '.join(DTYPES)}")
+        raise ConfigError(f"SOLVER.AMP.DTYPE {amp.DTYPE!r} is not one of {', '.join(DTYPES)}")
     is_float16 = amp.ENABLED and amp.DTYPE == "float16"
     scales = is_float16 and device_type == "cuda"
     if is_float16 and not scales:

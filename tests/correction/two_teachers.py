@@ -14,7 +14,7 @@ from detectron2.utils import comm
 
 
 def work(output, weights):
-    """Two iterations with norms whose running statistics differ between processes; the models must not in the end.
+    """Four iterations with norms whose running statistics differ between processes; the models must not in the end.
 
     One process's images have no labels, and its teacher finds nothing either.
     """
@@ -24,7 +24,7 @@ def work(output, weights):
     write_scenes(folder)
     register_coco_entities("two_scenes", str(folder / "labels.json"), str(folder / "images"))
     torch.manual_seed(rank)  # of the initial weights only the checkpoint's may count
-    cfg = mutual_cfg(Path(output) / "run", weights, train=("two_scenes",), MAX_ITER=2)
+    cfg = mutual_cfg(Path(output) / "run", weights, train=("two_scenes",), MAX_ITER=4)
     cfg.MODEL.VIT_ADAPTER.NORM = "BN"
     trainer = SOHESTrainer(cfg)
     trainer.resume_or_load(False)

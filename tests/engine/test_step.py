@@ -84,6 +84,6 @@ def test_gradients_are_those_of_the_losses_and_an_overflow_leaves_the_weights(mo
 
 
 def test_an_unknown_dtype_is_refused():
-    with pytest.raises(ConfigError, match="'fp8' is none of bfloat16, float16"):
+    with pytest.raises(ConfigError, match="'fp8' is not one of bfloat16, float16"):
         build_precision(config(True, "fp8"))
     build_precision(config(False, "fp8"))
