@@ -75,7 +75,7 @@ def iterate_records(path: str) -> Iterator[Record]:
 
     Raises:
         InputError: the file cannot be opened, or is no json object or list.
-        CorruptFileError: cut off, damaged, or with a checksum that is not that of its bytes.
+        CorruptFileError: no json text, cut off, damaged, or with a checksum that is not that of its bytes.
     """
     with readable(path), open_regular(path) as file:
         yield from _records(_Scanner(os.fspath(path), file))
@@ -146,7 +146,7 @@ class _Scanner:
             self._at = len(_UTF8_MARK)
         for start, remedy in _FOREIGN.items():
             if head.startswith(start):
-                raise InputError(f"{self.path} is not json: it {remedy}")
+                raise CorruptFileError(f"{self.path} is not json: it {remedy}")
 
     @property
     def place(self) -> int:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -43,7 +42,7 @@ class Rules:
     rank_scale: float = 0.5
 
     @classmethod
-    def from_config(cls, node: Mapping[str, Any]) -> Rules:
+    def from_config(cls, node: Mapping) -> Rules:
         """The thresholds of a config's EXPLORATION.HIERARCHY."""
         return cls(**{key.lower(): value for key, value in node.items()})
 

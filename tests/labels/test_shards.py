@@ -153,6 +153,10 @@ def test_cut_or_foreign_files_are_refused(folder):
         path.write_bytes(data[:length])
         with pytest.raises(CorruptFileError):
             load_index(str(path))
+    for head in (b"\xff\xfe", b"\x1f\x8b", b"<", b"\x00"):  # like the beginning of another format
+        path.write_bytes(head + data[len(head) :])
+        with pytest.raises(CorruptFileError):
+            load_index(str(path))
     path.write_text(json.dumps(json.loads(data)))
     with pytest.raises(CorruptFileError):
         load_index(str(path))
