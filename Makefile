@@ -1,4 +1,4 @@
-# make env | demo | test | fuzz | lint. Each works alone on a fresh clone; the environment is built once, in .venv.
+# make env | demo | test | fuzz | imports | lint. Each works alone on a fresh clone; the environment is built once, in .venv.
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -9,7 +9,7 @@ DEMO := output/demo
 # numba, torch and OpenCV would each start a thread per core in every one of the test processes.
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: help env demo test fuzz lint
+.PHONY: help env demo test fuzz imports lint
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -18,6 +18,7 @@ help:
 	@echo "make demo   label real photos with entity forests, on the CPU, and show them: $(DEMO)/report.html and pictures"
 	@echo "make test   run the tests (no network, no GPU)"
 	@echo "make fuzz   give each tool EXAMPLES=N (2000) randomly damaged files; the tests try a few"
+	@echo "make imports  draw which folders import which, in CONTRIBUTING.md"
 	@echo "make lint   check style, imports and types: ruff, mypy"
 	@echo "Another Python than $(PYTHON): make PYTHON=python3.12 env"
 
@@ -52,6 +53,9 @@ test: $(READY)
 EXAMPLES ?= 2000
 fuzz: $(READY)
 	@EXAMPLES=$(EXAMPLES) $(ONE_THREAD) $(PY) -m pytest $(PYTEST_FLAGS) tests/robustness
+
+imports: $(READY)
+	@$(PY) tools/draw_imports.py
 
 lint: $(READY)
 	@$(PY) -m ruff check .

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import ast
+import graphlib
 import re
 import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,15 @@ import sohes_d2
 
 REPOSITORY = Path(__file__).parents[1]
 PACKAGE = REPOSITORY / "sohes_d2"
+sys.path.insert(0, str(REPOSITORY / "tools"))
+
+import draw_imports  # noqa: E402
+from draw_imports import imported_modules  # noqa: E402
 
 # What a folder of the package may import of the package, besides itself. The files at the top (compat, config, errors)
-# are open to all; the package's __init__ is what users import, its __main__ the command.
+# are open to all.
 BELOW = {
-    "": {"structures", "weights", "modeling", "correction", "model_zoo"},  # for config.py
+    "": {"structures", "modeling", "correction", "cli"},  # config.py registers the models; __main__ is the command
     "structures": set(),
     "labels": {"structures"},
     "model_zoo": set(),
@@ -60,25 +65,8 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(REPOSITORY))
 
 
-def imported_modules(path: Path) -> list[str]:
-    """Absolute names of all modules that the file imports, also inside functions, in the order of the lines."""
-    package = path.relative_to(REPOSITORY).parent.parts
-    names: list[tuple[int, str]] = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names += [(node.lineno, alias.name) for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            start = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
-            module = ".".join(part for part in (start, node.module) if part)
-            # `from package import module` names a module only together with the imported name
-            names += [(node.lineno, f"{module}.{alias.name}") for alias in node.names]
-    return [name for _, name in sorted(names)]
-
-
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
 def test_imports_run_downwards(path):
-    if path in (PACKAGE / "__init__.py", PACKAGE / "__main__.py"):
-        return  # name all parts for users, and load none
     folder = path.relative_to(PACKAGE).parts[0] if path.parent != PACKAGE else ""
     assert folder in BELOW, f"{name_of(path)}: say in BELOW what the new folder {folder!r} may import"
     for module in imported_modules(path):
@@ -87,6 +75,20 @@ def test_imports_run_downwards(path):
         if root != "sohes_d2" or not rest or rest[0] not in BELOW:
             continue
         assert rest[0] == folder or rest[0] in BELOW[folder], f"{name_of(path)} imports {module}"
+
+
+def test_no_imports_run_in_circles():
+    graph = draw_imports.import_graph()
+    assert len(graph) == len(SOURCES) and "sohes_d2.config" in graph["sohes_d2.config_file"]
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(f"modules import one another in a circle: {' -> '.join(error.args[1])}")
+
+
+def test_the_picture_of_imports_is_that_of_the_code():
+    text = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert draw_imports.mermaid() in text, "run `make imports`"
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "structures").rglob("*.py")), ids=name_of)

@@ -29,7 +29,7 @@ def test_names(tmp_path, monkeypatch):
     assert get_config_file("joint") == "joint", "a file goes before a name"
     with pytest.raises(ConfigError, match="Did you mean .*exploration/joint"):
         get_config_file("exploration/jiont")
-    monkeypatch.setattr(sohes_d2.model_zoo, "shipped_configs", lambda: {"a/x": "1", "b/x": "2"})
+    monkeypatch.setattr(sohes_d2.config_file, "shipped_configs", lambda: {"a/x": "1", "b/x": "2"})
     with pytest.raises(ConfigError, match="could be a/x or b/x"):
         get_config_file("x")
 
