@@ -198,7 +198,7 @@ def test_mistakes_are_explained_in_a_line(photos, model, tmp_path, capsys):
         ([*photo, *output, "--weights", str(tmp_path / "empty")], "has no config.yaml"),
         ([*photo, *output, "--weights", "none.pth", "--config-file", str(model / "config.yaml")], "does not exist"),
         ([*photo, *output, "--config-file", "none.yaml"], "none.yaml' does not exist"),
-        ([*photo, *output, "--device", "gpu", *FAST], "none that torch knows"),
+        ([*photo, *output, "--device", "gpu", *FAST], "not known to torch"),
         ([*photo, *output, "--score-threshold", "2"], "--min-score/--score-threshold: must be from 0 to 1"),
         ([*photo, *output, "--width", "100"], "--width must be at least 240"),
         ([*photo, *output, "--max-depth", "-1"], "--max-depth: must be 0 or more"),

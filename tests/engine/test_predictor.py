@@ -144,7 +144,7 @@ def test_mistakes_are_explained(predictor, folder, tmp_path):
         SOHESPredictor(tmp_path / "nowhere")
     with pytest.raises(ConfigError, match="has no config.yaml"):
         SOHESPredictor(tmp_path)
-    with pytest.raises(ConfigError, match="none that torch knows"):
+    with pytest.raises(ConfigError, match="not known to torch"):
         SOHESPredictor(folder, device="gpu")
     with pytest.raises(CheckpointError, match="none.pth' does not exist"):
         SOHESPredictor(folder, weights="none.pth")

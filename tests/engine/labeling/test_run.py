@@ -203,10 +203,8 @@ def test_a_worker_that_cannot_start_stops_the_run(photos, tmp_path):
         run(photos, tmp_path / "out", FakeFactory(only_in=os.getpid()), workers=1)
 
 
-@pytest.mark.parametrize(
-    "host, workers, single, most_kills", [("host", 2, True, 4), ("device", 2, False, 3), ("host", 0, False, 2)]
-)
-def test_killed_at_random_and_resumed_gives_the_same_bytes(photos, tmp_path, host, workers, single, most_kills):
+@pytest.mark.parametrize("host, workers, single", [("host", 2, True), ("device", 2, False), ("host", 0, False)])
+def test_killed_at_random_and_resumed_gives_the_same_bytes(photos, tmp_path, host, workers, single):
     name = "labels.json" if single else ""
     write_image(photos / "c" / "finish.png", first=fake_labeler.FAIL_FINISH)
     run(photos, tmp_path / "straight" / name, FakeFactory(on_host=host == "host"))
@@ -217,7 +215,7 @@ def test_killed_at_random_and_resumed_gives_the_same_bytes(photos, tmp_path, hos
     kills, code = 0, None
     for _ in range(30):
         process = subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
-        if kills < most_kills:
+        if kills < 2:
             # wait for the first sign of work, then a random while, so that most kills hit the middle of it
             before = _state(tmp_path / "killed")
             deadline = time.monotonic() + 60
