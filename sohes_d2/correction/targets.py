@@ -14,7 +14,7 @@ from ..modeling.ancestor_head import ancestor_logits
 from ..modeling.mask_refinement import refine_masks
 from ..modeling.mask_scores import entity_probabilities, full_size_logits, measure
 from ..structures.hierarchy import ancestors_of, parents_by_coverage, parents_by_probability
-from ..structures.overlaps import intersections, ious
+from ..structures.overlaps import first_of_each, intersections, ious
 from .thresholds import Threshold, build_threshold
 
 Size = tuple[int, int]
@@ -169,8 +169,8 @@ class TeacherTargets:
             self._refine(full[:, : image_size[0], : image_size[1]], photo)
         common = intersections(full, full)
         # by falling score: the better of two masks comes first
-        repeats = (ious(common, common.diagonal(), common.diagonal()) > self.own_duplicate_iou).tril(-1).any(1)
-        first = ~repeats
+        overlaps = ious(common, common.diagonal(), common.diagonal())
+        first = first_of_each(overlaps > self.own_duplicate_iou)
         query, scores, full, common = query[first], scores[first], full[first], common[first][:, first]
 
         target = {

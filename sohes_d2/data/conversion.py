@@ -29,7 +29,7 @@ from ..structures.forest import NO_PARENT, Forest
 from ..structures.masks import RLE, mask_areas, rle_from_coco
 
 # Ids of an image's annotations start at its position in the list times this, so that they depend on nothing else.
-ID_STRIDE = 100_000
+ANNOTATION_ID_STRIDE = 100_000
 _IMAGES_PER_UNIT = 32
 _SECONDS_BETWEEN_REPORTS = 10.0
 
@@ -171,7 +171,7 @@ def _convert_missing(journal: ShardJournal, items: Sequence[Item], read: Callabl
 def _image_lines(item: Item, read: Callable[[Item], Scene], position: int) -> tuple[int, bool, list[bytes]]:
     try:
         scene = read(item)
-        annotations, dropped = annotation_records(scene, item.image_id, position * ID_STRIDE + 1)
+        annotations, dropped = annotation_records(scene, item.image_id, position * ANNOTATION_ID_STRIDE + 1)
     except (OSError, ValueError) as error:
         skipped = {"id": item.image_id, "file_name": item.file_name, "reason": f"{type(error).__name__}: {error}"}
         return item.image_id, True, [dump_line(skipped)]

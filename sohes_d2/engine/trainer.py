@@ -101,13 +101,17 @@ class SOHESTrainer(DefaultTrainer):
                 "that all of them share"
             )
         if not resume and not self.cfg.MODEL.WEIGHTS:
-            if isinstance(self.checkpointer.model, SOHESMutualLearning):
-                raise ConfigError(
-                    "MODEL.WEIGHTS is empty: self-correction starts with the model of phase 2, for example "
-                    "output/instruction/model_final.pth"
-                )
-            load_pretrained_backbone(self.checkpointer.model, self.cfg)
+            self.load_initial_weights()
         super().resume_or_load(resume)
+
+    def load_initial_weights(self) -> None:
+        """Load what a training begins with that neither resumes nor has MODEL.WEIGHTS."""
+        if isinstance(self.checkpointer.model, SOHESMutualLearning):
+            raise ConfigError(
+                "MODEL.WEIGHTS is empty: self-correction starts with the model of phase 2, for example "
+                "output/instruction/model_final.pth"
+            )
+        load_pretrained_backbone(self.checkpointer.model, self.cfg)
 
     def train(self) -> Any:
         """Train to the end.

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..structures.overlaps import intersections, ious
+from ..structures.overlaps import first_of_each, intersections, ious
 from .mask_scores import entity_probabilities
 
 Outputs = dict[str, Any]
@@ -153,7 +153,7 @@ def _fuse_one(logits: Sequence[Tensor], masks: Sequence[Tensor], settings: ViewF
     by_view = overlaps.unflatten(1, (-1, count))
     support = (by_view * entity.unflatten(0, (-1, count))).amax(-1).mean(1)
     order = support.argsort(descending=True, stable=True)
-    kept = order[_first_of_each(overlaps[order][:, order] > settings.duplicate_iou)][:count]
+    kept = order[first_of_each(overlaps[order][:, order] > settings.duplicate_iou)][:count]
 
     nearest, query = by_view[kept].max(-1)
     shows = (nearest >= _MEMBER_IOU).float()
@@ -166,19 +166,3 @@ def _fuse_one(logits: Sequence[Tensor], masks: Sequence[Tensor], settings: ViewF
     support = torch.cat([support[kept], support.new_zeros(missing)])
     fused = torch.cat([fused, fused.new_full((missing, *fused.shape[1:]), -1.0)])
     return support, fused, torch.cat([query[:, 0], query.new_zeros(missing)])
-
-
-def _first_of_each(repeats: Tensor) -> Tensor:
-    """(N,) bool: greedily from the first on, what repeats nothing that is kept (Cluster-NMS, Zheng et al., 2020).
-
-    Args:
-        repeats: (N, N) bool, symmetric: which are the same.
-    """
-    repeats = repeats.tril(-1)
-    kept = torch.ones(len(repeats), dtype=torch.bool, device=repeats.device)
-    # each round settles at least one more; few are needed
-    while True:
-        after = ~(repeats & kept).any(1)
-        if torch.equal(after, kept):
-            return kept
-        kept = after

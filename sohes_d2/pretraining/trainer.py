@@ -69,16 +69,14 @@ class PretrainingTrainer(SOHESTrainer):
         _check_sizes(cfg, int(model.student_trunk.patch_embed.feat_ratio()))
         self._trainer.optimizer.register_step_pre_hook(lambda *_: model.after_backward())
 
-    def resume_or_load(self, resume: bool = True) -> None:
-        """Go on from the last checkpoint of OUTPUT_DIR, or else begin with MODEL.VIT.WEIGHTS, or else from scratch."""
-        resume = resume and self.checkpointer.has_checkpoint()
+    def load_initial_weights(self) -> None:
+        """Load MODEL.VIT.WEIGHTS into the student and, if there is one, the teacher; without, both begin at random."""
         source = self.cfg.MODEL.VIT.WEIGHTS
         model = self.checkpointer.model
-        if not resume and source and source != "random":
+        if source and source != "random":
             load_weights(model.student_trunk, source)
             if model.trunk is not model.student_trunk:
                 model.trunk.load_state_dict(model.student_trunk.state_dict())
-        super(SOHESTrainer, self).resume_or_load(resume)
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:

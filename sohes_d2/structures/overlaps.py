@@ -32,3 +32,19 @@ def ious(common: Tensor, areas_of_a: Tensor, areas_of_b: Tensor) -> Tensor:
     """(N, M) intersections over unions of masks with ``common`` (N, M) pixels and areas (N,) and (M,) in pixels."""
     unions = areas_of_a[:, None] + areas_of_b[None] - common
     return common / unions.clamp(min=1)
+
+
+def first_of_each(repeats: Tensor) -> Tensor:
+    """(N,) bool: greedily from the first on, what repeats nothing that is kept (Cluster-NMS, Zheng et al., 2020).
+
+    Args:
+        repeats: (N, N) bool, symmetric: which are the same.
+    """
+    repeats = repeats.tril(-1)
+    kept = torch.ones(len(repeats), dtype=torch.bool, device=repeats.device)
+    # each round settles at least one more; few are needed
+    while True:
+        after = ~(repeats & kept).any(1)
+        if torch.equal(after, kept):
+            return kept
+        kept = after

@@ -158,6 +158,10 @@ def test_of_the_teachers_own_duplicates_the_best_is_the_label():
     assert labels_of(make(), outputs)["scores"].tolist() == pytest.approx([0.9, 0.8], abs=0.03)
     assert len(labels_of(make(own_duplicate_iou=1.0), outputs)["scores"]) == 3
     assert len(labels_of(make(own_duplicate_iou=0.8), outputs)["scores"]) == 1
+    # what overlaps only a mask that is left out itself stays, as at inference
+    chain = outputs_of([0.9, 0.8, 0.7], [block(0, 0, 8, 4), block(0, 1, 8, 5), block(0, 2, 8, 6)])
+    scores = labels_of(make(own_duplicate_iou=0.5), chain)["scores"]
+    assert scores.tolist() == pytest.approx([0.9, 0.7], abs=0.05)
 
 
 def test_the_best_labels_if_there_are_too_many():
