@@ -92,7 +92,8 @@ def run(args: argparse.Namespace) -> int:
 
     def run(count: int) -> dict:
         some = ancestors[0][:count], ancestors[1][:count]
-        return inference(logits[:count], masks[:count], some, padded_size, image_size, (height, width))
+        found = inference.find(logits[:count], masks[:count], some, padded_size, image_size, (height, width))
+        return inference.combine([found], (height, width))
 
     run(1)  # loads the libraries
     memory = PeakMemory(args.device)

@@ -112,7 +112,7 @@ class SOHESMutualLearning(nn.Module):
 
         Returns:
             The losses "initial/..." and "teacher/...", weighted as by the criterion and by the branch; or per image
-            the dict of `EntityInference`.
+            the dict of `EntityInference.combine`.
         """
         if not self.training:
             return getattr(self, self.evaluate)(batched_inputs)

@@ -77,20 +77,6 @@ class EntityInference:
     refinement_epsilon: float = 0.01
     chunk_bytes: int = 256 * 1024 * 1024
 
-    def __call__(
-        self,
-        logits: Tensor,
-        masks: Tensor,
-        ancestors: tuple[Tensor, Tensor] | None,
-        padded_size: tuple[int, int],
-        image_size: tuple[int, int],
-        output_size: tuple[int, int],
-        photo: Tensor | None = None,
-    ) -> dict[str, Any]:
-        """The entities of one image: `find`, then `combine`."""
-        found = self.find(logits, masks, ancestors, padded_size, image_size, output_size, photo)
-        return self.combine([found], output_size)
-
     def find(
         self,
         logits: Tensor,

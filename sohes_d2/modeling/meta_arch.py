@@ -132,7 +132,7 @@ class SOHES(nn.Module):
                 "instances"; otherwise optionally "height", "width", the size of the results.
 
         Returns:
-            The weighted losses by name; or per image the dict of `EntityInference`.
+            The weighted losses by name; or per image the dict of `EntityInference.combine`.
         """
         if self.training:
             images = self.preprocess(batched_inputs)

@@ -103,7 +103,8 @@ def test_labels_are_what_inference_gives():
     for k, (target, size) in enumerate(zip(found, (IMAGE, PADDED))):
         sides = tuple(side[k] for side in outputs["pred_ancestors"])
         arguments = outputs["pred_logits"][k], outputs["pred_masks"][k], sides, PADDED, size, size
-        expected = EntityInference(min_score=0.3)(*arguments)
+        inference = EntityInference(min_score=0.3)
+        expected = inference.combine([inference.find(*arguments)], size)
         assert torch.equal(target["scores"], expected["instances"].scores)
         masks = torch.from_numpy(np.asarray(expected["instances"].pred_masks).astype(bool))
         assert torch.equal(target["masks"][:, : size[0], : size[1]], masks)

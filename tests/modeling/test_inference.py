@@ -25,9 +25,14 @@ def entity_logits(*probabilities):
     return torch.stack([p.log(), (1 - p).log()], dim=1)
 
 
+def entities(inference, *arguments, **more):
+    """The entities of an image that is looked at once."""
+    return inference.combine([inference.find(*arguments, **more)], more["output_size"])
+
+
 def test_best_masks_come_first_at_the_size_of_the_output():
     masks = torch.stack([block(0, 0, 2, 2), block(0, 0, 6, 8), block(2, 4, 4, 8)])
-    out = EntityInference(max_masks=2)(entity_logits(0.3, 0.6, 0.9), masks, None, **SIZES)
+    out = entities(EntityInference(max_masks=2), entity_logits(0.3, 0.6, 0.9), masks, None, **SIZES)
     instances = out["instances"]
     assert instances.image_size == (48, 64)
     assert len(instances) == 2
@@ -49,7 +54,7 @@ def test_best_masks_come_first_at_the_size_of_the_output():
 
 def test_an_unsure_outline_lowers_the_score():
     masks = torch.stack([block(0, 0, 4, 4, inside=0.2), block(0, 4, 4, 8, inside=8.0)])
-    out = EntityInference()(entity_logits(0.9, 0.7), masks, None, **SIZES)
+    out = entities(EntityInference(), entity_logits(0.9, 0.7), masks, None, **SIZES)
     assert out["instances"].pred_boxes.tensor[0].tolist()[0] >= 30, "the surer mask is first"
     assert out["instances"].scores[0] > 0.65 and out["instances"].scores[1] < 0.55
 
@@ -57,11 +62,11 @@ def test_an_unsure_outline_lowers_the_score():
 def test_empty_duplicate_and_weak_masks_are_left_out():
     masks = torch.stack([block(0, 0, 4, 4), torch.full((8, 8), -1.0), block(0, 0, 4, 4), block(4, 0, 6, 4)])
     logits = entity_logits(0.9, 0.95, 0.8, 0.1)
-    assert len(EntityInference()(logits, masks, None, **SIZES)["instances"]) == 3
-    assert len(EntityInference(duplicate_iou=0.9)(logits, masks, None, **SIZES)["instances"]) == 2
-    best = EntityInference(min_score=0.2)(logits, masks, None, **SIZES)["instances"]
+    assert len(entities(EntityInference(), logits, masks, None, **SIZES)["instances"]) == 3
+    assert len(entities(EntityInference(duplicate_iou=0.9), logits, masks, None, **SIZES)["instances"]) == 2
+    best = entities(EntityInference(min_score=0.2), logits, masks, None, **SIZES)["instances"]
     assert best.scores.tolist() == sorted(best.scores.tolist(), reverse=True) and len(best) == 2
-    none = EntityInference()(logits[1:2], masks[1:2], None, **SIZES)
+    none = entities(EntityInference(), logits[1:2], masks[1:2], None, **SIZES)
     assert len(none["instances"]) == 0 and len(none["forest"]) == 0
     assert np.asarray(none["instances"].pred_masks).shape == (0, 48, 64)
 
@@ -73,8 +78,8 @@ def test_calibration_changes_scores_and_neither_order_nor_masks():
     masks = torch.randn(9, 8, 8, generator=torch.Generator().manual_seed(0)) * 4
     logits = torch.randn(9, 2, generator=torch.Generator().manual_seed(1))
     for iou in (1.0, 0.3):
-        plain = EntityInference(duplicate_iou=iou)(logits, masks, None, **SIZES)
-        found = EntityInference(duplicate_iou=iou, calibration=KNOTS)(logits, masks, None, **SIZES)
+        plain = entities(EntityInference(duplicate_iou=iou), logits, masks, None, **SIZES)
+        found = entities(EntityInference(duplicate_iou=iou, calibration=KNOTS), logits, masks, None, **SIZES)
         expected = np.interp(plain["instances"].scores.numpy(), *np.transpose(KNOTS))
         np.testing.assert_allclose(found["instances"].scores.numpy(), expected, rtol=1e-6)
         assert found["instances"].scores.dtype == torch.float32
@@ -87,7 +92,7 @@ def test_masks_that_calibration_cannot_tell_apart_keep_their_order():
     masks = torch.stack([block(0, 0, 4, 4), block(0, 4, 4, 8), block(4, 0, 6, 4)])
     logits = entity_logits(0.9, 0.900002, 0.900001)
     flat = [[0, 0], [0.5, 0.1], [1, 0.1000001]]
-    plain, found = (EntityInference(calibration=knots)(logits, masks, None, **SIZES) for knots in ((), flat))
+    plain, found = (entities(EntityInference(calibration=knots), logits, masks, None, **SIZES) for knots in ((), flat))
     assert len(set(plain["forest"].scores.tolist())) == 3 > len(set(found["forest"].scores.tolist()))
     assert found["forest"].masks == plain["forest"].masks
 
@@ -95,18 +100,18 @@ def test_masks_that_calibration_cannot_tell_apart_keep_their_order():
 def test_the_least_score_is_of_calibrated_scores():
     masks = torch.stack([block(0, 0, 4, 4), block(0, 4, 4, 8), block(4, 0, 6, 4)])
     logits = entity_logits(0.9, 0.75, 0.5)
-    scores = EntityInference(calibration=KNOTS)(logits, masks, None, **SIZES)["instances"].scores
+    scores = entities(EntityInference(calibration=KNOTS), logits, masks, None, **SIZES)["instances"].scores
     for kept, score in enumerate(scores.tolist(), 1):
-        found = EntityInference(calibration=KNOTS, min_score=score)(logits, masks, None, **SIZES)["instances"]
+        found = entities(EntityInference(calibration=KNOTS, min_score=score), logits, masks, None, **SIZES)["instances"]
         assert found.scores.tolist() == scores[:kept].tolist()
 
 
 def test_chunks_do_not_matter():
     masks = torch.randn(9, 8, 8, generator=torch.Generator().manual_seed(0)) * 4
     logits = torch.randn(9, 2, generator=torch.Generator().manual_seed(1))
-    whole = EntityInference()(logits, masks, None, **SIZES)["instances"]
+    whole = entities(EntityInference(), logits, masks, None, **SIZES)["instances"]
     for chunk_bytes in (1, 3 * 4 * 3 * 48 * 64):
-        chunked = EntityInference(chunk_bytes=chunk_bytes)(logits, masks, None, **SIZES)["instances"]
+        chunked = entities(EntityInference(chunk_bytes=chunk_bytes), logits, masks, None, **SIZES)["instances"]
         assert chunked.pred_masks.rles == whole.pred_masks.rles
         assert torch.equal(chunked.scores, whole.scores)
 
@@ -121,8 +126,8 @@ def test_outlines_move_to_the_edges_of_the_photo_and_scores_stay(output_size):
     truth = np.zeros(output_size, bool)
     truth[6 * grow : 18 * grow, 10 * grow : 22 * grow] = True
     sizes = {**SIZES, "output_size": output_size}
-    plain = EntityInference()(logits, masks, None, **sizes)["instances"]
-    refined = EntityInference(refinement_radius=4)(logits, masks, None, **sizes, photo=photo)["instances"]
+    plain = entities(EntityInference(), logits, masks, None, **sizes)["instances"]
+    refined = entities(EntityInference(refinement_radius=4), logits, masks, None, **sizes, photo=photo)["instances"]
     wrong = [int((np.asarray(some.pred_masks)[0] != truth).sum()) / grow**2 for some in (plain, refined)]
     assert wrong[0] > 80 and wrong[1] < 40, wrong
     assert refined.scores.tolist() == pytest.approx(plain.scores.tolist(), abs=2e-2)
@@ -134,7 +139,7 @@ def test_predicted_ancestors_follow_the_chosen_queries():
     masks = torch.stack([block(0, 0, 2, 2), torch.full((8, 8), -1.0), block(0, 0, 4, 4), block(0, 0, 6, 8)])
     # one dimension: logit [i, j] = up_i * down_j; query 3 is above 0 and 2, and 2 is said to be above nothing
     up, down = torch.tensor([[-3.0], [9.0], [-3.0], [3.0]]), torch.tensor([[1.0], [1.0], [1.0], [1.0]])
-    out = EntityInference()(entity_logits(0.9, 0.9, 0.7, 0.5), masks, (up, down), **SIZES)
+    out = entities(EntityInference(), entity_logits(0.9, 0.9, 0.7, 0.5), masks, (up, down), **SIZES)
     expected = torch.tensor([[-3.0] * 3, [-3.0] * 3, [3.0] * 3]).sigmoid().fill_diagonal_(0)
     assert torch.allclose(out["ancestor_probabilities"], expected)
     assert out["forest"].parents.tolist() == [2, 2, -1]
@@ -142,9 +147,9 @@ def test_predicted_ancestors_follow_the_chosen_queries():
     # the masks disagree: what is above need not cover by the whole
     disjoint = torch.stack([block(0, 0, 2, 2), block(3, 3, 6, 8)])
     ancestors = (torch.tensor([[-3.0], [3.0]]), torch.ones(2, 1))
-    out = EntityInference()(entity_logits(0.9, 0.8), disjoint, ancestors, **SIZES)
+    out = entities(EntityInference(), entity_logits(0.9, 0.8), disjoint, ancestors, **SIZES)
     assert out["forest"].parents.tolist() == [-1, -1]
-    out = EntityInference(theta_cover=0)(entity_logits(0.9, 0.8), disjoint, ancestors, **SIZES)
+    out = entities(EntityInference(theta_cover=0), entity_logits(0.9, 0.8), disjoint, ancestors, **SIZES)
     assert out["forest"].parents.tolist() == [1, -1]
 
 
