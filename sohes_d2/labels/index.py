@@ -132,13 +132,6 @@ def _checksum(label_file: str, size: int) -> int:
         return zlib.crc32(file.read(_CHECKED_BYTES), zlib.crc32(head))
 
 
-def _number(pattern: re.Pattern[bytes], body: bytes) -> int:
-    found = pattern.search(body)
-    if found is None:
-        raise ValueError(f"a record without what {pattern.pattern!r} finds")
-    return int(found.group(1))
-
-
 def join_indices(indices: Sequence[ShardIndex], sections: Sequence[tuple[int, int]], file_bytes: int) -> ShardIndex:
     """The index of the file into which label files were joined, without reading that file.
 
