@@ -13,8 +13,8 @@ OUTPUT_DIR receives config.yaml, log.txt, metrics.json (one line per 20 iteratio
 and evaluation.json, the results of the last evaluation in percent. It belongs to one training at a time. After a kill
 or a full disk the same command with --resume goes on with the same losses; Ctrl-C and SIGTERM finish the iteration.
 
-Exit code: 0 done, 1 training failed or TEST.EXPECTED_RESULTS were not met, 2 usage error, 3 done without labels of a
-COCO json that are wrong, 130 stopped by Ctrl-C or SIGTERM.
+Exit code: 0 done, 1 training failed or TEST.EXPECTED_RESULTS were not met, 2 usage error, 3 trained without the invalid
+labels of a COCO json, 130 stopped by Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def prepare(args: argparse.Namespace) -> Any:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Train or evaluate, in one of the processes; exits with code 3 if labels were left out because they are wrong."""
+    """Train or evaluate, in one of the processes; exits with code 3 if invalid labels were left out."""
     cfg = prepare(args)
 
     from detectron2.utils import comm

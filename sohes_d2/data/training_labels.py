@@ -53,7 +53,7 @@ def read_labels(
         annotations: of one image.
         image_size: (H, W) of the image.
         min_score: labels with a lower one are left out, as are crowds and empty masks.
-        problems: is told what is left out because it is wrong.
+        problems: collects what is left out because it is wrong.
         where: the image, for these messages.
 
     Raises:

@@ -28,7 +28,7 @@ def read_forest(
     Args:
         annotations: of one image, with ids that differ.
         size: (H, W) of the image.
-        problems: is told what is left out.
+        problems: collects what is left out.
         where: the image, for messages; may be empty.
 
     Returns:
@@ -69,7 +69,7 @@ def link(
         annotations: of one image, with ids that differ.
         masks: one for each.
         size: (H, W) of the image.
-        problems: is told what is wrong.
+        problems: collects what is wrong.
         where: the image, for messages; may be empty.
         scores: of the masks; by default those of the annotations, 0 for what is no number.
     """

@@ -317,7 +317,7 @@ def read_annotations(records: Sequence[Any], problems: Problems, where: str) -> 
 
     Args:
         records: the json values; they need no ``image_id``.
-        problems: is told what is left out.
+        problems: collects what is left out.
         where: file or image, for messages.
 
     Raises:

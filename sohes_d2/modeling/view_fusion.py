@@ -1,8 +1,8 @@
-"""One image seen in several ways, mirrored and turned, and what a model says of all of them as one answer.
+"""Test-time augmentation: mirrored and rotated views of an image, and the fusion of their masks.
 
-A model that learned from noisy labels errs in each view in another way. What many views agree on is right more often
-than what one view is sure of, and the mean of their outlines is better than each of them: Data Distillation
-(Radosavovic et al., CVPR 2018), for masks.
+A model trained on noisy labels makes different errors in each view. Masks that many views agree on are more often right
+than confident masks of one view, and averaged outlines are more accurate: Data Distillation (Radosavovic et al.,
+CVPR 2018), for masks.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ VIEWS = {
 
 @dataclass(frozen=True)
 class ViewFusion:
-    """Asks a model about images in several views and makes one answer of all.
+    """Runs a model on several views of an image and merges the outputs.
 
     Attributes:
         views: the first one is the image as it is.
