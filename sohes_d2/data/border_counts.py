@@ -85,12 +85,12 @@ class BorderCountMapper:
         rng = np.random.default_rng(np.random.randint(2**31))  # noqa: NPY002 (the stream seeds this generator)
         y, x = (int(rng.integers(max(0, length - side) + 1)) for length in counts.shape)
         image, counts = image[y : y + side, x : x + side], counts[y : y + side, x : x + side]
+        if rng.random() < 0.5:
+            image, counts = image[:, ::-1], counts[:, ::-1]
         below, right = side - counts.shape[0], side - counts.shape[1]
         if below or right:
             image = np.pad(image, ((0, below), (0, right), (0, 0)), constant_values=PAD_VALUE)
             counts = np.pad(counts, ((0, below), (0, right)), constant_values=OUTSIDE)
-        if rng.random() < 0.5:
-            image, counts = image[:, ::-1], counts[:, ::-1]
         if self.image_format == "BGR":
             image = image[:, :, ::-1]
         return {
