@@ -22,7 +22,7 @@ from PIL import Image
 import sohes_d2
 from sohes_d2.cli.main import COMMANDS
 from sohes_d2.cli.main import main as sohes_main
-from sohes_d2.config_file import load_config
+from sohes_d2.config.load import load_config
 
 REPOSITORY = Path(__file__).parents[1]
 DOCS = sorted(

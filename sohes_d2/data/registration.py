@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
-from ..config_file import read_yaml
+from ..config.load import read_yaml
 from ..errors import ConfigError, InputError
 from ..labels.forests import find_parents
 from ..labels.index import is_label_file
