@@ -42,7 +42,7 @@ class PseudoLabelDatasetMapper:
     top left corner, is photo: the rest is padding, in which a teacher may see things.
 
     For training, an image that cannot be used is logged once, counted in `skipped`, and gives None, which Detectron2's
-    loaders and `training_stream` replace by another image. At test time it raises: Detectron2 would replace it there,
+    loaders and `stream` replace by another image. At test time it raises: Detectron2 would replace it there,
     too, and so evaluate another image twice.
 
     All chance comes from numpy's global generator, as in Detectron2's augmentations.
