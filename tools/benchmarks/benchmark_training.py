@@ -36,7 +36,7 @@ from typing import Any
 
 from sohes_d2.cli.runner import run_tool, tool_parser
 
-DEFAULT_CONFIG = os.path.join(os.path.dirname(__file__), "..", "configs", "sohes_synthetic_instruction.yaml")
+DEFAULT_CONFIG = os.path.join(os.path.dirname(__file__), "..", "..", "configs", "sohes_synthetic_instruction.yaml")
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
