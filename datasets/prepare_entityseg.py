@@ -20,8 +20,15 @@ from collections.abc import Callable
 from typing import Any
 
 from sohes_d2.cli.prepare import make_parser, run
+from sohes_d2.data.benchmarks.conversion import (
+    ConversionError,
+    Summary,
+    convert_coco,
+    own_file_name,
+    path_of,
+    require,
+)
 from sohes_d2.data.builtin import BUILTIN
-from sohes_d2.data.conversion import ConversionError, Summary, convert_coco, own_file_name, path_of, require
 
 REMEDY = (
     "Get the annotations from https://github.com/adobe-research/EntitySeg-Dataset/releases/tag/v1.0 into "

@@ -55,7 +55,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def train_borders(args: argparse.Namespace) -> int:
     """All rounds; returns the exit code."""
-    from ..config_file import load_config
+    from ..config.load import load_config
     from ..data.sources import read_image_list
     from ..errors import InputError
     from ..structures.files import write_json
@@ -122,7 +122,7 @@ def _stability(args: argparse.Namespace, paths: list[str], weights: str) -> floa
     """Mean over photos of the share of their best masks that come back."""
     import numpy as np
 
-    from ..config_file import load_config
+    from ..config.load import load_config
     from ..devices import choose_device
     from ..exploration.labeler import PseudoLabeler
     from ..exploration.stability import stability

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 
-from ..data.border_counts import BorderCountMapper
+from ..data.training.border_counts import BorderCountMapper
 from ..exploration.border_network import BorderNetwork
 from .teacher import teacher_of, update_teacher
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from sohes_d2.cli import train_borders
 from sohes_d2.cli.main import main as command
-from sohes_d2.data.synthetic import generate_scene
+from sohes_d2.data.synthetic.scene import generate_scene
 from sohes_d2.exploration.border_network import LearnedBorders
 from sohes_d2.labels.shards import ShardedDataset
 

@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from tiny_training import sohes_cfg
+from helpers.tiny_training import sohes_cfg
 
 from sohes_d2.correction import BorderStudent
 from sohes_d2.correction.border_student import border_targets
-from sohes_d2.data.border_counts import OUTSIDE, BorderCountMapper
+from sohes_d2.data.training.border_counts import OUTSIDE, BorderCountMapper
 from sohes_d2.engine.trainer import SOHESTrainer
 from sohes_d2.exploration.border_network import BorderNetwork, LearnedBorders
 

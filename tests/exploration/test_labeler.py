@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from sohes_d2 import add_sohes_config
-from sohes_d2.data.synthetic import generate_scene
+from sohes_d2.data.synthetic.scene import generate_scene
 from sohes_d2.exploration.border_network import BorderNetwork
 from sohes_d2.exploration.features import ColorTextureExtractor
 from sohes_d2.exploration.filtering import MaskFilter
