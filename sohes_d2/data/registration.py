@@ -28,7 +28,7 @@ from ..errors import ConfigError, InputError
 from ..labels.forests import find_parents
 from ..labels.index import is_label_file
 from ..labels.reader import read_label_file, report
-from ..labels.schema import Annotation, Problems, annotation_place, read_annotations, read_box, read_score
+from ..labels.schema import Annotation, Problems, annotation_place, image_name, read_annotations, read_box, read_score
 from ..labels.shards import ShardedDataset
 from ..structures.masks import check_segmentation
 from .builtin import BUILTIN, datasets_root, read_sa1b_json
@@ -212,12 +212,10 @@ def load_entities(json_file: str, image_root: str, prepare: str = "") -> list[di
     file = read_label_file(json_file)
     records = []
     for image_id, image in file.images.items():
-        if "file_name" not in image:
-            raise InputError(f"{json_file}: image {image_id!r} has no usable file_name; write its path")
-        size = file.size(image_id)
+        path, size = os.path.join(image_root, image_name(image, json_file)), file.size(image_id)
         annotations = file.by_image[image_id]
         _take_out_unusable(annotations, size, file.problems)
-        records.append(_detectron2_dict(os.path.join(image_root, image["file_name"]), image_id, size, annotations))
+        records.append(_detectron2_dict(path, image_id, size, annotations))
     report(json_file, file.problems)
     damaged = len(file.problems) - file.problems.counts["no segmentation"]
     _damaged[json_file] = f"{json_file}: {file.problems.summary()}" if damaged else ""

@@ -85,9 +85,8 @@ def _records(scanner: _Scanner) -> Iterator[Record]:
     if scanner.peek() == "[":
         yield from _list(scanner, RESULTS)
     else:
-        scanner.take("{")
         seen: set[str] = set()
-        while scanner.peek() != "}":
+        for _ in scanner.items("{}"):
             checksum = scanner.checksum()
             key = scanner.value()[2]
             if not isinstance(key, str):
@@ -98,30 +97,22 @@ def _records(scanner: _Scanner) -> Iterator[Record]:
             scanner.take(":")
             if scanner.peek() == "[":
                 yield from _list(scanner, key)
-            else:
-                offset, length, value = scanner.value()
-                if key == CHECKSUM and checksum not in (None, value):
-                    raise CorruptFileError(
-                        f"{scanner.path} is damaged: its checksum is {checksum}, it was written with {value}; make it "
-                        f"or copy it again, or take the key `{CHECKSUM}` out if it was edited"
-                    )
-                yield Record(key, -1, offset, length, value)
-            if scanner.peek() != "}":
-                scanner.take(",")
-        scanner.take("}")
-    scanner.end()
+                continue
+            record = Record(key, -1, *scanner.value())
+            if key == CHECKSUM and checksum not in (None, record.value):
+                raise CorruptFileError(
+                    f"{scanner.path} is damaged: its checksum is {checksum}, it was written with {record.value}; make "
+                    f"it or copy it again, or take the key `{CHECKSUM}` out if it was edited"
+                )
+            yield record
+    if scanner.peek(at_end=True):
+        raise scanner.error("the json value has ended, but the file goes on")
 
 
 def _list(scanner: _Scanner, key: str) -> Iterator[Record]:
     yield Record(key, -1, scanner.place, 0, None)
-    scanner.take("[")
-    index = 0
-    while scanner.peek() != "]":
+    for index in scanner.items("[]"):
         yield Record(key, index, *scanner.value())
-        index += 1
-        if scanner.peek() != "]":
-            scanner.take(",")
-    scanner.take("]")
 
 
 class _Scanner:
@@ -162,18 +153,18 @@ class _Scanner:
             return None
         return zlib.crc32(self._text[: self._at].encode("latin-1"), self._checksum)
 
-    def _skip_blanks(self) -> None:
-        blanks = _BLANKS.match(self._text, self._at)
-        self._at = blanks.end() if blanks else self._at
-
-    def peek(self) -> str:
-        """The next character that is not blank."""
+    def peek(self, at_end: bool = False) -> str:
+        """The next character that is not blank; "" where there is none, which is an error unless ``at_end``."""
         while True:
-            self._skip_blanks()
+            blanks = _BLANKS.match(self._text, self._at)
+            self._at = blanks.end() if blanks else self._at
             if self._at < len(self._text):
                 return self._text[self._at]
             if not self._fill(_CHUNK):
-                raise self.error("the file is cut off" if self.place else "the file is empty")
+                break
+        if not at_end:
+            raise self.error("the file is cut off" if self.place else "the file is empty")
+        return ""
 
     def take(self, character: str) -> None:
         """Step over a character that must be there."""
@@ -182,14 +173,16 @@ class _Scanner:
             raise self.error(f"expected {character!r}, found {found!a}")
         self._at += 1
 
-    def end(self) -> None:
-        """Verify that nothing but blanks comes any more."""
-        while True:
-            self._skip_blanks()
-            if self._at < len(self._text):
-                raise self.error("the json value has ended, but the file goes on")
-            if not self._fill(_CHUNK):
-                return
+    def items(self, brackets: str) -> Iterator[int]:
+        """Step over brackets and commas; yields the number of each item, which the caller takes."""
+        self.take(brackets[0])
+        number = 0
+        while self.peek() != brackets[1]:
+            yield number
+            number += 1
+            if self.peek() != brackets[1]:
+                self.take(",")
+        self.take(brackets[1])
 
     def value(self) -> tuple[int, int, Any]:
         """Offset and length in the file, and value, of the next json value."""
