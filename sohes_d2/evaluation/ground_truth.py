@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +13,7 @@ from ..labels.forests import link
 from ..labels.reader import LabelFile, read_label_file
 from ..labels.schema import Problems, annotation_place, read_area, read_box, read_category
 from ..structures.forest import Forest
-from ..structures.masks import RLE, has_segmentation, mask_areas, mask_boxes, rle_from_coco
+from ..structures.masks import RLE, has_segmentation, mask_areas, rle_from_coco
 from .forest_metrics import AncestorScores
 
 
@@ -142,10 +142,7 @@ class GroundTruth:
         """What of the truth cannot be found by any prediction, a sentence for each kind; empty if all can be."""
         if "segm" not in iou_types or not self.has_masks:
             return []
-        boxes = sum(mask is None for mask in self.masks)
-        empty = int((mask_areas([mask for mask in self.masks if mask is not None]) == 0).sum())
-        sentences = [f"{boxes} true annotations have no mask and are left out of segm"] if boxes else []
-        return sentences + ([f"{empty} true masks are empty: nothing can match them"] if empty else [])
+        return describe_masks(self.masks, "true annotations", "true masks are empty: nothing can match them")
 
     def _where(self, index: int) -> str:
         return annotation_place(self.annotations[index], index)
@@ -184,6 +181,9 @@ def predicted_forest(annotations: list[Any], size: tuple[int, int], where: str) 
     return forest, AncestorScores(table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), table[:, 2])
 
 
-def box_of(mask: RLE) -> list[float]:
-    """The tight box of a mask as (x, y, width, height)."""
-    return mask_boxes([mask])[0].tolist()
+def describe_masks(masks: Sequence[RLE | None], annotations: str, empty_masks: str) -> list[str]:
+    """How many masks are missing or empty, a sentence for each; what they are called is given."""
+    there = [mask for mask in masks if mask is not None]
+    boxes, empty = len(masks) - len(there), int((mask_areas(there) == 0).sum())
+    sentences = [f"{boxes} {annotations} have no mask and are left out of segm"] if boxes else []
+    return sentences + ([f"{empty} {empty_masks}"] if empty else [])

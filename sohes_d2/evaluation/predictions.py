@@ -19,8 +19,8 @@ from ..labels.schema import (
     read_number,
     read_score,
 )
-from ..structures.masks import has_segmentation, mask_areas, rle_from_coco
-from .ground_truth import GroundTruth, box_of
+from ..structures.masks import has_segmentation, mask_boxes, rle_from_coco
+from .ground_truth import GroundTruth, describe_masks
 
 MATCHINGS = ("auto", "name", "basename", "id")
 DESCRIPTIONS = {"name": "file name", "basename": "last part of the file name"}
@@ -53,10 +53,8 @@ class Predictions:
         """What of the predictions cannot be right, a sentence for each kind; empty if all can be."""
         if "segm" not in iou_types:
             return []
-        masks = [a["segmentation"] for a in self.annotations if "segmentation" in a]
-        boxes, empty = len(self.annotations) - len(masks), int((mask_areas(masks) == 0).sum())
-        sentences = [f"{boxes} predictions have no mask and are left out of segm"] if boxes else []
-        return sentences + ([f"{empty} predicted masks are empty"] if empty else [])
+        masks = [annotation.get("segmentation") for annotation in self.annotations]
+        return describe_masks(masks, "predictions", "predicted masks are empty")
 
 
 def read_predictions(
@@ -167,7 +165,7 @@ def _read_entry(entry: Annotation, image_id: Any, size: tuple[int, int], iou_typ
     if needed or "segm" in iou_types and has_segmentation(entry):
         annotation["segmentation"] = rle_from_coco(entry.get("segmentation"), size)
     if "bbox" in iou_types:
-        annotation["bbox"] = box_of(annotation["segmentation"]) if box is None else box
+        annotation["bbox"] = mask_boxes([annotation["segmentation"]])[0].tolist() if box is None else box
     return annotation
 
 
