@@ -126,7 +126,7 @@ def convert(
 
     Raises:
         ConversionError: an image id stands twice.
-        JournalBusyError: another process is writing the same file.
+        FolderBusyError: another process is writing the same file.
     """
     if len({item.image_id for item in items}) != len(items):
         raise ConversionError("two images of the source have one id; are two data sets unpacked into one folder?")
@@ -136,16 +136,8 @@ def convert(
     try:
         _convert_missing(journal, items, read, report)
         ids = [item.image_id for item in items]
-        write_label_file(
-            output,
-            info,
-            {
-                "skipped": journal.skipped_blocks(ids),
-                "images": journal.image_blocks(ids),
-                "annotations": journal.annotation_blocks(ids),
-            },
-        )
-        dropped = sum(json.loads(block[0]).get("dropped", 0) for block in journal.image_blocks(ids))
+        write_label_file(output, info, journal.blocks(ids))
+        dropped = sum(json.loads(block[0]).get("dropped", 0) for block in journal.blocks(ids)["images"])
     except BaseException:
         journal.close()
         raise
