@@ -12,7 +12,6 @@ from ..labels.reader import LabelFile, read_label_file
 from ..labels.schema import (
     Annotation,
     ImageRecord,
-    Problems,
     annotation_place,
     read_box,
     read_id,
@@ -104,11 +103,10 @@ def read_predictions(
             "right pair of files, match by something else (--match), or leave them out (--ignore-unmatched)"
         )
     annotations = []
-    wrong = Problems(refused=path)
     for k, entry in enumerate(file.annotations):
         image_id = to_truth[entry["image_id"]]
         if image_id is not None:
-            with wrong.at(annotation_place(entry, k)):
+            with file.problems.at(annotation_place(entry, k)):
                 annotations.append(_read_entry(entry, image_id, truth.size(image_id), tuple(iou_types)))
     predictions = Predictions(path, annotations, matched_by, [str(names.get(k, k)) for k in unmatched])
     if annotations and "segm" in iou_types and not predictions.has_masks:

@@ -63,6 +63,37 @@ class LabelFile:
     categories: dict[Id, str] = field(default_factory=dict)
     problems: Problems = field(default_factory=Problems)
 
+    @classmethod
+    def read(
+        cls: type[LabelFileT], path: str | os.PathLike, strict: bool = False, results_allowed: bool = False
+    ) -> LabelFileT:
+        """Read a COCO document, or a list of results, into memory.
+
+        Args:
+            path: the file.
+            strict: refuse a file with an annotation of which nothing can be known, instead of leaving that out. For
+                evaluation, whose numbers would change.
+            results_allowed: take a list of results, too.
+
+        Raises:
+            InputError: the file cannot be read, is neither of these, or is ambiguous (an image id or a file name that
+                stands twice, ids that `parent_id` cannot name); with ``strict`` also an unusable annotation.
+            CorruptFileError: damaged or cut off.
+        """
+        file = cls(os.fspath(path), problems=Problems(os.fspath(path) if strict else ""))
+        heads = _Heads(file.path, Problems() if strict else file.problems, results_allowed)
+        found = [(annotation, record.index) for record, annotation in heads.scan(file.problems)]
+        file.images, file.categories = heads.images, heads.categories
+        file.is_result_list, file.has_annotations = heads.is_list, heads.has_annotations
+        for annotation, index in found:
+            if file.is_result_list or annotation["image_id"] in file.images:
+                file.annotations.append(annotation)
+            else:
+                file.problems.add(annotation_place(annotation, index), _stray(annotation["image_id"]))
+        for image_id, mine in file.by_image.items():
+            check_ids(mine, f"{file.path}: image {image_id!r}")
+        return file
+
     @cached_property
     def by_image(self) -> dict[Id, list[Annotation]]:
         """Image id -> its annotations; of a list of results, only the images that have any."""
@@ -81,7 +112,7 @@ class LabelFile:
         """
         return image_size(self.images[image_id], self.path)
 
-    def restricted(self, image_ids: Iterable[Id]) -> LabelFile:
+    def restricted(self: LabelFileT, image_ids: Iterable[Id]) -> LabelFileT:
         """The same file with these images alone.
 
         Raises:
@@ -91,13 +122,10 @@ class LabelFile:
         unknown = chosen - set(self.images)
         if unknown:
             raise InputError(f"image {next(iter(unknown))!r} is not in {self.path}")
-        return LabelFile(
-            self.path,
-            {image_id: image for image_id, image in self.images.items() if image_id in chosen},
-            [annotation for annotation in self.annotations if annotation["image_id"] in chosen],
-            self.is_result_list,
-            self.has_annotations,
-            self.categories,
+        return replace(
+            self,
+            images={image_id: image for image_id, image in self.images.items() if image_id in chosen},
+            annotations=[annotation for annotation in self.annotations if annotation["image_id"] in chosen],
         )
 
     def for_photos(self: LabelFileT, images: str | os.PathLike[str]) -> tuple[Path, LabelFileT]:
@@ -121,33 +149,7 @@ class LabelFile:
         raise InputError(f"{self.path} has no image {photo.name!r}; name the folder of its photos instead")
 
 
-def read_label_file(path: str | os.PathLike, strict: bool = False, results_allowed: bool = False) -> LabelFile:
-    """Read a COCO document, or a list of results, into memory.
-
-    Args:
-        path: the file.
-        strict: refuse a file with an annotation of which nothing can be known, instead of leaving that out. For
-            evaluation, whose numbers would change.
-        results_allowed: take a list of results, too.
-
-    Raises:
-        InputError: the file cannot be read, is neither of these, or is ambiguous (an image id or a file name that
-            stands twice, ids that `parent_id` cannot name); with ``strict`` also an unusable annotation.
-        CorruptFileError: damaged or cut off.
-    """
-    file = LabelFile(os.fspath(path), problems=Problems(os.fspath(path) if strict else ""))
-    heads = _Heads(file.path, Problems() if strict else file.problems, results_allowed)
-    found = [(annotation, record.index) for record, annotation in heads.scan(file.problems)]
-    file.images, file.categories = heads.images, heads.categories
-    file.is_result_list, file.has_annotations = heads.is_list, heads.has_annotations
-    for annotation, index in found:
-        if file.is_result_list or annotation["image_id"] in file.images:
-            file.annotations.append(annotation)
-        else:
-            file.problems.add(annotation_place(annotation, index), _stray(annotation["image_id"]))
-    for image_id, mine in file.by_image.items():
-        check_ids(mine, f"{file.path}: image {image_id!r}")
-    return file
+read_label_file = LabelFile.read
 
 
 def read_images(path: str | os.PathLike) -> list[ImageRecord]:

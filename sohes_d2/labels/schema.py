@@ -87,9 +87,6 @@ class Problems:
     def __len__(self) -> int:
         return sum(self.counts.values())
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.items)
-
     def add(self, place: str, error: RecordError, instead: str = "") -> None:
         """Note that what is at a place cannot be used.
 

@@ -342,23 +342,16 @@ def _orientation(image: Image.Image, getexif=None) -> int | None:
 def _png_metadata_after_pixels(file: Any) -> bool:
     """Whether a PNG has metadata chunks behind its pixel data. The file position is kept."""
     position = file.tell()
-    try:
-        file.seek(len(_PNG_SIGNATURE))
-        pixels_seen = False
-        while True:
-            head = file.read(8)
-            if len(head) < 8:
-                return False
-            length, kind = struct.unpack(">I4s", head)
-            if kind == b"IDAT":
-                pixels_seen = True
-            elif pixels_seen and kind in _PNG_METADATA_CHUNKS:
-                return True
-            elif kind == b"IEND":
-                return False
-            file.seek(length + 4, os.SEEK_CUR)
-    finally:
-        file.seek(position)
+    file.seek(len(_PNG_SIGNATURE))
+    pixels_seen = found = False
+    kind = b""
+    while not found and kind != b"IEND" and len(head := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        found = pixels_seen and kind in _PNG_METADATA_CHUNKS
+        pixels_seen |= kind == b"IDAT"
+        file.seek(length + 4, os.SEEK_CUR)
+    file.seek(position)
+    return found
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:

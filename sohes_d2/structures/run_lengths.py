@@ -62,7 +62,7 @@ def check_runs(runs: np.ndarray, image_size: tuple[int, int]) -> None:
     """
     height, width = image_size
     if len(runs) > height * width + 1:
-        raise RecordError(f"the RLE has {len(runs)} runs, but its image {height} x {width} pixels", _REASON)
+        raise RecordError(f"the RLE has {len(runs)} runs, more than the pixels of a {height} x {width} image", _REASON)
     if len(runs) and runs.min() < 0:
         raise RecordError("a run of the RLE has a negative length", _REASON)
     # a run at a time first: the sum of damaged ones may not fit 64 bits

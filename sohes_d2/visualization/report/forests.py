@@ -51,7 +51,7 @@ def image_forest(
         score_threshold: masks of lower score are left out; None takes all.
         max_masks: at most so many of the best scores are taken; 0 takes all.
     """
-    annotations = file.of(image_id)
+    annotations = file.by_image.get(image_id, [])
     problems = Problems()
     forest, kept = read_forest(annotations, size, problems, "")
     by_coverage = not file.has_hierarchy or CIRCLE in problems.counts
