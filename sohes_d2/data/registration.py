@@ -32,7 +32,7 @@ from ..labels.schema import Annotation, Problems, annotation_place, image_name, 
 from ..labels.shards import ShardedDataset
 from ..structures.masks import check_segmentation
 from .builtin import BUILTIN, datasets_root, read_sa1b_json
-from .sources import SourceError, read_image_list
+from .sources import read_image_list
 
 CLASSES = ["entity"]
 _FORMS = "`name: json, images`, or `name: {images: folder}` for images without labels"
@@ -181,15 +181,12 @@ def load_unlabeled(image_root: str) -> list[dict[str, Any]]:
     There are no `annotations` either: an empty list of them would say that there is nothing to label.
 
     Raises:
-        DatasetMissingError: there is no such folder, or no image in it.
+        DatasetMissingError: there is no such folder.
+        SourceError: there is no image in it.
     """
     if not os.path.isdir(image_root):
         raise DatasetMissingError(f"the folder {image_root!r} of images without labels does not exist: check the path")
-    try:
-        images = read_image_list(image_root)
-    except SourceError as error:
-        raise DatasetMissingError(f"of images without labels, there is {error}") from error
-    return [{"file_name": image.path, "image_id": image.image_id} for image in images]
+    return [{"file_name": image.path, "image_id": image.image_id} for image in read_image_list(image_root)]
 
 
 def load_entities(json_file: str, image_root: str, prepare: str = "") -> list[dict[str, Any]]:

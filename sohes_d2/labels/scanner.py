@@ -129,7 +129,6 @@ class _Scanner:
         self._base = 0  # offset of the text in the file
         self._at = 0  # position in the text
         self._checksum = 0  # of the bytes before the text
-        self._last = ""  # of the characters before the text
         self._fill(max(_CHUNK, 64))
         head = self._text[:64].encode("latin-1")
         self._is_ours = head.startswith(_OUR_HEAD)
@@ -148,8 +147,7 @@ class _Scanner:
         """CRC32 of all bytes before what comes next; None in a file that is not laid out as our label files are, such
         as one that a script read, changed and wrote."""
         self.peek()
-        before = self._text[self._at - 1] if self._at else self._last
-        if not self._is_ours or before != "\n":
+        if not self._is_ours or self._text[self._at - 1] != "\n":
             return None
         return zlib.crc32(self._text[: self._at].encode("latin-1"), self._checksum)
 
@@ -219,9 +217,9 @@ class _Scanner:
     def _fill(self, size: int) -> bool:
         data = self._file.read(size)
         if data:
-            self._last = self._text[self._at - 1] if self._at else self._last
-            self._checksum = zlib.crc32(self._text[: self._at].encode("latin-1"), self._checksum)
-            self._text = self._text[self._at :] + data.decode("latin-1")
-            self._base += self._at
-            self._at = 0
+            done = max(0, self._at - 1)  # one character stays: `checksum` looks back
+            self._checksum = zlib.crc32(self._text[:done].encode("latin-1"), self._checksum)
+            self._text = self._text[done:] + data.decode("latin-1")
+            self._base += done
+            self._at -= done
         return bool(data)

@@ -218,20 +218,26 @@ def _polygons(segmentation: Sequence[Any], size: tuple[int, int]) -> list[np.nda
         )
     if isinstance(pieces[0], (int, float)) or len(_numbers(pieces, _POINTS)) > 1:  # a polygon alone
         pieces = [pieces]
-    polygons, outline = [], 0.0
+    polygons = []
     for piece in pieces:
         points = _numbers(piece)
         points = _numbers(piece, _POINTS) if len(points) == 1 else points
         if len(points) < 6 or len(points) % 2:
             raise RecordError("a polygon must be a flat list of at least three x, y pairs", "polygon")
+        polygons.append(points)
+    _check_extent(polygons, size)
+    return polygons
+
+
+def _check_extent(polygons: Sequence[np.ndarray], size: tuple[int, int]) -> None:
+    outline = 0.0
+    for points in polygons:
         if not (np.abs(points) <= REACH * max(size)).all():  # also not a number
             raise RecordError("a polygon lies far outside its image", "polygon far outside")
         edges = np.abs(np.diff(np.concatenate([points, points[:2]]).reshape(-1, 2), axis=0))
         outline += float(edges.max(axis=1).sum())
-        polygons.append(points)
     if outline > MAX_OUTLINE:
         raise RecordError(f"the outline of the polygons is {outline:.0f} pixels long", "outline")
-    return polygons
 
 
 def _is_table(pieces: Sequence[Any], size: tuple[int, int]) -> bool:
