@@ -91,7 +91,7 @@ setup(
     package_data={
         **{package: ["*.yaml"] for package in CONFIGS},
         "sohes_d2": ["py.typed"],
-        "sohes_d2.visualization.report": ["assets/*"],
+        "sohes_d2.report": ["assets/*"],
         "sohes_d2.model_zoo": ["*.*", "*/*"],
     },
     # The syntax is that of 3.9; the set in requirements.txt needs 3.11, because numpy 2.4 does.

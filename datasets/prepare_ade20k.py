@@ -27,8 +27,7 @@ import sys
 import numpy as np
 
 from sohes_d2.cli.prepare import make_parser, run
-from sohes_d2.data.builtin import BUILTIN
-from sohes_d2.data.conversion import (
+from sohes_d2.data.benchmarks.conversion import (
     ConversionError,
     Entity,
     Item,
@@ -40,6 +39,7 @@ from sohes_d2.data.conversion import (
     require,
     take,
 )
+from sohes_d2.data.builtin import BUILTIN
 from sohes_d2.structures.forest import NO_PARENT
 from sohes_d2.structures.images import image_size, open_image
 from sohes_d2.structures.masks import encode_label_map, encode_masks

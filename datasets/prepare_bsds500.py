@@ -20,8 +20,7 @@ import sys
 import numpy as np
 
 from sohes_d2.cli.prepare import make_parser, run
-from sohes_d2.data.builtin import BUILTIN
-from sohes_d2.data.conversion import (
+from sohes_d2.data.benchmarks.conversion import (
     ConversionError,
     Entity,
     Item,
@@ -34,6 +33,7 @@ from sohes_d2.data.conversion import (
     require,
     take,
 )
+from sohes_d2.data.builtin import BUILTIN
 from sohes_d2.structures.images import image_size
 from sohes_d2.structures.masks import RLE, encode_label_map, iou_matrix
 

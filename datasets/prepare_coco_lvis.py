@@ -18,8 +18,7 @@ from __future__ import annotations
 import sys
 
 from sohes_d2.cli.prepare import make_parser, run
-from sohes_d2.data.builtin import BUILTIN
-from sohes_d2.data.conversion import (
+from sohes_d2.data.benchmarks.conversion import (
     ConversionError,
     Entity,
     Item,
@@ -34,6 +33,7 @@ from sohes_d2.data.conversion import (
     require_images,
     take,
 )
+from sohes_d2.data.builtin import BUILTIN
 from sohes_d2.labels.reader import LabelStream
 from sohes_d2.labels.schema import image_size
 from sohes_d2.structures.masks import iou_matrix

@@ -20,8 +20,14 @@ from collections.abc import Callable
 from typing import Any
 
 from sohes_d2.cli.prepare import make_parser, run
+from sohes_d2.data.benchmarks.conversion import (
+    ConversionError,
+    Summary,
+    convert_coco,
+    path_of,
+    require,
+)
 from sohes_d2.data.builtin import BUILTIN
-from sohes_d2.data.conversion import ConversionError, Summary, convert_coco, path_of, require
 from sohes_d2.labels.schema import image_name
 
 REMEDY = (

@@ -23,8 +23,7 @@ import sys
 import numpy as np
 
 from sohes_d2.cli.prepare import make_parser, run
-from sohes_d2.data.builtin import BUILTIN
-from sohes_d2.data.conversion import (
+from sohes_d2.data.benchmarks.conversion import (
     ConversionError,
     Entity,
     Item,
@@ -37,6 +36,7 @@ from sohes_d2.data.conversion import (
     require,
     take,
 )
+from sohes_d2.data.builtin import BUILTIN
 from sohes_d2.labels.schema import image_name
 from sohes_d2.structures.forest import NO_PARENT
 from sohes_d2.structures.images import image_size, open_image

@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 
 from sohes_d2.cli.prepare import make_parser, run
-from sohes_d2.data.builtin import BUILTIN
-from sohes_d2.data.conversion import (
+from sohes_d2.data.benchmarks.conversion import (
     ConversionError,
     Entity,
     Item,
@@ -31,6 +30,7 @@ from sohes_d2.data.conversion import (
     require,
     take,
 )
+from sohes_d2.data.builtin import BUILTIN
 from sohes_d2.structures.images import image_size
 from sohes_d2.structures.masks import encode_masks
 

@@ -22,8 +22,18 @@ import sys
 from collections.abc import Iterable
 
 from sohes_d2.cli.prepare import make_parser, run
+from sohes_d2.data.benchmarks.conversion import (
+    ConversionError,
+    Item,
+    Scene,
+    Summary,
+    coco_entity,
+    convert,
+    path_of,
+    require,
+    take,
+)
 from sohes_d2.data.builtin import BUILTIN, read_sa1b_json
-from sohes_d2.data.conversion import ConversionError, Item, Scene, Summary, coco_entity, convert, path_of, require, take
 from sohes_d2.structures.files import atomic_writer
 
 REMEDY = (

@@ -17,9 +17,9 @@ from . import compat
 
 if TYPE_CHECKING:
     from .config import add_sohes_config
-    from .engine.models import load
-    from .engine.predictor import SOHESPredictor
     from .exploration.labeler import PseudoLabeler
+    from .inference.models import load
+    from .inference.predictor import SOHESPredictor
     from .structures.entity import Entity
     from .structures.forest import Forest
 
@@ -33,9 +33,9 @@ _HOMES = {
     "Entity": "structures.entity",
     "Forest": "structures.forest",
     "PseudoLabeler": "exploration.labeler",
-    "SOHESPredictor": "engine.predictor",
+    "SOHESPredictor": "inference.predictor",
     "add_sohes_config": "config",
-    "load": "engine.models",
+    "load": "inference.models",
 }
 _NEED_DETECTRON2 = {"SOHESPredictor", "add_sohes_config"}
 
@@ -45,6 +45,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name in _NEED_DETECTRON2:
         compat.require()
+        for phase in ("modeling", "correction"):  # enter the models in Detectron2's registries
+            importlib.import_module(f".{phase}", __name__)
     value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
     globals()[name] = value
     return value

@@ -22,7 +22,7 @@ from PIL import Image
 import sohes_d2
 from sohes_d2.cli.main import COMMANDS
 from sohes_d2.cli.main import main as sohes_main
-from sohes_d2.config_file import load_config
+from sohes_d2.config.load import load_config
 
 REPOSITORY = Path(__file__).parents[1]
 DOCS = sorted(
@@ -40,7 +40,7 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
-SCRIPT = re.compile(r"(?:tools|datasets)/\w+\.py")
+SCRIPT = re.compile(r"(?:tools|datasets)/[\w/]+\.py")
 COMMAND = re.compile(r"(?:\S+/)?sohes (?=[a-z-]+( |$))")
 OUR_PATH = re.compile(r"(?:tools|configs|datasets|docs|sohes_d2|tests)/[\w./-]+\.(?:py|yaml|md)")
 OPTION = re.compile(r"--[a-z][a-z-]*")
@@ -177,7 +177,7 @@ def test_options_of_commands_are_known(path):
 
 @pytest.mark.parametrize("path", DOCS, ids=name_of)
 def test_options_in_sentences_are_known(path):
-    scripts = sorted(name_of(p) for folder in ("tools", "datasets") for p in (REPOSITORY / folder).glob("*.py"))
+    scripts = sorted(name_of(p) for folder in ("tools", "datasets") for p in (REPOSITORY / folder).rglob("*.py"))
     scripts += [f"sohes {name}" for name in COMMANDS]
     for code in inline_code(read(path)):
         option = OPTION.match(code)

@@ -91,7 +91,7 @@ def test_what_the_archives_hold(archives):
         scripts = contents.read(f"{info}/entry_points.txt").decode()
     configs = {path.relative_to(REPOSITORY).as_posix() for path in REPOSITORY.glob("configs/**/*.yaml")}
     assert len(configs) > 20 and {f"sohes_d2/{name}" for name in configs} <= names
-    assert {"sohes_d2/py.typed", "sohes_d2/visualization/report/assets/page.html"} <= names
+    assert {"sohes_d2/py.typed", "sohes_d2/report/assets/page.html"} <= names
     assert {"sohes_d2/model_zoo/vit_mini8.safetensors", "sohes_d2/model_zoo/sohes_mini8/config.yaml"} <= names
     assert not [name for name in names if name.startswith(("tests", "tools", "configs/"))]
     assert "sohes = sohes_d2.cli.main:main" in scripts

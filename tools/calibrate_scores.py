@@ -102,7 +102,7 @@ def phase_one(args: argparse.Namespace) -> tuple[Find, float]:
 
 def model(args: argparse.Namespace) -> tuple[Find, float]:
     """From a photo to a model's entities, with raw scores unless they are to be checked; and 0."""
-    from sohes_d2.engine.predictor import SOHESPredictor, load_model_folder
+    from sohes_d2.inference.predictor import SOHESPredictor, load_model_folder
 
     cfg, weights = load_model_folder(args.model)
     cfg.defrost()

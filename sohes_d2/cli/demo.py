@@ -74,7 +74,7 @@ def build_finder(args: argparse.Namespace) -> tuple[Any, dict[str, Any], str]:
         ConfigError, CheckpointError, WeightsError, ValueError, ImportError: it cannot be built; the message says why.
     """
     from .. import __version__, compat
-    from ..config_file import load_config
+    from ..config.load import load_config
     from ..devices import choose_device
     from ..errors import ConfigError
     from ..exploration.features import build_feature_extractor
@@ -85,7 +85,7 @@ def build_finder(args: argparse.Namespace) -> tuple[Any, dict[str, Any], str]:
     version = {"description": "Forests of entities, made by sohes demo", "version": __version__}
     if args.weights or "MODEL.WEIGHTS" in args.opts[::2]:
         compat.require()
-        from ..engine.predictor import SOHESPredictor, load_model_folder
+        from ..inference.predictor import SOHESPredictor, load_model_folder
 
         config, weights = args.config_file, local_path(args.weights or "")
         if os.path.isdir(weights):
@@ -118,7 +118,7 @@ def show(args: argparse.Namespace) -> int:
     """Find the forests and write what shows them; returns the exit code."""
     # after the arguments, because these take seconds to import
     from ..data.inputs import read_inputs
-    from ..engine.demo import DemoOptions, run_demo
+    from ..inference.gallery import DemoOptions, run_demo
     from ..visualization import MAX_MASKS
 
     check_output(args.output, folder=True)

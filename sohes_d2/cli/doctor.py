@@ -223,7 +223,7 @@ def check_weights() -> Iterator[Finding]:
 
 def check_phases() -> Iterator[Finding]:
     """Whether the phases run, by running them in small."""
-    probes, problem = try_import("sohes_d2.engine.probes")
+    probes, problem = try_import("sohes_d2.cli.probes")
     if problem:
         for phase in ("phase 1", "phase 2", "phase 3"):
             yield Finding(phase, MISSING, f"cannot be tried: {problem}", "see the lines with !! above")

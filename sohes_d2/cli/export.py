@@ -77,7 +77,7 @@ def plain_config(config_file: str, weights: str, options: Sequence[str] = ()) ->
     Raises:
         ConfigError: it cannot be read, or an option is none.
     """
-    from ..config_file import load_config
+    from ..config.load import load_config
 
     # train_net.py writes its own config.yaml into OUTPUT_DIR
     own = ["MODEL.WEIGHTS", weights, "OUTPUT_DIR", os.path.join(os.path.dirname(weights), "evaluation")]

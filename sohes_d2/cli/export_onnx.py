@@ -68,8 +68,8 @@ def read_photo(path: str, size: tuple[int, int]) -> np.ndarray:
 def export(args: argparse.Namespace) -> None:
     """Export, and print by how much the files differ from the model."""
     # after the arguments, because these take seconds to import
-    from ..engine.export import check_paths, describe, export_segmenter
-    from ..engine.predictor import SOHESPredictor
+    from ..inference.export import check_paths, describe, export_segmenter
+    from ..inference.predictor import SOHESPredictor
 
     size = args.size[0], args.size[1]
     for path in args.output:

@@ -106,7 +106,7 @@ def build_cfg(args: argparse.Namespace):
         ConfigError: an unknown key, a value of the wrong type, a file that cannot be read, or a device that is not
             there.
     """
-    from ..config_file import load_config
+    from ..config.load import load_config
     from ..devices import choose_device
 
     flags: list[str] = []
@@ -126,7 +126,7 @@ def label(args: argparse.Namespace) -> int:
     """Label the images; returns the exit code."""
     # after the arguments, because these take seconds to import
     from ..data.sources import read_image_list
-    from ..engine.labeling.run import LabelingOptions, run_labeling
+    from ..labeling.run import LabelingOptions, run_labeling
 
     options = LabelingOptions(
         workers=_default_workers() if args.workers is None else args.workers,
@@ -142,7 +142,7 @@ def label(args: argparse.Namespace) -> int:
     check_output(args.output, folder=not args.output.lower().endswith(".json"))
     images = read_image_list(args.images, args.image_root)
     cfg = build_cfg(args)
-    from ..engine.labeling.factory import CfgLabelerFactory
+    from ..labeling.factory import CfgLabelerFactory
     from ..structures.selection import Selection
 
     selection = Selection(args.entities, args.min_score, args.max_depth)

@@ -40,7 +40,7 @@ def run(
         name: of the script, for messages.
         parser: of `make_parser`.
         arguments: those of the process by default.
-        body: gives the `sohes_d2.data.conversion.Summary` of the file it wrote, None if it wrote none.
+        body: gives the `sohes_d2.data.benchmarks.conversion.Summary` of the file it wrote, None if it wrote none.
 
     Returns:
         The exit code: 0 all images converted, 3 some skipped (their reasons are in the file), 2 the input cannot be

@@ -67,7 +67,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def build_page(args: argparse.Namespace) -> int:
     """Write the page and tell what is in it; returns the exit code."""
-    from ..visualization.report import ReportOptions, read_label_file, read_metrics, write_report
+    from ..report import ReportOptions, read_label_file, read_metrics, write_report
 
     options = ReportOptions(
         max_images=args.max_images,

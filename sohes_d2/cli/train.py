@@ -64,10 +64,10 @@ def build_cfg(args: argparse.Namespace) -> Any:
 def prepare(args: argparse.Namespace) -> Any:
     """Config, data sets, log and seed of one process; returns the config."""
     from ..data.registration import register_builtin_datasets, register_datasets
-    from ..engine.checkpoint import has_checkpoint
     from ..engine.data_check import check_datasets
     from ..engine.training_command import set_up
     from ..errors import ConfigError
+    from ..weights.checkpoint import has_checkpoint
 
     cfg = build_cfg(args)
     register_builtin_datasets()
@@ -114,9 +114,9 @@ def evaluate(cfg: Any, resume: bool) -> None:
     from detectron2.evaluation import verify_results
     from detectron2.utils import comm
 
-    from ..engine.checkpoint import SOHESCheckpointer
-    from ..engine.results import check_files, check_readable, write_evaluation
     from ..engine.trainer import SOHESTrainer
+    from ..evaluation.results import check_files, check_readable, write_evaluation
+    from ..weights.checkpoint import SOHESCheckpointer
 
     check_files(cfg.DATASETS.TEST, cfg.TEST.MAX_UNREADABLE)
     model = SOHESTrainer.build_model(cfg)

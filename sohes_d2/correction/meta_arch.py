@@ -14,7 +14,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import ImageList
 
 from ..modeling.meta_arch import SOHES
-from ..modeling.view_fusion import AS_IT_IS, ViewFusion
+from ..modeling.test_time_augmentation import AS_IT_IS, ViewFusion
 from .guard import finite_images, statistics_sums
 from .schedule import BranchSchedule
 from .targets import TeacherTargets

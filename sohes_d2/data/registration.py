@@ -6,7 +6,7 @@ Every data set is class-agnostic: one class, "entity". Nothing is read before `D
 for (`PerImageDataset`, `LabelDataset`). Detectron2's loaders take both, by name or by
 ``build_detection_train_loader(dataset=DatasetCatalog.get(name), mapper=...)``. What is not loaded is not filtered:
 `DATALOADER.FILTER_EMPTY_ANNOTATIONS` has no effect on such a data set in Detectron2's own loader. The mask counts of a
-`LabelDataset` are in its index, by which `training_stream` filters:
+`LabelDataset` are in its index, by which `training.stream` filters:
 ``torch.utils.data.Subset(dataset, np.flatnonzero(dataset.labels.rows["count"]))`` has the images with masks.
 
 A folder of photos without labels is a data set, too (`register_unlabeled`), for models whose teacher makes the labels.
@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
-from ..config_file import read_yaml
+from ..config.load import read_yaml
 from ..errors import ConfigError, InputError
 from ..labels.forests import find_parents
 from ..labels.index import is_label_file
@@ -93,7 +93,7 @@ def register_coco_entities(name: str, json_file: str, image_root: str) -> None:
 def register_unlabeled(name: str, image_root: str) -> None:
     """Register all images in a folder and below it as a data set without labels, without looking into it.
 
-    For training alone, and for models that learn from a teacher (see `training_stream.training_dataset`), which can
+    For training alone, and for models that learn from a teacher (see `training.stream.training_dataset`), which can
     tell by the metadata: ``unlabeled=True``.
 
     Args:

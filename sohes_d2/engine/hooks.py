@@ -16,10 +16,10 @@ from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer
 from detectron2.evaluation import inference_context
 from detectron2.utils import comm
 
-from ..data.training_labels import BrokenSampleError
+from ..data.training.labels import BrokenSampleError
+from ..modeling.inference import predicted_forest
 from ..structures.forest import Forest, ForestError
 from ..structures.images import ImageReadError, read_image
-from ..structures.masks import encode_masks
 from ..visualization.draw import forest_figure
 from .stopping import stopping
 
@@ -135,20 +135,6 @@ class DrawExamples(HookBase):
     def _put(self, name: str, kind: str, image: np.ndarray, forest: Forest) -> None:
         figure = forest_figure(image, forest, f"{name}, {kind}", self._width)
         self.trainer.storage.put_image(f"examples/{name}/{kind}", np.ascontiguousarray(figure.transpose(2, 0, 1)))
-
-
-def predicted_forest(output: Mapping[str, Any], image_size: tuple[int, int]) -> Forest:
-    """The forest of a model's output for one image; of a model without hierarchy, that of its masks' coverage.
-
-    Args:
-        output: has "forest", or "instances" with ``pred_masks`` ((N, H, W) tensor) and ``scores``.
-        image_size: (H, W).
-    """
-    if "forest" in output:
-        return output["forest"]
-    instances = output["instances"]
-    masks = encode_masks(torch.as_tensor(instances.pred_masks).cpu())
-    return Forest.from_masks(masks, image_size, scores=instances.scores.detach().cpu().numpy())
 
 
 def annotated_forest(record: Mapping[str, Any], image_size: tuple[int, int]) -> Forest | None:

@@ -23,15 +23,15 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 
 from ..correction import MutualLearningHook, SOHESMutualLearning
-from ..data.mapper import PseudoLabelDatasetMapper
-from ..data.training_stream import build_training_loader, images_per_process
+from ..data.inference_loader import build_test_loader
+from ..data.training.mapper import PseudoLabelDatasetMapper
+from ..data.training.stream import build_training_loader, images_per_process
 from ..errors import ConfigError, InputError
 from ..evaluation.entity_evaluator import EntityEvaluator
-from .checkpoint import CheckpointError, SOHESCheckpointer
+from ..evaluation.results import check_readable, defined_only, write_evaluation
+from ..weights.checkpoint import CheckpointError, SOHESCheckpointer
 from .hooks import Checkpoints, CountSkippedImages, DrawExamples, Evaluation
-from .inference_loader import build_test_loader
 from .optimizer import build_optimizer
-from .results import check_readable, defined_only, write_evaluation
 from .schedule import build_lr_scheduler
 from .step import TrainingStep, build_precision
 from .stopping import stopping

@@ -15,7 +15,7 @@ from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
-from ..config_file import load_config
+from ..config.load import load_config
 from ..errors import FolderBusyError, OutputError
 from ..structures.files import FolderLock, check_output, write_text
 from .launch import launch

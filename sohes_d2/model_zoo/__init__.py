@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from ..config_file import get_config_file, load_config, shipped_configs
+from ..config.load import get_config_file, load_config, shipped_configs
 
 __all__ = ["get_config", "get_config_file", "shipped_configs"]
 

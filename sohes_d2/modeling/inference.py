@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from detectron2.structures import Boxes, Instances
 from ..structures.device_rle import encode_tensor
 from ..structures.duplicates import without_duplicates
 from ..structures.forest import Forest
-from ..structures.masks import RLE, coverage_matrix, mask_areas, mask_boxes
+from ..structures.masks import RLE, coverage_matrix, encode_masks, mask_areas, mask_boxes
 from ..structures.rle_masks import RLEMasks
 from ..structures.score_calibration import Knots, calibrated
 from .ancestor_head import ancestor_logits
@@ -226,3 +226,17 @@ def _instances(rles: list[RLE], scores: Tensor, size: tuple[int, int]) -> Instan
     instances.scores = scores
     instances.pred_classes = torch.zeros(len(rles), dtype=torch.int64)
     return instances
+
+
+def predicted_forest(output: Mapping[str, Any], image_size: tuple[int, int]) -> Forest:
+    """The forest of a model's output for one image; of a model without hierarchy, that of its masks' coverage.
+
+    Args:
+        output: has "forest", or "instances" with ``pred_masks`` ((N, H, W) tensor) and ``scores``.
+        image_size: (H, W).
+    """
+    if "forest" in output:
+        return output["forest"]
+    instances = output["instances"]
+    masks = encode_masks(torch.as_tensor(instances.pred_masks).cpu())
+    return Forest.from_masks(masks, image_size, scores=instances.scores.detach().cpu().numpy())

@@ -17,7 +17,7 @@ from ..structures.score_calibration import check_knots
 from .criterion import SetCriterion
 from .inference import EntityInference, FoundMasks
 from .matcher import HungarianMatcher
-from .view_fusion import AS_IT_IS, ViewFusion
+from .test_time_augmentation import AS_IT_IS, ViewFusion
 
 STRIDE = 32  # of the coarsest map: every backbone's input is padded to a multiple
 

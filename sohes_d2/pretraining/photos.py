@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from ..data.sources import read_image_list
-from ..data.training_labels import BrokenSampleError
+from ..data.training.labels import BrokenSampleError
 from ..structures.images import ImageReadError, read_image
 
 

@@ -11,7 +11,7 @@ import torch
 
 from detectron2.config import configurable
 
-from ..data.views import StrongView
+from ..data.training.views import StrongView
 from .photos import PhotoStore
 
 _ASPECTS = (3 / 4, 4 / 3)  # width over height of a crop before it is resized to a square

@@ -23,7 +23,7 @@ Coverage = Callable[[int, np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Rules:
-    """Thresholds of the forest that people see, the keys of EXPLORATION.HIERARCHY; see sohes_d2/config.py.
+    """Thresholds of the forest that people see, the keys of EXPLORATION.HIERARCHY; see sohes_d2/config.
 
     Attributes:
         theta_cover: share of a mask that its parent covers, at least.

@@ -1,30 +1,25 @@
 """The demo: whatever photos are named, it shows what it can, lists the rest, and stays in its folder."""
 
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers.tiny_training import sohes_cfg
 from PIL import Image
 
 from sohes_d2.cli import demo as tool
 from sohes_d2.data.inputs import read_inputs
 from sohes_d2.data.sources import SourceError
-from sohes_d2.data.synthetic import generate_scene
-from sohes_d2.engine import demo
-from sohes_d2.engine.demo import DemoOptions, run_demo
-from sohes_d2.engine.predictor import SOHESPredictor
+from sohes_d2.data.synthetic.scene import generate_scene
+from sohes_d2.inference import gallery as demo
+from sohes_d2.inference.gallery import DemoOptions, run_demo
+from sohes_d2.inference.predictor import SOHESPredictor
 from sohes_d2.labels.index import is_label_file
 from sohes_d2.labels.shards import ShardedDataset
 from sohes_d2.structures.forest import Forest
 
 from detectron2.modeling import build_model
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
-
-from tiny_training import sohes_cfg  # noqa: E402
 
 EVIL = "<img src=x onerror=alert(1)>.png"
 FAST = ["EXPLORATION.FEATURES.NAME", "color_texture", "EXPLORATION.ZOOM.ENABLED", "False"]

@@ -32,7 +32,7 @@ def test_a_whole_installation_can_run(capsys):
 
 
 def test_what_is_missing_is_named_with_a_remedy(monkeypatch, capsys):
-    missing = {"timm", "cv2", "onnxruntime", "detectron2.modeling", "sohes_d2.engine.probes"}
+    missing = {"timm", "cv2", "onnxruntime", "detectron2.modeling", "sohes_d2.cli.probes"}
     broken = {"ray": AttributeError("no attribute 'float'")}
     real = doctor.importlib.import_module
 
@@ -66,7 +66,7 @@ def test_what_is_missing_is_named_with_a_remedy(monkeypatch, capsys):
 
 
 def test_a_phase_that_fails_is_told(monkeypatch):
-    from sohes_d2.engine import probes
+    from sohes_d2.cli import probes
 
     monkeypatch.setattr(probes, "probe_labeling", lambda: (_ for _ in ()).throw(RuntimeError("bad\n  driver")))
     found = by_name(doctor.check_phases())
@@ -75,7 +75,7 @@ def test_a_phase_that_fails_is_told(monkeypatch):
 
 
 def test_probes_notice_wrong_results(monkeypatch):
-    from sohes_d2.engine import probes
+    from sohes_d2.cli import probes
     from sohes_d2.modeling.criterion import SetCriterion
     from sohes_d2.structures.forest import Forest
 

@@ -283,7 +283,7 @@ def test_empty_masks_are_counted_and_missing_files_are_named(files, tmp_path):
 
 def test_benchmark_prints_ratio_and_equality(capsys):
     pytest.importorskip("faster_coco_eval")
-    benchmark = runpy.run_path(str(TOOLS / "benchmark_evaluation.py"))
+    benchmark = runpy.run_path(str(TOOLS / "benchmarks" / "benchmark_evaluation.py"))
     assert benchmark["main"](["--images", "2", "--truths", "5", "--detections", "20"]) == 0
     out = capsys.readouterr().out
     assert "speedup" in out

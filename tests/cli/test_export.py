@@ -2,27 +2,22 @@
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from helpers.mutual_training import mutual_cfg, mutual_model, plain_cfg, plain_model
+from helpers.tiny_training import write_scenes
+
+from sohes_d2.cli.export import main as export_model
+from sohes_d2.cli.train import main as train_net
+from sohes_d2.config.load import load_config
+from sohes_d2.data.registration import register_coco_entities
+from sohes_d2.engine.trainer import SOHESTrainer
+from sohes_d2.weights.checkpoint import SOHESCheckpointer
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
-
-TESTS = Path(__file__).parents[1]
-sys.path[:0] = [str(TESTS / "engine"), str(TESTS / "correction")]
-
-from mutual_training import mutual_cfg, mutual_model, plain_cfg, plain_model  # noqa: E402
-from tiny_training import write_scenes  # noqa: E402
-
-from sohes_d2.cli.export import main as export_model  # noqa: E402
-from sohes_d2.cli.train import main as train_net  # noqa: E402
-from sohes_d2.config_file import load_config  # noqa: E402
-from sohes_d2.data.registration import register_coco_entities  # noqa: E402
-from sohes_d2.engine.checkpoint import SOHESCheckpointer  # noqa: E402
-from sohes_d2.engine.trainer import SOHESTrainer  # noqa: E402
 
 
 @pytest.fixture(scope="module")

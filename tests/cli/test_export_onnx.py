@@ -12,37 +12,35 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.tiny_training import sohes_cfg, tiny_cfg
 from PIL import Image
 from pycocotools import mask as mask_util
 
-from detectron2.modeling import build_model
-
-TESTS = Path(__file__).parents[1]
-sys.path[:0] = [str(TESTS / "engine")]
-
-from tiny_training import sohes_cfg, tiny_cfg  # noqa: E402
-
-from sohes_d2.cli.export_onnx import main as export_onnx  # noqa: E402
-from sohes_d2.data.synthetic import generate_scene  # noqa: E402
-from sohes_d2.engine import SOHESPredictor, export  # noqa: E402
-from sohes_d2.engine.export import (  # noqa: E402
+from sohes_d2.cli.export_onnx import main as export_onnx
+from sohes_d2.data.synthetic.scene import generate_scene
+from sohes_d2.inference import export
+from sohes_d2.inference.export import (
     DifferenceError,
     ExportError,
     SegmenterGraph,
     export_segmenter,
     largest_differences,
 )
-from sohes_d2.modeling.deformable_attention import MSDeformAttn  # noqa: E402
-from sohes_d2.structures.forest import Forest  # noqa: E402
-from sohes_d2.structures.masks import encode_masks  # noqa: E402
+from sohes_d2.inference.predictor import SOHESPredictor
+from sohes_d2.modeling.deformable_attention import MSDeformAttn
+from sohes_d2.structures.forest import Forest
+from sohes_d2.structures.masks import encode_masks
 
+from detectron2.modeling import build_model
+
+REPOSITORY = Path(__file__).parents[2]
 SIZE = (64, 96)
 HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
 needs_onnx = pytest.mark.skipif(not HAS_ONNX, reason="needs onnx, onnxscript and onnxruntime (pip install .[onnx])")
 
 
 def load_tool(name):
-    spec = importlib.util.spec_from_file_location(name, TESTS.parent / "tools" / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "tools" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -278,7 +276,7 @@ def test_an_onnx_file_finds_the_predictors_forest(folder, predictor, traced, tmp
 
 
 def test_the_example_needs_neither_torch_nor_detectron2():
-    tree = ast.parse((TESTS.parent / "tools" / "run_onnx.py").read_text())
+    tree = ast.parse((REPOSITORY / "tools" / "run_onnx.py").read_text())
     names = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -286,7 +284,7 @@ def test_the_example_needs_neither_torch_nor_detectron2():
         elif isinstance(node, ast.ImportFrom):
             names.add(node.module.split(".")[0])
     assert names - set(sys.stdlib_module_names) == {"numpy", "PIL", "onnxruntime", "sohes_d2"}
-    hierarchy = (TESTS.parent / "sohes_d2" / "structures" / "hierarchy.py").read_text()
+    hierarchy = (REPOSITORY / "sohes_d2" / "structures" / "hierarchy.py").read_text()
     assert not re.search(
         r"^(?:import|from) (?!__future__|heapq|collections|dataclasses|numpy)", hierarchy, re.MULTILINE
     )

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
+from helpers.tiny_pretraining import tiny_options, write_photos
+
+from sohes_d2.cli.pretrain import build_cfg, main, parse_arguments
 
 pytest.importorskip("lightly", reason="pip install 'sohes_d2[pretrain]'")
 
 REPOSITORY = Path(__file__).parents[2]
-sys.path.insert(0, str(REPOSITORY / "tests" / "pretraining"))
-
-from tiny_pretraining import tiny_options, write_photos  # noqa: E402
-
-from sohes_d2.cli.pretrain import build_cfg, main, parse_arguments  # noqa: E402
-
 CONFIGS = sorted((REPOSITORY / "configs" / "pretraining").glob("*.yaml"))
 
 

@@ -1,20 +1,15 @@
 """The command line of training: a whole run on the CPU, evaluation, and what is said to mistakes."""
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from helpers.tiny_training import write_scenes
+
+from sohes_d2.cli import train as tool
+from sohes_d2.structures.files import FolderLock
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
-
-from tiny_training import write_scenes  # noqa: E402  (registers TinySegmenter)
-
-from sohes_d2.cli import train as tool  # noqa: E402
-from sohes_d2.structures.files import FolderLock  # noqa: E402
 
 train_net = tool.main
 

@@ -4,10 +4,10 @@ import logging
 
 import pytest
 import torch
-from mutual_training import batch, mutual_cfg, mutual_model, plain_cfg, plain_model, write_phase2
+from helpers.mutual_training import batch, mutual_cfg, mutual_model, plain_cfg, plain_model, write_phase2
 
-from sohes_d2.engine.checkpoint import SOHESCheckpointer
 from sohes_d2.engine.optimizer import GroupRules, parameter_groups
+from sohes_d2.weights.checkpoint import SOHESCheckpointer
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from mutual_training import mutual_cfg, plain_model, write_phase2
+from helpers.mutual_training import mutual_cfg, plain_model, write_phase2
 
 from sohes_d2.correction import CollapseError, MutualLearningHook
 from sohes_d2.correction.thresholds import Threshold

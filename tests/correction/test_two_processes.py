@@ -3,8 +3,8 @@
 import json
 
 import torch
-from mutual_training import plain_cfg
-from two_teachers import work
+from helpers.mutual_training import plain_cfg
+from helpers.two_teachers import work
 
 from sohes_d2.engine.launch import launch
 

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from sohes_d2 import add_sohes_config
-from sohes_d2.data.mapper import PseudoLabelDatasetMapper
 from sohes_d2.data.registration import DatasetMissingError, DatasetSpecError, is_unlabeled, register_datasets
 from sohes_d2.data.sources import SourceError
-from sohes_d2.data.training_stream import build_training_loader, training_dataset
+from sohes_d2.data.training.mapper import PseudoLabelDatasetMapper
+from sohes_d2.data.training.stream import build_training_loader, training_dataset
 from sohes_d2.structures.forest import Forest
 from sohes_d2.structures.masks import encode_masks
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sohes_d2.data.synthetic import generate_scene
+from sohes_d2.data.synthetic.scene import generate_scene
 from sohes_d2.structures.forest import Forest
 from sohes_d2.structures.masks import decode_masks
 

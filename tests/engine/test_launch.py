@@ -5,7 +5,7 @@ import time
 
 import pytest
 import torch
-from two_processes import die, fail, gradients, leave, work
+from helpers.two_processes import die, fail, gradients, leave, work
 
 from sohes_d2.engine import launch as module
 from sohes_d2.engine.launch import ProcessDiedError, RemoteTraceback, launch

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from tiny_training import TinyBackbone
+from helpers.tiny_training import TinyBackbone
 from torch import nn
 
-from sohes_d2.config_file import load_config
+from sohes_d2.config.load import load_config
 from sohes_d2.engine.optimizer import GroupRules, build_optimizer, parameter_groups
 from sohes_d2.errors import ConfigError
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from sohes_d2.config_file import load_config
+from sohes_d2.config.load import load_config
 from sohes_d2.engine.schedule import build_lr_scheduler
 from sohes_d2.errors import ConfigError
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from sohes_d2.config_file import load_config
+from sohes_d2.config.load import load_config
 from sohes_d2.engine.step import TrainingStep, build_precision
 from sohes_d2.errors import ConfigError
 

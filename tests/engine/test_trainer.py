@@ -5,13 +5,13 @@ import os
 
 import pytest
 import torch
-from tiny_training import sohes_cfg, tiny_cfg
+from helpers.tiny_training import sohes_cfg, tiny_cfg
 
-from sohes_d2.engine.checkpoint import CheckpointError
 from sohes_d2.engine.hooks import annotated_forest
 from sohes_d2.engine.trainer import SOHESTrainer
 from sohes_d2.engine.writers import MetricsWriter
 from sohes_d2.errors import ConfigError
+from sohes_d2.weights.checkpoint import CheckpointError
 
 from detectron2.data import DatasetCatalog
 from detectron2.engine import HookBase

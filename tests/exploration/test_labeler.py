@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from sohes_d2 import add_sohes_config
-from sohes_d2.data.synthetic import generate_scene
+from sohes_d2.data.synthetic.scene import generate_scene
 from sohes_d2.exploration.features import ColorTextureExtractor
 from sohes_d2.exploration.filtering import MaskFilter
 from sohes_d2.exploration.labeler import PseudoLabeler, fill_holes

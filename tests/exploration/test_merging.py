@@ -12,7 +12,9 @@ from sohes_d2.exploration.graph import STRENGTH_UNIT, RegionGraph
 from sohes_d2.exploration.leaves import consecutive
 from sohes_d2.exploration.merging import MergeHistory, merge_regions, numba
 
-merge_plainly = runpy.run_path(str(Path(__file__).parents[2] / "tools" / "benchmark_merging.py"))["merge_plainly"]
+merge_plainly = runpy.run_path(str(Path(__file__).parents[2] / "tools" / "benchmarks" / "benchmark_merging.py"))[
+    "merge_plainly"
+]
 THETAS = [0.9, 0.7, 0.5, 0.3, 0.1, -0.5]
 needs_numba = pytest.mark.skipif(numba is None, reason="numba is not installed")
 PATHS = [pytest.param(True, marks=needs_numba), False]

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers.feature_config import config
 from safetensors.torch import save_file
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from feature_config import config  # noqa: E402
-
-from sohes_d2.errors import WeightsError  # noqa: E402
-from sohes_d2.exploration.features import (  # noqa: E402
+from sohes_d2.errors import WeightsError
+from sohes_d2.exploration.features import (
     ColorTextureExtractor,
     FeatureExtractor,
     JointExtractor,
     build_feature_extractor,
     load_vit_file,
 )
-from sohes_d2.exploration.features.vit import ViTExtractor  # noqa: E402
-from sohes_d2.exploration.features.vit_file import METADATA_KEY  # noqa: E402
+from sohes_d2.exploration.features.vit import ViTExtractor
+from sohes_d2.exploration.features.vit_file import METADATA_KEY
 
 NAME = "vit_tiny_patch16_224"
 OPTIONS = {"patch_size": 8, "img_size": 32, "embed_dim": 24, "depth": 2, "num_heads": 2}

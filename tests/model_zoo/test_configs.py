@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-import sohes_d2.config_file
+import sohes_d2.config.load
 from sohes_d2.config import exploration_cfg
-from sohes_d2.config_file import load_config
+from sohes_d2.config.load import load_config
 from sohes_d2.errors import ConfigError
 from sohes_d2.model_zoo import get_config, get_config_file, shipped_configs
 
@@ -29,7 +29,7 @@ def test_names(tmp_path, monkeypatch):
     assert get_config_file("joint") == "joint", "a file goes before a name"
     with pytest.raises(ConfigError, match="Did you mean .*exploration/joint"):
         get_config_file("exploration/jiont")
-    monkeypatch.setattr(sohes_d2.config_file, "shipped_configs", lambda: {"a/x": "1", "b/x": "2"})
+    monkeypatch.setattr(sohes_d2.config.load, "shipped_configs", lambda: {"a/x": "1", "b/x": "2"})
     with pytest.raises(ConfigError, match="could be a/x or b/x"):
         get_config_file("x")
 
@@ -42,7 +42,7 @@ def test_a_config_is_that_of_its_file():
 
 def test_without_detectron2_phase_1_has_the_same_keys(monkeypatch):
     whole = load_config("joint", ["EXPLORATION.MAX_PIXELS", "1000"])
-    monkeypatch.setattr(sohes_d2.config_file, "is_installed", lambda: False)
+    monkeypatch.setattr(sohes_d2.config.load, "is_installed", lambda: False)
     cfg = load_config("joint", ["EXPLORATION.MAX_PIXELS", "1000"])
     assert type(cfg) is type(exploration_cfg()) and type(cfg) is not type(whole)
     assert cfg.EXPLORATION == whole.EXPLORATION and cfg.EXPLORATION.MAX_PIXELS == 1000

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.feature_config import config
 from safetensors import safe_open
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "exploration"))
-
-from feature_config import config  # noqa: E402
-
-from sohes_d2.engine.predictor import SOHESPredictor  # noqa: E402
-from sohes_d2.errors import WeightsError  # noqa: E402
-from sohes_d2.exploration.features import JointExtractor, build, build_feature_extractor  # noqa: E402
-from sohes_d2.modeling.backbone.vit import ViT  # noqa: E402
-from sohes_d2.structures.masks import encode_masks, iou_matrix  # noqa: E402
-from sohes_d2.weights import BACKBONE, PREFIX, local_path, shipped_files  # noqa: E402
+from sohes_d2.errors import WeightsError
+from sohes_d2.exploration.features import JointExtractor, build, build_feature_extractor
+from sohes_d2.inference.predictor import SOHESPredictor
+from sohes_d2.modeling.backbone.vit import ViT
+from sohes_d2.structures.masks import encode_masks, iou_matrix
+from sohes_d2.weights import BACKBONE, PREFIX, local_path, shipped_files
 
 MOST_BYTES = 25e6
 

@@ -4,9 +4,9 @@ import math
 import socket
 import sys
 
-import matching_case
 import pytest
 import torch
+from helpers import matching_case
 from torch import multiprocessing
 
 from sohes_d2.modeling import criterion as criterion_module

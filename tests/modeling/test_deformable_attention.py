@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from golden import noise, summary
+from helpers.golden import noise, summary
 
 from sohes_d2.modeling.deformable_attention import MSDeformAttn, multi_scale_deformable_attention
 

@@ -2,10 +2,10 @@
 
 import logging
 
-import matching_case
 import numpy as np
 import pytest
 import torch
+from helpers import matching_case
 from scipy.optimize import linear_sum_assignment
 
 from sohes_d2.modeling import point_sampling

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from tiny_pretraining import write_photos
+from helpers.tiny_pretraining import write_photos
 
 from sohes_d2.errors import InputError
 from sohes_d2.exploration.features import ColorTextureExtractor

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers.tiny_pretraining import OPTIONS, photo
 from safetensors.torch import save_file
-from tiny_pretraining import OPTIONS, photo
 
 pytest.importorskip("lightly", reason="pip install 'sohes_d2[pretrain]'")
 
-from sohes_d2.data.training_stream import seeded
+from sohes_d2.data.training.stream import seeded
 from sohes_d2.errors import WeightsError
 from sohes_d2.pretraining.distillation import FeatureDistillation, load_teacher, patch_map
 from sohes_d2.pretraining.trunk import build_trunk

@@ -7,11 +7,11 @@ import copy
 import numpy as np
 import pytest
 import torch
-from tiny_pretraining import OPTIONS, photo
+from helpers.tiny_pretraining import OPTIONS, photo
 
 pytest.importorskip("lightly", reason="pip install 'sohes_d2[pretrain]'")
 
-from sohes_d2.data.training_stream import seeded
+from sohes_d2.data.training.stream import seeded
 from sohes_d2.pretraining.self_distillation import SelfDistillation
 from sohes_d2.pretraining.trunk import build_trunk
 from sohes_d2.pretraining.views import MultiCrop

@@ -6,12 +6,12 @@ import json
 
 import pytest
 import torch
+from helpers.tiny_pretraining import OPTIONS, photo, tiny_cfg, write_photos
 from safetensors import safe_open
-from tiny_pretraining import OPTIONS, photo, tiny_cfg, write_photos
 
 pytest.importorskip("lightly", reason="pip install 'sohes_d2[pretrain]'")
 
-import two_pretraining_processes
+from helpers import two_pretraining_processes
 
 from sohes_d2.engine.launch import launch
 from sohes_d2.errors import ConfigError

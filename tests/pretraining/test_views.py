@@ -6,13 +6,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from helpers.tiny_pretraining import write_photos
 from PIL import Image
-from tiny_pretraining import write_photos
 
 from sohes_d2.data.sources import SourceError
-from sohes_d2.data.training_labels import BrokenSampleError
-from sohes_d2.data.training_stream import seeded
-from sohes_d2.data.views import StrongView
+from sohes_d2.data.training.labels import BrokenSampleError
+from sohes_d2.data.training.stream import seeded
+from sohes_d2.data.training.views import StrongView
 from sohes_d2.pretraining.photos import PhotoStore, list_photos
 from sohes_d2.pretraining.views import MultiCrop, overlap, sample_box
 

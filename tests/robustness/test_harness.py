@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from harness import load_tool, run_forked, violation
+from helpers.harness import load_tool, run_forked, violation
 
 
 def prints_and_returns(code, text):

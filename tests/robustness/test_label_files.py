@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import importlib
 import json
-import sys
 from collections import Counter
 from pathlib import Path
 
 import hypothesis
 import numpy as np
 import pytest
-from harness import load_tool, run_forked, settings, violation, warm_up
-from mutations import odd_files
+from helpers.harness import load_tool, run_forked, settings, violation, warm_up
+from helpers.mutations import odd_files
 from PIL import Image
 
 from sohes_d2.structures.forest import Forest
@@ -114,8 +113,7 @@ def warm_tool(case, folder, tools):
     """The tool, after a run on a good file in this process."""
     name, where, _ = COMMANDS[case]
     if case == "train":  # here, so that the forks of other cases do not carry torch
-        sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
-        importlib.import_module("tiny_training")  # registers TinySegmenter
+        importlib.import_module("helpers.tiny_training")  # registers TinySegmenter
     if name not in tools:
         tools[name] = load_tool(name, where)
     odd = folder / "odd.json"

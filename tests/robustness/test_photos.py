@@ -14,7 +14,7 @@ from pathlib import Path
 import hypothesis
 import numpy as np
 import pytest
-from harness import load_tool, run_forked, settings, violation, warm_up
+from helpers.harness import load_tool, run_forked, settings, violation, warm_up
 from hypothesis import strategies as st
 from PIL import Image
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import hypothesis
 import numpy as np
 import pytest
-from harness import load_tool, run_forked, settings, violation, warm_up
+from helpers.harness import load_tool, run_forked, settings, violation, warm_up
+from helpers.mutations import damaged_bytes, odd_files
 from hypothesis import strategies as st
-from mutations import damaged_bytes, odd_files
 from PIL import Image
 
-from sohes_d2.engine.labeling import run_folder
+from sohes_d2.labeling import run_folder
 
 FAST = ["--workers", "0", "--device", "cpu", "--images-per-shard", "2", "EXPLORATION.FEATURES.NAME", "color_texture"]
 SHARDS = ["shard_00000.json", "shard_00001.json"]

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
+import calibrate_scores
 import cv2
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
-
-import calibrate_scores  # noqa: E402
-
-from sohes_d2.structures.forest import Forest  # noqa: E402
-from sohes_d2.structures.masks import encode_masks  # noqa: E402
-from sohes_d2.structures.score_calibration import calibrated, check_knots  # noqa: E402
+from sohes_d2.structures.forest import Forest
+from sohes_d2.structures.masks import encode_masks
+from sohes_d2.structures.score_calibration import calibrated, check_knots
 
 
 def generated(share, count=20000):

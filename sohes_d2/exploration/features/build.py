@@ -53,7 +53,7 @@ def extractor_by_name(name: str) -> FeatureExtractor:
     Raises:
         ValueError, WeightsError: as `build_feature_extractor`.
     """
-    from ...config_file import load_config
+    from ...config.load import load_config
 
     return build_feature_extractor(load_config("", ["EXPLORATION.FEATURES.NAME", name]))
 

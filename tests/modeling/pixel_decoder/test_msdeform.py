@@ -1,6 +1,6 @@
 import pytest
 import torch
-from golden import noise, summary
+from helpers.golden import noise, summary
 
 from sohes_d2 import add_sohes_config
 from sohes_d2.modeling.pixel_decoder import PIXEL_DECODER_REGISTRY, MSDeformAttnPixelDecoder

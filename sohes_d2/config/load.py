@@ -1,0 +1,293 @@
+"""The one door to configs: from a yaml file and KEY VALUE pairs to a config, with errors that say what was meant.
+
+Files are untrusted: no tag of theirs runs code, and how large, deep and often referred to their content may be is
+bounded.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from textwrap import shorten
+from typing import Any
+
+import yaml
+from yacs.config import CfgNode
+
+from ..compat import is_installed
+from ..errors import ConfigError, near_matches
+from ..structures.files import open_regular
+from . import add_sohes_config, exploration_cfg
+
+BASE_KEY = "_BASE_"
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+# Far more than any config needs.
+_MAX_BYTES = 1 << 20
+_MAX_VALUES = 20_000  # with what aliases (*name) repeat
+_MAX_DEPTH = 32
+_MAX_BASES = 16
+
+_MISMATCH = re.compile(
+    r"Type mismatch \(<class '([\w.]+)'> vs\. <class '([\w.]+)'>\).* config key: ([\w.]+)", re.DOTALL
+)
+_MISSING_KEY = re.compile(r"Non-existent (?:config )?key: ([\w.]+)")
+
+
+def configs_folder() -> str:
+    """The folder of the configs: ``sohes_d2/configs`` of an installed package, ``configs`` in a clone."""
+    inside = os.path.join(_PACKAGE, "configs")
+    return inside if os.path.isdir(inside) else os.path.join(os.path.dirname(_PACKAGE), "configs")
+
+
+def shipped_configs() -> dict[str, str]:
+    """Paths of the configs that come with the package, by name: relative to configs/, without the suffix."""
+    folder = configs_folder()
+    found = {}
+    for current, _, names in os.walk(folder):
+        for name in names:
+            path = os.path.join(current, name)
+            if name.endswith(".yaml"):
+                found[os.path.relpath(path, folder)[: -len(".yaml")].replace(os.sep, "/")] = path
+    return dict(sorted(found.items()))
+
+
+def get_config_file(name: str | os.PathLike[str]) -> str:
+    """The path of a config: a file that exists, or one that comes with the package.
+
+    Args:
+        name: a path, or a name: ``exploration/joint``, ``exploration/joint.yaml``, or ``joint`` where no other config
+            is called so.
+
+    Raises:
+        ConfigError: there is neither; the message has the nearest names.
+    """
+    name = os.fspath(name)
+    if os.path.lexists(name):
+        return name
+    known = shipped_configs()
+    wanted = name.replace(os.sep, "/").removeprefix("configs/").removesuffix(".yaml")
+    matches = [wanted] if wanted in known else [full for full in known if full.rpartition("/")[2] == wanted]
+    if len(matches) > 1:
+        raise ConfigError(f"config {name!r} could be {' or '.join(matches)}; give one of them")
+    if not matches:
+        names = dict.fromkeys([*known, *(full.rpartition("/")[2] for full in known)])
+        raise ConfigError(
+            f"config file {name!r} does not exist, nor does a config of that name come with the package."
+            + near_matches(wanted, names)
+        )
+    return known[matches[0]]
+
+
+def load_config(config_file: str, options: Sequence[str] = ()) -> CfgNode:
+    """Defaults of Detectron2 and of this package, then a yaml file, then KEY VALUE pairs.
+
+    Without Detectron2 there are only the keys of phase 1, see `exploration_cfg`.
+
+    Args:
+        config_file: path of a yaml file, with ``_BASE_`` as Detectron2 knows it, or the name of one that comes with the
+            package, see `get_config_file`; "" for the defaults alone.
+        options: alternating keys and values, as from a command line; new ones only in nodes that take any, for example
+            ``MODEL.VIT.OPTIONS.depth 4``.
+
+    Returns:
+        The config, not frozen.
+
+    Raises:
+        ConfigError: an unknown key (the message names the nearest known one), a value of the wrong type, or a file
+            that cannot be read.
+    """
+    cfg = _defaults()
+    for path, content in _read_with_bases(get_config_file(config_file)) if config_file else ():
+        if content.get("VERSION", cfg.VERSION) != cfg.VERSION:
+            raise ConfigError(f"config file {path!r}: VERSION is {content['VERSION']!r}, not {cfg.VERSION}")
+        try:
+            cfg.merge_from_other_cfg(type(cfg)(content))
+        except _MERGE_ERRORS as error:
+            raise ConfigError(f"config file {path!r}: {_explain(cfg, error)}") from error
+    if len(options) % 2 or any(key.startswith("-") for key in options[::2]):
+        raise ConfigError(
+            "expected KEY VALUE pairs at the end of the command, after all flags that begin with --, got: "
+            + " ".join(options)
+        )
+    for key, value in zip(options[::2], options[1::2]):
+        try:
+            if _is_free(cfg, key):
+                cfg.merge_from_other_cfg(_nested(type(cfg), key, value))
+            else:
+                cfg.merge_from_list([key, value])
+        except (*_MERGE_ERRORS, AttributeError) as error:
+            reason = _explain(cfg, error, key)
+            raise ConfigError(f"config key {key} cannot be set to {value!r}: {reason}") from error
+    return cfg
+
+
+def _defaults() -> CfgNode:
+    if not is_installed():
+        return exploration_cfg()
+    from detectron2.config import get_cfg
+
+    cfg = get_cfg()
+    add_sohes_config(cfg)
+    return cfg
+
+
+# The last three: values are Python literals, and reading one that is nested too deeply ends like this.
+_MERGE_ERRORS = (KeyError, AssertionError, ValueError, TypeError, MemoryError, RecursionError)
+
+
+def read_yaml(text: str, where: str) -> Any:
+    """What yaml text holds: numbers, strings, lists and mappings, without running code from it.
+
+    Args:
+        text: the yaml.
+        where: it comes from, for messages.
+
+    Raises:
+        ConfigError: it is no yaml, has a tag (such as ``!!python/object``), or is too large or deep; the message names
+            the line.
+    """
+    try:
+        if len(text) > _MAX_BYTES:
+            raise ConfigError(f"{where}: it is larger than {_MAX_BYTES} bytes; give a yaml file")
+        _check_depth(text)
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        if node is not None:
+            _check_expanded(node, where)
+            return loader.construct_document(node)
+        return None
+    except yaml.constructor.ConstructorError as error:
+        if "could not determine a constructor for the tag" not in str(error):
+            raise ConfigError(f"{where}: {_yaml_reason(error)}") from error
+        tag = (error.problem or "").rpartition(" ")[2]
+        raise ConfigError(f"{where}: the tag {tag}{_line(error)}: tags can run code, so they are not read") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where}: no yaml: {_yaml_reason(error)}") from error
+    except (ValueError, RecursionError, OverflowError, TypeError) as error:  # a date or number that Python has not
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{where}: a value cannot be read ({type(error).__name__}: {error})") from error
+
+
+def _check_depth(text: str) -> None:
+    """yaml's own recursion goes deeper than Python's stack may allow."""
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_DEPTH:
+            raise yaml.composer.ComposerError(None, None, f"nested more than {_MAX_DEPTH} deep", event.start_mark)
+
+
+def _check_expanded(root: yaml.Node, where: str) -> None:
+    """Count what is there once every alias is written out: a few lines of yaml can stand for billions of values."""
+    count = 0
+    stack = [root]
+    while stack:
+        node = stack.pop()
+        count += 1
+        if count > _MAX_VALUES:
+            raise ConfigError(f"{where}: with its aliases (*name) written out it has more than {_MAX_VALUES} values")
+        if isinstance(node, yaml.MappingNode):
+            stack += [inner for pair in node.value for inner in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            stack += node.value
+
+
+def _yaml_reason(error: yaml.YAMLError) -> str:
+    reason = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error).partition("\n")[0]
+    return f"{reason}{_line(error)}"
+
+
+def _line(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    return f" in line {mark.line + 1}" if mark is not None else ""
+
+
+def _read_with_bases(file: str) -> list[tuple[str, dict[str, Any]]]:
+    """Paths and contents of a config file and of those that its ``_BASE_`` names, relative to it; the lowest first."""
+    contents: list[tuple[str, dict[str, Any]]] = []
+    path, named_by = file, ""
+    while path:
+        if len(contents) == _MAX_BASES:
+            raise ConfigError(f"config file {file!r}: {BASE_KEY} leads in a circle or over {_MAX_BASES} files")
+        content = _read_mapping(path, named_by)
+        base = content.pop(BASE_KEY, "")
+        if not isinstance(base, str):
+            raise ConfigError(f"config file {path!r}: {BASE_KEY} is {base!r}, not the path of a file")
+        contents.append((path, content))
+        named_by = f" ({BASE_KEY} of {path!r})"
+        path = base and os.path.join(os.path.dirname(path), os.path.expanduser(base))
+    return contents[::-1]
+
+
+def _read_mapping(path: str, named_by: str) -> dict[str, Any]:
+    where = f"config file {path!r}{named_by}"
+    try:
+        with open_regular(path) as file:
+            content = read_yaml(file.read(2 * _MAX_BYTES).decode("utf-8-sig"), where)
+    except OSError as error:
+        raise ConfigError(f"{where}: {error.strerror}; give a yaml file") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{where}: not UTF-8 text; give a yaml file") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{where}: holds {type(content).__name__}, not keys and values; give a yaml file")
+    _check_keys(content, where)
+    return content
+
+
+def _check_keys(content: Mapping[Any, Any], where: str) -> None:
+    for key, value in content.items():
+        if not isinstance(key, str):
+            raise ConfigError(f"{where}: the key {key!r} is no text")
+        if isinstance(value, dict):
+            _check_keys(value, where)
+
+
+def _is_free(cfg: CfgNode, key: str) -> bool:
+    """Whether ``key`` is a new one in a node that takes any (``OPTIONS``), which merge_from_list would refuse."""
+    *parents, leaf = key.split(".")
+    node: Any = cfg
+    for parent in parents:
+        node = node.get(parent) if isinstance(node, CfgNode) else None
+    return isinstance(node, CfgNode) and node.is_new_allowed() and leaf not in node
+
+
+def _nested(node_type: type[CfgNode], key: str, value: str) -> CfgNode:
+    """``key`` and its value as the only ones of a config; the value is read as in a yaml file."""
+    content = read_yaml(value, key)
+    for part in reversed(key.split(".")):
+        content = {part: content}
+    return node_type(content)
+
+
+_TYPES = dict.fromkeys(("detectron2.config.config.CfgNode", "fvcore.common.config.CfgNode"), "a section of keys")
+
+
+def _explain(cfg: CfgNode, error: BaseException, key: str = "") -> str:
+    text = str(error.args[0]) if error.args else type(error).__name__
+    missing, mismatch = _MISSING_KEY.search(text), _MISMATCH.match(text)
+    if mismatch:  # without the values, which can be whole sections
+        return f"Type mismatch: {mismatch[3]} is {_TYPES.get(mismatch[1], mismatch[1])}, not {mismatch[2]}"
+    if missing is None and not isinstance(error, AttributeError):
+        return shorten(text, 300)
+    name = key or (missing.group(1) if missing else "")
+    keys = dict.fromkeys(_keys(cfg))
+    if name in keys:  # an AttributeError of something else
+        return text
+    without = "" if is_installed() else " without Detectron2, which `sohes setup` installs"
+    return f"there is no key {name}{without}.{near_matches(name, keys) or _same_leaf(name, keys)}"
+
+
+def _same_leaf(name: str, keys: Iterable[str]) -> str:
+    """Keys that end alike, for a name given under the wrong parent."""
+    same = [key for key in keys if key.rpartition(".")[2] == name.rpartition(".")[2]]
+    return f" Did you mean {', '.join(same[:3])}?" if same else ""
+
+
+def _keys(node: Any, prefix: str = "") -> Iterator[str]:
+    for key, value in node.items():
+        yield prefix + key
+        if isinstance(value, CfgNode):
+            yield from _keys(value, f"{prefix}{key}.")

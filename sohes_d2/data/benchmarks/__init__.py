@@ -1,0 +1,1 @@
+"""Conversion of public data sets to label files, for the scripts in datasets/."""

@@ -1,0 +1,348 @@
+"""What the `datasets/prepare_*.py` scripts share: any source of masks to a class-agnostic COCO json with parents.
+
+A script lists its images (`Item`) and reads one at a time (`Scene`); `convert` does the rest. The images done so far
+are kept in a journal beside the output, so that a run that was killed goes on where it stopped, and the output appears
+only when it is complete. Its layout is that of `sohes_d2.labels.writer`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ...errors import InputError
+from ...labels.index import scan_label_file
+from ...labels.journal import ShardJournal
+from ...labels.reader import LabelStream
+from ...labels.reader import report as report_problems
+from ...labels.schema import Annotation, ImageRecord, Problems, image_name, image_size, read_area, read_box
+from ...labels.writer import dump_line, image_record, write_label_file
+from ...structures.forest import NO_PARENT, Forest
+from ...structures.masks import RLE, mask_areas, rle_from_coco
+
+# Ids of an image's annotations start at its position in the list times this, so that they depend on nothing else.
+ANNOTATION_ID_STRIDE = 100_000
+_IMAGES_PER_UNIT = 32
+_SECONDS_BETWEEN_REPORTS = 10.0
+
+
+class ConversionError(InputError):
+    """Input that cannot be converted; the message says what is missing and where to get it."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image to convert.
+
+    Attributes:
+        image_id: its id in the output.
+        file_name: its path under the image root.
+        source: whatever the script needs to read it.
+    """
+
+    image_id: int
+    file_name: str
+    source: Any = None
+
+
+@dataclass
+class Entity:
+    """One mask of a scene.
+
+    Attributes:
+        mask: RLE of the image's size, or None where the source has no usable mask (it is then left out, and its
+            children go to its own parent).
+        parent: index of the parent among the scene's entities, -1 for a whole.
+        iscrowd: 1 for a region of many objects, which evaluation ignores.
+        area: the source's own area in pixels, by which COCO sorts objects into small, medium and large; None: that of
+            the mask.
+        bbox: the source's own box (x, y, width, height) in pixels; None: that of the mask.
+        source_id: the source's own id.
+    """
+
+    mask: RLE | None
+    parent: int = NO_PARENT
+    iscrowd: int = 0
+    area: float | None = None
+    bbox: Sequence[float] | None = None
+    source_id: int | str | None = None
+
+
+@dataclass
+class Scene:
+    """The masks of one image. ``image_size`` is (H, W) in pixels."""
+
+    image_size: tuple[int, int]
+    entities: list[Entity] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a finished file has.
+
+    Attributes:
+        output: the file.
+        images, annotations, skipped: counts of its records.
+        dropped: masks of the source that are empty or damaged, and therefore not in it.
+        depths: annotations per depth, "0" = wholes.
+    """
+
+    output: str
+    images: int
+    annotations: int
+    skipped: int
+    dropped: int
+    depths: dict[str, int]
+
+    def __str__(self) -> str:
+        depths = ", ".join(f"depth {depth}: {count}" for depth, count in self.depths.items())
+        return (
+            f"{self.output}: {self.images} images, {self.annotations} masks ({depths}), "
+            f"{self.dropped} empty or damaged masks left out, {self.skipped} images skipped"
+        )
+
+
+def convert(
+    output: str, info: dict[str, Any], items: Sequence[Item], read: Callable[[Item], Scene], report: bool = False
+) -> Summary:
+    """Write the COCO json of a list of images, reading one image at a time.
+
+    An image that cannot be read is recorded under `skipped` with the reason, and the run goes on.
+
+    Args:
+        output: the file to write; its folder is made.
+        info: the COCO `info`; also what decides whether an unfinished run may be continued.
+        items: the images, in order, ids not repeated.
+        read: gives the masks of an image; raises ValueError or OSError where it cannot.
+        report: print the progress to stderr.
+
+    Raises:
+        ConversionError: an image id stands twice.
+        FolderBusyError: another process is writing the same file.
+    """
+    if len({item.image_id for item in items}) != len(items):
+        raise ConversionError("two images of the source have one id; are two data sets unpacked into one folder?")
+    os.makedirs(os.path.dirname(os.path.abspath(output)), exist_ok=True)
+    digest = hashlib.sha256(dump_line(info)).hexdigest()[:12]
+    journal = ShardJournal(f"{output}.{digest}.journal")
+    try:
+        _convert_missing(journal, items, read, report)
+        ids = [item.image_id for item in items]
+        write_label_file(output, info, journal.blocks(ids))
+        dropped = sum(json.loads(block[0]).get("dropped", 0) for block in journal.blocks(ids)["images"])
+    except BaseException:
+        journal.close()
+        raise
+    journal.remove()
+    index = scan_label_file(output)
+    stats = index.stats
+    return Summary(output, len(index.rows), stats["annotations"], stats["skipped"], dropped, stats["depth"])
+
+
+def _convert_missing(journal: ShardJournal, items: Sequence[Item], read: Callable[[Item], Scene], report: bool) -> None:
+    last = time.monotonic()
+    for start in range(0, len(items), _IMAGES_PER_UNIT):
+        unit = items[start : start + _IMAGES_PER_UNIT]
+        if all(item.image_id in journal.done for item in unit):
+            continue
+        lines = [_image_lines(item, read, position) for position, item in enumerate(unit, start)]
+        journal.append(start // _IMAGES_PER_UNIT, lines)
+        if report and time.monotonic() - last > _SECONDS_BETWEEN_REPORTS:
+            last = time.monotonic()
+            print(f"{start + len(unit)} of {len(items)} images", file=sys.stderr, flush=True)
+
+
+def _image_lines(item: Item, read: Callable[[Item], Scene], position: int) -> tuple[int, bool, list[bytes]]:
+    try:
+        scene = read(item)
+        annotations, dropped = annotation_records(scene, item.image_id, position * ANNOTATION_ID_STRIDE + 1)
+    except (OSError, ValueError) as error:
+        skipped = {"id": item.image_id, "file_name": item.file_name, "reason": f"{type(error).__name__}: {error}"}
+        return item.image_id, True, [dump_line(skipped)]
+    image = image_record(item.image_id, item.file_name, *scene.image_size)
+    if dropped:
+        image["dropped"] = dropped
+    return item.image_id, False, [dump_line(image), *map(dump_line, annotations)]
+
+
+def annotation_records(scene: Scene, image_id: int, first_id: int) -> tuple[list[dict[str, Any]], int]:
+    """Json-ready annotations of a scene, and how many of its masks are empty or missing and therefore left out.
+
+    Raises:
+        ValueError: the parents run in a circle or lie outside the list, or a mask has another size than the image.
+    """
+    empty = {"size": list(scene.image_size), "counts": b""}
+    forest = Forest(
+        [empty if entity.mask is None else entity.mask for entity in scene.entities],
+        [entity.parent for entity in scene.entities],
+        scene.image_size,
+    )
+    forest.check()
+    present = np.asarray([entity.mask is not None for entity in scene.entities], bool)
+    present[present] = mask_areas([mask for mask, there in zip(forest.masks, present) if there]) > 0
+    records = forest.subset(present).to_coco(image_id, first_id)
+    for record, index in zip(records, np.flatnonzero(present)):
+        entity = scene.entities[index]
+        for key in ("score", "level", "source"):  # what only found masks have
+            del record[key]
+        record["iscrowd"] = entity.iscrowd
+        if entity.area is not None:
+            record["area"] = entity.area
+        if entity.bbox is not None:
+            record["bbox"] = list(entity.bbox)
+        if entity.source_id is not None:
+            record["source_id"] = entity.source_id
+    return records, len(forest) - len(records)
+
+
+def coco_entity(annotation: Annotation, size: tuple[int, int]) -> Entity:
+    """The entity of a COCO, LVIS or PACO annotation, without its parent.
+
+    Polygons of fewer than three points are left out, as long as others are left. A mask that cannot be used becomes
+    None; an area or box that cannot is that of the mask.
+
+    Args:
+        annotation: with `segmentation` (polygons, or RLE compressed or not) and perhaps `area`, `bbox`, `iscrowd`,
+            `id`.
+        size: (H, W) of its image in pixels.
+    """
+    segmentation = annotation.get("segmentation")
+    if isinstance(segmentation, list) and all(isinstance(polygon, list) for polygon in segmentation):
+        segmentation = [polygon for polygon in segmentation if len(polygon) not in (2, 4)] or segmentation
+    mask = area = box = None
+    unused = Problems()
+    with unused.at(""):
+        mask = rle_from_coco(segmentation, size)
+    with unused.at(""):
+        area = read_area(annotation)
+    with unused.at(""):
+        box = read_box(annotation)
+    return Entity(mask, iscrowd=annotation["iscrowd"], area=area, bbox=box, source_id=annotation.get("id"))
+
+
+def coco_file_name(image: ImageRecord) -> str:
+    """The path of an image record; where it has a `coco_url`, as in LVIS, that of the 2017 folders it names.
+
+    Raises:
+        InputError: the record has neither.
+    """
+    if "coco_url" in image:
+        return "/".join(image["coco_url"].split("/")[-2:])
+    return image_name(image)
+
+
+def convert_coco(
+    annotations: str,
+    output: str,
+    info: dict[str, Any],
+    limit: int = 0,
+    file_name: Callable[[ImageRecord], str] = coco_file_name,
+    image_root: str | None = None,
+    link_parents: Callable[[list[Annotation]], Iterable[int]] | None = None,
+    remedy: str = "",
+) -> Summary:
+    """Convert a COCO json with classes to a class-agnostic one; images and boxes keep their ids and values.
+
+    Args:
+        annotations: the file.
+        output, info: as in `convert`.
+        limit: only the first images by id; 0 for all.
+        file_name: path under the image root, from the image record.
+        image_root: where the images must lie; None to go without a look.
+        link_parents: gives, for the annotations of one image, the index of each one's parent or -1.
+        remedy: where to get what is missing.
+
+    Raises:
+        ConversionError: images are missing.
+        InputError, CorruptFileError: as `LabelStream`.
+    """
+    require(remedy, annotations)
+    source = LabelStream(annotations)
+    report_problems(annotations, source.problems)
+    items = [Item(image["id"], file_name(image), image) for image in take(source.images, limit)]
+    if image_root is not None:
+        require_images(image_root, [item.file_name for item in items], remedy)
+
+    def read(item: Item) -> Scene:
+        size = image_size(item.source, annotations)
+        records = source.annotations(item.image_id)
+        scene = Scene(size, [coco_entity(record, size) for record in records])
+        if link_parents is not None:
+            for entity, parent in zip(scene.entities, link_parents(records)):
+                entity.parent = parent
+        return scene
+
+    try:
+        return convert(output, {**info, **fingerprint(annotations), "limit": limit}, items, read, report=True)
+    finally:
+        source.close()
+
+
+def take(items: Sequence[Any], limit: int) -> Sequence[Any]:
+    """The first ``limit`` items; all of them for 0."""
+    return items[:limit] if limit else items
+
+
+def fingerprint(path: str) -> dict[str, Any]:
+    """Name and size of a source file for `info`, so that a run is never continued with another file."""
+    return {"source": os.path.basename(path), "source_bytes": os.path.getsize(path)}
+
+
+def require(remedy: str, *paths: str) -> None:
+    """Check that files and folders exist.
+
+    Raises:
+        ConversionError: names those that do not, and says where to get them.
+    """
+    missing = [path for path in paths if not os.path.exists(path)]
+    if missing:
+        raise ConversionError(f"missing: {', '.join(missing)}. {remedy}")
+
+
+def require_images(root: str, file_names: Sequence[str], remedy: str) -> None:
+    """Check that images exist under a folder.
+
+    Raises:
+        ConversionError: says how many do not, names the first, and where to get them.
+    """
+    missing = [name for name in file_names if not os.path.isfile(os.path.join(root, name))]
+    if missing:
+        raise ConversionError(
+            f"{len(missing)} of {len(file_names)} images are not under {root!r}, the first is {missing[0]!r}. {remedy} "
+            "(--no-images converts the masks without them.)"
+        )
+
+
+def read_mat(path: str) -> dict[str, Any]:
+    """The variables of a MATLAB file (version 7 or older).
+
+    Raises:
+        ValueError: the file is damaged.
+        OSError: it cannot be read.
+    """
+    from scipy.io import loadmat
+
+    try:
+        return loadmat(path)
+    except OSError:
+        raise
+    except Exception as error:  # scipy raises nearly anything on damaged bytes
+        raise ValueError(f"{path!r} is not a MATLAB file that scipy reads ({type(error).__name__}: {error})") from error
+
+
+def image_files(folder: str, suffixes: tuple[str, ...] = (".jpg", ".jpeg")) -> list[str]:
+    """Names of the images of one folder, sorted."""
+    return sorted(entry.name for entry in os.scandir(folder) if entry.name.lower().endswith(suffixes))
+
+
+def path_of(given: str | None, root: str, default: str) -> str:
+    """A path from the command line as it is, or the default one under the root."""
+    return given if given is not None else os.path.join(root, default)

@@ -1,0 +1,137 @@
+"""Surfaces of synthetic scenes: colours, textures, light, shadow, and what a camera adds.
+
+Arithmetic as in `synthetic_shapes`: the same bits on every machine. Colours are RGB in [0, 1].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .shapes import unit_vector
+
+Color = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Paint:
+    """A surface.
+
+    Attributes:
+        color: mean RGB in [0, 1].
+        texture: "plain", "noise", "stripes" or "spots".
+        strength: how far the texture moves the colour, as a share of it.
+        period: of the texture, in pixels.
+        turn: direction of stripes, in full turns.
+        tint: what the texture's peaks add to R, G, B.
+    """
+
+    color: Color
+    texture: str = "plain"
+    strength: float = 0.0
+    period: float = 8.0
+    turn: float = 0.0
+    tint: Color = (0.0, 0.0, 0.0)
+
+    def render(self, image_size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+        """(H, W, 3) float64 of the surface in even light."""
+        color = np.asarray(self.color)
+        if self.texture == "plain":
+            return np.broadcast_to(color, (*image_size, 3)).copy()
+        if self.texture == "stripes":
+            pattern = stripes(image_size, self.period, self.turn, rng)
+        else:
+            pattern = 2 * value_noise(image_size, self.period, rng) - 1
+            if self.texture == "spots":
+                pattern = np.clip(6 * (pattern - 0.15), -1, 1)
+        return color * (1 + self.strength * pattern[..., None]) + pattern[..., None] * np.asarray(self.tint)
+
+
+def uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    """One number of [low, high)."""
+    return low + (high - low) * float(rng.random())
+
+
+def choice(rng: np.random.Generator, *options):
+    """One of the options."""
+    return options[int(rng.random() * len(options))]
+
+
+def random_color(rng: np.random.Generator) -> Color:
+    """Any hue, from dull to vivid and from dark to bright."""
+    hue, saturation, value = 6 * float(rng.random()), uniform(rng, 0.05, 0.75), uniform(rng, 0.2, 0.9)
+    # Each channel falls and rises along the circle of hues; the three are a third of the circle apart.
+    away = (abs((hue + shift) % 6 - 3) for shift in (0, 4, 2))
+    red, green, blue = (value * (1 - saturation * (1 - min(max(d - 1, 0.0), 1.0))) for d in away)
+    return red, green, blue
+
+
+def near_color(rng: np.random.Generator, color: Color, distance: float) -> Color:
+    """A colour about ``distance`` from another one, per channel; brightness changes most."""
+    brightness = choice(rng, -1, 1) * distance * uniform(rng, 0.4, 1.0)
+    if not 0.12 < sum(color) / 3 + brightness < 0.92:
+        brightness = -brightness
+    return tuple(min(max(c + brightness + distance * uniform(rng, -0.6, 0.6), 0.04), 0.96) for c in color)
+
+
+def random_paint(rng: np.random.Generator, color: Color, roughness: float = 1.0) -> Paint:
+    """A texture for a colour.
+
+    Args:
+        roughness: factor on how strong the texture is.
+    """
+    texture = choice(rng, "plain", "noise", "noise", "noise", "stripes", "spots")
+    period = uniform(rng, 3.0, 10.0) if texture == "stripes" else uniform(rng, 2.0, 18.0)
+    strength = roughness * uniform(rng, 0.4, 1.3)
+    red, green, blue = (roughness * uniform(rng, -0.16, 0.16) for _ in range(3))
+    return Paint(color, texture, strength, period, float(rng.random()), (red, green, blue))
+
+
+def value_noise(image_size: tuple[int, int], period: float, rng: np.random.Generator) -> np.ndarray:
+    """(H, W) float64 in [0, 1]: random values on a lattice of ``period`` pixels, smooth between."""
+    height, width = image_size
+    lattice = rng.random((int(height / period) + 3, int(width / period) + 3))
+    offset_y, offset_x = rng.random(), rng.random()
+    y, x = np.arange(height) / period + offset_y, np.arange(width) / period + offset_x
+    row, col = y.astype(np.int64), x.astype(np.int64)
+    y, x = (y - row)[:, None], (x - col)[None, :]
+    y, x = y * y * (3 - 2 * y), x * x * (3 - 2 * x)
+    above = lattice[row][:, col] * (1 - x) + lattice[row][:, col + 1] * x
+    below = lattice[row + 1][:, col] * (1 - x) + lattice[row + 1][:, col + 1] * x
+    return above * (1 - y) + below * y
+
+
+def stripes(image_size: tuple[int, int], period: float, turn: float, rng: np.random.Generator) -> np.ndarray:
+    """(H, W) float64 in [-1, 1]: a triangle wave, a little bent."""
+    cosine, sine = unit_vector(turn)
+    y, x = np.arange(image_size[0])[:, None], np.arange(image_size[1])[None, :]
+    phase = (y * cosine + x * sine) / period + 2 * value_noise(image_size, 8 * period, rng)
+    return 4 * np.abs(phase - np.floor(phase) - 0.5) - 1
+
+
+def blur(image: np.ndarray, rounds: int = 1) -> np.ndarray:
+    """(H, W, ...) after ``rounds`` of the 3 x 3 binomial filter, the border repeated."""
+    for _ in range(rounds):
+        for axis in (0, 1):
+            first, last = image.take([0], axis), image.take([-1], axis)
+            padded = np.concatenate([first, image, last], axis)
+            n = image.shape[axis]
+            parts = [padded.take(np.arange(k, k + n), axis) for k in range(3)]
+            image = 0.25 * parts[0] + 0.5 * parts[1] + 0.25 * parts[2]
+    return image
+
+
+def shifted(mask: np.ndarray, dy: int, dx: int) -> np.ndarray:
+    """The (H, W) bool mask moved down by ``dy`` and right by ``dx``; what leaves the image is lost."""
+    height, width = mask.shape
+    moved = np.zeros_like(mask)
+    moved[max(dy, 0) : height + min(dy, 0), max(dx, 0) : width + min(dx, 0)] = mask[
+        max(-dy, 0) : height - max(dy, 0), max(-dx, 0) : width - max(dx, 0)
+    ]
+    return moved
+
+
+def grain(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Noise of mean 0 and standard deviation 1: four even draws added up are near enough to a Gaussian."""
+    return (rng.random(shape) + rng.random(shape) + rng.random(shape) + rng.random(shape) - 2) * 1.7320508

@@ -1,0 +1,88 @@
+"""A training image with its masks, each stored as the image window that contains it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from detectron2.structures import BitMasks, Boxes, Instances
+
+from ...structures.ancestors import AncestorMatrix
+
+
+@dataclass
+class MaskWindow:
+    """A mask that is empty outside a window.
+
+    Attributes:
+        mask: (h, w) bool, the window's part of the mask.
+        y, x: the window's first pixel in the image.
+    """
+
+    mask: np.ndarray
+    y: int
+    x: int
+
+    def __post_init__(self) -> None:
+        self.area = int(np.count_nonzero(self.mask))
+
+    def of(self, image: np.ndarray) -> np.ndarray:
+        """The window's part of an (H, W, ...) array, as a view."""
+        height, width = self.mask.shape
+        return image[self.y : self.y + height, self.x : self.x + width]
+
+    def without(self, region: np.ndarray) -> MaskWindow:
+        """The mask outside of a region, (H, W) bool."""
+        return MaskWindow(self.mask & ~self.of(region), self.y, self.x)
+
+    def box(self) -> tuple[int, int, int, int]:
+        """Tight (x0, y0, x1, y1) in pixels of the image, ends excluded; zeros for an empty mask."""
+        if not self.area:
+            return 0, 0, 0, 0
+        rows, columns = np.flatnonzero(self.mask.any(axis=1)), np.flatnonzero(self.mask.any(axis=0))
+        return (
+            self.x + int(columns[0]),
+            self.y + int(rows[0]),
+            self.x + int(columns[-1]) + 1,
+            self.y + int(rows[-1]) + 1,
+        )
+
+
+@dataclass
+class LabeledCrop:
+    """An image as training sees it.
+
+    Attributes:
+        image: (H, W, 3) uint8.
+        masks: N masks in the frame of ``image``.
+        ancestors: (N, N) bool, ``[i, j]`` = i is a proper ancestor of j.
+    """
+
+    image: np.ndarray
+    masks: list[MaskWindow]
+    ancestors: np.ndarray
+
+    def areas(self) -> np.ndarray:
+        """(N,) int64 in pixels."""
+        return np.array([mask.area for mask in self.masks], np.int64)
+
+    def subset(self, keep: Sequence[int] | np.ndarray) -> LabeledCrop:
+        """The same image with some of the masks, by indices; ancestors among them stay the same."""
+        keep = np.asarray(keep, np.int64)
+        return LabeledCrop(self.image, [self.masks[k] for k in keep], self.ancestors[np.ix_(keep, keep)])
+
+    def instances(self) -> Instances:
+        """`gt_classes` (N,) zeros, `gt_boxes`, `gt_masks` (N, H, W) and `gt_ancestors` for Detectron2's models."""
+        size = self.image.shape[:2]
+        dense = np.zeros((len(self.masks), *size), dtype=bool)
+        for k, mask in enumerate(self.masks):
+            mask.of(dense[k])[:] = mask.mask
+        instances = Instances(size)
+        instances.gt_classes = torch.zeros(len(self.masks), dtype=torch.int64)
+        instances.gt_boxes = Boxes(torch.tensor([mask.box() for mask in self.masks], dtype=torch.float32).view(-1, 4))
+        instances.gt_masks = BitMasks(torch.from_numpy(dense))
+        instances.gt_ancestors = AncestorMatrix(torch.from_numpy(np.ascontiguousarray(self.ancestors)))
+        return instances

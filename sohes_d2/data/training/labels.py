@@ -1,0 +1,73 @@
+"""Labels of one training image: checked, with all ancestors, still encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...errors import SOHESError
+from ...labels.forests import read_forest
+from ...labels.schema import Problems, read_annotations
+from ...structures.masks import mask_boxes
+from ...structures.run_lengths import run_lengths
+
+
+class BrokenSampleError(SOHESError, ValueError):
+    """An image or its labels cannot be used; the message names the file, what is wrong and what to do."""
+
+
+@dataclass
+class TrainingLabels:
+    """The labels of one image that may be trained on.
+
+    Attributes:
+        run_ends: per mask, (K,) cumulative sum of the run lengths of its RLE.
+        boxes: (N, 4) int64 (x, y, width, height), tight.
+        areas: (N,) int64 in pixels.
+        ancestors: (N, N) bool, ``[i, j]`` = i is a proper ancestor of j.
+    """
+
+    run_ends: list[np.ndarray]
+    boxes: np.ndarray
+    areas: np.ndarray
+    ancestors: np.ndarray
+
+
+def read_labels(
+    annotations: Sequence[Mapping[str, Any]],
+    image_size: tuple[int, int],
+    min_score: float = 0.0,
+    problems: Problems | None = None,
+    where: str = "the image",
+) -> TrainingLabels:
+    """Read COCO annotations: polygons, compressed or uncompressed RLE, with `parent_id` and `score` if they have any.
+
+    The ancestors are taken over all annotations before any is left out, so that a grandparent stays an ancestor when
+    the parent goes. Boxes and areas are those of the masks; what the annotations say of them is not read. What is wrong
+    costs the annotation that it is about.
+
+    Args:
+        annotations: of one image.
+        image_size: (H, W) of the image.
+        min_score: labels with a lower one are left out, as are crowds and empty masks.
+        problems: collects what is left out because it is wrong.
+        where: the image, for these messages.
+
+    Raises:
+        InputError: ids that are ambiguous.
+    """
+    problems = Problems() if problems is None else problems
+    records = read_annotations(annotations, problems, where)
+    forest, _ = read_forest(records, image_size, problems, where)
+    runs = [run_lengths(mask["counts"]) for mask in forest.masks]
+    areas = np.array([lengths[1::2].sum() for lengths in runs], np.int64)
+    kept = np.flatnonzero(forest.scores >= min_score)
+    return TrainingLabels(
+        run_ends=[np.cumsum(runs[k]) for k in kept],
+        boxes=mask_boxes([forest.masks[k] for k in kept]).astype(np.int64),
+        areas=areas[kept],
+        ancestors=forest.ancestors()[np.ix_(kept, kept)],
+    )

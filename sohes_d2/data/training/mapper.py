@@ -1,0 +1,293 @@
+"""Dataset mapper: from a Detectron2 dict of an image with (pseudo-)labels to a training sample."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from detectron2.config import configurable
+from detectron2.data import transforms as T
+
+from ...labels.schema import Problems
+from ...structures.crops import CropLayers
+from ...structures.images import ImageReadError, read_image, set_max_image_pixels
+from .augmentation import inference_augmentations, training_augmentations
+from .copy_paste import MAX_SHARE, paste, trees_in_random_order
+from .label_sampling import stratified_order
+from .labeled_crop import LabeledCrop, MaskWindow
+from .labels import BrokenSampleError, TrainingLabels, read_labels
+from .mask_warp import MaskWarp
+from .views import StrongView, has_teacher
+
+logger = logging.getLogger(__name__)
+
+_DONOR_ATTEMPTS = 5
+
+
+class PseudoLabelDatasetMapper:
+    """Read an image and its labels, augment both, and keep the labels that are left, with who is inside whom.
+
+    Called with a Detectron2 dict, it returns one with `image` (3, H, W) uint8 in the channel order of INPUT.FORMAT,
+    what the dict has of `file_name`, `image_id`, `height`, `width` (of the file) and, for training, `instances` with
+    `gt_classes` (zeros), `gt_boxes`, `gt_masks` (BitMasks) and `gt_ancestors` (AncestorMatrix). Those of an image
+    without labels (no `annotations` in the dict, as of `registration.load_unlabeled`) are empty.
+
+    With views, `image_weak` is the same image for the teacher, and `image` the student's strong view of it: pixel for
+    pixel the same places, so that the instances are those of both. `photo_size` (h, w) says how much of both, from the
+    top left corner, is photo: the rest is padding, in which a teacher may see things.
+
+    For training, an image that cannot be used is logged once, counted in `skipped`, and gives None, which Detectron2's
+    loaders and `stream` replace by another image. At test time it raises: Detectron2 would replace it there,
+    too, and so evaluate another image twice.
+
+    All chance comes from numpy's global generator, as in Detectron2's augmentations.
+
+    Attributes:
+        skipped: how many calls of this copy of the mapper gave None (workers have their own copies).
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        is_train: bool,
+        augmentations: Sequence[T.Augmentation | T.Transform],
+        image_format: str = "RGB",
+        max_labels: int = 200,
+        min_label_area: int = 16,
+        min_label_score: float = 0.0,
+        copy_paste_probability: float = 0.0,
+        copy_paste_entities: int = 5,
+        views: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None,
+    ):
+        """
+        Args:
+            is_train: whether labels are wanted.
+            augmentations: for the image; masks follow.
+            image_format: "RGB" or "BGR".
+            max_labels: per image; of more, a sample is taken, even over sizes (see `label_sampling`).
+            min_label_area: pixels after the augmentations, at least 1; smaller labels are dropped.
+            min_label_score: labels scored lower are left out.
+            copy_paste_probability: that an image gets entities of another one. Needs `set_donors`, and augmentations
+                that give every image the same size.
+            copy_paste_entities: most wholes that are pasted at once, each with its descendants. Images without labels
+                get none: the rest of them would look like background.
+            views: from the teacher's view (H, W, 3) uint8 RGB to the student's, as `StrongView`; None for one image.
+
+        Raises:
+            ValueError: a setting out of range.
+        """
+        if image_format not in ("RGB", "BGR"):
+            raise ValueError(f"INPUT.FORMAT must be RGB or BGR, got {image_format!r}")
+        if min_label_area < 1 or max_labels < 1:
+            raise ValueError("INPUT.MIN_LABEL_AREA and INPUT.MAX_LABELS must be at least 1")
+        if not 0 <= copy_paste_probability <= 1 or copy_paste_entities < 1:
+            raise ValueError("INPUT.COPY_PASTE needs PROBABILITY in [0, 1] and MAX_ENTITIES of at least 1")
+        self.is_train = is_train
+        self.augmentations = T.AugmentationList(augmentations)
+        self.image_format = image_format
+        self.max_labels = max_labels
+        self.min_label_area = min_label_area
+        self.min_label_score = min_label_score
+        self.copy_paste_probability = copy_paste_probability
+        self.copy_paste_entities = copy_paste_entities
+        self.views = views
+        self.skipped = 0
+        self._reported: set[str] = set()
+        self._donors: Any = None
+
+    @classmethod
+    def from_config(cls, cfg: Any, is_train: bool = True) -> dict[str, Any]:
+        node = cfg.INPUT
+        set_max_image_pixels(node.MAX_IMAGE_PIXELS)
+        if is_train:
+            augmentations = training_augmentations(node.IMAGE_SIZE, node.MIN_SCALE, node.MAX_SCALE, node.RANDOM_FLIP)
+        else:
+            augmentations = inference_augmentations(
+                node.MIN_SIZE_TEST, node.MAX_SIZE_TEST, CropLayers.from_config(cfg).scale
+            )
+        return {
+            "is_train": is_train,
+            "augmentations": augmentations,
+            "image_format": node.FORMAT,
+            "max_labels": node.MAX_LABELS,
+            "min_label_area": node.MIN_LABEL_AREA,
+            "min_label_score": node.MIN_LABEL_SCORE,
+            "copy_paste_probability": node.COPY_PASTE.PROBABILITY,
+            "copy_paste_entities": node.COPY_PASTE.MAX_ENTITIES,
+            "views": StrongView(cfg) if is_train and has_teacher(cfg) else None,
+        }
+
+    def set_donors(self, dataset: Any) -> None:
+        """Say where copy-paste takes its images from: a list or map-style data set of Detectron2 dicts."""
+        self._donors = dataset
+
+    def __call__(self, dataset_dict: Mapping[str, Any]) -> dict[str, Any] | None:
+        """One sample, or None where `map_or_raise` raises BrokenSampleError while training.
+
+        Raises:
+            BrokenSampleError: at test time.
+        """
+        if not self.is_train:
+            return self.map_or_raise(dataset_dict)
+        try:
+            return self.map_or_raise(dataset_dict)
+        except BrokenSampleError as error:
+            self.skipped += 1
+            self._report(error)
+            return None
+
+    def map_or_raise(self, dataset_dict: Mapping[str, Any]) -> dict[str, Any]:
+        """One sample.
+
+        Raises:
+            BrokenSampleError: the image cannot be read, its size is not that of its labels, or the labels are broken.
+        """
+        kept = ("file_name", "image_id", "height", "width")
+        sample: dict[str, Any] = {key: dataset_dict[key] for key in kept if key in dataset_dict}
+        if self.is_train:
+            # a generator of its own, drawn first, so that one setting changed does not change all that comes after
+            rng = np.random.default_rng(np.random.randint(2**31))  # noqa: NPY002  (see the class)
+            view = self._view(dataset_dict)
+            crop = self._training_crop(dataset_dict, view, rng)
+            image, sample["instances"] = crop.image, crop.instances()
+            if self.views is not None:
+                sample["photo_size"] = view.warp.photo_size()
+                sample["image_weak"] = self._as_tensor(image)
+                # drawn last, so that the teacher sees what a training without views would
+                image = self.views(image, np.random.default_rng(np.random.randint(2**31)))  # noqa: NPY002
+        else:
+            inputs = T.AugInput(self._read_image(dataset_dict))
+            self.augmentations(inputs)
+            image = inputs.image
+        return {**sample, "image": self._as_tensor(image)}
+
+    def _as_tensor(self, image: np.ndarray) -> torch.Tensor:
+        if self.image_format == "BGR":
+            image = image[:, :, ::-1]
+        return torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))  # a copy: Pillow's may not be writable
+
+    def _training_crop(self, dataset_dict: Mapping[str, Any], view: _View, rng: np.random.Generator) -> LabeledCrop:
+        crop = self._sample_labels(view, rng)
+        if "annotations" in dataset_dict and rng.random() < self.copy_paste_probability:
+            for donor in self._donor_views(dataset_dict, rng):
+                crop = paste(crop, self._donor_trees(donor, rng), self.min_label_area)
+                if len(crop.masks) > self.max_labels:
+                    crop = crop.subset(np.sort(stratified_order(crop.areas(), rng)[: self.max_labels]))
+                break
+        return crop
+
+    def _view(self, dataset_dict: Mapping[str, Any]) -> _View:
+        image = self._read_image(dataset_dict)
+        size, problems = image.shape[:2], Problems()
+        try:
+            labels = read_labels(
+                dataset_dict.get("annotations", []), size, self.min_label_score, problems, dataset_dict["file_name"]
+            )
+        except ValueError as error:
+            raise BrokenSampleError(
+                f"the labels of the image {dataset_dict['file_name']!r} cannot be used: {error}. Make them again, or "
+                "take the image off the data set"
+            ) from error
+        if problems and not len(labels.areas):  # without any, the image would teach that there is nothing
+            raise BrokenSampleError(f"of the labels of an image none can be used: {problems.summary()}")
+        # boxes among masks are common, and counted when the data set is read
+        reasons = problems.counts.keys() - {"no segmentation"}
+        if not self._reported >= reasons:
+            self._reported |= reasons
+            logger.warning("%s; of each reason the first is logged", problems.summary())
+        inputs = T.AugInput(image)
+        transforms = self.augmentations(inputs)
+        return _View(inputs.image, labels, MaskWarp(transforms, size, inputs.image.shape[:2]))
+
+    def _read_image(self, dataset_dict: Mapping[str, Any]) -> np.ndarray:
+        try:
+            image = read_image(dataset_dict["file_name"])
+        except ImageReadError as error:
+            raise BrokenSampleError(str(error)) from error
+        expected = tuple(dataset_dict.get(key, side) for key, side in zip(("height", "width"), image.shape))
+        if image.shape[:2] != expected:
+            raise BrokenSampleError(
+                f"the image {dataset_dict['file_name']!r} has size {image.shape[:2]}, its labels {expected} (height, "
+                "width): it was replaced, resized or turned after it was labelled. Restore it or label it again"
+            )
+        return image
+
+    def _sample_labels(self, view: _View, rng: np.random.Generator) -> LabeledCrop:
+        """Decode labels in the order of the sampling until there are enough: the others need not be decoded."""
+        visible = np.flatnonzero(view.estimated_areas > 0)
+        kept: dict[int, MaskWindow] = {}
+        for k in visible[stratified_order(view.estimated_areas[visible], rng)]:
+            if len(kept) == self.max_labels:
+                break
+            mask = view.mask(k)
+            if mask.area >= self.min_label_area:
+                kept[int(k)] = mask
+        return view.crop({k: kept[k] for k in sorted(kept)})
+
+    def _donor_trees(self, donor: _View, rng: np.random.Generator) -> LabeledCrop:
+        """Some entities of an image, each with its descendants."""
+        wanted = int(rng.integers(1, self.copy_paste_entities + 1))
+        largest = MAX_SHARE * donor.image.shape[0] * donor.image.shape[1]
+        kept: dict[int, MaskWindow] = {}
+        for whole, *parts in trees_in_random_order(donor.labels.ancestors, donor.estimated_areas > 0, rng):
+            if wanted == 0:
+                break
+            mask = donor.mask(whole)
+            if not self.min_label_area <= mask.area <= largest:
+                continue
+            wanted -= 1
+            masks = {int(whole): mask, **{int(k): donor.mask(k) for k in parts}}
+            kept.update({k: mask for k, mask in masks.items() if mask.area >= self.min_label_area})
+        return donor.crop(kept)
+
+    def _donor_views(self, dataset_dict: Mapping[str, Any], rng: np.random.Generator) -> Iterator[_View]:
+        """Other images of the data set, until the caller has one; none if a few attempts find none."""
+        if self._donors is None:
+            raise RuntimeError(
+                "INPUT.COPY_PASTE needs the data set to copy from: use sohes_d2.data.training.stream, or call "
+                "mapper.set_donors(dataset)"
+            )
+        for index in rng.integers(len(self._donors), size=_DONOR_ATTEMPTS):
+            try:
+                donor = self._donors[int(index)]
+                if "annotations" in donor and donor["file_name"] != dataset_dict["file_name"]:
+                    yield self._view(donor)
+            except BrokenSampleError as error:
+                self._report(error)
+            except (OSError, ValueError, KeyError) as error:  # a record of a lazy data set that cannot be read
+                self._report(BrokenSampleError(f"record {index} of the data set cannot be read: {error!r}"))
+
+    def _report(self, error: BrokenSampleError) -> None:
+        message = str(error)
+        if message not in self._reported:
+            self._reported.add(message)
+            logger.warning("skipped: %s", message)
+
+
+@dataclass
+class _View:
+    """An augmented image, and its labels before they are decoded."""
+
+    image: np.ndarray
+    labels: TrainingLabels
+    warp: MaskWarp
+
+    def __post_init__(self) -> None:
+        boxes = self.labels.boxes
+        self._windows = self.warp.windows(boxes)
+        y0, y1, x0, x1 = self._windows.T
+        # as if each mask filled its box evenly: good enough to tell small from large
+        self.estimated_areas = (y1 - y0) * (x1 - x0) * (self.labels.areas / (boxes[:, 2] * boxes[:, 3]))
+
+    def mask(self, index: int) -> MaskWindow:
+        return self.warp.warp(self.labels.run_ends[index], self._windows[index])
+
+    def crop(self, masks: Mapping[int, MaskWindow]) -> LabeledCrop:
+        index = np.fromiter(masks, np.int64)
+        return LabeledCrop(self.image, list(masks.values()), self.labels.ancestors[np.ix_(index, index)])

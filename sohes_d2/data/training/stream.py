@@ -1,0 +1,297 @@
+"""The endless stream of training images: what stands at a position of it depends on (seed, position) alone.
+
+Not on the number of workers or processes, and not on whether training was stopped and resumed in between. One pass over
+the data set is an epoch; every epoch has its own order. The positions of one iteration are dealt out to the processes
+one by one, so that the images of an iteration are the same however many processes share them.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Sampler, Subset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+
+from detectron2.data import DatasetCatalog
+from detectron2.data.common import DatasetFromList
+from detectron2.utils import comm
+
+from ...errors import InputError, SOHESError
+from ...structures.masks import has_segmentation
+from ..registration import LabelDataset, is_unlabeled
+from .labels import BrokenSampleError
+from .mapper import PseudoLabelDatasetMapper
+from .views import has_teacher
+
+logger = logging.getLogger(__name__)
+
+# Broken images in a row after which the data set is taken to be unusable: the folder is wrong, a disk is gone.
+MAX_BROKEN_IN_A_ROW = 100
+
+# Uses of the seed, so that two of them never draw the same numbers.
+_ORDER, _AUGMENTATION = 0, 1
+
+
+class NothingUsableError(SOHESError):
+    """No image of the data set can be used, or too many in a row cannot; the message has the first reason."""
+
+
+def build_training_loader(
+    cfg: Any,
+    mapper: Callable[[Mapping[str, Any]], dict[str, Any] | None],
+    dataset: Sequence[Mapping[str, Any]] | Dataset | None = None,
+    start_iteration: int = 0,
+) -> TrainingLoader:
+    """The loader of a training, as Detectron2's trainers want it: an endless iterable of lists of samples.
+
+    Args:
+        cfg: SEED, DATASETS.TRAIN, DATALOADER.NUM_WORKERS and FILTER_EMPTY_ANNOTATIONS, SOLVER.IMS_PER_BATCH (of all
+            processes together). With a negative SEED one is drawn, and a resumed training sees other images.
+        mapper: from a Detectron2 dict to a sample, or None to have the image replaced. Of a mapper with a method
+            `map_or_raise` that is called instead, so that the reason is known. It takes its chance from the global
+            generators of Python, numpy and torch (CPU).
+        dataset: Detectron2 dicts in a list or map-style data set; None for those of DATASETS.TRAIN.
+        start_iteration: the first iteration whose batch is wanted: a resumed training passes that of its checkpoint.
+
+    Raises:
+        ValueError: a batch that the processes cannot share, or an unsuitable or empty data set.
+    """
+    images: Any = training_dataset(cfg) if dataset is None else _map_style(dataset)
+    if isinstance(mapper, PseudoLabelDatasetMapper):
+        mapper.set_donors(images)
+    batch_size = images_per_process(cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size())
+    seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+    logger.info("Training stream: %d images, seed %d, from iteration %d", len(images), seed, start_iteration)
+    stream = PositionDataset(images, mapper, seed)
+    start = start_iteration * cfg.SOLVER.IMS_PER_BATCH
+    loader = DataLoader(
+        stream,
+        batch_size=batch_size,
+        sampler=PositionSampler(start, comm.get_rank(), comm.get_world_size()),
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        collate_fn=_as_list,
+        drop_last=True,
+        worker_init_fn=_begin_worker,
+        # of its own: each iteration over a DataLoader draws a number, by default from the global generator
+        generator=torch.Generator().manual_seed(seed),
+    )
+    return TrainingLoader(loader)
+
+
+def images_per_process(total: int, processes: int) -> int:
+    """SOLVER.IMS_PER_BATCH over the number of processes.
+
+    Raises:
+        ValueError: it does not divide.
+    """
+    if total < 1 or total % processes:
+        below = total // processes * processes
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH is {total}, which {processes} processes cannot share evenly; set it to "
+            + (f"{below} or {below + processes}" if below > 0 else str(processes))
+        )
+    return total // processes
+
+
+def training_dataset(cfg: Any) -> Dataset:
+    """The data sets of DATASETS.TRAIN as one.
+
+    Without images that have no labels if FILTER_EMPTY_ANNOTATIONS: they would teach that there is nothing. Of data sets
+    that are read image by image, only those with an index (`LabelDataset`) can be filtered. Data sets that are marked
+    as unlabeled (`registration.register_unlabeled`) teach nothing by themselves: they are there, and whole, if and only
+    if the model learns from a teacher.
+
+    Raises:
+        KeyError: a name that is not registered.
+        ValueError: nothing is left.
+    """
+    names = [cfg.DATASETS.TRAIN] if isinstance(cfg.DATASETS.TRAIN, str) else list(cfg.DATASETS.TRAIN)
+    parts = []
+    for name in names:
+        if is_unlabeled(name) and not has_teacher(cfg):
+            logger.warning("%s: left out: images without labels are for models that learn from a teacher", name)
+            continue
+        dataset = DatasetCatalog.get(name)
+        images = len(dataset)
+        if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS and not is_unlabeled(name):
+            dataset = _without_empty(dataset)
+        logger.info("%s: %d images, %d of them without labels and left out", name, images, images - len(dataset))
+        if len(dataset):
+            parts.append(_map_style(dataset))
+    if parts:
+        return parts[0] if len(parts) == 1 else ConcatDataset(parts)
+    if names and all(map(is_unlabeled, names)):
+        raise InputError(
+            f"DATASETS.TRAIN ({', '.join(names)}) has only images without labels, which this model cannot learn from: "
+            "make labels by sohes label, or train MODEL.META_ARCHITECTURE SOHESMutualLearning, "
+            "whose teacher makes them"
+        )
+    raise InputError(f"DATASETS.TRAIN ({', '.join(names) or 'empty'}) has no images with labels; check the data sets")
+
+
+class PositionSampler(Sampler):
+    """Positions ``start + rank``, ``start + rank + world_size``, ... without end."""
+
+    def __init__(self, start: int = 0, rank: int = 0, world_size: int = 1):
+        self._first = start + rank
+        self._step = world_size
+
+    def __iter__(self) -> Iterator[int]:
+        position = self._first
+        while True:
+            yield position
+            position += self._step
+
+
+class PositionDataset(Dataset):
+    """The stream by position: ``stream[p]`` is (sample, broken images that it replaces as (file name, reason) pairs).
+
+    A broken image is replaced by the next one in the order of its epoch that is not.
+    """
+
+    def __init__(self, dataset: Any, mapper: Callable[[Mapping[str, Any]], dict[str, Any] | None], seed: int):
+        """
+        Args:
+            dataset: map-style, of Detectron2 dicts.
+            mapper: as in `build_training_loader`.
+            seed: not negative.
+        """
+        self._dataset = dataset
+        self._map = getattr(mapper, "map_or_raise", mapper)
+        self._seed = seed
+        self._epoch, self._order = -1, np.zeros(0, np.int64)
+
+    def __getitem__(self, position: int) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+        epoch, slot = divmod(int(position), len(self._dataset))
+        order = self._order_of(epoch)
+        broken: list[tuple[str, str]] = []
+        while len(broken) < min(len(order), MAX_BROKEN_IN_A_ROW):
+            index = int(order[(slot + len(broken)) % len(order)])
+            # again for every attempt, so that the sample does not depend on how far the attempt before it came
+            with seeded(self._seed, _AUGMENTATION, int(position)):
+                sample, name, reason = self._attempt(index)
+            if sample is not None:
+                return sample, broken
+            broken.append((name, reason))
+        raise NothingUsableError(
+            f"{len(broken)} images in a row cannot be used, of {len(order)} in the data set; check the folder of the "
+            f"images. The first: {broken[0][1]}"
+        )
+
+    def _attempt(self, index: int) -> tuple[dict[str, Any] | None, str, str]:
+        """(sample, "", "") or (None, file name, reason)."""
+        name = f"record {index} of the data set"
+        try:
+            record = self._dataset[index]
+            name = record["file_name"]
+        except (OSError, ValueError, KeyError) as error:  # a lazy data set whose file is damaged or gone
+            return None, name, f"{name} cannot be read: {error!r}"
+        try:
+            sample = self._map(record)
+        except BrokenSampleError as error:
+            return None, name, str(error)
+        return sample, name, "" if sample is not None else f"the mapper refused {name!r}"
+
+    def _order_of(self, epoch: int) -> np.ndarray:
+        if epoch != self._epoch:
+            indices = np.arange(len(self._dataset), dtype=np.int32)  # half the memory, which every worker needs
+            self._order = np.random.default_rng([self._seed, _ORDER, epoch]).permutation(indices)
+            self._epoch = epoch
+        return self._order
+
+
+class TrainingLoader:
+    """Iterates over batches, lists of samples, without end; every iterator begins at the start iteration.
+
+    Attributes:
+        skipped: file name -> reason, of the broken images that came up in this process's batches so far.
+    """
+
+    def __init__(self, loader: DataLoader):
+        self._loader = loader
+        self.skipped: dict[str, str] = {}
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        batches = iter(self._loader)
+        try:
+            for batch in batches:
+                for _, broken in batch:
+                    for name, reason in broken:
+                        self._report(name, reason)
+                yield [sample for sample, _ in batch]
+        finally:
+            _end_workers(batches)
+
+    def _report(self, name: str, reason: str) -> None:
+        # here and not in the workers, which do not know of each other, and whose logs may go nowhere
+        if name not in self.skipped:
+            self.skipped[name] = reason
+            logger.warning("skipped (%d so far), another image takes its place: %s", len(self.skipped), reason)
+
+
+@contextmanager
+def seeded(*numbers: int) -> Iterator[None]:
+    """Seed the global generators of Python, numpy and torch's CPU from some numbers; afterwards they are as before."""
+    states = random.getstate(), np.random.get_state(), torch.default_generator.get_state()  # noqa: NPY002
+    words = np.random.SeedSequence(numbers).generate_state(3)
+    random.seed(int(words[0]))
+    np.random.seed(int(words[1]))  # noqa: NPY002  (Detectron2's augmentations use it)
+    torch.default_generator.manual_seed(int(words[2]))  # torch.manual_seed would change the GPU's generators, too
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        torch.default_generator.set_state(states[2])
+
+
+def _begin_worker(worker: int) -> None:
+    # A signal to the group is for the training, which finishes its iteration; the workers end with it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    cv2.setNumThreads(0)  # of its own accord, the OpenCV of each worker would take all cores (torch's does not)
+
+
+def _end_workers(batches: Any) -> None:
+    """End the processes of a DataLoader's iterator, which ignore the SIGTERM that would be sent to them at exit."""
+    if isinstance(batches, _MultiProcessingDataLoaderIter):
+        batches._shutdown_workers()  # lets them finish an item, for some seconds
+        for worker in batches._workers:
+            worker.kill()
+
+
+def _as_list(batch: list[Any]) -> list[Any]:
+    return batch
+
+
+def _map_style(dataset: Any) -> Dataset:
+    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__"):
+        raise ValueError(
+            f"the training stream needs a list or map-style data set, with __len__ and __getitem__, got {type(dataset)}"
+        )
+    if len(dataset) == 0:
+        raise ValueError("the training set has no images; check DATASETS.TRAIN")
+    # serialized: as Python objects, a list would be copied into every worker bit by bit
+    return DatasetFromList(dataset, copy=False) if isinstance(dataset, list) else dataset
+
+
+def _without_empty(dataset: Any) -> Any:
+    if isinstance(dataset, LabelDataset):
+        # An array, not a list: the loaders' workers would copy that number by number.
+        labelled: Any = np.flatnonzero(dataset.labels.rows["count"])
+        return dataset if len(labelled) == len(dataset) else Subset(dataset, labelled)
+    if isinstance(dataset, list):
+        return [r for r in dataset if any(_is_label(a) for a in r.get("annotations", []))]
+    return dataset
+
+
+def _is_label(annotation: Mapping[str, Any]) -> bool:
+    return not annotation.get("iscrowd") and has_segmentation(annotation)

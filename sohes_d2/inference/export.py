@@ -1,0 +1,283 @@
+"""The trained segmenter as one file that runs without this package and without Detectron2, checked before it is kept.
+
+Such a file maps ``image`` (1, 3, H, W), float32 RGB in 0..255, to ``logits`` (1, Q, K + 1), the last for "no entity";
+``masks`` (1, Q, H/4, W/4), logits; and, of a model with an ancestor head, ``ancestors`` (1, Q, Q), [i, j] the
+probability that i is an ancestor of j, 0 on the diagonal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import itertools
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..data.synthetic.scene import generate_scene
+from ..errors import InputError, SOHESError
+from ..modeling.ancestor_head import ancestor_logits
+from ..modeling.deformable_attention import MSDeformAttn
+from ..modeling.meta_arch import SOHES
+from ..structures.files import atomic_writer, output_errors, sync_folder, write_bytes
+
+SUFFIXES = (".onnx", ".pt2")
+# What torch's exporter writes without converting; earlier ones cannot resize with antialiasing.
+OPSET = 18
+INPUT, OUTPUTS = "image", ("logits", "masks", "ancestors")
+METADATA = "sohes"  # key of the settings among an ONNX file's metadata
+SCENES = 2  # synthetic photos that a file is checked on
+
+Runner = Callable[[Tensor], Sequence[Tensor]]
+
+
+class ExportError(InputError):
+    """A model, a size or a file name that cannot be exported; the message says why."""
+
+
+class DifferenceError(SOHESError):
+    """A file whose outputs are not the model's.
+
+    Attributes:
+        differences: as of `largest_differences`.
+    """
+
+    def __init__(self, message: str, differences: dict[str, float]):
+        super().__init__(message)
+        self.differences = differences
+
+
+class SegmenterGraph(nn.Module):
+    """A segmenter from pixels to tensors: the part of `SOHES` that is a graph."""
+
+    def __init__(self, model: SOHES, channels: str = "RGB"):
+        """
+        Args:
+            model: in evaluation mode.
+            channels: INPUT.FORMAT of the model; the graph takes RGB and turns it over.
+        """
+        super().__init__()
+        self.model = model
+        self.channels = channels
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """``image`` (1, 3, H, W) to the outputs that the file's docstring names, in their order."""
+        model = self.model
+        pixels = image if self.channels == "RGB" else image.flip(1)
+        outputs = model.segment((pixels - model.pixel_mean) / model.pixel_std)
+        tensors = outputs["pred_logits"], outputs["pred_masks"]
+        if "pred_ancestors" not in outputs:
+            return tensors
+        probabilities = ancestor_logits(*outputs["pred_ancestors"]).sigmoid()
+        others = 1 - torch.eye(probabilities.shape[-1], dtype=probabilities.dtype, device=probabilities.device)
+        return (*tensors, probabilities * others)
+
+
+def check_model(model: nn.Module, size: tuple[int, int]) -> SOHES:
+    """The model, if it can be exported for images of a size.
+
+    Raises:
+        ExportError: another architecture, a model in training mode or not on the CPU, or a size it does not take.
+    """
+    if not isinstance(model, SOHES):
+        raise ExportError(
+            f"only the single model SOHES can be exported, not {type(model).__name__}; of a checkpoint with teacher "
+            "and student, sohes export writes one"
+        )
+    if model.training or model.device.type != "cpu":
+        raise ExportError("the model must be in evaluation mode and on the CPU")
+    stride = model.size_divisibility
+    if any(side < stride or side % stride for side in size):
+        raise ExportError(f"height and width must be multiples of {stride}, got {size[0]} and {size[1]}")
+    return model
+
+
+def trace(graph: SegmenterGraph, size: tuple[int, int]) -> torch.export.ExportedProgram:
+    """The graph for images of one size, by ``torch.export``.
+
+    Args:
+        graph: of a model that passes `check_model`.
+        size: (H, W).
+    """
+    example = torch.zeros(1, 3, *size)
+    # Not strict: the model's Python runs as always, so that no part of it has to suit torch's compiler.
+    with torch.no_grad(), _traceable_sampling(graph):
+        return torch.export.export(graph, (example,), strict=False)
+
+
+@contextlib.contextmanager
+def _traceable_sampling(model: nn.Module) -> Iterator[None]:
+    """Deformable attention by operators that exist in other runtimes; on CPUs it has its own function otherwise."""
+    layers = [module for module in model.modules() if isinstance(module, MSDeformAttn)]
+    before = [layer.sampling for layer in layers]
+    try:
+        for layer in layers:
+            layer.sampling = "grid"
+        yield
+    finally:
+        for layer, method in zip(layers, before):
+            layer.sampling = method
+
+
+def settings(graph: SegmenterGraph) -> str:
+    """What decoding needs beside the outputs, as json: the padding's colour in RGB, and fields of `EntityInference`."""
+    inference = graph.model.inference
+    mean = graph.model.pixel_mean.flatten().tolist()
+    names: tuple[str, ...] = ("max_masks", "min_score", "calibration", "duplicate_iou")
+    names += ("ancestor_threshold", "theta_cover", "theta_cover_alone", "max_child_area")
+    return json.dumps(
+        {
+            "pixel_mean": mean if graph.channels == "RGB" else mean[::-1],
+            **{name: getattr(inference, name) for name in names},
+        }
+    )
+
+
+def write(program: torch.export.ExportedProgram, path: str, metadata: str) -> None:
+    """Write a program as .onnx or .pt2, by the path's suffix, with ``metadata`` under METADATA.
+
+    Raises:
+        ExportError: torch's exporter cannot write it as ONNX.
+    """
+    if path.endswith(".pt2"):
+        with atomic_writer(path) as file:
+            torch.export.save(program, file, extra_files={METADATA: metadata})
+        return
+    try:
+        converted = torch.onnx.export(
+            program,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=list(OUTPUTS[: len(program.graph_signature.user_outputs)]),
+            verbose=False,
+        )
+    except torch.onnx.OnnxExporterError as error:
+        raise ExportError(f"torch {torch.__version__} cannot write this model as ONNX: {error}") from error
+    assert converted is not None  # since dynamo=True
+    for node in converted.model.graph:
+        node.metadata_props.clear()  # stack traces, with the paths of this machine
+    converted.model.metadata_props[METADATA] = metadata
+    write_bytes(path, converted.model_proto.SerializeToString())
+
+
+def load_runner(path: str) -> Runner:
+    """A written file as a function of an image, on the CPU."""
+    if path.endswith(".pt2"):
+        return torch.export.load(path).module()
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda image: [torch.from_numpy(output) for output in session.run(None, {INPUT: image.numpy()})]
+
+
+def example_images(size: tuple[int, int], photos: Sequence[np.ndarray] = ()) -> list[Tensor]:
+    """Images to check a file on: synthetic scenes, and photos.
+
+    Args:
+        size: (H, W).
+        photos: (H, W, 3) uint8 RGB.
+
+    Returns:
+        (1, 3, H, W) float32 each.
+    """
+    scenes = [generate_scene(0, k, size)[0] for k in range(SCENES)]
+    return [torch.from_numpy(image.transpose(2, 0, 1).copy())[None].float() for image in (*scenes, *photos)]
+
+
+@torch.no_grad()
+def largest_differences(expected: Runner, found: Runner, images: Sequence[Tensor]) -> dict[str, float]:
+    """The largest absolute difference of each output over all images.
+
+    It is infinite where the other lacks the output or has it in another shape, and where either is not a number.
+    """
+    worst: dict[str, float] = {}
+    for image in images:
+        for name, wanted, got in itertools.zip_longest(OUTPUTS, expected(image), found(image)):
+            if wanted is None and got is None:
+                continue  # a model without ancestors
+            same_shape = wanted is not None and got is not None and wanted.shape == got.shape
+            difference = (wanted - got).abs().max().item() if same_shape else math.inf
+            worst[name] = max(worst.get(name, 0.0), math.inf if math.isnan(difference) else difference)
+    return worst
+
+
+def export_segmenter(
+    model: nn.Module,
+    paths: Sequence[str],
+    size: tuple[int, int],
+    channels: str = "RGB",
+    photos: Sequence[np.ndarray] = (),
+    tolerance: float = 1e-3,
+) -> dict[str, dict[str, float]]:
+    """Write a model to files, each of which is kept only if it computes what the model does.
+
+    Args:
+        model: a `SOHES` on the CPU, in evaluation mode.
+        paths: of the files; each suffix, .onnx or .pt2, says what is written. Folders are made.
+        size: (H, W) that the files take; the graph is fixed to it.
+        channels: INPUT.FORMAT of the model.
+        photos: (H, W, 3) uint8 RGB each, to check on beside synthetic scenes.
+        tolerance: largest absolute difference of any output.
+
+    Returns:
+        `largest_differences` of each path.
+
+    Raises:
+        ExportError: the model, the size or a path cannot be used.
+        DifferenceError: a file differs by more; it and those after it are not written.
+    """
+    check_paths(paths)
+    graph = SegmenterGraph(check_model(model, size), channels).eval()
+    images = example_images(size, photos)
+    program = trace(graph, size)
+    results = {}
+    for path in paths:
+        folder = os.path.dirname(os.path.abspath(path))
+        os.makedirs(folder, exist_ok=True)
+        # beside its place, so that the last step is a mere renaming
+        with output_errors(path), tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as temporary:
+            unchecked = os.path.join(temporary, os.path.basename(path))
+            write(program, unchecked, settings(graph))
+            differences = largest_differences(graph, load_runner(unchecked), images)
+            if not max(differences.values()) <= tolerance:
+                raise DifferenceError(
+                    f"{path}: not kept, since it differs from the model by up to {describe(differences)}, more than "
+                    f"{tolerance:g}",
+                    differences,
+                )
+            os.replace(unchecked, path)
+            sync_folder(folder)
+        results[path] = differences
+    return results
+
+
+def check_paths(paths: Sequence[str]) -> None:
+    """Make sure that files of these names can be written and checked here.
+
+    Raises:
+        ExportError: another suffix, or a package is missing.
+    """
+    for path in paths:
+        if not path.endswith(SUFFIXES):
+            raise ExportError(f"{path!r}: the name must end in {' or '.join(SUFFIXES)}")
+        needed = ("onnx", "onnxscript", "onnxruntime") if path.endswith(".onnx") else ()
+        missing = [name for name in needed if importlib.util.find_spec(name) is None]
+        if missing:
+            raise ExportError(
+                f"{path!r}: ONNX files are written and checked with {', '.join(missing)}, missing here; "
+                "pip install 'sohes_d2[onnx]', or write a .pt2 file"
+            )
+
+
+def describe(differences: dict[str, float]) -> str:
+    """For example "1.2e-06 (logits), 3.0e-05 (masks)"."""
+    return ", ".join(f"{value:.1e} ({name})" for name, value in differences.items())

@@ -1,0 +1,110 @@
+"""Work units as tasks of a Ray cluster. The driver alone writes; a lost worker costs time, never an image."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Generator, Iterable, Iterator
+from typing import Any
+
+from ..errors import InputError
+from .open_units import OpenUnits, failed_result, lost_reason, unit_names
+from .steps import LabelerFactory, UnitResult, label_unit
+from .units import WorkUnit
+
+logger = logging.getLogger(__name__)
+
+# Ray itself repeats a task whose worker or machine is lost this often, before the unit is tried image by image.
+MAX_RETRIES = 3
+_UNITS_PER_CPU = 2
+
+_labeler: tuple[bytes, Any] | None = None  # in a Ray worker: the factory it was built by, and the labeler
+
+
+class RayMissingError(InputError, ImportError):
+    """Ray is not installed."""
+
+
+def run_on_ray(
+    units: Iterable[WorkUnit],
+    make_labeler: LabelerFactory,
+    address: str | None = None,
+    num_gpus: float = 0.0,
+) -> Generator[UnitResult, None, None]:
+    """Run units on a Ray cluster, every unit a task with one CPU.
+
+    The images must lie under the same paths on every machine of the cluster, and this package must be installed there.
+
+    Args:
+        units: the units.
+        make_labeler: builds the labeler in each Ray worker, once.
+        address: of a running cluster ("auto", "host:6379", "ray://host:10001"); None starts one on this machine.
+        num_gpus: GPUs that a task holds.
+
+    Raises:
+        RayMissingError: Ray is not installed.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise RayMissingError("--engine ray needs Ray: pip install 'sohes_d2[ray]'") from error
+    from ray import cloudpickle
+
+    started = not ray.is_initialized()
+    if started:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster started here reports to nobody
+        ray.init(address=address, log_to_driver=False, include_dashboard=False if address is None else None)
+    try:
+        remote = ray.remote(_label_remotely).options(num_cpus=1, num_gpus=num_gpus, max_retries=MAX_RETRIES)
+        factory = ray.put(cloudpickle.dumps(make_labeler))
+        limit = max(2, int(_UNITS_PER_CPU * ray.cluster_resources().get("CPU", 1)))
+        yield from _run(ray, remote, factory, iter(units), limit)
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _run(
+    ray: Any, remote: Any, factory: Any, units: Iterator[WorkUnit], limit: int
+) -> Generator[UnitResult, None, None]:
+    errors = ray.exceptions
+    lost = (errors.WorkerCrashedError, errors.OutOfMemoryError, errors.NodeDiedError, errors.ObjectLostError)
+    waiting: dict[Any, tuple[int, WorkUnit]] = {}  # object reference -> (ticket, what was asked for)
+    open_units = OpenUnits()
+    while True:
+        while len(open_units) < limit and (unit := next(units, None)) is not None:
+            waiting[remote.remote(factory, unit)] = (open_units.add(unit), unit)
+        if not open_units:
+            return
+        ready, _ = ray.wait(list(waiting), num_returns=1)
+        ticket, asked = waiting.pop(ready[0])
+        try:
+            outcome = ray.get(ready[0])
+        except lost as error:
+            logger.warning("Ray lost the workers (%s) of %s", type(error).__name__, unit_names(asked))
+            singles = open_units.take_apart(ticket)
+            for single in singles:
+                waiting[remote.remote(factory, single)] = (ticket, single)
+            if singles:
+                continue
+            outcome = failed_result(asked, lost_reason(None))
+        whole = open_units.close(ticket, outcome)
+        if whole is not None:
+            yield whole
+
+
+def _label_remotely(factory: bytes, unit: WorkUnit) -> UnitResult:
+    """In a Ray worker: label a unit with the labeler that this process keeps."""
+    from sohes_d2.labeling import ray_executor as module  # the function travels by value, its globals would be copies
+
+    return module.label_here(factory, unit)
+
+
+def label_here(factory: bytes, unit: WorkUnit) -> UnitResult:
+    """Label a unit with this process's labeler, which is built on the first call."""
+    global _labeler
+    if _labeler is None or _labeler[0] != factory:
+        from ray import cloudpickle
+
+        _labeler = (factory, cloudpickle.loads(factory)(True))
+    return label_unit(_labeler[1], unit)

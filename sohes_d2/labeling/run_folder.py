@@ -1,0 +1,294 @@
+"""The folder of a labeling run: configuration, journals and shards, so that a killed run goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ..data.sources import ImageItem, ImageList
+from ..errors import CorruptFileError, InputError
+from ..labels.index import check_label_file, load_index, read_info, remove_index, save_index, scan_label_file
+from ..labels.journal import ShardJournal
+from ..labels.shards import RUN_FILE, ShardedDataset, list_shards, read_skipped, shard_name, write_folder_index
+from ..labels.writer import dump_line, read_checked_json, write_checked_json, write_label_file
+from .photo_states import PhotoState, changed_photos, from_array, photo_states, to_array, with_checksum
+from .steps import UnitResult
+from .units import ShardLayout, WorkUnit, plan_units, remaining_units
+
+logger = logging.getLogger(__name__)
+
+_OWN_FILE = re.compile(
+    r"(shard_\d{5,}\.(json|index\.npz|partial\.jsonl)|(run|index)\.json|(errors|summary)(-\d+-of-\d+)?\.json)(\S*\.tmp)?"
+)
+
+
+class UsageError(InputError):
+    """The command cannot be carried out as it was given; the message says what to do."""
+
+
+class RunFolder:
+    """One job's view of an output folder.
+
+    `pending` plans what is left to do, `add` stores what has been done, in any order of units. A shard is written
+    when its last unit arrives. A kill at any moment leaves whole shards and whole units.
+    """
+
+    def __init__(self, folder: str, images: ImageList, layout: ShardLayout, info: Mapping[str, Any], batch_size: int):
+        self.folder = folder
+        self.layout = layout
+        self.info = info
+        self._images = images
+        self._batch_size = batch_size
+        self._journals: dict[int, ShardJournal] = {}
+        self._left: dict[int, int] = {}
+        self._states: dict[int, PhotoState] = {}  # of the photos of units that are handed out
+        # Jobs of one folder may write the same index at the same time, under different temporary names.
+        self._writer = f".job-{layout.job}" if layout.jobs > 1 else ""
+
+    def open(self, resume: bool, overwrite: bool) -> None:
+        """Create the folder, or check that a run may go on in it.
+
+        Raises:
+            UsageError: the folder has an output and neither flag is given, or that output has another configuration.
+        """
+        os.makedirs(self.folder, exist_ok=True)
+        if overwrite:
+            if self.layout.jobs > 1:
+                raise UsageError("--overwrite would delete other jobs' shards; remove the folder before the jobs start")
+            remove_run_files(self.folder)
+        config = {"layout": self.layout.describe(), "info": self.info}
+        path = os.path.join(self.folder, RUN_FILE)
+        if os.path.exists(path):
+            own = [shard for shard in self.layout.own_shards() if self._exists(shard)]
+            if not resume and (self.layout.jobs == 1 or own):
+                raise UsageError(
+                    f"{self.folder!r} has an output already; go on with it by --resume, or replace it by --overwrite"
+                )
+            try:
+                check_same_config(path, read_checked_json(path), json.loads(json.dumps(config)))
+            except CorruptFileError as error:
+                self._replace_damaged_config(path, config, error)
+        elif list_shards(self.folder):
+            raise UsageError(
+                f"{self.folder!r} has shards but no {RUN_FILE}, so they cannot be continued; choose another folder"
+            )
+        else:
+            write_checked_json(path, config, self._writer)
+
+    def _replace_damaged_config(self, path: str, config: Mapping[str, Any], error: CorruptFileError) -> None:
+        """Write the configuration anew. Shards tell theirs; what journals hold may be of another one, and is done
+        again."""
+        info = json.loads(json.dumps(self.info))
+        for number in list_shards(self.folder):
+            shard = os.path.join(self.folder, shard_name(number))
+            check_same_config(shard, read_info(shard), info)
+        logger.warning("%s; the images of unfinished shards are labeled again", error)
+        for own in self.layout.own_shards():
+            if os.path.exists(self._journal_path(own)):
+                os.unlink(self._journal_path(own))
+        write_checked_json(path, config, self._writer)
+
+    def pending(self, count_done: Callable[[int], None] = lambda images: None) -> Iterator[WorkUnit]:
+        """The units that are left, planned shard by shard as they are asked for.
+
+        Args:
+            count_done: told the number of images of each shard that were done before.
+        """
+        for shard in self.layout.own_shards():
+            if self._is_finished(shard):
+                count_done(len(self.layout.positions(shard)))
+                continue
+            journal = ShardJournal(self._journal_path(shard))
+            if journal.damaged:
+                logger.warning("%s: %d damaged lines; their images are labeled again", journal.path, journal.damaged)
+            known = {image_id: PhotoState(*journal.photos[image_id]) for image_id in journal.photos}
+            journal.forget(self._outdated(self._items(shard), known, journal.path))
+            self._states.update(photo_states(self._items(shard)))  # before they are read
+            units = plan_units(self._images, self.layout, shard, self._batch_size)
+            left = list(remaining_units(units, journal.done))
+            count_done(len(journal.done))
+            self._journals[shard] = journal
+            self._left[shard] = len(left)
+            if left:
+                yield from left
+            else:
+                self._finish(shard)
+
+    def add(self, result: UnitResult) -> None:
+        """Store a finished unit; on disk when this returns."""
+        shard = result.unit.shard
+        lines = [(image.image_id, image.skipped is not None, image.lines) for image in result.results]
+        photos = {}
+        for item, image in zip(result.unit.items, result.results):
+            state = self._states[item.image_id]
+            photos[item.image_id] = with_checksum(item.path, state) if image.skipped is None else state
+        self._journals[shard].append(result.unit.number, lines, photos)
+        self._left[shard] -= 1
+        if not self._left[shard]:
+            self._finish(shard)
+
+    def write_index(self) -> None:
+        """Write index.json over all finished shards of the folder."""
+        write_folder_index(self.folder, self.layout.describe(), self._writer)
+
+    def label_files(self) -> list[str]:
+        """This job's finished shards."""
+        return [path for path in map(self._path, self.layout.own_shards()) if os.path.exists(path)]
+
+    def skipped(self) -> list[dict[str, Any]]:
+        """What `errors.json` lists: this job's images without labels."""
+        return [record for path in self.label_files() for record in read_skipped(path)]
+
+    def report_path(self, name: str) -> str:
+        """Path of a report ("errors", "summary"), which several jobs write under different names."""
+        suffix = f"-{self.layout.job}-of-{self.layout.jobs}" if self.layout.jobs > 1 else ""
+        return os.path.join(self.folder, f"{name}{suffix}.json")
+
+    def close(self) -> None:
+        """Close the journals of shards in progress."""
+        for journal in self._journals.values():
+            journal.close()
+        self._journals.clear()
+
+    def _finish(self, shard: int) -> None:
+        journal = self._journals.pop(shard)
+        ids = [item.image_id for item in self._items(shard)]
+        states = {image_id: self._states.pop(image_id) for image_id in ids}  # for journals that do not tell
+        path = self._path(shard)
+        write_label_file(path, self.info, journal.blocks(ids))
+        index = scan_label_file(path)
+        index.photos = to_array({**states, **journal.photos}, ids)
+        save_index(path, index)
+        journal.remove()
+        del self._left[shard]
+
+    def take_back(self, label_file: str) -> None:
+        """Turn a joined label file into the journals of its shards, without the photos that changed, and delete it."""
+        self._to_journals(label_file, self.layout.own_shards())
+
+    def outdated(self, label_file: str) -> list[int]:
+        """Ids of a joined label file's images that must be labeled again, because photos changed."""
+        items = self._images[:]
+        return self._outdated(items, self._known_photos(label_file, items), label_file)
+
+    def _is_finished(self, shard: int) -> bool:
+        """Whether a shard stands and its photos are still the same; what a kill left undone of it is done."""
+        path, journal_path = self._path(shard), self._journal_path(shard)
+        if not os.path.exists(path) or not is_sound(path):
+            return False
+        if os.path.exists(journal_path):
+            if load_index(path).photos is None:  # a kill came before the index: the shard is written again
+                return False
+            os.unlink(journal_path)
+        if self._outdated(self._items(shard), self._known_photos(path, self._items(shard)), path):
+            self._to_journals(path, [shard])
+            return False
+        return True
+
+    def _known_photos(self, label_file: str, items: list[ImageItem]) -> dict[int, PhotoState]:
+        """States of the photos of a label file, from its index; an index without them gets the current states."""
+        index = load_index(label_file)
+        if index.photos is None:
+            logger.info("%s has no states of its photos, which are assumed to be unchanged", label_file)
+            index.photos = to_array(photo_states(items), [item.image_id for item in items])
+            save_index(label_file, index)
+        return from_array(index.photos)
+
+    def _outdated(self, items: list[ImageItem], known: Mapping[int, PhotoState], path: str) -> list[int]:
+        """Ids of the images to label again: those whose photos changed, and those that may share a batch with them."""
+        changed = changed_photos(items, known)
+        if not changed:
+            return []
+        names = ", ".join(ascii(item.file_name) for item in changed[:5]) + (", ..." if len(changed) > 5 else "")
+        logger.warning("%s: %d photos were changed since, and are labeled again: %s", path, len(changed), names)
+        return [item.image_id for item in (changed if self._batch_size == 1 else items)]
+
+    def _to_journals(self, label_file: str, shards: Sequence[int]) -> None:
+        """Write journals with what is still right of a label file, then delete that."""
+        labels = ShardedDataset(label_file)
+        skipped = {record["id"]: record for record in read_skipped(label_file)}
+        row_of = {image_id: row for row, image_id in enumerate(labels.rows["image_id"].tolist())}
+        known = from_array(load_index(label_file).photos)
+        for shard in shards:
+            items = self._items(shard)
+            outdated = {item.image_id for item in changed_photos(items, known)}
+            if outdated and self._batch_size > 1:
+                outdated = {item.image_id for item in items}
+            kept = [item.image_id for item in items if item.image_id not in outdated]
+            results = [(i, True, [dump_line(skipped[i])]) for i in kept if i in skipped]
+            for i in filter(row_of.__contains__, kept):
+                record = labels[row_of[i]]
+                results.append((i, False, [*map(dump_line, (record["image"], *record["annotations"]))]))
+            journal = ShardJournal(self._journal_path(shard))
+            journal.append(0, results, known)
+            journal.close()
+        labels.close()
+        os.unlink(label_file)  # before its index: without that, the photos would count as unchanged
+        remove_index(label_file)
+
+    def _items(self, shard: int) -> list[ImageItem]:
+        return [self._images[position] for position in self.layout.positions(shard)]
+
+    def _exists(self, shard: int) -> bool:
+        return os.path.exists(self._path(shard)) or os.path.exists(self._journal_path(shard))
+
+    def _path(self, shard: int) -> str:
+        return os.path.join(self.folder, shard_name(shard))
+
+    def _journal_path(self, shard: int) -> str:
+        return os.path.splitext(self._path(shard))[0] + ".partial.jsonl"
+
+
+def is_sound(label_file: str) -> bool:
+    """Whether a label file is as it was written; a damaged one is deleted, so that it is made again."""
+    try:
+        check_label_file(label_file)
+    except CorruptFileError as error:
+        logger.warning("%s; its images are labeled again", error)
+        remove_index(label_file)
+        os.unlink(label_file)
+        return False
+    return True
+
+
+def remove_run_files(folder: str) -> None:
+    """Delete the files of a run from a folder, and no others."""
+    for name in os.listdir(folder):
+        if _OWN_FILE.fullmatch(name):
+            os.unlink(os.path.join(folder, name))
+
+
+def check_same_config(path: str, before: Any, now: Any) -> None:
+    """Refuse to go on with another configuration.
+
+    Raises:
+        UsageError: naming every key that differs, with both values.
+    """
+    old, new = _flat(before), _flat(now)
+    keys = [key for key in {**old, **new} if old.get(key, _ABSENT) != new.get(key, _ABSENT)]
+    if keys:
+        lines = [f"  {key}: was {_show(old, key)}, now {_show(new, key)}" for key in keys]
+        raise UsageError(
+            f"{path!r} was made with another configuration; resume with the old one, or choose another output:\n"
+            + "\n".join(lines)
+        )
+
+
+_ABSENT = object()
+
+
+def _show(values: Mapping[str, Any], key: str) -> str:
+    return json.dumps(values[key]) if key in values else "(absent)"
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict) or not value:
+        return {prefix: value}
+    flat = {}
+    for key, item in value.items():
+        flat.update(_flat(item, f"{prefix}.{key}" if prefix else str(key)))
+    return flat

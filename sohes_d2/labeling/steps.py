@@ -1,0 +1,201 @@
+"""The steps that turn a work unit into lines of a label file, each callable in another process than the one before.
+
+An image that fails in any step is skipped with the reason; the others of its unit go on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+import torch
+
+from ..data.sources import ID_STRIDE, MAX_MASKS_PER_IMAGE, ImageItem
+from ..labels.writer import dump_line, image_record
+from ..structures.images import ImageReadError, read_image
+from .units import WorkUnit
+
+logger = logging.getLogger(__name__)
+
+STAGES = ("read", "features", "finish", "write")
+
+
+class LabelerFactory(Protocol):
+    """Builds labelers in any process; picklable."""
+
+    def __call__(self, with_extractor: bool) -> Any:
+        """A `PseudoLabeler`, without its extractor where only the CPU steps are wanted."""
+
+    def pinned(self, labeler: Any) -> LabelerFactory:
+        """A factory of labelers like this one: what was decided while building it is not decided anew elsewhere."""
+
+
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+
+
+@dataclass
+class ImageResult:
+    """What became of one image.
+
+    Attributes:
+        image_id: its id.
+        lines: the image record and its annotations, or the one `skipped` record, as json lines.
+        masks: number of annotations.
+        skipped: the `skipped` record (id, file_name, step, reason), or None.
+        trace: the traceback of an unexpected error, for the log.
+    """
+
+    image_id: int
+    lines: list[bytes]
+    masks: int = 0
+    skipped: dict[str, Any] | None = None
+    trace: str = ""
+
+
+@dataclass
+class UnitJob:
+    """A work unit on its way through the steps. What the steps hold is keyed by the image's position in the unit."""
+
+    unit: WorkUnit
+    images: dict[int, np.ndarray] = field(default_factory=dict)
+    features: dict[int, np.ndarray] = field(default_factory=dict)
+    results: dict[int, ImageResult] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+
+    def skip(self, position: int, step: str, reason: str, trace: str = "") -> None:
+        """Take an image out of the unit because a step failed on it."""
+        self.results[position] = skipped_result(self.unit.items[position], step, reason, trace)
+        self.drop(position)
+
+    def drop(self, position: int) -> None:
+        """Free what is held for an image."""
+        for held in (self.images, self.features):
+            held.pop(position, None)
+
+    @contextlib.contextmanager
+    def guarded(self, position: int, step: str) -> Iterator[None]:
+        """Skip the image if the block fails: whatever is wrong with one image must not stop the run."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - recorded with the image
+            self.skip(position, step, *describe_error(error))
+
+    @property
+    def complete(self) -> bool:
+        return len(self.results) == len(self.unit.items)
+
+    def ordered_results(self) -> list[ImageResult]:
+        return [self.results[position] for position in range(len(self.unit.items))]
+
+    @contextlib.contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] += time.perf_counter() - start
+
+
+@dataclass
+class UnitResult:
+    """A finished unit: its images' results in order, and the seconds that each stage took."""
+
+    unit: WorkUnit
+    results: list[ImageResult]
+    seconds: dict[str, float]
+
+
+def label_unit(labeler: Any, unit: WorkUnit) -> UnitResult:
+    """All steps of a unit in this process, by a `PseudoLabeler` with its extractor."""
+    job = UnitJob(unit)
+    read_step(job)
+    features_step(job, labeler)
+    for position in sorted(job.features):
+        with job.timed("finish"), job.guarded(position, "finish"):
+            image, features = job.images[position], job.features.pop(position)
+            job.results[position] = finish_image(labeler, unit.items[position], image, features)
+    return UnitResult(unit, job.ordered_results(), job.seconds)
+
+
+def read_step(job: UnitJob) -> None:
+    """Read the images of a unit."""
+    size = None
+    with job.timed("read"):
+        for position, item in enumerate(job.unit.items):
+            with job.guarded(position, "read"):
+                image = read_image(item.path)
+                if size is not None and image.shape[:2] != size:
+                    raise ImageReadError(
+                        item.path, f"its header promises the size {size}, its pixels {image.shape[:2]}"
+                    )
+                size = image.shape[:2]
+                job.images[position] = image
+
+
+def features_step(job: UnitJob, labeler: Any) -> None:
+    """Features of all images of a unit as one batch; if that fails, one by one, so that only the culprit is skipped."""
+    threads = single_thread if labeler.extractor.on_host else contextlib.nullcontext
+    batches = [sorted(job.images)] if job.images else []
+    with job.timed("features"), threads():
+        while batches:
+            batch = batches.pop(0)
+            try:
+                job.features.update(zip(batch, labeler.features([job.images[position] for position in batch])))
+            except Exception as error:  # noqa: BLE001 - tried again alone, or recorded with the image
+                if len(batch) > 1:
+                    logger.warning(
+                        "no features of a batch of %d images (%s); trying them one by one", len(batch), error
+                    )
+                    batches = [[position] for position in batch]
+                else:
+                    job.skip(batch[0], "features", *describe_error(error))
+
+
+def finish_image(labeler: Any, item: ImageItem, image: np.ndarray, features: np.ndarray) -> ImageResult:
+    """The labeler's steps after the features, encoded as lines of a label file."""
+    with single_thread():
+        forest = labeler.finish(image, features)
+    if len(forest) > MAX_MASKS_PER_IMAGE:
+        raise ValueError(
+            f"{len(forest)} masks, more than the {MAX_MASKS_PER_IMAGE} that annotation ids have room for; "
+            "filter more strictly"
+        )
+    annotations = forest.to_coco(item.image_id, item.image_id * ID_STRIDE + 1)
+    lines = [dump_line(image_record(item.image_id, item.file_name, *image.shape[:2]))]
+    lines.extend(dump_line(annotation) for annotation in annotations)
+    return ImageResult(item.image_id, lines, masks=len(annotations))
+
+
+def describe_error(error: BaseException) -> tuple[str, str]:
+    """(reason, traceback) of a failed step. The reason is free of memory addresses, which differ between runs."""
+    if isinstance(error, ImageReadError):
+        return error.reason, ""
+    trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    return _ADDRESS.sub("", f"{type(error).__name__}: {error}"), trace
+
+
+def skipped_result(item: ImageItem, step: str, reason: str, trace: str = "") -> ImageResult:
+    """The result of an image that gets no labels because ``step`` failed on it."""
+    record = {"id": item.image_id, "file_name": item.file_name, "step": step, "reason": reason}
+    return ImageResult(item.image_id, [dump_line(record)], skipped=record, trace=trace)
+
+
+@contextlib.contextmanager
+def single_thread() -> Iterator[None]:
+    """One thread for torch and OpenCV, so that sums round alike in this process and in single-threaded workers."""
+    torch_threads, cv_threads = torch.get_num_threads(), cv2.getNumThreads()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(torch_threads)
+        cv2.setNumThreads(cv_threads)

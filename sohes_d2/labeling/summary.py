@@ -1,0 +1,103 @@
+"""summary.json: label statistics from the indices of the label files, and the speed of the run."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..labels.index import ShardIndex
+from .steps import STAGES
+
+_PACKAGES = (
+    "numpy",
+    "torch",
+    "torchvision",
+    "timm",
+    "opencv-python",
+    "opencv-python-headless",
+    "pillow",
+    "pycocotools",
+    "numba",
+)
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the libraries that a result may depend on; those not installed are left out."""
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def machine_facts(device: torch.device) -> dict[str, Any]:
+    """What the speed depends on."""
+    facts = {
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "cpus": os.cpu_count(),
+        "device": str(device),
+    }
+    if device.type == "cuda":
+        facts["gpu"] = torch.cuda.get_device_name(device)
+    return facts
+
+
+def label_statistics(indices: Sequence[ShardIndex]) -> dict[str, Any]:
+    """Counts and histograms over label files.
+
+    `size_histogram` counts masks by COCO's sizes (areas under 32^2 and 96^2 pixels), `relative_size_histogram` by
+    their share of the image.
+    """
+    masks_per_image = np.concatenate([index.rows["count"] for index in indices] or [np.zeros(0, np.int32)])
+    some = len(masks_per_image) > 0
+    return {
+        "images": len(masks_per_image),
+        "masks": int(masks_per_image.sum()),
+        "skipped": sum(index.stats["skipped"] for index in indices),
+        "masks_per_image": {
+            "min": int(masks_per_image.min()) if some else 0,
+            "mean": round(float(masks_per_image.mean()), 2) if some else 0.0,
+            "median": float(np.median(masks_per_image)) if some else 0.0,
+            "max": int(masks_per_image.max()) if some else 0,
+        },
+        "depth_histogram": _sum(index.stats["depth"] for index in indices),
+        "size_histogram": _sum(index.stats["size"] for index in indices),
+        "relative_size_histogram": _sum(index.stats["relative_size"] for index in indices),
+    }
+
+
+def speed(images: int, wall_seconds: float, stage_seconds: Mapping[str, float]) -> dict[str, Any]:
+    """Speed of this session.
+
+    A stage's seconds are summed over the processes that worked on it, so its images/s are those of one process.
+    """
+    return {
+        "images": images,
+        "wall_seconds": round(wall_seconds, 3),
+        "images_per_second": round(images / wall_seconds, 3) if wall_seconds > 0 else 0.0,
+        "stages": {
+            stage: {
+                "seconds": round(stage_seconds[stage], 3),
+                "images_per_second": round(images / stage_seconds[stage], 3) if stage_seconds[stage] > 0 else None,
+            }
+            for stage in STAGES
+        },
+    }
+
+
+def _sum(histograms: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for histogram in histograms:
+        for name, count in histogram.items():
+            total[name] += count
+    return dict(total)

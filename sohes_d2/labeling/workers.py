@@ -1,0 +1,226 @@
+"""Worker processes: a dead worker is reported with the task that it held, and replaced."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+from ..errors import SOHESError
+from .steps import LabelerFactory, describe_error
+
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+)
+# A worker that dies this often before it takes its first task will not come up at all.
+_MAX_FAILED_STARTS = 3
+
+
+class WorkerStartError(SOHESError):
+    """Worker processes cannot be brought up."""
+
+
+@dataclass
+class Task:
+    """A call `function(labeler, *args)` for a worker. ``key`` is whatever the caller needs to know it again."""
+
+    key: Any
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    losses: int = 0
+
+
+@dataclass
+class TaskDone:
+    """A task's return value."""
+
+    task: Task
+    value: Any
+
+
+@dataclass
+class TaskFailed:
+    """A task raised an exception."""
+
+    task: Task
+    reason: str
+    trace: str
+
+
+@dataclass
+class TaskLost:
+    """The process that held a task died. ``task.losses`` counts it."""
+
+    task: Task
+    exit_code: int | None
+
+
+class WorkerPool:
+    """Processes with one labeler each, one thread each, which call functions on it.
+
+    Every worker has its own pipe, held by a thread of this process, so that the death of a worker is tied to one
+    task, and so that workers end by themselves when this process is killed. Results arrive in ``events`` as
+    TaskDone, TaskFailed, TaskLost, or as WorkerStartError.
+    """
+
+    def __init__(self, count: int, make_labeler: LabelerFactory, with_extractor: bool, events: queue.Queue):
+        self._make_labeler = make_labeler
+        self._with_extractor = with_extractor
+        self._events = events
+        self._tasks: queue.Queue[Task | None] = queue.Queue()
+        self._starting = threading.Lock()  # the environment is changed while a process starts
+        self._closing = False
+        self._processes: dict[int, multiprocessing.process.BaseProcess] = {}
+        self._context = _context()
+        self._threads = [threading.Thread(target=self._serve, args=(slot,), daemon=True) for slot in range(count)]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, task: Task) -> None:
+        """Queue a task. Nothing bounds the queue: submit as much as memory allows."""
+        self._tasks.put(task)
+
+    def close(self) -> None:
+        """Stop at once: tasks that are not done are dropped, their processes ended."""
+        self._closing = True
+        for _ in self._threads:
+            self._tasks.put(None)
+        with self._starting:  # a process that starts now is either in the list or does not start
+            for process in self._processes.values():
+                process.terminate()
+        for thread in self._threads:
+            thread.join()
+
+    def __enter__(self) -> WorkerPool:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.close()
+
+    def _serve(self, slot: int) -> None:
+        """One worker's thread: hand it tasks, replace it when it dies."""
+        connection = None
+        failed_starts = 0
+        while not self._closing:
+            if connection is None:
+                try:
+                    connection = self._start(slot)
+                    failed_starts = 0
+                except (EOFError, OSError):
+                    failed_starts += 1
+                    if failed_starts == _MAX_FAILED_STARTS and not self._closing:
+                        code = getattr(self._processes.get(slot), "exitcode", None)
+                        self._events.put(WorkerStartError(f"worker processes die while starting (exit code {code})"))
+                        return
+                    continue
+                except WorkerStartError as error:
+                    self._events.put(error)
+                    return
+            task = self._tasks.get()
+            if task is None:
+                break
+            try:
+                connection.send((task.function, task.args))
+                kind, *reply = connection.recv()
+            except (EOFError, OSError):
+                connection.close()
+                connection = None
+                process = self._processes[slot]
+                process.join()
+                task.losses += 1
+                self._events.put(TaskLost(task, process.exitcode))
+                continue
+            self._events.put(TaskDone(task, *reply) if kind == "done" else TaskFailed(task, *reply))
+        if connection is not None:
+            connection.close()
+        if slot in self._processes:
+            self._processes[slot].join()
+
+    def _start(self, slot: int) -> Connection:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(
+            target=_worker_main,
+            args=(theirs, self._make_labeler, self._with_extractor),
+            daemon=True,
+            name=f"labeler-{slot}",
+        )
+        with self._starting, _environment(dict.fromkeys(_THREAD_VARIABLES, "1")):
+            if self._closing:
+                raise EOFError
+            process.start()
+            self._processes[slot] = process
+        theirs.close()
+        try:
+            kind, *reply = ours.recv()
+        except (EOFError, OSError):
+            ours.close()
+            process.join()
+            raise
+        if kind != "ready":
+            ours.close()
+            raise WorkerStartError(f"a worker process cannot build its labeler: {reply[0]}\n{reply[1]}")
+        return ours
+
+
+def _worker_main(connection: Connection, make_labeler: LabelerFactory, with_extractor: bool) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    try:
+        import cv2
+        import torch
+
+        cv2.setNumThreads(0)
+        torch.set_num_threads(1)
+        labeler = make_labeler(with_extractor)
+        connection.send(("ready",))
+    except Exception as error:  # noqa: BLE001 - reported to the parent, which stops the run
+        connection.send(("broken", *describe_error(error)))
+        return
+    while True:
+        try:
+            function, args = connection.recv()
+        except (EOFError, OSError):
+            return  # the parent is gone or done
+        try:
+            reply: tuple[str, ...] = ("done", function(labeler, *args))
+        except Exception as error:  # noqa: BLE001 - reported to the parent with its traceback
+            reply = ("failed", *describe_error(error))
+        del function, args
+        try:
+            connection.send(reply)
+        except OSError:
+            return
+
+
+def _context() -> Any:
+    """Processes are forked from a clean server (no threads or device state in it) where the system has one."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["sohes_d2.labeling.steps", "sohes_d2.exploration.labeler"])
+    return context
+
+
+@contextlib.contextmanager
+def _environment(changes: dict[str, str]) -> Iterator[None]:
+    """Environment variables for child processes: libraries read their thread counts when they are loaded."""
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,249 @@
+"""Make the page, an image at a time, so that only one photo and its masks are in memory."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+from ..labels.schema import ImageRecord
+from ..structures.files import atomic_writer
+from ..structures.images import ImageReadError, image_size
+from .forests import ImageForest, image_forest
+from .label_file import LabelFile, ReportError, named_apart
+from .matching import MATCH_IOU, match_images, match_masks
+from .packing import embed_json, pack_forest
+from .page import data_element, page_parts
+from .photos import PhotoError, check_shape, pack_photo, photo_path, read_photo, shown_size
+
+# Numbers of entities that the page's slider offers, beside the one that it opens on.
+ENTITY_COUNTS = (1, 2, 3, 5, 10, 15, 20, 30, 50)
+BAR_DELAY = 1.0  # seconds until a progress bar appears, where there is a terminal
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """What of the files goes into a page.
+
+    Attributes:
+        max_images: the first so many images; 0 takes all.
+        max_side: longer side, in pixels, of the pictures in the page; smaller ones are not enlarged.
+        max_masks: the best-scored so many masks of an image; 0 takes all.
+        score_threshold: masks of lower score are left out; None takes all, whatever their scores mean.
+        title: of the page; the files' names by default.
+        entities: the page opens on so many entities of each image, see `Forest.select`; 0: on all masks.
+    """
+
+    max_images: int = 0
+    max_side: int = 1024
+    max_masks: int = 0
+    score_threshold: float | None = None
+    title: str = ""
+    entities: int = 20
+
+
+@dataclass
+class ReportSummary:
+    """What came of a page.
+
+    Attributes:
+        images: in the page, with or without their photo.
+        masks: per file, in the page.
+        matched: pairs of masks, where two files are compared.
+        crowds: crowd regions that were left out.
+        missing: messages on photos that are shown as missing.
+        problems: messages on images and masks that could not be used as they are.
+        unmatched_images: images in the page that the second file lacks.
+        size: of the page, in bytes.
+    """
+
+    images: int = 0
+    masks: list[int] = field(default_factory=list)
+    matched: int = 0
+    crowds: int = 0
+    missing: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    unmatched_images: int = 0
+    size: int = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything could be shown as the files have it."""
+        return not self.missing and not self.problems
+
+
+def write_report(
+    output: str | Path,
+    file: LabelFile,
+    images: str | Path,
+    other: LabelFile | None = None,
+    metrics: list[dict[str, Any]] | None = None,
+    options: ReportOptions | None = None,
+) -> ReportSummary:
+    """Write one self-contained html file. It appears under its name when it is complete.
+
+    Args:
+        output: the file to write; replaced if it exists.
+        file: the labels to show.
+        images: folder that the labels' file names are relative to.
+        other: labels to show beside them.
+        metrics: from :func:`read_metrics`.
+        options: what of them to show.
+
+    Returns:
+        Counts, and what could not be shown.
+
+    Raises:
+        ReportError: the two files have no image in common.
+        OSError: the page cannot be written.
+    """
+    options = options or ReportOptions()
+    label_files = named_apart([file] if other is None else [file, other])
+    pairs = match_images(file, other) if other is not None else {}
+    if other is not None and not any(v is not None for v in pairs.values()):
+        raise ReportError(f"{other.path} has no image in common with {file.path}; give the right pair of files")
+    chosen = list(file.images)[: options.max_images or None]
+    summary = ReportSummary(masks=[0] * len(label_files))
+    title = options.title or " and ".join(f.name for f in label_files)
+    before, after = page_parts(title)
+    with atomic_writer(output) as target:
+        page = io.TextIOWrapper(target, encoding="utf-8", newline="\n")
+        page.write(before)
+        entries: list[dict[str, Any]] = []
+        bar = tqdm(chosen, desc="page", unit="image", delay=BAR_DELAY, leave=False, disable=None)
+        for image_id in bar:
+            entry = _write_image(page, len(entries), label_files, [image_id, pairs.get(image_id)], images, options)
+            if isinstance(entry, str):
+                summary.problems.append(entry)
+            else:
+                entries.append(entry)
+        _count(summary, entries)
+        index = {
+            "title": title,
+            "files": [{"name": f.name, "hierarchy": f.has_hierarchy} for f in label_files],
+            "images": entries,
+            "left": len(file.images) - len(chosen),
+            "maxMasks": options.max_masks,
+            "entityCounts": _entity_counts(options),
+            "entities": options.entities,
+            "scoreThreshold": options.score_threshold,
+            "matchIou": MATCH_IOU,
+            "metrics": metrics,
+        }
+        page.write(data_element("index", embed_json(index)))
+        page.write(after)
+        page.detach()  # flushes it
+    summary.size = os.path.getsize(output)
+    return summary
+
+
+def _write_image(
+    page: TextIO,
+    number: int,
+    label_files: list[LabelFile],
+    image_ids: list[Any],
+    folder: str | Path,
+    options: ReportOptions,
+) -> dict[str, Any] | str:
+    """Write one image's data; returns its line of the index, or why there is nothing to show."""
+    record = label_files[0].images[image_ids[0]]
+    name = record.get("file_name", f"image {image_ids[0]}")
+    size = _record_size(record) or _file_size(Path(folder), record)
+    if size is None:
+        return f"{name!r} is left out: neither its record nor its file tells a usable height and width"
+    shown = shown_size(size, options.max_side)
+    photo, photo_problem = None, ""
+    try:
+        pixels = read_photo(Path(folder), record.get("file_name"))
+        check_shape(pixels, size)
+        photo = pack_photo(pixels, shown)
+    except PhotoError as error:
+        photo_problem = str(error)
+
+    forests: list[ImageForest | None] = []
+    problems: list[str] = []
+    for file, image_id in zip(label_files, image_ids):
+        reason = _unusable(file, image_id, size)
+        if reason is None:
+            forest = image_forest(file, image_id, size, options.score_threshold, options.max_masks)
+            problems += [f"{file.name}: {problem}" for problem in forest.problems]
+            forests.append(forest)
+        else:
+            problems += [reason] if reason else []
+            forests.append(None)
+    matches = []
+    if len(forests) == 2 and forests[0] and forests[1]:
+        matches = match_masks(forests[0].forest.masks, forests[1].forest.masks)
+    sides = [
+        pack_forest(forest, shown, dict(file.categories), _entity_counts(options)) if forest else None
+        for forest, file in zip(forests, label_files)
+    ]
+    data = {
+        "height": shown[0],
+        "width": shown[1],
+        "photo": photo.full if photo else None,
+        "sides": sides,
+        "matches": [[i, j, round(iou, 3)] for i, j, iou in matches],
+    }
+    page.write(data_element(f"image-{number}", embed_json(data)))
+    return {
+        "name": str(name),
+        "height": size[0],
+        "width": size[1],
+        "thumbnail": photo.thumbnail if photo else None,
+        "missing": photo_problem,
+        "masks": [len(f.forest) if f else None for f in forests],
+        "depths": [int(f.forest.depths().max(initial=0)) if f else 0 for f in forests],
+        "scores": _score_range(forests),
+        "matched": len(matches),
+        "crowds": sum(f.crowds for f in forests if f),
+        "problems": problems,
+    }
+
+
+def _entity_counts(options: ReportOptions) -> list[int]:
+    return sorted({*ENTITY_COUNTS, *([options.entities] if options.entities else [])})
+
+
+def _unusable(file: LabelFile, image_id: Any, size: tuple[int, int]) -> str | None:
+    """Why a file's labels of an image cannot be shown: "" if it has none, None if they can."""
+    if image_id is None:
+        return ""
+    other_size = _record_size(file.images.get(image_id))
+    if other_size is not None and other_size != size:
+        return f"{file.name} has the image at {other_size[0]} x {other_size[1]} instead of {size[0]} x {size[1]}"
+    return None
+
+
+def _record_size(record: ImageRecord | None) -> tuple[int, int] | None:
+    return (record["height"], record["width"]) if record and "height" in record else None
+
+
+def _file_size(folder: Path, record: Mapping[str, Any]) -> tuple[int, int] | None:
+    try:
+        return image_size(photo_path(folder, record.get("file_name")))
+    except (PhotoError, ImageReadError):
+        return None
+
+
+def _score_range(forests: list[ImageForest | None]) -> list[float]:
+    scores = [float(v) for f in forests if f for v in f.forest.scores]
+    return [round(min(scores), 4), round(max(scores), 4)] if scores else []
+
+
+def _count(summary: ReportSummary, entries: list[dict[str, Any]]) -> None:
+    summary.images = len(entries)
+    for entry in entries:
+        for side, masks in enumerate(entry["masks"]):
+            summary.masks[side] += masks or 0
+        summary.matched += entry["matched"]
+        summary.crowds += entry["crowds"]
+        summary.problems += [f"{entry['name']}: {problem}" for problem in entry["problems"]]
+        summary.unmatched_images += entry["masks"][-1] is None
+        if entry["missing"]:
+            summary.missing.append(entry["missing"])

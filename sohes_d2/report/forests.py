@@ -1,0 +1,73 @@
+"""Forest of one image of a label file, in drawing order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..labels.forests import CIRCLE, read_forest
+from ..labels.schema import Problems
+from ..structures.forest import Forest
+from ..visualization.colors import canonical_order
+from .label_file import LabelFile
+
+THETA_COVER = 0.9  # where a file has no parents, as in the labels of the first phase
+
+
+@dataclass
+class ImageForest:
+    """Masks of one image.
+
+    Attributes:
+        forest: from large to small masks.
+        annotations: the record of each mask.
+        problems: what could not be used as it is, and what was done instead.
+        crowds: crowd regions, which are no entities and are left out.
+        by_coverage: whether the parents were read off the masks, for lack of usable ones in the file.
+    """
+
+    forest: Forest
+    annotations: list[dict[str, Any]]
+    problems: list[str] = field(default_factory=list)
+    crowds: int = 0
+    by_coverage: bool = False
+
+
+def image_forest(
+    file: LabelFile,
+    image_id: Any,
+    size: tuple[int, int],
+    score_threshold: float | None = None,
+    max_masks: int = 0,
+) -> ImageForest:
+    """The forest of an image. A broken mask is left out and its children go to the next ancestor.
+
+    Args:
+        file: the labels.
+        image_id: of the image, in that file.
+        size: (H, W) of the image.
+        score_threshold: masks of lower score are left out; None takes all.
+        max_masks: at most so many of the best scores are taken; 0 takes all.
+    """
+    annotations = file.by_image.get(image_id, [])
+    problems = Problems()
+    forest, kept = read_forest(annotations, size, problems, "")
+    by_coverage = not file.has_hierarchy or CIRCLE in problems.counts
+    keep = np.arange(len(forest))
+    if score_threshold is not None:
+        keep = np.flatnonzero(forest.scores >= score_threshold)
+    if max_masks and len(keep) > max_masks:
+        keep = np.sort(keep[np.argsort(-forest.scores[keep], kind="stable")[:max_masks]])
+    forest = forest.subset(keep)
+    if by_coverage:
+        forest = Forest.from_masks(forest.masks, size, THETA_COVER, scores=forest.scores)
+    order = np.array(canonical_order(forest, range(len(forest))), np.int64)
+    return ImageForest(
+        forest.subset(order),
+        [annotations[kept[k]] for k in keep[order]],
+        problems.items,
+        sum(annotation["iscrowd"] for annotation in annotations),
+        by_coverage,
+    )

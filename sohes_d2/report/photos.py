@@ -1,0 +1,98 @@
+"""Photos of a report: read from their folder only, resized and encoded."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import numpy as np
+from PIL import Image, features
+
+from ..errors import InputError
+from ..structures.images import ImageReadError, read_image
+from ..visualization.overlay import resize
+
+# WebP needs half the bytes of JPEG; a build of Pillow without it is rare.
+FORMAT = "WEBP" if features.check("webp") else "JPEG"
+QUALITY = 82
+THUMBNAIL_SIDE = 160  # pixels of the longer side; shown at half of it, for screens of twice the density
+THUMBNAIL_QUALITY = 70
+# A photo may have another size than its labels as long as it has their shape.
+ASPECT_TOLERANCE = 0.02
+
+
+class PhotoError(InputError):
+    """A photo that cannot be shown; the message says why."""
+
+
+@dataclass(frozen=True)
+class PackedPhoto:
+    """A photo as ``data:`` addresses: at the page's size, and as a thumbnail."""
+
+    full: str
+    thumbnail: str
+
+
+def photo_path(folder: Path, file_name: Any) -> Path:
+    """Where an image's file lies. A name from a json file never leads out of the folder.
+
+    Raises:
+        PhotoError: the name is not text, is absolute (on any system), or climbs with "..".
+    """
+    if not isinstance(file_name, str) or not file_name or "\0" in file_name:
+        raise PhotoError(f"the file name {file_name!r} is not a name; give each image its path below --images")
+    for path in (PurePosixPath(file_name), PureWindowsPath(file_name)):
+        if path.drive or path.root or ".." in path.parts:
+            raise PhotoError(
+                f"the file name {file_name!r} leads out of the images folder and was not opened; write names relative "
+                "to --images, without '..'"
+            )
+    return folder / file_name
+
+
+def read_photo(folder: Path, file_name: Any) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of an image inside the folder.
+
+    Raises:
+        PhotoError: it leads out of the folder, is missing or broken.
+    """
+    try:
+        return read_image(photo_path(folder, file_name))
+    except ImageReadError as error:
+        raise PhotoError(f"{error.reason}: {file_name!r}") from error
+
+
+def check_shape(photo: np.ndarray, size: tuple[int, int]) -> None:
+    """Verify that masks of (H, W) ``size`` fit a photo, which may be a larger or smaller copy.
+
+    Raises:
+        PhotoError: it has another shape.
+    """
+    height, width = photo.shape[:2]
+    if abs(height * size[1] - width * size[0]) > ASPECT_TOLERANCE * max(height * size[1], width * size[0]):
+        raise PhotoError(
+            f"the photo is {height} x {width} (height x width), its labels are for {size[0]} x {size[1]}; give the "
+            "photos that the labels were made on"
+        )
+
+
+def shown_size(size: tuple[int, int], max_side: int) -> tuple[int, int]:
+    """(H, W) of a picture whose longer side is at most ``max_side``, never enlarged."""
+    scale = min(1.0, max_side / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def pack_photo(photo: np.ndarray, size: tuple[int, int]) -> PackedPhoto:
+    """A photo at (H, W) ``size`` and its thumbnail. Only pixels are kept, nothing that a camera noted beside them."""
+    full = resize(photo, size)
+    thumbnail = resize(full, shown_size(size, THUMBNAIL_SIDE))
+    return PackedPhoto(_data_address(full, QUALITY), _data_address(thumbnail, THUMBNAIL_QUALITY))
+
+
+def _data_address(image: np.ndarray, quality: int) -> str:
+    buffer = BytesIO()
+    Image.fromarray(image).save(buffer, FORMAT, quality=quality, method=2)  # method: of WebP, fast
+    return f"data:image/{FORMAT.lower()};base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

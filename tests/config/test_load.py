@@ -1,0 +1,139 @@
+"""Configs from files and command lines, and what is said about those that cannot be used."""
+
+import os
+
+import pytest
+
+from sohes_d2.config.load import load_config
+from sohes_d2.errors import ConfigError
+
+
+def test_file_then_options(tmp_path):
+    (tmp_path / "base.yaml").write_text("SOLVER: {BASE_LR: 0.5, MAX_ITER: 7}\n")
+    (tmp_path / "c.yaml").write_text("_BASE_: base.yaml\nSOLVER: {MAX_ITER: 8}\nMODEL: {VIT: {OPTIONS: {depth: 3}}}\n")
+    cfg = load_config(str(tmp_path / "c.yaml"), ["SOLVER.LAYER_DECAY", "0.8", "DATASETS.TEST", "('a',)"])
+    assert (cfg.SOLVER.BASE_LR, cfg.SOLVER.MAX_ITER, cfg.SOLVER.LAYER_DECAY) == (0.5, 8, 0.8)
+    assert cfg.DATASETS.TEST == ("a",)
+    assert cfg.MODEL.VIT.OPTIONS.depth == 3
+    assert not cfg.is_frozen()
+
+
+def test_free_options_come_from_the_command_line_too():
+    cfg = load_config("", ["MODEL.VIT.OPTIONS.depth", "4", "MODEL.VIT.OPTIONS.qkv_bias", "False"])
+    assert dict(cfg.MODEL.VIT.OPTIONS) == {"depth": 4, "qkv_bias": False}
+    assert (
+        load_config("", ["MODEL.VIT.OPTIONS.depth", "4", "MODEL.VIT.OPTIONS.depth", "5"]).MODEL.VIT.OPTIONS.depth == 5
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("SOLVER.MAX_ITERS", "Did you mean SOLVER.MAX_ITER"),
+        ("MODEL.NUM_OBJECT_QUERIES", "MASK_FORMER.NUM_OBJECT_QUERIES"),
+    ],
+)
+def test_unknown_keys_are_refused_with_the_nearest(tmp_path, key, hint):
+    with pytest.raises(ConfigError, match=f"there is no key {key}.*{hint}"):
+        load_config("", [key, "3"])
+    section, leaf = key.split(".")
+    (tmp_path / "c.yaml").write_text(f"{section}: {{{leaf}: 3}}\n")
+    with pytest.raises(ConfigError, match=f"c.yaml.*there is no key {key}.*{hint}"):
+        load_config(str(tmp_path / "c.yaml"))
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path):
+    with pytest.raises(ConfigError, match="none.yaml' does not exist"):
+        load_config(str(tmp_path / "none.yaml"))
+    (tmp_path / "c.yaml").write_text("_BASE_: gone.yaml\n")
+    with pytest.raises(ConfigError, match="gone.yaml' .*c.yaml'.: the file does not exist"):
+        load_config(str(tmp_path / "c.yaml"))
+    (tmp_path / "c.yaml").write_text("SOLVER: [unclosed\n")
+    with pytest.raises(ConfigError, match="c.yaml"):
+        load_config(str(tmp_path / "c.yaml"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "OUTPUT_DIR: !!python/object/apply:os.mkdir ['{folder}/ran']\n",
+        "OUTPUT_DIR: !!python/object/new:os.mkdir ['{folder}/ran']\n",
+        "_BASE_: !!python/object/apply:os.mkdir ['{folder}/ran']\n",
+        "!!python/object/apply:os.mkdir ['{folder}/ran']: 3\n",
+        "INPUT: {{FORMAT: !!python/name:os.mkdir ''}}\n",
+    ],
+)
+def test_code_in_a_file_is_not_run(tmp_path, text):
+    (tmp_path / "c.yaml").write_text(text.format(folder=tmp_path))
+    (tmp_path / "over.yaml").write_text("_BASE_: c.yaml\n")
+    for name in ("c.yaml", "over.yaml"):
+        with pytest.raises(ConfigError, match=r"c.yaml.*the tag .*python.* in line 1: tags can run code"):
+            load_config(str(tmp_path / name))
+    assert not (tmp_path / "ran").exists()
+    with pytest.raises(ConfigError):
+        load_config(
+            "", ["OUTPUT_DIR", f"!!python/object/apply:os.mkdir ['{tmp_path}/ran']", "MODEL.VIT.OPTIONS.a", "!!x 3"]
+        )
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("a: &a [*a]\n", "more than 20000 values"),
+        ("a: &a {b: *a}\n", "more than 20000 values"),
+        ("x: " + "[" * 5000 + "]" * 5000, "nested more than 32 deep"),
+        ("x: " + "{a: " * 5000, "nested more than 32 deep"),
+        (
+            "a0: &a0 [1,1,1,1,1,1,1,1,1,1]\n"
+            + "".join(f"a{i + 1}: &a{i + 1} [{','.join([f'*a{i}'] * 10)}]\n" for i in range(9)),
+            "more than 20000 values",
+        ),
+        ("#" * (1 << 20) + "\n", "larger than 1048576 bytes"),
+        ("- a\n- b\n", "holds list, not keys and values"),
+        ("", "holds NoneType"),
+        ("3: 4\n", "the key 3 is no text"),
+        ("INPUT: {3: 4}\n", "the key 3 is no text"),
+        ("SOLVER: 3\n", "SOLVER"),
+        ("INPUT: {FORMAT: {a: 1}}\n", "INPUT.FORMAT"),
+        ("SOLVER: {BASE_LR: 2001-99-99}\n", "a value cannot be read"),
+        ("SOLVER: {BASE_LR: 2001-01-01}\n", "BASE_LR"),
+        ("SOLVER: {STEPS: '" + "(" * 3000 + ")" * 3000 + "'}\n", "SOLVER.STEPS"),
+        ("VERSION: 1\n", "VERSION is 1, not 2"),
+        ("_BASE_: c.yaml\n", "_BASE_ leads in a circle"),
+        ("_BASE_: [a.yaml]\n", "not the path of a file"),
+        ("_BASE_: .\n", "a folder, not a file"),
+        ("a: *none\n", "found undefined alias 'none' in line 1"),
+        ("a: 1\n\tb: 2\n", "in line 2"),
+        ("\x00", "no yaml"),
+    ],
+)
+def test_odd_files_are_refused_in_a_line(tmp_path, text, reason):
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(ConfigError) as error:
+        load_config(str(tmp_path / "c.yaml"))
+    assert "c.yaml" in str(error.value) and reason in str(error.value)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 500
+
+
+def test_bytes_and_pipes_are_no_configs(tmp_path):
+    (tmp_path / "c.yaml").write_bytes(b"\xff\xfe\xfa")
+    with pytest.raises(ConfigError, match="not UTF-8 text"):
+        load_config(str(tmp_path / "c.yaml"))
+    os.mkfifo(tmp_path / "pipe.yaml")
+    with pytest.raises(ConfigError, match="no regular file"):
+        load_config(str(tmp_path / "pipe.yaml"))
+
+
+def test_aliases_and_a_byte_order_mark_are_read(tmp_path):
+    (tmp_path / "c.yaml").write_bytes(b"\xef\xbb\xbfSOLVER: {BASE_LR: &x 0.25, GAMMA: *x}\n")
+    cfg = load_config(str(tmp_path / "c.yaml"))
+    assert cfg.SOLVER.BASE_LR == cfg.SOLVER.GAMMA == 0.25
+
+
+def test_values_and_pairs_are_checked():
+    with pytest.raises(ConfigError, match="SOLVER.MAX_ITER cannot be set to 'many'.*Type mismatch"):
+        load_config("", ["SOLVER.MAX_ITER", "many"])
+    with pytest.raises(ConfigError, match="KEY VALUE pairs"):
+        load_config("", ["SOLVER.MAX_ITER"])
+    with pytest.raises(ConfigError, match="KEY VALUE pairs.*--resume"):
+        load_config("", ["SOLVER.MAX_ITER", "3", "--resume", "x"])

@@ -1,0 +1,117 @@
+"""Annotations of every form, and those that are broken."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from pycocotools import mask as mask_util
+
+from sohes_d2.data.training.labels import read_labels
+from sohes_d2.data.training.mask_warp import sample_runs
+from sohes_d2.errors import InputError
+from sohes_d2.labels.schema import Problems
+from sohes_d2.structures.masks import encode_masks, rle_to_json
+
+SIZE = (20, 30)
+
+
+def rectangle(y0, y1, x0, x1):
+    mask = np.zeros(SIZE, bool)
+    mask[y0:y1, x0:x1] = True
+    return mask
+
+
+def compressed(mask):
+    return rle_to_json(encode_masks([mask])[0])
+
+
+def uncompressed(mask):
+    flat = np.concatenate([[False], mask.T.ravel()])
+    borders = np.flatnonzero(np.diff(flat.astype(np.int8)))
+    return {"size": list(SIZE), "counts": np.diff(np.concatenate([[0], borders, [mask.size]])).tolist()}
+
+
+def decoded(labels):
+    return [sample_runs(ends, SIZE[0], np.arange(SIZE[0]), np.arange(SIZE[1])) for ends in labels.run_ends]
+
+
+def test_every_form_of_mask():
+    mask = rectangle(4, 11, 5, 25)
+    polygon = [[5, 4, 25, 4, 25, 11, 5, 11]]
+    labels = read_labels([{"segmentation": s} for s in (compressed(mask), uncompressed(mask), polygon)], SIZE)
+    assert all(np.array_equal(found, mask) for found in decoded(labels))
+    assert labels.areas.tolist() == [140] * 3
+    assert labels.boxes.tolist() == [[5, 4, 20, 7]] * 3
+    two_parts = read_labels([{"segmentation": [[0, 0, 4, 0, 4, 4, 0, 4], [10, 10, 14, 10, 14, 14, 10, 14]]}], SIZE)
+    assert two_parts.areas.tolist() == [32] and two_parts.boxes.tolist() == [[0, 0, 14, 14]]
+
+
+def test_who_is_left_out_and_whose_ancestors_stay():
+    """A chain of four; the second is a crowd, the third scored too low, a fifth is empty."""
+    annotations = [
+        {"id": 7, "segmentation": compressed(rectangle(0, 20, 0, 30)), "score": 0.9},
+        {"id": 3, "parent_id": 7, "segmentation": uncompressed(rectangle(0, 15, 0, 15)), "iscrowd": 1},
+        {"id": 9, "parent_id": 3, "segmentation": compressed(rectangle(0, 10, 0, 10)), "score": 0.2},
+        {"id": 4, "parent_id": 9, "segmentation": compressed(rectangle(0, 5, 0, 5)), "score": 0.5},
+        {"id": 5, "parent_id": 0, "segmentation": compressed(rectangle(0, 0, 0, 0))},
+    ]
+    labels = read_labels(annotations, SIZE, min_score=0.5)
+    assert labels.areas.tolist() == [600, 25]
+    assert labels.ancestors.tolist() == [[False, True], [False, False]]
+
+
+def test_no_annotations():
+    labels = read_labels([], SIZE)
+    assert labels.boxes.shape == (0, 4) and labels.ancestors.shape == (0, 0) and labels.run_ends == []
+
+
+GOOD = compressed(rectangle(4, 11, 5, 25))
+
+
+@pytest.mark.parametrize(
+    ("annotation", "reason"),
+    [
+        ({"id": 1}, "no segmentation"),
+        ({"id": 1, "segmentation": []}, "no segmentation"),  # a box among masks
+        ({"id": 1, "segmentation": [[1, 1, 5, 5]]}, "polygon"),  # pycocotools: a box
+        ({"id": 1, "segmentation": {**GOOD, "size": [30, 20]}}, "size of the RLE"),
+        ({"id": 1, "segmentation": {**GOOD, "counts": GOOD["counts"][:-1]}}, "runs of the RLE"),
+        ({"id": 1, "segmentation": {"size": list(SIZE), "counts": ["a"]}}, "counts of the RLE"),
+        ({"id": [1], "segmentation": GOOD}, "wrong id"),
+        ({"id": 1, "segmentation": GOOD, "iscrowd": 5}, "wrong iscrowd"),
+        (3, "no annotation"),
+    ],
+)
+def test_a_broken_annotation_costs_itself_alone(annotation, reason):
+    problems = Problems()
+    labels = read_labels([annotation, {"id": 2, "segmentation": GOOD}], SIZE, problems=problems, where="a.jpg")
+    assert labels.areas.tolist() == [140]
+    assert problems.counts == {reason: 1} and problems.items[0].startswith("a.jpg")
+
+
+def test_children_of_a_broken_annotation_go_to_the_next_ancestor():
+    chain = [{"id": k, "parent_id": k - 1, "segmentation": GOOD} for k in (1, 2, 3)]
+    chain[1]["segmentation"] = [[1, 1, 5, 5]]
+    assert read_labels(chain, SIZE).ancestors.tolist() == [[False, True], [False, False]]
+
+
+@pytest.mark.parametrize(
+    ("parents", "reason"), [((5, 0), "missing parent"), ((2, 1), "circle of parents"), ((1, 0), "circle of parents")]
+)
+def test_broken_parents_leave_wholes(parents, reason):
+    problems = Problems()
+    annotations = [{"id": k + 1, "parent_id": p, "segmentation": GOOD} for k, p in enumerate(parents)]
+    assert not read_labels(annotations, SIZE, problems=problems).ancestors.any()
+    assert problems.counts == {reason: 1}
+
+
+def test_ids_that_are_ambiguous_are_refused_and_others_do_not_matter():
+    twice = [{"id": 1, "segmentation": GOOD}, {"id": 1, "segmentation": GOOD}]
+    assert read_labels(twice, SIZE).areas.tolist() == [140, 140]
+    with pytest.raises(InputError, match="two annotations have the id 1"):
+        read_labels([*twice, {"id": 2, "parent_id": 1, "segmentation": GOOD}], SIZE)
+
+
+def test_the_helper_for_uncompressed_counts_is_right():
+    mask = rectangle(0, 20, 3, 5)
+    assert np.array_equal(mask_util.decode(mask_util.frPyObjects(uncompressed(mask), *SIZE)), mask)

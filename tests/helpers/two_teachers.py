@@ -1,0 +1,37 @@
+"""What each of two processes does in a test; a module of its own, because they import it by name."""
+
+from pathlib import Path
+
+import torch
+
+import sohes_d2  # noqa: F401  (before Detectron2)
+from helpers.mutual_training import mutual_cfg
+from helpers.tiny_training import write_scenes
+from sohes_d2.data.registration import register_coco_entities
+from sohes_d2.engine.trainer import SOHESTrainer
+
+from detectron2.utils import comm
+
+
+def work(output, weights):
+    """Four iterations with norms whose running statistics differ between processes; the models must not in the end.
+
+    One process's images have no labels, and its teacher finds nothing either.
+    """
+    torch.set_num_threads(1)
+    rank = comm.get_rank()
+    folder = Path(output) / f"scenes{rank}"
+    write_scenes(folder)
+    register_coco_entities("two_scenes", str(folder / "labels.json"), str(folder / "images"))
+    torch.manual_seed(rank)  # of the initial weights only the checkpoint's may count
+    cfg = mutual_cfg(Path(output) / "run", weights, train=("two_scenes",), MAX_ITER=4)
+    cfg.MODEL.VIT_ADAPTER.NORM = "BN"
+    trainer = SOHESTrainer(cfg)
+    trainer.resume_or_load(False)
+    model = trainer.checkpointer.model
+    if rank == 1:
+        model.targets.min_area = 10**6
+        model._initial_target = lambda sample, size: None
+    trainer.train()
+    for part in ("teacher", "student"):
+        torch.save(getattr(model, part).state_dict(), Path(output) / f"{part}{rank}.pth")

@@ -1,0 +1,194 @@
+"""One image in several views: every mask comes back to its place, and what many views say counts more."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from sohes_d2 import add_sohes_config
+from sohes_d2.modeling.mask_scores import entity_probabilities
+from sohes_d2.modeling.test_time_augmentation import AS_IT_IS, VIEWS, ViewFusion
+
+from detectron2.config import get_cfg
+
+SIDE = 16
+
+
+def cells(y0, x0, y1, x1, inside=8.0):
+    """Logits of a rectangle on a map of 16 x 16."""
+    logits = torch.full((SIDE, SIDE), -8.0)
+    logits[y0:y1, x0:x1] = inside
+    return logits
+
+
+def said(probabilities, masks, sides=None):
+    """What one view says of one image."""
+    p = torch.tensor(probabilities)
+    outputs = {
+        "pred_logits": torch.stack([p.log(), (1 - p).log()], dim=1)[None],
+        "pred_masks": torch.stack(masks)[None],
+    }
+    if sides is not None:
+        outputs["pred_ancestors"] = tuple(side[None] for side in sides)
+    return outputs
+
+
+def fuse(*found, duplicate_iou=0.6):
+    return ViewFusion(duplicate_iou=duplicate_iou).fuse(found)
+
+
+def support_of(fused):
+    return entity_probabilities(fused["pred_logits"][0], fused["pred_masks"][0]).tolist()
+
+
+def inside_of(fused):
+    return fused["pred_masks"][0] > 0
+
+
+def test_views_are_the_eight_symmetries_of_a_square_and_can_be_undone():
+    maps = torch.rand(2, 3, 5, 7)
+    seen = [view.apply(maps) for view in VIEWS.values()]
+    assert len({tuple(each.flatten().tolist()) for each in seen}) == 8
+    for name, view, each in zip(VIEWS, VIEWS.values(), seen):
+        assert each.shape[-2:] == ((7, 5) if "90" in name or "270" in name else (5, 7))
+        assert torch.equal(view.undo(each), maps), name
+    corner = torch.tensor([[1, 2], [3, 4]])
+    assert VIEWS["mirrored"].apply(corner).tolist() == [[2, 1], [4, 3]]
+    assert VIEWS["turned_90"].apply(corner).tolist() == [[2, 4], [1, 3]]
+    assert VIEWS["mirrored_turned_180"].apply(corner).tolist() == [[3, 4], [1, 2]]
+
+
+def test_masks_lie_in_the_image_whatever_the_view():
+    """A model that answers with the bright pixels, on a map of a quarter of the size."""
+    seen = []
+
+    def segment(images):
+        seen.append(images)
+        return {
+            "pred_logits": torch.zeros(len(images), 1, 2),
+            "pred_masks": 2 * images[:, :1, ::4, ::4] - 1,
+            "aux_outputs": "what the layers before say",
+        }
+
+    images = torch.zeros(2, 3, 32, 64)
+    images[0, :, 4:12, 40:60] = 1
+    images[1, :, 16:, :8] = 1
+    found = ViewFusion(tuple(VIEWS.values())).ask(segment, images)
+    assert [tuple(each.shape[-2:]) for each in seen] == [(32, 64), (32, 64), (64, 32), (32, 64)] + [
+        (64, 32), (64, 32), (32, 64), (64, 32)
+    ]  # fmt: skip
+    for outputs in found:
+        assert outputs.keys() == {"pred_logits", "pred_masks"}
+        # the middle of the cells is not where the pixels were taken from, so a mirrored one may be a cell off
+        whole = torch.nn.functional.interpolate(outputs["pred_masks"], scale_factor=4) > 0
+        assert (whole[:, 0] == (images[:, 0] > 0)).float().mean() > 0.9
+    assert torch.equal(found[0]["pred_masks"], 2 * images[:, :1, ::4, ::4] - 1)
+
+
+def test_one_view_is_left_as_it_is():
+    outputs = said([0.9, 0.2], [cells(0, 0, 4, 4), cells(0, 0, 4, 5)])
+    assert fuse(outputs) is outputs
+    [found] = AS_IT_IS.ask(lambda images: outputs, torch.zeros(1, 3, 64, 64))
+    assert found["pred_masks"] is outputs["pred_masks"]
+
+
+def test_what_both_views_see_comes_before_what_one_is_sure_of():
+    both, alone = cells(0, 0, 8, 8), cells(10, 10, 14, 14)
+    fused = fuse(said([0.95, 0.7], [alone, both]), said([0.6, 0.3], [both, cells(12, 0, 16, 4)]))
+    assert support_of(fused) == pytest.approx([(0.7 + 0.6) / 2, 0.95 / 2])
+    assert torch.equal(inside_of(fused), torch.stack([both, alone]) > 0)
+    assert fused["pred_logits"].dtype == fused["pred_masks"].dtype == torch.float32
+
+
+def test_support_is_weighed_by_the_overlap():
+    # 32 cells, of which the other view's mask has 24
+    fused = fuse(said([0.8], [cells(0, 0, 8, 4)]), said([0.4], [cells(0, 0, 6, 4)]))
+    assert support_of(fused) == pytest.approx([(0.8 + 0.75 * 0.4) / 2])
+
+
+def test_a_mask_is_the_mean_of_those_that_show_it():
+    # three views outline it three ways; a fourth shows another one, which has no say
+    views = [said([0.9], [cells(0, 0, 8, width)]) for width in (6, 7, 8)] + [said([0.9], [cells(12, 12, 16, 16)])]
+    fused = fuse(*views)
+    assert torch.equal(inside_of(fused)[0], cells(0, 0, 8, 7) > 0)
+    probabilities = fused["pred_masks"][0, 0].sigmoid()
+    assert probabilities[0, 6:8].tolist() == pytest.approx([2 / 3, 1 / 3], abs=1e-3)
+    # what is sure in all stays sure
+    assert probabilities[0, 0] > 0.999 and probabilities[15, 15] < 0.001
+
+
+def test_of_masks_that_overlap_one_is_left_and_a_chain_is_not_torn_away():
+    # each overlaps the next by 0.6, and the one after it by a third
+    chain = [cells(0, x, 8, x + 8) for x in (0, 2, 4, 6)]
+    one = said([0.9, 0.8, 0.7, 0.6], chain)
+    none = said([0.5] * 4, [torch.full((SIDE, SIDE), -1.0)] * 4)
+    fused = fuse(one, none, duplicate_iou=0.5)
+    assert support_of(fused)[:2] == pytest.approx([0.45, 0.35])
+    assert torch.equal(inside_of(fused)[:2], torch.stack([chain[0], chain[2]]) > 0)
+    assert support_of(fuse(one, none, duplicate_iou=0.65)) == pytest.approx([0.45, 0.4, 0.35, 0.3])
+
+
+def test_places_that_no_mask_fills_are_never_entities():
+    fused = fuse(said([0.9, 0.8], [cells(0, 0, 8, 8)] * 2), said([0.7, 0.6], [cells(0, 0, 8, 8)] * 2))
+    assert fused["pred_masks"].shape == (1, 2, SIDE, SIDE) and fused["pred_logits"].shape == (1, 2, 2)
+    assert support_of(fused) == pytest.approx([0.8, 0]) and support_of(fused)[1] == 0
+    assert not inside_of(fused)[1].any()
+    assert not fused["pred_logits"].isnan().any()
+
+
+def test_ancestors_are_asked_of_the_first_view():
+    first, second = cells(0, 0, 8, 8), cells(10, 10, 14, 14)
+    up, down = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[5.0], [6.0]])
+    # the other view has them the other way round, and surer
+    fused = fuse(said([0.6, 0.7], [first, second], (up, down)), said([0.9, 0.8], [second, first], (-up, -down)))
+    assert torch.equal(inside_of(fused), torch.stack([second, first]) > 0)
+    assert fused["pred_ancestors"][0].tolist() == [[[3.0, 4.0], [1.0, 2.0]]]
+    assert fused["pred_ancestors"][1].tolist() == [[[6.0], [5.0]]]
+
+
+def test_images_do_not_mix():
+    a = said([0.9], [cells(0, 0, 8, 8)]), said([0.7], [cells(0, 0, 8, 8)])
+    b = said([0.5], [cells(8, 8, 16, 16)]), said([0.3], [cells(8, 8, 16, 16)])
+    together = fuse(*({name: torch.cat([one[name], other[name]]) for name in one} for one, other in zip(a, b)))
+    for k, alone in enumerate((fuse(*a), fuse(*b))):
+        for name, value in alone.items():
+            assert torch.equal(together[name][k], value[0]), name
+
+
+def test_what_is_not_a_number_does_not_spread():
+    good = said([0.9], [cells(0, 0, 8, 8)])
+    bad = said([math.nan], [torch.full((SIDE, SIDE), math.nan)])
+    fused = fuse(good, bad)
+    assert support_of(fused) == pytest.approx([0.45])
+    assert torch.equal(inside_of(fused)[0], cells(0, 0, 8, 8) > 0)
+
+
+def test_no_gradient_and_half_precision():
+    outputs = said([0.9, 0.4], [cells(0, 0, 8, 8), cells(2, 2, 12, 12)])
+    half = {name: value.bfloat16().requires_grad_() for name, value in outputs.items()}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        fused = fuse(half, half)
+    assert not any(value.requires_grad for value in fused.values())
+    assert all(value.dtype == torch.float32 for value in fused.values())
+    assert support_of(fused) == pytest.approx([0.9, 0.4], abs=0.01)
+
+
+def test_settings():
+    cfg = get_cfg()
+    add_sohes_config(cfg)
+    for node in (cfg.TEST.VIEWS, cfg.CORRECTION.TEACHER_VIEWS):
+        assert ViewFusion.from_config(node, "KEY") == AS_IT_IS
+    cfg.TEST.VIEWS.NAMES = ["same", "turned_180"]
+    cfg.TEST.VIEWS.DUPLICATE_IOU = 0.7
+    assert ViewFusion.from_config(cfg.TEST.VIEWS, "KEY") == ViewFusion((VIEWS["same"], VIEWS["turned_180"]), 0.7)
+    for names, message in [
+        (["same", "upside_down"], "KEY.NAMES has the unknown view 'upside_down'; there are same, mirrored"),
+        (["mirrored"], "KEY.NAMES must begin with 'same'"),
+        ([], "KEY.NAMES must begin with 'same'"),
+        (["same", "mirrored", "mirrored"], "KEY.NAMES has a view twice"),
+    ]:
+        cfg.TEST.VIEWS.NAMES = names
+        with pytest.raises(ValueError, match=message):
+            ViewFusion.from_config(cfg.TEST.VIEWS, "KEY")
