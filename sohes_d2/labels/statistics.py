@@ -144,13 +144,12 @@ def _labels(path: str, max_images: int, problems: Problems) -> Iterator[tuple[Im
             image = read_image(record["image"], problems, path)
             yield image, read_annotations(record["annotations"], problems, f"{path}: image {image['id']!r}")
         return
-    coco = LabelStream(path)
+    coco = LabelStream(path, problems)
     try:
         for k in _spread_indices(len(coco.images), max_images):
             yield coco.images[k], coco.annotations(coco.images[k]["id"])
     finally:
         coco.close()
-        problems.update(coco.problems)
 
 
 def _spread_indices(count: int, most: int) -> range | list[int]:

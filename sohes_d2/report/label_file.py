@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ..errors import InputError
 from ..labels import reader
-from ..labels.schema import Annotation
 
 
 class ReportError(InputError):
@@ -28,10 +26,6 @@ class LabelFile(reader.LabelFile):
         parts = Path(self.path).parts
         return Path(*parts[-1 - self.folders :]).as_posix()
 
-    def of(self, image_id: Any) -> list[Annotation]:
-        """Annotations of an image; empty where it has none."""
-        return list(self.by_image.get(image_id, ()))
-
 
 def read_label_file(path: str | Path, results_allowed: bool = False) -> LabelFile:
     """Read a COCO data set, or with ``results_allowed`` a COCO result list.
@@ -39,12 +33,12 @@ def read_label_file(path: str | Path, results_allowed: bool = False) -> LabelFil
     Raises:
         InputError: the file cannot be read, is no json, or is none of these.
     """
-    found = reader.read_label_file(path, results_allowed=results_allowed)
-    file = LabelFile(**{field.name: getattr(found, field.name) for field in fields(found)})
+    file = LabelFile.read(path, results_allowed=results_allowed)
     if not file.images and not file.is_result_list:
         raise ReportError(f"{path} has no images, so there is nothing to show")
-    # A single class, such as our "entity", says nothing of a mask.
-    return replace(file, categories=file.categories if len(file.categories) > 1 else {})
+    if len(file.categories) == 1:  # a single class, such as our "entity", says nothing of a mask
+        file.categories = {}
+    return file
 
 
 def named_apart(files: Sequence[LabelFile]) -> list[LabelFile]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..labels.matching import RepeatedNameError, match_by_name
+from ..labels import matching
 from ..structures.masks import RLE, iou_matrix
 from .label_file import LabelFile
 
@@ -37,17 +37,7 @@ def match_images(file: LabelFile, other: LabelFile) -> dict[Any, Any]:
     By file name, or by its last part where that finds more and is unique in both files. Only where a file has no names,
     such as a list of results, do equal ids mean the same image: every tool counts its images from 1.
     """
-    if other.is_result_list:
-        return {image_id: image_id if image_id in other.by_image else None for image_id in file.images}
-    if not (_names(file) and _names(other)):
-        return {image_id: image_id if image_id in other.images else None for image_id in file.images}
     try:
-        found, _ = match_by_name(_names(file), _names(other))
-    except RepeatedNameError:
-        found = {}
-    return {image_id: found.get(image_id) for image_id in file.images}
-
-
-def _names(file: LabelFile) -> dict[Any, str]:
-    names = ((image_id, record.get("file_name")) for image_id, record in file.images.items())
-    return {image_id: name for image_id, name in names if isinstance(name, str)}
+        return matching.match_images(file, other)[0]
+    except matching.RepeatedNameError:
+        return dict.fromkeys(file.images)
