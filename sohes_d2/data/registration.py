@@ -167,11 +167,9 @@ def open_entities(labels: str, image_root: str) -> list[dict[str, Any]] | LabelD
         InputError: a folder without shards, or a file that cannot be used as it is.
         CorruptFileError: a damaged shard.
     """
-    if not os.path.isdir(labels):
-        _require(labels, "")
-        if not is_label_file(labels):
-            return load_entities(labels, image_root)
-    return LabelDataset(ShardedDataset(labels), image_root)
+    if os.path.isdir(labels) or is_label_file(labels):
+        return LabelDataset(ShardedDataset(labels), image_root)
+    return load_entities(labels, image_root)
 
 
 def load_unlabeled(image_root: str) -> list[dict[str, Any]]:

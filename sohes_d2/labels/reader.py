@@ -214,15 +214,11 @@ class LabelStream:
         Raises:
             InputError: ids that are ambiguous (see `schema.check_ids`).
         """
-        code = self._codes.get(image_id)
-        if code is None:
-            return []
-        start, stop = np.searchsorted(self._numbers, [code, code + 1])
-        pieces = (
-            os.pread(self._file.fileno(), int(self._lengths[k]), int(self._offsets[k])) for k in range(start, stop)
-        )
+        code = self._codes.get(image_id, -1)
+        mine = slice(*np.searchsorted(self._numbers, [code, code + 1]))
+        places = zip(self._lengths[mine].tolist(), self._offsets[mine].tolist())
         try:
-            found = [read_annotation(json.loads(piece)) for piece in pieces]
+            found = [read_annotation(json.loads(os.pread(self._file.fileno(), *place))) for place in places]
         except ValueError as error:
             raise CorruptFileError(f"{self.path} was changed while it was read; start again") from error
         check_ids(found, f"{self.path}: image {image_id!r}")
