@@ -48,12 +48,12 @@ $python tools/generate_pseudo_labels.py --images "$output/photos/list.txt" --out
 
 echo "== Phase 2, and its evaluation on the validation photos =="
 $python tools/train_net.py --config-file configs/sohes_photos_cpu_instruction.yaml --num-gpus 0 --resume \
-    DATASETS.REGISTER "photo_labels: $output/photos/labels.json, /" MODEL.VIT.WEIGHTS "$weights" \
+    DATASETS.REGISTER.photo_labels "$output/photos/labels.json, /" MODEL.VIT.WEIGHTS "$weights" \
     OUTPUT_DIR "$output/instruction"
 
 echo "== Phase 3, and its evaluation =="
 $python tools/train_net.py --config-file configs/sohes_photos_cpu_correction.yaml --num-gpus 0 --resume \
-    DATASETS.REGISTER "photo_labels: $output/photos/labels.json, /" MODEL.VIT.WEIGHTS "$weights" \
+    DATASETS.REGISTER.photo_labels "$output/photos/labels.json, /" MODEL.VIT.WEIGHTS "$weights" \
     MODEL.WEIGHTS "$output/instruction/model_final.pth" OUTPUT_DIR "$output/correction"
 
 echo "== The model as it comes with the package =="

@@ -110,15 +110,15 @@ def find_entities(
             area = int(inside.sum())
             entities.append(Entity(inside[box].copy(), int(rows[0]), int(columns[0]), area, score, int(query)))
     entities.sort(key=lambda entity: -entity.score)
-    return without_duplicates(entities, settings["duplicate_iou"])
+    return without_duplicates(entities, settings["nms_threshold"])
 
 
-def without_duplicates(entities: list[Entity], duplicate_iou: float) -> list[Entity]:
+def without_duplicates(entities: list[Entity], nms_threshold: float) -> list[Entity]:
     """The entities, by falling score, that overlap no better one by more than an IoU."""
     kept: list[Entity] = []
     for entity in entities:
-        shared = (overlap(entity, better) for better in kept) if duplicate_iou < 1 else ()
-        if not any(s > duplicate_iou * (entity.area + better.area - s) for s, better in zip(shared, kept)):
+        shared = (overlap(entity, better) for better in kept) if nms_threshold < 1 else ()
+        if not any(s > nms_threshold * (entity.area + better.area - s) for s, better in zip(shared, kept)):
             kept.append(entity)
     return kept
 

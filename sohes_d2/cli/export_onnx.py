@@ -22,7 +22,7 @@ differs by more than --tolerance. The largest differences are printed.
 
 Not supported: other image sizes than the one given (the graph is fixed to it, so photos of another shape are padded),
 batches, half precision, GPU-only operators (files are written and checked on the CPU), dynamic shapes, training, views
-(TEST.VIEWS), crops (TEST.CROPS), and decoding to full-size masks and a forest, with refined outlines (TEST.REFINEMENT)
+(TEST.TTA), crops (TEST.CROPS), and decoding to full-size masks and a forest, with refined outlines (TEST.REFINEMENT)
 or without, which is not part of the graph.
 
 Exit code: 0 written, 1 a file differs from the model and was not kept, 2 the model or the arguments cannot be used.

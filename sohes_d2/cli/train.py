@@ -4,7 +4,7 @@
     sohes train --config-file CONFIG.yaml --num-gpus 8 --resume
     sohes train --config-file CONFIG.yaml --eval-only MODEL.WEIGHTS output/instruction/model_final.pth
     sohes train --config-file CONFIG.yaml --num-gpus 0 \\
-        DATASETS.REGISTER "mine: labels.json, photos/" DATASETS.TRAIN "('mine',)" DATASETS.TEST "()"
+        DATASETS.REGISTER.mine "labels.json, photos/" DATASETS.TRAIN "('mine',)" DATASETS.TEST "()"
 
 --num-gpus 0 trains on the CPU. Where torch sees no GPU, a config for CUDA runs on the CPU, and --num-gpus N means N
 processes there.

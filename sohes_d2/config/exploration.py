@@ -65,7 +65,7 @@ def add_exploration_config(cfg: Any) -> None:
 
     # Merging thresholds (theta_merge), cosine similarity, descending: only regions that stand in one of these snapshots
     # are candidates [P]; for DINO (0.6, 0.5, 0.4, 0.3, 0.2, 0.1) [U]. Empty: every node of the trees [D].
-    cfg.EXPLORATION.THETAS = []
+    cfg.EXPLORATION.THETA_MERGE = []
 
     cfg.EXPLORATION.SCORE = node = CfgNode()  # see exploration/scoring.py [D]
     node.NOISE = 0.1  # border strength below which a contrast means nothing
@@ -79,16 +79,16 @@ def add_exploration_config(cfg: Any) -> None:
     node.MIDPOINT = 0.14  # raw score whose share is halfway between the floor and 1
     node.SLOPE = 11.2  # how fast the share rises there with the logarithm of the raw score
 
-    cfg.EXPLORATION.ZOOM = node = CfgNode()  # local re-clustering, for LEAVES.NAME grid with THETAS
+    cfg.EXPLORATION.LOCAL_RECLUSTERING = node = CfgNode()  # local re-clustering, for LEAVES.NAME grid with THETA_MERGE
     node.ENABLED = False  # cluster crops of small regions again [P]
     node.LARGE = False  # and of large regions: many more crops, much higher recall [U]
-    node.SMALL_AREA = 0.01  # theta_small: regions under this share of the image are small [D]
+    node.SMALL_AREA_RATIO = 0.01  # theta_small: regions under this share of the image are small [D]
     node.MIN_SIDE = 16  # pixels; regions with a shorter box are not zoomed into [D]
     node.CONTEXT = 1.25  # the crop's sides are the region's times this [D]
     node.CROP_SIZE = 256  # pixels; every crop is resized to this square [U]
     node.INSIDE = 0.9  # a sub-mask stays if this share of it lies inside the region [U]
     node.MAX_CROPS = 32  # per image and size class [D]
-    node.SAME_CROP_IOU = 0.7  # crops that overlap an earlier one by more are left out [D]
+    node.NMS_THRESHOLD = 0.7  # crops that overlap an earlier one by more are left out [D]
 
     cfg.EXPLORATION.REFINEMENT = node = CfgNode()
     # none [D] | guided (training-free) [D] | crf [H] | cascadepsp [P]. For the outlines of grid leaves; superpixels
@@ -100,10 +100,10 @@ def add_exploration_config(cfg: Any) -> None:
 
     cfg.EXPLORATION.FILTER = node = CfgNode()
     node.MIN_AREA = 100  # pixels [H][U]
-    node.MAX_AREA = 0.9  # share of the image [H][U]
+    node.MAX_AREA_RATIO = 0.9  # share of the image [H][U]
     node.CORNERS = 0  # a mask covering this many image corners is background and dropped; 0: never [D], 3 in [H]
     node.MIN_AGREEMENT = 0.5  # IoU of a mask before and after refinement [H][U]
-    node.DUPLICATE_IOU = 0.95  # of two masks that overlap by more, the lower score is dropped [D; 0.9 in U]
+    node.NMS_THRESHOLD = 0.95  # of two masks that overlap by more, the lower score is dropped [D; 0.9 in U]
     node.MAX_CANDIDATES = 1500  # compared per look; with a refiner, refined per image [D]
     node.MAX_MASKS = 1000  # per image, best scores first [D]
 

@@ -19,6 +19,7 @@ from ..compat import is_installed
 from ..errors import ConfigError, near_matches
 from ..structures.files import open_regular
 from . import add_sohes_config, exploration_cfg
+from .renamed import check_names
 
 BASE_KEY = "_BASE_"
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -102,6 +103,7 @@ def load_config(config_file: str, options: Sequence[str] = ()) -> CfgNode:
     for path, content in _read_with_bases(get_config_file(config_file)) if config_file else ():
         if content.get("VERSION", cfg.VERSION) != cfg.VERSION:
             raise ConfigError(f"config file {path!r}: VERSION is {content['VERSION']!r}, not {cfg.VERSION}")
+        check_names(content, f"config file {path!r}")
         try:
             cfg.merge_from_other_cfg(type(cfg)(content))
         except _MERGE_ERRORS as error:
@@ -112,6 +114,7 @@ def load_config(config_file: str, options: Sequence[str] = ()) -> CfgNode:
             + " ".join(options)
         )
     for key, value in zip(options[::2], options[1::2]):
+        check_names(_with_parents(key, value), f"config key {key}")
         try:
             if _is_free(cfg, key):
                 cfg.merge_from_other_cfg(_nested(type(cfg), key, value))
@@ -256,10 +259,14 @@ def _is_free(cfg: CfgNode, key: str) -> bool:
 
 def _nested(node_type: type[CfgNode], key: str, value: str) -> CfgNode:
     """``key`` and its value as the only ones of a config; the value is read as in a yaml file."""
-    content = read_yaml(value, key)
+    return node_type(_with_parents(key, read_yaml(value, key)))
+
+
+def _with_parents(key: str, value: Any) -> dict[str, Any]:
+    """A value under a dotted key, as nested dicts."""
     for part in reversed(key.split(".")):
-        content = {part: content}
-    return node_type(content)
+        value = {part: value}
+    return value
 
 
 _TYPES = dict.fromkeys(("detectron2.config.config.CfgNode", "fvcore.common.config.CfgNode"), "a section of keys")

@@ -87,20 +87,22 @@ def add_model_config(cfg: Any) -> None:
     node.MAX_CHILD_AREA = 0.8
 
     # Inference. The number of masks per image is TEST.DETECTIONS_PER_IMAGE.
+    # Where there is no ancestor head: A is inside B if B covers this share of A, and not the reverse [H]
+    cfg.TEST.THETA_COVER = 0.9
     cfg.TEST.MIN_SCORE = 0.0  # masks scored lower, after calibration, are left out
     # [raw, calibrated] pairs, both rising strictly, from [0, 0] to a raw score of 1; linear between them: the share of
     # masks of that raw score that come back under another look, as in phase 1 (tools/calibrate_scores.py). Empty: raw
     # scores, which training always reads [D]
     cfg.TEST.SCORE_CALIBRATION = []
-    cfg.TEST.DUPLICATE_IOU = 1.0  # of two masks that overlap by more, the lower score is dropped; 1: none [D]
+    cfg.TEST.NMS_THRESHOLD = 1.0  # of two masks that overlap by more, the lower score is dropped; 1: none [D]
     cfg.TEST.REFINEMENT = CfgNode()  # of outlines, by a guided filter on the image [D]
     cfg.TEST.REFINEMENT.RADIUS = 0  # pixels of the model's input, about how far outlines are off; 0: none
     cfg.TEST.REFINEMENT.EPSILON = 0.01  # smaller follows fainter edges
-    # In which ways the model looks at an image, to say what all of them agree on [D]: same, first, and of mirrored,
+    # Test-time augmentation (TTA): the transforms of an image whose masks are fused [D]: same, first, and of mirrored,
     # turned_90, turned_180, turned_270, mirrored_turned_90, mirrored_turned_180, mirrored_turned_270.
-    cfg.TEST.VIEWS = CfgNode()
-    cfg.TEST.VIEWS.NAMES = ["same"]
-    cfg.TEST.VIEWS.DUPLICATE_IOU = 0.6  # of two views' masks that overlap by more, the better one is left
+    cfg.TEST.TTA = CfgNode()
+    cfg.TEST.TTA.TRANSFORMS = ["same"]
+    cfg.TEST.TTA.NMS_THRESHOLD = 0.6  # of two transforms' masks that overlap by more, the better one is left
     # Overlapping crops of a photo that the model sees beside the whole, each at the size of INPUT.MIN_SIZE_TEST, as in
     # Segment Anything's automatic mask generator: finds small entities.
     cfg.TEST.CROPS = node = CfgNode()
@@ -125,8 +127,9 @@ def add_model_config(cfg: Any) -> None:
     node.PROBABILITY = 0.0  # that a training image gets entities of another one pasted on [D]
     node.MAX_ENTITIES = 5  # wholes pasted at once, each with its parts [D]
 
-    # More data sets, without Python: yaml such as "mine: labels.json, images/", or a file of it.
-    cfg.DATASETS.REGISTER = ""
+    # More data sets by name, without Python: "labels.json, images/" or the two as a list, or {"images": folder} for
+    # photos without labels. On a command line: DATASETS.REGISTER.mine "labels.json, images/".
+    cfg.DATASETS.REGISTER = CfgNode(new_allowed=True)
 
     cfg.SOLVER.OPTIMIZER = "ADAMW"  # ADAMW | SGD
     cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1  # of the learning rate, for what was pretrained

@@ -44,10 +44,10 @@ def add_pretraining_config(cfg: Any) -> None:
     node.IMAGE = 1.0  # weight of the image term [DINO]; 0: none, and no small crops
     node.PATCH = 1.0  # weight of the term on hidden patches [iBOT]; 0: none
     node.VISIBLE = 0.0  # and, within it, on patches that were not hidden
-    node.PLACE = 0.0  # weight of the term that tells places apart [D]: learns most from few photos and iterations
-    node.PLACE_POINTS = 16  # places per photo
-    node.PLACE_SIGMA = 0.5  # patches by which two places that belong together lie apart
-    node.PLACE_TEMPERATURE = 0.1
+    node.DENSE = 0.0  # weight of the term that tells places apart [D]: learns most from few photos and iterations
+    node.DENSE_POINTS = 16  # places per photo
+    node.DENSE_SIGMA = 0.5  # patches by which two places that belong together lie apart
+    node.DENSE_TEMPERATURE = 0.1
     node.STUDENT_TEMPERATURE = 0.1  # [DINO]
     node.TEACHER_TEMPERATURE = [0.04, 0.07]  # from, to [DINO]
     node.TEMPERATURE_WARMUP = 0  # iterations from one to the other

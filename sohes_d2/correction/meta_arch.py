@@ -83,7 +83,7 @@ class SOHESMutualLearning(nn.Module):
             "student": SOHES(cfg),
             "targets": TeacherTargets(cfg),
             "evaluate": cfg.CORRECTION.EVALUATE,
-            "teacher_views": ViewFusion.from_config(cfg.CORRECTION.TEACHER_VIEWS, "CORRECTION.TEACHER_VIEWS"),
+            "teacher_views": ViewFusion.from_config(cfg.CORRECTION.TEACHER_TTA, "CORRECTION.TEACHER_TTA"),
             "branch_weights": BranchSchedule.from_config(cfg).at(0, 1),
         }
 

@@ -40,8 +40,8 @@ class TeacherTargets:
         self,
         *,
         threshold: Threshold,
-        duplicate_iou: float = 0.5,
-        own_duplicate_iou: float = 0.9,
+        initial_iou_threshold: float = 0.5,
+        nms_threshold: float = 0.9,
         max_labels: int = 200,
         min_area: int = 16,
         ancestors: str = "teacher",
@@ -56,8 +56,8 @@ class TeacherTargets:
         """
         Args:
             threshold: chooses by area and score.
-            duplicate_iou: a mask that overlaps an initial label by more duplicates it; in [0, 1].
-            own_duplicate_iou: of two masks that overlap by more, the lower score is left out; 1 keeps all.
+            initial_iou_threshold: a mask that overlaps an initial label by more duplicates it; in [0, 1].
+            nms_threshold: of two masks that overlap by more, the lower score is left out; 1 keeps all.
             max_labels: per image, the best first.
             min_area: pixels of the model's input; smaller masks are no labels.
             ancestors: "teacher", its ancestor head's forest; "coverage", the masks' own; "none", none.
@@ -75,8 +75,8 @@ class TeacherTargets:
         if max_labels < 1:
             raise ValueError(f"CORRECTION.MAX_LABELS must be at least 1, got {max_labels}")
         self.threshold = threshold
-        self.duplicate_iou = duplicate_iou
-        self.own_duplicate_iou = own_duplicate_iou
+        self.initial_iou_threshold = initial_iou_threshold
+        self.nms_threshold = nms_threshold
         self.max_labels = max_labels
         self.min_area = min_area
         self.ancestors = ancestors
@@ -92,15 +92,15 @@ class TeacherTargets:
     def from_config(cls, cfg: Any) -> dict[str, Any]:
         return {
             "threshold": build_threshold(cfg),
-            "duplicate_iou": cfg.CORRECTION.DUPLICATE_IOU,
+            "initial_iou_threshold": cfg.CORRECTION.INITIAL_IOU_THRESHOLD,
             # what no two of the initial labels do
-            "own_duplicate_iou": cfg.CORRECTION.OWN_DUPLICATE_IOU,
+            "nms_threshold": cfg.CORRECTION.NMS_THRESHOLD,
             "max_labels": cfg.CORRECTION.MAX_LABELS,
             "min_area": cfg.CORRECTION.MIN_AREA,
             "ancestors": cfg.CORRECTION.ANCESTORS,
             "ancestor_threshold": cfg.MODEL.ANCESTOR_HEAD.THRESHOLD,
             "theta_cover": cfg.MODEL.ANCESTOR_HEAD.THETA_COVER,
-            "theta_cover_alone": cfg.EXPLORATION.HIERARCHY.THETA_COVER,
+            "theta_cover_alone": cfg.TEST.THETA_COVER,
             "max_child_area": cfg.MODEL.ANCESTOR_HEAD.MAX_CHILD_AREA,
             "refinement_radius": cfg.CORRECTION.REFINEMENT.RADIUS,
             "refinement_epsilon": cfg.CORRECTION.REFINEMENT.EPSILON,
@@ -170,7 +170,7 @@ class TeacherTargets:
         common = intersections(full, full)
         # by falling score: the better of two masks comes first
         overlaps = ious(common, common.diagonal(), common.diagonal())
-        first = first_of_each(overlaps > self.own_duplicate_iou)
+        first = first_of_each(overlaps > self.nms_threshold)
         query, scores, full, common = query[first], scores[first], full[first], common[first][:, first]
 
         target = {
@@ -183,7 +183,7 @@ class TeacherTargets:
         if initial is not None:
             shared = intersections(full, initial["masks"])
             areas = initial["masks"].flatten(1).sum(1, dtype=torch.int32)
-            duplicates = (ious(shared, common.diagonal(), areas) > self.duplicate_iou).any(1)
+            duplicates = (ious(shared, common.diagonal(), areas) > self.initial_iou_threshold).any(1)
             target["label_weights"].masked_fill_(duplicates, duplicate_weight)
         if self.ancestors == "coverage" or (self.ancestors == "teacher" and sides is not None):
             target["ancestors"] = self._ancestors(query, common, sides)

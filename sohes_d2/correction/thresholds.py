@@ -85,7 +85,7 @@ class dynamic(Threshold):  # noqa: N801 (the class is named as the config names 
         """
         if not 0 < area_small < area_large:
             raise ValueError(
-                "CORRECTION.THRESHOLD needs 0 < AREA_SMALL < AREA_LARGE (shares of the image), "
+                "CORRECTION.THRESHOLD needs 0 < AREA_RATIO_SMALL < AREA_RATIO_LARGE (shares of the image), "
                 f"got {area_small} and {area_large}"
             )
         _check_score("TAU_SMALL", tau_small)
@@ -102,8 +102,8 @@ class dynamic(Threshold):  # noqa: N801 (the class is named as the config names 
         return {
             "tau_small": node.TAU_SMALL,
             "tau_large": node.TAU_LARGE,
-            "area_small": node.AREA_SMALL,
-            "area_large": node.AREA_LARGE,
+            "area_small": node.AREA_RATIO_SMALL,
+            "area_large": node.AREA_RATIO_LARGE,
         }
 
     def tau(self, areas: Tensor) -> Tensor:

@@ -120,9 +120,9 @@ def register_datasets(specs: str | Mapping[str, Any]) -> list[str]:
 
     Args:
         specs: a yaml file (ending in .yaml or .yml), yaml text such as ``my_set: labels.json, images/``, or what such
-            yaml reads as. A value is "json, images" or a mapping with the keys `json` and `images`, where `json` may be
-            a folder of shards. Without json, ``my_photos: {images: photos/}``, all images of the folder are a data set
-            without labels. Paths in a file are relative to the working directory.
+            yaml reads as. A value is "json, images", a list of the two, or a mapping with the keys `json` and
+            `images`, where `json` may be a folder of shards. Without json, ``my_photos: {images: photos/}``, all images
+            of the folder are a data set without labels. Paths in a file are relative to the working directory.
 
     Returns:
         The names.
@@ -351,6 +351,8 @@ def _json_and_images(name: str, value: Any, where: str) -> tuple[str, str]:
         parts = [part.strip() for part in value.split(",")]
         if len(parts) == 2 and parts[1]:
             return parts[0], parts[1]
+    elif isinstance(value, (list, tuple)) and len(value) == 2 and all(isinstance(part, str) and part for part in value):
+        return value[0], value[1]
     elif isinstance(value, Mapping) and {"images"} <= set(value) <= {"json", "images"} and value["images"]:
         return str(value.get("json") or ""), str(value["images"])
     raise DatasetSpecError(

@@ -31,8 +31,8 @@ def _check(key: str, name: str) -> None:
     known = DatasetCatalog.list()
     if name not in known:
         raise ConfigError(
-            f"{key}: no data set {name!r}.{near_matches(name, known)} Describe one of your own by DATASETS.REGISTER "
-            f"'{name}: labels.json, images/'"
+            f"{key}: no data set {name!r}.{near_matches(name, known)} Describe one of your own by "
+            f"DATASETS.REGISTER.{name} 'labels.json, images/'"
         )
     metadata = MetadataCatalog.get(name)
     if metadata.get("unlabeled") and not os.path.isdir(metadata.image_root):

@@ -20,20 +20,20 @@ class MaskFilter:
 
     Attributes:
         min_area: in pixels [HASSOD, UnSAM: 100].
-        max_area: as a share of the image [HASSOD, UnSAM: 0.9].
+        max_area_ratio: as a share of the image [HASSOD, UnSAM: 0.9].
         corners: a mask that covers this many of the image's four corners is background; 0 keeps it [HASSOD: 3].
         min_agreement: IoU of the mask before and after refinement [HASSOD, UnSAM: 0.5].
-        duplicate_iou: of two masks that overlap by more than this IoU, the lower score goes [UnSAM: 0.9].
+        nms_threshold: of two masks that overlap by more than this IoU, the lower score goes [UnSAM: 0.9].
         max_candidates: at most so many are compared and scored, of a tree the best by separation and contrast, of
             masks to refine the most separated.
         max_masks: the best by score stay.
     """
 
     min_area: int = 100
-    max_area: float = 0.9
+    max_area_ratio: float = 0.9
     corners: int = 0
     min_agreement: float = 0.5
-    duplicate_iou: float = 0.95
+    nms_threshold: float = 0.95
     max_candidates: int = 1500
     max_masks: int = 1000
 
@@ -54,7 +54,7 @@ class MaskFilter:
         """
         pixels = tree.labels.size
         wanted = (levels >= 0) & (tree.area * (photo_pixels / pixels) >= self.min_area)
-        wanted &= tree.area <= self.max_area * pixels
+        wanted &= tree.area <= self.max_area_ratio * pixels
         if self.corners:
             height, width = tree.labels.shape
             places = tree.positions()
@@ -69,7 +69,7 @@ class MaskFilter:
     def accepts(self, proposal: Proposal, image_size: tuple[int, int], scale: float = 1.0) -> bool:
         """Whether a refined proposal passes on its own, in an image that has ``scale`` times the photo's pixels."""
         height, width = image_size
-        if not self.min_area * scale <= proposal.area <= self.max_area * height * width:
+        if not self.min_area * scale <= proposal.area <= self.max_area_ratio * height * width:
             return False
         if proposal.agreement < self.min_agreement:
             return False
@@ -102,13 +102,13 @@ class MaskFilter:
             closer = np.flatnonzero((row > overlap) & (left >= 0))
             overlap[closer] = row[closer]
             left[closer] = raw[closer] * remaining(row[closer])
-            left[closer[row[closer] > self.duplicate_iou]] = -1
+            left[closer[row[closer] > self.nms_threshold]] = -1
             left[k] = -1
         return np.asarray(keep, np.int64), np.asarray(ranks)
 
     def best(self, masks: Sequence[RLE], scores: np.ndarray) -> np.ndarray:
         """Indices of the best masks, by falling score, no two of which are duplicates."""
-        return without_duplicates(masks, scores, self.duplicate_iou)[: self.max_masks]
+        return without_duplicates(masks, scores, self.nms_threshold)[: self.max_masks]
 
 
 def _corners(proposal: Proposal, image_size: tuple[int, int]) -> int:

@@ -71,7 +71,8 @@ class PseudoLabeler:
         extractor: features of images, or their EXPLORATION.FEATURES.NAME, see `build_feature_extractor`; None for a
             worker that only runs `finish`.
         looks: leaves of the merge trees, and how they are merged.
-        thetas: merging thresholds, descending: only what stands in a snapshot is a candidate [P]; empty: all nodes.
+        theta_merge: merging thresholds, descending: only what stands in a snapshot is a candidate [P]; empty: every
+            node.
         scorer: what ranks the candidates.
         reclustering: a closer look at some regions; needs grid leaves and the extractor.
         refiner: from the outlines of leaves to finer ones.
@@ -89,7 +90,7 @@ class PseudoLabeler:
         extractor: FeatureExtractor | str | None,
         *,
         looks: Looks | None = None,
-        thetas: Sequence[float] = (),
+        theta_merge: Sequence[float] = (),
         scorer: EntityScorer | None = None,
         reclustering: LocalReclustering | None = None,
         refiner: Refiner | None = None,
@@ -103,9 +104,11 @@ class PseudoLabeler:
     ):
         self.extractor = extractor_by_name(extractor) if isinstance(extractor, str) else extractor
         self.looks = looks or Looks()
-        self.thetas = tuple(float(theta) for theta in thetas)
-        if list(self.thetas) != sorted(set(self.thetas), reverse=True):
-            raise ValueError(f"EXPLORATION.THETAS must fall from the first to the last, got {list(self.thetas)}")
+        self.theta_merge = tuple(float(theta) for theta in theta_merge)
+        if list(self.theta_merge) != sorted(set(self.theta_merge), reverse=True):
+            raise ValueError(
+                f"EXPLORATION.THETA_MERGE must fall from the first to the last, got {list(self.theta_merge)}"
+            )
         self.scorer = scorer or EntityScorer()
         self.reclustering = reclustering or LocalReclustering()
         self.refiner = refiner or none()
@@ -118,9 +121,10 @@ class PseudoLabeler:
         self.learned_share = learned_share
         if not 0 <= learned_share <= 1:
             raise ValueError(f"EXPLORATION.BORDER.LEARNED_SHARE must be in [0, 1], got {learned_share}")
-        if self.reclustering.enabled and not (self.looks.leaves == "grid" and self.thetas):
+        if self.reclustering.enabled and not (self.looks.leaves == "grid" and self.theta_merge):
             raise ValueError(
-                "EXPLORATION.ZOOM needs LEAVES.NAME grid and THETAS; small entities come from LOOKS instead"
+                "EXPLORATION.LOCAL_RECLUSTERING needs LEAVES.NAME grid and THETA_MERGE; small entities come from "
+                "LOOKS instead"
             )
 
     @classmethod
@@ -147,9 +151,9 @@ class PseudoLabeler:
         return cls(
             build_feature_extractor(cfg) if extractor is _BUILD else extractor,
             looks=looks,
-            thetas=list(node.THETAS),
+            theta_merge=list(node.THETA_MERGE),
             scorer=EntityScorer(**_fields(node.SCORE)),
-            reclustering=LocalReclustering(**_fields(node.ZOOM)),
+            reclustering=LocalReclustering(**_fields(node.LOCAL_RECLUSTERING)),
             refiner=REFINERS.get(node.REFINEMENT.NAME)(**dict(node.REFINEMENT.OPTIONS)),
             mask_filter=MaskFilter(**_fields(node.FILTER)),
             fill_holes=node.REFINEMENT.FILL_HOLES,
@@ -172,9 +176,9 @@ class PseudoLabeler:
             "features": None if self.extractor is None else self.extractor.describe(),
             "looks": _json_ready(asdict(self.looks)),
             **({"borders": {**self.borders.describe(), "share": self.learned_share}} if self.borders else {}),
-            "thetas": list(self.thetas),
+            "theta_merge": list(self.theta_merge),
             "score": asdict(self.scorer),
-            "zoom": asdict(self.reclustering),
+            "local_reclustering": asdict(self.reclustering),
             "refiner": {"name": type(self.refiner).__name__, **self.refiner.describe()},
             "fill_holes": self.fill_holes,
             "filter": asdict(self.mask_filter),
@@ -251,7 +255,7 @@ class PseudoLabeler:
         return np.rint(mixed).astype(np.int32)
 
     def _levels(self, tree: MergeTree) -> np.ndarray:
-        return tree.levels(self.thetas) if self.thetas else np.zeros(len(tree), np.int64)
+        return tree.levels(self.theta_merge) if self.theta_merge else np.zeros(len(tree), np.int64)
 
     def _from_trees(self, trees: Sequence[MergeTree], size: tuple[int, int]) -> _Labels:
         """Select among the nodes of all trees, by their arrays alone."""
@@ -270,7 +274,7 @@ class PseudoLabeler:
             own = np.flatnonzero(candidates.tree[keep] == t)
             for k, mask in zip(own, tree.encode(candidates.node[keep[own]], size)):
                 masks[k] = mask
-        level = np.concatenate([lev[node] for lev, node in zip(levels, nodes)]) if self.thetas else None
+        level = np.concatenate([lev[node] for lev, node in zip(levels, nodes)]) if self.theta_merge else None
         return _Labels(
             masks,
             scores,
@@ -318,7 +322,7 @@ class PseudoLabeler:
             batch = chosen[start : start + _CROPS_PER_BATCH]
             crops = [self.reclustering.crop(image, box) for _, box in batch]
             for (index, box), features in zip(batch, extractor.extract_at(crops, (side, side))):
-                found += self.reclustering.proposals(features, box, proposals[index], self.thetas, minimum)
+                found += self.reclustering.proposals(features, box, proposals[index], self.theta_merge, minimum)
         return found
 
     def _refine(self, image: np.ndarray, proposals: Sequence[Proposal]) -> list[Proposal]:

@@ -23,24 +23,24 @@ class LocalReclustering:
     Attributes:
         enabled: whether small regions are zoomed into.
         large: whether large regions are, too.
-        small_area: regions under this share of the image are small.
+        small_area_ratio: regions under this share of the image are small.
         min_side: a region whose box is shorter than this many pixels has nothing to show.
         context: the crop's sides are the region's times this.
         crop_size: side in pixels to which every crop is resized.
         inside: a sub-mask stays if this share of it lies inside the region that was zoomed into.
         max_crops: most crops per image and size class; the longest-standing regions go first.
-        same_crop_iou: a crop that overlaps an earlier one by this IoU shows the same, and is left out.
+        nms_threshold: a crop that overlaps an earlier one by this IoU shows the same, and is left out.
     """
 
     enabled: bool = False
     large: bool = False
-    small_area: float = 0.01
+    small_area_ratio: float = 0.01
     min_side: int = 16
     context: float = 1.25
     crop_size: int = 256
     inside: float = 0.9
     max_crops: int = 32
-    same_crop_iou: float = 0.7
+    nms_threshold: float = 0.7
 
     def choose(self, proposals: Sequence[Proposal], image_size: tuple[int, int]) -> list[tuple[int, Box]]:
         """(index of the proposal, crop box in pixels) of what to look at again, small regions first."""
@@ -49,7 +49,7 @@ class LocalReclustering:
         height, width = image_size
         areas = np.asarray([proposal.area for proposal in proposals])
         sides = np.asarray([min(p.box[2] - p.box[0], p.box[3] - p.box[1]) for p in proposals])
-        small = areas < self.small_area * height * width
+        small = areas < self.small_area_ratio * height * width
         persistence = np.asarray([proposal.birth - proposal.death for proposal in proposals])
         chosen: list[tuple[int, Box]] = []
         for wanted in [small, ~small] if self.large else [small]:
@@ -60,7 +60,7 @@ class LocalReclustering:
                 if not wanted[index] or sides[index] < self.min_side:
                     continue
                 box = crop_box(proposals[index].box, self.context, image_size)
-                if all(_box_iou(box, other) < self.same_crop_iou for other in boxes):
+                if all(_box_iou(box, other) < self.nms_threshold for other in boxes):
                     boxes.append(box)
                     chosen.append((int(index), box))
         return chosen

@@ -129,7 +129,7 @@ def settings(graph: SegmenterGraph) -> str:
     """What decoding needs beside the outputs, as json: the padding's colour in RGB, and fields of `EntityInference`."""
     inference = graph.model.inference
     mean = graph.model.pixel_mean.flatten().tolist()
-    names: tuple[str, ...] = ("max_masks", "min_score", "calibration", "duplicate_iou")
+    names: tuple[str, ...] = ("max_masks", "min_score", "calibration", "nms_threshold")
     names += ("ancestor_threshold", "theta_cover", "theta_cover_alone", "max_child_area")
     return json.dumps(
         {

@@ -139,7 +139,7 @@ def load(name: str | os.PathLike[str], *, device: str | None = None, options: It
     Args:
         name: one of these.
         device: "cpu", "cuda", "cuda:1" or "mps"; by default that of the config, or the CPU where that is not there.
-        options: alternating config keys and values, such as ("EXPLORATION.ZOOM.LARGE", "False"); of phase 1.
+        options: alternating config keys and values, such as ("EXPLORATION.FILTER.MIN_AREA", "50"); of phase 1.
 
     Raises:
         ConfigError: an unknown name, key or device.

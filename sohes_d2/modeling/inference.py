@@ -55,7 +55,7 @@ class EntityInference:
         max_masks: at most so many masks per image, the best first.
         min_score: masks scored lower, after calibration, are left out; in [0, 1].
         calibration: of the scores, see `calibrated`; empty: none.
-        duplicate_iou: of two masks that overlap by more, the lower score is left out; 1 keeps all.
+        nms_threshold: of two masks that overlap by more, the lower score is left out; 1 keeps all.
         ancestor_threshold: probability from which a predicted pair of ancestor and descendant counts.
         theta_cover: and the share of the descendant that the ancestor's mask must cover; 0 trusts the probability.
         theta_cover_alone: coverage that makes a hierarchy where the model predicts none.
@@ -68,7 +68,7 @@ class EntityInference:
     max_masks: int = 1000
     min_score: float = 0.0
     calibration: Knots = ()
-    duplicate_iou: float = 1.0
+    nms_threshold: float = 1.0
     ancestor_threshold: float = 0.5
     theta_cover: float = 0.5
     theta_cover_alone: float = 0.9
@@ -121,7 +121,7 @@ class EntityInference:
         Args:
             found: of `find`, with RLEs of ``output_size``.
             output_size: (H, W) of the image.
-            nms_threshold: IoU from which duplicates are left out, if it is under ``duplicate_iou``.
+            nms_threshold: IoU from which duplicates are left out, if it is under that of the class.
 
         Returns:
             ``instances``: `Instances` of ``output_size`` by falling score, with pred_masks (`RLEMasks`), pred_boxes,
@@ -131,7 +131,7 @@ class EntityInference:
         """
         rles = [rle for one in found for rle in one.rles]
         scores = torch.cat([one.scores for one in found])
-        keep = self._choose(rles, scores, min(self.duplicate_iou, nms_threshold))[: self.max_masks]
+        keep = self._choose(rles, scores, min(self.nms_threshold, nms_threshold))[: self.max_masks]
         rles, scores = [rles[k] for k in keep.tolist()], self._calibrated(scores[keep])
 
         result: dict[str, Any] = {"instances": _instances(rles, scores, output_size)}
@@ -191,12 +191,12 @@ class EntityInference:
             rles += encode_tensor(inside)
         return rles, torch.cat(mask_confidence)
 
-    def _choose(self, rles: list[RLE], scores: Tensor, duplicate_iou: float) -> Tensor:
+    def _choose(self, rles: list[RLE], scores: Tensor, nms_threshold: float) -> Tensor:
         """Indices by falling score of what is neither empty nor under the least score nor a duplicate."""
         # by raw scores: of two that are nearly equal, calibration leaves no difference in float32
         kept = torch.nonzero((scores > 0) & (self._calibrated(scores) >= self.min_score)).flatten()
-        if duplicate_iou < 1:
-            chosen = without_duplicates([rles[k] for k in kept.tolist()], scores[kept].numpy(), duplicate_iou)
+        if nms_threshold < 1:
+            chosen = without_duplicates([rles[k] for k in kept.tolist()], scores[kept].numpy(), nms_threshold)
             return kept[torch.from_numpy(chosen)]
         return kept[scores[kept].argsort(descending=True, stable=True)]
 

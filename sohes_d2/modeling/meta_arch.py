@@ -105,10 +105,10 @@ class SOHES(nn.Module):
                 max_masks=cfg.TEST.DETECTIONS_PER_IMAGE,
                 min_score=cfg.TEST.MIN_SCORE,
                 calibration=_calibration(cfg),
-                duplicate_iou=cfg.TEST.DUPLICATE_IOU,
+                nms_threshold=cfg.TEST.NMS_THRESHOLD,
                 ancestor_threshold=ancestor.THRESHOLD,
                 theta_cover=ancestor.THETA_COVER,
-                theta_cover_alone=cfg.EXPLORATION.HIERARCHY.THETA_COVER,
+                theta_cover_alone=cfg.TEST.THETA_COVER,
                 max_child_area=ancestor.MAX_CHILD_AREA,
                 refinement_radius=cfg.TEST.REFINEMENT.RADIUS,
                 refinement_epsilon=cfg.TEST.REFINEMENT.EPSILON,
@@ -116,7 +116,7 @@ class SOHES(nn.Module):
             ),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
-            "views": ViewFusion.from_config(cfg.TEST.VIEWS, "TEST.VIEWS"),
+            "views": ViewFusion.from_config(cfg.TEST.TTA, "TEST.TTA"),
             "crops": CropLayers.from_config(cfg),
         }
 

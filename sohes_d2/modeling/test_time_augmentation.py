@@ -60,32 +60,32 @@ class ViewFusion:
 
     Attributes:
         views: the first one is the image as it is.
-        duplicate_iou: of two masks that overlap by more, the one with less support is left out.
+        nms_threshold: of two masks that overlap by more, the one with less support is left out.
     """
 
     views: tuple[View, ...] = (View(),)
-    duplicate_iou: float = 0.6
+    nms_threshold: float = 0.6
 
     @classmethod
     def from_config(cls, node: Any, key: str) -> ViewFusion:
-        """The settings of a node of the config, with NAMES and DUPLICATE_IOU.
+        """The settings of a node of the config, with TRANSFORMS and NMS_THRESHOLD.
 
         Args:
-            node: for example ``cfg.TEST.VIEWS``.
+            node: for example ``cfg.TEST.TTA``.
             key: its name, for errors.
 
         Raises:
             ValueError: names that are not in `VIEWS`, twice there, or do not begin with "same".
         """
-        names = list(node.NAMES)
+        names = list(node.TRANSFORMS)
         unknown = [name for name in names if name not in VIEWS]
         if unknown:
-            raise ValueError(f"{key}.NAMES has the unknown view {unknown[0]!r}; there are {', '.join(VIEWS)}")
+            raise ValueError(f"{key}.TRANSFORMS has the unknown view {unknown[0]!r}; there are {', '.join(VIEWS)}")
         if names[:1] != ["same"]:
-            raise ValueError(f"{key}.NAMES must begin with 'same', the image as it is; got {names}")
+            raise ValueError(f"{key}.TRANSFORMS must begin with 'same', the image as it is; got {names}")
         if len(set(names)) < len(names):
-            raise ValueError(f"{key}.NAMES has a view twice: {names}")
-        return cls(tuple(VIEWS[name] for name in names), node.DUPLICATE_IOU)
+            raise ValueError(f"{key}.TRANSFORMS has a view twice: {names}")
+        return cls(tuple(VIEWS[name] for name in names), node.NMS_THRESHOLD)
 
     def ask(self, segment: Callable[[Tensor], Outputs], images: Tensor) -> list[Outputs]:
         """The model's outputs in each view, with the masks as they lie in the images.
@@ -153,7 +153,7 @@ def _fuse_one(logits: Sequence[Tensor], masks: Sequence[Tensor], settings: ViewF
     by_view = overlaps.unflatten(1, (-1, count))
     support = (by_view * entity.unflatten(0, (-1, count))).amax(-1).mean(1)
     order = support.argsort(descending=True, stable=True)
-    kept = order[first_of_each(overlaps[order][:, order] > settings.duplicate_iou)][:count]
+    kept = order[first_of_each(overlaps[order][:, order] > settings.nms_threshold)][:count]
 
     nearest, query = by_view[kept].max(-1)
     shows = (nearest >= _MEMBER_IOU).float()

@@ -64,7 +64,7 @@ class SelfDistillation(nn.Module):
         image_weight: float = 1.0,
         patch_weight: float = 1.0,
         visible_weight: float = 0.0,
-        place_weight: float = 1.0,
+        dense_weight: float = 1.0,
         prototypes: int = 1024,
         head_hidden: int = 512,
         head_bottleneck: int = 128,
@@ -77,7 +77,7 @@ class SelfDistillation(nn.Module):
         mask_ratio: Sequence[float] = (0.1, 0.5),
         points: int = 16,
         point_sigma: float = 0.5,
-        place_temperature: float = 0.1,
+        dense_temperature: float = 0.1,
         freeze_last_layer: int = 0,
     ):
         """
@@ -87,7 +87,7 @@ class SelfDistillation(nn.Module):
             image_weight: of the image term (DINO); 0 leaves it out, with its head and the local views.
             patch_weight: of the patch term (iBOT); 0 leaves it out, with its head and the masks.
             visible_weight: within the patch term, of patches that were not hidden (iBOT++).
-            place_weight: of the place term; 0 leaves it out.
+            dense_weight: of the place term; 0 leaves it out.
             prototypes: outputs of a head.
             head_hidden: hidden width of a head.
             head_bottleneck: width before a head's last layer.
@@ -100,16 +100,16 @@ class SelfDistillation(nn.Module):
             mask_ratio: share of a view's patches that are hidden, from and to.
             points: places per photo for the place term.
             point_sigma: patches by which two places that belong together lie apart (standard deviation per axis).
-            place_temperature: of the place term.
+            dense_temperature: of the place term.
             freeze_last_layer: iterations in which the last layers of the heads stand still.
 
         Raises:
             ValueError: all weights are 0.
         """
         super().__init__()
-        if not max(image_weight, patch_weight, place_weight) > 0:
+        if not max(image_weight, patch_weight, dense_weight) > 0:
             raise ValueError("All of PRETRAINING.LOSSES' weights are 0: there is nothing to learn. Set one above 0.")
-        self.weights = {"image": image_weight, "patch": patch_weight, "place": place_weight}
+        self.weights = {"image": image_weight, "patch": patch_weight, "dense": dense_weight}
         self.visible_weight = visible_weight
         self.total_iterations = total_iterations
         self.teacher_temperature, self.temperature_warmup = tuple(teacher_temperature), temperature_warmup
@@ -136,7 +136,7 @@ class SelfDistillation(nn.Module):
         self.patch_loss = IBOTPlusPlusPatchLoss(
             prototypes, student_temp=student_temperature, center_momentum=center_momentum
         )
-        self.place_loss = NTXentLoss(place_temperature, gather_distributed=True)
+        self.dense_loss = NTXentLoss(dense_temperature, gather_distributed=True)
         self.prefix: int = trunk.num_prefix_tokens
         if image_weight > 0 and not self.prefix:
             raise ValueError("The image term needs a class token: set PRETRAINING.LOSSES.IMAGE 0 for this MODEL.VIT.")
@@ -154,7 +154,7 @@ class SelfDistillation(nn.Module):
             "image_weight": losses.IMAGE,
             "patch_weight": losses.PATCH,
             "visible_weight": losses.VISIBLE,
-            "place_weight": losses.PLACE,
+            "dense_weight": losses.DENSE,
             "prototypes": node.HEAD.PROTOTYPES,
             "head_hidden": node.HEAD.HIDDEN_DIM,
             "head_bottleneck": node.HEAD.BOTTLENECK_DIM,
@@ -166,9 +166,9 @@ class SelfDistillation(nn.Module):
             "ema_momentum": node.EMA_MOMENTUM,
             "mask_views": node.MASK.VIEWS,
             "mask_ratio": node.MASK.RATIO,
-            "points": losses.PLACE_POINTS,
-            "point_sigma": losses.PLACE_SIGMA,
-            "place_temperature": losses.PLACE_TEMPERATURE,
+            "points": losses.DENSE_POINTS,
+            "point_sigma": losses.DENSE_SIGMA,
+            "dense_temperature": losses.DENSE_TEMPERATURE,
         }
 
     @property
@@ -225,8 +225,8 @@ class SelfDistillation(nn.Module):
                 losses["loss_image"] = self._image_term(student, teacher, batch)
             if mask is not None:
                 losses["loss_patch"] = self._patch_term(student, teacher, mask)
-        if self.weights["place"]:
-            losses["loss_place"] = self._place_term(student, batch)
+        if self.weights["dense"]:
+            losses["loss_dense"] = self._dense_term(student, batch)
         return {key: self.weights[key[len("loss_") :]] * value for key, value in losses.items()}
 
     def _image_term(self, student: Tensor, teacher: Tensor, batch: list[Mapping[str, Tensor]]) -> Tensor:
@@ -251,7 +251,7 @@ class SelfDistillation(nn.Module):
             meant = self.teacher.patch_head(targets).float()
         return self.patch_loss(meant, said, flat, self.temperature(), self.visible_weight)
 
-    def _place_term(self, student: Tensor, batch: list[Mapping[str, Tensor]]) -> Tensor:
+    def _dense_term(self, student: Tensor, batch: list[Mapping[str, Tensor]]) -> Tensor:
         boxes = torch.stack([sample["boxes"] for sample in batch]).to(self.device)
         flips = torch.stack([sample["flips"] for sample in batch]).to(self.device)
         patches = student[:, self.prefix :].float()
@@ -261,7 +261,7 @@ class SelfDistillation(nn.Module):
         first = features_at(maps[0], places, boxes[:, 0], flips[:, 0])
         near = moved_apart(places, boxes[:, 1], 1 / side, self.point_sigma)
         second = features_at(maps[1], near, boxes[:, 1], flips[:, 1])
-        return self.place_loss(first.flatten(0, 1), second.flatten(0, 1))
+        return self.dense_loss(first.flatten(0, 1), second.flatten(0, 1))
 
     def _mask(self, views: int, side: int) -> Tensor:
         """(views, side, side) bool: hidden patches."""

@@ -22,7 +22,7 @@ from sohes_d2.structures.forest import Forest
 from detectron2.modeling import build_model
 
 EVIL = "<img src=x onerror=alert(1)>.png"
-FAST = ["EXPLORATION.FEATURES.NAME", "color_texture", "EXPLORATION.ZOOM.ENABLED", "False"]
+FAST = ["EXPLORATION.FEATURES.NAME", "color_texture", "EXPLORATION.LOCAL_RECLUSTERING.ENABLED", "False"]
 
 
 @pytest.fixture(scope="module")

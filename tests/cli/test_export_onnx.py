@@ -150,14 +150,14 @@ def test_the_example_decodes_deep_forests_as_the_predictor(predictor):
 
 def test_the_example_leaves_out_what_the_predictor_does(tmp_path):
     def change(cfg):
-        cfg.TEST.DUPLICATE_IOU, cfg.TEST.MIN_SCORE, cfg.TEST.DETECTIONS_PER_IMAGE = 0.6, 0.1, 9
+        cfg.TEST.NMS_THRESHOLD, cfg.TEST.MIN_SCORE, cfg.TEST.DETECTIONS_PER_IMAGE = 0.6, 0.1, 9
         cfg.TEST.SCORE_CALIBRATION = [[0.0, 0.0], [0.4, 0.2], [1.0, 0.9]]
 
     strict = SOHESPredictor(write_model(tmp_path / "strict", change), device="cpu")
     expected = strict(photo())
     found = decoded(strict.model, photo())
     assert same(found, expected)
-    everything = decoded(strict.model, photo(), duplicate_iou=1.0, min_score=0.0, max_masks=100)
+    everything = decoded(strict.model, photo(), nms_threshold=1.0, min_score=0.0, max_masks=100)
     assert 0 < len(found) < len(everything)
 
 
@@ -166,7 +166,7 @@ def test_a_model_without_ancestors_and_with_bgr(tmp_path):
         cfg.MODEL.ANCESTOR_HEAD.ENABLED = False
         cfg.INPUT.FORMAT = "BGR"
         cfg.MODEL.PIXEL_MEAN = [103.0, 116.0, 124.0]
-        cfg.EXPLORATION.HIERARCHY.THETA_COVER = 0.6
+        cfg.TEST.THETA_COVER = 0.6
 
     other = SOHESPredictor(write_model(tmp_path / "bgr", change), device="cpu")
     assert same(decoded(other.model, photo(), "BGR"), other(photo()))

@@ -142,7 +142,7 @@ def test_usage_errors(photos, tmp_path, capsys, monkeypatch):
         ([*images, *output, "--workers", "-1"], "--workers"),
         (["--images", str(tmp_path / "nowhere"), *output], "does not exist"),
         ([*images, *output, "EXPLORATION.NO_SUCH_KEY", "1"], "EXPLORATION.NO_SUCH_KEY"),
-        ([*images, *output, "EXPLORATION.THETAS"], "KEY VALUE pairs"),
+        ([*images, *output, "EXPLORATION.THETA_MERGE"], "KEY VALUE pairs"),
         ([*images, *output, "EXPLORATION.HIERARCHY.THETA_COVER", "high"], "THETA_COVER"),
         ([*images, *output, "--config-file", str(tmp_path / "bad.yaml")], "NO_SUCH_KEY"),
         ([*images, *output, "--config-file", str(tmp_path / "none.yaml")], "none.yaml"),

@@ -21,7 +21,7 @@ MODEL:
   VIT: {WEIGHTS: random}
 INPUT: {FORMAT: RGB, IMAGE_SIZE: 32, MIN_SIZE_TEST: 64, MAX_SIZE_TEST: 64}
 DATASETS:
-  REGISTER: "cli_scenes: %(folder)s/labels.json, %(folder)s/images"
+  REGISTER: {cli_scenes: "%(folder)s/labels.json, %(folder)s/images"}
   TRAIN: ("cli_scenes",)
   TEST: ("cli_scenes",)
 DATALOADER: {NUM_WORKERS: 0}
@@ -89,8 +89,17 @@ def test_wrong_labels_are_left_out_and_the_exit_code_says_so(run, folder, tmp_pa
     content = json.loads((folder / "labels.json").read_text())
     annotations = content["annotations"]
     annotations.append({**annotations[0], "id": 9001, "segmentation": []})  # a box among masks
-    spec = f"cli_scenes: {tmp_path / 'odd.json'}, {folder / 'images'}"
-    options = ["DATASETS.REGISTER", spec, "DATASETS.TEST", "()", "SOLVER.MAX_ITER", "1", "OUTPUT_DIR", str(tmp_path)]
+    spec = f"{tmp_path / 'odd.json'}, {folder / 'images'}"
+    options = [
+        "DATASETS.REGISTER.cli_scenes",
+        spec,
+        "DATASETS.TEST",
+        "()",
+        "SOLVER.MAX_ITER",
+        "1",
+        "OUTPUT_DIR",
+        str(tmp_path),
+    ]
     for segmentation, code in (([[4, 4, 20, 4, 20, 20]], 0), ([[4, 4, 1e7, 4, 20, 20]], 3)):
         (tmp_path / "odd.json").write_text(
             json.dumps(
@@ -144,7 +153,7 @@ def test_what_is_printed_is_brief_and_the_log_has_all(run, tmp_path, capfd):
             "make it with `python datasets/prepare_bsds500.py --split val`",
         ),
         (["DATASETS.TRAIN", "('entities_sa1b_train_1000',)"], "prepare_sa1b.py --train 1000"),
-        (["DATASETS.REGISTER", "x: only_one_path"], "'x' must be `json, images`"),
+        (["DATASETS.REGISTER.x", "only_one_path"], "'x' must be `json, images`"),
         (["MODEL.WEIGHTS", "none.pth"], "checkpoint 'none.pth' does not exist"),
         (["--eval-only", "MODEL.WEIGHTS", "none.pth"], "checkpoint 'none.pth' does not exist"),
         (["--eval-only", "MODEL.WEIGHTS", "", "OUTPUT_DIR", "nowhere"], "give MODEL.WEIGHTS FILE"),

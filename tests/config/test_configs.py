@@ -52,7 +52,7 @@ def test_every_labeling_config_builds(path):
     labeler = PseudoLabeler.from_cfg(cfg, extractor=ColorTextureExtractor())
     written = yaml.safe_load(path.read_text())["EXPLORATION"]
     assert cfg.EXPLORATION.FEATURES.NAME == written["FEATURES"]["NAME"]
-    assert list(labeler.thetas) == written.get("THETAS", [])
+    assert list(labeler.theta_merge) == written.get("THETA_MERGE", [])
     assert labeler.looks.leaves == written.get("LEAVES", {}).get("NAME", "superpixels")
 
 
@@ -62,9 +62,9 @@ def test_the_papers_configuration_is_the_papers():
     )
     looks = labeler.looks
     assert (looks.leaves, looks.border_weights, looks.size_powers) == ("grid", (0.0,), (0.0,))
-    assert labeler.thetas == (0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
+    assert labeler.theta_merge == (0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
     assert labeler.reclustering.enabled and not labeler.reclustering.large
-    assert labeler.mask_filter.duplicate_iou == 0.9
+    assert labeler.mask_filter.nms_threshold == 0.9
 
 
 @pytest.mark.parametrize("path", TRAINING, ids=relative)
@@ -97,8 +97,8 @@ def test_quick_schedules_are_quick():
 
 def test_unknown_keys_are_refused(tmp_path):
     path = tmp_path / "typo.yaml"
-    path.write_text("VERSION: 2\nEXPLORATION:\n  ZOOM:\n    ENABLE: True\n")
-    with pytest.raises(KeyError, match="EXPLORATION.ZOOM.ENABLE"):
+    path.write_text("VERSION: 2\nEXPLORATION:\n  LOCAL_RECLUSTERING:\n    ENABLE: True\n")
+    with pytest.raises(KeyError, match="EXPLORATION.LOCAL_RECLUSTERING.ENABLE"):
         defaults().merge_from_file(str(path))
 
 

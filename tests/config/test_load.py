@@ -5,6 +5,7 @@ import os
 import pytest
 
 from sohes_d2.config.load import load_config
+from sohes_d2.config.renamed import RENAMED, new_name
 from sohes_d2.errors import ConfigError
 
 
@@ -40,6 +41,57 @@ def test_unknown_keys_are_refused_with_the_nearest(tmp_path, key, hint):
     (tmp_path / "c.yaml").write_text(f"{section}: {{{leaf}: 3}}\n")
     with pytest.raises(ConfigError, match=f"c.yaml.*there is no key {key}.*{hint}"):
         load_config(str(tmp_path / "c.yaml"))
+
+
+def dotted(node, prefix=""):
+    """All keys and sections of a config."""
+    for key, value in node.items():
+        yield prefix + key
+        if hasattr(value, "items"):
+            yield from dotted(value, f"{prefix}{key}.")
+
+
+def test_every_key_of_an_earlier_version_names_the_one_of_today():
+    cfg = load_config("")
+    today = set(dotted(cfg))
+    assert len(RENAMED) > 20
+    for old, new in RENAMED.items():
+        assert new in today and old not in today
+        with pytest.raises(ConfigError, match=f"{old} is now {new}"):
+            load_config("", [old, "1"])
+
+
+def test_a_file_with_keys_of_an_earlier_version_names_all_of_them(tmp_path):
+    (tmp_path / "c.yaml").write_text("TEST: {DUPLICATE_IOU: 0.9, VIEWS: {NAMES: [same]}}\nSOLVER: {MAX_ITER: 2}\n")
+    with pytest.raises(ConfigError) as error:
+        load_config(str(tmp_path / "c.yaml"))
+    assert "TEST.DUPLICATE_IOU is now TEST.NMS_THRESHOLD; TEST.VIEWS.NAMES is now TEST.TTA.TRANSFORMS" in str(
+        error.value
+    )
+    assert "\n" not in str(error.value) and "MAX_ITER" not in str(error.value)
+
+
+def test_new_names_of_keys_in_renamed_sections():
+    assert new_name("EXPLORATION.ZOOM.LARGE") == "EXPLORATION.LOCAL_RECLUSTERING.LARGE"
+    assert new_name("EXPLORATION.ZOOM.SAME_CROP_IOU") == "EXPLORATION.LOCAL_RECLUSTERING.NMS_THRESHOLD"
+    assert new_name("EXPLORATION.FILTER.MIN_AREA") == new_name("TEST") == new_name("EXPLORATION.ZOOMED") == ""
+
+
+def test_detectron2s_own_tta_is_refused():
+    with pytest.raises(ConfigError, match="TEST.TTA"):
+        load_config("", ["TEST.AUG.ENABLED", "True"])
+    assert not load_config("", ["TEST.AUG.ENABLED", "False"]).TEST.AUG.ENABLED
+
+
+def test_data_sets_are_registered_by_name(tmp_path):
+    (tmp_path / "c.yaml").write_text("DATASETS: {REGISTER: {mine: [a.json, a/], more: {images: b/}}}\n")
+    cfg = load_config(
+        str(tmp_path / "c.yaml"), ["DATASETS.REGISTER.mine", "['c.json', 'c/']", "DATASETS.REGISTER.new", "d, d/"]
+    )
+    assert cfg.DATASETS.REGISTER == {"mine": ["c.json", "c/"], "more": {"images": "b/"}, "new": "d, d/"}
+    (tmp_path / "old.yaml").write_text("DATASETS: {REGISTER: 'mine: a.json, a/'}\n")
+    with pytest.raises(ConfigError, match="DATASETS.REGISTER.mine"):
+        load_config(str(tmp_path / "old.yaml"))
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path):

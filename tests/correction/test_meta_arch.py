@@ -134,8 +134,8 @@ def test_each_sees_its_own_view():
 
 
 def test_the_teacher_is_asked_in_all_of_its_views():
-    views = CfgNode({"NAMES": ["same", "mirrored", "turned_90"], "DUPLICATE_IOU": 0.6})
-    model = mutual_model(TEACHER_VIEWS=views)
+    views = CfgNode({"TRANSFORMS": ["same", "mirrored", "turned_90"], "NMS_THRESHOLD": 0.6})
+    model = mutual_model(TEACHER_TTA=views)
     seen, labels = [], []
     model.teacher.backbone.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     model.observer = lambda inputs, targets: labels.append(targets)
@@ -144,7 +144,7 @@ def test_the_teacher_is_asked_in_all_of_its_views():
     assert torch.equal(mirrored, same.flip(-1)) and torch.equal(turned, torch.rot90(same, 1, (-2, -1)))
     # its labels are what the plain model answers that looks in these ways
     cfg = plain_cfg("")
-    cfg.TEST.VIEWS = views
+    cfg.TEST.TTA = views
     plain = build_model(cfg).eval()
     plain.load_state_dict(plain_model().state_dict())
     for target, output in zip(labels[0], plain([{"image": x["image_weak"]} for x in batch()])):
@@ -153,8 +153,8 @@ def test_the_teacher_is_asked_in_all_of_its_views():
 
 
 def test_a_teacher_that_breaks_in_one_view_is_noticed():
-    views = CfgNode({"NAMES": ["same", "mirrored"], "DUPLICATE_IOU": 0.6})
-    model = mutual_model(TEACHER_VIEWS=views)
+    views = CfgNode({"TRANSFORMS": ["same", "mirrored"], "NMS_THRESHOLD": 0.6})
+    model = mutual_model(TEACHER_TTA=views)
     calls = []
 
     def break_the_second(_, args, output):

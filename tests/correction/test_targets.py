@@ -97,7 +97,7 @@ def test_small_masks_need_lower_scores_and_are_labels_by_falling_score():
 def test_labels_are_what_inference_gives():
     """Masks, scores and the ancestors of its forest, at the size of the input."""
     outputs = random_outputs()
-    teacher = make(fixed(tau=0.3), own_duplicate_iou=1.0, min_area=0)
+    teacher = make(fixed(tau=0.3), nms_threshold=1.0, min_area=0)
     found = teacher(outputs, [None, None], PADDED, [IMAGE, PADDED], (1.0, 2.0))
     relations = 0
     for k, (target, size) in enumerate(zip(found, (IMAGE, PADDED))):
@@ -148,7 +148,7 @@ def test_duplicates_of_initial_labels_weigh_what_is_left():
     assert weights((0.6, 2.4)) == pytest.approx([0.75, 1, 1])
     assert weights((0.0, 3.0)) == [1, 1, 1]
     assert weights((3.0, 2.0)) == [0, 1, 1] and weights((1.0, 0.0)) == [0, 1, 1]
-    assert weights((1.0, 2.0), duplicate_iou=0.2) == [0.5, 0.5, 1]
+    assert weights((1.0, 2.0), initial_iou_threshold=0.2) == [0.5, 0.5, 1]
     empty = {"masks": torch.zeros(0, *PADDED, dtype=torch.bool)}
     assert labels_of(make(), outputs, empty)["label_weights"].tolist() == [1, 1, 1]
 
@@ -157,18 +157,18 @@ def test_of_the_teachers_own_duplicates_the_best_is_the_label():
     masks = [block(0, 0, 8, 8), block(0, 0, 8, 8, 9.0), block(0, 0, 8, 7)]
     outputs = outputs_of([0.7, 0.9, 0.8], masks)
     assert labels_of(make(), outputs)["scores"].tolist() == pytest.approx([0.9, 0.8], abs=0.03)
-    assert len(labels_of(make(own_duplicate_iou=1.0), outputs)["scores"]) == 3
-    assert len(labels_of(make(own_duplicate_iou=0.8), outputs)["scores"]) == 1
+    assert len(labels_of(make(nms_threshold=1.0), outputs)["scores"]) == 3
+    assert len(labels_of(make(nms_threshold=0.8), outputs)["scores"]) == 1
     # what overlaps only a mask that is left out itself stays, as at inference
     chain = outputs_of([0.9, 0.8, 0.7], [block(0, 0, 8, 4), block(0, 1, 8, 5), block(0, 2, 8, 6)])
-    scores = labels_of(make(own_duplicate_iou=0.5), chain)["scores"]
+    scores = labels_of(make(nms_threshold=0.5), chain)["scores"]
     assert scores.tolist() == pytest.approx([0.9, 0.7], abs=0.05)
 
 
 def test_the_best_labels_if_there_are_too_many():
     outputs = random_outputs()
-    all_of_them = make(own_duplicate_iou=1.0)(outputs, [None, None], PADDED, [IMAGE, IMAGE], (1.0, 2.0))
-    some = make(own_duplicate_iou=1.0, max_labels=4)(outputs, [None, None], PADDED, [IMAGE, IMAGE], (1.0, 2.0))
+    all_of_them = make(nms_threshold=1.0)(outputs, [None, None], PADDED, [IMAGE, IMAGE], (1.0, 2.0))
+    some = make(nms_threshold=1.0, max_labels=4)(outputs, [None, None], PADDED, [IMAGE, IMAGE], (1.0, 2.0))
     for whole, part in zip(all_of_them, some):
         assert len(whole["scores"]) > 4 and whole["scores"].tolist() == sorted(whole["scores"].tolist(), reverse=True)
         assert torch.equal(part["scores"], whole["scores"][:4]) and torch.equal(part["masks"], whole["masks"][:4])
@@ -316,15 +316,15 @@ def test_refinement_leaves_the_padding_empty():
 def test_config_sets_everything():
     cfg = get_cfg()
     add_sohes_config(cfg)
-    cfg.CORRECTION.DUPLICATE_IOU = 0.6
+    cfg.CORRECTION.INITIAL_IOU_THRESHOLD = 0.6
     cfg.CORRECTION.MAX_LABELS = 11
     cfg.CORRECTION.MIN_AREA = 5
     cfg.CORRECTION.ANCESTORS = "coverage"
     cfg.CORRECTION.THRESHOLD.NAME = "top_k"
-    cfg.CORRECTION.OWN_DUPLICATE_IOU = 0.85
+    cfg.CORRECTION.NMS_THRESHOLD = 0.85
     cfg.CORRECTION.REFINEMENT.RADIUS = 3
     cfg.CORRECTION.REFINEMENT.EPSILON = 0.5
-    cfg.EXPLORATION.HIERARCHY.THETA_COVER = 0.95
+    cfg.TEST.THETA_COVER = 0.95
     cfg.MODEL.ANCESTOR_HEAD.THRESHOLD = 0.4
     cfg.MODEL.ANCESTOR_HEAD.THETA_COVER = 0.3
     cfg.MODEL.ANCESTOR_HEAD.MAX_CHILD_AREA = 0.75
@@ -332,8 +332,8 @@ def test_config_sets_everything():
     settings = vars(TeacherTargets(cfg))
     assert isinstance(settings.pop("threshold"), top_k)
     assert settings == {
-        "duplicate_iou": 0.6,
-        "own_duplicate_iou": 0.85,
+        "initial_iou_threshold": 0.6,
+        "nms_threshold": 0.85,
         "max_labels": 11,
         "min_area": 5,
         "ancestors": "coverage",

@@ -58,7 +58,9 @@ def test_what_is_promised_to_fail_fails(threshold):
 def test_config_names_them():
     assert isinstance(build_threshold(config()), dynamic)
     areas = torch.tensor([0.002, 0.02])
-    curve = build_threshold(config(TAU_SMALL=0.1, TAU_LARGE=0.9, AREA_SMALL=0.002, AREA_LARGE=0.2)).tau(areas)
+    curve = build_threshold(config(TAU_SMALL=0.1, TAU_LARGE=0.9, AREA_RATIO_SMALL=0.002, AREA_RATIO_LARGE=0.2)).tau(
+        areas
+    )
     assert curve.tolist() == pytest.approx([0.1, 0.5], abs=1e-6)
     assert build_threshold(config(NAME="fixed", FIXED=0.6)).least_score == 0.6
     assert build_threshold(config(NAME="top_k", TOP_K=7)).k == 7
@@ -68,7 +70,7 @@ def test_config_names_them():
 
 
 def test_numbers_out_of_range_are_refused():
-    with pytest.raises(ValueError, match="0 < AREA_SMALL < AREA_LARGE"):
+    with pytest.raises(ValueError, match="0 < AREA_RATIO_SMALL < AREA_RATIO_LARGE"):
         dynamic(area_small=0.1, area_large=0.1)
     with pytest.raises(ValueError, match="TAU_LARGE must be in"):
         dynamic(tau_large=70)

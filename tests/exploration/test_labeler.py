@@ -52,7 +52,7 @@ THETAS = [round(0.98 - 0.02 * k, 2) for k in range(40)]
 
 def paper(**options) -> PseudoLabeler:
     """Cells of a grid, the cosine alone, snapshots, and the training-free refiner."""
-    return labeler(**{"looks": Looks(**PAPER), "thetas": THETAS, "refiner": REFINERS.get("guided")(), **options})
+    return labeler(**{"looks": Looks(**PAPER), "theta_merge": THETAS, "refiner": REFINERS.get("guided")(), **options})
 
 
 @pytest.mark.parametrize("make", [labeler, paper])
@@ -93,7 +93,7 @@ def test_sources_and_levels_say_where_a_mask_comes_from():
     forest = labeler().generate(image)
     assert {"look0"} < set(forest.sources) <= {"look0", "look1", "look2"}
     assert set(forest.levels) == {-1}
-    at_thetas = labeler(thetas=[0.5, 0.0]).generate(image)
+    at_thetas = labeler(theta_merge=[0.5, 0.0]).generate(image)
     assert set(at_thetas.levels) == {0, 1}
     assert len(at_thetas) < len(forest)
 
@@ -101,7 +101,9 @@ def test_sources_and_levels_say_where_a_mask_comes_from():
 @pytest.mark.parametrize("make", [labeler, paper])
 def test_filters_and_duplicates(make):
     image, *_ = scene()
-    forest = make(mask_filter=MaskFilter(min_area=400, max_area=0.2, duplicate_iou=0.5, max_masks=6)).generate(image)
+    forest = make(mask_filter=MaskFilter(min_area=400, max_area_ratio=0.2, nms_threshold=0.5, max_masks=6)).generate(
+        image
+    )
     areas = decode_masks(forest.masks).sum(axis=(1, 2))
     assert 0 < len(forest) <= 6
     assert areas.min() >= 400
@@ -171,10 +173,10 @@ def test_of_duplicates_the_better_score_stays_also_when_not_adjacent():
     masks[0, :, :20] = True
     masks[1, :, 25:] = True
     masks[2, :, :19] = True
-    keep = MaskFilter(duplicate_iou=0.9).best(encode_masks(masks), np.array([0.3, 0.5, 0.9]))
+    keep = MaskFilter(nms_threshold=0.9).best(encode_masks(masks), np.array([0.3, 0.5, 0.9]))
     assert keep.tolist() == [2, 1]
     # an IoU of just the threshold, 190 of 200 pixels, is no duplicate
-    keep = MaskFilter(duplicate_iou=0.95).best(encode_masks(masks), np.array([0.3, 0.5, 0.9]))
+    keep = MaskFilter(nms_threshold=0.95).best(encode_masks(masks), np.array([0.3, 0.5, 0.9]))
     assert keep.tolist() == [2, 1, 0]
 
 
@@ -190,7 +192,7 @@ def test_agreement_and_overlaps_that_equal_their_threshold_pass():
             return np.array([[1, 0.75], [0.75, 1]], np.float32)[k]
 
     for threshold, kept in ((0.75, [0, 1]), (0.74, [0])):
-        chosen = MaskFilter(duplicate_iou=threshold).best_candidates(Overlaps(), np.array([0.9, 0.5]), np.ones_like)
+        chosen = MaskFilter(nms_threshold=threshold).best_candidates(Overlaps(), np.array([0.9, 0.5]), np.ones_like)
         assert chosen[0].tolist() == kept
 
 
@@ -258,14 +260,19 @@ CHANGED = {
     "LEAVES.NAME": "grid", "LEAVES.SMOOTHING": 2.0, "LEAVES.WINDOW": 5,
     "BORDER.SCALES": [3.0], "BORDER.HALF": 7.0, "BORDER.LEARNED_SHARE": 0.3,
     "LOOKS.SCALES": [1.0, 1.0], "LOOKS.BORDER_WEIGHTS": [0.5, 1.5], "LOOKS.SIZE_POWERS": [0.0, 0.7],
-    "THETAS": [0.7, 0.3], "MAX_PIXELS": 1234,
+    "THETA_MERGE": [0.7, 0.3], "MAX_PIXELS": 1234,
     "SCORE.NOISE": 0.2, "SCORE.AGREEMENT_POWER": 0.7, "SCORE.REDUNDANCY": 0.1, "SCORE.REDUNDANCY_POWER": 2.0,
     "SCORE.SURROUND_POWER": 0.2, "SCORE.FLOOR": 0.1, "SCORE.TAIL": 0.02, "SCORE.MIDPOINT": 0.4, "SCORE.SLOPE": 2.0,
-    "ZOOM.ENABLED": True, "ZOOM.LARGE": True, "ZOOM.SMALL_AREA": 0.02, "ZOOM.MIN_SIDE": 9, "ZOOM.CONTEXT": 1.5,
-    "ZOOM.CROP_SIZE": 128, "ZOOM.INSIDE": 0.8, "ZOOM.MAX_CROPS": 3, "ZOOM.SAME_CROP_IOU": 0.6,
+    **{
+        f"LOCAL_RECLUSTERING.{key}": value
+        for key, value in {
+            "ENABLED": True, "LARGE": True, "SMALL_AREA_RATIO": 0.02, "MIN_SIDE": 9, "CONTEXT": 1.5, "CROP_SIZE": 128,
+            "INSIDE": 0.8, "MAX_CROPS": 3, "NMS_THRESHOLD": 0.6,
+        }.items()
+    },
     "REFINEMENT.NAME": "guided", "REFINEMENT.FILL_HOLES": False,
-    "FILTER.MIN_AREA": 64, "FILTER.MAX_AREA": 0.8, "FILTER.CORNERS": 3, "FILTER.MIN_AGREEMENT": 0.4,
-    "FILTER.DUPLICATE_IOU": 0.8, "FILTER.MAX_CANDIDATES": 77, "FILTER.MAX_MASKS": 55,
+    "FILTER.MIN_AREA": 64, "FILTER.MAX_AREA_RATIO": 0.8, "FILTER.CORNERS": 3, "FILTER.MIN_AGREEMENT": 0.4,
+    "FILTER.NMS_THRESHOLD": 0.8, "FILTER.MAX_CANDIDATES": 77, "FILTER.MAX_MASKS": 55,
     "HIERARCHY.THETA_COVER": 0.8,
 }  # fmt: skip
 
@@ -321,12 +328,12 @@ def test_bad_settings_name_the_remedy():
     with pytest.raises(ValueError, match="as many SCALES"):
         PseudoLabeler.from_cfg(cfg, extractor=ColorTextureExtractor())
     with pytest.raises(ValueError, match="must fall"):
-        labeler(thetas=[0.1, 0.5])
+        labeler(theta_merge=[0.1, 0.5])
     with pytest.raises(ValueError, match="must fall"):
-        labeler(thetas=[0.5, 0.5])
+        labeler(theta_merge=[0.5, 0.5])
     closer = LocalReclustering(enabled=True)
-    for options in ({}, {"looks": Looks(**PAPER)}, {"thetas": [0.5]}):
-        with pytest.raises(ValueError, match="ZOOM needs LEAVES.NAME grid and THETAS"):
+    for options in ({}, {"looks": Looks(**PAPER)}, {"theta_merge": [0.5]}):
+        with pytest.raises(ValueError, match="LOCAL_RECLUSTERING needs LEAVES.NAME grid and THETA_MERGE"):
             labeler(reclustering=closer, **options)
     assert "none" in REFINERS
 

@@ -34,7 +34,7 @@ def test_small_regions_first_by_persistence_then_large_ones():
 
 def test_a_crop_that_shows_the_same_is_left_out():
     proposals = [proposal((10, 10, 20, 20)), proposal((10, 10, 20, 19)), proposal((10, 30, 20, 40))]
-    chosen = closer(min_side=4, context=1.0, same_crop_iou=0.8).choose(proposals, SIZE)
+    chosen = closer(min_side=4, context=1.0, nms_threshold=0.8).choose(proposals, SIZE)
     assert [k for k, _ in chosen] == [0, 2]
 
 

@@ -59,7 +59,7 @@ def tiny_options(folder: Path, output: Path, iterations: int = 6) -> list[str]:
         "PRETRAINING.HEAD.PROTOTYPES": 16,
         "PRETRAINING.HEAD.HIDDEN_DIM": 16,
         "PRETRAINING.HEAD.BOTTLENECK_DIM": 8,
-        "PRETRAINING.LOSSES.PLACE": 1.0,
+        "PRETRAINING.LOSSES.DENSE": 1.0,
         "PRETRAINING.CHECK.JSON": str(folder / "segments.json"),
         "PRETRAINING.CHECK.IMAGES": str(folder / "photos"),
         "PRETRAINING.CHECK.TOKEN_BUDGET": 48,

@@ -19,7 +19,14 @@ from sohes_d2.inference import models, predictor
 from sohes_d2.structures.images import ImageReadError
 
 REPOSITORY = Path(__file__).parents[2]
-FAST = ("EXPLORATION.ZOOM.ENABLED", "False", "EXPLORATION.ZOOM.LARGE", "False", "EXPLORATION.HIERARCHY.MAX_DEPTH", "3")
+FAST = (
+    "EXPLORATION.LOCAL_RECLUSTERING.ENABLED",
+    "False",
+    "EXPLORATION.LOCAL_RECLUSTERING.LARGE",
+    "False",
+    "EXPLORATION.HIERARCHY.MAX_DEPTH",
+    "3",
+)
 
 
 @pytest.fixture(scope="module")

@@ -63,7 +63,7 @@ def test_empty_duplicate_and_weak_masks_are_left_out():
     masks = torch.stack([block(0, 0, 4, 4), torch.full((8, 8), -1.0), block(0, 0, 4, 4), block(4, 0, 6, 4)])
     logits = entity_logits(0.9, 0.95, 0.8, 0.1)
     assert len(entities(EntityInference(), logits, masks, None, **SIZES)["instances"]) == 3
-    assert len(entities(EntityInference(duplicate_iou=0.9), logits, masks, None, **SIZES)["instances"]) == 2
+    assert len(entities(EntityInference(nms_threshold=0.9), logits, masks, None, **SIZES)["instances"]) == 2
     best = entities(EntityInference(min_score=0.2), logits, masks, None, **SIZES)["instances"]
     assert best.scores.tolist() == sorted(best.scores.tolist(), reverse=True) and len(best) == 2
     none = entities(EntityInference(), logits[1:2], masks[1:2], None, **SIZES)
@@ -78,8 +78,8 @@ def test_calibration_changes_scores_and_neither_order_nor_masks():
     masks = torch.randn(9, 8, 8, generator=torch.Generator().manual_seed(0)) * 4
     logits = torch.randn(9, 2, generator=torch.Generator().manual_seed(1))
     for iou in (1.0, 0.3):
-        plain = entities(EntityInference(duplicate_iou=iou), logits, masks, None, **SIZES)
-        found = entities(EntityInference(duplicate_iou=iou, calibration=KNOTS), logits, masks, None, **SIZES)
+        plain = entities(EntityInference(nms_threshold=iou), logits, masks, None, **SIZES)
+        found = entities(EntityInference(nms_threshold=iou, calibration=KNOTS), logits, masks, None, **SIZES)
         expected = np.interp(plain["instances"].scores.numpy(), *np.transpose(KNOTS))
         np.testing.assert_allclose(found["instances"].scores.numpy(), expected, rtol=1e-6)
         assert found["instances"].scores.dtype == torch.float32

@@ -35,8 +35,8 @@ def said(probabilities, masks, sides=None):
     return outputs
 
 
-def fuse(*found, duplicate_iou=0.6):
-    return ViewFusion(duplicate_iou=duplicate_iou).fuse(found)
+def fuse(*found, nms_threshold=0.6):
+    return ViewFusion(nms_threshold=nms_threshold).fuse(found)
 
 
 def support_of(fused):
@@ -124,10 +124,10 @@ def test_of_masks_that_overlap_one_is_left_and_a_chain_is_not_torn_away():
     chain = [cells(0, x, 8, x + 8) for x in (0, 2, 4, 6)]
     one = said([0.9, 0.8, 0.7, 0.6], chain)
     none = said([0.5] * 4, [torch.full((SIDE, SIDE), -1.0)] * 4)
-    fused = fuse(one, none, duplicate_iou=0.5)
+    fused = fuse(one, none, nms_threshold=0.5)
     assert support_of(fused)[:2] == pytest.approx([0.45, 0.35])
     assert torch.equal(inside_of(fused)[:2], torch.stack([chain[0], chain[2]]) > 0)
-    assert support_of(fuse(one, none, duplicate_iou=0.65)) == pytest.approx([0.45, 0.4, 0.35, 0.3])
+    assert support_of(fuse(one, none, nms_threshold=0.65)) == pytest.approx([0.45, 0.4, 0.35, 0.3])
 
 
 def test_places_that_no_mask_fills_are_never_entities():
@@ -178,17 +178,17 @@ def test_no_gradient_and_half_precision():
 def test_settings():
     cfg = get_cfg()
     add_sohes_config(cfg)
-    for node in (cfg.TEST.VIEWS, cfg.CORRECTION.TEACHER_VIEWS):
+    for node in (cfg.TEST.TTA, cfg.CORRECTION.TEACHER_TTA):
         assert ViewFusion.from_config(node, "KEY") == AS_IT_IS
-    cfg.TEST.VIEWS.NAMES = ["same", "turned_180"]
-    cfg.TEST.VIEWS.DUPLICATE_IOU = 0.7
-    assert ViewFusion.from_config(cfg.TEST.VIEWS, "KEY") == ViewFusion((VIEWS["same"], VIEWS["turned_180"]), 0.7)
+    cfg.TEST.TTA.TRANSFORMS = ["same", "turned_180"]
+    cfg.TEST.TTA.NMS_THRESHOLD = 0.7
+    assert ViewFusion.from_config(cfg.TEST.TTA, "KEY") == ViewFusion((VIEWS["same"], VIEWS["turned_180"]), 0.7)
     for names, message in [
         (["same", "upside_down"], "KEY.NAMES has the unknown view 'upside_down'; there are same, mirrored"),
         (["mirrored"], "KEY.NAMES must begin with 'same'"),
         ([], "KEY.NAMES must begin with 'same'"),
         (["same", "mirrored", "mirrored"], "KEY.NAMES has a view twice"),
     ]:
-        cfg.TEST.VIEWS.NAMES = names
+        cfg.TEST.TTA.TRANSFORMS = names
         with pytest.raises(ValueError, match=message):
-            ViewFusion.from_config(cfg.TEST.VIEWS, "KEY")
+            ViewFusion.from_config(cfg.TEST.TTA, "KEY")

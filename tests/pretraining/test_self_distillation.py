@@ -41,15 +41,15 @@ def losses_of(model: SelfDistillation, samples, seed: int = 0) -> dict[str, torc
 def test_each_term_has_its_weight_and_is_left_out_at_zero():
     samples = batch()
     one = losses_of(method(), samples)
-    assert set(one) == {"loss_image", "loss_patch", "loss_place"}
-    other = losses_of(method(image_weight=2.0, patch_weight=3.0, place_weight=0.5), samples)
-    for key, factor in (("loss_image", 2.0), ("loss_patch", 3.0), ("loss_place", 0.5)):
+    assert set(one) == {"loss_image", "loss_patch", "loss_dense"}
+    other = losses_of(method(image_weight=2.0, patch_weight=3.0, dense_weight=0.5), samples)
+    for key, factor in (("loss_image", 2.0), ("loss_patch", 3.0), ("loss_dense", 0.5)):
         torch.testing.assert_close(other[key], factor * one[key])
     alone = method(image_weight=0.0, patch_weight=0.0)
-    assert set(losses_of(alone, samples)) == {"loss_place"}
+    assert set(losses_of(alone, samples)) == {"loss_dense"}
     assert alone.student.image_head is None and alone.student.patch_head is None
     with pytest.raises(ValueError, match="nothing to learn"):
-        method(image_weight=0, patch_weight=0, place_weight=0)
+        method(image_weight=0, patch_weight=0, dense_weight=0)
 
 
 def test_at_the_start_all_prototypes_are_as_likely():
@@ -133,11 +133,11 @@ def test_the_center_follows_the_teacher():
 
 def test_the_place_term_learns_to_tell_places_apart():
     """After some steps on a few photos, two views agree on a place far better than at first."""
-    model = method(image_weight=0.0, patch_weight=0.0, place_temperature=0.2)
+    model = method(image_weight=0.0, patch_weight=0.0, dense_temperature=0.2)
     optimizer = torch.optim.AdamW(model.student.parameters(), lr=3e-3)
     found = []
     for step in range(40):
-        loss = losses_of(model, batch(6, step, 0), step)["loss_place"]
+        loss = losses_of(model, batch(6, step, 0), step)["loss_dense"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

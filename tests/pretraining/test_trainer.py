@@ -84,7 +84,7 @@ def test_the_card_tells_what_was_done(straight):
     assert card["parameters"] == sum(p.numel() for p in trainer.checkpointer.model.trunk.parameters())
     assert str(folder) not in json.dumps(card["data"])
     lines = [json.loads(line) for line in (folder / "run" / "metrics.json").read_text().splitlines()]
-    assert {"loss_image", "loss_patch", "loss_place", "dense/near_auc", "lr", "skipped_images"} <= lines[-1].keys()
+    assert {"loss_image", "loss_patch", "loss_dense", "dense/near_auc", "lr", "skipped_images"} <= lines[-1].keys()
     assert lines[-1]["skipped_images"] == 1
     assert list((folder / "run").glob("events.out.tfevents.*"))
 

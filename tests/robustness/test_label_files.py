@@ -23,7 +23,7 @@ VERSION: 2
 MODEL: {META_ARCHITECTURE: TinySegmenter, VIT: {WEIGHTS: random}}
 INPUT: {FORMAT: RGB, IMAGE_SIZE: 32, MIN_SIZE_TEST: 64, MAX_SIZE_TEST: 64}
 DATASETS:
-  REGISTER: "%(name)s_scenes: %(folder)s/odd.json, %(folder)s/images"
+  REGISTER: {%(name)s_scenes: [%(folder)s/odd.json, %(folder)s/images]}
   TRAIN: ("%(name)s_scenes",)
   TEST: ()
 DATALOADER: {NUM_WORKERS: 0}

@@ -41,7 +41,7 @@ class StrongView:
         blur_sigma: Sequence[float] = (0.1, 2.0),
         erase_probability: float = 0.5,
         erase_count: int = 3,
-        erase_area: Sequence[float] = (0.02, 0.1),
+        erase_area_ratio: Sequence[float] = (0.02, 0.1),
     ):
         """
         Args:
@@ -53,7 +53,7 @@ class StrongView:
             blur_sigma: ...by a Gaussian whose standard deviation in pixels is uniform between these two.
             erase_probability: that 1 to ``erase_count`` (evenly) rectangles are filled with noise.
             erase_count: at least 1.
-            erase_area: of each rectangle, as a share of the image, is uniform between these two.
+            erase_area_ratio: of each rectangle, as a share of the image, is uniform between these two.
 
         Raises:
             ValueError: a setting out of range.
@@ -61,7 +61,8 @@ class StrongView:
         _require(0 <= jitter <= 1, "JITTER", jitter, "in [0, 1]")
         _require(0 <= hue <= 0.5, "HUE", hue, "in [0, 0.5]")
         _require(0 < blur_sigma[0] <= blur_sigma[1], "BLUR_SIGMA", blur_sigma, "0 < least <= most")
-        _require(0 < erase_area[0] <= erase_area[1] <= 1, "ERASE_AREA", erase_area, "0 < least <= most <= 1")
+        least, most = erase_area_ratio
+        _require(0 < least <= most <= 1, "ERASE_AREA_RATIO", erase_area_ratio, "0 < least <= most <= 1")
         _require(erase_count >= 1, "ERASE_COUNT", erase_count, "at least 1")
         probabilities = {
             "JITTER": jitter_probability,
@@ -79,7 +80,7 @@ class StrongView:
         self.blur_sigma = tuple(blur_sigma)
         self.erase_probability = erase_probability
         self.erase_count = erase_count
-        self.erase_area = tuple(erase_area)
+        self.erase_area_ratio = tuple(erase_area_ratio)
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
@@ -103,7 +104,7 @@ class StrongView:
             view = cv2.GaussianBlur(view, (0, 0), rng.uniform(self.blur_sigma[0], self.blur_sigma[1]))
         if rng.random() < self.erase_probability:
             for _ in range(rng.integers(1, self.erase_count + 1)):
-                _erase(view, rng.uniform(self.erase_area[0], self.erase_area[1]), rng)
+                _erase(view, rng.uniform(self.erase_area_ratio[0], self.erase_area_ratio[1]), rng)
         return view
 
     def _jittered(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:

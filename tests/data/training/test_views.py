@@ -98,7 +98,7 @@ def test_blur_is_a_gaussian():
 @pytest.mark.parametrize("seed", range(5))
 def test_erasing_touches_one_rectangle(seed):
     image = photo(size=(100, 150))
-    erased = view(image, seed, erase_probability=1, erase_count=1, erase_area=(0.05, 0.1))
+    erased = view(image, seed, erase_probability=1, erase_count=1, erase_area_ratio=(0.05, 0.1))
     changed = (erased != image).any(axis=2)
     rows, columns = np.flatnonzero(changed.any(axis=1)), np.flatnonzero(changed.any(axis=0))
     h, w = np.ptp(rows) + 1, np.ptp(columns) + 1
@@ -112,7 +112,7 @@ def test_erasing_touches_one_rectangle(seed):
 def test_how_many_rectangles_and_where():
     """Rectangles of a 50th of a black square: their number and centre over many draws."""
     black = np.zeros((60, 60, 3), np.uint8)
-    strong = StrongView(**{**OFF, "erase_probability": 0.5}, erase_count=3, erase_area=(0.02, 0.02))
+    strong = StrongView(**{**OFF, "erase_probability": 0.5}, erase_count=3, erase_area_ratio=(0.02, 0.02))
     rng = np.random.default_rng(0)
     erased = np.array([strong(black, rng).any(axis=2) for _ in range(600)])
     share = erased.mean(axis=(1, 2))
@@ -125,8 +125,8 @@ def test_how_many_rectangles_and_where():
 
 def test_a_rectangle_larger_than_a_side_is_cut():
     for seed in range(20):
-        assert view(np.zeros((2, 50, 3), np.uint8), seed, erase_probability=1, erase_area=(0.9, 1.0)).any()
-        assert view(np.zeros((1, 1, 3), np.uint8), seed, erase_probability=1, erase_area=(0.01, 0.01)).any()
+        assert view(np.zeros((2, 50, 3), np.uint8), seed, erase_probability=1, erase_area_ratio=(0.9, 1.0)).any()
+        assert view(np.zeros((1, 1, 3), np.uint8), seed, erase_probability=1, erase_area_ratio=(0.01, 0.01)).any()
 
 
 def test_probabilities():
@@ -190,8 +190,8 @@ def test_chance_comes_from_the_generator_alone():
         ("blur_sigma", (2, 1)),
         ("erase_probability", -1),
         ("erase_count", 0),
-        ("erase_area", (0.1, 1.5)),
-        ("erase_area", (0.2, 0.1)),
+        ("erase_area_ratio", (0.1, 1.5)),
+        ("erase_area_ratio", (0.2, 0.1)),
     ],
 )
 def test_settings_out_of_range(key, value):
@@ -236,10 +236,10 @@ def masks_of(sample):
 
 
 def test_settings_come_from_the_config():
-    cfg = config(jitter=0.3, hue=0.2, blur_sigma=[0.5, 0.7], erase_area=[0.01, 0.03], erase_count=7)
+    cfg = config(jitter=0.3, hue=0.2, blur_sigma=[0.5, 0.7], erase_area_ratio=[0.01, 0.03], erase_count=7)
     strong = PseudoLabelDatasetMapper(cfg, is_train=True).views
     assert (strong.jitter, strong.hue, strong.blur_sigma) == (0.3, 0.2, (0.5, 0.7))
-    assert (strong.erase_area, strong.erase_count) == ((0.01, 0.03), 7)
+    assert (strong.erase_area_ratio, strong.erase_count) == ((0.01, 0.03), 7)
     assert (strong.jitter_probability, strong.grey_probability) == (0.8, 0.2)
     assert (strong.blur_probability, strong.erase_probability) == (0.5, 0.5)
     assert PseudoLabelDatasetMapper(cfg, is_train=False).views is None
@@ -279,7 +279,7 @@ def test_the_photo_ends_where_the_padding_begins(given):
 
 def test_with_erasing_alone_the_views_differ_in_a_rectangle(given):
     mapper = PseudoLabelDatasetMapper(
-        config(**{**OFF, "erase_probability": 1}, erase_count=1, erase_area=[0.05, 0.05]), is_train=True
+        config(**{**OFF, "erase_probability": 1}, erase_count=1, erase_area_ratio=[0.05, 0.05]), is_train=True
     )
     for seed in range(12):
         sample = sample_of(mapper, given, seed)

@@ -1,0 +1,79 @@
+"""Config keys of earlier versions, and what they are called now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ..errors import ConfigError
+
+# Old key or section -> its name now. The longest entry that fits a key counts.
+RENAMED = {
+    "CORRECTION.DUPLICATE_IOU": "CORRECTION.INITIAL_IOU_THRESHOLD",
+    "CORRECTION.OWN_DUPLICATE_IOU": "CORRECTION.NMS_THRESHOLD",
+    "CORRECTION.TEACHER_VIEWS": "CORRECTION.TEACHER_TTA",
+    "CORRECTION.TEACHER_VIEWS.DUPLICATE_IOU": "CORRECTION.TEACHER_TTA.NMS_THRESHOLD",
+    "CORRECTION.TEACHER_VIEWS.NAMES": "CORRECTION.TEACHER_TTA.TRANSFORMS",
+    "CORRECTION.THRESHOLD.AREA_LARGE": "CORRECTION.THRESHOLD.AREA_RATIO_LARGE",
+    "CORRECTION.THRESHOLD.AREA_SMALL": "CORRECTION.THRESHOLD.AREA_RATIO_SMALL",
+    "CORRECTION.VIEWS.ERASE_AREA": "CORRECTION.VIEWS.ERASE_AREA_RATIO",
+    "EXPLORATION.FILTER.DUPLICATE_IOU": "EXPLORATION.FILTER.NMS_THRESHOLD",
+    "EXPLORATION.FILTER.MAX_AREA": "EXPLORATION.FILTER.MAX_AREA_RATIO",
+    "EXPLORATION.THETAS": "EXPLORATION.THETA_MERGE",
+    "EXPLORATION.ZOOM": "EXPLORATION.LOCAL_RECLUSTERING",
+    "EXPLORATION.ZOOM.SAME_CROP_IOU": "EXPLORATION.LOCAL_RECLUSTERING.NMS_THRESHOLD",
+    "EXPLORATION.ZOOM.SMALL_AREA": "EXPLORATION.LOCAL_RECLUSTERING.SMALL_AREA_RATIO",
+    "PRETRAINING.LOSSES.PLACE": "PRETRAINING.LOSSES.DENSE",
+    "PRETRAINING.LOSSES.PLACE_POINTS": "PRETRAINING.LOSSES.DENSE_POINTS",
+    "PRETRAINING.LOSSES.PLACE_SIGMA": "PRETRAINING.LOSSES.DENSE_SIGMA",
+    "PRETRAINING.LOSSES.PLACE_TEMPERATURE": "PRETRAINING.LOSSES.DENSE_TEMPERATURE",
+    "TEST.DUPLICATE_IOU": "TEST.NMS_THRESHOLD",
+    "TEST.VIEWS": "TEST.TTA",
+    "TEST.VIEWS.DUPLICATE_IOU": "TEST.TTA.NMS_THRESHOLD",
+    "TEST.VIEWS.NAMES": "TEST.TTA.TRANSFORMS",
+}
+
+
+def new_name(key: str) -> str:
+    """What a key of an earlier version is called now, "" if it is not one."""
+    section, rest = key, ""
+    while section not in RENAMED:
+        section, _, last = section.rpartition(".")
+        if not section:
+            return ""
+        rest = f".{last}{rest}"
+    return RENAMED[section] + rest
+
+
+def check_names(content: Mapping[str, Any], where: str) -> None:
+    """Refuse what an earlier version read.
+
+    Args:
+        content: keys and values as nested dicts.
+        where: they come from, for messages.
+
+    Raises:
+        ConfigError: a key of an earlier version; the message has all of them with their new names.
+    """
+    renamed = [f"{key} is now {new_name(key)}" for key in _keys(content) if new_name(key)]
+    if renamed:
+        raise ConfigError(f"{where}: keys have new names: {'; '.join(renamed)}")
+    for section, key in (("DATASETS", "REGISTER"), ("TEST", "AUG")):
+        node = content.get(section)
+        value = node.get(key) if isinstance(node, Mapping) else None
+        if key == "REGISTER" and isinstance(value, str):
+            raise ConfigError(
+                f"{where}: DATASETS.REGISTER has the names of data sets as keys: DATASETS.REGISTER.mine "
+                f'"labels.json, images/", in yaml `REGISTER: {{mine: [labels.json, images/]}}`; got {value!r}'
+            )
+        if key == "AUG" and isinstance(value, Mapping) and str(value.get("ENABLED", False)).lower() != "false":
+            raise ConfigError(f"{where}: TEST.AUG is for Detectron2's models with boxes; set TEST.TTA.TRANSFORMS")
+
+
+def _keys(content: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """The dotted keys of all values."""
+    for key, value in content.items():
+        if isinstance(value, Mapping) and value:
+            yield from _keys(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"

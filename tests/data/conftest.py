@@ -1,0 +1,3 @@
+"""Data sets for the tests of loading."""
+
+from helpers.tiny_training import scenes  # noqa: F401
