@@ -15,8 +15,9 @@ from __future__ import annotations
 import sys
 
 from sohes_d2.cli.prepare import make_parser, run
-from sohes_d2.data.benchmarks.conversion import Summary, convert_coco, own_file_name, path_of
+from sohes_d2.data.benchmarks.conversion import Summary, convert_coco, path_of
 from sohes_d2.data.builtin import BUILTIN
+from sohes_d2.labels.schema import image_name
 
 REMEDY = (
     "Get http://images.cocodataset.org/zips/val2017.zip and "
@@ -33,7 +34,7 @@ def body(args) -> Summary:
         {"description": "COCO instances, class-agnostic", "url": "https://cocodataset.org"},
         limit=args.limit,
         # the json's own name: a 2014 file of instances names 2014 images, although its URLs may lead elsewhere
-        file_name=own_file_name,
+        file_name=image_name,
         image_root=None if args.no_images else path_of(args.images, args.root, DATASET.images),
         remedy=REMEDY,
     )

@@ -23,12 +23,12 @@ from sohes_d2.cli.prepare import make_parser, run
 from sohes_d2.data.benchmarks.conversion import (
     Summary,
     convert_coco,
-    own_file_name,
     path_of,
     require,
 )
 from sohes_d2.data.builtin import BUILTIN
 from sohes_d2.errors import InputError
+from sohes_d2.labels.schema import image_name
 
 REMEDY = (
     "Get the annotations from https://github.com/adobe-research/EntitySeg-Dataset/releases/tag/v1.0 into "
@@ -50,7 +50,7 @@ def image_finder(root: str) -> Callable[[dict[str, Any]], str]:
             by_name.setdefault(name, []).append(os.path.relpath(os.path.join(folder, name), root))
 
     def find(image: dict[str, Any]) -> str:
-        name = own_file_name(image)
+        name = image_name(image)
         if os.path.isfile(os.path.join(root, name)):
             return name
         found = by_name.get(os.path.basename(name), [])
@@ -71,7 +71,7 @@ def body(args) -> Summary:
         path_of(args.output, args.root, DATASET.labels),
         {"description": "EntitySeg, class-agnostic", "url": "https://github.com/adobe-research/EntitySeg-Dataset"},
         limit=args.limit,
-        file_name=own_file_name if args.no_images else image_finder(images),
+        file_name=image_name if args.no_images else image_finder(images),
         image_root=None if args.no_images else images,
         remedy=REMEDY,
     )

@@ -15,8 +15,9 @@ from __future__ import annotations
 import sys
 
 from sohes_d2.cli.prepare import make_parser, run
-from sohes_d2.data.benchmarks.conversion import Summary, convert_coco, own_file_name, path_of
+from sohes_d2.data.benchmarks.conversion import Summary, convert_coco, path_of
 from sohes_d2.data.builtin import BUILTIN
+from sohes_d2.labels.schema import image_name
 from sohes_d2.structures.forest import NO_PARENT
 
 REMEDY = (
@@ -49,7 +50,7 @@ def body(args) -> Summary:
         path_of(args.output, args.root, dataset.labels),
         {"description": f"PACO-LVIS {args.split}, class-agnostic", "url": "https://github.com/facebookresearch/paco"},
         limit=args.limit,
-        file_name=own_file_name,
+        file_name=image_name,
         image_root=None if args.no_images else path_of(args.images, args.root, dataset.images),
         link_parents=object_of_each,
         remedy=REMEDY,

@@ -31,13 +31,13 @@ from sohes_d2.data.benchmarks.conversion import (
     convert,
     convert_coco,
     image_files,
-    own_file_name,
     path_of,
     require,
     take,
 )
 from sohes_d2.data.builtin import BUILTIN
 from sohes_d2.errors import InputError
+from sohes_d2.labels.schema import image_name
 from sohes_d2.structures.forest import NO_PARENT
 from sohes_d2.structures.images import image_size, open_image
 from sohes_d2.structures.masks import encode_label_map
@@ -80,7 +80,7 @@ def _read_map(path: str, size: tuple[int, int], none: int) -> np.ndarray:
 
 def ood_file_name(image: dict) -> str:
     """The path of an image of the second release: in the folder of its class, which its name begins with."""
-    name = own_file_name(image)
+    name = image_name(image)
     return name if "/" in name else f"{name.split('_')[0]}/{name}"
 
 

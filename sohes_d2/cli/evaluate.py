@@ -22,7 +22,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from ..structures.files import check_output
+from ..structures.files import check_output, write_json
 from .runner import run_tool, tool_parser
 
 
@@ -81,7 +81,7 @@ def score(args: argparse.Namespace) -> None:
     from ..evaluation.predictions import read_predictions
     from ..evaluation.scoring import evaluate
     from ..evaluation.significance import recall_differences
-    from ..evaluation.tables import difference_table
+    from ..evaluation.tables import difference_table, flat_metrics
 
     iou_types = list(dict.fromkeys(args.iou_type))
     if args.output:
@@ -108,7 +108,11 @@ def score(args: argparse.Namespace) -> None:
                 backend,
             )
     if args.output:
-        _write(args.output, evaluation.results, evaluation.depth_confusion, differences)
+        metrics = {**flat_metrics(evaluation.results), **flat_metrics(differences)}
+        if evaluation.depth_confusion is not None:
+            metrics["forest/depth_confusion-50"] = evaluation.depth_confusion.tolist()
+        os.makedirs(os.path.dirname(os.path.abspath(args.output)), exist_ok=True)
+        write_json(args.output, metrics)
 
     predicted_images = len({a["image_id"] for a in predictions.annotations})
     print(
@@ -129,18 +133,3 @@ def score(args: argparse.Namespace) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     return run_tool("sohes evaluate", parse_arguments, score, arguments)
-
-
-def _write(path: str, results: dict, depth_confusion, differences: dict) -> None:
-    metrics = {f"{task}/{name}": value for task, values in results.items() for name, value in values.items()}
-    for task, found in differences.items():
-        for name, d in found.items():
-            gain = f"{task}/{name}/gain"
-            metrics.update({gain: d.after - d.before, f"{gain}-low": d.low, f"{gain}-high": d.high})
-    content = {name: None if value != value else value for name, value in metrics.items()}  # json has no NaN
-    if depth_confusion is not None:
-        content["forest/depth_confusion-50"] = depth_confusion.tolist()
-    from ..structures.files import write_json
-
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    write_json(path, content)

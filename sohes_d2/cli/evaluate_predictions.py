@@ -24,7 +24,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..errors import ConfigError
-from ..structures.files import check_output
+from ..structures.files import check_output, write_json
 from .runner import run_tool, tool_parser
 
 METRICS_FILE = "metrics.json"
@@ -151,6 +151,7 @@ def score(args: argparse.Namespace) -> None:
     from ..evaluation.entity_evaluator import EntityEvaluator
     from ..evaluation.ground_truth import GroundTruth
     from ..evaluation.predictions import read_predictions
+    from ..evaluation.tables import flat_metrics
 
     logging.basicConfig(format="%(message)s", stream=sys.stdout, force=True)
     for package in ("sohes_d2", "detectron2"):
@@ -172,7 +173,7 @@ def score(args: argparse.Namespace) -> None:
     loader = build_detection_test_loader(dataset, mapper=_without_labels)
     results = inference_on_dataset(model, loader, evaluator)
     if args.output:
-        _write(os.path.join(args.output, METRICS_FILE), results)
+        write_json(os.path.join(args.output, METRICS_FILE), flat_metrics(results))
     print(f"{len(predictions.annotations)} predictions on {name}, matched by {predictions.matched_by}")
     if predictions.ignored_images:
         print(f"{len(predictions.ignored_images)} predicted images are not in the data set and left out")
@@ -185,11 +186,3 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _without_labels(record: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in record.items() if key != "annotations"}
-
-
-def _write(path: str, results: Mapping[str, Mapping[str, float]]) -> None:
-    metrics = {f"{task}/{name}": value for task, values in results.items() for name, value in values.items()}
-    content = {name: None if value != value else value for name, value in metrics.items()}  # json has no NaN
-    from ..structures.files import write_json
-
-    write_json(path, content)

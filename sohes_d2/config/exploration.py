@@ -51,6 +51,10 @@ def add_exploration_config(cfg: Any) -> None:
     cfg.EXPLORATION.BORDER = node = CfgNode()  # strength of borders: the photo's Lab gradient g as g / (g + HALF) [D]
     node.SCALES = [1.0, 2.0]  # pixels, standard deviations
     node.HALF = 20.0  # Lab units per 8 pixels
+    # And the border strength that a network learned from labels: "shipped:border_unet", or a file of a training with
+    # MODEL.META_ARCHITECTURE BorderStudent; "": the gradient alone
+    node.WEIGHTS = ""
+    node.LEARNED_SHARE = 0.5  # of the network's in the sum of both
 
     # Several looks at one photo, each a merge tree; one value per look in each list. The paper has one look of weight 0
     # and power 0.

@@ -100,16 +100,14 @@ def load_config(config_file: str, options: Sequence[str] = ()) -> CfgNode:
             that cannot be read.
     """
     cfg = _defaults()
-    if config_file:
-        config_file = get_config_file(config_file)
-        content = _read_with_bases(config_file)
+    for path, content in _read_with_bases(get_config_file(config_file)) if config_file else ():
         if content.get("VERSION", cfg.VERSION) != cfg.VERSION:
-            raise ConfigError(f"config file {config_file!r}: VERSION is {content['VERSION']!r}, not {cfg.VERSION}")
-        check_names(content, f"config file {config_file!r}")
+            raise ConfigError(f"config file {path!r}: VERSION is {content['VERSION']!r}, not {cfg.VERSION}")
+        check_names(content, f"config file {path!r}")
         try:
             cfg.merge_from_other_cfg(type(cfg)(content))
         except _MERGE_ERRORS as error:
-            raise ConfigError(f"config file {config_file!r}: {_explain(cfg, error)}") from error
+            raise ConfigError(f"config file {path!r}: {_explain(cfg, error)}") from error
     if len(options) % 2 or any(key.startswith("-") for key in options[::2]):
         raise ConfigError(
             "expected KEY VALUE pairs at the end of the command, after all flags that begin with --, got: "
@@ -155,7 +153,7 @@ def read_yaml(text: str, where: str) -> Any:
     """
     try:
         if len(text) > _MAX_BYTES:
-            raise ConfigError(f"{where}: {len(text)} characters, no config is longer than {_MAX_BYTES}")
+            raise ConfigError(f"{where}: it is larger than {_MAX_BYTES} bytes; give a yaml file")
         _check_depth(text)
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
@@ -188,19 +186,16 @@ def _check_depth(text: str) -> None:
 def _check_expanded(root: yaml.Node, where: str) -> None:
     """Count what is there once every alias is written out: a few lines of yaml can stand for billions of values."""
     count = 0
-    stack = [(root, 0)]
+    stack = [root]
     while stack:
-        node, depth = stack.pop()
+        node = stack.pop()
         count += 1
-        if depth > _MAX_DEPTH or count > _MAX_VALUES:
-            raise ConfigError(
-                f"{where}: with its aliases (*name) written out it has more than {_MAX_VALUES} values, or is nested "
-                f"more than {_MAX_DEPTH} deep"
-            )
+        if count > _MAX_VALUES:
+            raise ConfigError(f"{where}: with its aliases (*name) written out it has more than {_MAX_VALUES} values")
         if isinstance(node, yaml.MappingNode):
-            stack += [(inner, depth + 1) for pair in node.value for inner in pair]
+            stack += [inner for pair in node.value for inner in pair]
         elif isinstance(node, yaml.SequenceNode):
-            stack += [(inner, depth + 1) for inner in node.value]
+            stack += node.value
 
 
 def _yaml_reason(error: yaml.YAMLError) -> str:
@@ -213,40 +208,28 @@ def _line(error: yaml.YAMLError) -> str:
     return f" in line {mark.line + 1}" if mark is not None else ""
 
 
-def _read_with_bases(file: str) -> dict[str, Any]:
-    """A config file as nested dicts, laid over those that its ``_BASE_`` names, relative to it."""
-    chain: list[str] = []
-    contents: list[dict[str, Any]] = []
+def _read_with_bases(file: str) -> list[tuple[str, dict[str, Any]]]:
+    """Paths and contents of a config file and of those that its ``_BASE_`` names, relative to it; the lowest first."""
+    contents: list[tuple[str, dict[str, Any]]] = []
     path, named_by = file, ""
     while path:
-        if os.path.realpath(path) in chain or len(chain) == _MAX_BASES:
-            raise ConfigError(
-                f"config file {file!r}: {BASE_KEY} leads in a circle, or over more than {_MAX_BASES} files, at {path!r}"
-            )
-        chain.append(os.path.realpath(path))
+        if len(contents) == _MAX_BASES:
+            raise ConfigError(f"config file {file!r}: {BASE_KEY} leads in a circle or over {_MAX_BASES} files")
         content = _read_mapping(path, named_by)
         base = content.pop(BASE_KEY, "")
         if not isinstance(base, str):
             raise ConfigError(f"config file {path!r}: {BASE_KEY} is {base!r}, not the path of a file")
-        contents.append(content)
+        contents.append((path, content))
         named_by = f" ({BASE_KEY} of {path!r})"
         path = base and os.path.join(os.path.dirname(path), os.path.expanduser(base))
-    merged: dict[str, Any] = {}
-    for content in reversed(contents):
-        _lay_over(merged, content)
-    return merged
+    return contents[::-1]
 
 
 def _read_mapping(path: str, named_by: str) -> dict[str, Any]:
     where = f"config file {path!r}{named_by}"
     try:
         with open_regular(path) as file:
-            data = file.read(_MAX_BYTES + 1)
-        if len(data) > _MAX_BYTES:
-            raise ConfigError(f"{where}: it is larger than {_MAX_BYTES} bytes; give a yaml file")
-        content = read_yaml(data.decode("utf-8-sig"), where)
-    except FileNotFoundError as error:
-        raise ConfigError(f"{where} does not exist") from error
+            content = read_yaml(file.read(2 * _MAX_BYTES).decode("utf-8-sig"), where)
     except OSError as error:
         raise ConfigError(f"{where}: {error.strerror}; give a yaml file") from error
     except UnicodeDecodeError as error:
@@ -263,14 +246,6 @@ def _check_keys(content: Mapping[Any, Any], where: str) -> None:
             raise ConfigError(f"{where}: the key {key!r} is no text")
         if isinstance(value, dict):
             _check_keys(value, where)
-
-
-def _lay_over(below: dict[str, Any], above: Mapping[str, Any]) -> None:
-    for key, value in above.items():
-        if isinstance(value, dict) and isinstance(below.get(key), dict):
-            _lay_over(below[key], value)
-        else:
-            below[key] = value
 
 
 def _is_free(cfg: CfgNode, key: str) -> bool:

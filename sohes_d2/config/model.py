@@ -65,6 +65,16 @@ def add_model_config(cfg: Any) -> None:
     node.OVERSAMPLE_RATIO = 3.0
     node.IMPORTANCE_SAMPLE_RATIO = 0.75
 
+    # Of MODEL.META_ARCHITECTURE BorderStudent, which learns from labels where entities end [D]
+    cfg.MODEL.BORDER_NETWORK = node = CfgNode()
+    node.CHANNELS = [32, 64, 96, 128]  # of its stages, the first at half of the photo's resolution
+    node.COUNT = 64  # labels that end at a pixel of the strongest border
+    node.BORDER_WEIGHT = 4.0  # the loss of a pixel of border strength t counts 1 + this * t
+    node.JITTER = 0.2  # brightness changes by up to this share, each channel by a third of it
+    node.MAX_PIXELS = 750_000  # larger photos are reduced to so many, as phase 1 shows them; 0: never
+    node.CACHE_MEGABYTES = 2048  # of photos and targets that each process keeps
+    node.EMA_MOMENTUM = 0.999  # of the average of its weights, which is what is used
+
     cfg.MODEL.ANCESTOR_HEAD = node = CfgNode()
     node.ENABLED = True  # [P]
     node.DIM = 256  # of the two projections W_a, W_d [D]

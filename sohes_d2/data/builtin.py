@@ -111,10 +111,10 @@ def read_sa1b_json(path: str) -> tuple[Id, tuple[int, int], list[Annotation]]:
         CorruptFileError: it is damaged.
     """
     value = read_json(path)
-    if not isinstance(value, dict) or not isinstance(value.get("image"), dict):
-        raise InputError(f"{path!r} is not an SA-1B json: it has no `image`")
-    if not isinstance(value.get("annotations"), list):
-        raise InputError(f"{path!r} is not an SA-1B json: it has no `annotations`")
-    image = read_image({**value["image"], "id": value["image"].get("image_id")}, Problems(), path)
-    annotations = read_annotations(value["annotations"], Problems(refused=path), f"image {image['id']!r}")
+    found = value if isinstance(value, dict) else {}
+    record, records = found.get("image"), found.get("annotations")
+    if not isinstance(record, dict) or not isinstance(records, list):
+        raise InputError(f"{path!r} is not an SA-1B json, which has an object `image` and a list `annotations`")
+    image = read_image({**record, "id": record.get("image_id")}, Problems(), path)
+    annotations = read_annotations(records, Problems(refused=path), f"image {image['id']!r}")
     return image["id"], image_size(image, path), annotations

@@ -28,11 +28,11 @@ from ..errors import ConfigError, InputError
 from ..labels.forests import find_parents
 from ..labels.index import is_label_file
 from ..labels.reader import read_label_file, report
-from ..labels.schema import Annotation, Problems, annotation_place, read_annotations, read_box, read_score
+from ..labels.schema import Annotation, Problems, annotation_place, image_name, read_annotations, read_box, read_score
 from ..labels.shards import ShardedDataset
 from ..structures.masks import check_segmentation
 from .builtin import BUILTIN, datasets_root, read_sa1b_json
-from .sources import SourceError, read_image_list
+from .sources import read_image_list
 
 CLASSES = ["entity"]
 _FORMS = "`name: json, images`, or `name: {images: folder}` for images without labels"
@@ -159,11 +159,9 @@ def open_entities(labels: str, image_root: str) -> list[dict[str, Any]] | LabelD
         InputError: a folder without shards, or a file that cannot be used as it is.
         CorruptFileError: a damaged shard.
     """
-    if not os.path.isdir(labels):
-        _require(labels, "")
-        if not is_label_file(labels):
-            return load_entities(labels, image_root)
-    return LabelDataset(ShardedDataset(labels), image_root)
+    if os.path.isdir(labels) or is_label_file(labels):
+        return LabelDataset(ShardedDataset(labels), image_root)
+    return load_entities(labels, image_root)
 
 
 def load_unlabeled(image_root: str) -> list[dict[str, Any]]:
@@ -173,15 +171,12 @@ def load_unlabeled(image_root: str) -> list[dict[str, Any]]:
     There are no `annotations` either: an empty list of them would say that there is nothing to label.
 
     Raises:
-        InputError: there is no such folder, or no image in it.
+        InputError: there is no such folder.
+        SourceError: there is no image in it.
     """
     if not os.path.isdir(image_root):
         raise InputError(f"the folder {image_root!r} of images without labels does not exist: check the path")
-    try:
-        images = read_image_list(image_root)
-    except SourceError as error:
-        raise InputError(f"of images without labels, there is {error}") from error
-    return [{"file_name": image.path, "image_id": image.image_id} for image in images]
+    return [{"file_name": image.path, "image_id": image.image_id} for image in read_image_list(image_root)]
 
 
 def load_entities(json_file: str, image_root: str, prepare: str = "") -> list[dict[str, Any]]:
@@ -204,12 +199,10 @@ def load_entities(json_file: str, image_root: str, prepare: str = "") -> list[di
     file = read_label_file(json_file)
     records = []
     for image_id, image in file.images.items():
-        if "file_name" not in image:
-            raise InputError(f"{json_file}: image {image_id!r} has no usable file_name; write its path")
-        size = file.size(image_id)
+        path, size = os.path.join(image_root, image_name(image, json_file)), file.size(image_id)
         annotations = file.by_image[image_id]
         _take_out_unusable(annotations, size, file.problems)
-        records.append(_detectron2_dict(os.path.join(image_root, image["file_name"]), image_id, size, annotations))
+        records.append(_detectron2_dict(path, image_id, size, annotations))
     report(json_file, file.problems)
     damaged = len(file.problems) - file.problems.counts["no segmentation"]
     _damaged[json_file] = f"{json_file}: {file.problems.summary()}" if damaged else ""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InputError
 from ..labels.reader import read_images
+from ..labels.schema import image_name
 from ..structures.files import open_regular
 from ..structures.images import IMAGE_SUFFIXES
 
@@ -143,9 +145,9 @@ def _read_lines(path: str, root: str) -> ImageList:
     names = [os.fsdecode(line) for line in lines if line.strip()]
     if not names:
         raise SourceError(f"the list {path!r} is empty; write one image path per line, relative to the list's folder")
-    repeated = _first_repeated(names)
-    if repeated is not None:
-        raise SourceError(f"the list {path!r} has {repeated!r} twice; name each image once")
+    for name, times in Counter(names).items():
+        if times > 1:
+            raise SourceError(f"the list {path!r} has {name!r} twice; name each image once")
     return ImageList(root, "list", names)
 
 
@@ -161,19 +163,8 @@ def _read_coco(path: str, root: str) -> ImageList:
                 f"{path!r}: image id {image_id!r} is no whole number from 0 to {LARGEST_IMAGE_ID}, which leaves room "
                 "for annotation ids; pass the folder or a list of paths, which are numbered anew"
             )
-        if "file_name" not in image:
-            raise SourceError(f"{path!r}: image {image_id} has no usable file_name; a path is needed")
         image_ids.append(image_id)
-    return ImageList(root, "coco", [image["file_name"] for image in images], image_ids)
-
-
-def _first_repeated(values: Sequence[Any]) -> Any:
-    seen = set()
-    for value in values:
-        if value in seen:
-            return value
-        seen.add(value)
-    return None
+    return ImageList(root, "coco", [image_name(image, path) for image in images], image_ids)
 
 
 def read_inputs(inputs: Sequence[str]) -> ImageList:

@@ -19,6 +19,7 @@ from detectron2.config import CfgNode
 from detectron2.data import get_detection_dataset_dicts
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
 from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer, PeriodicWriter
+from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 
@@ -260,7 +261,8 @@ class SOHESTrainer(DefaultTrainer):
     @classmethod
     def build_mapper(cls, cfg: CfgNode, is_train: bool) -> Callable[[Any], Any]:
         """From Detectron2's dict of an image to an input of the model."""
-        return PseudoLabelDatasetMapper(cfg, is_train=is_train)
+        build = getattr(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), "build_training_mapper", None)
+        return build(cfg) if is_train and build else PseudoLabelDatasetMapper(cfg, is_train=is_train)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode, start_iteration: int = 0) -> Iterable[list[dict[str, Any]]]:

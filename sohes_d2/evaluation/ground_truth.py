@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -10,14 +10,14 @@ import numpy as np
 
 from ..errors import InputError, RecordError
 from ..labels.forests import link
-from ..labels.reader import LabelFile, read_label_file
+from ..labels.reader import LabelFile
 from ..labels.schema import Problems, annotation_place, read_area, read_box, read_category
 from ..structures.forest import Forest
-from ..structures.masks import RLE, has_segmentation, mask_areas, mask_boxes, rle_from_coco
+from ..structures.masks import RLE, has_segmentation, mask_areas, rle_from_coco
 from .forest_metrics import AncestorScores
 
 
-class GroundTruth:
+class GroundTruth(LabelFile):
     """A COCO data set to compare with.
 
     Annotations without a mask, such as the boxes that labeling tools leave among masks, are no part of the evaluation
@@ -30,48 +30,22 @@ class GroundTruth:
         has_annotations: False for test sets whose truth is kept back.
     """
 
-    def __init__(self, file: LabelFile):
-        """
-        Raises:
-            InputError: images without size.
-        """
-        self._file = file
-        self.path, self.images, self.annotations = file.path, file.images, file.annotations
-        self.has_annotations = file.has_annotations
-        self._wrong = Problems(refused=self.path)
-        for image_id in self.images:
-            file.size(image_id)
-
     @classmethod
     def from_file(cls, path: str) -> GroundTruth:
         """Read a COCO file.
 
         Raises:
-            InputError: the file is missing, is not json, or not a COCO data set.
+            InputError: the file is missing, is not json, or not a COCO data set, or images have no size.
         """
-        return cls(read_label_file(path, strict=True))
-
-    def restricted(self, image_ids: Iterable[Any]) -> GroundTruth:
-        """The same truth for these images alone.
-
-        Raises:
-            InputError: an image that the file does not have.
-        """
-        return GroundTruth(self._file.restricted(image_ids))
-
-    def size(self, image_id: Any) -> tuple[int, int]:
-        """(H, W) of an image."""
-        return self._file.size(image_id)
+        truth = cls.read(path, strict=True)
+        for image_id in truth.images:
+            truth.size(image_id)
+        return truth
 
     @property
     def has_masks(self) -> bool:
         """Whether the annotations have segmentations."""
         return any(map(has_segmentation, self.annotations))
-
-    @property
-    def has_hierarchy(self) -> bool:
-        """Whether any annotation names a parent or says that it has none."""
-        return self._file.has_hierarchy
 
     @cached_property
     def masks(self) -> list[RLE | None]:
@@ -88,7 +62,7 @@ class GroundTruth:
         masks: list[RLE | None] = [None] * len(self.annotations)
         for k, annotation in enumerate(self.annotations):
             if has_segmentation(annotation):
-                with self._wrong.at(self._where(k)):
+                with self.problems.at(self._where(k)):
                     masks[k] = rle_from_coco(annotation["segmentation"], self.size(annotation["image_id"]))
         return masks
 
@@ -100,7 +74,7 @@ class GroundTruth:
         """
         records = []
         for k, annotation in enumerate(self.annotations):
-            with self._wrong.at(self._where(k)):
+            with self.problems.at(self._where(k)):
                 area, box = read_area(annotation), read_box(annotation) if iou_type == "bbox" else None
                 mask = self.masks[k] if iou_type == "segm" or area is None or box is None else None
                 if mask is None and box is None and iou_type == "bbox":
@@ -130,10 +104,10 @@ class GroundTruth:
         """
         masks = {id(annotation): mask for annotation, mask in zip(self.annotations, self.masks)}
         forests = {}
-        for image_id, mine in self._file.by_image.items():
+        for image_id, mine in self.by_image.items():
             found = [masks[id(annotation)] for annotation in mine]
             size, where = self.size(image_id), f"image {image_id}"
-            forest = link(mine, found, size, self._wrong, where, scores=[1.0] * len(mine))
+            forest = link(mine, found, size, self.problems, where, scores=[1.0] * len(mine))
             kept = [not a["iscrowd"] and mask is not None for a, mask in zip(mine, found)]
             forests[image_id] = forest.subset(np.array(kept, bool))
         return forests
@@ -142,10 +116,7 @@ class GroundTruth:
         """What of the truth cannot be found by any prediction, a sentence for each kind; empty if all can be."""
         if "segm" not in iou_types or not self.has_masks:
             return []
-        boxes = sum(mask is None for mask in self.masks)
-        empty = int((mask_areas([mask for mask in self.masks if mask is not None]) == 0).sum())
-        sentences = [f"{boxes} true annotations have no mask and are left out of segm"] if boxes else []
-        return sentences + ([f"{empty} true masks are empty: nothing can match them"] if empty else [])
+        return describe_masks(self.masks, "true annotations", "true masks are empty: nothing can match them")
 
     def _where(self, index: int) -> str:
         return annotation_place(self.annotations[index], index)
@@ -184,6 +155,9 @@ def predicted_forest(annotations: list[Any], size: tuple[int, int], where: str) 
     return forest, AncestorScores(table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), table[:, 2])
 
 
-def box_of(mask: RLE) -> list[float]:
-    """The tight box of a mask as (x, y, width, height)."""
-    return mask_boxes([mask])[0].tolist()
+def describe_masks(masks: Sequence[RLE | None], annotations: str, empty_masks: str) -> list[str]:
+    """How many masks are missing or empty, a sentence for each; what they are called is given."""
+    there = [mask for mask in masks if mask is not None]
+    boxes, empty = len(masks) - len(there), int((mask_areas(there) == 0).sum())
+    sentences = [f"{boxes} {annotations} have no mask and are left out of segm"] if boxes else []
+    return sentences + ([f"{empty} {empty_masks}"] if empty else [])

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import InputError, RecordError
-from ..labels.matching import RepeatedNameError, match_by_name
+from ..labels.matching import RepeatedNameError, match_images
 from ..labels.reader import LabelFile, read_label_file
 from ..labels.schema import (
     Annotation,
-    ImageRecord,
-    Problems,
     annotation_place,
     read_box,
     read_id,
     read_number,
     read_score,
 )
-from ..structures.masks import has_segmentation, mask_areas, rle_from_coco
-from .ground_truth import GroundTruth, box_of
+from ..structures.masks import has_segmentation, mask_boxes, rle_from_coco
+from .ground_truth import GroundTruth, describe_masks
 
 MATCHINGS = ("auto", "name", "basename", "id")
-DESCRIPTIONS = {"name": "file name", "basename": "last part of the file name"}
+DESCRIPTIONS = {"id": "image id", "name": "file name", "basename": "last part of the file name"}
 _FEW = 3  # examples in a message
 
 
@@ -53,10 +51,8 @@ class Predictions:
         """What of the predictions cannot be right, a sentence for each kind; empty if all can be."""
         if "segm" not in iou_types:
             return []
-        masks = [a["segmentation"] for a in self.annotations if "segmentation" in a]
-        boxes, empty = len(self.annotations) - len(masks), int((mask_areas(masks) == 0).sum())
-        sentences = [f"{boxes} predictions have no mask and are left out of segm"] if boxes else []
-        return sentences + ([f"{empty} predicted masks are empty"] if empty else [])
+        masks = [annotation.get("segmentation") for annotation in self.annotations]
+        return describe_masks(masks, "predictions", "predicted masks are empty")
 
 
 def read_predictions(
@@ -85,18 +81,21 @@ def read_predictions(
     if matching not in MATCHINGS:
         raise ValueError(f"matching must be one of {', '.join(MATCHINGS)}, got {matching!r}")
     file = read_label_file(path, strict=True, results_allowed=True)
-    names: Mapping[Any, Any] = {}
-    if file.is_result_list:
-        if matching not in ("auto", "id"):
-            raise InputError(f"{path} is a result list, which has no file names; match by id")
-        to_truth = {i: i if i in truth.images else None for i in file.by_image}
-        matched_by = "image id"
-    elif file.has_annotations:
-        names = {image_id: image.get("file_name", f"id {image_id}") for image_id, image in file.images.items()}
-        to_truth, matched_by = _match_images(file.images, truth, path, matching)
-        _check_sizes(file, to_truth, truth)
-    else:
+    if not file.has_annotations:
         raise InputError(f"{path}: neither a result list nor a COCO data set with 'annotations'")
+    if file.is_result_list and matching not in ("auto", "id"):
+        raise InputError(f"{path} is a result list, which has no file names; match by id")
+    parts = {"auto": ("name", "basename"), "id": ()}.get(matching, (matching,))
+    try:
+        to_truth, part = match_images(file, truth, parts)
+    except RepeatedNameError as error:
+        raise InputError(
+            f"cannot match {path} with {truth.path} by {DESCRIPTIONS[parts[0]]}: {error}; repair the names, or match "
+            "by id"
+        ) from error
+    matched_by = DESCRIPTIONS[part]
+    names = {image_id: image.get("file_name", f"id {image_id}") for image_id, image in file.images.items()}
+    _check_sizes(file, to_truth, truth)
     unmatched = [k for k, v in to_truth.items() if v is None]
     if unmatched and not ignore_unmatched:
         examples = ", ".join(repr(names.get(k, k)) for k in unmatched[:_FEW])
@@ -106,11 +105,10 @@ def read_predictions(
             "right pair of files, match by something else (--match), or leave them out (--ignore-unmatched)"
         )
     annotations = []
-    wrong = Problems(refused=path)
     for k, entry in enumerate(file.annotations):
         image_id = to_truth[entry["image_id"]]
         if image_id is not None:
-            with wrong.at(annotation_place(entry, k)):
+            with file.problems.at(annotation_place(entry, k)):
                 annotations.append(_read_entry(entry, image_id, truth.size(image_id), tuple(iou_types)))
     predictions = Predictions(path, annotations, matched_by, [str(names.get(k, k)) for k in unmatched])
     if annotations and "segm" in iou_types and not predictions.has_masks:
@@ -121,27 +119,6 @@ def read_predictions(
 def _examples(truth: GroundTruth, matched_by: str) -> str:
     images = list(truth.images.items())[:_FEW]
     return ", ".join(repr(i if matched_by == "image id" else image.get("file_name", i)) for i, image in images)
-
-
-def _match_images(
-    images: Mapping[Any, ImageRecord], truth: GroundTruth, path: str, matching: str
-) -> tuple[dict[Any, Any], str]:
-    """Image id of the file -> image id of the ground truth or None, and by what they were matched."""
-    named = all(any("file_name" in i for i in side.values()) for side in (truth.images, images))
-    # Where both sides have names, equal numbers mean nothing: every tool counts its images from 1.
-    if matching == "id" or (matching == "auto" and not named):
-        return {i: i if i in truth.images else None for i in images}, "image id"
-    theirs, ours = (
-        {i: image["file_name"] for i, image in side.items() if "file_name" in image} for side in (truth.images, images)
-    )
-    try:
-        found, part = match_by_name(ours, theirs, tuple(DESCRIPTIONS) if matching == "auto" else (matching,))
-    except RepeatedNameError as error:
-        described = DESCRIPTIONS["name" if matching == "auto" else matching]
-        raise InputError(
-            f"cannot match {path} with {truth.path} by {described}: {error}; repair the names, or match by id"
-        ) from error
-    return {i: found.get(i) for i in images}, DESCRIPTIONS[part]
 
 
 def _check_sizes(file: LabelFile, to_truth: dict[Any, Any], truth: GroundTruth) -> None:
@@ -167,7 +144,7 @@ def _read_entry(entry: Annotation, image_id: Any, size: tuple[int, int], iou_typ
     if needed or "segm" in iou_types and has_segmentation(entry):
         annotation["segmentation"] = rle_from_coco(entry.get("segmentation"), size)
     if "bbox" in iou_types:
-        annotation["bbox"] = box_of(annotation["segmentation"]) if box is None else box
+        annotation["bbox"] = mask_boxes([annotation["segmentation"]])[0].tolist() if box is None else box
     return annotation
 
 

@@ -38,12 +38,10 @@ def write_evaluation(
         "iteration": iteration,
         "weights": weights,
         "unreadable_images": {name: int(_images(found).get("unreadable", 0)) for name, found in by_dataset.items()},
-        "results": _without_nan(
-            {
-                name: {task: values for task, values in found.items() if task != _IMAGES}
-                for name, found in by_dataset.items()
-            }
-        ),
+        "results": {
+            name: {task: _without_nan(values) for task, values in found.items() if task != _IMAGES}
+            for name, found in by_dataset.items()
+        },
     }
     write_json(os.path.join(output_dir, EVALUATION_FILE), content)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from tabulate import tabulate
@@ -54,6 +55,21 @@ def forest_table(metrics: Mapping[str, float], depth_confusion: np.ndarray) -> s
         tablefmt="pipe",
     )
     return f"{table}\n\n{confusion}"
+
+
+def flat_metrics(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """``{"segm": {"AR@1000": 61.5}}`` as ``{"segm/AR@1000": 61.5}``, None for NaN; a `Difference` becomes its gain and
+    the ends of its interval."""
+    flat: dict[str, Any] = {}
+    for task, metrics in results.items():
+        for name, value in metrics.items():
+            key = f"{task}/{name}"
+            if isinstance(value, Difference):
+                gain = value.after - value.before
+                flat.update({f"{key}/gain": gain, f"{key}/gain-low": value.low, f"{key}/gain-high": value.high})
+            else:
+                flat[key] = value
+    return {key: None if value != value else value for key, value in flat.items()}  # json has no NaN
 
 
 def _cell(metrics: Mapping[str, float], name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -14,9 +14,10 @@ from ..structures.forest import Forest
 from ..structures.images import as_rgb
 from ..structures.masks import RLE, encode_masks, encode_window
 from ..structures.selection import Selection
+from .border_network import LearnedBorders
 from .features import FeatureExtractor, build_feature_extractor, extractor_by_name
 from .filtering import MaskFilter
-from .graph import border_strength
+from .graph import STRENGTH_UNIT, border_strength
 from .leaves import resize_labels
 from .local_reclustering import LocalReclustering
 from .looks import Looks, reduced
@@ -27,9 +28,24 @@ from .refinement import REFINERS, Refiner, margin_window
 from .refinement.base import none
 from .scoring import EntityScorer
 
-_BUILD = object()
+_BUILD: Any = object()
 # As many tokens as one or two whole images: bounds the memory that many crops take on a device.
 _CROPS_PER_BATCH = 32
+
+
+class Evidence(NamedTuple):
+    """What networks see in an image, all that a device is needed for.
+
+    Attributes:
+        features: (rows, cols, C) on a grid that tiles the image; from a device as float16, which halves what is sent.
+        borders: (h, w) uint8 learned border strength of the image as it is clustered; (0, 0) without a network.
+    """
+
+    features: np.ndarray
+    borders: np.ndarray
+
+
+_NO_BORDERS = np.zeros((0, 0), np.uint8)
 
 
 @dataclass(frozen=True)
@@ -65,6 +81,8 @@ class PseudoLabeler:
         theta_cover: A is inside B if B covers this share of it, and not the reverse [HASSOD: 0.9].
         max_pixels: larger photos are clustered at so many pixels; the masks have the photo's own size. 0: never.
         selection: which of the masks are given; None: all, as training wants them.
+        borders: border strength that was learned, beside that of the gradient; None: the gradient alone.
+        learned_share: of ``borders`` in the sum of both, in [0, 1].
     """
 
     def __init__(
@@ -81,6 +99,8 @@ class PseudoLabeler:
         theta_cover: float = 0.9,
         max_pixels: int = 750_000,
         selection: Selection | None = None,
+        borders: LearnedBorders | None = None,
+        learned_share: float = 0.5,
     ):
         self.extractor = extractor_by_name(extractor) if isinstance(extractor, str) else extractor
         self.looks = looks or Looks()
@@ -97,6 +117,10 @@ class PseudoLabeler:
         self.theta_cover = theta_cover
         self.max_pixels = max_pixels
         self.selection = selection
+        self.borders = borders
+        self.learned_share = learned_share
+        if not 0 <= learned_share <= 1:
+            raise ValueError(f"EXPLORATION.BORDER.LEARNED_SHARE must be in [0, 1], got {learned_share}")
         if self.reclustering.enabled and not (self.looks.leaves == "grid" and self.theta_merge):
             raise ValueError(
                 "EXPLORATION.LOCAL_RECLUSTERING needs LEAVES.NAME grid and THETA_MERGE; small entities come from "
@@ -112,6 +136,7 @@ class PseudoLabeler:
             ImportError: an optional package is missing; the message names the command.
         """
         node = cfg.EXPLORATION
+        border = node.BORDER
         if node.REFINEMENT.NAME not in REFINERS:
             names = ", ".join(name for name, _ in REFINERS)
             raise ValueError(f"EXPLORATION.REFINEMENT.NAME {node.REFINEMENT.NAME!r} is not one of {names}")
@@ -119,8 +144,8 @@ class PseudoLabeler:
             leaves=node.LEAVES.NAME,
             smoothing=node.LEAVES.SMOOTHING,
             window=node.LEAVES.WINDOW,
-            border_scales=tuple(node.BORDER.SCALES),
-            border_half=node.BORDER.HALF,
+            border_scales=tuple(border.SCALES),
+            border_half=border.HALF,
             **{key: tuple(values) for key, values in _fields(node.LOOKS).items()},
         )
         return cls(
@@ -134,6 +159,10 @@ class PseudoLabeler:
             fill_holes=node.REFINEMENT.FILL_HOLES,
             theta_cover=node.HIERARCHY.THETA_COVER,
             max_pixels=node.MAX_PIXELS,
+            borders=None
+            if extractor is None or not border.WEIGHTS
+            else LearnedBorders(border.WEIGHTS, cfg.MODEL.DEVICE),
+            learned_share=border.LEARNED_SHARE,
         )
 
     @property
@@ -146,6 +175,7 @@ class PseudoLabeler:
         return {
             "features": None if self.extractor is None else self.extractor.describe(),
             "looks": _json_ready(asdict(self.looks)),
+            **({"borders": {**self.borders.describe(), "share": self.learned_share}} if self.borders else {}),
             "theta_merge": list(self.theta_merge),
             "score": asdict(self.scorer),
             "local_reclustering": asdict(self.reclustering),
@@ -168,35 +198,40 @@ class PseudoLabeler:
             ValueError: something that is no image.
         """
         photo = as_rgb(image)
-        forest = self.finish(photo, self.features([photo])[0])
+        forest = self.finish(photo, *self.evidence([photo])[0])
         forest.photo = photo
         forest.file_name = os.fspath(image) if isinstance(image, (str, os.PathLike)) else ""
         return forest
 
-    def features(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Features (rows, cols, C) of some images of one size; from a device as float16, which halves what is sent."""
+    def evidence(self, images: Sequence[np.ndarray]) -> list[Evidence]:
+        """What the networks see in some images of one size."""
         extractor = self._extractor()
-        features = extractor.extract([reduced(image, self.max_pixels) for image in images])
-        return list(features if extractor.on_host else features.astype(np.float16))
+        images = [reduced(image, self.max_pixels) for image in images]
+        features = extractor.extract(images)
+        borders = self.borders(images) if self.borders else [_NO_BORDERS] * len(images)
+        return [
+            Evidence(*pair) for pair in zip(features if extractor.on_host else features.astype(np.float16), borders)
+        ]
 
     def _extractor(self) -> FeatureExtractor:
         if self.extractor is None:
             raise ValueError("this labeler was built without a feature extractor: it can only `finish`")
         return self.extractor
 
-    def finish(self, image: np.ndarray, features: np.ndarray) -> Forest:
+    def finish(self, image: np.ndarray, features: np.ndarray, borders: np.ndarray = _NO_BORDERS) -> Forest:
         """Merge trees, candidates, scores and hierarchy.
 
         Args:
             image: (H, W, 3) uint8 RGB.
-            features: of `features` on the same image.
+            features, borders: of `evidence` on the same image.
         """
         size = image.shape[:2]
         image = reduced(image, self.max_pixels)
         features = np.asarray(features, np.float32)
-        trees = self.looks.trees(image, features)
+        strength = self._strength(image, borders)
+        trees = self.looks.trees(image, features, strength)
         if self.reclustering.enabled or not isinstance(self.refiner, none):
-            found = self._from_masks(image, features.shape[:2], trees, size)
+            found = self._from_masks(image, features.shape[:2], trees, strength, size)
         else:
             found = self._from_trees(trees, size)
         forest = Forest.from_masks(
@@ -209,6 +244,15 @@ class PseudoLabeler:
             sources=found.sources,
         )
         return self.selection(forest) if self.selection else forest
+
+    def _strength(self, image: np.ndarray, borders: np.ndarray) -> np.ndarray:
+        """(H, W) int32 border strength in 1 / STRENGTH_UNIT, of the gradient and of the network."""
+        strength = border_strength(image, self.looks.border_scales, self.looks.border_half)
+        if not borders.size:
+            return strength
+        learned = borders.astype(np.float32) * np.float32(STRENGTH_UNIT / 255)
+        mixed = (1 - self.learned_share) * strength.astype(np.float32) + self.learned_share * learned
+        return np.rint(mixed).astype(np.int32)
 
     def _levels(self, tree: MergeTree) -> np.ndarray:
         return tree.levels(self.theta_merge) if self.theta_merge else np.zeros(len(tree), np.int64)
@@ -240,7 +284,12 @@ class PseudoLabeler:
         )
 
     def _from_masks(
-        self, image: np.ndarray, grid: tuple[int, int], trees: Sequence[MergeTree], size: tuple[int, int]
+        self,
+        image: np.ndarray,
+        grid: tuple[int, int],
+        trees: Sequence[MergeTree],
+        strength: np.ndarray,
+        size: tuple[int, int],
     ) -> _Labels:
         """Local re-clustering and refinement, mask by mask (SOHES section 3.1)."""
         working = image.shape[:2]
@@ -254,7 +303,6 @@ class PseudoLabeler:
         proposals += self._closer_looks(image, proposals, minimum)
         refined = self._refine(image, self.mask_filter.candidates(proposals))
         refined = [p for p in refined if self.mask_filter.accepts(p, working, scale)]
-        strength = border_strength(image, self.looks.border_scales, self.looks.border_half)
         values = [self.scorer.proposal(p, strength, self.looks.border_weights[0]) for p in refined]
         scores = self.scorer.calibrated(self.scorer.raw(values, [p.agreement for p in refined]))
         masks = [_at_photo_size(p, working, size) for p in refined]

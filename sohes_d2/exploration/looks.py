@@ -55,14 +55,16 @@ class Looks:
         if self.leaves == "grid" and len(set(self.scales)) > 1:
             raise ValueError("EXPLORATION.LOOKS.SCALES belong to superpixels; with LEAVES.NAME grid they must be equal")
 
-    def trees(self, image: np.ndarray, features: np.ndarray) -> list[MergeTree]:
+    def trees(self, image: np.ndarray, features: np.ndarray, strength: np.ndarray | None = None) -> list[MergeTree]:
         """One merge tree per look.
 
         Args:
             image: (H, W, 3) uint8 RGB.
             features: (rows, cols, C) on a grid that tiles the image.
+            strength: (H, W) int32 border strength in 1 / STRENGTH_UNIT; None: that of the gradient.
         """
-        strength = border_strength(image, self.border_scales, self.border_half)
+        if strength is None:
+            strength = border_strength(image, self.border_scales, self.border_half)
         prepared: dict[float, tuple] = {}  # looks of one scale share their leaves
         trees = []
         for scale, border_weight, size_power in zip(self.scales, self.border_weights, self.size_powers):

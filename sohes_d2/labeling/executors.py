@@ -156,8 +156,8 @@ class _DevicePipeline:
             self._then(self._device, self._features_done, job, features_step, job, self._labeler)
 
     def _features_done(self, job: UnitJob) -> None:
-        for position in sorted(job.features):
-            arrays = SharedArrays.put([job.images[position], job.features[position]])
+        for position in sorted(job.evidence):
+            arrays = SharedArrays.put([job.images[position], *job.evidence[position]])
             job.drop(position)
             self._shared[job.unit, position] = arrays
             self._pool.submit(Task((job, position), finish_task, (job.unit.items[position], arrays)))
@@ -190,7 +190,7 @@ class _DevicePipeline:
 def finish_task(labeler: Any, item: ImageItem, arrays: SharedArrays) -> tuple[ImageResult, float]:
     """`finish_image` on an image and its features in shared memory, with the seconds it took."""
     start = time.perf_counter()
-    with arrays.opened() as (image, features):
-        result = finish_image(labeler, item, image, features)
-        del image, features
+    with arrays.opened() as (image, *evidence):
+        result = finish_image(labeler, item, image, *evidence)
+        del image, evidence
     return result, time.perf_counter() - start

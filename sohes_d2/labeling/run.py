@@ -12,13 +12,13 @@ from typing import Any
 
 from .. import __version__
 from ..data.sources import ImageList
-from ..errors import CorruptFileError, InputError
-from ..labels.index import ShardIndex, check_label_file, load_index, read_info
+from ..errors import InputError
+from ..labels.index import ShardIndex, load_index, read_info
 from ..labels.shards import MAX_IMAGES_PER_SHARD, merge_shards, read_skipped
 from ..structures.files import FolderLock, write_json
 from .executors import run_in_process, run_on_device, run_on_workers
 from .ray_executor import run_on_ray
-from .run_folder import RunFolder, check_same_config
+from .run_folder import RunFolder, check_same_config, is_sound
 from .steps import STAGES, LabelerFactory, UnitResult
 from .summary import Progress, label_statistics, machine_facts, package_versions, speed
 from .units import ShardLayout, WorkUnit
@@ -101,7 +101,7 @@ def run_labeling(images: ImageList, output: str, make_labeler: LabelerFactory, o
     Raises:
         InputError: an output is there already, or was made with another configuration.
         FolderBusyError: another process writes into the folder, other than a job of the same --shard split.
-        JournalBusyError: another process works on the same shards.
+        FolderBusyError: another process works on the same shards.
         OutputError: a file cannot be written; what is done so far is kept.
     """
     single = output.lower().endswith(".json")
@@ -138,7 +138,10 @@ def _label(
     single = parts != output
     layout = ShardLayout.plan(len(images), options.job, options.jobs, options.images_per_shard)
     folder = RunFolder(parts, images, layout, info, batch_size)
-    if single and _is_finished(output, info, options):
+    is_finished = single and _is_finished(output, info, options)
+    if is_finished and load_index(output).photos is None and folder.label_files():
+        is_finished = False  # a kill came before the index: the file is joined again
+    if is_finished:
         if not folder.outdated(output):
             shutil.rmtree(parts, ignore_errors=True)
             logger.info("%s is complete already", output)
@@ -270,11 +273,7 @@ def _is_finished(output: str, info: dict[str, Any], options: LabelingOptions) ->
         return False
     if not options.resume:
         raise InputError(f"{output!r} exists; go on with it by --resume, or replace it by --overwrite")
-    try:
-        check_label_file(output)
-    except CorruptFileError as error:
-        logger.warning("%s; all images are labeled again", error)
-        os.unlink(output)
+    if not is_sound(output):
         return False
     check_same_config(output, read_info(output), info)
     return True

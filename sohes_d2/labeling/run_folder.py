@@ -13,7 +13,7 @@ from ..data.sources import ImageItem, ImageList
 from ..errors import CorruptFileError, InputError
 from ..labels.index import check_label_file, load_index, read_info, remove_index, save_index, scan_label_file
 from ..labels.journal import ShardJournal
-from ..labels.shards import RUN_FILE, image_lines, list_shards, read_skipped, shard_name, write_folder_index
+from ..labels.shards import RUN_FILE, ShardedDataset, list_shards, read_skipped, shard_name, write_folder_index
 from ..labels.writer import dump_line, read_checked_json, write_checked_json, write_label_file
 from .photo_states import PhotoState, changed_photos, from_array, photo_states, to_array, with_checksum
 from .steps import UnitResult
@@ -154,13 +154,8 @@ class RunFolder:
         journal = self._journals.pop(shard)
         ids = [item.image_id for item in self._items(shard)]
         states = {image_id: self._states.pop(image_id) for image_id in ids}  # for journals that do not tell
-        blocks = {
-            "skipped": journal.skipped_blocks(ids),
-            "images": journal.image_blocks(ids),
-            "annotations": journal.annotation_blocks(ids),
-        }
         path = self._path(shard)
-        write_label_file(path, self.info, blocks)
+        write_label_file(path, self.info, journal.blocks(ids))
         index = scan_label_file(path)
         index.photos = to_array({**states, **journal.photos}, ids)
         save_index(path, index)
@@ -173,40 +168,29 @@ class RunFolder:
 
     def outdated(self, label_file: str) -> list[int]:
         """Ids of a joined label file's images that must be labeled again, because photos changed."""
-        items, noted = self._images[:], {}
-        for path in self.label_files():  # a kill came before the index of the joined file
-            photos = load_index(path).photos
-            noted.update({} if photos is None else from_array(photos))
-        return self._outdated(items, self._known_photos(label_file, items, noted), label_file)
+        items = self._images[:]
+        return self._outdated(items, self._known_photos(label_file, items), label_file)
 
     def _is_finished(self, shard: int) -> bool:
         """Whether a shard stands and its photos are still the same; what a kill left undone of it is done."""
         path, journal_path = self._path(shard), self._journal_path(shard)
-        if not os.path.exists(path) or not self._is_sound(path):
+        if not os.path.exists(path) or not is_sound(path):
             return False
-        noted = {}
-        if os.path.exists(journal_path) and load_index(path).photos is None:
-            journal = ShardJournal(journal_path)
-            noted = journal.photos
-            journal.close()
-        known = self._known_photos(path, self._items(shard), noted)
         if os.path.exists(journal_path):
+            if load_index(path).photos is None:  # a kill came before the index: the shard is written again
+                return False
             os.unlink(journal_path)
-        if self._outdated(self._items(shard), known, path):
+        if self._outdated(self._items(shard), self._known_photos(path, self._items(shard)), path):
             self._to_journals(path, [shard])
             return False
         return True
 
-    def _known_photos(
-        self, label_file: str, items: list[ImageItem], noted: Mapping[int, tuple[int, ...]]
-    ) -> dict[int, PhotoState]:
+    def _known_photos(self, label_file: str, items: list[ImageItem]) -> dict[int, PhotoState]:
         """States of the photos of a label file, from its index; an index without them gets the current states."""
         index = load_index(label_file)
         if index.photos is None:
-            if len(noted) < len(items):
-                logger.info("%s has no states of its photos, which are assumed to be unchanged", label_file)
-            states = {**photo_states(items), **{image_id: PhotoState(*state) for image_id, state in noted.items()}}
-            index.photos = to_array(states, [item.image_id for item in items])
+            logger.info("%s has no states of its photos, which are assumed to be unchanged", label_file)
+            index.photos = to_array(photo_states(items), [item.image_id for item in items])
             save_index(label_file, index)
         return from_array(index.photos)
 
@@ -221,38 +205,29 @@ class RunFolder:
 
     def _to_journals(self, label_file: str, shards: Sequence[int]) -> None:
         """Write journals with what is still right of a label file, then delete that."""
-        index = load_index(label_file)
+        labels = ShardedDataset(label_file)
         skipped = {record["id"]: record for record in read_skipped(label_file)}
-        row_of = {int(image_id): row for row, image_id in enumerate(index.rows["image_id"])}
-        known = from_array(index.photos)
+        row_of = {image_id: row for row, image_id in enumerate(labels.rows["image_id"].tolist())}
+        known = from_array(load_index(label_file).photos)
         for shard in shards:
             items = self._items(shard)
             outdated = {item.image_id for item in changed_photos(items, known)}
             if outdated and self._batch_size > 1:
                 outdated = {item.image_id for item in items}
             kept = [item.image_id for item in items if item.image_id not in outdated]
-            rows = [row_of[image_id] for image_id in kept if image_id in row_of]
             results = [(i, True, [dump_line(skipped[i])]) for i in kept if i in skipped]
-            results += image_lines(label_file, index.rows[rows])
+            for i in filter(row_of.__contains__, kept):
+                record = labels[row_of[i]]
+                results.append((i, False, [*map(dump_line, (record["image"], *record["annotations"]))]))
             journal = ShardJournal(self._journal_path(shard))
             journal.append(0, results, known)
             journal.close()
+        labels.close()
         os.unlink(label_file)  # before its index: without that, the photos would count as unchanged
         remove_index(label_file)
 
     def _items(self, shard: int) -> list[ImageItem]:
         return [self._images[position] for position in self.layout.positions(shard)]
-
-    def _is_sound(self, path: str) -> bool:
-        """Whether a finished shard is as it was written; a damaged one is deleted, so that it is made again."""
-        try:
-            check_label_file(path)
-        except CorruptFileError as error:
-            logger.warning("%s; its images are labeled again", error)
-            remove_index(path)
-            os.unlink(path)
-            return False
-        return True
 
     def _exists(self, shard: int) -> bool:
         return os.path.exists(self._path(shard)) or os.path.exists(self._journal_path(shard))
@@ -262,6 +237,18 @@ class RunFolder:
 
     def _journal_path(self, shard: int) -> str:
         return os.path.splitext(self._path(shard))[0] + ".partial.jsonl"
+
+
+def is_sound(label_file: str) -> bool:
+    """Whether a label file is as it was written; a damaged one is deleted, so that it is made again."""
+    try:
+        check_label_file(label_file)
+    except CorruptFileError as error:
+        logger.warning("%s; its images are labeled again", error)
+        remove_index(label_file)
+        os.unlink(label_file)
+        return False
+    return True
 
 
 def remove_run_files(folder: str) -> None:

@@ -66,7 +66,7 @@ class UnitJob:
 
     unit: WorkUnit
     images: dict[int, np.ndarray] = field(default_factory=dict)
-    features: dict[int, np.ndarray] = field(default_factory=dict)
+    evidence: dict[int, tuple[np.ndarray, ...]] = field(default_factory=dict)
     results: dict[int, ImageResult] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
 
@@ -77,8 +77,8 @@ class UnitJob:
 
     def drop(self, position: int) -> None:
         """Free what is held for an image."""
-        for held in (self.images, self.features):
-            held.pop(position, None)
+        self.images.pop(position, None)
+        self.evidence.pop(position, None)
 
     @contextlib.contextmanager
     def guarded(self, position: int, step: str) -> Iterator[None]:
@@ -118,10 +118,10 @@ def label_unit(labeler: Any, unit: WorkUnit) -> UnitResult:
     job = UnitJob(unit)
     read_step(job)
     features_step(job, labeler)
-    for position in sorted(job.features):
+    for position in sorted(job.evidence):
         with job.timed("finish"), job.guarded(position, "finish"):
-            image, features = job.images[position], job.features.pop(position)
-            job.results[position] = finish_image(labeler, unit.items[position], image, features)
+            image, evidence = job.images[position], job.evidence.pop(position)
+            job.results[position] = finish_image(labeler, unit.items[position], image, *evidence)
     return UnitResult(unit, job.ordered_results(), job.seconds)
 
 
@@ -148,7 +148,7 @@ def features_step(job: UnitJob, labeler: Any) -> None:
         while batches:
             batch = batches.pop(0)
             try:
-                job.features.update(zip(batch, labeler.features([job.images[position] for position in batch])))
+                job.evidence.update(zip(batch, labeler.evidence([job.images[position] for position in batch])))
             except Exception as error:  # noqa: BLE001 - tried again alone, or recorded with the image
                 if len(batch) > 1:
                     logger.warning(
@@ -159,10 +159,10 @@ def features_step(job: UnitJob, labeler: Any) -> None:
                     job.skip(batch[0], "features", *describe_error(error))
 
 
-def finish_image(labeler: Any, item: ImageItem, image: np.ndarray, features: np.ndarray) -> ImageResult:
+def finish_image(labeler: Any, item: ImageItem, image: np.ndarray, *evidence: np.ndarray) -> ImageResult:
     """The labeler's steps after the features, encoded as lines of a label file."""
     with single_thread():
-        forest = labeler.finish(image, features)
+        forest = labeler.finish(image, *evidence)
     if len(forest) > MAX_MASKS_PER_IMAGE:
         raise ValueError(
             f"{len(forest)} masks, more than the {MAX_MASKS_PER_IMAGE} that annotation ids have room for; "

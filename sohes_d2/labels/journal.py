@@ -7,7 +7,7 @@ import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from ..errors import InputError
+from ..errors import FolderBusyError
 from ..structures.files import lock_file, output_errors, write_all
 from .writer import SEPARATOR, dump_line
 
@@ -15,10 +15,6 @@ from .writer import SEPARATOR, dump_line
 _TAB = b",\t"
 _COMMIT = b'{"commit":'
 _CHECKSUM_BYTES = 10  # of a line's end: a tab, the CRC32 of what precedes it as 8 hexadecimal digits, a line break
-
-
-class JournalBusyError(InputError):
-    """Another process is writing the same shard."""
 
 
 class ShardJournal:
@@ -40,7 +36,7 @@ class ShardJournal:
         """Open or create a journal.
 
         Raises:
-            JournalBusyError: another process holds it.
+            FolderBusyError: another process holds it.
         """
         self.path = path
         self._where: dict[int, tuple[int, int]] = {}
@@ -51,7 +47,7 @@ class ShardJournal:
             self._file = open(path, "a+b")
             if not lock_file(self._file, wait=False):
                 self._file.close()
-                raise JournalBusyError(
+                raise FolderBusyError(
                     f"another process is writing {path!r}; wait for it, or give each job its own --shard I/N"
                 )
             self._end = self._recover()
@@ -99,21 +95,15 @@ class ShardJournal:
         self._end += len(data)
         self._remember(places, photos)
 
-    def skipped_blocks(self, image_ids: Sequence[int]) -> Iterator[list[bytes]]:
-        """The `skipped` records of those among ``image_ids`` that were skipped, as blocks for `write_label_file`."""
-        return ([self._lines(i)[0]] for i in image_ids if i in self._skipped)
-
-    def image_blocks(self, image_ids: Sequence[int]) -> Iterator[list[bytes]]:
-        """The image records of the others."""
-        return ([self._lines(i)[0]] for i in image_ids if i not in self._skipped)
-
-    def annotation_blocks(self, image_ids: Sequence[int]) -> Iterator[list[bytes]]:
-        """The annotations of the others, one block per image that has any."""
-        for i in image_ids:
-            if i not in self._skipped:
-                lines = self._lines(i)[1:]
-                if lines:
-                    yield [SEPARATOR.join(lines)]
+    def blocks(self, image_ids: Sequence[int]) -> dict[str, Iterator[list[bytes]]]:
+        """Sections of a label file with these images, in their order, for `write_label_file`: blocks of `skipped`, of
+        `images`, and of `annotations`, one for each image that has any."""
+        kept = [i for i in image_ids if i not in self._skipped]
+        return {
+            "skipped": ([self._lines(i)[0]] for i in image_ids if i in self._skipped),
+            "images": ([self._lines(i)[0]] for i in kept),
+            "annotations": ([SEPARATOR.join(lines[1:])] for lines in map(self._lines, kept) if len(lines) > 1),
+        }
 
     def close(self) -> None:
         """Close the file; it stays on disk for a later run."""

@@ -7,13 +7,12 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
+from .reader import LabelFile
+from .schema import Id
+
 
 class RepeatedNameError(ValueError):
-    """A file has a name twice, which says nothing then; ``name`` is an example."""
-
-    def __init__(self, name: str):
-        super().__init__(f"{name!r} occurs twice")
-        self.name = name
+    """A file has a name twice, which says nothing then."""
 
 
 def last_part(name: str) -> str:
@@ -25,7 +24,7 @@ PARTS: dict[str, Callable[[str], str]] = {"name": str, "basename": last_part}
 
 
 def match_by_name(
-    names: Mapping[Hashable, str], others: Mapping[Hashable, str], parts: Sequence[str] = tuple(PARTS)
+    names: Mapping[Any, str], others: Mapping[Any, str], parts: Sequence[str] = tuple(PARTS)
 ) -> tuple[dict[Hashable, Any], str]:
     """Image id -> id of the image of the same name in another file, or None.
 
@@ -45,7 +44,7 @@ def match_by_name(
         mine, theirs = ({i: PARTS[part](name) for i, name in side.items()} for side in (names, others))
         repeated = [name for side in (mine, theirs) for name, count in Counter(side.values()).items() if count > 1]
         if repeated and part == parts[0]:
-            raise RepeatedNameError(repeated[0])
+            raise RepeatedNameError(f"{repeated[0]!r} occurs twice")
         if repeated:
             continue
         ids = {name: i for i, name in theirs.items()}
@@ -54,3 +53,26 @@ def match_by_name(
         if count > best[0]:  # as many by their last parts: full names say more
             best = count, found, part
     return best[1], best[2]
+
+
+def match_images(
+    file: LabelFile, other: LabelFile, parts: Sequence[str] = tuple(PARTS)
+) -> tuple[dict[Id, Id | None], str]:
+    """Image id of a label file -> that of the same image in another, or None; and what told: "id", or one of PARTS.
+
+    Ids tell only where a file has no names, such as a list of results: every tool counts its images from 1.
+
+    Args:
+        file, other: the files.
+        parts: what of names may tell; a single one is insisted on, and none leaves the ids.
+
+    Raises:
+        RepeatedNameError: see `match_by_name`.
+    """
+    mine, theirs = (
+        {i: image["file_name"] for i, image in side.images.items() if "file_name" in image} for side in (file, other)
+    )
+    if len(parts) == 1 or (parts and mine and theirs):
+        found, part = match_by_name(mine, theirs, parts)
+        return {i: found.get(i) for i in file.by_image}, part
+    return {i: i if i in other.by_image else None for i in file.by_image}, "id"

@@ -12,6 +12,7 @@ import os
 import posixpath
 from array import array
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -25,7 +26,6 @@ from .schema import (
     Annotation,
     Id,
     ImageRecord,
-    ParentRule,
     Problems,
     annotation_place,
     check_ids,
@@ -63,6 +63,37 @@ class LabelFile:
     categories: dict[Id, str] = field(default_factory=dict)
     problems: Problems = field(default_factory=Problems)
 
+    @classmethod
+    def read(
+        cls: type[LabelFileT], path: str | os.PathLike, strict: bool = False, results_allowed: bool = False
+    ) -> LabelFileT:
+        """Read a COCO document, or a list of results, into memory.
+
+        Args:
+            path: the file.
+            strict: refuse a file with an annotation of which nothing can be known, instead of leaving that out. For
+                evaluation, whose numbers would change.
+            results_allowed: take a list of results, too.
+
+        Raises:
+            InputError: the file cannot be read, is neither of these, or is ambiguous (an image id or a file name that
+                stands twice, ids that `parent_id` cannot name); with ``strict`` also an unusable annotation.
+            CorruptFileError: damaged or cut off.
+        """
+        file = cls(os.fspath(path), problems=Problems(os.fspath(path) if strict else ""))
+        heads = _Heads(file.path, Problems() if strict else file.problems, results_allowed)
+        found = [(annotation, record.index) for record, annotation in heads.scan(file.problems)]
+        file.images, file.categories = heads.images, heads.categories
+        file.is_result_list, file.has_annotations = heads.is_list, heads.has_annotations
+        for annotation, index in found:
+            if file.is_result_list or annotation["image_id"] in file.images:
+                file.annotations.append(annotation)
+            else:
+                file.problems.add(annotation_place(annotation, index), _stray(annotation["image_id"]))
+        for image_id, mine in file.by_image.items():
+            check_ids(mine, f"{file.path}: image {image_id!r}")
+        return file
+
     @cached_property
     def by_image(self) -> dict[Id, list[Annotation]]:
         """Image id -> its annotations; of a list of results, only the images that have any."""
@@ -81,7 +112,7 @@ class LabelFile:
         """
         return image_size(self.images[image_id], self.path)
 
-    def restricted(self, image_ids: Iterable[Id]) -> LabelFile:
+    def restricted(self: LabelFileT, image_ids: Iterable[Id]) -> LabelFileT:
         """The same file with these images alone.
 
         Raises:
@@ -91,13 +122,10 @@ class LabelFile:
         unknown = chosen - set(self.images)
         if unknown:
             raise InputError(f"image {next(iter(unknown))!r} is not in {self.path}")
-        return LabelFile(
-            self.path,
-            {image_id: image for image_id, image in self.images.items() if image_id in chosen},
-            [annotation for annotation in self.annotations if annotation["image_id"] in chosen],
-            self.is_result_list,
-            self.has_annotations,
-            self.categories,
+        return replace(
+            self,
+            images={image_id: image for image_id, image in self.images.items() if image_id in chosen},
+            annotations=[annotation for annotation in self.annotations if annotation["image_id"] in chosen],
         )
 
     def for_photos(self: LabelFileT, images: str | os.PathLike[str]) -> tuple[Path, LabelFileT]:
@@ -121,33 +149,7 @@ class LabelFile:
         raise InputError(f"{self.path} has no image {photo.name!r}; name the folder of its photos instead")
 
 
-def read_label_file(path: str | os.PathLike, strict: bool = False, results_allowed: bool = False) -> LabelFile:
-    """Read a COCO document, or a list of results, into memory.
-
-    Args:
-        path: the file.
-        strict: refuse a file with an annotation of which nothing can be known, instead of leaving that out. For
-            evaluation, whose numbers would change.
-        results_allowed: take a list of results, too.
-
-    Raises:
-        InputError: the file cannot be read, is neither of these, or is ambiguous (an image id or a file name that
-            stands twice, ids that `parent_id` cannot name); with ``strict`` also an unusable annotation.
-        CorruptFileError: damaged or cut off.
-    """
-    file = LabelFile(os.fspath(path), problems=Problems(os.fspath(path) if strict else ""))
-    heads = _Heads(file.path, Problems() if strict else file.problems, results_allowed)
-    found = [(annotation, record.index) for record, annotation in heads.scan(file.problems)]
-    file.images, file.categories = heads.images, heads.categories
-    file.is_result_list, file.has_annotations = heads.is_list, heads.has_annotations
-    for annotation, index in found:
-        if file.is_result_list or annotation["image_id"] in file.images:
-            file.annotations.append(annotation)
-        else:
-            file.problems.add(annotation_place(annotation, index), _stray(annotation["image_id"]))
-    for image_id, mine in file.by_image.items():
-        check_ids(mine, f"{file.path}: image {image_id!r}")
-    return file
+read_label_file = LabelFile.read
 
 
 def read_images(path: str | os.PathLike) -> list[ImageRecord]:
@@ -176,14 +178,18 @@ class LabelStream:
         problems: records that are left out.
     """
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike, problems: Problems | None = None):
         """Scan the file once.
+
+        Args:
+            path: the file.
+            problems: where to note them, by default in an object of its own.
 
         Raises:
             InputError, CorruptFileError: as `read_label_file`, or a list of results.
         """
         self.path = os.fspath(path)
-        self.problems = Problems()
+        self.problems = Problems() if problems is None else problems
         heads = _Heads(self.path, self.problems)
         codes: dict[Id, int] = {}  # image id -> number; the annotations may come before the images
         numbers, offsets, lengths = array("i"), array("q"), array("i")
@@ -208,15 +214,11 @@ class LabelStream:
         Raises:
             InputError: ids that are ambiguous (see `schema.check_ids`).
         """
-        code = self._codes.get(image_id)
-        if code is None:
-            return []
-        start, stop = np.searchsorted(self._numbers, [code, code + 1])
-        pieces = (
-            os.pread(self._file.fileno(), int(self._lengths[k]), int(self._offsets[k])) for k in range(start, stop)
-        )
+        code = self._codes.get(image_id, -1)
+        mine = slice(*np.searchsorted(self._numbers, [code, code + 1]))
+        places = zip(self._lengths[mine].tolist(), self._offsets[mine].tolist())
         try:
-            found = [read_annotation(json.loads(piece)) for piece in pieces]
+            found = [read_annotation(json.loads(os.pread(self._file.fileno(), *place))) for place in places]
         except ValueError as error:
             raise CorruptFileError(f"{self.path} was changed while it was read; start again") from error
         check_ids(found, f"{self.path}: image {image_id!r}")
@@ -254,59 +256,63 @@ class _Heads:
         self.path = path
         self.images: dict[Id, ImageRecord] = {}
         self.categories: dict[Id, str] = {}
-        self.has_annotations = False
-        self.is_list = self._has_images = False
-        self._parents = ParentRule()
+        self._lists: set[str] = set()  # keys whose value is one
+        self._zeros: set[str] = set()  # where an annotation has the id 0
         self._problems, self._results_allowed = problems, results_allowed
+
+    @property
+    def is_list(self) -> bool:
+        """Whether the file is a list of results."""
+        return RESULTS in self._lists
+
+    @property
+    def has_annotations(self) -> bool:
+        """Whether there is a list of annotations, or the file is one."""
+        return self.is_list or "annotations" in self._lists
 
     def scan(self, problems: Problems) -> Iterator[tuple[Record, Annotation]]:
         """Read the file: its annotations that can be used come out, all else is taken in, and checked at the end."""
         for record in iterate_records(self.path):
-            if not self.see(record) or record.opens_list:
+            if not self.see(record):
                 continue
             with problems.at(annotation_place(record.value, record.index)):
                 annotation = read_annotation(record.value)
-                self._parents.see(annotation)
+                self._zeros.update(key for key in ("id", "parent_id") if annotation.get(key) == 0)
                 yield record, annotation
         self.check()
 
     def see(self, record: Record) -> bool:
-        """Take in a record; returns whether it is one of `annotations` or results, or announces them.
+        """Take in a record; returns whether it is an annotation or result.
 
         Raises:
             InputError: a list where there must be none, or the wrong way round.
         """
-        if record.key == RESULTS:
-            if not self._results_allowed:
-                raise InputError(
-                    f"{self.path} is a list of results, which says nothing of its images; pass a COCO file with "
-                    "'images'"
-                )
-            self.is_list = self.has_annotations = True
-            return True
-        if record.key in ("images", "annotations") and record.index < 0 and not record.opens_list:
-            if record.value is not None:
-                raise InputError(f"{self.path}: '{record.key}' is not a list")
-        elif record.key == "annotations":
-            self.has_annotations = True
-            return True
-        elif record.key == "images":
-            self._has_images = True
-            if not record.opens_list:
-                self._add_image(record)
-        elif record.key == "categories" and isinstance(record.value, dict):
-            try:
-                key = read_id(record.value.get("id"))
-            except RecordError:
-                return False
-            self.categories[key] = str(record.value.get("name", key))
-        return False
+        key, value, in_list = record.key, record.value, record.index >= 0
+        if key == RESULTS and not self._results_allowed:
+            raise InputError(
+                f"{self.path} is a list of results, which says nothing of its images; pass a COCO file with 'images'"
+            )
+        if in_list or record.opens_list:
+            self._lists.add(key)
+        elif key in ("images", "annotations") and value is not None:
+            raise InputError(f"{self.path}: '{key}' is not a list")
+        if in_list and key == "images":
+            self._add_image(record)
+        elif in_list and key == "categories" and isinstance(value, dict):
+            with suppress(RecordError):
+                number = read_id(value.get("id"))
+                self.categories[number] = str(value.get("name", number))
+        return in_list and key in (RESULTS, "annotations")
 
     def check(self) -> None:
         """Verify what can only be known at the end of the file."""
-        if not self.is_list and not self._has_images:
+        if not self.is_list and "images" not in self._lists:
             raise InputError(f"{self.path} is not a COCO data set: it has no list 'images'")
-        self._parents.check(self.path)
+        if len(self._zeros) == 2:  # a child of annotation 0 cannot be told from a root
+            raise InputError(
+                f"{self.path}: annotation id 0 together with parent_id: 0 stands for no parent; number annotations "
+                "from 1"
+            )
         names: dict[str, Id] = {}
         for image_id, image in self.images.items():
             if "file_name" not in image:

@@ -85,9 +85,8 @@ def _records(scanner: _Scanner) -> Iterator[Record]:
     if scanner.peek() == "[":
         yield from _list(scanner, RESULTS)
     else:
-        scanner.take("{")
         seen: set[str] = set()
-        while scanner.peek() != "}":
+        for _ in scanner.items("{}"):
             checksum = scanner.checksum()
             key = scanner.value()[2]
             if not isinstance(key, str):
@@ -98,30 +97,22 @@ def _records(scanner: _Scanner) -> Iterator[Record]:
             scanner.take(":")
             if scanner.peek() == "[":
                 yield from _list(scanner, key)
-            else:
-                offset, length, value = scanner.value()
-                if key == CHECKSUM and checksum not in (None, value):
-                    raise CorruptFileError(
-                        f"{scanner.path} is damaged: its checksum is {checksum}, it was written with {value}; make it "
-                        f"or copy it again, or take the key `{CHECKSUM}` out if it was edited"
-                    )
-                yield Record(key, -1, offset, length, value)
-            if scanner.peek() != "}":
-                scanner.take(",")
-        scanner.take("}")
-    scanner.end()
+                continue
+            record = Record(key, -1, *scanner.value())
+            if key == CHECKSUM and checksum not in (None, record.value):
+                raise CorruptFileError(
+                    f"{scanner.path} is damaged: its checksum is {checksum}, it was written with {record.value}; make "
+                    f"it or copy it again, or take the key `{CHECKSUM}` out if it was edited"
+                )
+            yield record
+    if scanner.peek(at_end=True):
+        raise scanner.error("the json value has ended, but the file goes on")
 
 
 def _list(scanner: _Scanner, key: str) -> Iterator[Record]:
     yield Record(key, -1, scanner.place, 0, None)
-    scanner.take("[")
-    index = 0
-    while scanner.peek() != "]":
+    for index in scanner.items("[]"):
         yield Record(key, index, *scanner.value())
-        index += 1
-        if scanner.peek() != "]":
-            scanner.take(",")
-    scanner.take("]")
 
 
 class _Scanner:
@@ -138,7 +129,6 @@ class _Scanner:
         self._base = 0  # offset of the text in the file
         self._at = 0  # position in the text
         self._checksum = 0  # of the bytes before the text
-        self._last = ""  # of the characters before the text
         self._fill(max(_CHUNK, 64))
         head = self._text[:64].encode("latin-1")
         self._is_ours = head.startswith(_OUR_HEAD)
@@ -157,23 +147,22 @@ class _Scanner:
         """CRC32 of all bytes before what comes next; None in a file that is not laid out as our label files are, such
         as one that a script read, changed and wrote."""
         self.peek()
-        before = self._text[self._at - 1] if self._at else self._last
-        if not self._is_ours or before != "\n":
+        if not self._is_ours or self._text[self._at - 1] != "\n":
             return None
         return zlib.crc32(self._text[: self._at].encode("latin-1"), self._checksum)
 
-    def _skip_blanks(self) -> None:
-        blanks = _BLANKS.match(self._text, self._at)
-        self._at = blanks.end() if blanks else self._at
-
-    def peek(self) -> str:
-        """The next character that is not blank."""
+    def peek(self, at_end: bool = False) -> str:
+        """The next character that is not blank; "" where there is none, which is an error unless ``at_end``."""
         while True:
-            self._skip_blanks()
+            blanks = _BLANKS.match(self._text, self._at)
+            self._at = blanks.end() if blanks else self._at
             if self._at < len(self._text):
                 return self._text[self._at]
             if not self._fill(_CHUNK):
-                raise self.error("the file is cut off" if self.place else "the file is empty")
+                break
+        if not at_end:
+            raise self.error("the file is cut off" if self.place else "the file is empty")
+        return ""
 
     def take(self, character: str) -> None:
         """Step over a character that must be there."""
@@ -182,14 +171,16 @@ class _Scanner:
             raise self.error(f"expected {character!r}, found {found!a}")
         self._at += 1
 
-    def end(self) -> None:
-        """Verify that nothing but blanks comes any more."""
-        while True:
-            self._skip_blanks()
-            if self._at < len(self._text):
-                raise self.error("the json value has ended, but the file goes on")
-            if not self._fill(_CHUNK):
-                return
+    def items(self, brackets: str) -> Iterator[int]:
+        """Step over brackets and commas; yields the number of each item, which the caller takes."""
+        self.take(brackets[0])
+        number = 0
+        while self.peek() != brackets[1]:
+            yield number
+            number += 1
+            if self.peek() != brackets[1]:
+                self.take(",")
+        self.take(brackets[1])
 
     def value(self) -> tuple[int, int, Any]:
         """Offset and length in the file, and value, of the next json value."""
@@ -226,9 +217,9 @@ class _Scanner:
     def _fill(self, size: int) -> bool:
         data = self._file.read(size)
         if data:
-            self._last = self._text[self._at - 1] if self._at else self._last
-            self._checksum = zlib.crc32(self._text[: self._at].encode("latin-1"), self._checksum)
-            self._text = self._text[self._at :] + data.decode("latin-1")
-            self._base += self._at
-            self._at = 0
+            done = max(0, self._at - 1)  # one character stays: `checksum` looks back
+            self._checksum = zlib.crc32(self._text[:done].encode("latin-1"), self._checksum)
+            self._text = self._text[done:] + data.decode("latin-1")
+            self._base += done
+            self._at -= done
         return bool(data)

@@ -8,10 +8,11 @@ Forms that are common in the wild come out as COCO has them: ids and sizes as te
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypedDict, Union, cast
+from typing import Annotated, Any, Literal, TypedDict, Union, cast
 
 import msgspec
 
@@ -20,8 +21,11 @@ from ..structures.masks import MAX_PIXELS
 
 Id = Union[int, str]
 
+_Length = Annotated[float, msgspec.Meta(ge=0)]
+_Box = tuple[float, float, _Length, _Length]
 _LARGEST_ID = 2**63 - 1
-_CROWD_FLAGS = {None: 0, "": 0, "none": 0, "false": 0, "0": 0, "true": 1, "1": 1}
+_FLAGS = {"none": 0, "": 0, "false": 0, "0": 0, "0.0": 0, "true": 1, "1": 1, "1.0": 1}
+_NO_NAME = re.compile("[\0\ud800-\udfff]")  # also half of a character, as a cut "\\ud83d"
 
 
 class ImageRecord(TypedDict, total=False):
@@ -57,6 +61,7 @@ class Annotation(TypedDict, total=False):
     obj_ann_id: Id  # of PACO
 
 
+_IDS: tuple[Literal["id", "image_id", "obj_ann_id"], ...] = ("id", "image_id", "obj_ann_id")
 _COPIED = ("category_id", "segmentation", "area", "bbox", "score", "depth", "level", "source", "ancestor_scores")
 
 
@@ -81,9 +86,6 @@ class Problems:
 
     def __len__(self) -> int:
         return sum(self.counts.values())
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.items)
 
     def add(self, place: str, error: RecordError, instead: str = "") -> None:
         """Note that what is at a place cannot be used.
@@ -113,11 +115,6 @@ class Problems:
         except RecordError as error:
             self.add(place, error, instead)
 
-    def update(self, other: Problems) -> None:
-        """Take in those of another part."""
-        self.counts.update(other.counts)
-        self.items += other.items
-
     def summary(self) -> str:
         """One line: how many, by reason, and an example; empty if there are none."""
         if not self.counts:
@@ -146,18 +143,19 @@ def read_id(value: Any, name: str = "id") -> Id:
     raise RecordError(f"`{name}` must be a whole number or text, got {value!r:.40}", f"wrong {name}")
 
 
-def read_number(value: Any, name: str) -> float:
-    """A finite number; text is taken where it is one.
+def read_number(value: Any, name: str, kind: Any = float) -> float:
+    """A finite number of a type of msgspec; text is taken where it is one.
 
     Raises:
         RecordError: something else.
     """
     try:
-        number = msgspec.convert(value, float, strict=False)
+        number = msgspec.convert(value, kind, strict=False)
     except msgspec.ValidationError:
         number = math.nan
     if not math.isfinite(number):
-        raise RecordError(f"the {name} must be a finite number, got {value!r:.40}", f"wrong {name}")
+        sign = "" if kind is float else ", not negative"
+        raise RecordError(f"the {name} must be a finite number{sign}, got {value!r:.40}", f"wrong {name}")
     return number
 
 
@@ -176,12 +174,8 @@ def read_area(annotation: Annotation) -> float | None:
     Raises:
         RecordError: no finite number, or negative.
     """
-    if annotation.get("area") is None:
-        return None
-    area = read_number(annotation["area"], "area")
-    if area < 0:
-        raise RecordError(f"the area must not be negative, got {area}", "wrong area")
-    return area
+    area = annotation.get("area")
+    return None if area is None else read_number(area, "area", _Length)
 
 
 def read_box(annotation: Annotation) -> list[float] | None:
@@ -194,10 +188,10 @@ def read_box(annotation: Annotation) -> list[float] | None:
     if box is None or box == []:
         return None
     try:
-        values = msgspec.convert(box, list[float], strict=False)
+        values = list(msgspec.convert(box, _Box, strict=False))
     except msgspec.ValidationError:
-        values = []
-    if len(values) != 4 or not all(map(math.isfinite, values)) or min(values[2:]) < 0:
+        values = [math.nan]
+    if not all(map(math.isfinite, values)):
         raise RecordError(f"the bbox must be x, y, width, height, got {str(box):.60}", "wrong bbox")
     return values
 
@@ -223,19 +217,17 @@ def read_image(record: Any, problems: Problems, place: str) -> ImageRecord:
     """
     if not isinstance(record, dict):
         raise InputError(f"{place}: an image must be an object, got {record!r:.40}")
-    name = record.get("file_name")
-    if "id" not in record:
-        raise InputError(f"{place}: image {name!r:.80} has no 'id'; every image needs one of its own")
+    name: Any = record.get("file_name")
+    url: Any = record.get("coco_url")
     try:
-        image = ImageRecord(id=read_id(record["id"]))
+        image = ImageRecord(id=read_id(record.get("id")))
     except RecordError as error:
-        raise InputError(f"{place}: {error}; give every image an id of its own") from error
+        raise InputError(f"{place}: image {name!r:.80} has no 'id' of its own: {error}") from error
     place = f"{place}: image {image['id']!r:.40}"
-    url = record.get("coco_url")
-    if isinstance(url, str) and "\0" not in url and _is_text(url):
+    if _is_path(url):
         image["coco_url"] = url
         name = url.rstrip("/").rsplit("/", 1)[-1] if name is None else name
-    if isinstance(name, str) and name.strip() and "\0" not in name and _is_text(name):
+    if _is_path(name):
         image["file_name"] = name
     elif name is not None:
         problems.add(place, RecordError(f"`file_name` is {name!r:.40}, which is no path", "wrong file_name"))
@@ -245,12 +237,8 @@ def read_image(record: Any, problems: Problems, place: str) -> ImageRecord:
     return image
 
 
-def _is_text(name: str) -> bool:
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:  # half of a character, as a cut "\ud83d"
-        return False
-    return True
+def _is_path(name: Any) -> bool:
+    return isinstance(name, str) and bool(name.strip()) and not _NO_NAME.search(name)
 
 
 def _size(record: dict[str, Any]) -> tuple[int, int] | None:
@@ -259,6 +247,17 @@ def _size(record: dict[str, Any]) -> tuple[int, int] | None:
     except msgspec.ValidationError:
         return None
     return (height, width) if height > 0 and width > 0 and height * width <= MAX_PIXELS else None
+
+
+def image_name(image: ImageRecord, path: str = "") -> str:
+    """The `file_name` of an image whose record must tell it.
+
+    Raises:
+        InputError: it does not.
+    """
+    if "file_name" not in image:
+        raise InputError(f"{path}{path and ': '}image {image['id']!r} has no usable file_name; write its path")
+    return image["file_name"]
 
 
 def image_size(image: ImageRecord, path: str) -> tuple[int, int]:
@@ -289,15 +288,12 @@ def read_annotation(record: Any, needs_image: bool = True) -> Annotation:
     if not isinstance(record, dict):
         raise RecordError(f"an annotation must be an object, got {record!r:.40}", "no annotation")
     annotation = cast(Annotation, {key: record[key] for key in _COPIED if key in record})
-    if record.get("id") is not None:
-        annotation["id"] = read_id(record["id"])
-    if record.get("image_id") is not None:
-        annotation["image_id"] = read_id(record["image_id"], "image_id")
-    elif needs_image:
+    for key in _IDS:
+        if record.get(key) is not None:
+            annotation[key] = read_id(record[key], key)
+    if needs_image and "image_id" not in annotation:
         raise RecordError("it has no image_id", "no image_id")
     annotation["iscrowd"] = max(_flag(record, "iscrowd"), _flag(record, "ignore"))
-    if record.get("obj_ann_id") is not None:
-        annotation["obj_ann_id"] = read_id(record["obj_ann_id"], "obj_ann_id")
     if "parent_id" in record:
         parent = record["parent_id"]
         annotation["parent_id"] = 0 if parent is None or parent == "" else read_id(parent, "parent_id")
@@ -333,12 +329,10 @@ def read_annotations(records: Sequence[Any], problems: Problems, where: str) -> 
 
 def _flag(record: dict[str, Any], name: str) -> int:
     value = record.get(name)
-    key = value.strip().lower() if isinstance(value, str) else value
-    if isinstance(key, (int, float)) and key in (0, 1):
-        return int(key)
-    if isinstance(key, (str, type(None))) and key in _CROWD_FLAGS:
-        return _CROWD_FLAGS[key]
-    raise RecordError(f"`{name}` must be 0 or 1, got {value!r:.40}", f"wrong {name}")
+    flag = _FLAGS.get(str(value).strip().lower())
+    if flag is None:
+        raise RecordError(f"`{name}` must be 0 or 1, got {value!r:.40}", f"wrong {name}")
+    return flag
 
 
 def check_ids(annotations: Sequence[Annotation], where: str) -> None:
@@ -370,26 +364,3 @@ def check_ids(annotations: Sequence[Annotation], where: str) -> None:
             annotation["id"] = new = max(following, 1)
             following = new + 1
         used.add(annotation["id"])
-
-
-class ParentRule:
-    """Tells whether the ids of a file are ones that ``parent_id`` can name: 0 stands for no parent."""
-
-    def __init__(self) -> None:
-        self._has_zero = self._names_zero = False
-
-    def see(self, annotation: Annotation) -> None:
-        """Take in one annotation of the file."""
-        self._has_zero |= annotation.get("id") == 0
-        self._names_zero |= annotation.get("parent_id") == 0
-
-    def check(self, path: str) -> None:
-        """Verify it once all annotations have been seen.
-
-        Raises:
-            InputError: a child of annotation 0 cannot be told from a root.
-        """
-        if self._has_zero and self._names_zero:
-            raise InputError(
-                f"{path}: annotation id 0 together with parent_id: 0 stands for no parent; number annotations from 1"
-            )

@@ -25,7 +25,7 @@ from .index import (
     save_index,
 )
 from .scanner import CHECKSUM, readable
-from .writer import SECTIONS, SEPARATOR, copy_range, read_checked_json, read_json, write_checked_json, write_label_file
+from .writer import SECTIONS, copy_range, read_checked_json, read_json, write_checked_json, write_label_file
 
 MAX_IMAGES_PER_SHARD = 1000
 RUN_FILE = "run.json"
@@ -232,23 +232,6 @@ def read_skipped(label_file: str) -> list[dict[str, Any]]:
     index = load_index(label_file)
     offset, length = index.sections[SECTIONS.index("skipped")].tolist()
     return json.loads(b"[" + b"".join(copy_range(label_file, offset, length)) + b"]")
-
-
-def image_lines(label_file: str, rows: np.ndarray) -> Iterator[tuple[int, bool, list[bytes]]]:
-    """Per image its id, False, and its json lines, as `ShardJournal.append` takes them.
-
-    Args:
-        label_file: the file.
-        rows: of its index, those of the images that are wanted.
-    """
-    with open(label_file, "rb") as file:
-        for row in rows:
-            file.seek(int(row["image_offset"]))
-            lines = [file.read(int(row["image_length"]))]
-            if row["count"]:
-                file.seek(int(row["annotations_offset"]))
-                lines += file.read(int(row["annotations_length"])).split(SEPARATOR)
-            yield int(row["image_id"]), False, lines
 
 
 def _open_shards(folder: str, allow_incomplete: bool) -> tuple[list[str], list[ShardIndex]]:

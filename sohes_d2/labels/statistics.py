@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError, RecordError
+from ..errors import RecordError
 from ..structures.masks import mask_areas, union_area
 from .forests import read_forest
 from .index import COCO_SIZES, RELATIVE_SIZES, is_label_file
@@ -135,8 +135,6 @@ def inspect_labels(path: str, max_images: int = 0, outstanding: int = 5) -> Labe
 
 def _labels(path: str, max_images: int, problems: Problems) -> Iterator[tuple[ImageRecord, list[Annotation]]]:
     """Image records and their annotations."""
-    if not os.path.exists(path):
-        raise InputError(f"{path!r} does not exist; pass a COCO json, or a folder of shards")
     if os.path.isdir(path) or is_label_file(path):
         labels = ShardedDataset(path, allow_incomplete=True)
         for k in _spread_indices(len(labels), max_images):
@@ -144,13 +142,12 @@ def _labels(path: str, max_images: int, problems: Problems) -> Iterator[tuple[Im
             image = read_image(record["image"], problems, path)
             yield image, read_annotations(record["annotations"], problems, f"{path}: image {image['id']!r}")
         return
-    coco = LabelStream(path)
+    coco = LabelStream(path, problems)
     try:
         for k in _spread_indices(len(coco.images), max_images):
             yield coco.images[k], coco.annotations(coco.images[k]["id"])
     finally:
         coco.close()
-        problems.update(coco.problems)
 
 
 def _spread_indices(count: int, most: int) -> range | list[int]:

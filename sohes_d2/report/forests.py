@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..labels.forests import CIRCLE, link, read_masks
+from ..labels.forests import CIRCLE, read_forest
 from ..labels.schema import Problems
 from ..structures.forest import Forest
 from ..visualization.colors import canonical_order
@@ -51,28 +51,23 @@ def image_forest(
         score_threshold: masks of lower score are left out; None takes all.
         max_masks: at most so many of the best scores are taken; 0 takes all.
     """
-    annotations = file.of(image_id)
+    annotations = file.by_image.get(image_id, [])
     problems = Problems()
-    masks = read_masks(annotations, size, problems, "")
-    everything = link(annotations, masks, size, problems, "")
+    forest, kept = read_forest(annotations, size, problems, "")
     by_coverage = not file.has_hierarchy or CIRCLE in problems.counts
-    scores = everything.scores
-    crowds = np.array([bool(a["iscrowd"]) for a in annotations], bool)
-    keep = np.array([mask is not None for mask in masks], bool) & ~crowds
+    keep = np.arange(len(forest))
     if score_threshold is not None:
-        keep &= scores >= score_threshold
-    if max_masks and keep.sum() > max_masks:
-        best = np.argsort(-np.where(keep, scores, -np.inf), kind="stable")[:max_masks]
-        keep = np.isin(np.arange(len(keep)), best)
-    kept = np.flatnonzero(keep)
-    forest = everything.subset(keep)
+        keep = np.flatnonzero(forest.scores >= score_threshold)
+    if max_masks and len(keep) > max_masks:
+        keep = np.sort(keep[np.argsort(-forest.scores[keep], kind="stable")[:max_masks]])
+    forest = forest.subset(keep)
     if by_coverage:
         forest = Forest.from_masks(forest.masks, size, THETA_COVER, scores=forest.scores)
-    order = canonical_order(forest, range(len(forest)))
+    order = np.array(canonical_order(forest, range(len(forest))), np.int64)
     return ImageForest(
-        forest.subset(np.array(order, np.int64)),
-        [annotations[kept[k]] for k in order],
-        list(problems),
-        int(crowds.sum()),
+        forest.subset(order),
+        [annotations[kept[k]] for k in keep[order]],
+        problems.items,
+        sum(annotation["iscrowd"] for annotation in annotations),
         by_coverage,
     )

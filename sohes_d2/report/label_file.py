@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import InputError
-from ..labels import reader
-from ..labels.matching import RepeatedNameError, match_by_name
-from ..labels.schema import Annotation
+from ..labels import matching, reader
 from ..labels.writer import read_json
 from ..structures.masks import RLE, iou_matrix
 
@@ -30,10 +28,6 @@ class LabelFile(reader.LabelFile):
         parts = Path(self.path).parts
         return Path(*parts[-1 - self.folders :]).as_posix()
 
-    def of(self, image_id: Any) -> list[Annotation]:
-        """Annotations of an image; empty where it has none."""
-        return list(self.by_image.get(image_id, ()))
-
 
 def read_label_file(path: str | Path, results_allowed: bool = False) -> LabelFile:
     """Read a COCO data set, or with ``results_allowed`` a COCO result list.
@@ -41,12 +35,12 @@ def read_label_file(path: str | Path, results_allowed: bool = False) -> LabelFil
     Raises:
         InputError: the file cannot be read, is no json, or is none of these.
     """
-    found = reader.read_label_file(path, results_allowed=results_allowed)
-    file = LabelFile(**{field.name: getattr(found, field.name) for field in fields(found)})
+    file = LabelFile.read(path, results_allowed=results_allowed)
     if not file.images and not file.is_result_list:
         raise InputError(f"{path} has no images, so there is nothing to show")
-    # A single class, such as our "entity", says nothing of a mask.
-    return replace(file, categories=file.categories if len(file.categories) > 1 else {})
+    if len(file.categories) == 1:  # a single class, such as our "entity", says nothing of a mask
+        file.categories = {}
+    return file
 
 
 def named_apart(files: Sequence[LabelFile]) -> list[LabelFile]:
@@ -85,20 +79,10 @@ def match_images(file: LabelFile, other: LabelFile) -> dict[Any, Any]:
     By file name, or by its last part where that finds more and is unique in both files. Only where a file has no names,
     such as a list of results, do equal ids mean the same image: every tool counts its images from 1.
     """
-    if other.is_result_list:
-        return {image_id: image_id if image_id in other.by_image else None for image_id in file.images}
-    if not (_names(file) and _names(other)):
-        return {image_id: image_id if image_id in other.images else None for image_id in file.images}
     try:
-        found, _ = match_by_name(_names(file), _names(other))
-    except RepeatedNameError:
-        found = {}
-    return {image_id: found.get(image_id) for image_id in file.images}
-
-
-def _names(file: LabelFile) -> dict[Any, str]:
-    names = ((image_id, record.get("file_name")) for image_id, record in file.images.items())
-    return {image_id: name for image_id, name in names if isinstance(name, str)}
+        return matching.match_images(file, other)[0]
+    except matching.RepeatedNameError:
+        return dict.fromkeys(file.images)
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import IO, Any, BinaryIO
 
 from ..errors import FolderBusyError, InputError, OutputError
@@ -56,7 +56,8 @@ def output_errors(path: str | os.PathLike[str]) -> Iterator[None]:
     except OutputError:
         raise
     except OSError as error:
-        raise _output_error(path, error) from error
+        reason = "; ".join(filter(None, (error.strerror or str(error), _REMEDIES.get(error.errno or 0))))
+        raise OutputError(f"{os.fspath(path)!r} cannot be written: {reason}") from error
 
 
 class atomic_writer:
@@ -88,18 +89,13 @@ class atomic_writer:
         return self._file
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if kind is None:
-            try:
+        with output_errors(self.path), ExitStack() as stack:
+            stack.callback(self._abandon)
+            if kind is None:
                 self._finish()
-            except BaseException as failure:
-                self._abandon()
-                if isinstance(failure, OSError):
-                    raise _output_error(self.path, failure) from failure
-                raise
-            return
-        self._abandon()
-        if self._raw.failure is not None and isinstance(error, Exception):
-            raise _output_error(self.path, self._raw.failure) from error
+                stack.pop_all()
+            elif self._raw.failure is not None and isinstance(error, Exception):
+                raise self._raw.failure
 
     def _finish(self) -> None:
         self._file.flush()
@@ -167,13 +163,6 @@ def lock_file(file: IO[Any], wait: bool = True) -> bool:
     return True
 
 
-def _output_error(path: str | os.PathLike[str], error: OSError) -> OutputError:
-    if isinstance(error, OutputError):
-        return error
-    remedy = _REMEDIES.get(error.errno or 0, "")
-    return OutputError(f"{os.fspath(path)!r} cannot be written: {error.strerror or error}{remedy and '; ' + remedy}")
-
-
 def open_regular(path: str | os.PathLike[str], pipes: bool = False) -> BinaryIO:
     """Open a file for reading. What is no regular file is not even opened: that could wait for ever, or act.
 
@@ -234,14 +223,12 @@ def check_output(path: str | os.PathLike[str], folder: bool, option: str = "--ou
     """
     path = os.fspath(path)
     shown = path if len(path) <= 200 else f"{path[:200]}..."
-    wanted = f"{option} {shown!r}"
+    wanted, kind = f"{option} {shown!r}", "folder" if folder else "file"
     try:
         if not path or "\0" in path:
-            raise InputError(f"{wanted} is no path; name a {'folder' if folder else 'file'}")
+            raise InputError(f"{wanted} is no path; name a {kind}")
         if os.path.exists(path) and os.path.isdir(path) != folder:
-            raise InputError(
-                f"{wanted} is a {'file' if folder else 'folder'}; name a {'folder' if folder else 'file'} instead"
-            )
+            raise InputError(f"{wanted} is a {'file' if folder else 'folder'}; name a {kind} instead")
         existing = os.path.abspath(path)
         if not folder:
             existing = os.path.dirname(existing)

@@ -414,17 +414,13 @@ class Forest:
         index = {a["id"]: k for k, a in enumerate(annotations)}
         if len(index) != len(annotations):
             raise ForestError("two annotations of one image share an id")
-        parents = []
-        for a in annotations:
-            parent_id = a.get("parent_id") or 0
-            if parent_id and parent_id not in index:
-                raise ForestError(
-                    f"annotation {a['id']} names parent {parent_id}, which is not an annotation of its image"
-                )
-            parents.append(index[parent_id] if parent_id else NO_PARENT)
+        parent_ids = [a.get("parent_id") or 0 for a in annotations]
+        missing = set(parent_ids) - {0} - set(index)
+        if missing:
+            raise ForestError(f"the parent {min(missing, key=str)} is not an annotation of its image")
         return cls(
             [rle_from_coco(a["segmentation"], image_size) for a in annotations],
-            parents,
+            [index[parent_id] if parent_id else NO_PARENT for parent_id in parent_ids],
             image_size,
             scores=[a.get("score", 1.0) for a in annotations],
             levels=[a.get("level", NO_LEVEL) for a in annotations],

@@ -13,7 +13,7 @@ import re
 import struct
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO, Union
 
 import numpy as np
@@ -35,22 +35,7 @@ IMAGE_SUFFIXES = frozenset(
 )
 
 # Names of Pillow's decoders. Others run programs (PostScript), open further files, or draw vectors.
-_RASTER_FORMATS = (
-    "AVIF",
-    "BMP",
-    "DIB",
-    "GIF",
-    "HEIF",
-    "JPEG",
-    "JPEG2000",
-    "JXL",
-    "MPO",
-    "PNG",
-    "PPM",
-    "TGA",
-    "TIFF",
-    "WEBP",
-)
+_RASTER_FORMATS = "AVIF BMP DIB GIF HEIF JPEG JPEG2000 JXL MPO PNG PPM TGA TIFF WEBP".split()
 
 # More than the largest picture of most phones (108 megapixels), and 384 MB as RGB.
 MAX_IMAGE_PIXELS = 128_000_000
@@ -260,7 +245,9 @@ def open_image(path: PathLike) -> Iterator[Image.Image]:
             head = file.read(512)
             file.seek(0)
             with _identified(path, file, head) as image:
-                _check_size(path, image.size)
+                width, height = image.size
+                if width * height > max_image_pixels():
+                    raise _too_large(path, f"{width} x {height} pixels are ")
                 if image.format in ("JPEG", "MPO"):
                     _check_scans(path, file)
                 yield image
@@ -272,9 +259,7 @@ def open_image(path: PathLike) -> Iterator[Image.Image]:
         raise ImageReadError(path, "not enough memory to decode it", "Resize the image.") from error
     except OSError as error:
         raise ImageReadError(path, error.strerror or str(error), _REMEDIES.get(error.errno or 0, _REPLACE)) from error
-    except (
-        Exception
-    ) as error:  # decoders raise nearly anything on damaged bytes: SyntaxError, struct.error, KeyError, ...
+    except Exception as error:  # decoders raise nearly anything on damaged bytes
         raise ImageReadError(path, f"damaged file ({type(error).__name__}: {error})") from error
 
 
@@ -286,7 +271,8 @@ def _check_bytes(path: PathLike, size: int) -> None:
 
 
 def _identified(path: PathLike, file: BinaryIO, head: bytes) -> Image.Image:
-    if os.path.splitext(os.fspath(path))[1].lower() in _RAW_SUFFIXES and _is_tiff(head):
+    # most raw formats are TIFF files, of which Pillow would read a thumbnail at best
+    if os.path.splitext(os.fspath(path))[1].lower() in _RAW_SUFFIXES and head[:4] in (b"II*\0", b"MM\0*"):
         raise _other_kind(path, "a camera's raw file", f"{_CONVERT} by a raw converter")
     _register_plugins(head)
     Image.init()
@@ -303,11 +289,6 @@ def _identified(path: PathLike, file: BinaryIO, head: bytes) -> Image.Image:
         raise _too_large(path) from error
 
 
-def _is_tiff(head: bytes) -> bool:
-    """Most raw formats are TIFF files, of which Pillow would read a thumbnail at best."""
-    return head[:4] in (b"II*\0", b"MM\0*")
-
-
 def _other_kind(path: PathLike, kind: str, remedy: str) -> ImageReadError:
     # the remedy in the reason, too, because the lists of skipped photos hold that alone
     return ImageReadError(path, f"{kind}, which is not read; {remedy}", "Or take it off the list.")
@@ -315,20 +296,12 @@ def _other_kind(path: PathLike, kind: str, remedy: str) -> ImageReadError:
 
 def _register_plugins(head: bytes) -> None:
     """Let plugins that are installed tell Pillow about formats that it does not know itself."""
-    plugin = next((name for pattern, name in _PLUGINS if re.match(pattern, head, re.DOTALL)), None)
-    if plugin:
-        try:
-            module = importlib.import_module(plugin)
-        except ImportError:
-            return
-        if hasattr(module, "register_heif_opener"):
-            module.register_heif_opener()
-
-
-def _check_size(path: PathLike, size: tuple[int, int]) -> None:
-    width, height = size
-    if width * height > max_image_pixels():
-        raise _too_large(path, f"{width} x {height} pixels are ")
+    for pattern, plugin in _PLUGINS:
+        if re.match(pattern, head, re.DOTALL):
+            with suppress(ImportError):
+                module = importlib.import_module(plugin)
+                if hasattr(module, "register_heif_opener"):
+                    module.register_heif_opener()
 
 
 def _too_large(path: PathLike, what: str = "") -> ImageReadError:
@@ -361,8 +334,7 @@ def _upright(image: Image.Image) -> np.ndarray:
 def _orientation(image: Image.Image, getexif=None) -> int | None:
     """The EXIF orientation 1..8, or None. Unreadable EXIF is ignored, as Detectron2 does."""
     try:
-        exif = image.getexif() if getexif is None else getexif(image)
-        return exif.get(_EXIF_ORIENTATION)
+        return (image.getexif() if getexif is None else getexif(image)).get(_EXIF_ORIENTATION)
     except Exception:  # malformed EXIF raises nearly anything; the pixels may still be good
         return None
 
@@ -370,23 +342,16 @@ def _orientation(image: Image.Image, getexif=None) -> int | None:
 def _png_metadata_after_pixels(file: Any) -> bool:
     """Whether a PNG has metadata chunks behind its pixel data. The file position is kept."""
     position = file.tell()
-    try:
-        file.seek(len(_PNG_SIGNATURE))
-        pixels_seen = False
-        while True:
-            head = file.read(8)
-            if len(head) < 8:
-                return False
-            length, kind = struct.unpack(">I4s", head)
-            if kind == b"IDAT":
-                pixels_seen = True
-            elif pixels_seen and kind in _PNG_METADATA_CHUNKS:
-                return True
-            elif kind == b"IEND":
-                return False
-            file.seek(length + 4, os.SEEK_CUR)
-    finally:
-        file.seek(position)
+    file.seek(len(_PNG_SIGNATURE))
+    pixels_seen = found = False
+    kind = b""
+    while not found and kind != b"IEND" and len(head := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        found = pixels_seen and kind in _PNG_METADATA_CHUNKS
+        pixels_seen |= kind == b"IDAT"
+        file.seek(length + 4, os.SEEK_CUR)
+    file.seek(position)
+    return found
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+import msgspec
 import numpy as np
 from pycocotools import mask as mask_util
 
@@ -31,6 +32,7 @@ MAX_PIXELS = 1 << 29
 REACH = 2
 # Of all polygons of a mask, in pixels; pycocotools takes some 100 bytes for each to draw them.
 MAX_OUTLINE = 1 << 21
+_POINTS = list[tuple[float, float]]
 
 
 def encode_masks(masks: Any, chunk_bytes: int = CHUNK_BYTES) -> list[RLE]:
@@ -146,11 +148,9 @@ def rle_from_coco(segmentation: Any, image_size: tuple[int, int]) -> RLE:
     if runs is None:
         return mask_util.merge(mask_util.frPyObjects([polygon.tolist() for polygon in polygons], height, width))
     counts = segmentation["counts"]
-    if (runs[1:] == 0).any():
-        return encode_runs(merge_empty_runs(runs), (height, width))
-    if isinstance(counts, (str, bytes)):
+    if isinstance(counts, (str, bytes)) and (runs[1:] != 0).all():
         return {"size": [height, width], "counts": counts.encode("ascii") if isinstance(counts, str) else counts}
-    return encode_runs(runs, (height, width))
+    return encode_runs(merge_empty_runs(runs), (height, width))
 
 
 def check_segmentation(segmentation: Any, image_size: tuple[int, int]) -> tuple[list[np.ndarray], np.ndarray | None]:
@@ -171,12 +171,9 @@ def check_segmentation(segmentation: Any, image_size: tuple[int, int]) -> tuple[
         size = str(list(segmentation["size"]))[:40]
         raise RecordError(f"the RLE has size {size}, its image is {[height, width]} (height, width)", "size of the RLE")
     counts = segmentation["counts"]
-    runs = None if isinstance(counts, (str, bytes)) else _whole_numbers(counts, "counts of the RLE")
-    try:
-        runs = run_lengths(counts) if runs is None else runs
-        check_runs(runs, (height, width))
-    except ValueError as error:
-        raise RecordError(str(error), "runs of the RLE") from error
+    is_text = isinstance(counts, (str, bytes))
+    runs = run_lengths(counts) if is_text else _whole_numbers(counts, "counts of the RLE")
+    check_runs(runs, (height, width))
     return [], runs
 
 
@@ -192,17 +189,18 @@ def _checked_size(image_size: tuple[int, int]) -> tuple[int, int]:
     return height, width
 
 
+def _numbers(values: Any, form: Any = list[float]) -> np.ndarray:
+    """(K,) float64 of numbers in a form of msgspec; a single NaN for anything else."""
+    try:
+        return np.array(msgspec.convert(values, form), np.float64).reshape(-1)
+    except msgspec.ValidationError:
+        return np.array([np.nan])
+
+
 def _whole_numbers(values: Any, what: str) -> np.ndarray:
     """(K,) int64; numbers of type float are taken where they are whole."""
-    if isinstance(values, np.ndarray):
-        values = values.tolist()
-    if not isinstance(values, (list, tuple)) or not set(map(type, values)) <= {int, float}:
-        raise RecordError(f"the {what} must be whole numbers, got {str(values)[:40]}", what)
-    try:
-        numbers = np.array(values, np.float64).reshape(-1)
-    except OverflowError:
-        numbers = np.array([np.inf])
-    if not (np.abs(numbers) <= 2.0**53).all() or (numbers != np.floor(numbers)).any():
+    numbers = _numbers(values.tolist() if isinstance(values, np.ndarray) else values)
+    if not ((np.abs(numbers) <= 2.0**53) & (numbers == np.floor(numbers))).all():
         raise RecordError(f"the {what} must be whole numbers, got {str(values)[:40]}", what)
     return numbers.astype(np.int64)
 
@@ -218,51 +216,35 @@ def _polygons(segmentation: Sequence[Any], size: tuple[int, int]) -> list[np.nda
         raise RecordError(
             "the segmentation is a table of 0 and 1, not a list of polygons; encode the mask as RLE", "table of 0 and 1"
         )
-    if _are_numbers(pieces):
+    if isinstance(pieces[0], (int, float)) or len(_numbers(pieces, _POINTS)) > 1:  # a polygon alone
         pieces = [pieces]
-    elif all(map(_is_point, pieces)):
-        pieces = [[value for point in pieces for value in point]]
-    polygons, outline = [], 0.0
+    polygons = []
     for piece in pieces:
-        if isinstance(piece, (list, tuple)) and piece and all(map(_is_point, piece)):
-            piece = [value for point in piece for value in point]
-        if not _are_numbers(piece) or len(piece) < 6 or len(piece) % 2:
+        points = _numbers(piece)
+        points = _numbers(piece, _POINTS) if len(points) == 1 else points
+        if len(points) < 6 or len(points) % 2:
             raise RecordError("a polygon must be a flat list of at least three x, y pairs", "polygon")
-        try:
-            points = np.array(piece, np.float64)
-        except OverflowError:
-            points = np.full(len(piece), np.inf)
-        # also not a number
-        if not (np.abs(points) <= REACH * max(size)).all():
-            raise RecordError("a polygon lies far outside its image", "polygon far outside")
-        edges = np.abs(np.diff(np.concatenate([points, points[:2]]).reshape(-1, 2), axis=0))
-        outline += float(edges.max(axis=1).sum())
         polygons.append(points)
-    if outline > MAX_OUTLINE:
-        raise RecordError(f"the outline of the polygons is {outline:.0f} pixels long", "outline")
+    _check_extent(polygons, size)
     return polygons
 
 
-def _are_numbers(values: Any) -> bool:
-    return isinstance(values, (list, tuple)) and bool(values) and set(map(type, values)) <= {int, float}
-
-
-def _is_point(values: Any) -> bool:
-    return _are_numbers(values) and len(values) == 2
+def _check_extent(polygons: Sequence[np.ndarray], size: tuple[int, int]) -> None:
+    outline = 0.0
+    for points in polygons:
+        if not (np.abs(points) <= REACH * max(size)).all():  # also not a number
+            raise RecordError("a polygon lies far outside its image", "polygon far outside")
+        edges = np.abs(np.diff(np.concatenate([points, points[:2]]).reshape(-1, 2), axis=0))
+        outline += float(edges.max(axis=1).sum())
+    if outline > MAX_OUTLINE:
+        raise RecordError(f"the outline of the polygons is {outline:.0f} pixels long", "outline")
 
 
 def _is_table(pieces: Sequence[Any], size: tuple[int, int]) -> bool:
     """Whether these are the rows of a mask: as many and as long as the image, or many of one length, of 0 and 1."""
-    first = pieces[0]
-    if not isinstance(first, (list, tuple)) or not first:
-        return False
-    rows = len(pieces) == size[0] and len(first) == size[1] or len(pieces) > 2 and len(first) > 2
-    return rows and all(
-        isinstance(piece, (list, tuple))
-        and len(piece) == len(first)
-        and all(isinstance(value, (int, float)) and value in (0, 1) for value in piece)
-        for piece in pieces
-    )
+    table = np.array(pieces, object)
+    has_form = table.shape == size or (table.ndim == 2 and min(table.shape) > 2)
+    return has_form and all(isinstance(value, (int, float)) and value in (0, 1) for value in table.flat)
 
 
 def encode_runs(runs: Sequence[int] | np.ndarray, image_size: tuple[int, int]) -> RLE:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..errors import RecordError
+
 # One character carries 6 bits: 5 of the value, and whether the value goes on in the next character.
 _MORE, _SIGN = 0x20, 0x10
+_REASON = "runs of the RLE"
 
 
 def run_lengths(counts: bytes | str) -> np.ndarray:
@@ -21,23 +24,23 @@ def run_lengths(counts: bytes | str) -> np.ndarray:
         (K,) int64 lengths of the runs, outside and inside by turns. Unsound counts may give negative lengths.
 
     Raises:
-        ValueError: a character that the format does not have, or a last value that is cut off.
+        RecordError: a character that the format does not have, or a last value that is cut off.
     """
     raw = counts.encode("utf-8", "replace") if isinstance(counts, str) else bytes(counts)
     codes = np.frombuffer(raw, np.uint8).astype(np.int64) - 48
     if not len(codes):
         return np.zeros(0, np.int64)
     if (codes & ~63).any():  # under 0 or over 63
-        raise ValueError("counts hold a character that compressed RLEs do not have")
+        raise RecordError("counts hold a character that compressed RLEs do not have", _REASON)
     last = (codes & _MORE) == 0
     if not last[-1]:
-        raise ValueError("counts end in the middle of a value")
+        raise RecordError("counts end in the middle of a value", _REASON)
     ends = np.flatnonzero(last)
     starts = np.zeros_like(ends)
     starts[1:] = ends[:-1] + 1
     lengths = ends - starts + 1
     if lengths.max() > 8:  # 40 bits: more pixels than any image has, and the shifts below stay defined
-        raise ValueError("counts hold a run longer than any image")
+        raise RecordError("counts hold a run longer than any image", _REASON)
     shifts = 5 * (np.arange(len(codes)) - np.repeat(starts, lengths))
     values = np.add.reduceat((codes & 0x1F) << shifts, starts)
     negative = (codes[ends] & _SIGN) != 0
@@ -55,17 +58,17 @@ def check_runs(runs: np.ndarray, image_size: tuple[int, int]) -> None:
         image_size: (H, W) in pixels.
 
     Raises:
-        ValueError: with the reason.
+        RecordError: with the reason.
     """
     height, width = image_size
     if len(runs) > height * width + 1:
-        raise ValueError(f"the RLE has {len(runs)} runs, more than the pixels of its image, {height} x {width}")
+        raise RecordError(f"the RLE has {len(runs)} runs, more than the pixels of a {height} x {width} image", _REASON)
     if len(runs) and runs.min() < 0:
-        raise ValueError("a run of the RLE has a negative length")
+        raise RecordError("a run of the RLE has a negative length", _REASON)
     # a run at a time first: the sum of damaged ones may not fit 64 bits
     total = runs.sum() if not len(runs) or runs.max() <= height * width else runs.max()
     if total != height * width:
-        raise ValueError(f"the runs of the RLE add up to {total} pixels, its image has {height} x {width}")
+        raise RecordError(f"the runs of the RLE add up to {total} pixels, its image has {height} x {width}", _REASON)
 
 
 def merge_empty_runs(runs: np.ndarray) -> np.ndarray:

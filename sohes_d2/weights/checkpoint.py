@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -107,16 +108,12 @@ class SOHESCheckpointer(DetectionCheckpointer):
             if isinstance(error, CheckpointError) and os.path.isfile(last):
                 raise  # sound, but not of this model
             for other in self._periodic_checkpoints():
-                if os.path.realpath(other) == os.path.realpath(last):
-                    continue
-                try:
+                with suppress(WeightsError):
                     extra = self.load(other)
-                except WeightsError:
-                    continue
-                self.logger.warning("Training goes on from %s, because: %s", other, error)
-                if self.save_to_disk:
-                    self.tag_last_checkpoint(os.path.basename(other))
-                return extra
+                    self.logger.warning("Training goes on from %s, because: %s", other, error)
+                    if self.save_to_disk:
+                        self.tag_last_checkpoint(os.path.basename(other))
+                    return extra
             raise
 
     def _periodic_checkpoints(self) -> list[str]:

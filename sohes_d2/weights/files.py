@@ -68,10 +68,8 @@ def read_weights(path: str) -> Any:
             f"Weights {path!r}: not a torch or safetensors file ({size} bytes, begins with {head!r}). A saved web "
             "page, a Git LFS pointer or a broken download looks like this: delete it and download the file itself."
         )
-    try:
+    with _damaged(path, "refused"):
         _check_content(content)
-    except ValueError as error:
-        raise WeightsError(f"Weights {path!r}: {error}, so it is refused. {_AGAIN}") from error
     return content
 
 
@@ -108,8 +106,6 @@ def _damaged(path: str, what: str) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except WeightsError:
-        raise
     except Exception as error:
         found = re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if found or isinstance(error, _RefusedError):
@@ -130,15 +126,10 @@ def _check_zip(path: str, size: int) -> None:
     with zipfile.ZipFile(path) as archive:
         unpacked = sum(entry.file_size for entry in archive.infolist())
         if unpacked > size:
-            raise WeightsError(
-                f"Weights {path!r}: {size} bytes that would unpack to {unpacked}, as torch.save never writes them, so "
-                f"it is refused. {_AGAIN}"
-            )
+            raise ValueError(f"{size} bytes that would unpack to {unpacked}")
         damaged = archive.testzip()  # torch reads the records without a look at their CRC32
     if damaged is not None:
-        raise WeightsError(
-            f"Weights {path!r}: damaged since it was written: the CRC32 of {damaged} in it does not hold. {_AGAIN}"
-        )
+        raise ValueError(f"the CRC32 of {damaged} in it does not hold")
 
 
 def _check_content(content: Any) -> None:
@@ -181,12 +172,9 @@ def _check_tensor(value: Tensor) -> None:
 
 def _as_tensor(array: np.ndarray) -> Any:
     """An array of numbers as a tensor; of anything else (text, objects) the array as it is."""
-    if array.dtype.kind not in "biuf":
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:  # long doubles
         return array
-    try:
-        return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
-    except TypeError:  # long doubles
-        return array
+    return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
 
 
 class _RefusedError(pickle.UnpicklingError):

@@ -238,7 +238,7 @@ def test_another_image_size(files):
         (lambda t: t["annotations"][3]["segmentation"].update(counts="11"), "annotation 4: the runs"),
         (lambda t: t["annotations"][3].update(segmentation=[[]]), "annotation 4: a polygon must be"),
         (lambda t: t["annotations"][3].update(area=float("nan")), "annotation 4: the area must be a finite number"),
-        (lambda t: t["annotations"][3].update(area=-1), "annotation 4: the area must not be negative"),
+        (lambda t: t["annotations"][3].update(area=-1), "annotation 4: the area must be a finite number, not negative"),
         (lambda t: t["annotations"][3].update(iscrowd=2), "annotation 4: `iscrowd` must be 0 or 1"),
         (lambda t: t["annotations"][0].update(id=0), "annotation id 0 together with parent_id"),
         (lambda t: t["annotations"][1].update(id=1), "two annotations have the id 1"),

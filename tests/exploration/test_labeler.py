@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from sohes_d2 import add_sohes_config
 from sohes_d2.data.synthetic.scene import generate_scene
+from sohes_d2.exploration.border_network import BorderNetwork
 from sohes_d2.exploration.features import ColorTextureExtractor
 from sohes_d2.exploration.filtering import MaskFilter
 from sohes_d2.exploration.labeler import PseudoLabeler, fill_holes
@@ -200,21 +202,22 @@ def test_the_steps_compose_to_generate_and_survive_pickling(make):
     whole = make()
     worker = pickle.loads(pickle.dumps(whole))
     worker.extractor = None
-    features = whole.features([image, image])
-    assert np.array_equal(features[0], features[1])
-    assert features[0].dtype == np.float32
+    evidence = whole.evidence([image, image])
+    assert np.array_equal(evidence[0].features, evidence[1].features)
+    assert evidence[0].features.dtype == np.float32
     expected = whole.generate(image).to_coco(1)
-    assert worker.finish(image, features[0]).to_coco(1) == expected
+    assert worker.finish(image, *evidence[0]).to_coco(1) == expected
     assert not worker.needs_extractor_to_finish
 
 
 def test_features_of_a_device_are_halved():
     image, *_ = scene()
     whole = labeler()
-    exact = whole.features([image])[0]
+    exact = whole.evidence([image])[0].features
     whole.extractor.device = torch.device("meta")
-    assert whole.features([image])[0].dtype == np.float16
-    np.testing.assert_allclose(whole.features([image])[0], exact, atol=1e-2)
+    halved = whole.evidence([image])[0].features
+    assert halved.dtype == np.float16
+    np.testing.assert_allclose(halved, exact, atol=1e-2)
 
 
 def test_local_reclustering_adds_local_masks_only():
@@ -255,7 +258,7 @@ def leaves_of(node, prefix=()):
 
 CHANGED = {
     "LEAVES.NAME": "grid", "LEAVES.SMOOTHING": 2.0, "LEAVES.WINDOW": 5,
-    "BORDER.SCALES": [3.0], "BORDER.HALF": 7.0,
+    "BORDER.SCALES": [3.0], "BORDER.HALF": 7.0, "BORDER.LEARNED_SHARE": 0.3,
     "LOOKS.SCALES": [1.0, 1.0], "LOOKS.BORDER_WEIGHTS": [0.5, 1.5], "LOOKS.SIZE_POWERS": [0.0, 0.7],
     "THETA_MERGE": [0.7, 0.3], "MAX_PIXELS": 1234,
     "SCORE.NOISE": 0.2, "SCORE.AGREEMENT_POWER": 0.7, "SCORE.REDUNDANCY": 0.1, "SCORE.REDUNDANCY_POWER": 2.0,
@@ -281,14 +284,16 @@ def default_cfg():
     return cfg
 
 
-def test_from_cfg_takes_every_key():
+def test_from_cfg_takes_every_key(tmp_path):
+    save_file(BorderNetwork((4, 6)).state_dict(), tmp_path / "borders.safetensors")
+    changed = {**CHANGED, "BORDER.WEIGHTS": str(tmp_path / "borders.safetensors")}
     cfg = default_cfg()
     default = PseudoLabeler.from_cfg(cfg, extractor=ColorTextureExtractor()).describe()
     assert default == PseudoLabeler(ColorTextureExtractor()).describe()
     node = cfg.EXPLORATION
     shown = {"MAX_CHILD_AREA", "MAX_ONLY_CHILD_AREA", "MAX_OVERLAP", "MAX_DEPTH", "RANK_SCALE"}  # not of label files
-    assert {".".join(key) for key in leaves_of(node) if key[0] != "FEATURES" and key[-1] not in shown} == set(CHANGED)
-    cfg.merge_from_list([part for key, value in CHANGED.items() for part in (f"EXPLORATION.{key}", value)])
+    assert {".".join(key) for key in leaves_of(node) if key[0] != "FEATURES" and key[-1] not in shown} == set(changed)
+    cfg.merge_from_list([part for key, value in changed.items() for part in (f"EXPLORATION.{key}", value)])
     node.FEATURES.NAME = "color_texture"
     node.FEATURES.TOKEN_BUDGET = 500
     node.REFINEMENT.OPTIONS.radius = 2.5
@@ -301,12 +306,16 @@ def test_from_cfg_takes_every_key():
             found = facts["looks"]["leaves"] if key == "LEAVES.NAME" else facts["refiner"]["name"]
         elif group == "leaves":
             found = facts["looks"][name]
+        elif key == "BORDER.LEARNED_SHARE":
+            found = facts["borders"]["share"]
         elif group == "border":
             found = facts["looks"][f"border_{name}"]
         else:
             found = facts[group][name] if group in facts and group else facts[name]
         assert found == value, key
+    assert facts["borders"]["weights"] == "file:borders.safetensors"
     assert json.loads(json.dumps(facts)) == facts
+    assert PseudoLabeler.from_cfg(cfg, extractor=None).borders is None  # a worker gets the answers
 
 
 def test_bad_settings_name_the_remedy():

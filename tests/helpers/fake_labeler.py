@@ -46,8 +46,8 @@ class FakeLabeler:
     def needs_extractor_to_finish(self):
         return self.make.crops
 
-    def features(self, images):
-        return list(self.extractor.extract(images))
+    def evidence(self, images):
+        return [(features,) for features in self.extractor.extract(images)]
 
     def finish(self, image, features):
         first = tuple(image[0, 0])

@@ -383,11 +383,11 @@ def test_existing_output_and_other_configuration_are_refused(photos, tmp_path):
 
 
 def test_two_processes_cannot_write_one_shard(photos, tmp_path):
-    from sohes_d2.labels.journal import JournalBusyError, ShardJournal
+    from sohes_d2.labels.journal import ShardJournal
 
     (tmp_path / "out").mkdir()
     journal = ShardJournal(str(tmp_path / "out" / "shard_00000.partial.jsonl"))
-    with pytest.raises(JournalBusyError, match="another process"):
+    with pytest.raises(FolderBusyError, match="another process"):
         run(photos, tmp_path / "out")
     journal.close()
     assert run(photos, tmp_path / "out", resume=True).exit_code == 0

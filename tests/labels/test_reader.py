@@ -185,4 +185,4 @@ def test_a_forest_leaves_out_what_is_wrong_and_keeps_the_ancestors():
     forest, kept = read_forest(chain, (20, 30), problems, "a.jpg")
     assert kept == [0, 3, 4] and forest.parents.tolist() == [-1, 0, -1] and forest.scores.tolist() == [1, 0, 1]
     assert problems.counts == {"polygon": 1, "wrong score": 1, "missing parent": 1}
-    assert len(problems) == 3 and "a.jpg, annotation 2: a polygon must be" in list(problems)[0]
+    assert len(problems) == 3 and "a.jpg, annotation 2: a polygon must be" in problems.items[0]

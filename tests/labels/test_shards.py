@@ -8,9 +8,9 @@ from multiprocessing import get_context
 import numpy as np
 import pytest
 
-from sohes_d2.errors import CorruptFileError, InputError
+from sohes_d2.errors import CorruptFileError, FolderBusyError, InputError
 from sohes_d2.labels.index import check_label_file, index_path, load_index, read_info, save_index, scan_label_file
-from sohes_d2.labels.journal import JournalBusyError, ShardJournal
+from sohes_d2.labels.journal import ShardJournal
 from sohes_d2.labels.reader import read_label_file
 from sohes_d2.labels.shards import (
     IncompleteError,
@@ -45,14 +45,8 @@ def write_shard(folder, number, results, info=INFO, index=True):
     folder.mkdir(exist_ok=True)
     journal = ShardJournal(str(folder / f"shard_{number:05d}.partial.jsonl"))
     journal.append(0, results)
-    ids = [image_id for image_id, *_ in results]
     path = str(folder / shard_name(number))
-    sections = {
-        "skipped": journal.skipped_blocks(ids),
-        "images": journal.image_blocks(ids),
-        "annotations": journal.annotation_blocks(ids),
-    }
-    write_label_file(path, info, sections)
+    write_label_file(path, info, journal.blocks([image_id for image_id, *_ in results]))
     journal.remove()
     if index:
         save_index(path, scan_label_file(path))
@@ -278,13 +272,13 @@ def test_journal_keeps_whole_units_wherever_it_is_cut(tmp_path):
         journal.append(1, [result(3, 2), result(4, 0)] if not whole else [result(5, 0)])
         if not whole:
             assert open(path, "rb").read() == data
-        assert b"".join(map(b"".join, journal.annotation_blocks([3, 1, 2, 4]))).count(b'"id"') == 3
+        assert b"".join(map(b"".join, journal.blocks([3, 1, 2, 4])["annotations"])).count(b'"id"') == 3
         journal.close()
     with open(path, "wb") as file:  # blocks that were never written read as zeros after a power cut
         file.write(data[:first] + bytes(len(data) - first - 1) + b"\n")
     journal = ShardJournal(path)
     assert set(journal.done) == {1, 2} and os.path.getsize(path) == first
-    with pytest.raises(JournalBusyError, match="another process"):
+    with pytest.raises(FolderBusyError, match="another process"):
         ShardJournal(path)
     journal.remove()
     assert not os.path.exists(path)
@@ -296,7 +290,7 @@ def test_a_journal_with_a_flipped_bit_keeps_the_other_units(tmp_path):
     units = [[result(1, 1), skipped(2)], [result(3, 2), result(4, 0)], [result(5, 1)]]
     for number, unit in enumerate(units):
         journal.append(number, unit)
-    records = {i: list(journal.image_blocks([i])) + list(journal.annotation_blocks([i])) for i in (1, 3, 4, 5)}
+    records = {i: [*journal.blocks([i])["images"], *journal.blocks([i])["annotations"]] for i in (1, 3, 4, 5)}
     journal.close()
     data = open(path, "rb").read()
     for place in range(len(data)):
@@ -309,9 +303,9 @@ def test_a_journal_with_a_flipped_bit_keeps_the_other_units(tmp_path):
             if not {image_id for image_id, *_ in unit} <= done:
                 journal.append(number, unit)
         assert set(journal.done) == {1, 2, 3, 4, 5}
-        assert list(journal.skipped_blocks([1, 2, 3])) == [skipped(2)[2]]
+        assert list(journal.blocks([1, 2, 3])["skipped"]) == [skipped(2)[2]]
         for i, blocks in records.items():
-            assert list(journal.image_blocks([i])) + list(journal.annotation_blocks([i])) == blocks
+            assert [*journal.blocks([i])["images"], *journal.blocks([i])["annotations"]] == blocks
         journal.close()
         journal = ShardJournal(path)  # what was damaged stays in the file, and does no harm
         assert set(journal.done) == {1, 2, 3, 4, 5}

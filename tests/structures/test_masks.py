@@ -152,7 +152,7 @@ def test_numbers_of_an_rle_may_be_floats_that_are_whole():
         ([[[1, 1], [5, 5], [7]]], "polygon"),
         ([[1, 1, 5, 5, 7, float("nan")]], "polygon far outside"),
         ([[1, 1, 5, 5, 7, float("inf")]], "polygon far outside"),
-        ([[1, 1, 5, 5, 7, 10**400]], "polygon far outside"),
+        ([[1, 1, 5, 5, 7, 10**400]], "polygon"),
         ([[1, 1, 5, 5, 7, -61]], "polygon far outside"),
         ([[v for k in range(200_000) for v in (k % 2 * 30, 0)]], "outline"),
         ([[0, 1] * 15] * 20, "table of 0 and 1"),

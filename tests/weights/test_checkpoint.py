@@ -259,7 +259,7 @@ def test_a_flipped_bit_of_a_weight_is_noticed(tmp_path):
     model = Model()
     SOHESCheckpointer(model, str(tmp_path)).save("model_0000001", iteration=1)
     flip_a_weight(tmp_path / "model_0000001.pth", model)
-    with pytest.raises(WeightsError, match=r"model_0000001.pth': damaged since it was written.*CRC32"):
+    with pytest.raises(WeightsError, match=r"model_0000001.pth': .*damaged.*the CRC32 of archive"):
         loaded(tmp_path / "model_0000001.pth")
     with pytest.raises(WeightsError, match="damaged"):  # there is no other to go on from
         SOHESCheckpointer(Model(), str(tmp_path)).resume_or_load("", resume=True)

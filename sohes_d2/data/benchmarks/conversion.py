@@ -23,7 +23,7 @@ from ...labels.index import scan_label_file
 from ...labels.journal import ShardJournal
 from ...labels.reader import LabelStream
 from ...labels.reader import report as report_problems
-from ...labels.schema import Annotation, ImageRecord, Problems, image_size, read_area, read_box
+from ...labels.schema import Annotation, ImageRecord, Problems, image_name, image_size, read_area, read_box
 from ...labels.writer import dump_line, image_record, write_label_file
 from ...structures.forest import NO_PARENT, Forest
 from ...structures.masks import RLE, mask_areas, rle_from_coco
@@ -122,7 +122,7 @@ def convert(
 
     Raises:
         InputError: an image id stands twice.
-        JournalBusyError: another process is writing the same file.
+        FolderBusyError: another process is writing the same file.
     """
     if len({item.image_id for item in items}) != len(items):
         raise InputError("two images of the source have one id; are two data sets unpacked into one folder?")
@@ -132,16 +132,8 @@ def convert(
     try:
         _convert_missing(journal, items, read, report)
         ids = [item.image_id for item in items]
-        write_label_file(
-            output,
-            info,
-            {
-                "skipped": journal.skipped_blocks(ids),
-                "images": journal.image_blocks(ids),
-                "annotations": journal.annotation_blocks(ids),
-            },
-        )
-        dropped = sum(json.loads(block[0]).get("dropped", 0) for block in journal.image_blocks(ids))
+        write_label_file(output, info, journal.blocks(ids))
+        dropped = sum(json.loads(block[0]).get("dropped", 0) for block in journal.blocks(ids)["images"])
     except BaseException:
         journal.close()
         raise
@@ -240,18 +232,7 @@ def coco_file_name(image: ImageRecord) -> str:
     """
     if "coco_url" in image:
         return "/".join(image["coco_url"].split("/")[-2:])
-    return own_file_name(image)
-
-
-def own_file_name(image: ImageRecord) -> str:
-    """The `file_name` of an image record.
-
-    Raises:
-        InputError: it has none.
-    """
-    if "file_name" not in image:
-        raise InputError(f"image {image['id']} has neither a usable `file_name` nor a `coco_url`")
-    return image["file_name"]
+    return image_name(image)
 
 
 def convert_coco(

@@ -1,0 +1,161 @@
+"""Self-correction of phase 1: a border network learns from the labels of photos, and labels them better.
+
+    sohes train-borders --images photos/ --output borders/
+    sohes label --config joint --images photos/ --output labels.json \\
+        EXPLORATION.BORDER.WEIGHTS borders/borders.safetensors
+
+Each round labels the photos, with the network of the round before, and trains a network on these labels, starting with
+the one before. The network sees the mean of many noisy forests, which is better than each of them.
+
+After each round some photos are labeled twice, as they are, and mirrored, recoloured and reduced; the share of the best
+100 masks that come back is the stability of the round. The rounds end when it falls, and borders.safetensors is the
+network of the most stable one. No label of a human is read.
+
+OUTPUT/round_1/ and so on hold labels/ and training/ of a round; rounds.json has the stability of each. The same command
+with --resume goes on after a kill.
+
+Exit code: 0 done, 1 failed, 2 usage error, 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from ..structures.files import check_output
+from .runner import EXIT_SKIPPED, add_config_file, add_config_options, run_tool, tool_parser
+
+BEST_MASKS = 100  # whose stability is measured
+WEIGHTS, ROUNDS = "borders.safetensors", "rounds.json"
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; exits with code 2 where it is wrong."""
+    parser = tool_parser(__doc__, prog="sohes train-borders")
+    add = parser.add_argument
+    add("--images", required=True, metavar="DIR", help="folder of photos, with sub-folders")
+    add("--output", required=True, metavar="DIR", help="of the rounds, and of borders.safetensors")
+    add_config_file(parser, "of phase 1 (default: joint)")
+    add("--training-config", default="border_student", metavar="NAME|YAML", help="default: %(default)s")
+    add("--rounds", type=int, default=2, metavar="N", help="at most (default: %(default)s)")
+    add("--check", type=int, default=20, metavar="N", help="photos whose stability is measured (default: %(default)s)")
+    add("--workers", type=int, metavar="N", help="processes that label, 0: none (default: one per core)")
+    add("--num-gpus", type=int, default=0, metavar="N", help="that train; 0: the CPU (default: %(default)s)")
+    add("--resume", action="store_true", help="go on with an existing output, or begin")
+    add_config_options(parser)
+    args = parser.parse_args(arguments)
+    if args.rounds < 1 or args.check < 1:
+        parser.error("--rounds and --check are at least 1")
+    return args
+
+
+def train_borders(args: argparse.Namespace) -> int:
+    """All rounds; returns the exit code."""
+    from ..config.load import load_config
+    from ..data.sources import read_image_list
+    from ..errors import InputError
+    from ..structures.files import write_json
+
+    check_output(args.output, folder=True)
+    output = Path(args.output)
+    if (output / ROUNDS).exists() and not args.resume:
+        raise InputError(f"{output / ROUNDS}: this output holds rounds; go on with --resume, or give another --output")
+    photos = [item.path for item in read_image_list(args.images)]
+    load_config(args.config_file or "joint", args.opts)  # its errors come before hours of work
+    output.mkdir(parents=True, exist_ok=True)
+    chosen = photos[:: max(1, len(photos) // args.check)][: args.check]
+
+    rounds: list[dict[str, Any]] = [{"round": 0, "stability": _stability(args, chosen, "")}]
+    print(f"labels without a network: {rounds[0]['stability']:.3f} of the best masks come back", flush=True)
+    best, weights = "", ""
+    for number in range(1, args.rounds + 1):
+        folder = output / f"round_{number}"
+        _label(args, folder / "labels", weights)
+        _train(args, folder, weights)
+        weights = str(folder / "training" / "model_final.pth")
+        rounds.append({"round": number, "stability": _stability(args, chosen, weights)})
+        write_json(str(output / ROUNDS), rounds)
+        print(f"round {number}: {rounds[-1]['stability']:.3f} of the best masks come back", flush=True)
+        if rounds[-1]["stability"] <= max(entry["stability"] for entry in rounds[:-1]):
+            break
+        best = weights
+    if not best:
+        print("no round is more stable than the labels without a network: none is kept", file=sys.stderr)
+        return 0
+    _export(best, output / WEIGHTS)
+    print(f"use it: EXPLORATION.BORDER.WEIGHTS {output / WEIGHTS}")
+    return 0
+
+
+def _label(args: argparse.Namespace, output: Path, weights: str) -> None:
+    command = ["label", "--config", args.config_file or "joint", "--images", args.images, "--output", str(output)]
+    workers = [] if args.workers is None else ["--workers", str(args.workers)]
+    _run([*command, "--resume", *workers, *args.opts, "EXPLORATION.BORDER.WEIGHTS", weights])
+
+
+def _train(args: argparse.Namespace, folder: Path, weights: str) -> None:
+    options = ["DATASETS.REGISTER", f"round: {folder / 'labels'}, {args.images}", "DATASETS.TRAIN", "('round',)"]
+    command = ["train", "--config", args.training_config, "--num-gpus", str(args.num_gpus), "--resume", *options]
+    _run([*command, "OUTPUT_DIR", str(folder / "training"), "MODEL.WEIGHTS", weights])
+
+
+def _run(arguments: list[str]) -> None:
+    """A subcommand in a process of its own, whose memory is free afterwards.
+
+    Raises:
+        SOHESError: it failed; its own message came before.
+    """
+    from ..errors import SOHESError
+
+    code = subprocess.run([sys.executable, "-m", "sohes_d2", *arguments]).returncode
+    if code in (130, -2):
+        raise KeyboardInterrupt
+    if code not in (0, EXIT_SKIPPED):
+        raise SOHESError(f"`sohes {arguments[0]}` ended with exit code {code}; mend that, and go on with --resume")
+
+
+def _stability(args: argparse.Namespace, paths: list[str], weights: str) -> float:
+    """Mean over photos of the share of their best masks that come back."""
+    import numpy as np
+
+    from ..config.load import load_config
+    from ..devices import choose_device
+    from ..exploration.labeler import PseudoLabeler
+    from ..exploration.stability import stability
+    from ..structures.images import ImageReadError, read_image
+
+    cfg = load_config(args.config_file or "joint", [*args.opts, "EXPLORATION.BORDER.WEIGHTS", weights])
+    cfg.MODEL.DEVICE = choose_device(cfg.MODEL.DEVICE, None)
+    find = PseudoLabeler.from_cfg(cfg).generate
+    shares = []
+    for k, path in enumerate(paths):
+        try:
+            image = read_image(path)
+        except ImageReadError:
+            continue  # listed by the labeling
+        shares.append(stability(find, image, np.random.default_rng(k), BEST_MASKS))
+    return round(float(np.mean(shares)), 4) if shares else 0.0
+
+
+def _export(checkpoint: str, path: Path) -> None:
+    """The averaged network of a checkpoint as half-precision safetensors."""
+    from safetensors.torch import save
+
+    from ..exploration.border_network import LearnedBorders
+    from ..structures.files import atomic_writer
+
+    state = LearnedBorders(checkpoint).network.state_dict()
+    content = save({key: value.half() if value.is_floating_point() else value for key, value in state.items()})
+    with atomic_writer(os.fspath(path)) as file:
+        file.write(content)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    return run_tool(
+        "sohes train-borders", parse_arguments, train_borders, arguments, when_stopped="go on with --resume"
+    )

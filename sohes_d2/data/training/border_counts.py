@@ -1,0 +1,174 @@
+"""Dense training targets: how many labels of a photo end at each pixel, from their run lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from detectron2.config import configurable
+
+from ...labels.schema import Problems
+from ...structures.images import ImageReadError, read_image, set_max_image_pixels
+from .augmentation import PAD_VALUE
+from .labels import BrokenSampleError, read_labels
+
+OUTSIDE = -1  # count of pixels that are padding
+
+
+class BorderCountMapper:
+    """From a Detectron2 dict to a random crop of the photo and the number of its labels that end at each pixel.
+
+    Called with a dict that has `annotations`, it returns `image` (3, S, S) uint8 and `border_counts` (S, S) int16, see
+    `border_counts`; OUTSIDE where a photo smaller than the crop was padded. Reading a thousand labels costs more than
+    all else, and every epoch needs them again, so photos and counts are kept while there is room.
+
+    All chance comes from numpy's global generator, which the training stream seeds for each sample.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        crop_size: int = 160,
+        max_pixels: int = 0,
+        min_label_score: float = 0.0,
+        image_format: str = "RGB",
+        cache_megabytes: int = 2048,
+    ):
+        """
+        Args:
+            crop_size: side of the crop in pixels.
+            max_pixels: larger photos are reduced to at most so many first; 0: never.
+            min_label_score: labels scored lower are left out.
+            image_format: "RGB" or "BGR", channel order of the result.
+            cache_megabytes: of memory for photos and counts, in each process that reads them.
+
+        Raises:
+            ValueError: a setting out of range.
+        """
+        if crop_size < 2 or cache_megabytes < 0 or max_pixels < 0:
+            raise ValueError(
+                "INPUT.IMAGE_SIZE must be at least 2, MODEL.BORDER_NETWORK.CACHE_MEGABYTES and MAX_PIXELS at least 0"
+            )
+        if image_format not in ("RGB", "BGR"):
+            raise ValueError(f"INPUT.FORMAT must be RGB or BGR, got {image_format!r}")
+        self.crop_size = crop_size
+        self.max_pixels = max_pixels
+        self.min_label_score = min_label_score
+        self.image_format = image_format
+        self._room = cache_megabytes * 2**20
+        self._kept: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> dict[str, Any]:
+        set_max_image_pixels(cfg.INPUT.MAX_IMAGE_PIXELS)
+        return {
+            "crop_size": cfg.INPUT.IMAGE_SIZE,
+            "max_pixels": cfg.MODEL.BORDER_NETWORK.MAX_PIXELS,
+            "min_label_score": cfg.INPUT.MIN_LABEL_SCORE,
+            "image_format": cfg.INPUT.FORMAT,
+            "cache_megabytes": cfg.MODEL.BORDER_NETWORK.CACHE_MEGABYTES,
+        }
+
+    def map_or_raise(self, dataset_dict: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """One sample.
+
+        Raises:
+            BrokenSampleError: the photo cannot be read, its size is not that of its labels, or none of them is usable.
+        """
+        image, counts = self._photo(dataset_dict)
+        side = self.crop_size
+        rng = np.random.default_rng(np.random.randint(2**31))  # noqa: NPY002 (the stream seeds this generator)
+        y, x = (int(rng.integers(max(0, length - side) + 1)) for length in counts.shape)
+        image, counts = image[y : y + side, x : x + side], counts[y : y + side, x : x + side]
+        if rng.random() < 0.5:
+            image, counts = image[:, ::-1], counts[:, ::-1]
+        below, right = side - counts.shape[0], side - counts.shape[1]
+        if below or right:
+            image = np.pad(image, ((0, below), (0, right), (0, 0)), constant_values=PAD_VALUE)
+            counts = np.pad(counts, ((0, below), (0, right)), constant_values=OUTSIDE)
+        if self.image_format == "BGR":
+            image = image[:, :, ::-1]
+        return {
+            "image": torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C")),
+            "border_counts": torch.from_numpy(np.array(counts, order="C")),
+        }
+
+    __call__ = map_or_raise
+
+    def _photo(self, dataset_dict: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        """(H, W, 3) uint8 and (H, W) int16 of a whole photo, not to be written to."""
+        path = dataset_dict["file_name"]
+        found = self._kept.get(path)
+        if found is None:
+            found = self._read(path, dataset_dict)
+            needed = sum(array.nbytes for array in found)
+            if needed <= self._room:
+                self._room -= needed
+                self._kept[path] = found
+        return found
+
+    def _read(self, path: str, dataset_dict: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        try:
+            image = read_image(path)
+        except ImageReadError as error:
+            raise BrokenSampleError(str(error)) from error
+        size = image.shape[:2]
+        expected = dataset_dict.get("height", size[0]), dataset_dict.get("width", size[1])
+        if size != expected:
+            raise BrokenSampleError(
+                f"the image {path!r} has size {size}, its labels {expected} (height, width): it was replaced, resized "
+                "or turned after it was labelled. Restore it or label it again"
+            )
+        try:
+            labels = read_labels(dataset_dict.get("annotations", []), size, self.min_label_score, Problems(), path)
+        except ValueError as error:
+            raise BrokenSampleError(f"the labels of the image {path!r} cannot be used: {error}") from error
+        if not labels.run_ends:
+            raise BrokenSampleError(f"the image {path!r} has no label that can be used")
+        counts: np.ndarray = border_counts(labels.run_ends, size).astype(np.int16)
+        shrink = (self.max_pixels / (size[0] * size[1])) ** 0.5 if self.max_pixels else 1.0
+        if shrink < 1:
+            reduced = max(1, int(size[1] * shrink)), max(1, int(size[0] * shrink))
+            block = int(np.ceil(1 / shrink))  # of pixels that become one, at which all their borders are
+            counts = cv2.dilate(counts, np.ones((block, block), np.uint8))
+            counts = cv2.resize(counts, reduced, interpolation=cv2.INTER_NEAREST)
+            image = cv2.resize(image, reduced, interpolation=cv2.INTER_AREA)
+        return image, counts
+
+
+def border_counts(run_ends: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
+    """How many masks end at each pixel: one of the pixel and a neighbour is inside, the other is not.
+
+    Args:
+        run_ends: of each mask (K,) cumulative sums of its run lengths, which go down the columns, outside and inside by
+            turns.
+        size: (H, W) of the image.
+
+    Returns:
+        (H, W) int64: the largest number over the four neighbours of a pixel.
+    """
+    height, width = size
+    pixels = height * width
+    below, right = np.zeros(pixels, np.int64), np.zeros(pixels + 1, np.int64)
+    for ends in run_ends:
+        ends = ends[ends < pixels]
+        # Where a run begins within a column, the pixel above is of the run before.
+        below[ends[ends % height > 0] - 1] += 1
+        # A mask and the same shifted by a column differ in the runs between the borders of both.
+        borders = np.sort(np.concatenate([ends, ends[ends >= height] - height]))
+        first = np.count_nonzero(ends < height) & 1  # what lies a column further at pixel 0 is inside
+        signs = 1 - 2 * ((np.arange(len(borders)) + first) & 1)
+        np.add.at(right, borders, signs)
+        right[0] += first
+    right_counts = np.cumsum(right[:pixels]).reshape(width, height).T
+    below_counts = below.reshape(width, height).T
+    right_counts[:, -1] = 0  # no column follows
+    ends_at = np.maximum(right_counts, below_counts)
+    ends_at[:, 1:] = np.maximum(ends_at[:, 1:], right_counts[:, :-1])
+    ends_at[1:] = np.maximum(ends_at[1:], below_counts[:-1])
+    return ends_at

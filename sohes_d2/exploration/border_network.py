@@ -1,0 +1,124 @@
+"""Border network: a small U-Net that predicts, from the photo alone, how many pseudo-labels end at each pixel.
+
+It is trained on label files of phase 1 (`sohes_d2.correction.border_student`) and answers with a mean over many noisy
+forests, which is better than each of them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import WeightsError
+from ..weights import load_weights, local_path, read_weights
+from .features.network import freeze
+
+BORDER_NETWORK = "shipped:border_unet"
+# Of RGB pixels in [0, 1]; plain values, since the network has been trained with them.
+_MEAN, _STD = 0.45, 0.25
+_FIRST_CONVOLUTION = re.compile(r"(?:^|\.)encoder\.(\d+)\.0\.weight$")
+
+
+class BorderNetwork(nn.Module):
+    """U-Net (Ronneberger et al., MICCAI 2015) on 2 x 2 blocks of pixels (Shi et al., CVPR 2016).
+
+    The blocks halve the cost of the finest stage, and the answer still has a value per pixel.
+
+    Args:
+        channels: of the stages, each at half the resolution of the one before; the first at half of the photo's.
+    """
+
+    def __init__(self, channels: Sequence[int] = (32, 64, 96, 128)):
+        super().__init__()
+        if not channels or min(channels) < 1:
+            raise ValueError(f"MODEL.BORDER_NETWORK.CHANNELS needs at least one positive number, got {list(channels)}")
+        self.channels = tuple(int(c) for c in channels)
+        inputs = (12, *self.channels[:-1])
+        self.encoder = nn.ModuleList(
+            nn.Sequential(*_convolution(before, after), *_convolution(after, after))
+            for before, after in zip(inputs, self.channels)
+        )
+        self.decoder = nn.ModuleList(
+            nn.Sequential(*_convolution(fine + coarse, fine)) for fine, coarse in zip(self.channels, self.channels[1:])
+        )
+        self.head = nn.Conv2d(self.channels[0], 4, 3, padding=1)
+        if self.head.bias is not None:
+            nn.init.constant_(self.head.bias, -2.0)  # few pixels are borders
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, H, W) of the border strength of RGB ``images`` (B, 3, H, W), values from 0 to 255."""
+        height, width = images.shape[-2:]
+        x = (images.float() / 255 - _MEAN) / _STD
+        x = F.pixel_unshuffle(F.pad(x, (0, width % 2, 0, height % 2), mode="replicate"), 2)
+        stages = []
+        for k, stage in enumerate(self.encoder):
+            x = stage(F.max_pool2d(x, 2, ceil_mode=True) if k else x)
+            stages.append(x)
+        for fine, stage in zip(reversed(stages[:-1]), reversed(self.decoder)):
+            x = F.interpolate(x, size=fine.shape[-2:], mode="bilinear", align_corners=False)
+            x = stage(torch.cat([fine, x], 1))
+        return F.pixel_shuffle(self.head(x), 2)[:, 0, :height, :width]
+
+
+def _convolution(inputs: int, outputs: int) -> tuple[nn.Module, nn.Module, nn.Module]:
+    return nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
+
+
+class LearnedBorders:
+    """The border strength that a trained `BorderNetwork` sees in photos.
+
+    Args:
+        weights: ``shipped:border_unet``, or a safetensors file or checkpoint of a training of `BorderStudent`.
+        device: where it is computed.
+
+    Raises:
+        WeightsError: no such file, or not that of a border network.
+    """
+
+    def __init__(self, weights: str = BORDER_NETWORK, device: str = "cpu"):
+        network = BorderNetwork(_channels(weights))
+        self.report = load_weights(network, weights)
+        if self.report.missing:
+            raise WeightsError(
+                f"Weights {weights!r} lack {len(self.report.missing)} tensors of a border network; give a file of a "
+                "training with MODEL.META_ARCHITECTURE BorderStudent (EXPLORATION.BORDER.WEIGHTS)."
+            )
+        self.device = torch.device(device)
+        self.network = freeze(network, self.device)
+
+    @torch.inference_mode()
+    def __call__(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Border strength (H, W) uint8, 255 for the strongest, of each of some (H, W, 3) uint8 RGB images."""
+        strengths = []
+        for image in images:  # one by one: the finest stage of a large photo takes 100 MB
+            x = torch.tensor(image, device=self.device).permute(2, 0, 1)[None]
+            strengths.append(torch.sigmoid(self.network(x))[0].mul(255).round().byte().cpu().numpy())
+        return strengths
+
+    def describe(self) -> dict[str, Any]:
+        """Json-ready facts that identify the network."""
+        return {"weights": self.report.origin, "weights_sha256": self.report.digest}
+
+
+def _channels(weights: str) -> list[int]:
+    """Channels of the stages, as the shapes of the stored tensors tell."""
+    found: Any = read_weights(local_path(weights))
+    while isinstance(found, Mapping) and isinstance(found.get("model"), Mapping):
+        found = found["model"]
+    sizes: dict[int, int] = {}
+    for name, value in found.items() if isinstance(found, Mapping) else ():
+        match = _FIRST_CONVOLUTION.search(str(name))
+        if match and isinstance(value, Tensor) and value.ndim == 4:
+            sizes[int(match.group(1))] = value.shape[0]
+    if not sizes or sorted(sizes) != list(range(len(sizes))):
+        raise WeightsError(
+            f"Weights {weights!r} are not those of a border network: give {BORDER_NETWORK}, or a file of a training "
+            "with MODEL.META_ARCHITECTURE BorderStudent (EXPLORATION.BORDER.WEIGHTS)."
+        )
+    return [sizes[k] for k in range(len(sizes))]

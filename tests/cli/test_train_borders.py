@@ -1,0 +1,86 @@
+"""Rounds of labeling and training: that each takes what the one before made, and that the most stable is kept."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sohes_d2.cli import train_borders
+from sohes_d2.cli.main import main as command
+from sohes_d2.data.synthetic.scene import generate_scene
+from sohes_d2.exploration.border_network import LearnedBorders
+from sohes_d2.labels.shards import ShardedDataset
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    for k in range(3):
+        Image.fromarray(generate_scene(0, k, (64, 64))[0]).save(folder / f"{k}.png")
+    return folder
+
+
+TINY = """
+_BASE_: {base}
+MODEL:
+  BORDER_NETWORK:
+    CHANNELS: [4, 6]
+INPUT:
+  IMAGE_SIZE: 32
+SOLVER:
+  IMS_PER_BATCH: 2
+  MAX_ITER: 3
+"""
+
+
+def test_a_round_from_photos_to_a_file_that_phase_one_takes(photos, tmp_path, monkeypatch, capfd):
+    from sohes_d2.model_zoo import get_config_file
+
+    (tmp_path / "tiny.yaml").write_text(TINY.format(base=get_config_file("border_student")))
+    stabilities = iter([0.5, 0.6])
+    seen = []
+
+    def stability(args, paths, weights):
+        seen.append((len(paths), weights))
+        return next(stabilities)
+
+    monkeypatch.setattr(train_borders, "_stability", stability)
+    monkeypatch.setattr(train_borders, "_run", lambda arguments: command(arguments) and pytest.fail(str(arguments)))
+    output = tmp_path / "out"
+    arguments = ["--images", str(photos), "--output", str(output), "--rounds", "1", "--check", "2", "--workers", "0"]
+    options = ["EXPLORATION.FEATURES.NAME", "color_texture"]
+    arguments += ["--training-config", str(tmp_path / "tiny.yaml")]
+    assert train_borders.main([*arguments, *options]) == 0, capfd.readouterr().err
+    assert json.loads((output / "rounds.json").read_text()) == [
+        {"round": 0, "stability": 0.5},
+        {"round": 1, "stability": 0.6},
+    ]
+    checkpoint = output / "round_1" / "training" / "model_final.pth"
+    assert seen == [(2, ""), (2, str(checkpoint))]
+    assert len(ShardedDataset(str(output / "round_1" / "labels"))) == 3
+    kept, full = LearnedBorders(str(output / "borders.safetensors")), LearnedBorders(str(checkpoint))
+    image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    assert abs(kept([image])[0].astype(int) - full([image])[0]).max() <= 1  # half precision
+    assert train_borders.main([*arguments, *options]) == 2
+    assert "--resume" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("stabilities", "best"), [([0.5, 0.4], None), ([0.5, 0.6, 0.6], 1), ([0.5, 0.6, 0.7], 2)])
+def test_rounds_end_when_stability_falls(photos, tmp_path, monkeypatch, stabilities, best):
+    values, exported, weights = iter(stabilities), [], []
+    monkeypatch.setattr(train_borders, "_stability", lambda *_: next(values))
+    monkeypatch.setattr(train_borders, "_label", lambda args, folder, given: weights.append(given))
+    monkeypatch.setattr(train_borders, "_train", lambda *_: None)
+    monkeypatch.setattr(train_borders, "_export", lambda checkpoint, path: exported.append(checkpoint))
+    assert train_borders.main(["--images", str(photos), "--output", str(tmp_path), "--rounds", "2", "--resume"]) == 0
+    trained = [str(tmp_path / f"round_{k}" / "training" / "model_final.pth") for k in (1, 2)]
+    assert exported == ([trained[best - 1]] if best else [])
+    assert weights == ["", trained[0]][: len(stabilities) - 1]
+
+
+def test_a_failed_step_ends_the_command(photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train_borders, "_stability", lambda *_: 0.5)
+    monkeypatch.setattr(train_borders.subprocess, "run", lambda command: type("", (), {"returncode": 1}))
+    assert train_borders.main(["--images", str(photos), "--output", str(tmp_path)]) == 1
+    assert "`sohes label` ended with exit code 1" in capsys.readouterr().err
