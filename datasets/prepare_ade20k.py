@@ -28,7 +28,6 @@ import numpy as np
 
 from sohes_d2.cli.prepare import make_parser, run
 from sohes_d2.data.benchmarks.conversion import (
-    ConversionError,
     Entity,
     Item,
     Scene,
@@ -40,6 +39,7 @@ from sohes_d2.data.benchmarks.conversion import (
     take,
 )
 from sohes_d2.data.builtin import BUILTIN
+from sohes_d2.errors import InputError
 from sohes_d2.structures.forest import NO_PARENT
 from sohes_d2.structures.images import image_size, open_image
 from sohes_d2.structures.masks import encode_label_map, encode_masks
@@ -118,7 +118,7 @@ def instance_items(images: str, annotations: str) -> list[Item]:
         stem = os.path.splitext(name)[0]
         number = stem.rsplit("_", 1)[-1]
         if not number.isdigit():
-            raise ConversionError(f"{os.path.join(annotations, name)!r} is not named like ADE_val_00000001.png")
+            raise InputError(f"{os.path.join(annotations, name)!r} is not named like ADE_val_00000001.png")
         items.append(
             Item(int(number), stem + ".jpg", (os.path.join(images, stem + ".jpg"), os.path.join(annotations, name)))
         )
@@ -153,7 +153,7 @@ def body(args) -> Summary:
         require(REMEDIES["full"], images)
         items = full_items(images)
         if not items:
-            raise ConversionError(f"no ADE_*.json under {images!r}. {REMEDIES['full']}")
+            raise InputError(f"no ADE_*.json under {images!r}. {REMEDIES['full']}")
         info["masks"] = "amodal" if args.amodal else "visible"
         return convert(output, info, take(items, args.limit), lambda item: read_full(item, args.amodal), report=True)
     annotations = path_of(
@@ -162,7 +162,7 @@ def body(args) -> Summary:
     require(REMEDIES["instance"], images, annotations)
     items = instance_items(images, annotations)
     if not items:
-        raise ConversionError(f"no *.png in {annotations!r}. {REMEDIES['instance']}")
+        raise InputError(f"no *.png in {annotations!r}. {REMEDIES['instance']}")
     return convert(output, info, take(items, args.limit), read_instance, report=True)
 
 

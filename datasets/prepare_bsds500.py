@@ -21,7 +21,6 @@ import numpy as np
 
 from sohes_d2.cli.prepare import make_parser, run
 from sohes_d2.data.benchmarks.conversion import (
-    ConversionError,
     Entity,
     Item,
     Scene,
@@ -34,6 +33,7 @@ from sohes_d2.data.benchmarks.conversion import (
     take,
 )
 from sohes_d2.data.builtin import BUILTIN
+from sohes_d2.errors import InputError
 from sohes_d2.structures.images import image_size
 from sohes_d2.structures.masks import RLE, encode_label_map, iou_matrix
 
@@ -89,10 +89,10 @@ def body(args) -> Summary:
     for name in image_files(images):
         stem = os.path.splitext(name)[0]
         if not stem.isdigit():
-            raise ConversionError(f"{os.path.join(images, name)!r} is not named by a number, as images of BSDS500 are")
+            raise InputError(f"{os.path.join(images, name)!r} is not named by a number, as images of BSDS500 are")
         items.append(Item(int(stem), name, (os.path.join(images, name), os.path.join(truth, stem + ".mat"))))
     if not items:
-        raise ConversionError(f"no *.jpg in {images!r}. {REMEDY}")
+        raise InputError(f"no *.jpg in {images!r}. {REMEDY}")
     info = {
         "description": f"BSDS500 {args.split}, all annotators, class-agnostic",
         "duplicate_iou": args.duplicate_iou,

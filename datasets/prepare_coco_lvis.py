@@ -19,7 +19,6 @@ import sys
 
 from sohes_d2.cli.prepare import make_parser, run
 from sohes_d2.data.benchmarks.conversion import (
-    ConversionError,
     Entity,
     Item,
     Scene,
@@ -34,6 +33,7 @@ from sohes_d2.data.benchmarks.conversion import (
     take,
 )
 from sohes_d2.data.builtin import BUILTIN
+from sohes_d2.errors import InputError
 from sohes_d2.labels.reader import LabelStream
 from sohes_d2.labels.schema import image_size
 from sohes_d2.structures.masks import iou_matrix
@@ -63,7 +63,7 @@ def union(coco: list[Entity], lvis: list[Entity], duplicate_iou: float) -> list[
 def body(args) -> Summary:
     """Convert as the command line says."""
     if not 0 < args.duplicate_iou <= 1:
-        raise ConversionError(f"--duplicate-iou must be in (0, 1], got {args.duplicate_iou}")
+        raise InputError(f"--duplicate-iou must be in (0, 1], got {args.duplicate_iou}")
     coco_json = path_of(args.coco, args.root, "coco/annotations/instances_val2017.json")
     lvis_json = path_of(args.lvis, args.root, "lvis/lvis_v1_val.json")
     require(REMEDY, coco_json, lvis_json)
@@ -72,7 +72,7 @@ def body(args) -> Summary:
     both = take([image for image in lvis.images if image["id"] in in_coco], args.limit)
     items = [Item(image["id"], coco_file_name(image), image_size(image, lvis_json)) for image in both]
     if not items:
-        raise ConversionError(f"{coco_json!r} and {lvis_json!r} have no image in common. {REMEDY}")
+        raise InputError(f"{coco_json!r} and {lvis_json!r} have no image in common. {REMEDY}")
     if not args.no_images:
         require_images(path_of(args.images, args.root, DATASET.images), [item.file_name for item in items], REMEDY)
 

@@ -21,13 +21,13 @@ from typing import Any
 
 from sohes_d2.cli.prepare import make_parser, run
 from sohes_d2.data.benchmarks.conversion import (
-    ConversionError,
     Summary,
     convert_coco,
     path_of,
     require,
 )
 from sohes_d2.data.builtin import BUILTIN
+from sohes_d2.errors import InputError
 from sohes_d2.labels.schema import image_name
 
 REMEDY = (
@@ -55,7 +55,7 @@ def image_finder(root: str) -> Callable[[dict[str, Any]], str]:
             return name
         found = by_name.get(os.path.basename(name), [])
         if len(found) > 1:
-            raise ConversionError(f"{name!r} may be any of {found}; unpack each of the three sources into its folder")
+            raise InputError(f"{name!r} may be any of {found}; unpack each of the three sources into its folder")
         return found[0] if found else name
 
     return find

@@ -24,7 +24,6 @@ import numpy as np
 
 from sohes_d2.cli.prepare import make_parser, run
 from sohes_d2.data.benchmarks.conversion import (
-    ConversionError,
     Entity,
     Item,
     Scene,
@@ -37,6 +36,7 @@ from sohes_d2.data.benchmarks.conversion import (
     take,
 )
 from sohes_d2.data.builtin import BUILTIN
+from sohes_d2.errors import InputError
 from sohes_d2.labels.schema import image_name
 from sohes_d2.structures.forest import NO_PARENT
 from sohes_d2.structures.images import image_size, open_image
@@ -108,7 +108,7 @@ def body(args) -> Summary:
         png = os.path.splitext(name)[0] + ".png"
         items.append(Item(k, name, [os.path.join(f, n) for f, n in ((images, name), (wholes, png), (parts, png))]))
     if not items:
-        raise ConversionError(f"no *.JPEG in {images!r}. {REMEDY}")
+        raise InputError(f"no *.JPEG in {images!r}. {REMEDY}")
     output = path_of(args.output, args.root, dataset.labels)
     return convert(output, {**info, "limit": args.limit}, take(items, args.limit), read_maps, report=True)
 

@@ -19,7 +19,6 @@ import numpy as np
 
 from sohes_d2.cli.prepare import make_parser, run
 from sohes_d2.data.benchmarks.conversion import (
-    ConversionError,
     Entity,
     Item,
     Scene,
@@ -31,6 +30,7 @@ from sohes_d2.data.benchmarks.conversion import (
     take,
 )
 from sohes_d2.data.builtin import BUILTIN
+from sohes_d2.errors import InputError
 from sohes_d2.structures.images import image_size
 from sohes_d2.structures.masks import encode_masks
 
@@ -96,12 +96,12 @@ def body(args) -> Summary:
     for name in names:
         mat = os.path.join(annotations, name + ".mat")
         if not name.replace("_", "").isdigit():
-            raise ConversionError(f"{names_file!r}: {name!r} is not the name of an image of VOC, like 2008_000002")
+            raise InputError(f"{names_file!r}: {name!r} is not the name of an image of VOC, like 2008_000002")
         if os.path.isfile(mat):
             image = os.path.join(images, name + ".jpg")
             items.append(Item(int(name.replace("_", "")), name + ".jpg", (image, mat)))
     if not items:
-        raise ConversionError(f"no image of {names_file!r} has annotations in {annotations!r}. {REMEDY}")
+        raise InputError(f"no image of {names_file!r} has annotations in {annotations!r}. {REMEDY}")
     info = {"description": f"PASCAL-Part {args.split}, class-agnostic", "limit": args.limit}
     output = path_of(args.output, args.root, dataset.labels)
     return convert(output, info, take(items, args.limit), read_scene, report=True)

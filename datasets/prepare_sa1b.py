@@ -23,7 +23,6 @@ from collections.abc import Iterable
 
 from sohes_d2.cli.prepare import make_parser, run
 from sohes_d2.data.benchmarks.conversion import (
-    ConversionError,
     Item,
     Scene,
     Summary,
@@ -34,6 +33,7 @@ from sohes_d2.data.benchmarks.conversion import (
     take,
 )
 from sohes_d2.data.builtin import BUILTIN, read_sa1b_json
+from sohes_d2.errors import InputError
 from sohes_d2.structures.files import atomic_writer
 
 REMEDY = (
@@ -74,11 +74,11 @@ def test_split(paths: Iterable[str]) -> list[str]:
     """The images of the test split, sorted by number.
 
     Raises:
-        ConversionError: there are not enough images to choose from, so that the split would be another one.
+        InputError: there are not enough images to choose from, so that the split would be another one.
     """
     candidates = shuffled(path for path in paths if number(path) <= LAST_TEST_NUMBER)
     if len(candidates) < TEST_SIZE:
-        raise ConversionError(
+        raise InputError(
             f"the test split is chosen among the images up to sa_{LAST_TEST_NUMBER}, but only {len(candidates)} of "
             f"them are there. {REMEDY}"
         )
@@ -89,11 +89,11 @@ def train_split(paths: Iterable[str], size: int) -> list[str]:
     """The images of a training list, in the fixed order.
 
     Raises:
-        ConversionError: there are fewer.
+        InputError: there are fewer.
     """
     candidates = shuffled(path for path in paths if number(path) > LAST_TEST_NUMBER)
     if len(candidates) < size:
-        raise ConversionError(
+        raise InputError(
             f"{size} training images are wanted, {len(candidates)} are there (those up to sa_{LAST_TEST_NUMBER} are "
             f"kept for the test split). An archive has about 11,000. {REMEDY}"
         )

@@ -117,7 +117,7 @@ def build_finder(args: argparse.Namespace) -> tuple[Any, dict[str, Any], str]:
 def show(args: argparse.Namespace) -> int:
     """Find the forests and write what shows them; returns the exit code."""
     # after the arguments, because these take seconds to import
-    from ..data.inputs import read_inputs
+    from ..data.sources import read_inputs
     from ..inference.gallery import DemoOptions, run_demo
     from ..visualization import MAX_MASKS
 

@@ -23,6 +23,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ..errors import ConfigError
 from ..structures.files import check_output, write_json
 from .runner import run_tool, tool_parser
 
@@ -120,23 +121,23 @@ def find_dataset(dataset: str) -> str:
     """The name of a registered data set; a description is registered first.
 
     Raises:
-        DatasetSpecError: neither a name nor the description of one data set.
+        ConfigError: neither a name nor the description of one data set.
     """
     from detectron2.data import DatasetCatalog
 
-    from ..data.registration import DatasetSpecError, register_builtin_datasets, register_datasets
+    from ..data.registration import register_builtin_datasets, register_datasets
 
     register_builtin_datasets()
     if dataset in DatasetCatalog.list():
         return dataset
     if ":" not in dataset:
         known = ", ".join(name for name in DatasetCatalog.list() if name.startswith("entities_"))
-        raise DatasetSpecError(
+        raise ConfigError(
             f"no data set {dataset!r}; give the name of one ({known}) or describe it: 'name: gt.json, images'"
         )
     names = register_datasets(dataset)
     if len(names) != 1:
-        raise DatasetSpecError(f"{dataset!r} describes {len(names)} data sets; give one")
+        raise ConfigError(f"{dataset!r} describes {len(names)} data sets; give one")
     return names[0]
 
 

@@ -151,13 +151,14 @@ def export(args: argparse.Namespace) -> str:
 
     from ..structures.files import atomic_writer
     from ..weights import read_weights
+    from ..weights.layouts import current_names
 
     check_output(args.output, folder=True)
     checkpoint = read_weights(args.checkpoint)
     state = checkpoint.get("model", checkpoint) if isinstance(checkpoint, Mapping) else None
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ExportError("it holds no model, that is no dict of names to tensors, at the top or under 'model'")
-    state = select_model(state, args.which)
+    state = current_names(select_model(state, args.which))
     config_file = args.config_file or os.path.join(os.path.dirname(args.checkpoint), "config.yaml")
     path = os.path.join(args.output, f"model.{args.format}")
     cfg = plain_config(config_file, path, args.opts)

@@ -15,6 +15,7 @@ from .. import correction  # noqa: F401  (registers the models)
 from ..config.load import load_config
 from ..correction.guard import TeacherStatistics
 from ..data.synthetic.scene import generate_scene
+from ..errors import SOHESError
 from ..exploration.features import ColorTextureExtractor
 from ..exploration.labeler import PseudoLabeler
 from ..structures.ancestors import AncestorMatrix
@@ -23,21 +24,17 @@ from ..structures.masks import decode_masks
 _SIZE = (64, 64)
 
 
-class ProbeError(RuntimeError):
-    """Everything ran, but what came out cannot be right."""
-
-
 def probe_labeling() -> str:
     """Phase 1 on a synthetic picture, without weights; what came of it, in words.
 
     Raises:
-        ProbeError: no mask was found.
+        SOHESError: no mask was found.
     """
     image, _ = generate_scene(0, 0, (96, 96))
     forest = PseudoLabeler(ColorTextureExtractor()).generate(image)
     forest.check()
     if not len(forest):
-        raise ProbeError("no mask was found in a picture that has some")
+        raise SOHESError("no mask was found in a picture that has some")
     return f"{len(forest)} masks found in a test picture"
 
 
@@ -45,7 +42,7 @@ def probe_training(device: str = "cpu") -> str:
     """Phase 2 in small: a forward and backward pass of a tiny model, and a prediction; what came of it, in words.
 
     Raises:
-        ProbeError: a loss or gradient is not finite.
+        SOHESError: a loss or gradient is not finite.
     """
     _train_and_predict(tiny_config(device))
     return f"a training step and a prediction of a tiny model ran on {device}"
@@ -55,7 +52,7 @@ def probe_correction(device: str = "cpu") -> str:
     """Phase 3 in small: a training step with a tiny teacher, its update, and its prediction; what came of it, in words.
 
     Raises:
-        ProbeError: a loss or gradient is not finite, or the teacher had no label.
+        SOHESError: a loss or gradient is not finite, or the teacher had no label.
     """
     cfg = tiny_config(device)
     cfg.MODEL.META_ARCHITECTURE = "SOHESMutualLearning"
@@ -64,7 +61,7 @@ def probe_correction(device: str = "cpu") -> str:
     model = _train_and_predict(cfg)
     labels = TeacherStatistics.from_sums(model.statistics).labels
     if not labels:
-        raise ProbeError("the teacher had no label")
+        raise SOHESError("the teacher had no label")
     model.update_teacher(0.9)
     return f"a training step with {labels:.0f} labels of a tiny teacher, and its prediction, ran on {device}"
 
@@ -82,7 +79,7 @@ def _train_and_predict(cfg: CfgNode) -> Any:
     loss.backward()
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     if not gradients or not all(bool(torch.isfinite(value).all()) for value in [loss, *gradients]):
-        raise ProbeError(f"a training step gave the loss {loss.item():g} and gradients that are not finite")
+        raise SOHESError(f"a training step gave the loss {loss.item():g} and gradients that are not finite")
     with torch.no_grad():
         predicted = model.eval()([{"image": pixels, "height": _SIZE[0], "width": _SIZE[1]}])[0]["forest"]
     predicted.check()

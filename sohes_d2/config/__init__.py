@@ -2,6 +2,9 @@
 
 Sources: [P] the SOHES paper, [H] HASSOD, [U] UnSAM, [M] Mask2Former, [A] ViT-Adapter, [S] Segment Anything, [D] our
 decision.
+
+An empty WEIGHTS stands for the published weights of the NAME beside it, "random" for none; any other empty path for no
+file.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def add_pretraining_config(cfg: Any) -> None:
     node.IMAGE = 1.0  # weight of the image term [DINO]; 0: none, and no small crops
     node.PATCH = 1.0  # weight of the term on hidden patches [iBOT]; 0: none
     node.VISIBLE = 0.0  # and, within it, on patches that were not hidden
-    node.DENSE = 0.0  # weight of the term that tells places apart [D]: learns most from few photos and iterations
+    node.DENSE = 0.0  # weight of the dense contrastive loss [D]: learns most from few photos and iterations
     node.DENSE_POINTS = 16  # places per photo
     node.DENSE_SIGMA = 0.5  # patches by which two places that belong together lie apart
     node.DENSE_TEMPERATURE = 0.1

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import SOHESError
-from ..structures.overlaps import intersections, ious
+from ..structures.nms import intersections, ious
 
 GRID = 128  # places per side at which teacher and student are compared
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -11,8 +11,10 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from .guard import CollapseError, CollapseGuard, TeacherStatistics
-from .meta_arch import SOHESMutualLearning
 from .schedule import BranchSchedule, MomentumSchedule
+
+if TYPE_CHECKING:
+    from .meta_arch import SOHESMutualLearning
 
 
 class MutualLearningHook(HookBase):

@@ -10,12 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from detectron2.config import configurable
+from detectron2.engine import HookBase
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import ImageList
+from detectron2.utils import comm
 
 from ..modeling.meta_arch import SOHES
 from ..modeling.test_time_augmentation import AS_IT_IS, ViewFusion
 from .guard import finite_images, statistics_sums
+from .hook import MutualLearningHook
+from .pictures import DrawTeacherLabels
 from .schedule import BranchSchedule
 from .targets import TeacherTargets
 from .teacher import teacher_of, update_teacher
@@ -23,6 +27,7 @@ from .teacher import teacher_of, update_teacher
 logger = logging.getLogger(__name__)
 
 MODELS = ("student", "teacher")
+PICTURES = 20  # of the teacher's labels, in a training
 Batch = Sequence[Mapping[str, Any]]
 Targets = list[dict[str, Tensor]]
 
@@ -38,11 +43,16 @@ class SOHESMutualLearning(nn.Module):
     A checkpoint of one segmenter is loaded into both; one of this model holds both, under "student." and "teacher.".
 
     Attributes:
+        needs_teacher_view: True: training images come in two views, and may be without labels.
+        starts_from: what MODEL.WEIGHTS must name when a training begins.
         branch_weights: of the losses on the initial labels and on the teacher's; to be set as training proceeds. A
             branch of weight 0 is not computed.
         statistics: of the last training step, see `statistics_sums`; None if the teacher's branch was left out.
         observer: if not None, it is called in every training step with the batch and the teacher's labels.
     """
+
+    needs_teacher_view = True
+    starts_from = "the model of phase 2, for example output/instruction/model_final.pth"
 
     @configurable
     def __init__(
@@ -86,6 +96,21 @@ class SOHESMutualLearning(nn.Module):
             "teacher_views": ViewFusion.from_config(cfg.CORRECTION.TEACHER_TTA, "CORRECTION.TEACHER_TTA"),
             "branch_weights": BranchSchedule.from_config(cfg).at(0, 1),
         }
+
+    def build_hooks(self, cfg: Any, last_checkpoint: Callable[[], str]) -> list[HookBase]:
+        """What a trainer runs around each step, before the hook that saves checkpoints.
+
+        Args:
+            cfg: the training's.
+            last_checkpoint: path of the last checkpoint written, "" without any.
+
+        Raises:
+            ValueError: a setting out of its range.
+        """
+        hooks: list[HookBase] = [MutualLearningHook.from_config(cfg, self, last_checkpoint)]
+        if comm.is_main_process() and cfg.TEST.VISUALIZE > 0:
+            hooks.append(DrawTeacherLabels(self, max(1, cfg.SOLVER.MAX_ITER // PICTURES), cfg.INPUT.FORMAT))
+        return hooks
 
     @property
     def device(self) -> torch.device:

@@ -14,7 +14,7 @@ from ..modeling.ancestor_head import ancestor_logits
 from ..modeling.mask_refinement import refine_masks
 from ..modeling.mask_scores import entity_probabilities, full_size_logits, measure
 from ..structures.hierarchy import ancestors_of, parents_by_coverage, parents_by_probability
-from ..structures.overlaps import first_of_each, intersections, ious
+from ..structures.nms import first_of_each, intersections, ious
 from .thresholds import Threshold, build_threshold
 
 Size = tuple[int, int]

@@ -43,14 +43,6 @@ ANNOTATION_FIELDS = ["id", "parent_id", "depth", "score"]
 _damaged: dict[str, str] = {}  # label file -> what of it cannot be used, in words
 
 
-class DatasetMissingError(InputError, FileNotFoundError):
-    """A registered data set whose files are not there; the message names the script that makes them."""
-
-
-class DatasetSpecError(ConfigError):
-    """A description of a data set from a yaml file or the command line that cannot be used."""
-
-
 def register_builtin_datasets(root: str | None = None) -> None:
     """Register every row of the table, without touching a file. Registering again replaces, as under another root.
 
@@ -80,10 +72,10 @@ def register_coco_entities(name: str, json_file: str, image_root: str) -> None:
         image_root: folder of the images.
 
     Raises:
-        DatasetSpecError: the name is taken.
+        ConfigError: the name is taken.
     """
     if name in DatasetCatalog.list():
-        raise DatasetSpecError(f"a data set {name!r} is registered already; choose another name")
+        raise ConfigError(f"a data set {name!r} is registered already; choose another name")
     DatasetCatalog.register(name, lambda: open_entities(json_file, image_root))
     # json_file is what Detectron2 and its evaluators open as one COCO file
     MetadataCatalog.get(name).set(**{"label_folder" if os.path.isdir(json_file) else "json_file": json_file})
@@ -101,10 +93,10 @@ def register_unlabeled(name: str, image_root: str) -> None:
         image_root: the folder.
 
     Raises:
-        DatasetSpecError: the name is taken.
+        ConfigError: the name is taken.
     """
     if name in DatasetCatalog.list():
-        raise DatasetSpecError(f"a data set {name!r} is registered already; choose another name")
+        raise ConfigError(f"a data set {name!r} is registered already; choose another name")
     DatasetCatalog.register(name, lambda: load_unlabeled(image_root))
     _set_metadata(name, image_root, unlabeled=True)
 
@@ -128,7 +120,7 @@ def register_datasets(specs: str | Mapping[str, Any]) -> list[str]:
         The names.
 
     Raises:
-        DatasetSpecError: not of that form, or a name is taken.
+        ConfigError: not of that form, or a name is taken.
         OSError: the yaml file cannot be read.
     """
     where = "the description of data sets"
@@ -141,9 +133,9 @@ def register_datasets(specs: str | Mapping[str, Any]) -> list[str]:
         try:
             specs = read_yaml(text, where)
         except ConfigError as error:
-            raise DatasetSpecError(f"{error}; write {_FORMS}") from error
+            raise ConfigError(f"{error}; write {_FORMS}") from error
     if not isinstance(specs, Mapping):
-        raise DatasetSpecError(f"{where} must read {_FORMS}, got {specs!r}")
+        raise ConfigError(f"{where} must read {_FORMS}, got {specs!r}")
     pairs = {str(name): _json_and_images(str(name), value, where) for name, value in specs.items()}
     for name, (json_file, image_root) in pairs.items():
         if json_file:
@@ -162,7 +154,7 @@ def open_entities(labels: str, image_root: str) -> list[dict[str, Any]] | LabelD
         image_root: folder of the images.
 
     Raises:
-        DatasetMissingError: nothing is there.
+        InputError: nothing is there.
         IncompleteError: shards are missing.
         InputError: a folder without shards, or a file that cannot be used as it is.
         CorruptFileError: a damaged shard.
@@ -179,11 +171,11 @@ def load_unlabeled(image_root: str) -> list[dict[str, Any]]:
     There are no `annotations` either: an empty list of them would say that there is nothing to label.
 
     Raises:
-        DatasetMissingError: there is no such folder.
+        InputError: there is no such folder.
         SourceError: there is no image in it.
     """
     if not os.path.isdir(image_root):
-        raise DatasetMissingError(f"the folder {image_root!r} of images without labels does not exist: check the path")
+        raise InputError(f"the folder {image_root!r} of images without labels does not exist: check the path")
     return [{"file_name": image.path, "image_id": image.image_id} for image in read_image_list(image_root)]
 
 
@@ -199,7 +191,7 @@ def load_entities(json_file: str, image_root: str, prepare: str = "") -> list[di
         prepare: the script that makes the file, for the error message.
 
     Raises:
-        DatasetMissingError: the file is not there.
+        InputError: the file is not there.
         InputError: it cannot be used as it is: images without a name or size, ids that are ambiguous, ...
         CorruptFileError: it is damaged.
     """
@@ -276,7 +268,7 @@ class PerImageDataset(Dataset):
             prepare: the script that makes the list, for the error message.
 
         Raises:
-            DatasetMissingError: the list is not there.
+            InputError: the list is not there.
         """
         _require(list_file, prepare)
         self.image_root = image_root
@@ -343,7 +335,7 @@ def _require(path: str, prepare: str) -> None:
             if prepare
             else "check the path"
         )
-        raise DatasetMissingError(f"{path!r} does not exist: {remedy} (DETECTRON2_DATASETS is {datasets_root()!r})")
+        raise InputError(f"{path!r} does not exist: {remedy} (DETECTRON2_DATASETS is {datasets_root()!r})")
 
 
 def _json_and_images(name: str, value: Any, where: str) -> tuple[str, str]:
@@ -355,7 +347,7 @@ def _json_and_images(name: str, value: Any, where: str) -> tuple[str, str]:
         return value[0], value[1]
     elif isinstance(value, Mapping) and {"images"} <= set(value) <= {"json", "images"} and value["images"]:
         return str(value.get("json") or ""), str(value["images"])
-    raise DatasetSpecError(
+    raise ConfigError(
         f"{where}: {name!r} must be `json, images` (two paths), or `{{images: folder}}` for images without labels, "
         f"got {value!r}"
     )

@@ -15,7 +15,7 @@ def check_datasets(cfg: CfgNode, train: bool) -> None:
 
     Raises:
         ConfigError: no data set is named, a name is not registered, or a test set cannot be scored.
-        DatasetMissingError: files are missing; the message names the script that makes them.
+        InputError: files are missing; the message names the script that makes them.
         OSError: likewise, for a data set of Detectron2's own table.
     """
     if train and not cfg.DATASETS.TRAIN:

@@ -39,10 +39,6 @@ _ANSWER_TIMEOUT = 60.0  # seconds in which the first process must take note of a
 _CAUSE_TIMEOUT = 1.0  # seconds in which a death shows that is the cause of another process's error
 
 
-class ProcessDiedError(SOHESError):
-    """One of several processes was killed, or ended without a word; the message says which, and how."""
-
-
 class RemoteTraceback(Exception):
     """The cause of an exception that came from another process: its traceback there."""
 
@@ -73,7 +69,7 @@ def launch(
 
     Raises:
         ConfigError: an address that is none or cannot be reached, or fewer GPUs than processes.
-        ProcessDiedError: a process was killed.
+        SOHESError: a process was killed.
         KeyboardInterrupt: stopped by a signal.
         SystemExit: a process called ``sys.exit`` with a number other than 0.
         Exception: what the function raised, with the traceback there as its cause.
@@ -280,7 +276,7 @@ class _Ranks:
             how = f"was killed by {code}"
             if code == "SIGKILL":
                 how += " (as the system does where memory runs out)"
-        raise ProcessDiedError(f"process {self._name(rank)} {how}; the others were stopped. Go on with --resume")
+        raise SOHESError(f"process {self._name(rank)} {how}; the others were stopped. Go on with --resume")
 
     def _name(self, rank: int) -> str:
         first = self.job.machine_rank * self.job.processes

@@ -23,7 +23,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 
-from ..correction import MutualLearningHook, SOHESMutualLearning
+from .. import correction  # noqa: F401  (registers the models)
 from ..data.inference_loader import build_test_loader
 from ..data.training.mapper import PseudoLabelDatasetMapper
 from ..data.training.stream import build_training_loader, images_per_process
@@ -32,16 +32,13 @@ from ..evaluation.entity_evaluator import EntityEvaluator
 from ..evaluation.results import check_readable, defined_only, write_evaluation
 from ..weights.checkpoint import CheckpointError, SOHESCheckpointer
 from .hooks import Checkpoints, CountSkippedImages, DrawExamples, Evaluation
-from .optimizer import build_optimizer
-from .schedule import build_lr_scheduler
+from .optimizer import build_lr_scheduler, build_optimizer
 from .step import TrainingStep, build_precision
 from .stopping import stopping
-from .teacher_pictures import DrawTeacherLabels
 from .writers import build_writers
 
 logger = logging.getLogger(__name__)
 
-TEACHER_PICTURES = 20  # in a training
 FINAL = "model_final"
 
 
@@ -51,7 +48,9 @@ class SOHESTrainer(DefaultTrainer):
     As with `DefaultTrainer`: construct, `resume_or_load`, `train`. The losses of a training that was stopped and
     resumed are those of one that was not: images, augmentation and the model's randomness follow from seed and
     iteration.
-    For `SOHESMutualLearning` it adds the hooks of phase 3.
+
+    A model may say what else it needs: ``needs_teacher_view`` (two views of each image, and images without labels),
+    ``starts_from`` (what MODEL.WEIGHTS must name when a training begins) and ``build_hooks(cfg, last_checkpoint)``.
     """
 
     def __init__(self, cfg: CfgNode):
@@ -107,11 +106,9 @@ class SOHESTrainer(DefaultTrainer):
 
     def load_initial_weights(self) -> None:
         """Load what a training begins with that neither resumes nor has MODEL.WEIGHTS."""
-        if isinstance(self.checkpointer.model, SOHESMutualLearning):
-            raise ConfigError(
-                "MODEL.WEIGHTS is empty: self-correction starts with the model of phase 2, for example "
-                "output/instruction/model_final.pth"
-            )
+        needed = getattr(self.checkpointer.model, "starts_from", "")
+        if needed:
+            raise ConfigError(f"MODEL.WEIGHTS is empty: {self.cfg.MODEL.META_ARCHITECTURE} starts from {needed}")
         load_pretrained_backbone(self.checkpointer.model, self.cfg)
 
     def train(self) -> Any:
@@ -205,8 +202,7 @@ class SOHESTrainer(DefaultTrainer):
         writers = [hook for hook in defaults if isinstance(hook, PeriodicWriter)]
         hooks = [*(hook for hook in defaults if hook not in writers), CountSkippedImages()]
         hooks = [self.build_checkpoints() if isinstance(hook, PeriodicCheckpointer) else hook for hook in hooks]
-        if isinstance(self.checkpointer.model, SOHESMutualLearning):
-            hooks = [*self._build_correction(self.checkpointer.model), *hooks]
+        hooks = [*self._build_model_hooks(), *hooks]
         if comm.is_main_process() and self.cfg.TEST.VISUALIZE > 0 and self.cfg.DATASETS.TEST:
             hooks.append(self._build_examples())
         return [*hooks, Evaluation(self.cfg.TEST.EVAL_PERIOD, self.evaluate), *writers]
@@ -219,20 +215,16 @@ class SOHESTrainer(DefaultTrainer):
         """Of the log, metrics.json and TensorBoard."""
         return build_writers(self.cfg.OUTPUT_DIR, self.max_iter)
 
-    def _build_correction(self, model: SOHESMutualLearning) -> list[HookBase]:
-        """The hooks of phase 3, which belong before that of the checkpoints."""
+    def _build_model_hooks(self) -> list[HookBase]:
+        """The model's own hooks, which belong before that of the checkpoints."""
+        build = getattr(self.checkpointer.model, "build_hooks", None)
+        if build is None:
+            return []
         last = self.checkpointer
         try:
-            hook = MutualLearningHook.from_config(
-                self.cfg, model, lambda: last.get_checkpoint_file() if last.has_checkpoint() else ""
-            )
+            return build(self.cfg, lambda: last.get_checkpoint_file() if last.has_checkpoint() else "")
         except ValueError as error:
             raise ConfigError(str(error)) from error
-        hooks: list[HookBase] = [hook]
-        if comm.is_main_process() and self.cfg.TEST.VISUALIZE > 0:
-            period = max(1, self.max_iter // TEACHER_PICTURES)
-            hooks.append(DrawTeacherLabels(model, period, self.cfg.INPUT.FORMAT))
-        return hooks
 
     def _build_examples(self) -> HookBase:
         name = self.cfg.DATASETS.TEST[0]
@@ -263,7 +255,7 @@ class SOHESTrainer(DefaultTrainer):
 
     @classmethod
     def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
-        """See `sohes_d2.engine.schedule`."""
+        """See `sohes_d2.engine.optimizer`."""
         return build_lr_scheduler(cfg, optimizer)
 
     @classmethod
@@ -304,11 +296,11 @@ def load_pretrained_backbone(model: nn.Module, cfg: CfgNode) -> None:
     Raises:
         WeightsError: they cannot be had, read or matched.
     """
-    trunk: Any = getattr(model, "backbone", None)
+    backbone: Any = getattr(model, "backbone", None)
     source = cfg.MODEL.VIT.WEIGHTS or f"hub:{cfg.MODEL.VIT.NAME}"
-    if hasattr(trunk, "load_pretrained") and source != "random":
+    if hasattr(backbone, "load_pretrained") and source != "random":
         with _first_of_each_machine():
-            trunk.load_pretrained(source)
+            backbone.load_pretrained(source)
 
 
 @contextmanager

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..structures.duplicates import without_duplicates
 from ..structures.masks import RLE
+from ..structures.nms import without_duplicates
 from .merge_tree import MergeTree
 from .overlaps import Candidates
 from .proposals import Proposal

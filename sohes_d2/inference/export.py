@@ -37,10 +37,6 @@ SCENES = 2  # synthetic photos that a file is checked on
 Runner = Callable[[Tensor], Sequence[Tensor]]
 
 
-class ExportError(InputError):
-    """A model, a size or a file name that cannot be exported; the message says why."""
-
-
 class DifferenceError(SOHESError):
     """A file whose outputs are not the model's.
 
@@ -83,18 +79,18 @@ def check_model(model: nn.Module, size: tuple[int, int]) -> SOHES:
     """The model, if it can be exported for images of a size.
 
     Raises:
-        ExportError: another architecture, a model in training mode or not on the CPU, or a size it does not take.
+        InputError: another architecture, a model in training mode or not on the CPU, or a size it does not take.
     """
     if not isinstance(model, SOHES):
-        raise ExportError(
+        raise InputError(
             f"only the single model SOHES can be exported, not {type(model).__name__}; of a checkpoint with teacher "
             "and student, sohes export writes one"
         )
     if model.training or model.device.type != "cpu":
-        raise ExportError("the model must be in evaluation mode and on the CPU")
+        raise InputError("the model must be in evaluation mode and on the CPU")
     stride = model.size_divisibility
     if any(side < stride or side % stride for side in size):
-        raise ExportError(f"height and width must be multiples of {stride}, got {size[0]} and {size[1]}")
+        raise InputError(f"height and width must be multiples of {stride}, got {size[0]} and {size[1]}")
     return model
 
 
@@ -143,7 +139,7 @@ def write(program: torch.export.ExportedProgram, path: str, metadata: str) -> No
     """Write a program as .onnx or .pt2, by the path's suffix, with ``metadata`` under METADATA.
 
     Raises:
-        ExportError: torch's exporter cannot write it as ONNX.
+        InputError: torch's exporter cannot write it as ONNX.
     """
     if path.endswith(".pt2"):
         with atomic_writer(path) as file:
@@ -159,7 +155,7 @@ def write(program: torch.export.ExportedProgram, path: str, metadata: str) -> No
             verbose=False,
         )
     except torch.onnx.OnnxExporterError as error:
-        raise ExportError(f"torch {torch.__version__} cannot write this model as ONNX: {error}") from error
+        raise InputError(f"torch {torch.__version__} cannot write this model as ONNX: {error}") from error
     assert converted is not None  # since dynamo=True
     for node in converted.model.graph:
         node.metadata_props.clear()  # stack traces, with the paths of this machine
@@ -232,7 +228,7 @@ def export_segmenter(
         `largest_differences` of each path.
 
     Raises:
-        ExportError: the model, the size or a path cannot be used.
+        InputError: the model, the size or a path cannot be used.
         DifferenceError: a file differs by more; it and those after it are not written.
     """
     check_paths(paths)
@@ -264,15 +260,15 @@ def check_paths(paths: Sequence[str]) -> None:
     """Make sure that files of these names can be written and checked here.
 
     Raises:
-        ExportError: another suffix, or a package is missing.
+        InputError: another suffix, or a package is missing.
     """
     for path in paths:
         if not path.endswith(SUFFIXES):
-            raise ExportError(f"{path!r}: the name must end in {' or '.join(SUFFIXES)}")
+            raise InputError(f"{path!r}: the name must end in {' or '.join(SUFFIXES)}")
         needed = ("onnx", "onnxscript", "onnxruntime") if path.endswith(".onnx") else ()
         missing = [name for name in needed if importlib.util.find_spec(name) is None]
         if missing:
-            raise ExportError(
+            raise InputError(
                 f"{path!r}: ONNX files are written and checked with {', '.join(missing)}, missing here; "
                 "pip install 'sohes_d2[onnx]', or write a .pt2 file"
             )

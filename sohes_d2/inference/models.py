@@ -14,7 +14,7 @@ import torch
 
 from .. import compat
 from ..config.load import load_config
-from ..data.inputs import read_inputs
+from ..data.sources import read_inputs
 from ..devices import choose_device
 from ..errors import ConfigError, near_matches
 from ..exploration.features import FEATURE_EXTRACTORS

@@ -7,11 +7,11 @@ import json
 import logging
 import os
 
+from ..errors import InputError
 from ..labels.shards import list_shards, merge_shards, read_skipped, shard_name
 from ..labels.writer import read_json
 from ..structures.files import write_json
 from .run import RunReport
-from .run_folder import UsageError
 from .summary import label_statistics
 
 logger = logging.getLogger(__name__)
@@ -27,13 +27,13 @@ def join_folder(folder: str, output: str, allow_incomplete: bool = False, overwr
         overwrite: replace an existing file.
 
     Raises:
-        UsageError: the output exists, or has a name that it must not have.
+        InputError: the output exists, or has a name that it must not have.
         InputError, CorruptFileError: see `merge_shards`.
     """
     if not output.lower().endswith(".json"):
-        raise UsageError(f"the output {output!r} must end in .json")
+        raise InputError(f"the output {output!r} must end in .json")
     if os.path.exists(output) and not overwrite:
-        raise UsageError(f"{output!r} exists; replace it by --overwrite")
+        raise InputError(f"{output!r} exists; replace it by --overwrite")
     beside = os.path.dirname(output)
     os.makedirs(beside or os.curdir, exist_ok=True)
     indices = merge_shards(folder, output, allow_incomplete)

@@ -21,10 +21,6 @@ _UNITS_PER_CPU = 2
 _labeler: tuple[bytes, Any] | None = None  # in a Ray worker: the factory it was built by, and the labeler
 
 
-class RayMissingError(InputError, ImportError):
-    """Ray is not installed."""
-
-
 def run_on_ray(
     units: Iterable[WorkUnit],
     make_labeler: LabelerFactory,
@@ -42,12 +38,12 @@ def run_on_ray(
         num_gpus: GPUs that a task holds.
 
     Raises:
-        RayMissingError: Ray is not installed.
+        InputError: Ray is not installed.
     """
     try:
         import ray
     except ImportError as error:
-        raise RayMissingError("--engine ray needs Ray: pip install 'sohes_d2[ray]'") from error
+        raise InputError("--engine ray needs Ray: pip install 'sohes_d2[ray]'") from error
     from ray import cloudpickle
 
     started = not ray.is_initialized()

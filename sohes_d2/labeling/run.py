@@ -12,15 +12,15 @@ from typing import Any
 
 from .. import __version__
 from ..data.sources import ImageList
+from ..errors import InputError
 from ..labels.index import ShardIndex, load_index, read_info
 from ..labels.shards import MAX_IMAGES_PER_SHARD, merge_shards, read_skipped
 from ..structures.files import FolderLock, write_json
 from .executors import run_in_process, run_on_device, run_on_workers
-from .progress import Progress
 from .ray_executor import run_on_ray
-from .run_folder import RunFolder, UsageError, check_same_config, is_sound
+from .run_folder import RunFolder, check_same_config, is_sound
 from .steps import STAGES, LabelerFactory, UnitResult
-from .summary import label_statistics, machine_facts, package_versions, speed
+from .summary import Progress, label_statistics, machine_facts, package_versions, speed
 from .units import ShardLayout, WorkUnit
 
 logger = logging.getLogger(__name__)
@@ -59,17 +59,17 @@ class LabelingOptions:
 
     def __post_init__(self) -> None:
         if self.workers < 0 or self.batch_size < 1:
-            raise UsageError(
+            raise InputError(
                 f"--workers must be at least 0 and --batch-size at least 1, got {self.workers}, {self.batch_size}"
             )
         if not 0 <= self.job < self.jobs:
-            raise UsageError(f"--shard I/N needs 0 <= I < N, got {self.job}/{self.jobs}")
+            raise InputError(f"--shard I/N needs 0 <= I < N, got {self.job}/{self.jobs}")
         if not 1 <= self.images_per_shard <= MAX_IMAGES_PER_SHARD:
-            raise UsageError(f"--images-per-shard must be 1 to {MAX_IMAGES_PER_SHARD}, got {self.images_per_shard}")
+            raise InputError(f"--images-per-shard must be 1 to {MAX_IMAGES_PER_SHARD}, got {self.images_per_shard}")
         if self.resume and self.overwrite:
-            raise UsageError("--resume goes on with the output and --overwrite replaces it; choose one")
+            raise InputError("--resume goes on with the output and --overwrite replaces it; choose one")
         if self.engine not in ("local", "ray"):
-            raise UsageError(f"--engine is local or ray, got {self.engine!r}")
+            raise InputError(f"--engine is local or ray, got {self.engine!r}")
 
 
 @dataclass(frozen=True)
@@ -99,18 +99,18 @@ def run_labeling(images: ImageList, output: str, make_labeler: LabelerFactory, o
         options: see LabelingOptions.
 
     Raises:
-        UsageError: an output is there already, or was made with another configuration.
+        InputError: an output is there already, or was made with another configuration.
         FolderBusyError: another process writes into the folder, other than a job of the same --shard split.
         FolderBusyError: another process works on the same shards.
         OutputError: a file cannot be written; what is done so far is kept.
     """
     single = output.lower().endswith(".json")
     if single and options.jobs > 1:
-        raise UsageError("--shard writes a folder of shards; give a folder as --output and join it with sohes merge")
+        raise InputError("--shard writes a folder of shards; give a folder as --output and join it with sohes merge")
     if single and os.path.isdir(output):
-        raise UsageError(f"--output {output!r} is a folder; its name must not end in .json then")
+        raise InputError(f"--output {output!r} is a folder; its name must not end in .json then")
     if not single and os.path.isfile(output):
-        raise UsageError(f"--output {output!r} is a file; name a folder, or a file ending in .json")
+        raise InputError(f"--output {output!r} is a file; name a folder, or a file ending in .json")
     labeler = build_labeler(make_labeler)
     make_labeler = make_labeler.pinned(labeler)
     # The host's numbers do not depend on the batch, and single images balance the workers best.
@@ -173,12 +173,12 @@ def build_labeler(make_labeler: LabelerFactory) -> Any:
     """The labeler with its extractor.
 
     Raises:
-        UsageError: what it is configured with is not there (a package, weights) or makes no sense.
+        InputError: what it is configured with is not there (a package, weights) or makes no sense.
     """
     try:
         return make_labeler(True)
     except (ImportError, OSError, ValueError, KeyError, RuntimeError) as error:
-        raise UsageError(f"the labeler cannot be built: {error}") from error
+        raise InputError(f"the labeler cannot be built: {error}") from error
 
 
 def describe_run(labeler: Any, images: ImageList, batch_size: int) -> dict[str, Any]:
@@ -265,14 +265,14 @@ class _Session:
 
 
 def _is_finished(output: str, info: dict[str, Any], options: LabelingOptions) -> bool:
-    """Whether a single-file run is over. Raises UsageError where neither --resume nor --overwrite allows to go on."""
+    """Whether a single-file run is over. Raises InputError where neither --resume nor --overwrite allows to go on."""
     if not os.path.exists(output):
         return False
     if options.overwrite:
         os.unlink(output)
         return False
     if not options.resume:
-        raise UsageError(f"{output!r} exists; go on with it by --resume, or replace it by --overwrite")
+        raise InputError(f"{output!r} exists; go on with it by --resume, or replace it by --overwrite")
     if not is_sound(output):
         return False
     check_same_config(output, read_info(output), info)

@@ -26,10 +26,6 @@ _OWN_FILE = re.compile(
 )
 
 
-class UsageError(InputError):
-    """The command cannot be carried out as it was given; the message says what to do."""
-
-
 class RunFolder:
     """One job's view of an output folder.
 
@@ -53,19 +49,19 @@ class RunFolder:
         """Create the folder, or check that a run may go on in it.
 
         Raises:
-            UsageError: the folder has an output and neither flag is given, or that output has another configuration.
+            InputError: the folder has an output and neither flag is given, or that output has another configuration.
         """
         os.makedirs(self.folder, exist_ok=True)
         if overwrite:
             if self.layout.jobs > 1:
-                raise UsageError("--overwrite would delete other jobs' shards; remove the folder before the jobs start")
+                raise InputError("--overwrite would delete other jobs' shards; remove the folder before the jobs start")
             remove_run_files(self.folder)
         config = {"layout": self.layout.describe(), "info": self.info}
         path = os.path.join(self.folder, RUN_FILE)
         if os.path.exists(path):
             own = [shard for shard in self.layout.own_shards() if self._exists(shard)]
             if not resume and (self.layout.jobs == 1 or own):
-                raise UsageError(
+                raise InputError(
                     f"{self.folder!r} has an output already; go on with it by --resume, or replace it by --overwrite"
                 )
             try:
@@ -73,7 +69,7 @@ class RunFolder:
             except CorruptFileError as error:
                 self._replace_damaged_config(path, config, error)
         elif list_shards(self.folder):
-            raise UsageError(
+            raise InputError(
                 f"{self.folder!r} has shards but no {RUN_FILE}, so they cannot be continued; choose another folder"
             )
         else:
@@ -266,13 +262,13 @@ def check_same_config(path: str, before: Any, now: Any) -> None:
     """Refuse to go on with another configuration.
 
     Raises:
-        UsageError: naming every key that differs, with both values.
+        InputError: naming every key that differs, with both values.
     """
     old, new = _flat(before), _flat(now)
     keys = [key for key in {**old, **new} if old.get(key, _ABSENT) != new.get(key, _ABSENT)]
     if keys:
         lines = [f"  {key}: was {_show(old, key)}, now {_show(new, key)}" for key in keys]
-        raise UsageError(
+        raise InputError(
             f"{path!r} was made with another configuration; resume with the old one, or choose another output:\n"
             + "\n".join(lines)
         )

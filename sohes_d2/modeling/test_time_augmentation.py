@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..structures.overlaps import first_of_each, intersections, ious
+from ..structures.nms import first_of_each, intersections, ious
 from .mask_scores import entity_probabilities
 
 Outputs = dict[str, Any]

@@ -1,4 +1,4 @@
-"""The place term: what two crops show at one place of a photo is alike, and unlike what other places and photos show.
+"""Dense contrastive loss: one place of a photo looks alike in two crops, and unlike other places and photos.
 
 Dense contrastive learning (Wang et al., CVPR 2021; VICRegL, Bardes et al., NeurIPS 2022), with places that may lie a
 little apart: patches that are often neighbours belong together (Isola et al., Learning visual groups from

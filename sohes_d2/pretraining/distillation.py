@@ -20,7 +20,7 @@ from ..exploration.features.network import freeze
 from ..weights import load_weights
 from ..weights.layouts import resampling_of, use_official_resampling
 from .library import NegativeCosineSimilarity
-from .trunk import build_trunk, normalization
+from .vit import build_vit, normalization
 
 
 class FeatureDistillation(nn.Module):
@@ -30,7 +30,7 @@ class FeatureDistillation(nn.Module):
     the grids still differ, its map is resized.
 
     Attributes:
-        trunk: the student, which is what is kept.
+        vit: the student, which is what is kept.
         teacher: frozen.
     """
 
@@ -40,10 +40,10 @@ class FeatureDistillation(nn.Module):
     teacher_std: Tensor
 
     @configurable
-    def __init__(self, *, trunk: VisionTransformer, teacher: VisionTransformer, resolution: float = 1.0):
+    def __init__(self, *, vit: VisionTransformer, teacher: VisionTransformer, resolution: float = 1.0):
         """
         Args:
-            trunk: the student.
+            vit: the student.
             teacher: with its weights.
             resolution: rows of the teacher's grid over those of the student's.
 
@@ -53,15 +53,15 @@ class FeatureDistillation(nn.Module):
         super().__init__()
         if not resolution > 0:
             raise ValueError(f"PRETRAINING.TEACHER.RESOLUTION {resolution} is not above 0.")
-        self.trunk = trunk
+        self.vit = vit
         # Of a ViT with a class token nothing but its patches is taught; what only the class needs gets no gradient.
         self.teacher = freeze(teacher, torch.device("cpu"))
-        self.projection = nn.Linear(trunk.embed_dim, teacher.embed_dim)
+        self.projection = nn.Linear(vit.embed_dim, teacher.embed_dim)
         self.resolution = resolution
         self.loss = NegativeCosineSimilarity(dim=-1)
         self.register_load_state_dict_post_hook(_without_teacher)
-        for owner, vit in (("student", trunk), ("teacher", teacher)):
-            mean, std = normalization(vit)
+        for owner, network in (("student", vit), ("teacher", teacher)):
+            mean, std = normalization(network)
             self.register_buffer(f"{owner}_mean", mean, persistent=False)
             self.register_buffer(f"{owner}_std", std, persistent=False)
 
@@ -69,15 +69,15 @@ class FeatureDistillation(nn.Module):
     def from_config(cls, cfg: Any) -> dict[str, Any]:
         node, vit = cfg.PRETRAINING.TEACHER, cfg.MODEL.VIT
         return {
-            "trunk": build_trunk(vit.NAME, vit.OPTIONS, vit.DROP_PATH),
+            "vit": build_vit(vit.NAME, vit.OPTIONS, vit.DROP_PATH),
             "teacher": load_teacher(node.NAME, node.WEIGHTS, node.OPTIONS),
             "resolution": node.RESOLUTION,
         }
 
     @property
-    def student_trunk(self) -> VisionTransformer:
+    def student_vit(self) -> VisionTransformer:
         """The ViT that is trained."""
-        return self.trunk
+        return self.vit
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Without the teacher, who never changes."""
@@ -108,7 +108,7 @@ class FeatureDistillation(nn.Module):
 
     def student_maps(self, views: Tensor) -> Tensor:
         """(B, rows, cols, C) of views (B, 3, H, W) in 0..255."""
-        return patch_map(self.trunk, (views - self.student_mean) / self.student_std)
+        return patch_map(self.vit, (views - self.student_mean) / self.student_std)
 
     def teacher_maps(self, views: Tensor, grid: tuple[int, int]) -> Tensor:
         """The teacher's map of views (B, 3, H, W) in 0..255 on the student's grid (rows, cols): (B, rows, cols, C)."""
@@ -132,10 +132,10 @@ def _without_teacher(_: nn.Module, incompatible: Any) -> None:
     incompatible.missing_keys[:] = [key for key in incompatible.missing_keys if not _is_teachers(key)]
 
 
-def patch_map(trunk: VisionTransformer, views: Tensor) -> Tensor:
+def patch_map(vit: VisionTransformer, views: Tensor) -> Tensor:
     """Patch tokens after the final norm, on their grid: (B, rows, cols, C) of normalised views (B, 3, H, W)."""
-    patch = int(trunk.patch_embed.feat_ratio())
-    tokens = trunk.forward_features(views)[:, trunk.num_prefix_tokens :]
+    patch = int(vit.patch_embed.feat_ratio())
+    tokens = vit.forward_features(views)[:, vit.num_prefix_tokens :]
     return tokens.unflatten(1, (views.shape[-2] // patch, views.shape[-1] // patch))
 
 
@@ -147,7 +147,7 @@ def load_teacher(name: str, weights: str, options: Mapping[str, Any]) -> VisionT
         ValueError: no such ViT.
     """
     try:
-        teacher = build_trunk(name, options)
+        teacher = build_vit(name, options)
     except ValueError as error:
         raise ValueError(str(error).replace("MODEL.VIT.", "PRETRAINING.TEACHER.")) from error
     if resampling_of(name) == "official":

@@ -1,4 +1,4 @@
-"""Self-distillation without labels: DINO's image term, iBOT's patch term, and a place term across crops."""
+"""Self-distillation without labels: DINO's image term, iBOT's patch term, and a dense contrastive loss across crops."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from .library import (
     random_block_mask,
     update_momentum,
 )
-from .trunk import build_trunk, normalization
+from .vit import build_vit, normalization
 
 
 class Branch(nn.Module):
-    """A trunk with the heads of the terms that are used; student and teacher are one each."""
+    """A ViT with the heads of the terms that are used; student and teacher are one each."""
 
-    def __init__(self, trunk: VisionTransformer, image_head: Any, patch_head: Any):
+    def __init__(self, vit: VisionTransformer, image_head: Any, patch_head: Any):
         """The heads are `DINOProjectionHead`, or None where their term is left out."""
         super().__init__()
         # Fixed sine-cosine positions: learned ones would need more photos, and are resampled worse to larger inputs.
-        self.encoder = MaskedVisionTransformerTIMM(trunk, weight_initialization="skip")
+        self.encoder = MaskedVisionTransformerTIMM(vit, weight_initialization="skip")
         self.image_head = image_head
         self.patch_head = patch_head
 
@@ -59,7 +59,7 @@ class SelfDistillation(nn.Module):
     def __init__(
         self,
         *,
-        trunk: VisionTransformer,
+        vit: VisionTransformer,
         total_iterations: int,
         image_weight: float = 1.0,
         patch_weight: float = 1.0,
@@ -82,12 +82,12 @@ class SelfDistillation(nn.Module):
     ):
         """
         Args:
-            trunk: of the student; the teacher starts as its copy.
+            vit: of the student; the teacher starts as its copy.
             total_iterations: over which the schedules run.
             image_weight: of the image term (DINO); 0 leaves it out, with its head and the local views.
             patch_weight: of the patch term (iBOT); 0 leaves it out, with its head and the masks.
             visible_weight: within the patch term, of patches that were not hidden (iBOT++).
-            dense_weight: of the place term; 0 leaves it out.
+            dense_weight: of the dense contrastive loss; 0 leaves it out.
             prototypes: outputs of a head.
             head_hidden: hidden width of a head.
             head_bottleneck: width before a head's last layer.
@@ -98,9 +98,9 @@ class SelfDistillation(nn.Module):
             ema_momentum: of the teacher, from and to, cosine over the training.
             mask_views: share of the global views in which patches are hidden.
             mask_ratio: share of a view's patches that are hidden, from and to.
-            points: places per photo for the place term.
+            points: places per photo for the dense contrastive loss.
             point_sigma: patches by which two places that belong together lie apart (standard deviation per axis).
-            dense_temperature: of the place term.
+            dense_temperature: of the dense contrastive loss.
             freeze_last_layer: iterations in which the last layers of the heads stand still.
 
         Raises:
@@ -124,24 +124,24 @@ class SelfDistillation(nn.Module):
                 return None
             with warnings.catch_warnings():  # of torch, on the weight norm that the library takes
                 warnings.simplefilter("ignore", FutureWarning)
-                return DINOProjectionHead(trunk.embed_dim, head_hidden, head_bottleneck, prototypes)
+                return DINOProjectionHead(vit.embed_dim, head_hidden, head_bottleneck, prototypes)
 
-        self.student = Branch(trunk, head(image_weight), head(patch_weight))
+        self.student = Branch(vit, head(image_weight), head(patch_weight))
         # A parameter that no output depends on would stop distributed training.
         self.student.encoder.mask_token.requires_grad_(patch_weight > 0)
         # The heads cannot be copied: weight norm keeps a computed tensor in them.
-        self.teacher = Branch(copy.deepcopy(trunk), head(image_weight), head(patch_weight)).requires_grad_(False)
+        self.teacher = Branch(copy.deepcopy(vit), head(image_weight), head(patch_weight)).requires_grad_(False)
         self.teacher.load_state_dict(self.student.state_dict())
         self.image_loss = DINOLoss(prototypes, student_temp=student_temperature, center_momentum=center_momentum)
         self.patch_loss = IBOTPlusPlusPatchLoss(
             prototypes, student_temp=student_temperature, center_momentum=center_momentum
         )
         self.dense_loss = NTXentLoss(dense_temperature, gather_distributed=True)
-        self.prefix: int = trunk.num_prefix_tokens
+        self.prefix: int = vit.num_prefix_tokens
         if image_weight > 0 and not self.prefix:
             raise ValueError("The image term needs a class token: set PRETRAINING.LOSSES.IMAGE 0 for this MODEL.VIT.")
-        self.patch = int(trunk.patch_embed.feat_ratio())
-        mean, std = normalization(trunk)
+        self.patch = int(vit.patch_embed.feat_ratio())
+        mean, std = normalization(vit)
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
 
@@ -149,7 +149,7 @@ class SelfDistillation(nn.Module):
     def from_config(cls, cfg: Any) -> dict[str, Any]:
         node, losses, vit = cfg.PRETRAINING, cfg.PRETRAINING.LOSSES, cfg.MODEL.VIT
         return {
-            "trunk": build_trunk(vit.NAME, vit.OPTIONS, vit.DROP_PATH),
+            "vit": build_vit(vit.NAME, vit.OPTIONS, vit.DROP_PATH),
             "total_iterations": cfg.SOLVER.MAX_ITER,
             "image_weight": losses.IMAGE,
             "patch_weight": losses.PATCH,
@@ -177,12 +177,12 @@ class SelfDistillation(nn.Module):
         return self.mean.device
 
     @property
-    def trunk(self) -> VisionTransformer:
+    def vit(self) -> VisionTransformer:
         """The ViT that is kept: the teacher's."""
         return self.teacher.encoder.vit
 
     @property
-    def student_trunk(self) -> VisionTransformer:
+    def student_vit(self) -> VisionTransformer:
         """The ViT that is trained."""
         return self.student.encoder.vit
 
@@ -226,7 +226,7 @@ class SelfDistillation(nn.Module):
             if mask is not None:
                 losses["loss_patch"] = self._patch_term(student, teacher, mask)
         if self.weights["dense"]:
-            losses["loss_dense"] = self._dense_term(student, batch)
+            losses["loss_dense"] = self._dense_contrast(student, batch)
         return {key: self.weights[key[len("loss_") :]] * value for key, value in losses.items()}
 
     def _image_term(self, student: Tensor, teacher: Tensor, batch: list[Mapping[str, Tensor]]) -> Tensor:
@@ -251,7 +251,7 @@ class SelfDistillation(nn.Module):
             meant = self.teacher.patch_head(targets).float()
         return self.patch_loss(meant, said, flat, self.temperature(), self.visible_weight)
 
-    def _dense_term(self, student: Tensor, batch: list[Mapping[str, Tensor]]) -> Tensor:
+    def _dense_contrast(self, student: Tensor, batch: list[Mapping[str, Tensor]]) -> Tensor:
         boxes = torch.stack([sample["boxes"] for sample in batch]).to(self.device)
         flips = torch.stack([sample["flips"] for sample in batch]).to(self.device)
         patches = student[:, self.prefix :].float()

@@ -31,10 +31,10 @@ from ..structures.images import set_max_image_pixels
 from ..weights import load_weights
 from .dense_check import DenseCheck
 from .distillation import FeatureDistillation
-from .export import export_trunk
 from .photos import list_photos
 from .self_distillation import SelfDistillation
 from .views import MultiCrop
+from .vit import export_vit
 
 logger = logging.getLogger(__name__)
 
@@ -66,17 +66,17 @@ class PretrainingTrainer(SOHESTrainer):
         self.build_mapper(cfg)  # its errors come before the weights are loaded
         super().__init__(cfg)
         model = self.checkpointer.model
-        _check_sizes(cfg, int(model.student_trunk.patch_embed.feat_ratio()))
+        _check_sizes(cfg, int(model.student_vit.patch_embed.feat_ratio()))
         self._trainer.optimizer.register_step_pre_hook(lambda *_: model.after_backward())
 
     def load_initial_weights(self) -> None:
-        """Load MODEL.VIT.WEIGHTS into the student and, if there is one, the teacher; without, both begin at random."""
-        source = self.cfg.MODEL.VIT.WEIGHTS
+        """Load MODEL.VIT.WEIGHTS into the student and, if there is one, the teacher; "random" leaves them alone."""
+        source = self.cfg.MODEL.VIT.WEIGHTS or f"hub:{self.cfg.MODEL.VIT.NAME}"
         model = self.checkpointer.model
-        if source and source != "random":
-            load_weights(model.student_trunk, source)
-            if model.trunk is not model.student_trunk:
-                model.trunk.load_state_dict(model.student_trunk.state_dict())
+        if source != "random":
+            load_weights(model.student_vit, source)
+            if model.vit is not model.student_vit:
+                model.vit.load_state_dict(model.student_vit.state_dict())
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -158,7 +158,7 @@ class KeepBackbone(HookBase):
         """
         Args:
             cfg: the training's.
-            model: with `trunk`, the ViT to keep.
+            model: with `vit`, the ViT to keep.
             photos: that it learns from.
         """
         self._cfg, self._model, self._photos = cfg, model, photos
@@ -193,7 +193,7 @@ class KeepBackbone(HookBase):
         last = os.path.join(folder, LAST)
         vit = self._cfg.MODEL.VIT
         architecture = {"name": vit.NAME, "options": dict(vit.OPTIONS), "facet": node.CHECK.FACET}
-        export_trunk(self._model.trunk, last, architecture, node.OUTPUT_DTYPE)
+        export_vit(self._model.vit, last, architecture, node.OUTPUT_DTYPE)
         entry: dict[str, float] = {"iteration": done, "hours": round(seconds / 3600, 6)}
         if node.CHECK.JSON:
             score = self._score(last)
@@ -225,7 +225,7 @@ class KeepBackbone(HookBase):
         skipped = getattr(self.trainer._trainer.data_loader, "skipped", {})
         return {
             "architecture": architecture,
-            "parameters": sum(p.numel() for p in self._model.trunk.parameters()),
+            "parameters": sum(p.numel() for p in self._model.vit.parameters()),
             "method": node.METHOD,
             "data": {
                 "images": [os.path.basename(os.path.normpath(source)) for source in node.IMAGES],

@@ -1,13 +1,12 @@
 """One self-contained html page that shows the forests of a COCO file, or of two side by side."""
 
+from ..errors import InputError
 from .build import ReportOptions, ReportSummary, write_report
-from .label_file import LabelFile, ReportError, read_label_file
-from .matching import match_masks
-from .metrics import read_metrics
+from .label_file import LabelFile, match_masks, read_label_file, read_metrics
 
 __all__ = [
     "LabelFile",
-    "ReportError",
+    "InputError",
     "ReportOptions",
     "ReportSummary",
     "match_masks",

@@ -11,15 +11,15 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from ..errors import InputError
 from ..labels.schema import ImageRecord
 from ..structures.files import atomic_writer
 from ..structures.images import ImageReadError, image_size
 from .forests import ImageForest, image_forest
-from .label_file import LabelFile, ReportError, named_apart
-from .matching import MATCH_IOU, match_images, match_masks
+from .label_file import MATCH_IOU, LabelFile, match_images, match_masks, named_apart
 from .packing import embed_json, pack_forest
 from .page import data_element, page_parts
-from .photos import PhotoError, check_shape, pack_photo, photo_path, read_photo, shown_size
+from .photos import check_shape, pack_photo, photo_path, read_photo, shown_size
 
 # Numbers of entities that the page's slider offers, beside the one that it opens on.
 ENTITY_COUNTS = (1, 2, 3, 5, 10, 15, 20, 30, 50)
@@ -99,14 +99,14 @@ def write_report(
         Counts, and what could not be shown.
 
     Raises:
-        ReportError: the two files have no image in common.
+        InputError: the two files have no image in common.
         OSError: the page cannot be written.
     """
     options = options or ReportOptions()
     label_files = named_apart([file] if other is None else [file, other])
     pairs = match_images(file, other) if other is not None else {}
     if other is not None and not any(v is not None for v in pairs.values()):
-        raise ReportError(f"{other.path} has no image in common with {file.path}; give the right pair of files")
+        raise InputError(f"{other.path} has no image in common with {file.path}; give the right pair of files")
     chosen = list(file.images)[: options.max_images or None]
     summary = ReportSummary(masks=[0] * len(label_files))
     title = options.title or " and ".join(f.name for f in label_files)
@@ -162,7 +162,7 @@ def _write_image(
         pixels = read_photo(Path(folder), record.get("file_name"))
         check_shape(pixels, size)
         photo = pack_photo(pixels, shown)
-    except PhotoError as error:
+    except InputError as error:
         photo_problem = str(error)
 
     forests: list[ImageForest | None] = []
@@ -227,7 +227,7 @@ def _record_size(record: ImageRecord | None) -> tuple[int, int] | None:
 def _file_size(folder: Path, record: Mapping[str, Any]) -> tuple[int, int] | None:
     try:
         return image_size(photo_path(folder, record.get("file_name")))
-    except (PhotoError, ImageReadError):
+    except (InputError, ImageReadError):
         return None
 
 

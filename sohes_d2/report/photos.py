@@ -24,10 +24,6 @@ THUMBNAIL_QUALITY = 70
 ASPECT_TOLERANCE = 0.02
 
 
-class PhotoError(InputError):
-    """A photo that cannot be shown; the message says why."""
-
-
 @dataclass(frozen=True)
 class PackedPhoto:
     """A photo as ``data:`` addresses: at the page's size, and as a thumbnail."""
@@ -40,13 +36,13 @@ def photo_path(folder: Path, file_name: Any) -> Path:
     """Where an image's file lies. A name from a json file never leads out of the folder.
 
     Raises:
-        PhotoError: the name is not text, is absolute (on any system), or climbs with "..".
+        InputError: the name is not text, is absolute (on any system), or climbs with "..".
     """
     if not isinstance(file_name, str) or not file_name or "\0" in file_name:
-        raise PhotoError(f"the file name {file_name!r} is not a name; give each image its path below --images")
+        raise InputError(f"the file name {file_name!r} is not a name; give each image its path below --images")
     for path in (PurePosixPath(file_name), PureWindowsPath(file_name)):
         if path.drive or path.root or ".." in path.parts:
-            raise PhotoError(
+            raise InputError(
                 f"the file name {file_name!r} leads out of the images folder and was not opened; write names relative "
                 "to --images, without '..'"
             )
@@ -57,23 +53,23 @@ def read_photo(folder: Path, file_name: Any) -> np.ndarray:
     """(H, W, 3) uint8 RGB of an image inside the folder.
 
     Raises:
-        PhotoError: it leads out of the folder, is missing or broken.
+        InputError: it leads out of the folder, is missing or broken.
     """
     try:
         return read_image(photo_path(folder, file_name))
     except ImageReadError as error:
-        raise PhotoError(f"{error.reason}: {file_name!r}") from error
+        raise InputError(f"{error.reason}: {file_name!r}") from error
 
 
 def check_shape(photo: np.ndarray, size: tuple[int, int]) -> None:
     """Verify that masks of (H, W) ``size`` fit a photo, which may be a larger or smaller copy.
 
     Raises:
-        PhotoError: it has another shape.
+        InputError: it has another shape.
     """
     height, width = photo.shape[:2]
     if abs(height * size[1] - width * size[0]) > ASPECT_TOLERANCE * max(height * size[1], width * size[0]):
-        raise PhotoError(
+        raise InputError(
             f"the photo is {height} x {width} (height x width), its labels are for {size[0]} x {size[1]}; give the "
             "photos that the labels were made on"
         )

@@ -16,6 +16,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from ..errors import WeightsError
 from ..structures.files import atomic_writer
 from . import local_path, read_weights
+from .layouts import current_names
 
 LAST_CHECKPOINT = "last_checkpoint"  # names the file to resume from
 
@@ -183,6 +184,7 @@ class SOHESCheckpointer(DetectionCheckpointer):
             else:
                 content = {"model": content.get("state_dict", content)}
         content = _with_model(content, filename)
+        content["model"] = current_names(content["model"])
         # Detectron2's way to say that names are those of another code base: FILE?matching_heuristics=True
         parsed = getattr(self, "_parsed_url_during_load", None)
         if parsed is not None and parse_qs(parsed.query).get("matching_heuristics") == ["True"]:

@@ -21,7 +21,19 @@ from ..errors import WeightsError
 _WRAPPERS = ("teacher", "model_ema", "student", "model", "state_dict", "model_state_dict", "module", "encoder")
 _MAX_WRAPPERS = 8  # one inside the other
 _CHUNKED_BLOCK = re.compile(r"(^|\.)blocks\.\d+\.(\d+)\.")
+# Names of earlier versions of this package, and today's.
+_RENAMED = ((re.compile(r"(^|\.)vit\.trunk\."), r"\1vit.model."), (re.compile(r"^trunk\."), "vit."))
 _ARCHITECTURE = "the architecture that the file was made with (EXPLORATION.FEATURES.NAME; to train, MODEL.VIT.NAME)"
+
+
+def current_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a model of this package under the names of today; those of other models are left as they are."""
+    renamed = {}
+    for key, value in state.items():
+        for pattern, new in _RENAMED:
+            key = pattern.sub(new, str(key))
+        renamed[key] = value
+    return renamed
 
 
 # How a position embedding is resampled to another grid.
@@ -69,30 +81,30 @@ def resample_positions(positions: Tensor, old: tuple[int, int], new: tuple[int, 
     return image.permute(0, 2, 3, 1).reshape(1, new[0] * new[1], -1).to(positions.dtype)
 
 
-def use_official_resampling(trunk: Any) -> None:
+def use_official_resampling(vit: Any) -> None:
     """Let timm's ViT (built with ``dynamic_img_size``) resample its positions to each image in the official way.
 
     Raises:
         ValueError: a model that has its own way to embed positions.
     """
-    if type(trunk)._pos_embed is not VisionTransformer._pos_embed:
-        raise ValueError(f"a {type(trunk).__name__} of timm embeds positions in its own way; set POSITIONS to timm")
-    trunk._pos_embed = types.MethodType(_embed_positions, trunk)
+    if type(vit)._pos_embed is not VisionTransformer._pos_embed:
+        raise ValueError(f"a {type(vit).__name__} of timm embeds positions in its own way; set POSITIONS to timm")
+    vit._pos_embed = types.MethodType(_embed_positions, vit)
 
 
-def _embed_positions(trunk: Any, x: Tensor) -> Tensor:
+def _embed_positions(vit: Any, x: Tensor) -> Tensor:
     """Patches (B, rows, columns, C) -> tokens (B, prefix + rows * columns, C) with their positions, as timm does it."""
     rows, columns = x.shape[1:3]
     x = x.flatten(1, 2)
-    prefix = [token.expand(len(x), -1, -1) for token in (trunk.cls_token, trunk.reg_token) if token is not None]
-    if trunk.pos_embed is None:
-        return trunk.pos_drop(torch.cat([*prefix, x], dim=1))
-    own = 0 if trunk.no_embed_class else trunk.num_prefix_tokens
-    head, patches = trunk.pos_embed[:, :own], trunk.pos_embed[:, own:]
-    patches = resample_positions(patches, trunk.patch_embed.grid_size, (rows, columns), "official")
+    prefix = [token.expand(len(x), -1, -1) for token in (vit.cls_token, vit.reg_token) if token is not None]
+    if vit.pos_embed is None:
+        return vit.pos_drop(torch.cat([*prefix, x], dim=1))
+    own = 0 if vit.no_embed_class else vit.num_prefix_tokens
+    head, patches = vit.pos_embed[:, :own], vit.pos_embed[:, own:]
+    patches = resample_positions(patches, vit.patch_embed.grid_size, (rows, columns), "official")
     if own:
-        return trunk.pos_drop(torch.cat([*prefix, x], dim=1) + torch.cat([head, patches], dim=1))
-    return trunk.pos_drop(torch.cat([*prefix, x + patches], dim=1))
+        return vit.pos_drop(torch.cat([*prefix, x], dim=1) + torch.cat([head, patches], dim=1))
+    return vit.pos_drop(torch.cat([*prefix, x + patches], dim=1))
 
 
 def match(checkpoint: object, model: nn.Module, source: str) -> tuple[dict[str, Tensor], list[str], str]:

@@ -9,8 +9,7 @@ from helpers.tiny_training import sohes_cfg
 from PIL import Image
 
 from sohes_d2.cli import demo as tool
-from sohes_d2.data.inputs import read_inputs
-from sohes_d2.data.sources import SourceError
+from sohes_d2.data.sources import SourceError, read_inputs
 from sohes_d2.data.synthetic.scene import generate_scene
 from sohes_d2.inference import gallery as demo
 from sohes_d2.inference.gallery import DemoOptions, run_demo

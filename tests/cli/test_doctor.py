@@ -12,6 +12,7 @@ import torch
 
 from sohes_d2.cli import doctor
 from sohes_d2.cli.doctor import MISSING, OK, OPTIONAL, Finding, Package
+from sohes_d2.errors import SOHESError
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -84,14 +85,14 @@ def test_probes_notice_wrong_results(monkeypatch):
         SetCriterion, "forward", lambda self, *a: {k: v * float("nan") for k, v in forward(self, *a).items()}
     )
     for probe in (probes.probe_training, probes.probe_correction):
-        with pytest.raises(probes.ProbeError, match="not finite"):
+        with pytest.raises(SOHESError, match="not finite"):
             probe()
     monkeypatch.setattr(SetCriterion, "forward", forward)
     monkeypatch.setattr(probes.TeacherStatistics, "from_sums", lambda sums: SimpleNamespace(labels=0.0))
-    with pytest.raises(probes.ProbeError, match="no label"):
+    with pytest.raises(SOHESError, match="no label"):
         probes.probe_correction()
     monkeypatch.setattr(probes.PseudoLabeler, "generate", lambda self, image: Forest([], [], image.shape[:2]))
-    with pytest.raises(probes.ProbeError, match="no mask"):
+    with pytest.raises(SOHESError, match="no mask"):
         probes.probe_labeling()
 
 

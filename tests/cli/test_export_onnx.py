@@ -18,10 +18,10 @@ from pycocotools import mask as mask_util
 
 from sohes_d2.cli.export_onnx import main as export_onnx
 from sohes_d2.data.synthetic.scene import generate_scene
+from sohes_d2.errors import InputError
 from sohes_d2.inference import export
 from sohes_d2.inference.export import (
     DifferenceError,
-    ExportError,
     SegmenterGraph,
     export_segmenter,
     largest_differences,
@@ -329,11 +329,11 @@ def test_mistakes_are_explained(folder, predictor, tmp_path, monkeypatch, capsys
     with monkeypatch.context() as patch:
         patch.setattr(importlib.util, "find_spec", lambda name: None)
         assert "onnxruntime, missing here; pip install 'sohes_d2[onnx]'" in error(folder, output="a.onnx")
-    with pytest.raises(ExportError, match="not TinySegmenter"):
+    with pytest.raises(InputError, match="not TinySegmenter"):
         export_segmenter(build_model(tiny_cfg("")), [str(tmp_path / "a.pt2")], SIZE)
     predictor.model.train()
     try:
-        with pytest.raises(ExportError, match="evaluation mode"):
+        with pytest.raises(InputError, match="evaluation mode"):
             export_segmenter(predictor.model, [str(tmp_path / "a.pt2")], SIZE)
     finally:
         predictor.model.eval()

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from helpers.tiny_training import write_scenes
+from helpers.tiny_training import TinyBackbone, write_scenes
 
 from sohes_d2.cli import train as tool
 from sohes_d2.structures.files import FolderLock
@@ -191,7 +191,7 @@ def test_a_config_file_is_needed(capsys, tmp_path):
 
 
 def test_training_that_diverges_ends_with_code_1(run, folder, capfd, monkeypatch):
-    monkeypatch.setattr("tiny_training.TinyBackbone.forward", lambda self, x: self.patch_embed(x) * float("nan"))
+    monkeypatch.setattr(TinyBackbone, "forward", lambda self, x: self.patch_embed(x) * float("nan"))
     assert run("OUTPUT_DIR", str(folder / "diverged")) == 1
     error = capfd.readouterr().err
     assert "training stopped in iteration 0" in error

@@ -284,7 +284,7 @@ def test_what_does_not_fit_is_left_out_and_said(tmp_path, caplog):
     assert "query_feat.weight is left out: its shape is (99, 32) in the checkpoint and (12, 32)" in caplog.text
     assert "sem_seg_head.unknown" in caplog.text
     assert torch.equal(model.teacher.sem_seg_head.predictor.query_feat.weight, before)
-    assert torch.equal(model.teacher.backbone.vit.trunk.pos_embed, content["backbone.vit.trunk.pos_embed"])
+    assert torch.equal(model.teacher.backbone.vit.model.pos_embed, content["backbone.vit.model.pos_embed"])
     with pytest.raises(RuntimeError, match="Missing key.*student.*query_feat"):
         model.load_state_dict(content)
 

@@ -9,12 +9,11 @@ import pytest
 
 from sohes_d2.data.builtin import BUILTIN
 from sohes_d2.data.registration import (
-    DatasetMissingError,
-    DatasetSpecError,
     PerImageDataset,
     register_builtin_datasets,
     register_datasets,
 )
+from sohes_d2.errors import ConfigError, InputError
 
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
 
@@ -90,9 +89,9 @@ def test_the_root_comes_from_the_environment(tmp_path, monkeypatch):
 
 def test_a_missing_file_names_the_script(tmp_path):
     register_builtin_datasets(str(tmp_path))
-    with pytest.raises(DatasetMissingError, match="prepare_bsds500.py --split val"):
+    with pytest.raises(InputError, match="prepare_bsds500.py --split val"):
         DatasetCatalog.get("entities_bsds500_val")
-    with pytest.raises(DatasetMissingError, match="prepare_sa1b.py --train 1000"):
+    with pytest.raises(InputError, match="prepare_sa1b.py --train 1000"):
         DatasetCatalog.get("entities_sa1b_train_1000")
 
 
@@ -136,12 +135,12 @@ def test_any_coco_json_without_python(tmp_path, form):
     assert record["file_name"] == f"{tmp_path}/photos/a.jpg"
     assert [a["category_id"] for a in record["annotations"]] == [0, 0]
     assert MetadataCatalog.get("my_set").thing_classes == ["entity"]
-    with pytest.raises(DatasetSpecError, match="registered already"):
+    with pytest.raises(ConfigError, match="registered already"):
         register_datasets(specs)
 
 
 @pytest.mark.parametrize("specs", ["just text", "my_set: a.json", "my_set: {json: a}", "a: [", "my_set: a, b, c"])
 def test_a_bad_description_says_the_form(specs):
-    with pytest.raises(DatasetSpecError):
+    with pytest.raises(ConfigError):
         register_datasets(specs)
     assert "my_set" not in DatasetCatalog.list()

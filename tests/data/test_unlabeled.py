@@ -10,10 +10,11 @@ import torch
 from PIL import Image
 
 from sohes_d2 import add_sohes_config
-from sohes_d2.data.registration import DatasetMissingError, DatasetSpecError, is_unlabeled, register_datasets
+from sohes_d2.data.registration import is_unlabeled, register_datasets
 from sohes_d2.data.sources import SourceError
 from sohes_d2.data.training.mapper import PseudoLabelDatasetMapper
 from sohes_d2.data.training.stream import build_training_loader, training_dataset
+from sohes_d2.errors import ConfigError, InputError
 from sohes_d2.structures.forest import Forest
 from sohes_d2.structures.masks import encode_masks
 
@@ -94,27 +95,27 @@ def test_labels_are_never_taken_for_missing(register, tmp_path):
 
 @pytest.mark.parametrize("value", ["photos/", '", "', "{images: }", '{json: "", images: ""}', "{json: a.json}", "a, "])
 def test_other_descriptions_are_refused(value):
-    with pytest.raises(DatasetSpecError, match="'unlabeled_set' must be `json, images`.*`{images: folder}`"):
+    with pytest.raises(ConfigError, match="'unlabeled_set' must be `json, images`.*`{images: folder}`"):
         register_datasets(f"unlabeled_set: {value}")
     assert "unlabeled_set" not in DatasetCatalog.list()
 
 
 def test_an_empty_json_without_quotes_is_no_yaml():
-    with pytest.raises(DatasetSpecError, match="`name: {images: folder}` for images without labels"):
+    with pytest.raises(ConfigError, match="`name: {images: folder}` for images without labels"):
         register_datasets("unlabeled_set: , photos/")
 
 
 def test_a_name_that_is_taken(photos, register):
     name = register(f"unlabeled_set: {{images: {photos}}}")
-    with pytest.raises(DatasetSpecError, match="'unlabeled_set' is registered already"):
+    with pytest.raises(ConfigError, match="'unlabeled_set' is registered already"):
         register_datasets({name: {"images": str(photos)}})
 
 
 def test_folders_that_cannot_be_used(photos, register, tmp_path):
     (tmp_path / "none").mkdir()
     for folder, error, message in (
-        (tmp_path / "gone", DatasetMissingError, "gone' of images without labels does not exist"),
-        (photos / "a.png", DatasetMissingError, "a.png' of images without labels does not exist"),
+        (tmp_path / "gone", InputError, "gone' of images without labels does not exist"),
+        (photos / "a.png", InputError, "a.png' of images without labels does not exist"),
         (tmp_path / "none", SourceError, "no image in the folder .*none'"),
     ):
         name = register(f"unlabeled_{folder.name[0]}: {{images: {folder}}}")

@@ -8,8 +8,8 @@ import torch
 from helpers.two_processes import die, fail, gradients, leave, work
 
 from sohes_d2.engine import launch as module
-from sohes_d2.engine.launch import ProcessDiedError, RemoteTraceback, launch
-from sohes_d2.errors import ConfigError
+from sohes_d2.engine.launch import RemoteTraceback, launch
+from sohes_d2.errors import ConfigError, SOHESError
 
 
 def test_two_processes_have_the_gradients_of_one_with_all_images(tmp_path, monkeypatch):
@@ -54,7 +54,7 @@ def test_one_process_is_simply_called():
 
 
 def test_a_process_that_is_killed_is_named():
-    with pytest.raises(ProcessDiedError, match="process 1 of 2 .*SIGKILL"):
+    with pytest.raises(SOHESError, match="process 1 of 2 .*SIGKILL"):
         launch(die, 2, use_gpus=False)
 
 

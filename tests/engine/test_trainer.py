@@ -5,8 +5,9 @@ import os
 
 import pytest
 import torch
-from helpers.tiny_training import sohes_cfg, tiny_cfg
+from helpers.tiny_training import TinySegmenter, sohes_cfg, tiny_cfg
 
+from sohes_d2.data.training.views import needs_teacher_view
 from sohes_d2.engine.hooks import annotated_forest
 from sohes_d2.engine.trainer import SOHESTrainer
 from sohes_d2.engine.writers import MetricsWriter
@@ -15,6 +16,7 @@ from sohes_d2.weights.checkpoint import CheckpointError
 
 from detectron2.data import DatasetCatalog
 from detectron2.engine import HookBase
+from detectron2.modeling import META_ARCH_REGISTRY
 
 pytestmark = pytest.mark.usefixtures("scenes")
 
@@ -256,3 +258,30 @@ def test_damaged_lines_of_metrics_are_named(tmp_path, caplog):
     path.write_bytes(b'{"iteration": 0}\n{"iteration": \xb1}\n{"iteration": 2}\n')
     MetricsWriter(str(path)).close()
     assert len(caplog.records) == 1 and "line 2 " in caplog.text and str(path) in caplog.text
+
+
+@META_ARCH_REGISTRY.register()
+class DemandingSegmenter(TinySegmenter):
+    """A model that says what it needs, which no trainer knows."""
+
+    needs_teacher_view = True
+    starts_from = "a tiny model"
+
+    def build_hooks(self, cfg, last_checkpoint):
+        self.steps = []
+        self.last_checkpoint = last_checkpoint
+        hook = HookBase()
+        hook.after_step = lambda: self.steps.append(last_checkpoint())
+        return [hook]
+
+
+def test_a_model_says_what_it_needs(tmp_path):
+    cfg = tiny_cfg(tmp_path, MAX_ITER=2)
+    cfg.MODEL.META_ARCHITECTURE = "DemandingSegmenter"
+    assert needs_teacher_view(cfg) and not needs_teacher_view(tiny_cfg(tmp_path))
+    trainer = SOHESTrainer(cfg)
+    with pytest.raises(ConfigError, match="DemandingSegmenter starts from a tiny model"):
+        trainer.resume_or_load(resume=False)
+    trainer.train()
+    assert trainer.model.steps == ["", ""]  # before the hook that saves
+    assert trainer.model.last_checkpoint() == str(tmp_path / "model_final.pth")

@@ -51,6 +51,7 @@ def tiny_options(folder: Path, output: Path, iterations: int = 6) -> list[str]:
         "MODEL.VIT.NAME": "vit_tiny_patch16_224",
         **{f"MODEL.VIT.OPTIONS.{key}": value for key, value in OPTIONS.items()},
         "MODEL.VIT.DROP_PATH": 0.0,
+        "MODEL.VIT.WEIGHTS": "random",
         "PRETRAINING.IMAGES": [str(folder / "photos")],
         "PRETRAINING.EMA_MOMENTUM": [0.9, 1.0],
         "PRETRAINING.VIEWS.GLOBAL_SIZE": 32,

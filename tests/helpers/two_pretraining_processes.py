@@ -19,8 +19,8 @@ def work(folder, output):
     trainer = PretrainingTrainer(tiny_cfg(Path(folder), Path(output), 3))
     trainer.resume_or_load(resume=False)
     model = trainer.checkpointer.model
-    before = model.trunk.blocks[0].attn.qkv.weight.clone()
+    before = model.vit.blocks[0].attn.qkv.weight.clone()
     trainer.train()
     sums = {key: value.double().sum().item() for key, value in model.state_dict().items()}
-    sums["moved"] = float((model.trunk.blocks[0].attn.qkv.weight - before).abs().max())
+    sums["moved"] = float((model.vit.blocks[0].attn.qkv.weight - before).abs().max())
     (Path(output) / f"sums{comm.get_rank()}.json").write_text(json.dumps(sums))

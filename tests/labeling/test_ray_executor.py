@@ -14,6 +14,7 @@ from helpers.fake_labeler import FakeFactory
 from PIL import Image
 
 from sohes_d2.data.sources import read_image_list
+from sohes_d2.errors import InputError
 from sohes_d2.labeling import ray_executor
 from sohes_d2.labeling.run import LabelingOptions, run_labeling
 
@@ -109,5 +110,5 @@ def test_a_lost_machine_loses_no_image(cluster, photos, tmp_path):
 
 def test_without_ray_the_error_names_the_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ray_executor.RayMissingError, match=r"pip install 'sohes_d2\[ray\]'"):
+    with pytest.raises(InputError, match=r"pip install 'sohes_d2\[ray\]'"):
         next(ray_executor.run_on_ray([], FakeFactory()))

@@ -17,11 +17,11 @@ from helpers.fake_labeler import FakeFactory
 from PIL import Image
 
 from sohes_d2.data.sources import read_image_list
-from sohes_d2.errors import FolderBusyError
+from sohes_d2.errors import FolderBusyError, InputError
 from sohes_d2.labeling import run_folder
 from sohes_d2.labeling.photo_states import from_array
 from sohes_d2.labeling.run import LabelingOptions, run_labeling
-from sohes_d2.labeling.run_folder import RunFolder, UsageError
+from sohes_d2.labeling.run_folder import RunFolder
 from sohes_d2.labeling.units import ShardLayout
 from sohes_d2.labeling.workers import WorkerStartError
 from sohes_d2.labels.index import load_index, save_index
@@ -113,9 +113,9 @@ def test_jobs_of_a_shard_split_join_to_the_same_labels(photos, tmp_path):
     assert index["layout"] == {"images": 24, "images_per_shard": 8, "shards": 3}
     merge_shards(str(tmp_path / "jobs"), str(tmp_path / "merged.json"))
     assert (tmp_path / "merged.json").read_bytes() == (tmp_path / "straight.json").read_bytes()
-    with pytest.raises(UsageError, match="images_per_shard: was 8, now 10"):
+    with pytest.raises(InputError, match="images_per_shard: was 8, now 10"):
         run(photos, tmp_path / "jobs", resume=True)
-    with pytest.raises(UsageError, match="--resume"):
+    with pytest.raises(InputError, match="--resume"):
         run(photos, tmp_path / "jobs", job=1, jobs=3)
 
 
@@ -367,18 +367,18 @@ def test_existing_output_and_other_configuration_are_refused(photos, tmp_path):
     for output in (tmp_path / "out", tmp_path / "file" / "labels.json"):
         run(photos, output)
         before = contents(output.parent)
-        with pytest.raises(UsageError, match="--resume.*--overwrite"):
+        with pytest.raises(InputError, match="--resume.*--overwrite"):
             run(photos, output)
-        with pytest.raises(UsageError, match=r"config\.theta: was 0\.9, now 0\.8"):
+        with pytest.raises(InputError, match=r"config\.theta: was 0\.9, now 0\.8"):
             run(photos, output, FakeFactory(theta=0.8), resume=True)
-        with pytest.raises(UsageError, match=r"config\.nested\.on_host: was true, now false"):
+        with pytest.raises(InputError, match=r"config\.nested\.on_host: was true, now false"):
             run(photos, output, FakeFactory(on_host=False), resume=True)
         run(photos, output, resume=True)
         assert contents(output.parent) == before
         run(photos, output, FakeFactory(theta=0.8), overwrite=True)
         assert contents(output.parent) != before
     write_image(photos / "z.png")
-    with pytest.raises(UsageError, match=r"images\.count: was 24, now 25"):
+    with pytest.raises(InputError, match=r"images\.count: was 24, now 25"):
         run(photos, tmp_path / "out", FakeFactory(theta=0.8), resume=True)
 
 
@@ -433,10 +433,10 @@ def test_bad_options():
         ({"resume": True, "overwrite": True}, "choose one"),
         ({"engine": "dask"}, "--engine"),
     ]:
-        with pytest.raises(UsageError, match=message):
+        with pytest.raises(InputError, match=message):
             LabelingOptions(**options)
 
 
 def test_one_file_cannot_be_sharded(photos, tmp_path):
-    with pytest.raises(UsageError, match="sohes merge"):
+    with pytest.raises(InputError, match="sohes merge"):
         run(photos, tmp_path / "labels.json", job=0, jobs=2)

@@ -70,7 +70,7 @@ def test_it_also_starts_phase_2():
     vit = ViT("vit_tiny_patch16_224", options=options)
     report = vit.load_pretrained(BACKBONE)
     assert report.origin == BACKBONE and not report.missing
-    blocks = vit.trunk.blocks.state_dict()
+    blocks = vit.model.blocks.state_dict()
     for key, value in architecture.blocks.state_dict().items():
         assert (blocks[key] == value).all()
 

@@ -184,10 +184,10 @@ def test_settings():
     cfg.TEST.TTA.NMS_THRESHOLD = 0.7
     assert ViewFusion.from_config(cfg.TEST.TTA, "KEY") == ViewFusion((VIEWS["same"], VIEWS["turned_180"]), 0.7)
     for names, message in [
-        (["same", "upside_down"], "KEY.NAMES has the unknown view 'upside_down'; there are same, mirrored"),
-        (["mirrored"], "KEY.NAMES must begin with 'same'"),
-        ([], "KEY.NAMES must begin with 'same'"),
-        (["same", "mirrored", "mirrored"], "KEY.NAMES has a view twice"),
+        (["same", "upside_down"], "KEY.TRANSFORMS has the unknown view 'upside_down'; there are same, mirrored"),
+        (["mirrored"], "KEY.TRANSFORMS must begin with 'same'"),
+        ([], "KEY.TRANSFORMS must begin with 'same'"),
+        (["same", "mirrored", "mirrored"], "KEY.TRANSFORMS has a view twice"),
     ]:
         cfg.TEST.TTA.TRANSFORMS = names
         with pytest.raises(ValueError, match=message):

@@ -12,8 +12,8 @@ pytest.importorskip("lightly", reason="pip install 'sohes_d2[pretrain]'")
 from sohes_d2.data.training.stream import seeded
 from sohes_d2.errors import WeightsError
 from sohes_d2.pretraining.distillation import FeatureDistillation, load_teacher, patch_map
-from sohes_d2.pretraining.trunk import build_trunk
 from sohes_d2.pretraining.views import MultiCrop
+from sohes_d2.pretraining.vit import build_vit
 
 NAME = "vit_tiny_patch16_224"
 LARGE = {"patch_size": 16, "img_size": 64, "embed_dim": 36, "depth": 2, "num_heads": 3}
@@ -21,9 +21,7 @@ LARGE = {"patch_size": 16, "img_size": 64, "embed_dim": 36, "depth": 2, "num_hea
 
 def method(**settings) -> FeatureDistillation:
     torch.manual_seed(0)
-    return FeatureDistillation(
-        trunk=build_trunk(NAME, OPTIONS), teacher=load_teacher(NAME, "random:5", LARGE), **settings
-    )
+    return FeatureDistillation(vit=build_vit(NAME, OPTIONS), teacher=load_teacher(NAME, "random:5", LARGE), **settings)
 
 
 def batch(count: int = 4, seed: int = 0) -> list[dict[str, torch.Tensor]]:
@@ -81,7 +79,7 @@ def test_checkpoints_leave_the_teacher_out_and_loading_does_not_miss_it():
 
 
 def test_teachers_come_from_files_of_their_architecture(tmp_path):
-    teacher = build_trunk(NAME, LARGE)
+    teacher = build_vit(NAME, LARGE)
     path = tmp_path / "teacher.safetensors"
     save_file(teacher.state_dict(), path)
     loaded = load_teacher(NAME, str(path), LARGE)

@@ -13,8 +13,8 @@ pytest.importorskip("lightly", reason="pip install 'sohes_d2[pretrain]'")
 
 from sohes_d2.data.training.stream import seeded
 from sohes_d2.pretraining.self_distillation import SelfDistillation
-from sohes_d2.pretraining.trunk import build_trunk
 from sohes_d2.pretraining.views import MultiCrop
+from sohes_d2.pretraining.vit import build_vit
 
 NAME = "vit_tiny_patch16_224"
 
@@ -22,7 +22,7 @@ NAME = "vit_tiny_patch16_224"
 def method(**settings) -> SelfDistillation:
     torch.manual_seed(0)
     defaults = {"prototypes": 16, "head_hidden": 16, "head_bottleneck": 8, "total_iterations": 100}
-    return SelfDistillation(trunk=build_trunk(NAME, OPTIONS), **{**defaults, **settings})
+    return SelfDistillation(vit=build_vit(NAME, OPTIONS), **{**defaults, **settings})
 
 
 def batch(count: int = 4, seed: int = 0, local_count: int = 2) -> list[dict[str, torch.Tensor]]:
@@ -131,7 +131,7 @@ def test_the_center_follows_the_teacher():
     torch.testing.assert_close(model.image_loss.center.flatten(), 0.5 * said.mean(0))
 
 
-def test_the_place_term_learns_to_tell_places_apart():
+def test_the_dense_contrastive_loss_learns_to_tell_places_apart():
     """After some steps on a few photos, two views agree on a place far better than at first."""
     model = method(image_weight=0.0, patch_weight=0.0, dense_temperature=0.2)
     optimizer = torch.optim.AdamW(model.student.parameters(), lr=3e-3)
@@ -145,11 +145,11 @@ def test_the_place_term_learns_to_tell_places_apart():
     assert np.mean(found[-8:]) < np.mean(found[:8]) - 0.4
 
 
-def test_a_trunk_without_a_class_token_cannot_learn_the_image_term():
+def test_a_vit_without_a_class_token_cannot_learn_the_image_term():
     options = {**OPTIONS, "class_token": False, "global_pool": "avg"}
     with pytest.raises(ValueError, match="LOSSES.IMAGE 0"):
-        SelfDistillation(trunk=build_trunk(NAME, options), total_iterations=10, prototypes=16)
-    model = SelfDistillation(trunk=build_trunk(NAME, options), total_iterations=10, prototypes=16, image_weight=0)
+        SelfDistillation(vit=build_vit(NAME, options), total_iterations=10, prototypes=16)
+    model = SelfDistillation(vit=build_vit(NAME, options), total_iterations=10, prototypes=16, image_weight=0)
     assert torch.isfinite(sum(losses_of(model, batch()).values()))
 
 
@@ -161,6 +161,6 @@ def test_a_trunk_without_a_class_token_cannot_learn_the_image_term():
         ("resnet18", {}, "cannot be built|not a plain VisionTransformer"),
     ],
 )
-def test_bad_trunks_name_the_key(name, options, says):
+def test_bad_vits_name_the_key(name, options, says):
     with pytest.raises(ValueError, match=says):
-        build_trunk(name, options)
+        build_vit(name, options)

@@ -17,9 +17,8 @@ from sohes_d2.engine.launch import launch
 from sohes_d2.errors import ConfigError
 from sohes_d2.exploration.features import load_vit_file
 from sohes_d2.modeling.backbone.vit import ViT
-from sohes_d2.pretraining.export import export_trunk
 from sohes_d2.pretraining.trainer import BEST, CARD, LAST, PretrainingTrainer
-from sohes_d2.pretraining.trunk import build_trunk
+from sohes_d2.pretraining.vit import build_vit, export_vit
 
 
 def train(cfg, resume: bool = False, seed: int = 0) -> PretrainingTrainer:
@@ -81,7 +80,7 @@ def test_the_card_tells_what_was_done(straight):
     assert card["iterations"] == 6 and [h["iteration"] for h in card["history"]] == [3, 6]
     assert card["best"]["near_auc"] == max(h["near_auc"] for h in card["history"])
     assert 0 < card["history"][0]["hours"] <= card["hours"] < 0.1
-    assert card["parameters"] == sum(p.numel() for p in trainer.checkpointer.model.trunk.parameters())
+    assert card["parameters"] == sum(p.numel() for p in trainer.checkpointer.model.vit.parameters())
     assert str(folder) not in json.dumps(card["data"])
     lines = [json.loads(line) for line in (folder / "run" / "metrics.json").read_text().splitlines()]
     assert {"loss_image", "loss_patch", "loss_dense", "dense/near_auc", "lr", "skipped_images"} <= lines[-1].keys()
@@ -92,33 +91,33 @@ def test_the_card_tells_what_was_done(straight):
 def test_the_kept_file_is_half_precision_in_timms_names_and_serves_all_phases(straight):
     folder, trainer, card = straight
     path = str(folder / "run" / LAST)
-    trunk = trainer.checkpointer.model.trunk
+    vit = trainer.checkpointer.model.vit
     with safe_open(path, framework="pt") as file:
-        assert set(file.keys()) == set(trunk.state_dict())
+        assert set(file.keys()) == set(vit.state_dict())
         stored = file.get_tensor("blocks.1.attn.qkv.weight")
     assert stored.dtype == torch.float16
-    torch.testing.assert_close(stored, trunk.blocks[1].attn.qkv.weight.detach().half())
+    torch.testing.assert_close(stored, vit.blocks[1].attn.qkv.weight.detach().half())
     extractor = load_vit_file(path, token_budget=48)
     image = photo(0)[0]
     assert extractor.facet == "token" and extractor.extract([image]).shape == (1, 6, 8, 24)
     x = torch.from_numpy(image.transpose(2, 0, 1).copy())[None].float().div(127.5).sub(1)  # mean and std 0.5
     with torch.no_grad():
-        tokens = trunk.eval().forward_features(x)[0, 1:]
+        tokens = vit.eval().forward_features(x)[0, 1:]
     torch.testing.assert_close(torch.from_numpy(extractor.extract([image])).reshape(48, 24), tokens, atol=2e-2, rtol=0)
     backbone = ViT("vit_tiny_patch16_224", options=OPTIONS)
     assert not backbone.load_pretrained(path).missing
 
 
 def test_dtypes_of_the_kept_file(tmp_path):
-    trunk = build_trunk("vit_tiny_patch16_224", OPTIONS)
+    vit = build_vit("vit_tiny_patch16_224", OPTIONS)
     with pytest.raises(ValueError, match="OUTPUT_DTYPE 'float8' is not one of float32"):
-        export_trunk(trunk, str(tmp_path / "a.safetensors"), {}, "float8")
+        export_vit(vit, str(tmp_path / "a.safetensors"), {}, "float8")
     with torch.no_grad():
-        trunk.blocks[0].mlp.fc1.weight[0, 0] = 1e6
+        vit.blocks[0].mlp.fc1.weight[0, 0] = 1e6
     with pytest.raises(ValueError, match="blocks.0.mlp.fc1.weight is not finite in float16; .* float32"):
-        export_trunk(trunk, str(tmp_path / "a.safetensors"), {}, "float16")
+        export_vit(vit, str(tmp_path / "a.safetensors"), {}, "float16")
     assert not list(tmp_path.iterdir())
-    export_trunk(trunk, str(tmp_path / "new" / "a.safetensors"), {"name": "x"}, "float32")
+    export_vit(vit, str(tmp_path / "new" / "a.safetensors"), {"name": "x"}, "float32")
     with safe_open(str(tmp_path / "new" / "a.safetensors"), framework="pt") as file:
         assert file.get_tensor("blocks.0.mlp.fc1.weight")[0, 0] == 1e6
 
@@ -169,9 +168,9 @@ def test_training_goes_on_from_given_weights(straight, tmp_path):
     fresh = PretrainingTrainer(tiny_cfg(folder, tmp_path, MODEL__VIT__WEIGHTS=path))
     fresh.resume_or_load(resume=True)
     model = fresh.checkpointer.model
-    for trunk in (model.trunk, model.student_trunk):
-        given = trainer.checkpointer.model.trunk.blocks[0].attn.qkv.weight
-        torch.testing.assert_close(trunk.blocks[0].attn.qkv.weight, given, atol=1e-3, rtol=0)
+    for vit in (model.vit, model.student_vit):
+        given = trainer.checkpointer.model.vit.blocks[0].attn.qkv.weight
+        torch.testing.assert_close(vit.blocks[0].attn.qkv.weight, given, atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize(

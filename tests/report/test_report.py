@@ -18,7 +18,6 @@ from PIL import Image
 
 from sohes_d2.errors import InputError
 from sohes_d2.report import (
-    ReportError,
     ReportOptions,
     build,
     match_masks,
@@ -27,10 +26,9 @@ from sohes_d2.report import (
     write_report,
 )
 from sohes_d2.report.forests import image_forest
-from sohes_d2.report.label_file import LabelFile, named_apart
-from sohes_d2.report.matching import match_images
+from sohes_d2.report.label_file import LabelFile, match_images, named_apart
 from sohes_d2.report.packing import COUNTS_TO_PAGE, embed_json, pack_masks
-from sohes_d2.report.photos import PhotoError, photo_path
+from sohes_d2.report.photos import photo_path
 from sohes_d2.structures.masks import decode_mask, encode_masks
 from sohes_d2.visualization.colors import forest_colors
 
@@ -195,7 +193,7 @@ def test_the_same_files_give_the_same_page(tmp_path):
     ],
 )
 def test_names_never_lead_out_of_the_folder(tmp_path, name):
-    with pytest.raises(PhotoError):
+    with pytest.raises(InputError):
         photo_path(tmp_path, name)
 
 
@@ -338,7 +336,7 @@ def test_names_that_occur_twice_do_not_match_by_their_last_part(tmp_path):
 
 
 def test_files_without_a_common_image_are_refused(tmp_path):
-    with pytest.raises(ReportError, match="no image in common"):
+    with pytest.raises(InputError, match="no image in common"):
         report(tmp_path, coco({1: "a.png"}), compare=coco({1: "b.png"}))
 
 
@@ -362,7 +360,7 @@ def test_metrics_are_grouped(tmp_path):
         {"title": "forest", "rows": [["links", 3]], "matrices": [["depth", [[1, 2], [3, 4]]]]},
     ]
     for content in ([1], {"a": "b"}):
-        with pytest.raises(ReportError):
+        with pytest.raises(InputError):
             read_metrics(write_json(path, content))
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from sohes_d2.errors import WeightsError
 from sohes_d2.weights import read_weights
 from sohes_d2.weights.checkpoint import CheckpointError, SOHESCheckpointer
+from sohes_d2.weights.layouts import current_names
 
 
 class Predictor(nn.Module):
@@ -295,3 +296,14 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     torch.save({"model": {"student.weight": torch.ones(2, 2)}}, tmp_path / "other.pth")
     with pytest.raises(CheckpointError, match=r"it has student.weight.*sohes export"):
         SOHESCheckpointer(torch.nn.Linear(2, 2), str(tmp_path)).load(str(tmp_path / "other.pth"))
+
+
+def test_names_of_earlier_versions_are_those_of_today():
+    old = [
+        "backbone.vit.trunk.pos_embed",
+        "teacher.backbone.vit.trunk.norm.bias",
+        "trunk.cls_token",
+        "vit.x",
+    ]
+    new = ["backbone.vit.model.pos_embed", "teacher.backbone.vit.model.norm.bias", "vit.cls_token", "vit.x"]
+    assert list(current_names({name: torch.zeros(1) for name in old})) == new

@@ -34,10 +34,6 @@ _IMAGES_PER_UNIT = 32
 _SECONDS_BETWEEN_REPORTS = 10.0
 
 
-class ConversionError(InputError):
-    """Input that cannot be converted; the message says what is missing and where to get it."""
-
-
 @dataclass(frozen=True)
 class Item:
     """One image to convert.
@@ -125,11 +121,11 @@ def convert(
         report: print the progress to stderr.
 
     Raises:
-        ConversionError: an image id stands twice.
+        InputError: an image id stands twice.
         FolderBusyError: another process is writing the same file.
     """
     if len({item.image_id for item in items}) != len(items):
-        raise ConversionError("two images of the source have one id; are two data sets unpacked into one folder?")
+        raise InputError("two images of the source have one id; are two data sets unpacked into one folder?")
     os.makedirs(os.path.dirname(os.path.abspath(output)), exist_ok=True)
     digest = hashlib.sha256(dump_line(info)).hexdigest()[:12]
     journal = ShardJournal(f"{output}.{digest}.journal")
@@ -261,7 +257,7 @@ def convert_coco(
         remedy: where to get what is missing.
 
     Raises:
-        ConversionError: images are missing.
+        InputError: images are missing.
         InputError, CorruptFileError: as `LabelStream`.
     """
     require(remedy, annotations)
@@ -300,22 +296,22 @@ def require(remedy: str, *paths: str) -> None:
     """Check that files and folders exist.
 
     Raises:
-        ConversionError: names those that do not, and says where to get them.
+        InputError: names those that do not, and says where to get them.
     """
     missing = [path for path in paths if not os.path.exists(path)]
     if missing:
-        raise ConversionError(f"missing: {', '.join(missing)}. {remedy}")
+        raise InputError(f"missing: {', '.join(missing)}. {remedy}")
 
 
 def require_images(root: str, file_names: Sequence[str], remedy: str) -> None:
     """Check that images exist under a folder.
 
     Raises:
-        ConversionError: says how many do not, names the first, and where to get them.
+        InputError: says how many do not, names the first, and where to get them.
     """
     missing = [name for name in file_names if not os.path.isfile(os.path.join(root, name))]
     if missing:
-        raise ConversionError(
+        raise InputError(
             f"{len(missing)} of {len(file_names)} images are not under {root!r}, the first is {missing[0]!r}. {remedy} "
             "(--no-images converts the masks without them.)"
         )

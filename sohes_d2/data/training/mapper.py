@@ -18,11 +18,10 @@ from ...structures.crops import CropLayers
 from ...structures.images import ImageReadError, read_image, set_max_image_pixels
 from .augmentation import inference_augmentations, training_augmentations
 from .copy_paste import MAX_SHARE, paste, trees_in_random_order
-from .label_sampling import stratified_order
 from .labeled_crop import LabeledCrop, MaskWindow
-from .labels import BrokenSampleError, TrainingLabels, read_labels
+from .labels import BrokenSampleError, TrainingLabels, read_labels, stratified_order
 from .mask_warp import MaskWarp
-from .views import StrongView, has_teacher
+from .views import StrongView, needs_teacher_view
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +119,7 @@ class PseudoLabelDatasetMapper:
             "min_label_score": node.MIN_LABEL_SCORE,
             "copy_paste_probability": node.COPY_PASTE.PROBABILITY,
             "copy_paste_entities": node.COPY_PASTE.MAX_ENTITIES,
-            "views": StrongView(cfg) if is_train and has_teacher(cfg) else None,
+            "views": StrongView(cfg) if is_train and needs_teacher_view(cfg) else None,
         }
 
     def set_donors(self, dataset: Any) -> None:

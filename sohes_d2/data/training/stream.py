@@ -29,7 +29,7 @@ from ...structures.masks import has_segmentation
 from ..registration import LabelDataset, is_unlabeled
 from .labels import BrokenSampleError
 from .mapper import PseudoLabelDatasetMapper
-from .views import has_teacher
+from .views import needs_teacher_view
 
 logger = logging.getLogger(__name__)
 
@@ -38,10 +38,6 @@ MAX_BROKEN_IN_A_ROW = 100
 
 # Uses of the seed, so that two of them never draw the same numbers.
 _ORDER, _AUGMENTATION = 0, 1
-
-
-class NothingUsableError(SOHESError):
-    """No image of the data set can be used, or too many in a row cannot; the message has the first reason."""
 
 
 def build_training_loader(
@@ -116,7 +112,7 @@ def training_dataset(cfg: Any) -> Dataset:
     names = [cfg.DATASETS.TRAIN] if isinstance(cfg.DATASETS.TRAIN, str) else list(cfg.DATASETS.TRAIN)
     parts = []
     for name in names:
-        if is_unlabeled(name) and not has_teacher(cfg):
+        if is_unlabeled(name) and not needs_teacher_view(cfg):
             logger.warning("%s: left out: images without labels are for models that learn from a teacher", name)
             continue
         dataset = DatasetCatalog.get(name)
@@ -131,8 +127,8 @@ def training_dataset(cfg: Any) -> Dataset:
     if names and all(map(is_unlabeled, names)):
         raise InputError(
             f"DATASETS.TRAIN ({', '.join(names)}) has only images without labels, which this model cannot learn from: "
-            "make labels by sohes label, or train MODEL.META_ARCHITECTURE SOHESMutualLearning, "
-            "whose teacher makes them"
+            "make labels by sohes label, or train a model whose teacher makes them "
+            "(MODEL.META_ARCHITECTURE SOHESMutualLearning)"
         )
     raise InputError(f"DATASETS.TRAIN ({', '.join(names) or 'empty'}) has no images with labels; check the data sets")
 
@@ -181,7 +177,7 @@ class PositionDataset(Dataset):
             if sample is not None:
                 return sample, broken
             broken.append((name, reason))
-        raise NothingUsableError(
+        raise SOHESError(
             f"{len(broken)} images in a row cannot be used, of {len(order)} in the data set; check the folder of the "
             f"images. The first: {broken[0][1]}"
         )

@@ -13,14 +13,19 @@ import cv2
 import numpy as np
 
 from detectron2.config import configurable
+from detectron2.modeling import META_ARCH_REGISTRY
 
 # Height over width of erased rectangles, as in Random Erasing (Zhong et al., AAAI 2020, section 3).
 _ERASE_ASPECTS = (0.3, 3.3)
 
 
-def has_teacher(cfg: Any) -> bool:
-    """Whether the model of a config learns from a teacher, who needs a view of its own, but no labels."""
-    return cfg.MODEL.META_ARCHITECTURE == "SOHESMutualLearning"
+def needs_teacher_view(cfg: Any) -> bool:
+    """Whether the model of a config learns from a teacher, who needs a view of its own, but no labels.
+
+    The model's class says so: ``needs_teacher_view = True``.
+    """
+    name = cfg.MODEL.META_ARCHITECTURE
+    return name in META_ARCH_REGISTRY and getattr(META_ARCH_REGISTRY.get(name), "needs_teacher_view", False)
 
 
 class StrongView:

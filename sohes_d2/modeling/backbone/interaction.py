@@ -16,8 +16,8 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from ..deformable_attention import MSDeformAttn
-from . import recompute
 from .spatial_prior import init_convolution
+from .vit import checkpointed
 
 _LayerNorm = partial(nn.LayerNorm, eps=1e-6)  # the ViT's
 
@@ -168,10 +168,10 @@ class InteractionBlock(nn.Module):
         """
         again = self.gradient_checkpointing and self.training
         prefix = tokens.shape[1] - layout.patch_points.shape[1]
-        patches = recompute.run(self.injector, tokens[:, prefix:], spatial, layout, recompute=again)
+        patches = checkpointed(self.injector, tokens[:, prefix:], spatial, layout, recompute=again)
         tokens = run_blocks(torch.cat([tokens[:, :prefix], patches], dim=1) if prefix else patches)
         for extractor in self.extractors:
-            spatial = recompute.run(extractor, spatial, tokens[:, prefix:], layout, recompute=again)
+            spatial = checkpointed(extractor, spatial, tokens[:, prefix:], layout, recompute=again)
         return tokens, spatial
 
 

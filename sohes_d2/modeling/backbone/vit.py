@@ -1,4 +1,4 @@
-"""A plain vision transformer of timm as the trunk of a dense model: any input size, token by token, stage by stage."""
+"""A plain vision transformer of timm as the backbone of a dense model: any input size, stage by stage."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import timm
+import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from ...errors import WeightsError
 from ...weights import LoadReport, load_weights
 from ...weights.layouts import resampling_of, use_official_resampling
-from . import recompute
 
 TOKEN_STRIDES = (8, 16, 32)
-# What this file decides itself: loading is a step of its own, drop path has a key, and the trunk has no head.
+# What this file decides itself: loading is a step of its own, drop path has a key, and the ViT has no head.
 _OWN_OPTIONS = ("pretrained", "checkpoint_path", "num_classes", "dynamic_img_size", "drop_path_rate", "patch_drop_rate")
 _VIT_MODULES = ["vision_transformer", "deit"]  # of timm: where its plain ViTs are defined
 
@@ -29,11 +30,11 @@ class ViT(nn.Module):
     scaled_dot_product_attention. Nothing is loaded here; see :meth:`load_pretrained`.
 
     Attributes:
-        trunk: timm's model, with timm's parameter names.
+        model: timm's model, with timm's parameter names.
         dim: channels C of a token.
         depth: number of blocks.
         num_prefix_tokens: class and register tokens in front of the patch tokens.
-        patch_size: pixels of the trunk's input per token.
+        patch_size: pixels of the ViT's input per token.
         token_stride: pixels of this module's input per token.
     """
 
@@ -53,49 +54,49 @@ class ViT(nn.Module):
             name: a VisionTransformer of timm, e.g. "vit_base_patch8_224.dino" or "vit_small_patch14_dinov2".
             options: more arguments of ``timm.create_model``, e.g. ``{"depth": 4, "embed_dim": 192, "num_heads": 3}``.
             token_stride: 8, 16 or 32; 0 for the patch size if it is one of these, else 16. The image is resized by
-                patch size / token stride for the trunk, so that an 8-px ViT at stride 16 sees it at half size.
+                patch size / token stride for the ViT, so that an 8-px ViT at stride 16 sees it at half size.
             positions: how positions are resampled to an image's grid, of `sohes_d2.weights.layouts.RESAMPLINGS`.
             drop_path: probability that the last block is skipped in training, rising linearly from 0 in the first.
             gradient_checkpointing: recompute blocks in the backward pass.
-            freeze: no gradient for the trunk's parameters, and no drop path.
+            freeze: no gradient for the ViT's parameters, and no drop path.
 
         Raises:
             ValueError: not a plain ViT of timm, or an option that does not fit it. The message names the config key.
         """
         super().__init__()
         self.name = name
-        self.trunk = _create_trunk(name, options or {}, drop_path)
+        self.model = _create_vit(name, options or {}, drop_path)
         try:
             if resampling_of(name, positions) == "official":
-                use_official_resampling(self.trunk)
+                use_official_resampling(self.model)
         except ValueError as error:
             raise ValueError(f"MODEL.VIT.POSITIONS: {error}") from error
-        self.dim: int = self.trunk.embed_dim
-        self.depth = len(self.trunk.blocks)
-        self.num_prefix_tokens: int = self.trunk.num_prefix_tokens
-        self.patch_size = int(self.trunk.patch_embed.feat_ratio())
+        self.dim: int = self.model.embed_dim
+        self.depth = len(self.model.blocks)
+        self.num_prefix_tokens: int = self.model.num_prefix_tokens
+        self.patch_size = int(self.model.patch_embed.feat_ratio())
         self.token_stride = _token_stride(token_stride, self.patch_size)
         self.gradient_checkpointing = gradient_checkpointing
         self.frozen = freeze
         if freeze:
-            self.trunk.requires_grad_(False)
+            self.model.requires_grad_(False)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> ViT:
         super().train(mode)
         if self.frozen:
-            self.trunk.eval()
+            self.model.eval()
         return self
 
     def load_pretrained(self, source: str = "") -> LoadReport:
-        """Load the trunk's weights (:func:`sohes_d2.weights.load_weights`); "" for the hub's weights of its name.
+        """Load the ViT's weights (:func:`sohes_d2.weights.load_weights`); "" for the hub's weights of its name.
 
-        The position embedding is resampled to the trunk's own grid here, and to each image's grid when it is used.
+        The position embedding is resampled to the ViT's own grid here, and to each image's grid when it is used.
 
         Raises:
             WeightsError: the weights cannot be had, or do not fill this architecture.
         """
-        report = load_weights(self.trunk, source or f"hub:{self.name}")
+        report = load_weights(self.model, source or f"hub:{self.name}")
         if report.missing:
             raise WeightsError(
                 f"Weights {report.origin} lack {len(report.missing)} tensors of {self.name!r} "
@@ -115,18 +116,18 @@ class ViT(nn.Module):
         size = [cells * self.patch_size for cells in self.grid_size(*images.shape[-2:])]
         if list(images.shape[-2:]) != size:
             images = F.interpolate(images, size=size, mode="bicubic", antialias=True)
-        trunk = self.trunk
+        model = self.model
         # timm's own, or the official one: it knows where each variant adds its positions, and resamples them.
-        return trunk.norm_pre(trunk._pos_embed(trunk.patch_embed(images)))
+        return model.norm_pre(model._pos_embed(model.patch_embed(images)))
 
     def run_blocks(self, tokens: Tensor, start: int, stop: int) -> Tensor:
         """Tokens (B, N, C) before block ``start`` -> tokens after block ``stop - 1``."""
-        for block in self.trunk.blocks[start:stop]:
-            tokens = recompute.run(block, tokens, recompute=self.gradient_checkpointing and self.training)
+        for block in self.model.blocks[start:stop]:
+            tokens = checkpointed(block, tokens, recompute=self.gradient_checkpointing and self.training)
         return tokens
 
 
-def _create_trunk(name: str, options: Mapping[str, Any], drop_path: float) -> VisionTransformer:
+def _create_vit(name: str, options: Mapping[str, Any], drop_path: float) -> VisionTransformer:
     taken = [key for key in _OWN_OPTIONS if key in options]
     if taken:
         raise ValueError(
@@ -136,23 +137,23 @@ def _create_trunk(name: str, options: Mapping[str, Any], drop_path: float) -> Vi
     if not _is_known(name):
         raise ValueError(f"MODEL.VIT.NAME {name!r} is not a model of timm {timm.__version__}. {_near_matches(name)}")
     try:
-        trunk = timm.create_model(name, num_classes=0, dynamic_img_size=True, drop_path_rate=drop_path, **options)
+        model = timm.create_model(name, num_classes=0, dynamic_img_size=True, drop_path_rate=drop_path, **options)
     except (TypeError, ValueError, AssertionError) as error:  # an argument that it does not have, or does not like
         with_options = f" with MODEL.VIT.OPTIONS {dict(options)}" if options else ""
         raise ValueError(
             f"MODEL.VIT.NAME {name!r}{with_options} cannot be built as a VisionTransformer of timm ({error}). "
             f"{_near_matches(name)}"
         ) from error
-    if not isinstance(trunk, VisionTransformer):
+    if not isinstance(model, VisionTransformer):
         raise ValueError(
-            f"MODEL.VIT.NAME {name!r} is a {type(trunk).__name__} of timm, not a VisionTransformer. "
+            f"MODEL.VIT.NAME {name!r} is a {type(model).__name__} of timm, not a VisionTransformer. "
             f"{_near_matches(name)}"
         )
     # The maps are made of the tokens before the final norm, as in ViT-Adapter. Parameters that no output depends on
     # would stop distributed training.
-    trunk.norm = trunk.fc_norm = nn.Identity()
-    trunk.attn_pool = None  # type: ignore[assignment]  # timm annotates it as never absent
-    return trunk
+    model.norm = model.fc_norm = nn.Identity()
+    model.attn_pool = None  # type: ignore[assignment]  # timm annotates it as never absent
+    return model
 
 
 def _is_known(name: str) -> bool:
@@ -180,3 +181,14 @@ def _token_stride(token_stride: int, patch_size: int) -> int:
     if token_stride not in TOKEN_STRIDES:
         raise ValueError(f"MODEL.VIT.TOKEN_STRIDE {token_stride} is not 0, 8, 16 or 32.")
     return token_stride
+
+
+def checkpointed(module: nn.Module, *inputs: Any, recompute: bool) -> Any:
+    """``module(*inputs)``; with ``recompute`` its inner activations are computed again in the backward pass.
+
+    Outputs and gradients are the same either way: random numbers (drop path) are replayed. Not for modules whose
+    forward pass has side effects, such as batch norm, whose running statistics would move twice.
+    """
+    if recompute and torch.is_grad_enabled():
+        return checkpoint(module, *inputs, use_reentrant=False)
+    return module(*inputs)

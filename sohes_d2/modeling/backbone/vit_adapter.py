@@ -21,7 +21,7 @@ from .vit import ViT
 
 STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
 EXTRA_EXTRACTORS = 2  # after the last stage (official code)
-_BLOCK_NAME = re.compile(r"vit\.trunk\.blocks\.(\d+)\.")
+_BLOCK_NAME = re.compile(r"vit\.model\.blocks\.(\d+)\.")
 
 
 class ViTAdapter(Backbone):

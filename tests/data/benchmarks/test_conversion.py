@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from sohes_d2.data.benchmarks.conversion import (
-    ConversionError,
     Entity,
     Item,
     Scene,
@@ -195,5 +194,5 @@ def test_another_configuration_does_not_continue_an_unfinished_run(tmp_path):
 
 
 def test_repeated_image_ids_are_refused(tmp_path):
-    with pytest.raises(ConversionError, match="one id"):
+    with pytest.raises(InputError, match="one id"):
         convert(str(tmp_path / "a.json"), {}, items(2) + items(1), read)

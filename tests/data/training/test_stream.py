@@ -18,13 +18,13 @@ from sohes_d2.data.registration import register_datasets
 from sohes_d2.data.training.mapper import PseudoLabelDatasetMapper
 from sohes_d2.data.training.stream import (
     MAX_BROKEN_IN_A_ROW,
-    NothingUsableError,
     PositionDataset,
     build_training_loader,
     images_per_process,
     seeded,
     training_dataset,
 )
+from sohes_d2.errors import SOHESError
 from sohes_d2.labels.writer import SEPARATOR, dump_line, image_record, write_label_file
 from sohes_d2.structures.forest import Forest
 from sohes_d2.structures.masks import encode_masks
@@ -165,7 +165,7 @@ def test_broken_images_are_replaced_by_the_next_and_reported_once(records, caplo
 
 
 def test_nothing_usable(records):
-    with pytest.raises(NothingUsableError, match=rf"1 images in a row.*{BROKEN}.png"):
+    with pytest.raises(SOHESError, match=rf"1 images in a row.*{BROKEN}.png"):
         next(iter(loader(config(batch=1), [records[BROKEN]])))
 
 
@@ -182,7 +182,7 @@ def test_the_stream_can_be_sent_to_a_worker(records):
 def test_giving_up_on_a_large_data_set():
     calls = []
     stream = PositionDataset([{"file_name": f"{k}.jpg"} for k in range(1000)], calls.append, 0)
-    with pytest.raises(NothingUsableError, match="100 images in a row cannot be used, of 1000"):
+    with pytest.raises(SOHESError, match="100 images in a row cannot be used, of 1000"):
         stream[0]
     assert len(calls) == MAX_BROKEN_IN_A_ROW == len({record["file_name"] for record in calls})
 

@@ -20,7 +20,7 @@ from sohes_d2.data.training.views import (
     adjust_brightness,
     adjust_contrast,
     adjust_saturation,
-    has_teacher,
+    needs_teacher_view,
     turn_hue,
 )
 from sohes_d2.structures.masks import encode_masks, rle_to_json
@@ -243,7 +243,7 @@ def test_settings_come_from_the_config():
     assert (strong.jitter_probability, strong.grey_probability) == (0.8, 0.2)
     assert (strong.blur_probability, strong.erase_probability) == (0.5, 0.5)
     assert PseudoLabelDatasetMapper(cfg, is_train=False).views is None
-    assert has_teacher(cfg) and not has_teacher(config(teacher=False))
+    assert needs_teacher_view(cfg) and not needs_teacher_view(config(teacher=False))
     assert PseudoLabelDatasetMapper(config(teacher=False), is_train=True).views is None
 
 

@@ -1,4 +1,4 @@
-"""The ViT trunk: timm's numbers, on any grid."""
+"""The ViT: timm's numbers, on any grid."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def build(name: str, side: int = 64, **options) -> ViT:
 def timm_twin(vit: ViT, side: int = 64, **options) -> torch.nn.Module:
     """timm's complete model with the weights of ``vit``, in evaluation mode."""
     model = timm.create_model(vit.name, num_classes=0, dynamic_img_size=True, **{**SMALL, "img_size": side, **options})
-    assert not model.load_state_dict(vit.trunk.state_dict(), strict=False).unexpected_keys
+    assert not model.load_state_dict(vit.model.state_dict(), strict=False).unexpected_keys
     return model.eval()
 
 
@@ -56,7 +56,7 @@ def all_tokens(vit: ViT, images: torch.Tensor) -> torch.Tensor:
 def test_tokens_are_those_of_timm(name, patch, prefix, options, grid):
     vit = build(name, side=4 * patch, positions="timm", **options).eval()
     assert (vit.patch_size, vit.num_prefix_tokens, vit.dim, vit.depth) == (patch, prefix, 24, 3)
-    assert not any(key.startswith(("norm.", "fc_norm", "head", "attn_pool")) for key in vit.trunk.state_dict())
+    assert not any(key.startswith(("norm.", "fc_norm", "head", "attn_pool")) for key in vit.model.state_dict())
     twin = timm_twin(vit, side=4 * patch, **options)
     stride = vit.token_stride
     images = torch.randn(2, 3, grid[0] * stride, grid[1] * stride)
@@ -84,23 +84,23 @@ def test_positions_of_dino_are_resampled_in_the_official_way_unless_told_otherwi
 def test_position_embedding_is_unchanged_on_its_own_grid():
     vit = build(PLAIN16)
     images = torch.randn(1, 3, 64, 64)
-    patches = vit.trunk.patch_embed.proj(images).flatten(2).transpose(1, 2)
-    assert torch.equal(vit.embed(images), torch.cat([vit.trunk.cls_token, patches], 1) + vit.trunk.pos_embed)
+    patches = vit.model.patch_embed.proj(images).flatten(2).transpose(1, 2)
+    assert torch.equal(vit.embed(images), torch.cat([vit.model.cls_token, patches], 1) + vit.model.pos_embed)
 
 
 def test_position_embedding_follows_the_grid_and_gets_its_gradient():
     vit = build(PLAIN16)
     rows = torch.linspace(-1, 1, 4)
     with torch.no_grad():
-        vit.trunk.patch_embed.proj.weight.zero_()
-        vit.trunk.patch_embed.proj.bias.zero_()
-        vit.trunk.pos_embed.zero_()
-        vit.trunk.pos_embed[0, 1:, 0] = rows.repeat_interleave(4)  # channel 0 says which row
+        vit.model.patch_embed.proj.weight.zero_()
+        vit.model.patch_embed.proj.bias.zero_()
+        vit.model.pos_embed.zero_()
+        vit.model.pos_embed[0, 1:, 0] = rows.repeat_interleave(4)  # channel 0 says which row
     values = vit.embed(torch.zeros(1, 3, 128, 96))[0, 1:, 0].view(8, 6)
     torch.testing.assert_close(values, values[:, :1].expand(-1, 6))
     assert (values[1:, 0] > values[:-1, 0]).all()
     values.sum().backward()
-    assert (vit.trunk.pos_embed.grad[0, 1:, 0] > 0).all()
+    assert (vit.model.pos_embed.grad[0, 1:, 0] > 0).all()
 
 
 def test_patch_8_at_stride_16_sees_the_image_at_half_size():
@@ -142,7 +142,7 @@ def test_attention_is_scaled_dot_product_attention(monkeypatch):
 
 def test_drop_path_rises_linearly_and_acts_in_training_only():
     vit = build(PLAIN16, drop_path=0.4)
-    assert [getattr(block.drop_path2, "drop_prob", 0.0) for block in vit.trunk.blocks] == pytest.approx([0, 0.2, 0.4])
+    assert [getattr(block.drop_path2, "drop_prob", 0.0) for block in vit.model.blocks] == pytest.approx([0, 0.2, 0.4])
     images = torch.randn(4, 3, 32, 32)
     assert torch.equal(all_tokens(vit.eval(), images), all_tokens(vit, images))
     assert not torch.equal(all_tokens(vit.train(), images), all_tokens(vit, images))
@@ -165,7 +165,7 @@ def test_checkpointing_changes_neither_outputs_nor_gradients(freeze):
 def test_checkpointing_recomputes_in_the_backward_pass():
     vit = build(PLAIN16, gradient_checkpointing=True)
     calls = []
-    vit.trunk.blocks[1].register_forward_pre_hook(lambda *_: calls.append(1))
+    vit.model.blocks[1].register_forward_pre_hook(lambda *_: calls.append(1))
     tokens = all_tokens(vit, torch.zeros(1, 3, 32, 32))
     assert len(calls) == 1
     tokens.sum().backward()
@@ -175,10 +175,10 @@ def test_checkpointing_recomputes_in_the_backward_pass():
     assert len(calls) == 3
 
 
-def test_frozen_trunk_stays_in_evaluation_without_gradients():
+def test_frozen_vit_stays_in_evaluation_without_gradients():
     vit = build(PLAIN16, drop_path=0.9, freeze=True).train()
     assert vit.training
-    assert not any(module.training for module in vit.trunk.modules())
+    assert not any(module.training for module in vit.model.modules())
     assert not any(p.requires_grad for p in vit.parameters())
     images = torch.randn(2, 3, 32, 32)
     assert torch.equal(all_tokens(vit, images), all_tokens(vit, images))
@@ -190,12 +190,12 @@ def test_load_pretrained_from_a_file_in_timm_layout(name, tmp_path):
     source = timm.create_model(name, num_classes=7, dynamic_img_size=True, **SMALL, img_size=56)
     torch.save(source.state_dict(), tmp_path / "weights.pth")
     vit = build(name, side=56, token_stride=8).eval()
-    before = vit.trunk.blocks[0].attn.qkv.weight.clone()
+    before = vit.model.blocks[0].attn.qkv.weight.clone()
     report = vit.load_pretrained(str(tmp_path / "weights.pth"))
-    assert not torch.equal(before, vit.trunk.blocks[0].attn.qkv.weight)
+    assert not torch.equal(before, vit.model.blocks[0].attn.qkv.weight)
     assert report.missing == ()
     assert set(report.unexpected) == {"norm.weight", "norm.bias", "head.weight", "head.bias"}
-    assert report.loaded == len(vit.trunk.state_dict())
+    assert report.loaded == len(vit.model.state_dict())
     images = torch.randn(1, 3, 56 // vit.patch_size * 8, 56 // vit.patch_size * 8)
     resized = F.interpolate(images, size=(56, 56), mode="bicubic", antialias=True)
     tokens = source.norm(all_tokens(vit, images))
@@ -203,7 +203,7 @@ def test_load_pretrained_from_a_file_in_timm_layout(name, tmp_path):
 
 
 def test_weights_of_another_architecture_are_refused(tmp_path):
-    torch.save(build(DINO8).trunk.state_dict(), tmp_path / "dino.pth")
+    torch.save(build(DINO8).model.state_dict(), tmp_path / "dino.pth")
     vit = build("vit_small_patch8_224", init_values=1e-5)  # with LayerScale, which the file lacks
     with pytest.raises(
         WeightsError, match=r"lack 6 tensors of 'vit_small_patch8_224' \(blocks.0.ls1.gamma.*MODEL.VIT.NAME"
@@ -213,9 +213,9 @@ def test_weights_of_another_architecture_are_refused(tmp_path):
 
 def test_building_loads_nothing_and_random_weights_are_reproducible():
     first, second = build(PLAIN16), ViT(PLAIN16, options={**SMALL, "img_size": 64})
-    assert not torch.equal(first.trunk.pos_embed, second.trunk.pos_embed)
+    assert not torch.equal(first.model.pos_embed, second.model.pos_embed)
     assert first.load_pretrained("random:3").digest == second.load_pretrained("random:3").digest
-    assert torch.equal(first.trunk.pos_embed, second.trunk.pos_embed)
+    assert torch.equal(first.model.pos_embed, second.model.pos_embed)
 
 
 @pytest.mark.parametrize(

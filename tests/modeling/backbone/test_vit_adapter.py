@@ -26,8 +26,8 @@ def build(patch: int = 16, *, depth: int = 4, vit: dict | None = None, **options
     """A small backbone, seeded. ``vit`` are arguments of the ViT, the others of the adapter."""
     torch.manual_seed(0)
     side = {} if patch != 14 else {"img_size": 56}
-    trunk = ViT(NAMES[patch], options={**SMALL, **side, "depth": depth}, **(vit or {}))
-    return ViTAdapter(trunk, **{"num_interactions": 2, "num_heads": 3, "conv_inplane": 4, "norm": "GN", **options})
+    vit_only = ViT(NAMES[patch], options={**SMALL, **side, "depth": depth}, **(vit or {}))
+    return ViTAdapter(vit_only, **{"num_interactions": 2, "num_heads": 3, "conv_inplane": 4, "norm": "GN", **options})
 
 
 def open_injectors(backbone: ViTAdapter) -> None:
@@ -62,7 +62,7 @@ def test_at_the_start_the_vit_is_as_timm_has_it(patch):
     backbone.interactions[-1].register_forward_hook(lambda module, inputs, output: seen.append(output[0]))
     side = 64 if patch != 14 else 56
     twin = timm.create_model(NAMES[patch], num_classes=0, dynamic_img_size=True, **{**SMALL, "img_size": side}).eval()
-    twin.load_state_dict(backbone.vit.trunk.state_dict(), strict=False)
+    twin.load_state_dict(backbone.vit.model.state_dict(), strict=False)
     images = torch.randn(2, 3, 64, 64)
     backbone(images)
     size = (64 // backbone.vit.token_stride * patch,) * 2
@@ -111,7 +111,7 @@ def test_resizing_by_half_is_bilinear_and_by_a_quarter_misses_no_cell():
 def test_a_dot_changes_every_map_at_its_place(patch, stride, place):
     backbone = build(patch, vit={"token_stride": stride}, norm="BN").eval()
     open_injectors(backbone)
-    for block in backbone.vit.trunk.blocks:
+    for block in backbone.vit.model.blocks:
         nn.init.zeros_(block.attn.proj.weight)  # what remains of the ViT works on each token alone
     for stage in backbone.interactions:
         for module in (stage.injector, *stage.extractors):
@@ -156,7 +156,7 @@ def test_frozen_vit_still_carries_gradients_to_the_injectors():
     grads = {name: p.grad for name, p in backbone.named_parameters()}
     assert all((grad is None) == name.startswith("vit.") for name, grad in grads.items())
     assert grads["interactions.0.injector.gamma"].abs().min() > 0
-    assert not backbone.vit.trunk.training
+    assert not backbone.vit.model.training
     assert backbone.spatial_prior.training
 
 
@@ -213,9 +213,9 @@ def test_layers_cover_every_parameter(patch):
     embeddings = {name for name, layer in layers.items() if layer == 0}
     tokens = {"cls_token", "reg_token"} if patch == 14 else {"cls_token"}
     tokens |= {"pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias"}
-    assert embeddings == {f"vit.trunk.{name}" for name in tokens}
+    assert embeddings == {f"vit.model.{name}" for name in tokens}
     with pytest.raises(ValueError, match="backbone.vit.*leave out"):
-        backbone.layer_of("backbone.vit.trunk.cls_token")
+        backbone.layer_of("backbone.vit.model.cls_token")
 
 
 @pytest.mark.parametrize(("depth", "stages", "bounds"), [(4, 4, [0, 1, 2, 3, 4]), (4, 3, [0, 1, 2, 4]), (4, 1, [0, 4])])
@@ -224,7 +224,7 @@ def test_blocks_are_split_into_stages(depth, stages, bounds):
     assert backbone.stage_bounds == bounds
     assert [len(stage.extractors) for stage in backbone.interactions] == [1] * (stages - 1) + [3]
     calls = []
-    for number, block in enumerate(backbone.vit.trunk.blocks):
+    for number, block in enumerate(backbone.vit.model.blocks):
         block.register_forward_hook(lambda *_, number=number: calls.append(number))
     backbone(torch.zeros(1, 3, 64, 64))
     assert calls == list(range(depth))
@@ -263,7 +263,7 @@ def test_the_config_builds_it():
         32,
     )
     assert (backbone.vit.dim, backbone.vit.depth, backbone.vit.frozen) == (24, 4, True)
-    assert backbone.vit.trunk.blocks[-1].drop_path1.drop_prob == pytest.approx(0.3)
+    assert backbone.vit.model.blocks[-1].drop_path1.drop_prob == pytest.approx(0.3)
     stage = backbone.interactions[-1]
     assert backbone.vit.gradient_checkpointing
     assert stage.gradient_checkpointing
@@ -286,6 +286,6 @@ def test_load_pretrained_touches_the_vit_only(tmp_path):
     report = backbone.load_pretrained(str(tmp_path / "dino.pth"))
     assert report.origin == "file:dino.pth"
     after = dict(backbone.named_parameters())
-    assert torch.equal(after["vit.trunk.blocks.3.mlp.fc2.weight"], source.blocks[3].mlp.fc2.weight)
-    assert after["vit.trunk.pos_embed"].shape == (1, 1 + 8 * 8, 24)  # resampled to this model's grid
+    assert torch.equal(after["vit.model.blocks.3.mlp.fc2.weight"], source.blocks[3].mlp.fc2.weight)
+    assert after["vit.model.pos_embed"].shape == (1, 1 + 8 * 8, 24)  # resampled to this model's grid
     assert all(torch.equal(before[name], p) for name, p in after.items() if not name.startswith("vit."))

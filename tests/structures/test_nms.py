@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from sohes_d2.structures import overlaps
+from sohes_d2.structures import nms
 from sohes_d2.structures.masks import encode_masks, iou_matrix
-from sohes_d2.structures.overlaps import intersections, ious
+from sohes_d2.structures.nms import intersections, ious
 
 SIZE = (20, 30)
 
@@ -22,7 +22,7 @@ def test_intersections_and_ious_in_chunks(monkeypatch):
     assert expected[0, 0] == 599
     with torch.autocast("cpu", dtype=torch.bfloat16):
         whole = intersections(torch.from_numpy(a), torch.from_numpy(b))
-    monkeypatch.setattr(overlaps, "CPU_CHUNK_BYTES", 4 * 13 * 7)
+    monkeypatch.setattr(nms, "CPU_CHUNK_BYTES", 4 * 13 * 7)
     chunked = intersections(torch.from_numpy(a), torch.from_numpy(b))
     assert np.array_equal(whole.numpy(), expected) and np.array_equal(chunked.numpy(), expected)
     found = ious(whole, torch.from_numpy(a.sum((1, 2))), torch.from_numpy(b.sum((1, 2))))

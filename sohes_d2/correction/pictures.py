@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
 from detectron2.engine import HookBase
 
-from ..correction.meta_arch import SOHESMutualLearning
 from ..structures.forest import Forest
 from ..structures.masks import encode_masks
 from ..visualization.draw import forest_figure
+
+if TYPE_CHECKING:
+    from .meta_arch import SOHESMutualLearning
 
 
 class DrawTeacherLabels(HookBase):
