@@ -98,7 +98,7 @@ def _label(args: argparse.Namespace, output: Path, weights: str) -> None:
 
 
 def _train(args: argparse.Namespace, folder: Path, weights: str) -> None:
-    options = ["DATASETS.REGISTER", f"round: {folder / 'labels'}, {args.images}", "DATASETS.TRAIN", "('round',)"]
+    options = ["DATASETS.REGISTER.round", f"{folder / 'labels'}, {args.images}", "DATASETS.TRAIN", "('round',)"]
     command = ["train", "--config", args.training_config, "--num-gpus", str(args.num_gpus), "--resume", *options]
     _run([*command, "OUTPUT_DIR", str(folder / "training"), "MODEL.WEIGHTS", weights])
 
