@@ -172,7 +172,7 @@ def load_unlabeled(image_root: str) -> list[dict[str, Any]]:
 
     Raises:
         InputError: there is no such folder.
-        SourceError: there is no image in it.
+        InputError: there is no image in it.
     """
     if not os.path.isdir(image_root):
         raise InputError(f"the folder {image_root!r} of images without labels does not exist: check the path")

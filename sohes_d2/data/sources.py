@@ -23,10 +23,6 @@ MAX_MASKS_PER_IMAGE = ID_STRIDE - 1
 LARGEST_IMAGE_ID = (2**63 - 1) // ID_STRIDE - 1  # annotation ids are 64-bit numbers
 
 
-class SourceError(InputError):
-    """`--images` names nothing usable; the message says what to pass instead."""
-
-
 @dataclass(frozen=True)
 class ImageItem:
     """One image of a list: its COCO id, its name in label files, and where it lies."""
@@ -86,18 +82,18 @@ def read_image_list(images: str, image_root: str | None = None) -> ImageList:
         image_root: the folder that file names are relative to; default: the folder itself, or the one the file lies in.
 
     Raises:
-        SourceError: nothing there, no image in it, or a file that is neither list nor COCO json.
+        InputError: nothing there, no image in it, or a file that is neither list nor COCO json.
     """
     if os.path.isdir(images):
         if image_root is not None:
-            raise SourceError("--image-root goes with a list or a COCO json file; --images is a folder already")
+            raise InputError("--image-root goes with a list or a COCO json file; --images is a folder already")
         names = _walk(images)
         if not names:
             suffixes = " ".join(sorted(IMAGE_SUFFIXES))
-            raise SourceError(f"no image in the folder {images!r} or below it (suffixes looked for: {suffixes})")
+            raise InputError(f"no image in the folder {images!r} or below it (suffixes looked for: {suffixes})")
         return ImageList(images, "folder", names)
     if not os.path.exists(images):
-        raise SourceError(
+        raise InputError(
             f"--images {images!r} does not exist; pass a folder, a text file of paths, or a COCO json file"
         )
     root = image_root if image_root is not None else os.path.dirname(images)
@@ -128,7 +124,7 @@ def _walk(folder: str) -> list[str]:
         ]
     for error in unreadable:
         if error.filename == folder:
-            raise SourceError(f"the folder {folder!r} cannot be listed: {error.strerror}") from error
+            raise InputError(f"the folder {folder!r} cannot be listed: {error.strerror}") from error
         names.append(os.path.relpath(error.filename, folder) + os.sep)
     return sorted(name.replace(os.sep, "/") for name in names)
 
@@ -138,28 +134,28 @@ def _read_lines(path: str, root: str) -> ImageList:
         with open_regular(path, pipes=True) as file:  # --images <(find photos/)
             data = file.read()
     except OSError as error:
-        raise SourceError(f"{path!r} cannot be read: {error.strerror}") from error
+        raise InputError(f"{path!r} cannot be read: {error.strerror}") from error
     if b"\0" in data:
-        raise SourceError(f"{path!r} is not a text file; pass one path per line, or a COCO file with the suffix .json")
+        raise InputError(f"{path!r} is not a text file; pass one path per line, or a COCO file with the suffix .json")
     lines = data.removeprefix(b"\xef\xbb\xbf").splitlines()
     names = [os.fsdecode(line) for line in lines if line.strip()]
     if not names:
-        raise SourceError(f"the list {path!r} is empty; write one image path per line, relative to the list's folder")
+        raise InputError(f"the list {path!r} is empty; write one image path per line, relative to the list's folder")
     for name, times in Counter(names).items():
         if times > 1:
-            raise SourceError(f"the list {path!r} has {name!r} twice; name each image once")
+            raise InputError(f"the list {path!r} has {name!r} twice; name each image once")
     return ImageList(root, "list", names)
 
 
 def _read_coco(path: str, root: str) -> ImageList:
     images = read_images(path)
     if not images:
-        raise SourceError(f"`images` of {path!r} is empty")
+        raise InputError(f"`images` of {path!r} is empty")
     image_ids = []
     for image in images:
         image_id = image["id"]
         if not isinstance(image_id, int) or not 0 <= image_id <= LARGEST_IMAGE_ID:
-            raise SourceError(
+            raise InputError(
                 f"{path!r}: image id {image_id!r} is no whole number from 0 to {LARGEST_IMAGE_ID}, which leaves room "
                 "for annotation ids; pass the folder or a list of paths, which are numbered anew"
             )
@@ -181,11 +177,11 @@ def read_inputs(inputs: Sequence[str]) -> ImageList:
         File names are relative to the folder if there is only that, else to the closest folder above all images.
 
     Raises:
-        SourceError: nothing there, or no image among it.
+        InputError: nothing there, or no image among it.
     """
     paths = dict.fromkeys(os.path.abspath(path) for name in inputs for path in _paths(name))
     if not paths:
-        raise SourceError("no image is named; pass files, folders or patterns")
+        raise InputError("no image is named; pass files, folders or patterns")
     if len(inputs) == 1 and os.path.isdir(inputs[0]):
         root = os.path.abspath(inputs[0])
     else:
@@ -200,12 +196,12 @@ def _paths(name: str) -> Iterable[str]:
     if os.path.lexists(name):
         return [name]
     if not glob.has_magic(name):
-        raise SourceError(f"{name!r} does not exist; pass files, folders or patterns such as 'photos/*.jpg'")
+        raise InputError(f"{name!r} does not exist; pass files, folders or patterns such as 'photos/*.jpg'")
     matches = sorted(glob.glob(name, recursive=True))
     found = [path for path in matches if os.path.isfile(path)]
     if not found:
         folders = " (folders only; name one to take the images in it)" if matches else ""
-        raise SourceError(f"no file matches {name!r}{folders}")
+        raise InputError(f"no file matches {name!r}{folders}")
     return found
 
 
@@ -213,4 +209,4 @@ def _closest_folder(paths: Iterable[str]) -> str:
     try:
         return os.path.commonpath([os.path.dirname(path) for path in paths])
     except ValueError as error:  # on Windows
-        raise SourceError("the images lie on different drives; run the command once for each") from error
+        raise InputError("the images lie on different drives; run the command once for each") from error

@@ -85,7 +85,7 @@ class EntityModel:
 
         Raises:
             ImageReadError: a file that cannot be read.
-            SourceError: no image in a folder or at a glob.
+            InputError: no image in a folder or at a glob.
             ValueError: something that is no image, or an argument out of range.
         """
         select = Selection(entities or 0, min_score, max_depth, parts=bool(max_depth))

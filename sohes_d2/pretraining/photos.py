@@ -21,7 +21,7 @@ def list_photos(sources: Sequence[str]) -> list[dict[str, Any]]:
             annotations are not read.
 
     Raises:
-        SourceError: a source that names nothing usable.
+        InputError: a source that names nothing usable.
     """
     return [{"file_name": item.path} for source in sources for item in read_image_list(source)]
 

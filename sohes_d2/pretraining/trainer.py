@@ -56,7 +56,7 @@ class PretrainingTrainer(SOHESTrainer):
 
         Raises:
             ConfigError: a setting that cannot be used.
-            SourceError: PRETRAINING.IMAGES names nothing usable.
+            InputError: PRETRAINING.IMAGES names nothing usable.
             WeightsError: MODEL.VIT.WEIGHTS or PRETRAINING.TEACHER.WEIGHTS cannot be had, read or matched.
         """
         if not cfg.PRETRAINING.IMAGES:

@@ -9,8 +9,9 @@ from helpers.tiny_training import sohes_cfg
 from PIL import Image
 
 from sohes_d2.cli import demo as tool
-from sohes_d2.data.sources import SourceError, read_inputs
+from sohes_d2.data.sources import read_inputs
 from sohes_d2.data.synthetic.scene import generate_scene
+from sohes_d2.errors import InputError
 from sohes_d2.inference import gallery as demo
 from sohes_d2.inference.gallery import DemoOptions, run_demo
 from sohes_d2.inference.predictor import SOHESPredictor
@@ -176,7 +177,7 @@ def test_inputs_are_files_folders_and_patterns(photos, tmp_path, monkeypatch):
     monkeypatch.chdir(photos / "sub")
     assert read_inputs(["../a.png", "."]).file_names == ["a.png", f"sub/{EVIL}"]  # no name climbs
     for wrong, message in (("nowhere.jpg", "does not exist"), ("*.gif", "no file matches"), ("../s?b", "folders only")):
-        with pytest.raises(SourceError, match=message):
+        with pytest.raises(InputError, match=message):
             read_inputs([wrong])
 
 

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from sohes_d2.data.sources import SourceError, read_image_list
+from sohes_d2.data.sources import read_image_list
 from sohes_d2.errors import InputError
 from sohes_d2.structures.images import ImageReadError, read_image
 
@@ -61,7 +61,7 @@ def test_a_folder_that_cannot_be_listed_is_named(folder, monkeypatch):
     with pytest.raises(ImageReadError) as caught:
         read_image(images[1].path)
     assert caught.value.reason == "no permission to list the folder"
-    with pytest.raises(SourceError, match="cannot be listed: Permission denied"):
+    with pytest.raises(InputError, match="cannot be listed: Permission denied"):
         read_image_list(str(folder / "a"))
 
 
@@ -78,14 +78,14 @@ def test_whatever_has_the_suffix_of_a_photo_is_listed(tmp_path):
 
 def test_a_list_may_come_from_a_pipe_that_has_a_writer(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(SourceError, match="is empty"):
+    with pytest.raises(InputError, match="is empty"):
         read_image_list(str(tmp_path / "pipe"))
     reader, writer = os.pipe()
     os.write(writer, b"a.jpg\nb.jpg\n")
     os.close(writer)
     assert read_image_list(f"/dev/fd/{reader}").file_names == ["a.jpg", "b.jpg"]
     os.close(reader)
-    with pytest.raises(SourceError, match="socket or device"):
+    with pytest.raises(InputError, match="socket or device"):
         read_image_list("/dev/zero")
 
 
@@ -149,12 +149,12 @@ def test_forms_of_coco_files_that_are_common(tmp_path):
 
 
 def test_missing_and_empty_folders_are_refused(tmp_path, folder):
-    with pytest.raises(SourceError, match="does not exist"):
+    with pytest.raises(InputError, match="does not exist"):
         read_image_list(str(tmp_path / "nowhere"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SourceError, match="no image in the folder"):
+    with pytest.raises(InputError, match="no image in the folder"):
         read_image_list(str(tmp_path / "empty"))
-    with pytest.raises(SourceError, match="--image-root"):
+    with pytest.raises(InputError, match="--image-root"):
         read_image_list(str(folder), image_root="/data")
 
 

@@ -11,7 +11,6 @@ from PIL import Image
 
 from sohes_d2 import add_sohes_config
 from sohes_d2.data.registration import is_unlabeled, register_datasets
-from sohes_d2.data.sources import SourceError
 from sohes_d2.data.training.mapper import PseudoLabelDatasetMapper
 from sohes_d2.data.training.stream import build_training_loader, training_dataset
 from sohes_d2.errors import ConfigError, InputError
@@ -116,7 +115,7 @@ def test_folders_that_cannot_be_used(photos, register, tmp_path):
     for folder, error, message in (
         (tmp_path / "gone", InputError, "gone' of images without labels does not exist"),
         (photos / "a.png", InputError, "a.png' of images without labels does not exist"),
-        (tmp_path / "none", SourceError, "no image in the folder .*none'"),
+        (tmp_path / "none", InputError, "no image in the folder .*none'"),
     ):
         name = register(f"unlabeled_{folder.name[0]}: {{images: {folder}}}")
         with pytest.raises(error, match=message):

@@ -9,10 +9,10 @@ import torch
 from helpers.tiny_pretraining import write_photos
 from PIL import Image
 
-from sohes_d2.data.sources import SourceError
 from sohes_d2.data.training.labels import BrokenSampleError
 from sohes_d2.data.training.stream import seeded
 from sohes_d2.data.training.views import StrongView
+from sohes_d2.errors import InputError
 from sohes_d2.pretraining.photos import PhotoStore, list_photos
 from sohes_d2.pretraining.views import MultiCrop, overlap, sample_box
 
@@ -22,7 +22,7 @@ def test_several_folders_follow_each_other(tmp_path):
     second, _ = write_photos(tmp_path / "b", 1)
     names = [record["file_name"] for record in list_photos([str(second), str(first)])]
     assert names == [str(second / "00.png"), str(first / "00.png"), str(first / "01.png")]
-    with pytest.raises(SourceError, match="does not exist"):
+    with pytest.raises(InputError, match="does not exist"):
         list_photos([str(first), str(tmp_path / "none")])
 
 
