@@ -28,10 +28,10 @@ _FIRST_CONVOLUTION = re.compile(r"(?:^|\.)encoder\.(\d+)\.0\.weight$")
 class BorderNetwork(nn.Module):
     """U-Net (Ronneberger et al., MICCAI 2015) on 2 x 2 blocks of pixels (Shi et al., CVPR 2016).
 
-    The blocks halve the cost of the finest stage, and the answer still has a value per pixel.
+    The blocks halve the cost of the finest stage; the output still has one value per pixel.
 
     Args:
-        channels: of the stages, each at half the resolution of the one before; the first at half of the photo's.
+        channels: of the stages, each at half the resolution of the previous one; the first at half of the photo's.
     """
 
     def __init__(self, channels: Sequence[int] = (32, 64, 96, 128)):
@@ -71,14 +71,14 @@ def _convolution(inputs: int, outputs: int) -> tuple[nn.Module, nn.Module, nn.Mo
 
 
 class LearnedBorders:
-    """The border strength that a trained `BorderNetwork` sees in photos.
+    """Border strength of photos, predicted by a trained `BorderNetwork`.
 
     Args:
-        weights: ``shipped:border_unet``, or a safetensors file or checkpoint of a training of `BorderStudent`.
-        device: where it is computed.
+        weights: ``shipped:border_unet``, or a safetensors file or checkpoint of a `BorderStudent` training.
+        device: of the computation.
 
     Raises:
-        WeightsError: no such file, or not that of a border network.
+        WeightsError: the file does not exist, or is not a border network's.
     """
 
     def __init__(self, weights: str = BORDER_NETWORK, device: str = "cpu"):
@@ -107,7 +107,7 @@ class LearnedBorders:
 
 
 def _channels(weights: str) -> list[int]:
-    """Channels of the stages, as the shapes of the stored tensors tell."""
+    """Channels of the stages, inferred from the shapes of the stored tensors."""
     found: Any = read_weights(local_path(weights))
     while isinstance(found, Mapping) and isinstance(found.get("model"), Mapping):
         found = found["model"]

@@ -16,17 +16,17 @@ from .proposals import Proposal
 
 @dataclass(frozen=True)
 class MaskFilter:
-    """Which masks are worth a label.
+    """Criteria by which masks become labels.
 
     Attributes:
         min_area: in pixels [HASSOD, UnSAM: 100].
         max_area_ratio: as a share of the image [HASSOD, UnSAM: 0.9].
         corners: a mask that covers this many of the image's four corners is background; 0 keeps it [HASSOD: 3].
         min_agreement: IoU of the mask before and after refinement [HASSOD, UnSAM: 0.5].
-        nms_threshold: of two masks that overlap by more than this IoU, the lower score goes [UnSAM: 0.9].
-        max_candidates: at most so many are compared and scored, of a tree the best by separation and contrast, of
+        nms_threshold: of two masks that overlap by more than this IoU, the lower-scored one is removed [UnSAM: 0.9].
+        max_candidates: limit of those compared and scored; of a tree, the best by separation and contrast, of
             masks to refine the most separated.
-        max_masks: the best by score stay.
+        max_masks: maximum number kept, best scores first.
     """
 
     min_area: int = 100
@@ -38,19 +38,19 @@ class MaskFilter:
     max_masks: int = 1000
 
     def candidates(self, proposals: Sequence[Proposal]) -> list[Proposal]:
-        """The proposals worth refining, in their given order."""
+        """Select the proposals to refine, in their given order."""
         separations = np.asarray([proposal.separation for proposal in proposals])
         chosen = np.sort(np.argsort(-separations, kind="stable")[: self.max_candidates])
         return [proposals[k] for k in chosen]
 
     def nodes(self, tree: MergeTree, values: np.ndarray, levels: np.ndarray, photo_pixels: int) -> np.ndarray:
-        """Nodes of a tree that are worth comparing, ascending.
+        """Candidate nodes of a tree, ascending.
 
         Args:
             tree: of the photo at the size at which it is clustered.
             values: (K,) separation times contrast.
             levels: (K,) of `MergeTree.levels`; nodes of level -1 are left out.
-            photo_pixels: of the photo at its own size, in which ``min_area`` is meant.
+            photo_pixels: of the photo at its own size, to which ``min_area`` refers.
         """
         pixels = tree.labels.size
         wanted = (levels >= 0) & (tree.area * (photo_pixels / pixels) >= self.min_area)
@@ -86,7 +86,7 @@ class MaskFilter:
             remaining: the share of its raw score that a candidate keeps, from its IoU with the better ones (M,).
 
         Returns:
-            (n,) int64 indices by falling rank, and (n,) float64 ranks: what remains of the raw scores.
+            (n,) int64 indices by falling rank, and (n,) float64 ranks: the remaining raw scores.
         """
         left = np.array(raw, np.float64)
         overlap = np.zeros(len(candidates), np.float32)
@@ -112,7 +112,7 @@ class MaskFilter:
 
 
 def _corners(proposal: Proposal, image_size: tuple[int, int]) -> int:
-    """How many of the image's corners a mask covers."""
+    """Number of image corners that a mask covers."""
     y0, x0, y1, x1 = proposal.box
     count = 0
     for y in {0, image_size[0] - 1}:

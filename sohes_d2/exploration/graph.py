@@ -17,7 +17,7 @@ STRENGTH_UNIT = 1024
 
 @dataclass(frozen=True)
 class RegionGraph:
-    """Neighbouring regions in compressed sparse rows; every pair stands in both of its rows.
+    """Neighbouring regions in compressed sparse rows; every pair is stored in both of its rows.
 
     Attributes:
         indptr: (N + 1,) int64; the neighbours of region ``a`` are ``indices[indptr[a]:indptr[a + 1]]``, ascending.
@@ -80,7 +80,7 @@ class RegionGraph:
 
 
 def border_strength(image: np.ndarray, scales: Sequence[float], half: float) -> np.ndarray:
-    """How likely a border runs through each pixel: the Lab gradient over several scales, squashed as g / (g + half).
+    """Border strength of each pixel: the Lab gradient over several scales, squashed as g / (g + half).
 
     Args:
         image: (H, W, 3) uint8 RGB.

@@ -34,7 +34,7 @@ _CROPS_PER_BATCH = 32
 
 
 class Evidence(NamedTuple):
-    """What networks see in an image, all that a device is needed for.
+    """Network outputs for an image: the part of labeling that needs a device.
 
     Attributes:
         features: (rows, cols, C) on a grid that tiles the image; from a device as float16, which halves what is sent.
@@ -50,7 +50,7 @@ _NO_BORDERS = np.zeros((0, 0), np.uint8)
 
 @dataclass(frozen=True)
 class _Labels:
-    """What a route through the labeler found: M masks of the photo's size, best first."""
+    """Output of one path through the labeler: M masks of the photo's size, best first."""
 
     masks: list[RLE]
     scores: np.ndarray
@@ -60,7 +60,7 @@ class _Labels:
 
 
 class PseudoLabeler:
-    """Turns an image into a forest of masks, with no label and no training of its own.
+    """Generates a forest of masks from an image, without labels or training.
 
     >>> forest = PseudoLabeler("auto").generate("photo.jpg")
 
@@ -71,17 +71,17 @@ class PseudoLabeler:
         extractor: features of images, or their EXPLORATION.FEATURES.NAME, see `build_feature_extractor`; None for a
             worker that only runs `finish`.
         looks: leaves of the merge trees, and how they are merged.
-        theta_merge: merging thresholds, descending: only what stands in a snapshot is a candidate [P]; empty: every
+        theta_merge: merging thresholds, descending: only nodes present in a snapshot are candidates [P]; empty: every
             node.
-        scorer: what ranks the candidates.
-        reclustering: a closer look at some regions; needs grid leaves and the extractor.
-        refiner: from the outlines of leaves to finer ones.
-        mask_filter: which masks stay.
+        scorer: ranks the candidates.
+        reclustering: zoom into some regions; needs grid leaves and the extractor.
+        refiner: refines the outlines of the masks beyond those of the leaves.
+        mask_filter: selects the masks to keep.
         fill_holes: whether holes are filled after refinement.
         theta_cover: A is inside B if B covers this share of it, and not the reverse [HASSOD: 0.9].
         max_pixels: larger photos are clustered at so many pixels; the masks have the photo's own size. 0: never.
-        selection: which of the masks are given; None: all, as training wants them.
-        borders: border strength that was learned, beside that of the gradient; None: the gradient alone.
+        selection: which of the masks are returned; None: all, as needed for training.
+        borders: learned border strength, in addition to the gradient's; None: the gradient alone.
         learned_share: of ``borders`` in the sum of both, in [0, 1].
     """
 
@@ -129,7 +129,7 @@ class PseudoLabeler:
 
     @classmethod
     def from_cfg(cls, cfg: Any, extractor: Any = _BUILD) -> PseudoLabeler:
-        """A labeler as ``cfg.EXPLORATION`` says; ``extractor=None`` leaves out the extractor and its weights.
+        """Build the labeler of ``cfg.EXPLORATION``; ``extractor=None`` omits the extractor and its weights.
 
         Raises:
             ValueError: an unknown name or a value out of range.
@@ -167,7 +167,7 @@ class PseudoLabeler:
 
     @property
     def needs_extractor_to_finish(self) -> bool:
-        """Whether `finish` asks the extractor for the features of crops."""
+        """Whether `finish` needs the extractor for features of crops."""
         return self.reclustering.enabled
 
     def describe(self) -> dict[str, Any]:
@@ -195,7 +195,7 @@ class PseudoLabeler:
 
         Raises:
             ImageReadError: a file that cannot be read.
-            ValueError: something that is no image.
+            ValueError: not an image.
         """
         photo = as_rgb(image)
         forest = self.finish(photo, *self.evidence([photo])[0])
@@ -204,7 +204,7 @@ class PseudoLabeler:
         return forest
 
     def evidence(self, images: Sequence[np.ndarray]) -> list[Evidence]:
-        """What the networks see in some images of one size."""
+        """Network outputs for images of one size."""
         extractor = self._extractor()
         images = [reduced(image, self.max_pixels) for image in images]
         features = extractor.extract(images)
@@ -311,7 +311,7 @@ class PseudoLabeler:
         return _Labels([masks[k] for k in keep], scores[keep], [p.level for p in chosen], [p.source for p in chosen])
 
     def _closer_looks(self, image: np.ndarray, proposals: list[Proposal], minimum: float) -> list[Proposal]:
-        """What clustering crops of some proposals finds inside of them."""
+        """Proposals found inside of others by clustering crops of them."""
         chosen = self.reclustering.choose(proposals, image.shape[:2])
         found: list[Proposal] = []
         if not chosen:
@@ -370,10 +370,10 @@ def _at_photo_size(proposal: Proposal, working: tuple[int, int], size: tuple[int
 
 
 def _json_ready(values: dict[str, Any]) -> dict[str, Any]:
-    """The same with lists for tuples, as json reads them back."""
+    """Convert tuples to lists, as json returns them."""
     return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
 
 def _fields(node: Any) -> dict[str, Any]:
-    """The keys of a config node as the keywords that they are named after."""
+    """Keys of a config node as keyword arguments of the same names."""
     return {key.lower(): value for key, value in node.items()}

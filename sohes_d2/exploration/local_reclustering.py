@@ -18,7 +18,7 @@ from .proposals import Box, Proposal, coverage_by, proposals_from_tree
 
 @dataclass(frozen=True)
 class LocalReclustering:
-    """Which regions are looked at again, and how.
+    """Settings of local re-clustering: which regions are zoomed into, and how.
 
     Attributes:
         enabled: whether small regions are zoomed into.
@@ -28,8 +28,8 @@ class LocalReclustering:
         context: the crop's sides are the region's times this.
         crop_size: side in pixels to which every crop is resized.
         inside: a sub-mask stays if this share of it lies inside the region that was zoomed into.
-        max_crops: most crops per image and size class; the longest-standing regions go first.
-        nms_threshold: a crop that overlaps an earlier one by this IoU shows the same, and is left out.
+        max_crops: maximum number of crops per image and size class; the most persistent regions first.
+        nms_threshold: a crop that overlaps an earlier one by this IoU is a duplicate and is skipped.
     """
 
     enabled: bool = False
@@ -43,7 +43,7 @@ class LocalReclustering:
     nms_threshold: float = 0.7
 
     def choose(self, proposals: Sequence[Proposal], image_size: tuple[int, int]) -> list[tuple[int, Box]]:
-        """(index of the proposal, crop box in pixels) of what to look at again, small regions first."""
+        """(index of the proposal, crop box in pixels) of the regions to zoom into, small ones first."""
         if not self.enabled or not proposals:
             return []
         height, width = image_size
@@ -66,7 +66,7 @@ class LocalReclustering:
         return chosen
 
     def crop(self, image: np.ndarray, box: Box) -> np.ndarray:
-        """(crop_size, crop_size, 3) uint8: the crop as the extractor sees it."""
+        """(crop_size, crop_size, 3) uint8: the crop as input of the extractor."""
         window = image[box[0] : box[2], box[1] : box[3]]
         size = (self.crop_size, self.crop_size)
         shrinks = min(window.shape[:2]) >= self.crop_size

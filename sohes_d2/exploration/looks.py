@@ -19,7 +19,7 @@ from .merging import merge_regions
 
 @dataclass(frozen=True)
 class Looks:
-    """How a photo is cut into leaves and clustered. Lists have one value per look.
+    """Settings of the leaves and the clustering of a photo. Lists have one value per look.
 
     Attributes:
         leaves: "superpixels" [D], or "grid", the cells of the features [P].
@@ -27,7 +27,7 @@ class Looks:
         window: of `superpixels`, in pixels.
         border_scales, border_half: of `border_strength`.
         scales: sides of the photo in which the superpixels are found, as shares of the photo's.
-        border_weights: lambda, weights of the border strength beside the cosine (0: none [P]).
+        border_weights: lambda, weights of the border strength relative to the cosine (0: none [P]).
         size_powers: how strongly small regions merge first (0: not at all [P]).
     """
 

@@ -84,9 +84,9 @@ class MergeTree:
         return len(self.order)
 
     def levels(self, thetas: Sequence[float]) -> np.ndarray:
-        """(K,) int64 index of the first threshold at whose snapshot a node stands; -1 for none.
+        """(K,) int64 index of the first threshold whose snapshot contains a node; -1 for none.
 
-        A snapshot is taken when the best priority first falls under a threshold; a node stands in it if it was made
+        A snapshot is taken when the best priority first falls under a threshold; it contains a node that was made
         before and absorbed after (SOHES section 3.1).
 
         Args:
@@ -149,7 +149,7 @@ def _boxes(labels: np.ndarray, leaves: int) -> np.ndarray:
 
 
 def _plain_children(leaves, kept, absorbed):
-    """(M, 2) nodes that each merge joined; a region id always stands for the newest node of it."""
+    """(M, 2) nodes that each merge joined; a region id always refers to its newest node."""
     node = np.arange(leaves)
     children = np.empty((len(kept), 2), np.int64)
     for m in range(len(kept)):

@@ -27,7 +27,7 @@ from .graph import STRENGTH_UNIT, RegionGraph
 
 try:
     import numba
-except ImportError:  # the numpy path below gives the same result, only slower
+except ImportError:  # the numpy path below gives the same result, more slowly
     numba = None
 
 # Floor of the product of two norms: an all-zero feature is similar to nothing (cosine 0) instead of undefined.
@@ -43,7 +43,7 @@ class MergeHistory:
     Attributes:
         leaves: N.
         kept, absorbed: (N - 1,) int32 region ids of each merge, kept < absorbed.
-        priority: (N - 1,) float32, what chose each merge.
+        priority: (N - 1,) float32, by which each merge was chosen.
         similarity: (N - 1,) float32; the priority where the size power is 0.
         length, strength: (N - 1,) int64, of the border that each merge removed, as in RegionGraph.
         surround: (N - 1,) float32, mean of 1 - similarity between what each merge made and its neighbours then,
@@ -99,7 +99,7 @@ def merge_regions(
 
     Raises:
         ValueError: shapes that do not fit, a feature that is not finite, or a graph that is not connected.
-        ImportError: numba was asked for and is not installed.
+        ImportError: numba was requested and is not installed.
     """
     features = np.ascontiguousarray(features, dtype=np.float32)
     if features.ndim != 2 or 0 in features.shape or len(features) != len(graph):

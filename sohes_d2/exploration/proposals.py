@@ -20,7 +20,7 @@ class Proposal:
         box: (y0, x0, y1, x1) of the window in the image, in pixels.
         mask: (y1 - y0, x1 - x0) bool.
         birth, death: similarities at which the clustering made and absorbed the region, birth >= death.
-        level: index of the first threshold at which it stands.
+        level: index of the first threshold whose snapshot contains it.
         source: "global", or "local" from a zoomed crop.
         cell: side of a feature cell in image pixels: how coarse the mask's edge is.
         separation: in [0, 2], 1 - similarity to the region that it was absorbed with.
@@ -63,14 +63,14 @@ def proposals_from_tree(
     max_area: float,
     source: str = "global",
 ) -> list[Proposal]:
-    """The nodes of a tree that stand at a threshold, as masks in pixels.
+    """Nodes of a tree that are present at a threshold, as masks in pixels.
 
     Args:
         tree: of a photo or a crop.
         levels: (K,) of `MergeTree.levels`; nodes of level -1 are left out.
         origin: (y, x) of the tree's first pixel in the photo.
         cell: side of a feature cell in pixels.
-        min_area, max_area: bounds of the area in pixels; others are left out.
+        min_area, max_area: bounds of the area in pixels; others are skipped.
         source: for the proposals.
 
     Returns:

@@ -22,14 +22,14 @@ constructor takes ``cfg`` (Detectron2's ``@configurable`` makes one).
 
 
 class FeatureExtractor(ABC):
-    """Turns images into grids of feature vectors for the clustering of phase 1 (SOHES, section 3.1, step 1).
+    """Extracts grids of feature vectors from images for the clustering of phase 1 (SOHES, section 3.1, step 1).
 
     Cell (r, c) of a (rows, cols) grid covers the pixels [r*H/rows, (r+1)*H/rows) x [c*W/cols, (c+1)*W/cols).
 
     Attributes:
         name: the name that selects this extractor in ``EXPLORATION.FEATURES.NAME``.
         cell: pixels of the resized input per cell side (the patch size of a ViT).
-        token_budget: most cells that :meth:`grid_size` gives an image.
+        token_budget: maximum number of cells per image, see :meth:`grid_size`.
         device: where :meth:`extract` computes.
     """
 
@@ -40,7 +40,7 @@ class FeatureExtractor(ABC):
 
     @property
     def on_host(self) -> bool:
-        """Whether it computes on the CPU, so that each worker process best has its own."""
+        """Whether it computes on the CPU, so that each worker process should have its own."""
         return self.device.type == "cpu"
 
     def grid_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
@@ -63,7 +63,7 @@ class FeatureExtractor(ABC):
 
     @abstractmethod
     def extract_at(self, images: Sequence[np.ndarray], grid: tuple[int, int]) -> np.ndarray:
-        """:meth:`extract` on a forced ``grid`` (rows, cols), as crops for the zoom need it."""
+        """:meth:`extract` on a given ``grid`` (rows, cols), as needed for zoomed crops."""
 
     @abstractmethod
     def describe(self) -> dict:

@@ -21,7 +21,7 @@ AUTO_MODEL = "vit_base_patch8_224.dino"  # the backbone of SOHES
 def build_feature_extractor(cfg) -> FeatureExtractor:
     """Build the extractor that ``cfg.EXPLORATION.FEATURES`` describes.
 
-    It runs on ``cfg.MODEL.DEVICE``, or on the CPU where that is not there: the default of Detectron2 is "cuda".
+    It runs on ``cfg.MODEL.DEVICE``, or on the CPU if that is not available: Detectron2's default is "cuda".
 
     ``NAME`` is, in this order: a name in :data:`FEATURE_EXTRACTORS` ("auto" and "color_texture" among them),
     "torchvision/" and a model of torchvision, or a model of timm. A plain ViT gives a :class:`~.vit.ViTExtractor`,
@@ -29,7 +29,7 @@ def build_feature_extractor(cfg) -> FeatureExtractor:
 
     Raises:
         ValueError: an unknown name, or options that do not suit it.
-        WeightsError: the weights cannot be had or do not match.
+        WeightsError: the weights are unavailable or do not match.
     """
     cfg = cfg.clone()
     cfg.defrost()
@@ -48,7 +48,7 @@ def build_feature_extractor(cfg) -> FeatureExtractor:
 
 
 def extractor_by_name(name: str) -> FeatureExtractor:
-    """The extractor that ``EXPLORATION.FEATURES.NAME`` is, with the other keys at their defaults.
+    """Build the extractor named ``EXPLORATION.FEATURES.NAME``, with the other keys at their defaults.
 
     Raises:
         ValueError, WeightsError: as `build_feature_extractor`.
@@ -60,7 +60,7 @@ def extractor_by_name(name: str) -> FeatureExtractor:
 
 @FEATURE_EXTRACTORS.register()
 def color_texture(cfg) -> FeatureExtractor:
-    """The training-free extractor: needs no weights."""
+    """Training-free extractor without weights."""
     budget = cfg.EXPLORATION.FEATURES.TOKEN_BUDGET
     return ColorTextureExtractor(token_budget=budget) if budget else ColorTextureExtractor()
 
@@ -84,7 +84,7 @@ def auto(cfg) -> FeatureExtractor:
 
 
 def _is_plain_vit(name: str) -> bool:
-    """Whether timm's ``name`` is a ViT of one resolution, told from its class without making its weights."""
+    """Whether timm's ``name`` is a ViT of one resolution, determined from its class without creating weights."""
     import timm
     from timm.models.eva import Eva
     from timm.models.vision_transformer import VisionTransformer

@@ -21,7 +21,7 @@ _SMALLEST_INPUT = 64  # kernels without padding need some pixels, also for a gri
 
 
 class CNNExtractor(FeatureExtractor):
-    """One vector per cell of a feature map at a given stride.
+    """One feature vector per cell of a feature map at a given stride.
 
     The images are resized (antialiased bicubic) so that the map has rows x cols cells; where the network's paddings
     make it come out a little different, or the grid is tiny, the map itself is resampled.
@@ -30,12 +30,12 @@ class CNNExtractor(FeatureExtractor):
         name: a timm model ("convnext_tiny.fb_in22k") or "torchvision/resnet50".
         weights: as for :func:`sohes_d2.weights.load_weights`; empty for the library's own weights of ``name``.
         stride: input pixels per cell of the map; the last stage with this stride is used.
-        token_budget: most cells per image.
+        token_budget: maximum number of cells per image.
         dtype: "float32", "bfloat16" or "float16" (GPU only) for the network; the features are float32.
         device: where the network runs.
 
     Raises:
-        WeightsError: the weights cannot be had, or do not fill the network up to that stage.
+        WeightsError: the weights are unavailable, or do not cover the network up to that stage.
         ValueError: an unknown network, or one without such a map.
     """
 
@@ -103,7 +103,7 @@ class CNNExtractor(FeatureExtractor):
 
 
 def _build(name: str) -> tuple[nn.Module, Sequence[float], Sequence[float]]:
-    """The network with initial values, and the mean and standard deviation of its input in [0, 1]."""
+    """Randomly initialized network, and the mean and standard deviation of its input in [0, 1]."""
     if name.startswith(TORCHVISION_PREFIX):
         import torchvision
 

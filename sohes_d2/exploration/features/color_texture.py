@@ -26,19 +26,19 @@ class ColorTextureExtractor(FeatureExtractor):
     finer than a ViT's because nothing else blurs these features.
 
     Args:
-        token_budget: most cells per image.
+        token_budget: maximum number of cells per image.
         samples: pixels per cell side after resizing; texture is measured on these, averages are taken over them.
         dims: random Fourier features per cue.
         color_sigma: bandwidth of the colour kernel, with L, a and b divided by 100.
         texture_sigma: bandwidth of the texture kernel, on square roots of gradient magnitudes of the same colours.
-        texture_weight: weight of texture beside colour's 1; 0 leaves it out.
+        texture_weight: weight of texture relative to colour's 1; 0 omits it.
         position_sigma: bandwidth of the position kernel, as a share of the longer image side.
-        position_weight: weight of position beside colour's 1; 0 leaves it out.
+        position_weight: weight of position relative to colour's 1; 0 omits it.
         scales: standard deviations of the gradients' Gaussians, in resized pixels.
     """
 
     name = "color_texture"
-    cell = 4  # of a zoomed crop: 64 x 64 cells in 256 pixels, since a zoom that sees no finer finds little new
+    cell = 4  # of a zoomed crop: 64 x 64 cells in 256 pixels, since a zoom at no finer resolution finds little new
     default_token_budget = 17400  # about 3 pixels per cell in a 481 x 321 photo
 
     def __init__(
@@ -122,7 +122,7 @@ def fourier_features(values: np.ndarray, dims: int, sigma: float, seed: int) -> 
     generator = np.random.default_rng(seed)
     frequencies = generator.standard_normal((values.shape[-1], dims)).astype(np.float32) / np.float32(sigma)
     phases = generator.uniform(0, 2 * np.pi, dims).astype(np.float32)
-    features = values @ frequencies  # from here on in place: for an image they take many megabytes
+    features = values @ frequencies  # in place from here: these arrays take many megabytes per image
     features += phases
     np.cos(features, out=features)
     features *= np.float32(np.sqrt(2 / dims))
@@ -130,7 +130,7 @@ def fourier_features(values: np.ndarray, dims: int, sigma: float, seed: int) -> 
 
 
 def gradient_texture(lab: np.ndarray, scales: Sequence[float]) -> np.ndarray:
-    """How much the image changes around each pixel, by scale and, for lightness, by direction.
+    """Local gradient energy of each pixel, by scale and, for lightness, by direction.
 
     Args:
         lab: (H, W, 3) float32.

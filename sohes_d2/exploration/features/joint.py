@@ -18,12 +18,12 @@ from .vit_file import load_vit_file, vit_settings
 
 
 class JointExtractor(FeatureExtractor):
-    """Features of one extractor on its own grid, joined by those of another, resampled to that grid.
+    """Features of one extractor on its own grid, concatenated with another's, resampled to that grid.
 
     Both defaults are ours, found on photos of the training split of BSDS500 by the recall of the labels.
 
     Args:
-        fine: gives the grid and the cell.
+        fine: defines the grid and the cell.
         coarse: runs on a grid whose sides are 1 / ``shrink`` of that.
         weight: of the coarse part's cosine in the mean, 0..1.
         shrink: at least 1.

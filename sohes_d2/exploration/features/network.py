@@ -14,7 +14,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 class _Reached(Exception):  # noqa: N818 (a signal, not an error)
-    """Raised by the hook of :func:`run_until` to leave the forward pass with what it came for."""
+    """Raised by the hook of :func:`run_until` to leave the forward pass with the captured tensor."""
 
     def __init__(self, value: Tensor):
         self.value = value
@@ -23,7 +23,7 @@ class _Reached(Exception):  # noqa: N818 (a signal, not an error)
 def run_until(model: nn.Module, module: nn.Module, x: Tensor, *, at_input: bool = False) -> Tensor:
     """Run ``model(x)`` until its submodule ``module``: that module's output, or its first input with ``at_input``.
 
-    What comes after is not computed. One hook lives during the call and is removed however the call ends.
+    Later modules are not computed. A hook is registered for the call and always removed.
     """
 
     def on_input(_: nn.Module, args: tuple) -> None:
@@ -46,7 +46,7 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def freeze(model: ModuleT, device: torch.device) -> ModuleT:
-    """``model`` on ``device`` in evaluation mode, with no parameter asking for a gradient."""
+    """``model`` on ``device`` in evaluation mode, with all parameters frozen."""
     return model.to(device).eval().requires_grad_(False)
 
 

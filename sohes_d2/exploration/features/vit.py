@@ -26,7 +26,7 @@ class ViTExtractor(FeatureExtractor):
     Keys, queries and values are the projections of all heads side by side, after the block's q/k norm where it has
     one and before any rotary embedding, which would encode where a patch is rather than what it shows. Tokens are a
     block's output after the model's final norm, as in the official DINO and DINOv2 code. Class and register tokens
-    take part in the attention and are then left out. The images are resized (antialiased bicubic) to exactly rows x
+    take part in the attention and are then dropped. The images are resized (antialiased bicubic) to exactly rows x
     cols patches; the position embedding follows.
 
     Args:
@@ -36,13 +36,13 @@ class ViTExtractor(FeatureExtractor):
         options: more arguments of ``timm.create_model``, for example ``{"depth": 4}``.
         block: which block, negative from the end.
         facet: "key", "query", "value" or "token".
-        token_budget: most patches per image.
-        positions: how the position embedding follows an image's grid, of `sohes_d2.weights.layouts.RESAMPLINGS`.
+        token_budget: maximum number of patches per image.
+        positions: resampling of the position embedding to an image's grid, of `sohes_d2.weights.layouts.RESAMPLINGS`.
         dtype: "float32", "bfloat16" or "float16" (GPU only) for the network; the features are float32.
         device: where the network runs.
 
     Raises:
-        WeightsError: the weights cannot be had, or do not fill this architecture.
+        WeightsError: the weights are unavailable, or do not cover this architecture.
         ValueError: an architecture that cannot give such features, or an option out of range.
     """
 
@@ -77,7 +77,7 @@ class ViTExtractor(FeatureExtractor):
         self.block = _block_index(model, block, name)
         self.dims = model.embed_dim if facet == "token" else _facet_dims(model.blocks[self.block], facet, name)
         self.report = load_weights(model, weights or f"hub:{name}")
-        # A pooling head is never run here; any other gap would silently mix random numbers into the features.
+        # A pooling head is never run; any other missing weight would silently mix random numbers into the features.
         missing = [key for key in self.report.missing if not key.startswith(("head", "fc_norm", "attn_pool"))]
         if missing:
             raise WeightsError(
@@ -134,7 +134,7 @@ class ViTExtractor(FeatureExtractor):
 def project(attention: nn.Module, x: Tensor, facet: str) -> Tensor:
     """Keys, queries or values (B, N, heads * head_dim) that ``attention`` makes of its input ``x`` (B, N, C).
 
-    Computed here rather than caught from the projection's output, since timm's variants call it in different ways
+    Computed here rather than captured by a hook on the projection, since timm's variants call it in different ways
     (fused or not, bias inside or beside it).
     """
     letter = facet[0]
@@ -154,7 +154,7 @@ def project(attention: nn.Module, x: Tensor, facet: str) -> Tensor:
 
 
 def _facet_dims(block: nn.Module, facet: str, name: str) -> int:
-    """Width of :func:`project`'s answer for this block."""
+    """Output channels of :func:`project` for this block."""
     attention = getattr(block, "attn", None)
     fused, single = getattr(attention, "qkv", None), getattr(attention, f"{facet[0]}_proj", None)
     if isinstance(fused, nn.Linear):

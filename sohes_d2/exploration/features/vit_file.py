@@ -14,13 +14,13 @@ METADATA_KEY = "sohes_d2"  # in the header of the safetensors file: json with "n
 
 
 def read_architecture(path: str) -> dict[str, Any]:
-    """What ``sohes pretrain`` wrote into the header of a weights file.
+    """Read the metadata that ``sohes pretrain`` wrote into the header of a weights file.
 
     Args:
         path: of the file, or ``shipped:NAME``.
 
     Returns:
-        "name" and "options" of ``timm.create_model``, and "facet", the features that were found good.
+        "name" and "options" of ``timm.create_model``, and "facet", the selected features.
 
     Raises:
         WeightsError: not such a file.
@@ -64,12 +64,12 @@ def load_vit_file(path: str, **settings: Any) -> FeatureExtractor:
 
 @FEATURE_EXTRACTORS.register()
 def vit_file(cfg) -> FeatureExtractor:
-    """``EXPLORATION.FEATURES.WEIGHTS``, a file of sohes pretrain, says the rest; empty: the shipped one."""
+    """Extractor described by ``EXPLORATION.FEATURES.WEIGHTS``, a file of sohes pretrain; empty: the shipped one."""
     return load_vit_file(cfg.EXPLORATION.FEATURES.WEIGHTS, **vit_settings(cfg))
 
 
 def vit_settings(cfg) -> dict[str, Any]:
-    """The arguments of a `ViTExtractor` that the config has for any file."""
+    """Arguments of `ViTExtractor` that come from the config for every file."""
     node = cfg.EXPLORATION.FEATURES
     settings = {"block": node.BLOCK, "dtype": node.DTYPE, "device": cfg.MODEL.DEVICE}
     return {**settings, "token_budget": node.TOKEN_BUDGET} if node.TOKEN_BUDGET else settings

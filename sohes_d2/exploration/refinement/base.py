@@ -17,7 +17,7 @@ Window = tuple[slice, slice]
 
 
 class Refiner(ABC):
-    """Sharpens one mask at a time, on a window of the image: the mask's box plus a margin.
+    """Refines one mask at a time, on a window of the image: the mask's box plus a margin.
 
     Attributes:
         training_free: False where the refiner's weights saw human masks, which a self-supervised claim must then
@@ -32,7 +32,7 @@ class Refiner(ABC):
 
     @abstractmethod
     def refine(self, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """The sharper mask.
+        """Refine a mask.
 
         Args:
             image: (H, W, 3) uint8 RGB, the window's pixels.
@@ -43,7 +43,7 @@ class Refiner(ABC):
         """
 
     def on(self, image: np.ndarray, cell: float) -> Callable[[Window, np.ndarray], np.ndarray]:
-        """Bind to an image and a cell size in pixels: a function of a window and the mask in it.
+        """Bind to an image and a cell size in pixels; returns a function of a window and the mask in it.
 
         Refiners override it to share work between the masks of an image, or to follow the size of a cell; cells of
         equal ``reach`` are treated alike.
@@ -58,7 +58,7 @@ class Refiner(ABC):
 
 @REFINERS.register()
 class none(Refiner):  # noqa: N801 (the class is named as the config names it)
-    """Leaves every mask as it is."""
+    """Returns every mask unchanged."""
 
     def reach(self, cell: float) -> int:
         return 0

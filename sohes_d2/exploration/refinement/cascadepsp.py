@@ -43,7 +43,7 @@ class cascadepsp(Refiner):  # noqa: N801 (the class is named as the config names
 
     Raises:
         ImportError: the package is not installed; the message names the command.
-        FileNotFoundError: no weights; the message says what to put where.
+        FileNotFoundError: no weights; the message names the file and the folder.
         RuntimeError: the weights could not be downloaded or loaded.
         ValueError: ``max_side`` is too small.
     """
@@ -93,7 +93,7 @@ class cascadepsp(Refiner):  # noqa: N801 (the class is named as the config names
     def refine(self, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
         if not mask.any() or min(mask.shape) * self.max_side < THINNEST * max(mask.shape):
             return mask.copy()
-        # RGB, as the network was trained; the BGR of the package's own example (cv2.imread) is a slip.
+        # RGB, as the network was trained; the BGR of the package's own example (cv2.imread) is a mistake.
         refined = self._network.refine(
             np.ascontiguousarray(image), mask.astype(np.uint8) * 255, fast=self.fast, L=self.max_side
         )
