@@ -20,7 +20,7 @@ from .teacher import teacher_of, update_teacher
 
 @META_ARCH_REGISTRY.register()
 class BorderStudent(nn.Module):
-    """Trains a `BorderNetwork` on the masks of label files; its moving average is what is used afterwards.
+    """Trains a `BorderNetwork` on the masks of label files; its moving average is the network used afterwards.
 
     The target of a pixel is how many labels end there, log(1 + n) / log(1 + COUNT), at most 1. Noise of single forests
     has few labels behind it, entities that many merges respect have many.
@@ -87,7 +87,7 @@ class BorderStudent(nn.Module):
         return self.updates.device
 
     def train(self, mode: bool = True) -> BorderStudent:
-        """As of any module, but the teacher stays in evaluation mode."""
+        """Set the mode of all modules except the teacher, which stays in evaluation mode."""
         super().train(mode)
         self.teacher.eval()
         return self
@@ -132,7 +132,7 @@ class BorderStudent(nn.Module):
 
 
 def border_targets(counts: Tensor, count: int) -> Tensor:
-    """Border strength that is learned: log(1 + n) / log(1 + count), at most 1.
+    """Target border strength: log(1 + n) / log(1 + count), at most 1.
 
     Args:
         counts: integers n, the labels that end at a pixel; negative is taken as 0.

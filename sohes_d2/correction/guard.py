@@ -17,7 +17,7 @@ GRID = 128  # places per side at which teacher and student are compared
 
 
 class CollapseError(SOHESError):
-    """The teacher has nothing more to teach; the message says why, and which checkpoint is the last good one."""
+    """The teacher has collapsed; the message states the reason and the last good checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def finite_images(outputs: Mapping[str, Any]) -> Tensor:
 
 @torch.no_grad()
 def statistics_sums(targets: Sequence[Mapping[str, Tensor]], masks: Tensor, finite: Tensor) -> Tensor:
-    """Numbers of a training step that can be added up over processes.
+    """Statistics of a training step that can be summed over processes.
 
     Args:
         targets: per image, the teacher's labels with "masks" (M, H, W) bool and "scores" (M,).
@@ -73,9 +73,9 @@ def statistics_sums(targets: Sequence[Mapping[str, Tensor]], masks: Tensor, fini
 
 
 def best_overlaps(labels: Tensor, masks: Tensor) -> Tensor:
-    """How well each label is found: (M,) its IoU with the best of an image's predicted masks.
+    """(M,) IoU of each label with the best of an image's predicted masks.
 
-    Not by matching, and at no more than `GRID` times `GRID` places, because it is only looked at: thin or tiny labels
+    Not by matching, and at no more than `GRID` times `GRID` places, because it is only monitored: thin or tiny labels
     that fall between the places count as not found.
 
     Args:
@@ -92,14 +92,14 @@ def best_overlaps(labels: Tensor, masks: Tensor) -> Tensor:
 
 
 class CollapseGuard:
-    """Counts in how many periods in a row the teacher has had nearly no labels."""
+    """Counts consecutive periods in which the teacher produced nearly no labels."""
 
     def __init__(self, period: int = 50, min_labels: float = 0.5, patience: int = 5):
         """
         Args:
             period: iterations over which labels are averaged.
             min_labels: mean number of labels per image under which a period counts as collapsed.
-            patience: so many collapsed periods in a row are a collapse.
+            patience: number of consecutive collapsed periods that count as a collapse.
 
         Raises:
             ValueError: a number out of its range.
@@ -126,7 +126,7 @@ class CollapseGuard:
         return cls(node.PERIOD, node.MIN_LABELS, node.PATIENCE)
 
     def observe(self, statistics: TeacherStatistics) -> bool:
-        """Take in a training step.
+        """Record a training step.
 
         Returns:
             Whether all is well: this step ends a period, and the period is not collapsed.
@@ -153,10 +153,10 @@ class CollapseGuard:
         return False
 
     def state_dict(self) -> dict[str, Any]:
-        """What `observe` has counted."""
+        """Counters of `observe`."""
         return {"labels": list(self._labels), "collapsed": self._collapsed}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state_dict` gave."""
+        """Restore the state from `state_dict`."""
         self._labels = list(state["labels"])
         self._collapsed = state["collapsed"]

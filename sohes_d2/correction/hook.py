@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class MutualLearningHook(HookBase):
-    """Weighs the branches before a step; after it updates the teacher, and looks at what it teaches.
+    """Sets the branch weights before a step; after it updates the teacher and logs teacher statistics.
 
     It belongs before the hook that writes checkpoints: these then hold the teacher of their iteration, and none is
     written of a training that has just collapsed. All processes have one.
@@ -104,11 +104,11 @@ class MutualLearningHook(HookBase):
             ) from error
 
     def state_dict(self) -> dict[str, Any]:
-        """Number of updates of the teacher, and what the guard has counted."""
+        """Number of teacher updates, and the guard's counters."""
         return {"updates": self.updates, "guard": self._guard.state_dict(), "good_checkpoint": self._good_checkpoint}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state_dict` gave."""
+        """Restore the state from `state_dict`."""
         self.updates = state["updates"]
         self._guard.load_state_dict(state["guard"])
         self._good_checkpoint = state["good_checkpoint"]

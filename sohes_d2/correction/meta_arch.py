@@ -38,7 +38,7 @@ class SOHESMutualLearning(nn.Module):
 
     The student sees the strong view of an image and is trained, by one criterion, on two sets of labels: the initial
     ones, and what the teacher sees in the weak view. The teacher is the moving average of the student. In evaluation
-    one of them answers, as if it were alone.
+    one of them is evaluated, like a single model.
 
     A checkpoint of one segmenter is loaded into both; one of this model holds both, under "student." and "teacher.".
 
@@ -68,12 +68,12 @@ class SOHESMutualLearning(nn.Module):
         Args:
             student: a `SOHES`; the teacher is made as a copy.
             targets: from the teacher's outputs to targets of the criterion, see `TeacherTargets`.
-            evaluate: who answers in evaluation, "student" or "teacher".
-            teacher_views: in which the teacher sees the weak view of an image.
+            evaluate: which model is evaluated, "student" or "teacher".
+            teacher_views: test-time augmentation of the teacher on the weak view of an image.
             branch_weights: see the class.
 
         Raises:
-            ValueError: nobody of the name ``evaluate``.
+            ValueError: an unknown ``evaluate``.
         """
         super().__init__()
         if evaluate not in MODELS:
@@ -98,7 +98,7 @@ class SOHESMutualLearning(nn.Module):
         }
 
     def build_hooks(self, cfg: Any, last_checkpoint: Callable[[], str]) -> list[HookBase]:
-        """What a trainer runs around each step, before the hook that saves checkpoints.
+        """Hooks that run around each step, before the hook that saves checkpoints.
 
         Args:
             cfg: the training's.
@@ -117,7 +117,7 @@ class SOHESMutualLearning(nn.Module):
         return self.student.device
 
     def train(self, mode: bool = True) -> SOHESMutualLearning:
-        """As of any module, but the teacher stays in evaluation mode."""
+        """Set the mode of all modules except the teacher, which stays in evaluation mode."""
         super().train(mode)
         self.teacher.eval()
         return self
@@ -146,7 +146,7 @@ class SOHESMutualLearning(nn.Module):
         initial = [self._initial_target(x, padded_size) for x in batched_inputs]
         targets = {"initial": [self._criterion_target(target, padded_size) for target in initial]}
         if self.branch_weights[1] > 0:
-            # First: what the teacher needs for a moment is free again before the student's activations are there.
+            # First: the teacher's temporary memory is free again before the student's activations exist.
             targets["teacher"], finite = self._ask_teacher(batched_inputs, initial, images)
 
         outputs = self.student.segment(images.tensor)
@@ -187,7 +187,7 @@ class SOHESMutualLearning(nn.Module):
         return self.student.prepare_targets([dict(sample)], padded_size)[0]
 
     def _criterion_target(self, target: dict[str, Tensor] | None, padded_size: tuple[int, int]) -> dict[str, Tensor]:
-        """The same, weighing 1; or one of weight 0: that nobody labelled an image does not make it empty."""
+        """The same, weighing 1; or one of weight 0: an unlabelled image is not an empty one."""
         if target is not None:
             return {**target, "image_weight": torch.ones((), device=self.device)}
         return {
@@ -198,7 +198,7 @@ class SOHESMutualLearning(nn.Module):
         }
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Give a checkpoint of one segmenter to both; whoever loads it finds nothing missing and nothing left over.
+        """Give a checkpoint of one segmenter to both, without missing or unexpected keys.
 
         Tensors of another shape are logged and left out, and so are missing: an error to `load_state_dict`, but not to
         Detectron2's checkpointers, which do the same with names that the model knows.

@@ -11,7 +11,7 @@ SHAPES = ("cosine", "linear", "constant")
 
 @dataclass(frozen=True)
 class BranchSchedule:
-    """How much the initial labels and the teacher's labels count, as the teacher gets better (HASSOD, section 3.3).
+    """Loss weights of the initial and the teacher's labels over the training (HASSOD, section 3.3).
 
     Attributes:
         initial: weight of the losses on the initial labels at the start and the end of training.
@@ -29,7 +29,7 @@ class BranchSchedule:
                 raise ValueError(f"CORRECTION.{key} must be two numbers from 0 on, start and end; got {list(ends)}")
         if self.shape not in SHAPES:
             raise ValueError(f"CORRECTION.WEIGHT_SCHEDULE {self.shape!r} is not one of {', '.join(SHAPES)}")
-        # between its ends no weight is 0, so these two moments are all that need a look
+        # between its ends no weight is 0, so only these two need a check
         for progress, moment in ((0, "start"), (1, "end")):
             if sum(self.at(progress, 1)) == 0:
                 raise ValueError(
@@ -42,7 +42,7 @@ class BranchSchedule:
         """The schedule of ``cfg.CORRECTION``.
 
         Raises:
-            ValueError: weights that are none, or an unknown shape.
+            ValueError: invalid weights, or an unknown shape.
         """
         node = cfg.CORRECTION
         return cls(tuple(node.INITIAL_WEIGHT), tuple(node.TEACHER_WEIGHT), node.WEIGHT_SCHEDULE)

@@ -24,13 +24,13 @@ ANCESTOR_SOURCES = ("teacher", "coverage", "none")
 
 
 class TeacherTargets:
-    """Makes labels of what the teacher is sure of, to be learned beside the initial labels.
+    """Converts confident predictions of the teacher to labels, in addition to the initial labels.
 
     A mask is a label if its score (see `mask_scores`) passes a threshold that may depend on its area. Its outline may
     then be moved to the photo's edges [D], which tells the student what the teacher does not know. Of masks that say
     the same as a better one, only the better one is a label.
 
-    A label that an initial label says, too, would count twice, once in each branch. So its weight is lowered until
+    A label that duplicates an initial one would count twice, once in each branch. So its weight is lowered until
     both branches together give it the weight of a teacher's label [D]. It is not left out: the student would then learn
     from the teacher's branch that there is nothing.
     """
@@ -55,11 +55,11 @@ class TeacherTargets:
     ):
         """
         Args:
-            threshold: chooses by area and score.
+            threshold: selects by area and score.
             initial_iou_threshold: a mask that overlaps an initial label by more duplicates it; in [0, 1].
             nms_threshold: of two masks that overlap by more, the lower score is left out; 1 keeps all.
             max_labels: per image, the best first.
-            min_area: pixels of the model's input; smaller masks are no labels.
+            min_area: pixels of the model's input; smaller masks are not labels.
             ancestors: "teacher", its ancestor head's forest; "coverage", the masks' own; "none", none.
             ancestor_threshold, theta_cover: of "teacher", see `hierarchy.parents_by_probability`.
             theta_cover_alone: of "coverage", see `hierarchy.parents_by_coverage`.
@@ -132,7 +132,7 @@ class TeacherTargets:
             B dicts for `SetCriterion`, labels by falling score: "labels" (M,) zeros, int64; "masks" (M, *padded_size)
             bool, empty in the padding; "ancestors" (M, M) bool, unless the settings are "none", or "teacher" without an
             ancestor head; "label_weights" (M,) in [0, 1], under 1 for duplicates of initial labels; "image_weight", 0
-            for an image without labels, about which the teacher says nothing, else 1; "scores" (M,) in [0, 1].
+            for an image without labels from the teacher, else 1; "scores" (M,) in [0, 1].
         """
         weight = _duplicate_weight(*branch_weights)
         sides = outputs.get("pred_ancestors")
@@ -249,5 +249,5 @@ class TeacherTargets:
 
 
 def _duplicate_weight(initial: float, teacher: float) -> float:
-    """The weight that makes a label of both branches count as one of the teacher's, if it can be reached."""
+    """Weight with which a label of both branches counts as one of the teacher's, if attainable."""
     return max(0.0, teacher - initial) / teacher if teacher > 0 else 0.0

@@ -19,7 +19,7 @@ Thresholds by the names that ``CORRECTION.THRESHOLD.NAME`` can have. Each is a `
 
 
 class Threshold(ABC):
-    """Chooses masks of one image.
+    """Selects masks of one image.
 
     Attributes:
         least_score: no mask with a lower score is ever chosen. Such masks need not be brought to full size.
@@ -29,14 +29,14 @@ class Threshold(ABC):
 
     @abstractmethod
     def __call__(self, areas: Tensor, scores: Tensor) -> Tensor:
-        """Choose.
+        """Select masks.
 
         Args:
             areas: (N,) shares of the image, in [0, 1].
             scores: (N,) in [0, 1].
 
         Returns:
-            (N,) bool, True for what becomes a label.
+            (N,) bool, True for masks that become labels.
         """
 
 
@@ -44,7 +44,7 @@ def build_threshold(cfg: Any) -> Threshold:
     """The threshold that ``CORRECTION.THRESHOLD.NAME`` names.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: an unknown name.
     """
     name = cfg.CORRECTION.THRESHOLD.NAME
     if name not in THRESHOLD_REGISTRY:
@@ -141,7 +141,7 @@ class fixed(Threshold):  # noqa: N801
 
 @THRESHOLD_REGISTRY.register()
 class top_k(Threshold):  # noqa: N801
-    """The best masks of each image, whatever their scores: nothing to be tuned to how sure a model is."""
+    """The best masks of each image, whatever their scores; independent of the calibration of a model."""
 
     @configurable
     def __init__(self, *, k: int = 50):

@@ -68,7 +68,7 @@ def launch(
         use_gpus: NCCL, with a GPU for each process; otherwise gloo on the CPU.
 
     Raises:
-        ConfigError: an address that is none or cannot be reached, or fewer GPUs than processes.
+        ConfigError: an address that is invalid or cannot be reached, or fewer GPUs than processes.
         SOHESError: a process was killed.
         KeyboardInterrupt: stopped by a signal.
         SystemExit: a process called ``sys.exit`` with a number other than 0.
@@ -247,7 +247,7 @@ class _Ranks:
             if self.reports[rank].poll():
                 return self.reports[rank].recv()
         except (EOFError, OSError):
-            pass  # it ended without a word
+            pass  # it ended without a report
         return None, None
 
     def _raise(self, rank: int, kind: str, content: Any) -> NoReturn:

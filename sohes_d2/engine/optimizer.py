@@ -190,7 +190,7 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRMult
     """The schedule ``SOLVER.LR_SCHEDULER_NAME``: a factor on every group's learning rate, once per iteration.
 
     Steps and cosine are Detectron2's. WarmupPolyLR is ``(1 - iteration / MAX_ITER) ** POLY_LR_POWER``, reached by the
-    same warm-up as the others. A factor depends on the iteration alone, so that a resumed training goes on with it.
+    same warm-up as the others. A factor depends on the iteration alone, so that a resumed training continues it.
 
     Raises:
         ConfigError: another name.

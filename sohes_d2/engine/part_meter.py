@@ -24,7 +24,7 @@ class PeakMemory:
         self._start = 0.0
 
     def start(self) -> None:
-        """What is in use now counts as none."""
+        """Set the baseline to the memory in use now."""
         if not self._on_cuda and sys.platform == "linux":
             # Resident memory that was freed would hide what comes next. Only glibc can be asked to give it back.
             trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
@@ -34,7 +34,7 @@ class PeakMemory:
         self._start = torch.cuda.memory_allocated(self._device) if self._on_cuda else _resident("VmRSS")
 
     def reset_peak(self) -> None:
-        """Forget the peak, not what counts as none."""
+        """Reset the peak, not the baseline."""
         if self._on_cuda:
             torch.cuda.reset_peak_memory_stats(self._device)
         elif sys.platform == "linux":
@@ -92,7 +92,7 @@ class PartMeter:
             self.peaks[name] = max(self._memory.added(), self.peaks.get(name, 0.0))
 
     def now(self) -> float:
-        """Seconds, when the device has done what it was told."""
+        """Seconds, after synchronizing the device."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         return time.perf_counter()

@@ -74,7 +74,7 @@ class TrainingStep(SimpleTrainer):
         self._seed = 0
 
     def feed(self, data_loader: Iterable[Any], seed: int) -> None:
-        """Say where the batches of the following iterations come from, and what the model's randomness does.
+        """Set the source of the next iterations' batches and the seed of the model's randomness.
 
         Not known earlier than training begins: both may depend on the checkpoint that is resumed.
         """

@@ -14,7 +14,7 @@ _ONE_REQUEST = 2.0  # seconds: a process group and its first process get the sam
 
 
 class Stopping:
-    """What signals ask for.
+    """Stop requests by signals.
 
     Outside of an iteration they raise KeyboardInterrupt at once. Within one they are remembered until its end; one that
     comes later again raises it at once.
@@ -36,7 +36,7 @@ class Stopping:
         return self._asked_at is not None
 
     def begin_iteration(self) -> None:
-        """From now on signals wait."""
+        """Defer signals from now on."""
         self._within = True
 
     def end_iteration(self) -> None:
@@ -84,6 +84,6 @@ stopping = Stopping()
 
 
 def ignore_signals() -> None:
-    """For processes that others end."""
+    """Signal handling of processes that are ended by others."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -86,7 +86,7 @@ class SOHESTrainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Go on from the last checkpoint of OUTPUT_DIR, or else begin with MODEL.WEIGHTS, or else with the pretrained
+        """Resume from the last checkpoint of OUTPUT_DIR, or else begin with MODEL.WEIGHTS, or else with the pretrained
         backbone of MODEL.VIT.WEIGHTS.
 
         Raises:
@@ -176,7 +176,7 @@ class SOHESTrainer(DefaultTrainer):
         return {**super().state_dict(), "seed": self.cfg.SEED}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up what `state_dict` gave."""
+        """Restore the state from `state_dict`."""
         super().load_state_dict(state_dict)
         seed = state_dict.get("seed", self.cfg.SEED)
         if self._draws_seed:
@@ -191,7 +191,7 @@ class SOHESTrainer(DefaultTrainer):
         write_evaluation(self.cfg.OUTPUT_DIR, self.cfg.DATASETS.TEST, self._last_eval_results, done)
         try:
             check_readable(self.cfg.DATASETS.TEST, self._last_eval_results, self.cfg.TEST.MAX_UNREADABLE)
-        except InputError as error:  # no reason to end a training
+        except InputError as error:  # not a reason to end a training
             logger.error("%s", error)
         return defined_only(self._last_eval_results)
 
@@ -294,7 +294,7 @@ def load_pretrained_backbone(model: nn.Module, cfg: CfgNode) -> None:
     "" means the hub's weights of MODEL.VIT.NAME; "random" leaves the backbone as it was initialized.
 
     Raises:
-        WeightsError: they cannot be had, read or matched.
+        WeightsError: they are unavailable, unreadable or do not match.
     """
     backbone: Any = getattr(model, "backbone", None)
     source = cfg.MODEL.VIT.WEIGHTS or f"hub:{cfg.MODEL.VIT.NAME}"

@@ -59,7 +59,7 @@ def set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
 
     Raises:
         FolderBusyError: another process writes into OUTPUT_DIR; in all processes.
-        InputError: OUTPUT_DIR is no place for a folder.
+        InputError: OUTPUT_DIR cannot be a folder.
         OutputError: OUTPUT_DIR cannot be written to; in all processes.
     """
     check_output(cfg.OUTPUT_DIR, folder=True, option="OUTPUT_DIR")

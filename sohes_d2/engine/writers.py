@@ -27,7 +27,7 @@ def build_writers(folder: str, max_iter: int) -> list[EventWriter]:
 
 class MetricsWriter(EventWriter):
     """One json line for each iteration in which there is something new, as Detectron2's `JSONWriter`, but whole lines
-    only: what a kill cut off is taken away when training goes on.
+    only: a line cut off by a kill is removed when training resumes.
     """
 
     def __init__(self, path: str, window_size: int = 20):
@@ -70,7 +70,7 @@ def _report_damaged_lines(path: str) -> None:
 
 
 class TensorboardWriter(EventWriter):
-    """TensorBoard's files, as long as the disk takes them: curves are no reason to end a training."""
+    """TensorBoard's files, as long as the disk takes them: a failed write does not end a training."""
 
     def __init__(self, folder: str):
         """
@@ -137,7 +137,7 @@ class LogFile(logging.FileHandler):
         """Leave out what cannot be written."""
 
     def close(self) -> None:
-        """Close the file, whatever the disk says to it."""
+        """Close the file, ignoring errors of the disk."""
         try:
             super().close()
         except OSError:

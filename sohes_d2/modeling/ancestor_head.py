@@ -59,6 +59,6 @@ def ancestor_logits(as_ancestor: Tensor, as_descendant: Tensor) -> Tensor:
         as_descendant: (..., M, D); usually the same queries, M = N.
 
     Returns:
-        (..., N, M); [i, j] is the logit of "i is an ancestor of j". The diagonal means nothing.
+        (..., N, M); [i, j] is the logit of "i is an ancestor of j". The diagonal is undefined.
     """
     return as_ancestor @ as_descendant.transpose(-2, -1)

@@ -51,7 +51,7 @@ class SetCriterion(nn.Module):
         """
         Args:
             matcher: ``(outputs, targets) -> Matches``, see `HungarianMatcher`.
-            weight_dict: weights of the losses by their names, for whoever sums them up; not applied here.
+            weight_dict: weights of the losses by their names, for the caller; not applied here.
             num_classes: K, without "no object".
             eos_coef: weight of "no object" in ``loss_ce``, over 0.
             num_points: points per mask at which ``loss_mask`` and ``loss_dice`` are taken.
@@ -145,7 +145,7 @@ class SetCriterion(nn.Module):
         matches: Matches,
         num_masks: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
-        """Binary cross-entropy and dice of the matched masks, at points where they are undecided."""
+        """Binary cross-entropy and dice of the matched masks, at uncertain points."""
         images = torch.cat([torch.full_like(queries, i) for i, (queries, _) in enumerate(matches)])
         matched = masks[images, torch.cat([queries for queries, _ in matches])].float()
         if not len(matched):

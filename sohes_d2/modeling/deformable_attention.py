@@ -25,7 +25,7 @@ def multi_scale_deformable_attention(
         spatial_shapes: the (H, W) of each level.
         locations: (B, Q, M, L, P, 2), sampling points (x, y); (0, 0) is the top left corner of a level's top left cell
             and (1, 1) the bottom right one of its last cell. Cells outside of the level count as zero.
-        weights: (B, Q, M, L, P), how much each sample counts.
+        weights: (B, Q, M, L, P), attention weight of each sample.
         method: "grid", "rows" (CPU) or "gather", see :mod:`.deformable_sampling`; "auto": the fastest that the device
             and the type can do.
 
@@ -113,7 +113,7 @@ class MSDeformAttn(nn.Module):
         input_spatial_shapes: Sequence[tuple[int, int]],
         input_padding_mask: Tensor | None = None,
     ) -> Tensor:
-        """Each query looks at ``n_points`` places per head and level around its reference points.
+        """Each query samples ``n_points`` locations per head and level around its reference points.
 
         Args:
             query: (B, Q, C).

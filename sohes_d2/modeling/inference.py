@@ -27,7 +27,7 @@ SOURCE = "model"
 
 @dataclass(frozen=True)
 class FoundMasks:
-    """What the model found in one look at an image or at a crop of it.
+    """Predictions of one forward pass on an image or a crop of it.
 
     Attributes:
         rles: N masks of the image's size.
@@ -49,10 +49,10 @@ class FoundMasks:
 
 @dataclass(frozen=True)
 class EntityInference:
-    """Chooses queries, brings their masks to full size a chunk at a time, and decodes the hierarchy.
+    """Selects queries, resizes their masks to full size in chunks, and decodes the hierarchy.
 
     Attributes:
-        max_masks: at most so many masks per image, the best first.
+        max_masks: maximum number of masks per image, the best first.
         min_score: masks scored lower, after calibration, are left out; in [0, 1].
         calibration: of the scores, see `calibrated`; empty: none.
         nms_threshold: of two masks that overlap by more, the lower score is left out; 1 keeps all.
@@ -113,9 +113,9 @@ class EntityInference:
     def combine(
         self, found: Sequence[FoundMasks], output_size: tuple[int, int], nms_threshold: float = 1.0
     ) -> dict[str, Any]:
-        """The entities of an image from the masks of one look, or of several at parts of it.
+        """Merge the masks of one forward pass, or of several on parts of an image, to its entities.
 
-        The ancestor head compares masks of one look. Between masks of two looks coverage decides: an ancestor covers
+        The ancestor head compares masks of one pass. Between masks of two passes coverage decides: an ancestor covers
         the descendant by ``theta_cover_alone``.
 
         Args:
@@ -202,7 +202,7 @@ class EntityInference:
 
 
 def _between_looks(rles: list[RLE], look: np.ndarray, theta_cover: float) -> Tensor:
-    """(N, N) float32: the share of mask j that mask i of another look covers, if at least ``theta_cover``; else 0."""
+    """(N, N) float32: the share of mask j that mask i of another pass covers, if at least ``theta_cover``; else 0."""
     covered = np.zeros((len(rles), len(rles)), np.float32)
     if len(np.unique(look)) > 1:
         areas, boxes = mask_areas(rles), mask_boxes(rles)

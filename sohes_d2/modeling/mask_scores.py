@@ -21,7 +21,7 @@ def entity_probabilities(logits: Tensor, masks: Tensor) -> Tensor:
         masks: (Q, h, w) logits.
     """
     entity = 1 - logits.float().softmax(-1)[:, -1]
-    # interpolation cannot make an inside where there is none
+    # interpolation cannot create positive logits where none exist
     return entity.masked_fill(masks.flatten(1).amax(1) <= 0, 0)
 
 
@@ -32,7 +32,7 @@ def full_size_logits(
     output_size: tuple[int, int],
     chunk_bytes: int,
 ) -> Iterator[Tensor]:
-    """Bring masks from the decoder's resolution to an image's, some at a time.
+    """Resize masks from the decoder's resolution to an image's, in chunks.
 
     Args:
         masks: (N, h, w) logits over the padded image.
@@ -55,7 +55,7 @@ def full_size_logits(
 
 
 def measure(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What is inside of (n, H, W) mask logits, and how surely.
+    """Binarize (n, H, W) mask logits and compute their confidence.
 
     Returns:
         inside: (n, H, W) bool.

@@ -120,7 +120,7 @@ class HungarianMatcher(nn.Module):
                 finite.size,
             )
         low, high = (cost[finite].min(), cost[finite].max()) if finite.any() else (0.0, 0.0)
-        # dearer than anything that could be saved on all other pairs
+        # exceeds any possible saving on all other pairs
         return np.where(finite, cost, high + 1 + min(cost.shape) * (high - low))
 
 

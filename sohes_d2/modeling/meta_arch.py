@@ -54,7 +54,7 @@ class SOHES(nn.Module):
             inference: these to entities.
             pixel_mean: per channel, in the units of the input.
             pixel_std: likewise.
-            views: in which images are seen in evaluation.
+            views: test-time augmentation in evaluation.
             crops: which parts of images are seen in evaluation beside the whole; images are then expected at
                 `CropLayers.scale` times the size at which the model sees them whole.
         """

@@ -48,7 +48,7 @@ def sample_points(maps: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
 def uncertain_points(
     logits: torch.Tensor, num_points: int, oversample_ratio: float, importance_sample_ratio: float
 ) -> torch.Tensor:
-    """Points where the masks are undecided, and some anywhere (PointRend, section 3.1, training).
+    """Points where the masks are uncertain, and some random ones (PointRend, section 3.1, training).
 
     Of ``num_points * oversample_ratio`` random points those with logits nearest to 0 are kept. The logits are sampled
     first and judged then: half-way between -1 and 1 a mask is undecided, though neither pixel is.

@@ -37,7 +37,7 @@ class View:
         return torch.rot90(maps, self.quarters, (-2, -1)) if self.quarters else maps
 
     def undo(self, maps: Tensor) -> Tensor:
-        """What `apply` was given."""
+        """Invert `apply`."""
         maps = torch.rot90(maps, -self.quarters, (-2, -1)) if self.quarters else maps
         return maps.flip(-1) if self.mirrored else maps
 
@@ -98,14 +98,14 @@ class ViewFusion:
         found = []
         for view in self.views:
             outputs = segment(view.apply(images))
-            # what the decoder's earlier layers say would only fill the memory
+            # outputs of the decoder's earlier layers would only occupy memory
             found.append({name: outputs[name] for name in _FUSED if name in outputs})
             found[-1]["pred_masks"] = view.undo(outputs["pred_masks"])
         return found
 
     @torch.no_grad()
     def fuse(self, found: Sequence[Outputs]) -> Outputs:
-        """What all views say together, in the form of one view's outputs.
+        """Merge the outputs of all views into the form of one view's outputs.
 
         A query's support is the mean over the views of the best that each has for it: the probability of a query to be
         an entity times the overlap of both masks. Of all views' queries those with the most support are kept, none of

@@ -24,7 +24,7 @@ _LayerNorm = partial(nn.LayerNorm, eps=1e-6)  # the ViT's
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """Where the tokens of one batch lie in its images.
+    """Positions of the tokens of one batch in its images.
 
     Attributes:
         grid: rows and columns of the patch tokens.
@@ -67,7 +67,7 @@ class DeformableCrossAttention(nn.Module):
 
 
 class Injector(DeformableCrossAttention):
-    """Patch tokens look at the spatial tokens; what they see is added, scaled by gamma per channel.
+    """Patch tokens attend to the spatial tokens; the result is added, scaled by gamma per channel.
 
     gamma starts at 0, so that the ViT starts as it was pretrained (equation 1).
     """
@@ -103,7 +103,7 @@ class ConvFFN(nn.Module):
 
 
 class Extractor(DeformableCrossAttention):
-    """Spatial tokens look at the patch tokens, then pass through a convolutional FFN (equations 2, 3)."""
+    """Spatial tokens attend to the patch tokens, then pass through a convolutional FFN (equations 2, 3)."""
 
     def __init__(
         self, dim: int, *, num_heads: int, num_points: int, ratio: float, cffn_ratio: float, drop_path: float

@@ -94,7 +94,7 @@ class ViT(nn.Module):
         The position embedding is resampled to the ViT's own grid here, and to each image's grid when it is used.
 
         Raises:
-            WeightsError: the weights cannot be had, or do not fill this architecture.
+            WeightsError: the weights are unavailable, or do not cover this architecture.
         """
         report = load_weights(self.model, source or f"hub:{self.name}")
         if report.missing:
@@ -138,7 +138,7 @@ def _create_vit(name: str, options: Mapping[str, Any], drop_path: float) -> Visi
         raise ValueError(f"MODEL.VIT.NAME {name!r} is not a model of timm {timm.__version__}. {_near_matches(name)}")
     try:
         model = timm.create_model(name, num_classes=0, dynamic_img_size=True, drop_path_rate=drop_path, **options)
-    except (TypeError, ValueError, AssertionError) as error:  # an argument that it does not have, or does not like
+    except (TypeError, ValueError, AssertionError) as error:  # an unknown or invalid argument
         with_options = f" with MODEL.VIT.OPTIONS {dict(options)}" if options else ""
         raise ValueError(
             f"MODEL.VIT.NAME {name!r}{with_options} cannot be built as a VisionTransformer of timm ({error}). "

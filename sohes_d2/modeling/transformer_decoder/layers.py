@@ -50,7 +50,7 @@ class MultiheadAttention(nn.Module):
         Args:
             query: (B, Q, C).
             key, value: (B, N, C).
-            allowed: bool, broadcastable to (B, heads, Q, N); True where a query may look. Every query must be allowed
+            allowed: bool, broadcastable to (B, heads, Q, N); True where a query may attend. Every query must be allowed
                 something. None: everything.
 
         Returns:
@@ -84,7 +84,7 @@ class ResidualLayer(nn.Module, ABC):
 
 
 class SelfAttentionLayer(ResidualLayer):
-    """Queries look at each other."""
+    """Self-attention of the queries."""
 
     def __init__(self, dim: int, num_heads: int, pre_norm: bool = False) -> None:
         super().__init__(dim, pre_norm)
@@ -97,7 +97,7 @@ class SelfAttentionLayer(ResidualLayer):
 
 
 class CrossAttentionLayer(ResidualLayer):
-    """Queries look at an image's features, each at the places allowed to it."""
+    """Cross-attention of queries to an image's features, each at its allowed places."""
 
     def __init__(self, dim: int, num_heads: int, pre_norm: bool = False) -> None:
         super().__init__(dim, pre_norm)
