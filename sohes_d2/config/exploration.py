@@ -51,8 +51,8 @@ def add_exploration_config(cfg: Any) -> None:
     cfg.EXPLORATION.BORDER = node = CfgNode()  # strength of borders: the photo's Lab gradient g as g / (g + HALF) [D]
     node.SCALES = [1.0, 2.0]  # pixels, standard deviations
     node.HALF = 20.0  # Lab units per 8 pixels
-    # And the border strength that a network learned from labels: "shipped:border_unet", or a file of a training with
-    # MODEL.META_ARCHITECTURE BorderStudent; "": the gradient alone
+    # And the border strength that a network learned from labels: a file of sohes train-borders, or a checkpoint of a
+    # training with MODEL.META_ARCHITECTURE BorderStudent; "": the gradient alone
     node.WEIGHTS = ""
     node.LEARNED_SHARE = 0.5  # of the network's in the sum of both
 
