@@ -19,7 +19,6 @@ from ..errors import WeightsError
 from ..weights import load_weights, local_path, read_weights
 from .features.network import freeze
 
-BORDER_NETWORK = "shipped:border_unet"
 # Of RGB pixels in [0, 1]; plain values, since the network has been trained with them.
 _MEAN, _STD = 0.45, 0.25
 _FIRST_CONVOLUTION = re.compile(r"(?:^|\.)encoder\.(\d+)\.0\.weight$")
@@ -74,14 +73,14 @@ class LearnedBorders:
     """Border strength of photos, predicted by a trained `BorderNetwork`.
 
     Args:
-        weights: ``shipped:border_unet``, or a safetensors file or checkpoint of a `BorderStudent` training.
+        weights: a file of ``sohes train-borders``, or a checkpoint of a `BorderStudent` training.
         device: of the computation.
 
     Raises:
         WeightsError: the file does not exist, or is not a border network's.
     """
 
-    def __init__(self, weights: str = BORDER_NETWORK, device: str = "cpu"):
+    def __init__(self, weights: str, device: str = "cpu"):
         network = BorderNetwork(_channels(weights))
         self.report = load_weights(network, weights)
         if self.report.missing:
@@ -118,7 +117,7 @@ def _channels(weights: str) -> list[int]:
             sizes[int(match.group(1))] = value.shape[0]
     if not sizes or sorted(sizes) != list(range(len(sizes))):
         raise WeightsError(
-            f"Weights {weights!r} are not those of a border network: give {BORDER_NETWORK}, or a file of a training "
+            f"Weights {weights!r} are not those of a border network: give a file of sohes train-borders, or of a training "
             "with MODEL.META_ARCHITECTURE BorderStudent (EXPLORATION.BORDER.WEIGHTS)."
         )
     return [sizes[k] for k in range(len(sizes))]
