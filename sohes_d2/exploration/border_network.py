@@ -117,7 +117,7 @@ def _channels(weights: str) -> list[int]:
             sizes[int(match.group(1))] = value.shape[0]
     if not sizes or sorted(sizes) != list(range(len(sizes))):
         raise WeightsError(
-            f"Weights {weights!r} are not those of a border network: give a file of sohes train-borders, or of a training "
-            "with MODEL.META_ARCHITECTURE BorderStudent (EXPLORATION.BORDER.WEIGHTS)."
+            f"Weights {weights!r} are not those of a border network: give a file of sohes train-borders, or of a "
+            "training with MODEL.META_ARCHITECTURE BorderStudent (EXPLORATION.BORDER.WEIGHTS)."
         )
     return [sizes[k] for k in range(len(sizes))]
