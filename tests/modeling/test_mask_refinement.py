@@ -89,3 +89,12 @@ def test_masks_stay_whose_iou_with_their_refined_self_is_under_a_half(monkeypatc
     ious = (free & thin).sum((1, 2)) / (free | thin).sum((1, 2))
     assert ((ious > 0.3) & (ious < 0.45)).any() and ((ious > 0.5) & (ious < 0.6)).any()
     assert torch.equal(found, torch.where((ious >= 0.5)[:, None, None], free, thin))
+
+
+def test_a_mask_whose_iou_with_its_refined_self_equals_the_threshold_is_refined(monkeypatch):
+    mask = torch.zeros(1, 40, 40, dtype=torch.bool)
+    mask[:, :, :20] = True
+    photo = torch.full((3, 40, 40), 128.0)
+    monkeypatch.setattr("sohes_d2.modeling.mask_refinement._MIN_AGREEMENT", 1.0)  # the mask stays exactly as it is
+    (values,) = refine_masks(mask, photo, 4, 0.01)
+    assert values.abs().min() < 0.4  # a mask that is not refined has -0.5 and 0.5 only
