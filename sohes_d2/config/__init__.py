@@ -3,7 +3,7 @@
 Sources: [P] the SOHES paper, [H] HASSOD, [U] UnSAM, [M] Mask2Former, [A] ViT-Adapter, [S] Segment Anything, [D] our
 decision.
 
-An empty WEIGHTS stands for the published weights of the NAME beside it, "random" for none; any other empty path for no
+An empty WEIGHTS means the published weights of the NAME beside it, "random" for none; any other empty path for no
 file.
 """
 

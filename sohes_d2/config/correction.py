@@ -19,7 +19,7 @@ def add_correction_config(cfg: Any) -> None:
     node.INITIAL_IOU_THRESHOLD = 0.5  # a teacher's label that overlaps an initial one by more is not counted twice [D]
     node.NMS_THRESHOLD = 0.9  # of two teacher's labels that overlap by more, the lower score is dropped [D]
     node.MAX_LABELS = 200  # teacher's labels per image, the best first [D]
-    node.MIN_AREA = 16  # pixels of the model's input; smaller teacher's masks are no labels [D]
+    node.MIN_AREA = 16  # pixels of the model's input; smaller masks of the teacher are dropped [D]
     node.REFINEMENT = CfgNode()  # of the teacher's labels on its view, as TEST.REFINEMENT [D]
     node.REFINEMENT.RADIUS = 0
     node.REFINEMENT.EPSILON = 0.01

@@ -63,7 +63,7 @@ def add_exploration_config(cfg: Any) -> None:
     node.BORDER_WEIGHTS = [2.0, 2.0, 2.0]  # lambda: similarity = cosine - lambda * mean border strength [D]
     node.SIZE_POWERS = [0.0, 0.3, 0.1]  # of the pair's harmonic size: how strongly small regions merge first [D]
 
-    # Merging thresholds (theta_merge), cosine similarity, descending: only regions that stand in one of these snapshots
+    # Merging thresholds (theta_merge), cosine similarity, descending: only regions of one of these snapshots
     # are candidates [P]; for DINO (0.6, 0.5, 0.4, 0.3, 0.2, 0.1) [U]. Empty: every node of the trees [D].
     cfg.EXPLORATION.THETA_MERGE = []
 

@@ -148,7 +148,7 @@ def read_yaml(text: str, where: str) -> Any:
         where: it comes from, for messages.
 
     Raises:
-        ConfigError: it is no yaml, has a tag (such as ``!!python/object``), or is too large or deep; the message names
+        ConfigError: not yaml, has a tag (such as ``!!python/object``), or is too large or deep; the message names
             the line.
     """
     try:

@@ -25,7 +25,7 @@ class MappedImages(Dataset):
     Not Detectron2's `MapDataset`: a loader's worker that is a fresh process imports what it unpickles, and this class
     makes it import this package, which mends Detectron2, before Detectron2 itself.
 
-    An image that cannot be used is logged and stands there blank: one file must not end a training at its evaluation,
+    An unusable image is logged and replaced by a blank one: one file must not end a training at its evaluation,
     and to leave the image out would raise the numbers.
     """
 

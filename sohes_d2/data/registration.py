@@ -167,7 +167,7 @@ def open_entities(labels: str, image_root: str) -> list[dict[str, Any]] | LabelD
 def load_unlabeled(image_root: str) -> list[dict[str, Any]]:
     """`file_name` and `image_id` of all images in a folder and below it, as `read_image_list` lists them.
 
-    No file is opened, so that the size, which Detectron2's dicts also have, is known only to whoever reads the image.
+    No file is opened, so that the size, which Detectron2's dicts also have, is known only after the image is read.
     There are no `annotations` either: an empty list of them would say that there is nothing to label.
 
     Raises:
@@ -243,7 +243,7 @@ def _detectron2_dict(path: str, image_id: Any, size: tuple[int, int], annotation
 def _detectron2_annotation(annotation: Annotation) -> dict[str, Any]:
     fields: Mapping[str, Any] = annotation
     box = None
-    with Problems().at(""):  # a wrong one is no matter here: boxes are those of the masks
+    with Problems().at(""):  # wrong boxes are ignored: boxes are computed from the masks
         box = read_box(annotation)
     return {
         "iscrowd": annotation["iscrowd"],

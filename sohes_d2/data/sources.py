@@ -69,8 +69,8 @@ def read_image_list(images: str, image_root: str | None = None) -> ImageList:
     """Read what `--images` names.
 
     - A folder: every file with an image suffix in it and its sub-folders (links followed, hidden files and folders
-      left out), sorted by relative posix path; ids are 1 + position. Whatever such a file turns out to be is told when
-      it is read. A sub-folder that cannot be listed stands in the list as its name with a slash, and cannot be read
+      left out), sorted by relative posix path; ids are 1 + position. Whether such a file is usable is reported when
+      it is read. A sub-folder that cannot be listed is in the list as its name with a slash, and cannot be read
       either.
     - An image: a list of that one.
     - A text file: one path per line, relative to the list's folder; ids are 1 + position. Empty lines do not count.
@@ -167,7 +167,7 @@ def read_inputs(inputs: Sequence[str]) -> ImageList:
     """All images that some paths name, each once, in the order in which they are named first.
 
     A file is taken whatever its suffix (it was asked for by name); of a folder, the images in it and its sub-folders;
-    a pattern with ``*``, ``?`` or ``[...]`` stands for what it matches (``**`` for any folders) and may be quoted, so
+    a pattern with ``*``, ``?`` or ``[...]`` expands to what it matches (``**`` for any folders) and may be quoted, so
     that a shell with a limit on arguments never sees the matches.
 
     Args:

@@ -61,7 +61,7 @@ def match_and_accumulate(
 
     Returns:
         precision (10, 101, 4, M), by IoU threshold, recall level, size (all, small, medium, large) and ``max_dets``;
-        recall (10, 4, M). In [0, 1], -1 where there is no ground truth.
+        recall (10, 4, M). In [0, 1], -1 without ground truth.
     """
     if backend == FAST:
         from faster_coco_eval import COCO, COCOeval_faster

@@ -40,7 +40,7 @@ def evaluate_detections(
 
     Returns:
         In percent: ``AR@M`` for M in ``max_dets``, ``AP`` (IoU 0.50:0.95), ``AP50``, ``AP75``; ``AR@M-small``,
-        ``-medium``, ``-large`` for each M, ``AP-small``, ``-medium``, ``-large``. NaN where there is no ground truth.
+        ``-medium``, ``-large`` for each M, ``AP-small``, ``-medium``, ``-large``. NaN without ground truth.
 
     Raises:
         ValueError: an unknown ``iou_type`` or backend, or ``max_dets`` that are not positive.

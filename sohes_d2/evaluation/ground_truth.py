@@ -20,7 +20,7 @@ from .forest_metrics import AncestorScores
 class GroundTruth(LabelFile):
     """A COCO data set to compare with.
 
-    Annotations without a mask, such as the boxes that labeling tools leave among masks, are no part of the evaluation
+    Annotations without a mask, such as the boxes that labeling tools leave among masks, are not part of the evaluation
     of masks; `report` tells how many there are. Whatever else is wrong refuses the file: numbers would change.
 
     Attributes:

@@ -72,7 +72,7 @@ def read_predictions(
         truth: what to compare with.
         matching: "auto" as above, or "name", "basename", "id" to insist.
         ignore_unmatched: leave out images that the ground truth does not have, instead of refusing the file.
-        iou_types: what will be evaluated; a broken mask is no matter to boxes.
+        iou_types: what will be evaluated; a broken mask does not affect boxes.
 
     Raises:
         InputError: the file cannot be read; an image that the ground truth does not have, or has in another size;

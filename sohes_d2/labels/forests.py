@@ -23,7 +23,7 @@ def read_forest(
     """The forest of the masks of an image that can be used, without crowd regions.
 
     Children of what is left out go to the next ancestor. A mask whose parent is not there is a whole, as are all where
-    the parents run in a circle; a score that is no number is taken as 0.
+    the parents run in a circle; a score that is not a number is taken as 0.
 
     Args:
         annotations: of one image, with ids that differ.
@@ -71,7 +71,7 @@ def link(
         size: (H, W) of the image.
         problems: collects what is wrong.
         where: the image, for messages; may be empty.
-        scores: of the masks; by default those of the annotations, 0 for what is no number.
+        scores: of the masks; by default those of the annotations, 0 for a score that is not a number.
     """
     if scores is None:
         scores = [0.0] * len(annotations)

@@ -162,7 +162,7 @@ def join_indices(indices: Sequence[ShardIndex], sections: Sequence[tuple[int, in
 
 
 def read_info(label_file: str) -> dict[str, Any]:
-    """The `info` of a label file, which stands on its first line.
+    """The `info` of a label file, on its first line.
 
     Raises:
         CorruptFileError: the file does not begin as our label files do.

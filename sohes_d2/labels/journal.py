@@ -11,7 +11,7 @@ from ..errors import FolderBusyError
 from ..structures.files import lock_file, output_errors, write_all
 from .writer import SEPARATOR, dump_line
 
-# Between records of one line. A raw tab is white space to json and never stands inside a json string.
+# Between records of one line. A raw tab is white space in json and never part of a json string.
 _TAB = b",\t"
 _COMMIT = b'{"commit":'
 _CHECKSUM_BYTES = 10  # of a line's end: a tab, the CRC32 of what precedes it as 8 hexadecimal digits, a line break
@@ -111,7 +111,7 @@ class ShardJournal:
 
     def remove(self) -> None:
         """Delete the journal, once its shard stands."""
-        # unlink first: while the lock is held nobody else can have opened it anew
+        # unlink first: while the lock is held no other process can have reopened it
         os.unlink(self.path)
         self._file.close()
 

@@ -77,7 +77,7 @@ class LabelFile:
 
         Raises:
             InputError: the file cannot be read, is neither of these, or is ambiguous (an image id or a file name that
-                stands twice, ids that `parent_id` cannot name); with ``strict`` also an unusable annotation.
+                occurs twice, ids that `parent_id` cannot name); with ``strict`` also an unusable annotation.
             CorruptFileError: damaged or cut off.
         """
         file = cls(os.fspath(path), problems=Problems(os.fspath(path) if strict else ""))
@@ -183,7 +183,7 @@ class LabelStream:
 
         Args:
             path: the file.
-            problems: where to note them, by default in an object of its own.
+            problems: collects them; by default a new object.
 
         Raises:
             InputError, CorruptFileError: as `read_label_file`, or a list of results.
@@ -250,7 +250,7 @@ class _Heads:
         """
         Args:
             path: of the file.
-            problems: is told of names that cannot be used.
+            problems: collects unusable names.
             results_allowed: take a list of results, too.
         """
         self.path = path

@@ -14,7 +14,7 @@ from ..errors import CorruptFileError, InputError
 from ..structures.files import open_regular
 
 CHECKSUM = "crc32"  # top-level key of our own label files: of all bytes before the key
-RESULTS = "results"  # stands for the key of a file that is one list
+RESULTS = "results"  # the key of a file that is one list
 
 _BLANKS = re.compile(r"[ \t\r\n]*")
 _DELIMITERS = frozenset(" \t\r\n,:]}")
@@ -22,7 +22,7 @@ _CHUNK = 1 << 20
 _LARGEST_VALUE = 1 << 28  # bytes; a value that does not end by then is a damaged file, not a record
 _OUR_HEAD = b'{"info":{'
 _UTF8_MARK = b"\xef\xbb\xbf"
-_FOREIGN = {  # how files begin that are no json text, and what to do about them
+_FOREIGN = {  # first bytes of files that are not json, with the remedy
     b"\x1f\x8b": "is compressed by gzip; unpack it",
     b"PK\x03\x04": "is a zip archive; unpack it",
     b"BZh": "is compressed by bzip2; unpack it",
@@ -38,10 +38,10 @@ class Record(NamedTuple):
     """A value of a json file.
 
     Attributes:
-        key: the top-level key that it stands under; RESULTS in a file that is one list.
+        key: its top-level key; RESULTS in a file that is one list.
         index: its position in the list; -1 for a value that is in no list, and for the announcement of a list, which
             comes before its records, so that an empty one is seen too.
-        offset, length: where it lies in the file, in bytes; length 0 for the announcement of a list.
+        offset, length: its place in the file, in bytes; length 0 for the announcement of a list.
         value: the json value; None for the announcement of a list.
     """
 
@@ -74,7 +74,7 @@ def iterate_records(path: str) -> Iterator[Record]:
     our own label files is compared when it comes by.
 
     Raises:
-        InputError: the file cannot be opened, or is no json object or list.
+        InputError: the file cannot be opened, or is not a json object or list.
         CorruptFileError: no json text, cut off, damaged, or with a checksum that is not that of its bytes.
     """
     with readable(path), open_regular(path) as file:

@@ -42,7 +42,7 @@ class Annotation(TypedDict, total=False):
     """A mask: ``id``, ``image_id`` and ``iscrowd`` (0 or 1) always, ``parent_id`` (0 for none) where the file has it.
 
     The other fields are as the file has them; `read_score`, `read_area`, `read_box` and `masks.rle_from_coco` check and
-    normalize them where they are needed, so that a field that nobody reads does no harm.
+    normalize them where they are needed, so that an unused field does no harm.
     """
 
     id: Id
@@ -209,7 +209,7 @@ def read_image(record: Any, problems: Problems, place: str) -> ImageRecord:
 
     Args:
         record: the json value.
-        problems: is told of a name that is there and cannot be used; it is then left out of the record, as is the size.
+        problems: collects unusable names; they are left out of the record, as is the size.
         place: file and position, for messages.
 
     Raises:
@@ -336,7 +336,7 @@ def _flag(record: dict[str, Any], name: str) -> int:
 
 
 def check_ids(annotations: Sequence[Annotation], where: str) -> None:
-    """Give every annotation of one image an id of its own, where that changes nobody's parent.
+    """Give every annotation of one image a unique id, where that changes no parent.
 
     Annotations without an id, and those whose id another one has, get new ones: ids matter to ``parent_id`` alone.
 

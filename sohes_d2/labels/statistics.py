@@ -1,4 +1,4 @@
-"""What labels hold, image by image: counts, depths, sizes, coverage, and the images that stand out.
+"""Statistics of labels per image: counts, depths, sizes, coverage, and outliers.
 
 One image is in memory at a time, whatever the size of the file.
 """
@@ -56,7 +56,7 @@ class LabelStatistics:
         area_histogram: masks by their share of the image in `AREA_BINS`; smaller ones are in the first bin.
         has_hierarchy: whether any annotation has ``parent_id``; without, every mask is a whole.
         crowds: crowd regions, which are not counted as masks.
-        outstanding: images that stand out: "most masks", "fewest masks", "least covered", "deepest".
+        outstanding: outlier images: "most masks", "fewest masks", "least covered", "deepest".
         problems: what could not be used, by reason and in words.
     """
 

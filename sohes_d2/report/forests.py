@@ -24,7 +24,7 @@ class ImageForest:
         forest: from large to small masks.
         annotations: the record of each mask.
         problems: what could not be used as it is, and what was done instead.
-        crowds: crowd regions, which are no entities and are left out.
+        crowds: crowd regions, which are not entities and are left out.
         by_coverage: whether the parents were read off the masks, for lack of usable ones in the file.
     """
 

@@ -33,7 +33,7 @@ def read_label_file(path: str | Path, results_allowed: bool = False) -> LabelFil
     """Read a COCO data set, or with ``results_allowed`` a COCO result list.
 
     Raises:
-        InputError: the file cannot be read, is no json, or is none of these.
+        InputError: the file cannot be read, is not json, or is not one of these.
     """
     file = LabelFile.read(path, results_allowed=results_allowed)
     if not file.images and not file.is_result_list:

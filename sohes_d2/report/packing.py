@@ -19,7 +19,7 @@ SEPARATOR = " "
 
 
 def embed_json(value: Any) -> str:
-    """Json that may stand inside a ``<script>`` element: ASCII, and no "<" that could end it or open a comment.
+    """Json that is safe inside a ``<script>`` element: ASCII, and no "<" that could end it or open a comment.
 
     Raises:
         ValueError: a number that json does not have (NaN, infinity).

@@ -66,7 +66,7 @@ class atomic_writer:
 
     A killed process leaves a file with the suffix ``.tmp``, which the next writing of ``path`` takes over. Processes
     that write one path at the same time wait for one another where the file system has locks; elsewhere they must give
-    themselves different ``writer`` names. A symbolic link stays one, and what is no regular file (a pipe, /dev/stdout)
+    themselves different ``writer`` names. A symbolic link stays one, and an irregular file (a pipe, /dev/stdout)
     is written to as it is.
 
     Raises:
@@ -164,11 +164,11 @@ def lock_file(file: IO[Any], wait: bool = True) -> bool:
 
 
 def open_regular(path: str | os.PathLike[str], pipes: bool = False) -> BinaryIO:
-    """Open a file for reading. What is no regular file is not even opened: that could wait for ever, or act.
+    """Open a file for reading. Files that are not regular are refused unopened: opening could block or have effects.
 
     Args:
         path: of the file.
-        pipes: take a pipe, too. One that nobody writes to is empty.
+        pipes: take a pipe, too. A pipe without a writer is empty.
 
     Raises:
         OSError: it cannot be opened; ``strerror`` says why.
@@ -219,7 +219,7 @@ def check_output(path: str | os.PathLike[str], folder: bool, option: str = "--ou
         option: that named it, for the message.
 
     Raises:
-        InputError: something is in the way, or there is no permission.
+        InputError: the path is blocked, or permission is missing.
     """
     path = os.fspath(path)
     shown = path if len(path) <= 200 else f"{path[:200]}..."
@@ -347,7 +347,7 @@ def write_all(descriptor: int, data: bytes | bytearray) -> None:
 class FolderLock:
     """The right to write into a folder, held until `release` or the end of the process, however that comes.
 
-    Several jobs that share out one piece of work may hold it together (``job`` of ``jobs``); nobody else may then.
+    Several jobs that share out one piece of work may hold it together (``job`` of ``jobs``); others are excluded.
     It costs hidden files in the folder (``.gate.lock``, ``.job-0-of-1.lock``), which stay. On a file system without
     locks it does nothing.
     """
@@ -384,7 +384,7 @@ class FolderLock:
                     f"{folder!r} is in use: another process is writing into it; wait for its end, stop it, or choose "
                     "another folder"
                 ) from error
-            except NotImplementedError:  # how filelock says that there are no locks
+            except NotImplementedError:  # raised by filelock where the file system has no locks
                 self._lock = None
 
     def release(self, remove: bool = False) -> None:

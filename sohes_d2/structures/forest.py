@@ -31,7 +31,7 @@ NO_LEVEL = -1
 
 
 class Forest:
-    """Masks of one image and who is inside whom (SOHES, section 3: entities, their parts, the parts of these).
+    """Masks of one image and their parents (SOHES, section 3: entities, their parts, the parts of these).
 
     >>> forest[0].mask, forest["2.1"].score             # by place, or by the path of names
     >>> [entity.name for entity in forest.select(20)]   # the 20 entities that explain the photo best

@@ -1,4 +1,4 @@
-"""The rules of hierarchy: who is whose parent, which masks say the same, and which entities explain a photo best.
+"""Rules of the hierarchy: parents, near-duplicates, and selection of the entities that explain a photo best.
 
 Everything here works on arrays (parents, areas, scores, overlaps) with numpy alone, so that the labels, the model, the
 teacher and an exported file share one set of rules. ``parents`` is (N,) int64, the index of each mask's parent, -1 for
@@ -272,7 +272,7 @@ def without_only_children(
         only = keep & (linked != NO_PARENT) & (count[linked] == 1)
         same = np.flatnonzero(only & (areas > max_only_child_area * areas[linked]))
         if len(same):
-            # one link of a run at a time: the others are asked again, of what then stands there
+            # one link of a run at a time: the others are checked again afterwards
             above = linked[same]
             first = ~np.isin(above, same)
             worse = np.where(scores[same] > scores[above], above, same)
@@ -336,7 +336,7 @@ def disjoint_wholes(
         (N,) bool, the masks that stay, and (N,) parents among these.
     """
     keep, parents = keep.copy(), linked_to_kept(parents, keep)
-    children = children_of(np.where(keep, parents, len(parents)))  # of masks that are left out, nobody is a child
+    children = children_of(np.where(keep, parents, len(parents)))  # removed masks have no children
     pending = [(-scores[k], -areas[k], int(k)) for k in np.flatnonzero(keep & (parents == NO_PARENT))]
     heapq.heapify(pending)
     wholes: list[int] = []
@@ -429,7 +429,7 @@ def best_cut(parents: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:
     Returns:
         Ascending indices. Where a mask is worth as much as the best masks inside, it is taken instead of these.
     """
-    roof = len(parents)  # stands above the wholes
+    roof = len(parents)  # virtual parent of the wholes
     parents = np.where(parents == NO_PARENT, roof, parents)
     # [k] = the greatest sum of at most k masks: of a subtree without its root, and how it was split among the children
     tables = [np.zeros(1)] * (roof + 1)
@@ -477,7 +477,7 @@ def entity_values(scores: np.ndarray, shares: np.ndarray, count: int, rank_scale
 
     share (N,) is of the photo's area: what fills the photo is rather the ground of its entities than one of them. r is
     the number of better masks. Ranks and not scores, since what a score means differs between phase 1 and models: all
-    that is assumed is that a higher one is better. With a small scale the best masks stand whatever else fits
+    that is assumed is that a higher one is better. With a small scale the best masks are selected whatever else fits
     beside them; with a large one, two parts soon outweigh their whole. From the ``10 * count``-th on, a mask is worth
     nothing, so that these need not be looked at. Of fewer masks than ``count``, their number is taken for it.
     """

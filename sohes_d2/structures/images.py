@@ -1,6 +1,6 @@
 """The one door to photos: regular files in raster formats, of bounded size, become (H, W, 3) uint8 RGB.
 
-Files are untrusted. What is no regular file is never opened, only decoders of a list see the bytes, and the size in the
+Files are untrusted. Irregular files are never opened, only decoders of a list see the bytes, and the size in the
 header is checked before any pixel is decoded. The frame is that of Detectron2's `read_image`.
 """
 
@@ -117,7 +117,7 @@ def max_image_pixels() -> int:
     """The limit that holds: of `set_max_image_pixels`, the environment, or MAX_IMAGE_PIXELS.
 
     Raises:
-        InputError: the environment variable is no positive whole number.
+        InputError: the environment variable is not a positive integer.
     """
     text = os.environ.get(MAX_IMAGE_PIXELS_VARIABLE) or str(MAX_IMAGE_PIXELS)
     if not text.isdecimal() or int(text) < 1:
@@ -162,7 +162,7 @@ def as_rgb(image: Any) -> np.ndarray:
 
     Raises:
         ImageReadError: a file that cannot be read.
-        ValueError: something that is no image.
+        ValueError: not an image.
     """
     if isinstance(image, (str, os.PathLike)):
         return read_image(image)
@@ -219,7 +219,7 @@ def image_size(path: PathLike) -> tuple[int, int]:
 
 
 def file_fingerprint(path: PathLike) -> tuple[int, int] | None:
-    """Size in bytes and time of the last change in nanoseconds; None where there is no such file.
+    """Size in bytes and time of the last change in nanoseconds; None if the file does not exist.
 
     Two fingerprints of a path differ if the file was replaced or changed in between. No byte of it is read.
     """

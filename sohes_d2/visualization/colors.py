@@ -42,7 +42,7 @@ HUE_TURN = (22.0, 75.0)
 # Past this OKLab distance two colours are easily told apart, and a fresh colour is preferred over a still more distant
 # one.
 FAR_ENOUGH = 0.12
-# And a shade must be at least this far from its parent's colour, on which it lies in a strip.
+# Least distance of a shade from its parent's colour, beside which it is drawn in a strip.
 FROM_PARENT = 0.06
 
 # Neighbourhood is judged on a grid of at most this many cells per side: enough to see who touches whom, small enough

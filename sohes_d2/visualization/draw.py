@@ -15,12 +15,12 @@ from .thumbnails import INK, MUTED, NARROW, REFERENCE_WIDTH, drawing_scale, font
 from .tree import draw_tree
 
 MARGIN, GAP = 24, 14  # pixels at REFERENCE_WIDTH
-# More than this nobody takes in at a glance; labels of the first phase have several hundred, most of low score.
+# More than this cannot be taken in at a glance; labels of the first phase have several hundred, most of low score.
 MAX_MASKS = 60
 MIN_WIDTH = 240  # pixels
-# Photos flatter than the first number stand two by two, flatter than the second one below the other.
+# Photos flatter than the first number are drawn two by two, flatter than the second one below the other.
 TWO_COLUMNS, ONE_COLUMN = 2.4, 6.0
-# Nothing is drawn flatter or steeper than this; a panorama of 20000x50 is squeezed, or nobody could see a mask in it.
+# Nothing is drawn flatter or steeper than this; a panorama of 20000x50 is squeezed, so that masks stay visible.
 FLATTEST, STEEPEST = 16.0, 1 / 3
 
 
@@ -39,7 +39,7 @@ def forest_figure(
         forest: its masks; may be empty.
         title: printed above, for example the file's name.
         width: of the result in pixels, at least MIN_WIDTH; type and lines scale with it down to 800 pixels, below
-            which photos stand two by two and the tree shows less.
+            which photos are drawn two by two and the tree shows less.
         max_masks: a forest of more masks is thinned to so many of the highest scores, each linked to its nearest shown
             ancestor, and the figure says so; 0 shows all.
         max_area: larger masks, as a share of the image, are left out likewise: first-phase labels hold unions of nearly

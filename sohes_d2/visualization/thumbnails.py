@@ -75,7 +75,7 @@ def framed(picture: np.ndarray, color: np.ndarray, border: int, radius: int) -> 
 def drawing_scale(width: int) -> float:
     """By what lengths at REFERENCE_WIDTH are multiplied in a picture of a width: below NARROW they shrink no further.
 
-    There a layout takes less side by side instead, or nobody could read it.
+    There a layout takes less side by side instead, to stay readable.
     """
     return max(width, NARROW) / REFERENCE_WIDTH
 

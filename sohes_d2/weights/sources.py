@@ -119,7 +119,7 @@ def shipped_files() -> dict[str, Path]:
 
 
 def local_path(source: str) -> str:
-    """The file that ``shipped:NAME`` stands for; any other source is returned as it is.
+    """The file of ``shipped:NAME``; any other source is returned as it is.
 
     Raises:
         WeightsError: no such weights come with the package.

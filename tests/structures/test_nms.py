@@ -7,7 +7,7 @@ import torch
 
 from sohes_d2.structures import nms
 from sohes_d2.structures.masks import encode_masks, iou_matrix
-from sohes_d2.structures.nms import intersections, ious
+from sohes_d2.structures.nms import intersections, ious, without_duplicates
 
 SIZE = (20, 30)
 
@@ -33,3 +33,11 @@ def test_no_masks():
     none = torch.zeros(0, *SIZE, dtype=torch.bool)
     assert intersections(none, none).shape == (0, 0)
     assert intersections(none, torch.ones(2, *SIZE, dtype=torch.bool)).shape == (0, 2)
+
+
+def test_masks_whose_iou_equals_the_threshold_stay():
+    masks = np.zeros((2, *SIZE), bool)
+    masks[0, 4, 5:8] = masks[1, 4, 6:9] = True  # 2 of 4 pixels are shared
+    encoded, scores = encode_masks(masks), np.array([0.5, 0.9])
+    assert without_duplicates(encoded, scores, 0.5).tolist() == [1, 0]
+    assert without_duplicates(encoded, scores, 0.49).tolist() == [1]

@@ -1,7 +1,7 @@
 """What the `datasets/prepare_*.py` scripts share: any source of masks to a class-agnostic COCO json with parents.
 
 A script lists its images (`Item`) and reads one at a time (`Scene`); `convert` does the rest. The images done so far
-are kept in a journal beside the output, so that a run that was killed goes on where it stopped, and the output appears
+are kept in a journal beside the output, so that a killed run resumes where it stopped, and the output appears
 only when it is complete. Its layout is that of `sohes_d2.labels.writer`.
 """
 
@@ -111,7 +111,7 @@ def convert(
 ) -> Summary:
     """Write the COCO json of a list of images, reading one image at a time.
 
-    An image that cannot be read is recorded under `skipped` with the reason, and the run goes on.
+    An image that cannot be read is recorded under `skipped` with the reason, and the run continues.
 
     Args:
         output: the file to write; its folder is made.
@@ -121,7 +121,7 @@ def convert(
         report: print the progress to stderr.
 
     Raises:
-        InputError: an image id stands twice.
+        InputError: an image id occurs twice.
         FolderBusyError: another process is writing the same file.
     """
     if len({item.image_id for item in items}) != len(items):

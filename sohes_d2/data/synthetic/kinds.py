@@ -1,4 +1,4 @@
-"""What stands in synthetic scenes: a few kinds of things, each built of parts and subparts in its own way.
+"""Kinds of objects in synthetic scenes, each with its own parts and subparts.
 
 Kinds give the scenes what photos have and random shapes lack: things of one kind share their build while size, colour,
 texture and proportions differ.

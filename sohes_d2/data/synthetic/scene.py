@@ -1,6 +1,6 @@
 """Synthetic scenes with a known forest: for tests, and for trying and measuring methods without a download.
 
-Things of several kinds (`kinds`) stand before each other on a textured ground. Light falls from one side,
+Objects of several kinds (`kinds`) occlude each other on a textured background. Light falls from one side,
 things cast shadows, textures and a camera's blur and noise lie over all. The masks are those of what is visible.
 """
 

@@ -24,7 +24,7 @@ class BorderCountMapper:
 
     Called with a dict that has `annotations`, it returns `image` (3, S, S) uint8 and `border_counts` (S, S) int16, see
     `border_counts`; OUTSIDE where a photo smaller than the crop was padded. Reading a thousand labels costs more than
-    all else, and every epoch needs them again, so photos and counts are kept while there is room.
+    all else, and every epoch needs them again, so photos and counts are cached while memory allows.
 
     All chance comes from numpy's global generator, which the training stream seeds for each sample.
     """

@@ -42,7 +42,7 @@ def paste(target: LabeledCrop, donor: LabeledCrop, min_area: int) -> LabeledCrop
 
     Returns:
         The remaining masks of the target without the pasted pixels, then those of the donor. Ancestors are those of
-        either image; pasted entities are no part of what they cover.
+        either image; pasted entities are not parts of what they cover.
     """
     if not donor.masks:
         return target

@@ -29,7 +29,7 @@ _DONOR_ATTEMPTS = 5
 
 
 class PseudoLabelDatasetMapper:
-    """Read an image and its labels, augment both, and keep the labels that are left, with who is inside whom.
+    """Read an image and its labels, augment both, and keep the remaining labels and their ancestors.
 
     Called with a Detectron2 dict, it returns one with `image` (3, H, W) uint8 in the channel order of INPUT.FORMAT,
     what the dict has of `file_name`, `image_id`, `height`, `width` (of the file) and, for training, `instances` with
@@ -150,7 +150,7 @@ class PseudoLabelDatasetMapper:
         kept = ("file_name", "image_id", "height", "width")
         sample: dict[str, Any] = {key: dataset_dict[key] for key in kept if key in dataset_dict}
         if self.is_train:
-            # a generator of its own, drawn first, so that one setting changed does not change all that comes after
+            # a separate generator, drawn first, so that changing one setting does not change all later draws
             rng = np.random.default_rng(np.random.randint(2**31))  # noqa: NPY002  (see the class)
             view = self._view(dataset_dict)
             crop = self._training_crop(dataset_dict, view, rng)

@@ -1,4 +1,4 @@
-"""The endless stream of training images: what stands at a position of it depends on (seed, position) alone.
+"""Endless stream of training images: the sample at a position depends on (seed, position) alone.
 
 Not on the number of workers or processes, and not on whether training was stopped and resumed in between. One pass over
 the data set is an epoch; every epoch has its own order. The positions of one iteration are dealt out to the processes
@@ -76,7 +76,7 @@ def build_training_loader(
         collate_fn=_as_list,
         drop_last=True,
         worker_init_fn=_begin_worker,
-        # of its own: each iteration over a DataLoader draws a number, by default from the global generator
+        # a separate one: each iteration over a DataLoader draws a number, by default from the global generator
         generator=torch.Generator().manual_seed(seed),
     )
     return TrainingLoader(loader)
@@ -253,7 +253,7 @@ def _begin_worker(worker: int) -> None:
     # A signal to the group is for the training, which finishes its iteration; the workers end with it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    cv2.setNumThreads(0)  # of its own accord, the OpenCV of each worker would take all cores (torch's does not)
+    cv2.setNumThreads(0)  # by default the OpenCV of each worker uses all cores (torch does not)
 
 
 def _end_workers(batches: Any) -> None:

@@ -20,7 +20,7 @@ _ERASE_ASPECTS = (0.3, 3.3)
 
 
 def needs_teacher_view(cfg: Any) -> bool:
-    """Whether the model of a config learns from a teacher, who needs a view of its own, but no labels.
+    """Whether the model of a config learns from a teacher, which needs its own view, but no labels.
 
     The model's class says so: ``needs_teacher_view = True``.
     """
@@ -98,7 +98,7 @@ class StrongView:
             rng: all chance comes from it.
 
         Returns:
-            (H, W, 3) uint8 RGB, an array of its own.
+            (H, W, 3) uint8 RGB, a new array.
         """
         view = np.array(image, order="C")
         if rng.random() < self.jitter_probability:

@@ -20,7 +20,7 @@ def read_photos(file: LabelFile, selection: Selection, problems: Problems) -> li
     Args:
         file: a COCO document.
         selection: which masks to take.
-        problems: is told of masks that are left out because they cannot be used.
+        problems: collects the unusable masks that are left out.
 
     Raises:
         InputError: an image without a size.

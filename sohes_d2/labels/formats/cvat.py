@@ -74,7 +74,7 @@ def read(source: Path, options: Options) -> list[Photo]:
     """Read an annotations.xml: masks, polygons and boxes; tracks of videos are not read.
 
     Raises:
-        InputError: it is no such file; the message says where.
+        InputError: not such a file; the message says where.
     """
     root = read_xml(source)
     if root.tag != "annotations":

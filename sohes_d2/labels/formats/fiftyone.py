@@ -79,7 +79,7 @@ def read(source: Path, options: Options) -> list[Photo]:
     one of detections that have masks.
 
     Raises:
-        InputError: it is no such file, or a sample lacks its size.
+        InputError: not such a file, or a sample lacks its size.
     """
     source = source / "samples.json" if source.is_dir() else source
     content = read_json(source)

@@ -80,7 +80,7 @@ def read(source: Path, options: Options) -> list[Photo]:
     """Read a json of tasks, exported or written here: of each, the first annotation, else the first prediction.
 
     Raises:
-        InputError: it is no such file, or a region cannot be used.
+        InputError: not such a file, or a region cannot be used.
     """
     tasks = read_json(source)
     if not isinstance(tasks, list):
