@@ -19,7 +19,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "score labels or predictions against ground truth"),
     "evaluate-predictions": ("evaluate_predictions", "the same on a registered data set, in Detectron2's loop"),
     "demo": ("demo", "show what phase 1 or a trained model finds in photos: labels, page and pictures"),
-    "train-borders": ("train_borders", "improve phase 1 on photos of one's own: a network learns borders from labels"),
+    "train-borders": ("train_borders", "train a border network for phase 1 on its labels"),
     "pretrain": ("pretrain", "train a backbone on photos without labels"),
     "train": ("train", "train or evaluate a model (phases 2 and 3)"),
     "export": ("export", "write the weights of one model out of a checkpoint"),

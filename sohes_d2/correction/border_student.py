@@ -1,4 +1,4 @@
-"""Border student: learns where labels end, and so improves on the forests that it learned from."""
+"""Border student: learns, from the masks of label files, where entities end."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Border network: a small U-Net that predicts, from the photo alone, how many pseudo-labels end at each pixel.
 
 It is trained on label files of phase 1 (`sohes_d2.correction.border_student`) and answers with a mean over many noisy
-forests, which is better than each of them.
+forests.
 """
 
 from __future__ import annotations

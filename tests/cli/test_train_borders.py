@@ -1,4 +1,4 @@
-"""Rounds of labeling and training: that each takes what the one before made, and that the most stable is kept."""
+"""Rounds of labeling and training: each takes what the one before made."""
 
 import json
 
@@ -66,17 +66,15 @@ def test_a_round_from_photos_to_a_file_that_phase_one_takes(photos, tmp_path, mo
     assert "--resume" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize(("stabilities", "best"), [([0.5, 0.4], None), ([0.5, 0.6, 0.6], 1), ([0.5, 0.6, 0.7], 2)])
-def test_rounds_end_when_stability_falls(photos, tmp_path, monkeypatch, stabilities, best):
-    values, exported, weights = iter(stabilities), [], []
-    monkeypatch.setattr(train_borders, "_stability", lambda *_: next(values))
-    monkeypatch.setattr(train_borders, "_label", lambda args, folder, given: weights.append(given))
-    monkeypatch.setattr(train_borders, "_train", lambda *_: None)
+def test_each_round_takes_the_network_of_the_one_before(photos, tmp_path, monkeypatch):
+    exported, labeled, trained = [], [], []
+    monkeypatch.setattr(train_borders, "_stability", lambda *_: 0.5)
+    monkeypatch.setattr(train_borders, "_label", lambda args, folder, weights: labeled.append(weights))
+    monkeypatch.setattr(train_borders, "_train", lambda args, folder, weights: trained.append((folder.name, weights)))
     monkeypatch.setattr(train_borders, "_export", lambda checkpoint, path: exported.append(checkpoint))
     assert train_borders.main(["--images", str(photos), "--output", str(tmp_path), "--rounds", "2", "--resume"]) == 0
-    trained = [str(tmp_path / f"round_{k}" / "training" / "model_final.pth") for k in (1, 2)]
-    assert exported == ([trained[best - 1]] if best else [])
-    assert weights == ["", trained[0]][: len(stabilities) - 1]
+    first, second = (str(tmp_path / f"round_{k}" / "training" / "model_final.pth") for k in (1, 2))
+    assert labeled == ["", first] and trained == [("round_1", ""), ("round_2", first)] and exported == [second]
 
 
 def test_a_failed_step_ends_the_command(photos, tmp_path, monkeypatch, capsys):
