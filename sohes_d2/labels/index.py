@@ -44,7 +44,7 @@ COCO_SIZES = (("small", 32**2), ("medium", 96**2), ("large", math.inf))
 # Sizes by the share of the image, which do not depend on its resolution.
 RELATIVE_SIZES = (("<0.1%", 0.001), ("0.1-1%", 0.01), ("1-10%", 0.1), (">=10%", math.inf))
 
-_CHECKSUM_LINE = re.compile(rb'"%s":(\d{1,10})\}\n?' % CHECKSUM.encode())
+_CHECKSUM_LINE = re.compile(rb'"%s":(\d{1,10})\}' % CHECKSUM.encode())
 _CHECKED_BYTES = 4096  # at either end of a label file, see `_checksum`
 
 _HEAD = b'{"info":{'
@@ -201,11 +201,13 @@ def check_label_file(label_file: str) -> None:
     """
     size = os.path.getsize(label_file)
     tail = b"".join(copy_range(label_file, max(0, size - 64), min(size, 64)))
-    last = tail[tail.rstrip(b"\n").rfind(b"\n") + 1 :]
-    found = _CHECKSUM_LINE.fullmatch(last)
+    last = tail[tail.rstrip().rfind(b"\n") + 1 :]
+    found = _CHECKSUM_LINE.match(last)
     if found is None:
         scan_label_file(label_file)
         return
+    if last[found.end() :] != b"\n":
+        raise CorruptFileError(f"{label_file!r} is damaged at its end; delete it and make it again with --resume")
     checksum = 0
     for data in copy_range(label_file, 0, size - len(last)):
         checksum = zlib.crc32(data, checksum)
