@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 
 class MutualLearningHook(HookBase):
-    """Sets the branch weights before a step; after it updates the teacher and logs teacher statistics.
+    """Sets the branch weights before a step; after it updates the teacher, checks it for collapse
+    and logs teacher statistics.
 
     It belongs before the hook that writes checkpoints: these then hold the teacher of their iteration, and none is
     written of a training that has just collapsed. All processes have one.

@@ -27,7 +27,7 @@ SOURCE = "model"
 
 @dataclass(frozen=True)
 class FoundMasks:
-    """Predictions of one forward pass on an image or a crop of it.
+    """Predictions for an image or a crop of it; with TTA, merged over the views.
 
     Attributes:
         rles: N masks of the image's size.
@@ -113,9 +113,9 @@ class EntityInference:
     def combine(
         self, found: Sequence[FoundMasks], output_size: tuple[int, int], nms_threshold: float = 1.0
     ) -> dict[str, Any]:
-        """Merge the masks of one forward pass, or of several on parts of an image, to its entities.
+        """Merge the masks of an image, or of several crops of it, to its entities.
 
-        The ancestor head compares masks of one pass. Between masks of two passes coverage decides: an ancestor covers
+        The ancestor head compares masks of one crop. Between masks of two crops coverage decides: an ancestor covers
         the descendant by ``theta_cover_alone``.
 
         Args:
@@ -202,7 +202,7 @@ class EntityInference:
 
 
 def _between_looks(rles: list[RLE], look: np.ndarray, theta_cover: float) -> Tensor:
-    """(N, N) float32: the share of mask j that mask i of another pass covers, if at least ``theta_cover``; else 0."""
+    """(N, N) float32: the share of mask j that mask i of another crop covers, if at least ``theta_cover``; else 0."""
     covered = np.zeros((len(rles), len(rles)), np.float32)
     if len(np.unique(look)) > 1:
         areas, boxes = mask_areas(rles), mask_boxes(rles)

@@ -130,7 +130,7 @@ def fourier_features(values: np.ndarray, dims: int, sigma: float, seed: int) -> 
 
 
 def gradient_texture(lab: np.ndarray, scales: Sequence[float]) -> np.ndarray:
-    """Local gradient energy of each pixel, by scale and, for lightness, by direction.
+    """Local gradient strength of each pixel, by scale and, for lightness, by direction.
 
     Args:
         lab: (H, W, 3) float32.
