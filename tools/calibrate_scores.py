@@ -19,8 +19,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -29,9 +30,13 @@ import numpy as np  # noqa: E402
 
 from sohes_d2.cli.runner import run_tool, tool_parser  # noqa: E402
 from sohes_d2.errors import InputError  # noqa: E402
-from sohes_d2.exploration.stability import Find, look_twice  # noqa: E402
 from sohes_d2.structures.score_calibration import calibrated  # noqa: E402
 
+Find = Callable[[np.ndarray], Any]  # from an (H, W, 3) photo to its Forest
+
+RETURNED_IOU = 0.75
+SHRINK = 0.75
+JITTER = 0.2
 GROUPS = 12  # of masks of similar scores, to which a model's calibration is fitted
 LEAST_STEP = 0.005  # raw score between its knots
 TILT = 0.02  # share of the raw score in it, without which it would be level in places
@@ -136,6 +141,38 @@ def observe(find: Find, paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray, 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     return run_tool("calibrate_scores", parse_arguments, calibrate, arguments)
+
+
+def look_twice(find: Find, image: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """(M,) scores of an (H, W, 3) photo's masks, and (M,) bool whether they come back."""
+    import cv2
+
+    from sohes_d2.structures.masks import decode_mask, encode_masks, iou_matrix
+
+    height, width = image.shape[:2]
+    first = find(image)
+    second = find(transformed(image, generator))
+    size = (width, height)
+    back = [
+        cv2.resize(decode_mask(mask).astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)[:, ::-1].astype(bool)
+        for mask in second.masks
+    ]
+    if not len(first) or not back:
+        return first.scores, np.zeros(len(first), bool)
+    return first.scores, iou_matrix(first.masks, encode_masks(back)).max(axis=1) >= RETURNED_IOU
+
+
+def transformed(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """The photo mirrored, recoloured and reduced."""
+    import cv2
+
+    size = (max(1, round(image.shape[1] * SHRINK)), max(1, round(image.shape[0] * SHRINK)))
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)[:, ::-1].astype(np.float32)
+    brightness, contrast, saturation = generator.uniform(1 - JITTER, 1 + JITTER, 3).astype(np.float32)
+    grey = small.mean(axis=2, keepdims=True)
+    colored = grey + saturation * (small - grey)
+    mean = colored.mean()
+    return np.clip(np.rint(brightness * (mean + contrast * (colored - mean))), 0, 255).astype(np.uint8)
 
 
 def isotonic_knots(scores: np.ndarray, returned: np.ndarray) -> list[list[float]]:

@@ -7,14 +7,11 @@
 Each round labels the photos, with the network of the round before, and trains a network on these labels, starting with
 the one before. The network learns the mean of many noisy forests.
 
-No human label is read. Whether a round is better, only ground truth can tell: compare labels with and without the
-network by sohes evaluate --against. The share of the best 100 masks that come back when a photo is
-mirrored, recoloured and reduced, which is printed, also rises with a network that has learned nothing.
+No human label is read. Whether labels with the network are better than without, only ground truth can tell: compare
+them by sohes evaluate --against.
 
-borders.safetensors is the network of the last round.
-
-OUTPUT/round_1/ and so on hold labels/ and training/ of a round; rounds.json has the stability of each. The same command
-with --resume goes on after a kill.
+OUTPUT/round_1/ and so on hold labels/ and training/ of a round, OUTPUT/borders.safetensors the network of the last one.
+The same command with --resume continues after a kill.
 
 Exit code: 0 done, 1 failed, 2 usage error, 130 stopped by Ctrl-C.
 """
@@ -26,13 +23,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from ..structures.files import check_output
 from .runner import EXIT_SKIPPED, add_config_file, add_config_options, run_tool, tool_parser
 
-BEST_MASKS = 100  # whose stability is measured
-WEIGHTS, ROUNDS = "borders.safetensors", "rounds.json"
+WEIGHTS = "borders.safetensors"
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -44,14 +39,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add_config_file(parser, "of phase 1 (default: joint)")
     add("--training-config", default="border_student", metavar="NAME|YAML", help="default: %(default)s")
     add("--rounds", type=int, default=1, metavar="N", help="default: %(default)s")
-    add("--check", type=int, default=20, metavar="N", help="photos whose stability is measured (default: %(default)s)")
     add("--workers", type=int, metavar="N", help="processes that label, 0: none (default: one per core)")
     add("--num-gpus", type=int, default=0, metavar="N", help="that train; 0: the CPU (default: %(default)s)")
     add("--resume", action="store_true", help="go on with an existing output, or begin")
     add_config_options(parser)
     args = parser.parse_args(arguments)
-    if args.rounds < 1 or args.check < 1:
-        parser.error("--rounds and --check are at least 1")
+    if args.rounds < 1:
+        parser.error("--rounds is at least 1")
     return args
 
 
@@ -60,28 +54,20 @@ def train_borders(args: argparse.Namespace) -> int:
     from ..config.load import load_config
     from ..data.sources import read_image_list
     from ..errors import InputError
-    from ..structures.files import write_json
 
     check_output(args.output, folder=True)
     output = Path(args.output)
-    if (output / ROUNDS).exists() and not args.resume:
-        raise InputError(f"{output / ROUNDS}: this output holds rounds; go on with --resume, or give another --output")
-    photos = [item.path for item in read_image_list(args.images)]
-    load_config(args.config_file or "joint", args.opts)  # its errors come before hours of work
-    output.mkdir(parents=True, exist_ok=True)
-    chosen = photos[:: max(1, len(photos) // args.check)][: args.check]
-
-    rounds: list[dict[str, Any]] = [{"round": 0, "stability": _stability(args, chosen, "")}]
-    print(f"labels without a network: {rounds[0]['stability']:.3f} of the best masks come back", flush=True)
+    if (output / "round_1").exists() and not args.resume:
+        raise InputError(f"{args.output!r} holds rounds already; continue them by --resume, or give another --output")
+    read_image_list(args.images)  # errors of the command come before hours of work
+    load_config(args.config_file or "joint", args.opts)
+    load_config(args.training_config)
     weights = ""
     for number in range(1, args.rounds + 1):
         folder = output / f"round_{number}"
         _label(args, folder / "labels", weights)
         _train(args, folder, weights)
         weights = str(folder / "training" / "model_final.pth")
-        rounds.append({"round": number, "stability": _stability(args, chosen, weights)})
-        write_json(str(output / ROUNDS), rounds)
-        print(f"round {number}: {rounds[-1]['stability']:.3f} of the best masks come back", flush=True)
     _export(weights, output / WEIGHTS)
     print(f"use it: EXPLORATION.BORDER.WEIGHTS {output / WEIGHTS}")
     return 0
@@ -112,29 +98,6 @@ def _run(arguments: list[str]) -> None:
         raise KeyboardInterrupt
     if code not in (0, EXIT_SKIPPED):
         raise SOHESError(f"`sohes {arguments[0]}` ended with exit code {code}; mend that, and go on with --resume")
-
-
-def _stability(args: argparse.Namespace, paths: list[str], weights: str) -> float:
-    """Mean over photos of the share of their best masks that come back."""
-    import numpy as np
-
-    from ..config.load import load_config
-    from ..devices import choose_device
-    from ..exploration.labeler import PseudoLabeler
-    from ..exploration.stability import stability
-    from ..structures.images import ImageReadError, read_image
-
-    cfg = load_config(args.config_file or "joint", [*args.opts, "EXPLORATION.BORDER.WEIGHTS", weights])
-    cfg.MODEL.DEVICE = choose_device(cfg.MODEL.DEVICE, None)
-    find = PseudoLabeler.from_cfg(cfg).generate
-    shares = []
-    for k, path in enumerate(paths):
-        try:
-            image = read_image(path)
-        except ImageReadError:
-            continue  # listed by the labeling
-        shares.append(stability(find, image, np.random.default_rng(k), BEST_MASKS))
-    return round(float(np.mean(shares)), 4) if shares else 0.0
 
 
 def _export(checkpoint: str, path: Path) -> None:

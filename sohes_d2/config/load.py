@@ -153,7 +153,7 @@ def read_yaml(text: str, where: str) -> Any:
     """
     try:
         if len(text) > _MAX_BYTES:
-            raise ConfigError(f"{where}: it is larger than {_MAX_BYTES} bytes; give a yaml file")
+            raise ConfigError(f"{where}: {len(text)} characters, no config is longer than {_MAX_BYTES}")
         _check_depth(text)
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
@@ -229,7 +229,10 @@ def _read_mapping(path: str, named_by: str) -> dict[str, Any]:
     where = f"config file {path!r}{named_by}"
     try:
         with open_regular(path) as file:
-            content = read_yaml(file.read(2 * _MAX_BYTES).decode("utf-8-sig"), where)
+            data = file.read(_MAX_BYTES + 1)
+        if len(data) > _MAX_BYTES:
+            raise ConfigError(f"{where}: it is larger than {_MAX_BYTES} bytes; give a yaml file")
+        content = read_yaml(data.decode("utf-8-sig"), where)
     except OSError as error:
         raise ConfigError(f"{where}: {error.strerror}; give a yaml file") from error
     except UnicodeDecodeError as error:

@@ -171,8 +171,7 @@ def load_unlabeled(image_root: str) -> list[dict[str, Any]]:
     There are no `annotations` either: an empty list of them would say that there is nothing to label.
 
     Raises:
-        InputError: there is no such folder.
-        InputError: there is no image in it.
+        InputError: the folder does not exist, or has no image.
     """
     if not os.path.isdir(image_root):
         raise InputError(f"the folder {image_root!r} of images without labels does not exist: check the path")

@@ -50,7 +50,8 @@ class SOHESTrainer(DefaultTrainer):
     iteration.
 
     A model may say what else it needs: ``needs_teacher_view`` (two views of each image, and images without labels),
-    ``starts_from`` (what MODEL.WEIGHTS must name when a training begins) and ``build_hooks(cfg, last_checkpoint)``.
+    ``starts_from`` (what MODEL.WEIGHTS must name when a training begins), ``build_hooks(cfg, last_checkpoint)`` and
+    ``build_training_mapper(cfg)``, instead of `PseudoLabelDatasetMapper`.
     """
 
     def __init__(self, cfg: CfgNode):

@@ -47,8 +47,7 @@ class BorderNetwork(nn.Module):
             nn.Sequential(*_convolution(fine + coarse, fine)) for fine, coarse in zip(self.channels, self.channels[1:])
         )
         self.head = nn.Conv2d(self.channels[0], 4, 3, padding=1)
-        if self.head.bias is not None:
-            nn.init.constant_(self.head.bias, -2.0)  # few pixels are borders
+        nn.init.constant_(self.head.get_parameter("bias"), -2.0)  # few pixels are borders
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, H, W) of the border strength of RGB ``images`` (B, 3, H, W), values from 0 to 255."""

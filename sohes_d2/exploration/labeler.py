@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from ..structures.forest import Forest
-from ..structures.images import as_rgb
+from ..structures.images import as_rgb, reduced
 from ..structures.masks import RLE, encode_masks, encode_window
 from ..structures.selection import Selection
 from .border_network import LearnedBorders
@@ -20,7 +20,7 @@ from .filtering import MaskFilter
 from .graph import STRENGTH_UNIT, border_strength
 from .leaves import resize_labels
 from .local_reclustering import LocalReclustering
-from .looks import Looks, reduced
+from .looks import Looks
 from .merge_tree import MergeTree
 from .overlaps import Candidates
 from .proposals import Proposal, proposals_from_tree

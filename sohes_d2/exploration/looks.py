@@ -115,15 +115,3 @@ def grid_tree(features: np.ndarray, size: tuple[int, int]) -> MergeTree:
     strength = np.zeros(size, np.int32)
     labels, graph, leaves, areas = grid_parts(features, strength)
     return MergeTree(labels, graph, merge_regions(leaves, graph, areas=areas), strength)
-
-
-def reduced(image: np.ndarray, max_pixels: int) -> np.ndarray:
-    """The photo at the size at which it is clustered: as it is, or reduced to at most ``max_pixels`` (0: any size)."""
-    height, width = image.shape[:2]
-    if not max_pixels or height * width <= max_pixels:
-        return image
-    shrink = np.sqrt(max_pixels / (height * width))
-    height, width = max(1, int(height * shrink)), max(1, int(width * shrink))
-    # a side of 1 shrinks no further, so that the other must
-    size = (max(1, min(width, max_pixels // height)), max(1, min(height, max_pixels // width)))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)

@@ -39,7 +39,7 @@ class EntityScorer:
         agreement_power: exponent of the agreement; 0 ignores it.
         redundancy: share of its raw score that a region loses to a better one that it equals; less with the overlap.
         redundancy_power: of the IoU with the best such region.
-        floor: share of weak regions that are found again.
+        floor: share of weak regions that come back.
         tail: rank at which half of that share is reached: it keeps the scores of weak regions in order.
         midpoint: rank at which the share is halfway between the floor and 1.
         slope: how fast the share rises there, with the logarithm of the rank.

@@ -100,8 +100,8 @@ def run_labeling(images: ImageList, output: str, make_labeler: LabelerFactory, o
 
     Raises:
         InputError: an output is there already, or was made with another configuration.
-        FolderBusyError: another process writes into the folder, other than a job of the same --shard split.
-        FolderBusyError: another process works on the same shards.
+        FolderBusyError: another process writes into the folder, other than a job of the same --shard split, or works
+            on the same shards.
         OutputError: a file cannot be written; what is done so far is kept.
     """
     single = output.lower().endswith(".json")

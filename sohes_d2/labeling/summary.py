@@ -20,6 +20,10 @@ from tqdm import tqdm
 from ..labels.index import ShardIndex
 from .steps import STAGES
 
+logger = logging.getLogger(__name__)
+
+_SECONDS_BETWEEN_LINES = 5.0
+
 _PACKAGES = (
     "numpy",
     "torch",
@@ -106,11 +110,6 @@ def _sum(histograms: Iterable[Mapping[str, int]]) -> dict[str, int]:
         for name, count in histogram.items():
             total[name] += count
     return dict(total)
-
-
-logger = logging.getLogger(__name__)
-
-_SECONDS_BETWEEN_LINES = 5.0
 
 
 class Progress:

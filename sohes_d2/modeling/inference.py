@@ -142,11 +142,11 @@ class EntityInference:
                 rles, output_size, self.theta_cover_alone, self.max_child_area, **fields
             )
             return result
-        look = torch.cat([torch.full((len(one.rles),), k) for k, one in enumerate(found)])[keep]
-        probabilities = _between_looks(rles, look.numpy(), self.theta_cover_alone)
+        crop = torch.cat([torch.full((len(one.rles),), k) for k, one in enumerate(found)])[keep]
+        probabilities = _between_crops(rles, crop.numpy(), self.theta_cover_alone)
         start = 0
         for k, (one, sides) in enumerate(zip(found, embeddings)):
-            places = torch.nonzero(look == k).flatten()
+            places = torch.nonzero(crop == k).flatten()
             own = (keep[places] - start).to(sides[0].device)
             as_ancestor, as_descendant = (side[own].float() for side in sides)
             block = ancestor_logits(as_ancestor, as_descendant).sigmoid().fill_diagonal_(0).cpu()
@@ -201,15 +201,15 @@ class EntityInference:
         return kept[scores[kept].argsort(descending=True, stable=True)]
 
 
-def _between_looks(rles: list[RLE], look: np.ndarray, theta_cover: float) -> Tensor:
+def _between_crops(rles: list[RLE], crop: np.ndarray, theta_cover: float) -> Tensor:
     """(N, N) float32: the share of mask j that mask i of another crop covers, if at least ``theta_cover``; else 0."""
     covered = np.zeros((len(rles), len(rles)), np.float32)
-    if len(np.unique(look)) > 1:
+    if len(np.unique(crop)) > 1:
         areas, boxes = mask_areas(rles), mask_boxes(rles)
         ends = boxes[:, :2] + boxes[:, 2:]
         for k in range(len(rles)):
             shared = np.minimum(ends[k], ends) - np.maximum(boxes[k, :2], boxes[:, :2])
-            possible = (look != look[k]) & (areas > areas[k])
+            possible = (crop != crop[k]) & (areas > areas[k])
             possible &= np.prod(np.maximum(shared, 0), axis=1) >= theta_cover * areas[k]
             above = np.flatnonzero(possible)
             share = coverage_matrix([rles[k]], [rles[j] for j in above])[0]

@@ -9,8 +9,7 @@ import cv2
 import numpy as np
 
 from ..data.sources import read_image_list
-from ..data.training.labels import BrokenSampleError
-from ..structures.images import ImageReadError, read_image
+from ..data.training.labels import ArrayCache, read_photo
 
 
 def list_photos(sources: Sequence[str]) -> list[dict[str, Any]]:
@@ -39,8 +38,7 @@ class PhotoStore:
             megabytes: of memory for decoded photos, in each process that reads them.
         """
         self._side = side
-        self._room = megabytes * 2**20
-        self._kept: dict[str, np.ndarray] = {}
+        self._cache = ArrayCache(megabytes)
 
     def __call__(self, path: str) -> np.ndarray:
         """The photo as (H, W, 3) uint8 RGB, not to be written to.
@@ -48,15 +46,7 @@ class PhotoStore:
         Raises:
             BrokenSampleError: it cannot be read.
         """
-        image = self._kept.get(path)
-        if image is None:
-            try:
-                image = _shrunk(read_image(path), self._side)
-            except ImageReadError as error:
-                raise BrokenSampleError(str(error)) from error
-            if image.nbytes <= self._room:
-                self._room -= image.nbytes
-                self._kept[path] = image
+        (image,) = self._cache.get(path, lambda: (_shrunk(read_photo({"file_name": path}), self._side),))
         return image
 
 

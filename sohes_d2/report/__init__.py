@@ -1,12 +1,10 @@
 """One self-contained html page that shows the forests of a COCO file, or of two side by side."""
 
-from ..errors import InputError
 from .build import ReportOptions, ReportSummary, write_report
 from .label_file import LabelFile, match_masks, read_label_file, read_metrics
 
 __all__ = [
     "LabelFile",
-    "InputError",
     "ReportOptions",
     "ReportSummary",
     "match_masks",

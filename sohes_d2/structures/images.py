@@ -218,6 +218,20 @@ def image_size(path: PathLike) -> tuple[int, int]:
     return (width, height) if orientation in (5, 6, 7, 8) else (height, width)
 
 
+def reduced(image: np.ndarray, max_pixels: int) -> np.ndarray:
+    """An (H, W, 3) image as it is, or reduced to at most ``max_pixels`` by area; 0: any size."""
+    import cv2  # here, so that readers of label files do without
+
+    height, width = image.shape[:2]
+    if not max_pixels or height * width <= max_pixels:
+        return image
+    shrink = np.sqrt(max_pixels / (height * width))
+    height, width = max(1, int(height * shrink)), max(1, int(width * shrink))
+    # a side of 1 shrinks no further, so that the other must
+    size = (max(1, min(width, max_pixels // height)), max(1, min(height, max_pixels // width)))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
 def file_fingerprint(path: PathLike) -> tuple[int, int] | None:
     """Size in bytes and time of the last change in nanoseconds; None if the file does not exist.
 

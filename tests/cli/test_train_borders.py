@@ -1,7 +1,5 @@
 """Rounds of labeling and training: each takes what the one before made."""
 
-import json
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -38,26 +36,13 @@ def test_a_round_from_photos_to_a_file_that_phase_one_takes(photos, tmp_path, mo
     from sohes_d2.model_zoo import get_config_file
 
     (tmp_path / "tiny.yaml").write_text(TINY.format(base=get_config_file("border_student")))
-    stabilities = iter([0.5, 0.6])
-    seen = []
-
-    def stability(args, paths, weights):
-        seen.append((len(paths), weights))
-        return next(stabilities)
-
-    monkeypatch.setattr(train_borders, "_stability", stability)
     monkeypatch.setattr(train_borders, "_run", lambda arguments: command(arguments) and pytest.fail(str(arguments)))
     output = tmp_path / "out"
-    arguments = ["--images", str(photos), "--output", str(output), "--rounds", "1", "--check", "2", "--workers", "0"]
+    arguments = ["--images", str(photos), "--output", str(output), "--rounds", "1", "--workers", "0"]
     options = ["EXPLORATION.FEATURES.NAME", "color_texture"]
     arguments += ["--training-config", str(tmp_path / "tiny.yaml")]
     assert train_borders.main([*arguments, *options]) == 0, capfd.readouterr().err
-    assert json.loads((output / "rounds.json").read_text()) == [
-        {"round": 0, "stability": 0.5},
-        {"round": 1, "stability": 0.6},
-    ]
     checkpoint = output / "round_1" / "training" / "model_final.pth"
-    assert seen == [(2, ""), (2, str(checkpoint))]
     assert len(ShardedDataset(str(output / "round_1" / "labels"))) == 3
     kept, full = LearnedBorders(str(output / "borders.safetensors")), LearnedBorders(str(checkpoint))
     image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
@@ -68,7 +53,6 @@ def test_a_round_from_photos_to_a_file_that_phase_one_takes(photos, tmp_path, mo
 
 def test_each_round_takes_the_network_of_the_one_before(photos, tmp_path, monkeypatch):
     exported, labeled, trained = [], [], []
-    monkeypatch.setattr(train_borders, "_stability", lambda *_: 0.5)
     monkeypatch.setattr(train_borders, "_label", lambda args, folder, weights: labeled.append(weights))
     monkeypatch.setattr(train_borders, "_train", lambda args, folder, weights: trained.append((folder.name, weights)))
     monkeypatch.setattr(train_borders, "_export", lambda checkpoint, path: exported.append(checkpoint))
@@ -78,7 +62,6 @@ def test_each_round_takes_the_network_of_the_one_before(photos, tmp_path, monkey
 
 
 def test_a_failed_step_ends_the_command(photos, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(train_borders, "_stability", lambda *_: 0.5)
     monkeypatch.setattr(train_borders.subprocess, "run", lambda command: type("", (), {"returncode": 1}))
     assert train_borders.main(["--images", str(photos), "--output", str(tmp_path)]) == 1
     assert "`sohes label` ended with exit code 1" in capsys.readouterr().err

@@ -7,7 +7,7 @@ import pytest
 
 from sohes_d2.exploration.graph import RegionGraph
 from sohes_d2.exploration.leaves import grid_leaves
-from sohes_d2.exploration.looks import Looks, grid_parts, grid_tree, reduced
+from sohes_d2.exploration.looks import Looks, grid_parts, grid_tree
 from sohes_d2.exploration.merging import merge_regions
 
 from .test_merging import merge_plainly
@@ -85,22 +85,3 @@ def test_looks_differ_in_their_weights_and_scales_only():
 def test_bad_looks_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         Looks(**options)
-
-
-@pytest.mark.parametrize("size", [(100, 200), (1, 5000), (5000, 1), (33, 31)])
-@pytest.mark.parametrize("most", [50, 1000, 19_999])
-def test_reduced_photos_stay_under_the_bound(size, most):
-    image = photo(size)
-    small = reduced(image, most)
-    height, width = small.shape[:2]
-    if size[0] * size[1] <= most:
-        assert small is image
-    elif min(size) > 1:
-        assert 0.7 * most < height * width <= most
-        assert height / width == pytest.approx(size[0] / size[1], rel=0.3)
-    assert reduced(image, 0) is image
-
-
-@pytest.mark.parametrize("size", [(1, 5000), (5000, 1)])
-def test_even_the_thinnest_photo_stays_under_the_bound(size):
-    assert reduced(photo(size), 1000).shape[:2] == ((1, 1000) if size[0] == 1 else (1000, 1))

@@ -17,6 +17,7 @@ from sohes_d2.structures.images import (
     file_fingerprint,
     image_size,
     read_image,
+    reduced,
     set_max_image_pixels,
 )
 
@@ -295,3 +296,22 @@ def test_fingerprint_tells_a_replaced_file(tmp_path):
     assert before == file_fingerprint(path) == (path.stat().st_size, 1)
     os.utime(path, ns=(2, 2))
     assert file_fingerprint(path) != before
+
+
+@pytest.mark.parametrize("size", [(100, 200), (1, 5000), (5000, 1), (33, 31)])
+@pytest.mark.parametrize("most", [50, 1000, 19_999])
+def test_reduced_photos_stay_under_the_bound(size, most):
+    image = np.zeros((*size, 3), np.uint8)
+    small = reduced(image, most)
+    height, width = small.shape[:2]
+    if size[0] * size[1] <= most:
+        assert small is image
+    elif min(size) > 1:
+        assert 0.7 * most < height * width <= most
+        assert height / width == pytest.approx(size[0] / size[1], rel=0.3)
+    assert reduced(image, 0) is image
+
+
+@pytest.mark.parametrize("size", [(1, 5000), (5000, 1)])
+def test_even_the_thinnest_photo_stays_under_the_bound(size):
+    assert reduced(np.zeros((*size, 3), np.uint8), 1000).shape[:2] == ((1, 1000) if size[0] == 1 else (1000, 1))

@@ -12,9 +12,9 @@ import torch
 from detectron2.config import configurable
 
 from ...labels.schema import Problems
-from ...structures.images import ImageReadError, read_image, set_max_image_pixels
+from ...structures.images import reduced, set_max_image_pixels
 from .augmentation import PAD_VALUE
-from .labels import BrokenSampleError, read_labels
+from .labels import ArrayCache, BrokenSampleError, read_photo, read_photo_labels
 
 OUTSIDE = -1  # count of pixels that are padding
 
@@ -60,8 +60,7 @@ class BorderCountMapper:
         self.max_pixels = max_pixels
         self.min_label_score = min_label_score
         self.image_format = image_format
-        self._room = cache_megabytes * 2**20
-        self._kept: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self._cache = ArrayCache(cache_megabytes)
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
@@ -100,44 +99,21 @@ class BorderCountMapper:
 
     __call__ = map_or_raise
 
-    def _photo(self, dataset_dict: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    def _photo(self, dataset_dict: Mapping[str, Any]) -> tuple[np.ndarray, ...]:
         """(H, W, 3) uint8 and (H, W) int16 of a whole photo, not to be written to."""
-        path = dataset_dict["file_name"]
-        found = self._kept.get(path)
-        if found is None:
-            found = self._read(path, dataset_dict)
-            needed = sum(array.nbytes for array in found)
-            if needed <= self._room:
-                self._room -= needed
-                self._kept[path] = found
-        return found
+        return self._cache.get(dataset_dict["file_name"], lambda: self._read(dataset_dict))
 
-    def _read(self, path: str, dataset_dict: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-        try:
-            image = read_image(path)
-        except ImageReadError as error:
-            raise BrokenSampleError(str(error)) from error
-        size = image.shape[:2]
-        expected = dataset_dict.get("height", size[0]), dataset_dict.get("width", size[1])
-        if size != expected:
-            raise BrokenSampleError(
-                f"the image {path!r} has size {size}, its labels {expected} (height, width): it was replaced, resized "
-                "or turned after it was labelled. Restore it or label it again"
-            )
-        try:
-            labels = read_labels(dataset_dict.get("annotations", []), size, self.min_label_score, Problems(), path)
-        except ValueError as error:
-            raise BrokenSampleError(f"the labels of the image {path!r} cannot be used: {error}") from error
+    def _read(self, dataset_dict: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        photo = read_photo(dataset_dict)
+        labels = read_photo_labels(dataset_dict, photo.shape[:2], self.min_label_score, Problems())
         if not labels.run_ends:
-            raise BrokenSampleError(f"the image {path!r} has no label that can be used")
-        counts: np.ndarray = border_counts(labels.run_ends, size).astype(np.int16)
-        shrink = (self.max_pixels / (size[0] * size[1])) ** 0.5 if self.max_pixels else 1.0
-        if shrink < 1:
-            reduced = max(1, int(size[1] * shrink)), max(1, int(size[0] * shrink))
-            block = int(np.ceil(1 / shrink))  # of pixels that become one, at which all their borders are
+            raise BrokenSampleError(f"the image {dataset_dict['file_name']!r} has no label that can be used")
+        counts: np.ndarray = border_counts(labels.run_ends, photo.shape[:2]).astype(np.int16)
+        image = reduced(photo, self.max_pixels)
+        if image is not photo:
+            block = -(-photo.shape[0] // image.shape[0])  # of pixels that become one, at which all their borders are
             counts = cv2.dilate(counts, np.ones((block, block), np.uint8))
-            counts = cv2.resize(counts, reduced, interpolation=cv2.INTER_NEAREST)
-            image = cv2.resize(image, reduced, interpolation=cv2.INTER_AREA)
+            counts = cv2.resize(counts, image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
         return image, counts
 
 

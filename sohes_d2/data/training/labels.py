@@ -1,8 +1,8 @@
-"""Labels of one training image: checked, with all ancestors, still encoded."""
+"""Photo and labels of one training image: checked, the labels with all ancestors and still encoded."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +11,56 @@ import numpy as np
 from ...errors import SOHESError
 from ...labels.forests import read_forest
 from ...labels.schema import Problems, read_annotations
+from ...structures.images import ImageReadError, read_image
 from ...structures.masks import mask_boxes
 from ...structures.run_lengths import run_lengths
 
 
 class BrokenSampleError(SOHESError, ValueError):
     """An image or its labels cannot be used; the message names the file, what is wrong and what to do."""
+
+
+class ArrayCache:
+    """Arrays by a key, kept while memory allows: what is read once is needed again in every epoch.
+
+    Args:
+        megabytes: of memory, in each process that reads.
+    """
+
+    def __init__(self, megabytes: int):
+        self._room = megabytes * 2**20
+        self._kept: dict[str, tuple[np.ndarray, ...]] = {}
+
+    def get(self, key: str, read: Callable[[], tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
+        """The arrays of a key, not to be written to; ``read`` is called for those that are not kept."""
+        found = self._kept.get(key)
+        if found is None:
+            found = read()
+            size = sum(array.nbytes for array in found)
+            if size <= self._room:
+                self._room -= size
+                self._kept[key] = found
+        return found
+
+
+def read_photo(dataset_dict: Mapping[str, Any]) -> np.ndarray:
+    """The image (H, W, 3) uint8 RGB of a Detectron2 dict.
+
+    Raises:
+        BrokenSampleError: it cannot be read, or its size is not that of its labels.
+    """
+    path = dataset_dict["file_name"]
+    try:
+        image = read_image(path)
+    except ImageReadError as error:
+        raise BrokenSampleError(str(error)) from error
+    expected = tuple(dataset_dict.get(key, side) for key, side in zip(("height", "width"), image.shape))
+    if image.shape[:2] != expected:
+        raise BrokenSampleError(
+            f"the image {path!r} has size {image.shape[:2]}, its labels {expected} (height, width): it was replaced, "
+            "resized or turned after it was labelled. Restore it or label it again"
+        )
+    return image
 
 
 @dataclass
@@ -34,6 +78,24 @@ class TrainingLabels:
     boxes: np.ndarray
     areas: np.ndarray
     ancestors: np.ndarray
+
+
+def read_photo_labels(
+    dataset_dict: Mapping[str, Any], image_size: tuple[int, int], min_score: float, problems: Problems
+) -> TrainingLabels:
+    """The labels of a Detectron2 dict, see `read_labels`.
+
+    Raises:
+        BrokenSampleError: they are ambiguous.
+    """
+    path = dataset_dict["file_name"]
+    try:
+        return read_labels(dataset_dict.get("annotations", []), image_size, min_score, problems, path)
+    except ValueError as error:
+        raise BrokenSampleError(
+            f"the labels of the image {path!r} cannot be used: {error}. Make them again, or take the image off the "
+            "data set"
+        ) from error
 
 
 def read_labels(

@@ -15,11 +15,11 @@ from detectron2.data import transforms as T
 
 from ...labels.schema import Problems
 from ...structures.crops import CropLayers
-from ...structures.images import ImageReadError, read_image, set_max_image_pixels
+from ...structures.images import set_max_image_pixels
 from .augmentation import inference_augmentations, training_augmentations
 from .copy_paste import MAX_SHARE, paste, trees_in_random_order
 from .labeled_crop import LabeledCrop, MaskWindow
-from .labels import BrokenSampleError, TrainingLabels, read_labels, stratified_order
+from .labels import BrokenSampleError, TrainingLabels, read_photo, read_photo_labels, stratified_order
 from .mask_warp import MaskWarp
 from .views import StrongView, needs_teacher_view
 
@@ -161,7 +161,7 @@ class PseudoLabelDatasetMapper:
                 # drawn last, so that the teacher sees what a training without views would
                 image = self.views(image, np.random.default_rng(np.random.randint(2**31)))  # noqa: NPY002
         else:
-            inputs = T.AugInput(self._read_image(dataset_dict))
+            inputs = T.AugInput(read_photo(dataset_dict))
             self.augmentations(inputs)
             image = inputs.image
         return {**sample, "image": self._as_tensor(image)}
@@ -182,17 +182,9 @@ class PseudoLabelDatasetMapper:
         return crop
 
     def _view(self, dataset_dict: Mapping[str, Any]) -> _View:
-        image = self._read_image(dataset_dict)
+        image = read_photo(dataset_dict)
         size, problems = image.shape[:2], Problems()
-        try:
-            labels = read_labels(
-                dataset_dict.get("annotations", []), size, self.min_label_score, problems, dataset_dict["file_name"]
-            )
-        except ValueError as error:
-            raise BrokenSampleError(
-                f"the labels of the image {dataset_dict['file_name']!r} cannot be used: {error}. Make them again, or "
-                "take the image off the data set"
-            ) from error
+        labels = read_photo_labels(dataset_dict, size, self.min_label_score, problems)
         if problems and not len(labels.areas):  # without any, the image would teach that there is nothing
             raise BrokenSampleError(f"of the labels of an image none can be used: {problems.summary()}")
         # boxes among masks are common, and counted when the data set is read
@@ -203,19 +195,6 @@ class PseudoLabelDatasetMapper:
         inputs = T.AugInput(image)
         transforms = self.augmentations(inputs)
         return _View(inputs.image, labels, MaskWarp(transforms, size, inputs.image.shape[:2]))
-
-    def _read_image(self, dataset_dict: Mapping[str, Any]) -> np.ndarray:
-        try:
-            image = read_image(dataset_dict["file_name"])
-        except ImageReadError as error:
-            raise BrokenSampleError(str(error)) from error
-        expected = tuple(dataset_dict.get(key, side) for key, side in zip(("height", "width"), image.shape))
-        if image.shape[:2] != expected:
-            raise BrokenSampleError(
-                f"the image {dataset_dict['file_name']!r} has size {image.shape[:2]}, its labels {expected} (height, "
-                "width): it was replaced, resized or turned after it was labelled. Restore it or label it again"
-            )
-        return image
 
     def _sample_labels(self, view: _View, rng: np.random.Generator) -> LabeledCrop:
         """Decode labels in the order of the sampling until there are enough: the others need not be decoded."""
