@@ -324,11 +324,11 @@ def test_mistakes_are_explained(folder, predictor, tmp_path, monkeypatch, capsys
 
     assert "multiples of 32, got 64 and 100" in error(folder, size=("64", "100"))
     assert "must end in .onnx or .pt2" in error(folder, output="a.pt")
-    assert "is no folder with a config.yaml" in error(tmp_path / "none")
+    assert "is not a folder with a config.yaml" in error(tmp_path / "none")
     assert "does not exist" in error(folder, "--image", tmp_path / "none.jpg")
     with monkeypatch.context() as patch:
         patch.setattr(importlib.util, "find_spec", lambda name: None)
-        assert "onnxruntime, missing here; pip install 'sohes_d2[onnx]'" in error(folder, output="a.onnx")
+        assert "needs onnxruntime; pip install 'sohes_d2[onnx]'" in error(folder, output="a.onnx")
     with pytest.raises(InputError, match="not TinySegmenter"):
         export_segmenter(build_model(tiny_cfg("")), [str(tmp_path / "a.pt2")], SIZE)
     predictor.model.train()

@@ -139,7 +139,7 @@ def test_weights_of_another_model_are_refused(folder, predictor, tmp_path):
 
 
 def test_mistakes_are_explained(predictor, folder, tmp_path):
-    with pytest.raises(ConfigError, match="is no folder with a config.yaml"):
+    with pytest.raises(ConfigError, match="is not a folder with a config.yaml"):
         SOHESPredictor(tmp_path / "nowhere")
     with pytest.raises(ConfigError, match="has no config.yaml"):
         SOHESPredictor(tmp_path)
