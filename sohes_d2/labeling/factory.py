@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CfgLabelerFactory:
-    """Builds the labeler of a config; picklable, so that worker processes can build theirs.
+    """Builds the labeler of a config; picklable, for worker processes.
 
     Attributes:
         cfg: a config with the keys of phase 1.
@@ -27,7 +27,7 @@ class CfgLabelerFactory:
     selection: Selection | None = None
 
     def __call__(self, with_extractor: bool) -> PseudoLabeler:
-        """A labeler, without its extractor and the weights of it where only the CPU steps are wanted."""
+        """Build a labeler; for the CPU steps alone, without extractor and its weights."""
         set_max_image_pixels(self.cfg.INPUT.MAX_IMAGE_PIXELS)
         labeler = (
             PseudoLabeler.from_cfg(self.cfg) if with_extractor else PseudoLabeler.from_cfg(self.cfg, extractor=None)
@@ -38,7 +38,7 @@ class CfgLabelerFactory:
         return labeler
 
     def pinned(self, labeler: Any) -> CfgLabelerFactory:
-        """A factory that names the extractor of ``labeler``: "auto" depends on caches and networks of a moment."""
+        """A factory with the extractor that ``labeler`` uses; "auto" could resolve differently in another process."""
         cfg = self.cfg.clone()
         cfg.defrost()
         cfg.EXPLORATION.FEATURES.NAME = labeler.extractor.name

@@ -307,11 +307,11 @@ def test_photos_that_were_replaced_are_labeled_again(photos, tmp_path, caplog, m
         again = run(photos, output, factory, resume=True)
         assert again.summary.get("this_run", {"images": 0})["images"] == 0
         assert labels(output) == before
-    assert not [record for record in caplog.records if "were changed" in record.msg]
+    assert not [record for record in caplog.records if "have changed" in record.msg]
     write_image(photos / "a" / "04.png", (12, 10), seed=99)
     write_image(photos / "b" / "99.png", (10, 12), seed=98)
     report = run(photos, output, factory, resume=True)
-    told = [record.args[1:] for record in caplog.records if "were changed" in record.msg]
+    told = [record.args[1:] for record in caplog.records if "have changed" in record.msg]
     if name == "unfinished":  # 99.png is in a shard that was not begun
         assert told == [(1, "'a/04.png'")] and report.summary["this_run"]["images"] == 25 - 9 * on_host
     else:
