@@ -1,4 +1,4 @@
-"""Photos for pretraining from any number of folders, lists or COCO files."""
+"""Photos for pretraining, from folders, lists and COCO files."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ from ..data.training.labels import ArrayCache, read_photo
 
 
 def list_photos(sources: Sequence[str]) -> list[dict[str, Any]]:
-    """Detectron2 dicts ``{"file_name": path}`` of all sources, in their order.
+    """List the photos of all sources, in order, as Detectron2 dicts ``{"file_name": path}``.
 
     Args:
-        sources: each as `read_image_list` takes it: a folder (with sub-folders), a list of paths, or a COCO file, whose
+        sources: inputs of `read_image_list`: folders (with sub-folders), lists of paths, or COCO files, whose
             annotations are not read.
 
     Raises:
-        InputError: a source that names nothing usable.
+        InputError: a source without usable photos.
     """
     return [{"file_name": item.path} for source in sources for item in read_image_list(source)]
 
 
 class PhotoStore:
-    """Reads photos, shrinks them, and keeps them decoded as long as there is room.
+    """Reads and downsizes photos, and caches the decoded ones up to a memory limit.
 
-    Decoding costs more than all else that is done to a small photo, and every epoch needs it again.
+    Decoding dominates the cost of a small photo, and every epoch repeats it.
     """
 
     def __init__(self, side: int, megabytes: int):
         """
         Args:
-            side: pixels; photos whose shorter side is longer are shrunk to it; 0: none is.
-            megabytes: of memory for decoded photos, in each process that reads them.
+            side: photos with a longer shorter side are downsized to it, in pixels; 0: never.
+            megabytes: size of the cache of decoded photos, per reading process.
         """
         self._side = side
         self._cache = ArrayCache(megabytes)
 
     def __call__(self, path: str) -> np.ndarray:
-        """The photo as (H, W, 3) uint8 RGB, not to be written to.
+        """Return the photo as (H, W, 3) uint8 RGB; do not modify it.
 
         Raises:
-            BrokenSampleError: it cannot be read.
+            BrokenSampleError: the photo cannot be read.
         """
         (image,) = self._cache.get(path, lambda: (_shrunk(read_photo({"file_name": path}), self._side),))
         return image

@@ -48,7 +48,7 @@ def test_each_term_has_its_weight_and_is_left_out_at_zero():
     alone = method(image_weight=0.0, patch_weight=0.0)
     assert set(losses_of(alone, samples)) == {"loss_dense"}
     assert alone.student.image_head is None and alone.student.patch_head is None
-    with pytest.raises(ValueError, match="nothing to learn"):
+    with pytest.raises(ValueError, match="nothing to train"):
         method(image_weight=0, patch_weight=0, dense_weight=0)
 
 

@@ -178,7 +178,7 @@ def test_training_goes_on_from_given_weights(straight, tmp_path):
     [
         ({"PRETRAINING__METHOD": "magic"}, "self_distillation, distillation"),
         ({"PRETRAINING__IMAGES": []}, "PRETRAINING.IMAGES is empty"),
-        ({"PRETRAINING__VIEWS__GLOBAL_SIZE": 36}, "GLOBAL_SIZE 36 is no multiple of the patch size 8"),
+        ({"PRETRAINING__VIEWS__GLOBAL_SIZE": 36}, "GLOBAL_SIZE 36 is not a multiple of the patch size 8"),
         ({"PRETRAINING__VIEWS__GLOBAL_SCALE": [0.5, 0.1]}, "GLOBAL_SCALE"),
         ({"MODEL__VIT__OPTIONS__depht": 3}, "MODEL.VIT.OPTIONS"),
     ],
