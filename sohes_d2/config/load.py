@@ -214,7 +214,7 @@ def _read_with_bases(file: str) -> list[tuple[str, dict[str, Any]]]:
     path, named_by = file, ""
     while path:
         if len(contents) == _MAX_BASES:
-            raise ConfigError(f"config file {file!r}: {BASE_KEY} leads in a circle or over {_MAX_BASES} files")
+            raise ConfigError(f"config file {file!r}: {BASE_KEY} forms a cycle or has more than {_MAX_BASES} files")
         content = _read_mapping(path, named_by)
         base = content.pop(BASE_KEY, "")
         if not isinstance(base, str):

@@ -100,7 +100,7 @@ class GroundTruth(LabelFile):
         """Image id -> the true forest, without crowd regions; children of these go to the next ancestor.
 
         Raises:
-            InputError: a parent that is not there, or a circle.
+            InputError: a parent that is not there, or a cycle.
         """
         masks = {id(annotation): mask for annotation, mask in zip(self.annotations, self.masks)}
         forests = {}
@@ -132,7 +132,7 @@ def predicted_forest(annotations: list[Any], size: tuple[int, int], where: str) 
         where: file and image, for messages.
 
     Raises:
-        InputError: a parent or ancestor that is not there, or a circle.
+        InputError: a parent or ancestor that is not there, or a cycle.
     """
     masks = [a.get("segmentation") for a in annotations]
     scores = [a["score"] for a in annotations]

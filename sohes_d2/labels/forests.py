@@ -12,7 +12,7 @@ from ..structures.forest import NO_LEVEL, NO_PARENT, Forest, ForestError
 from ..structures.masks import RLE, encode_runs, mask_areas, rles_from_coco
 from .schema import Annotation, Problems, annotation_place, read_score
 
-CIRCLE = "circle of parents"  # a reason of `Problems`
+CIRCLE = "cycle of parents"  # a reason of `Problems`
 _LARGEST_SCORE = 1e30  # what single precision and every page can hold
 _LARGEST_LEVEL = 2**31
 
@@ -23,7 +23,7 @@ def read_forest(
     """The forest of the masks of an image that can be used, without crowd regions.
 
     Children of what is left out go to the next ancestor. A mask whose parent is not there is a whole, as are all where
-    the parents run in a circle; a score that is not a number is taken as 0.
+    the parents form a cycle; a score that is not a number is taken as 0.
 
     Args:
         annotations: of one image, with ids that differ.
@@ -66,7 +66,7 @@ def link(
 ) -> Forest:
     """The forest of all annotations of an image, crowd regions and those without a mask, which get an empty one, too.
 
-    Where the parents run in a circle, all masks are wholes, and `CIRCLE` is among the reasons of ``problems``.
+    Where the parents form a cycle, all masks are wholes, and `CIRCLE` is among the reasons of ``problems``.
 
     Args:
         annotations: of one image, with ids that differ.

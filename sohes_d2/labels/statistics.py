@@ -105,7 +105,7 @@ class LabelStatistics:
 def inspect_labels(path: str, max_images: int = 0, outstanding: int = 5) -> LabelStatistics:
     """Count over a label file, a folder of shards, or any COCO json.
 
-    A mask that cannot be used, or an image whose parents run in a circle, is counted in ``problems``, and the rest goes
+    A mask that cannot be used, or an image whose parents form a cycle, is counted in ``problems``, and the rest goes
     on.
 
     Args:

@@ -1,4 +1,4 @@
-"""RLE encoding of masks on their device, in chunks."""
+"""RLE encoding of masks on their device (such as a GPU), in chunks."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import torch
 
 from .masks import RLE, encode_masks, encode_runs
 
-# Bounds the working copies: some 4 of this size, and 16 bytes for each end of a run.
+# Bounds the working memory: about 4 copies of this size, and 16 bytes per run end.
 CHUNK_BYTES = 16 * 1024 * 1024
 
 
 def encode_tensor(masks: torch.Tensor) -> list[RLE]:
-    """RLEs of (N, H, W) masks, by the faster way for where they are; see `encode_on_device`."""
-    # On the host, pycocotools reads pixels faster than torch finds run ends.
+    """RLEs of (N, H, W) masks, with the faster encoder for their device; see `encode_on_device`."""
+    # On the CPU, pycocotools is faster than torch.
     return encode_masks(masks) if masks.device.type == "cpu" else encode_on_device(masks)
 
 
@@ -22,10 +22,10 @@ def encode_on_device(masks: torch.Tensor, chunk_bytes: int = CHUNK_BYTES) -> lis
 
     Args:
         masks: (N, H, W), any type and device; non-zero is inside.
-        chunk_bytes: memory of the masks, at one byte a pixel, that are worked on at once (at least one mask).
+        chunk_bytes: memory of the masks per chunk, at one byte per pixel (at least one mask).
 
     Returns:
-        N RLEs, the same as `sohes_d2.structures.masks.encode_masks` gives.
+        N RLEs, equal to those of `sohes_d2.structures.masks.encode_masks`.
 
     Raises:
         ValueError: not (N, H, W), or without pixels.

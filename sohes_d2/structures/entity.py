@@ -1,4 +1,4 @@
-"""Entity: one mask of a forest with its relatives."""
+"""Entity: one mask of a forest, with access to its parent and children."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 class Entity:
-    """A mask of a `Forest`: a view, which copies nothing.
+    """A view of one mask of a `Forest`, without copies.
 
     Attributes:
-        forest: the forest that it belongs to.
-        index: its place there.
+        forest: the forest of the mask.
+        index: its index in the forest.
     """
 
     __slots__ = ("forest", "index")
@@ -38,7 +38,7 @@ class Entity:
 
     @property
     def mask(self) -> np.ndarray:
-        """(H, W) bool, decoded anew at each use."""
+        """(H, W) bool, decoded at each access."""
         return decode_mask(self.rle)
 
     @property
@@ -64,12 +64,12 @@ class Entity:
 
     @property
     def depth(self) -> int:
-        """0 for a whole, 1 for a part, 2 and more for the parts of parts."""
+        """0 for a whole, 1 for a part, 2 or more for subparts."""
         return int(self.forest._depths[self.index])
 
     @property
     def name(self) -> str:
-        """Its path, such as "2.1.3": the third part of the first part of the second whole, larger ones first."""
+        """Path name such as "2.1.3": the third part of the first part of the second whole, by descending area."""
         return self.forest.names[self.index]
 
     @property
@@ -79,7 +79,7 @@ class Entity:
 
     @property
     def parent(self) -> Entity | None:
-        """What it is a part of; None for a whole."""
+        """Its parent; None for a whole."""
         parent = int(self.forest.parents[self.index])
         return None if parent == NO_PARENT else Entity(self.forest, parent)
 
@@ -90,7 +90,7 @@ class Entity:
 
     @property
     def chain(self) -> list[Entity]:
-        """From its whole down to itself."""
+        """The path from its whole down to itself."""
         chain = [self]
         while (parent := chain[-1].parent) is not None:
             chain.append(parent)

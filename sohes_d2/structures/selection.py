@@ -11,13 +11,13 @@ from .hierarchy import Rules
 
 @dataclass(frozen=True)
 class Selection:
-    """The options ``--entities``, ``--min-score`` and ``--max-depth`` of all tools, as a function of a forest.
+    """The options ``--entities``, ``--min-score`` and ``--max-depth`` of all commands, as a function of a forest.
 
     Attributes:
         entities: number of masks that explain a photo best (`Forest.select`); 0: all masks.
-        min_score: masks scored lower are left out; in [0, 1].
-        max_depth: deeper masks are left out, 0: wholes only; None: any depth. With ``entities``, these are the wholes.
-        parts: with ``entities``, whether what is inside of each is kept, too.
+        min_score: masks with a lower score are dropped; in [0, 1].
+        max_depth: deeper masks are dropped, 0: wholes only; None: any depth. With ``entities``, these are the wholes.
+        parts: with ``entities``, also keep the masks inside each.
         rules: thresholds of the selection; None: those of the forest.
     """
 
@@ -36,11 +36,11 @@ class Selection:
             raise ValueError(f"max_depth must be at least 0, got {self.max_depth}")
 
     def __bool__(self) -> bool:
-        """Whether anything is left out."""
+        """Whether any mask may be dropped."""
         return bool(self.entities or self.min_score > 0 or self.max_depth is not None)
 
     def __call__(self, forest: Forest) -> Forest:
-        """The selected part of a forest."""
+        """Return the selected masks of a forest."""
         if self.min_score > 0:
             forest = forest.filter(min_score=self.min_score)
         if self.entities:

@@ -89,7 +89,7 @@ def test_probes_notice_wrong_results(monkeypatch):
             probe()
     monkeypatch.setattr(SetCriterion, "forward", forward)
     monkeypatch.setattr(probes.TeacherStatistics, "from_sums", lambda sums: SimpleNamespace(labels=0.0))
-    with pytest.raises(SOHESError, match="no label"):
+    with pytest.raises(SOHESError, match="no pseudo-label"):
         probes.probe_correction()
     monkeypatch.setattr(probes.PseudoLabeler, "generate", lambda self, image: Forest([], [], image.shape[:2]))
     with pytest.raises(SOHESError, match="no mask"):

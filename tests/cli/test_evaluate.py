@@ -207,7 +207,7 @@ RLE = broken()[0]["segmentation"]
         (broken(score=float("nan")), "finite number, got nan"),
         (broken(image_id=None), "annotation 77: it has no image_id"),
         (broken(parent_id=78), "names the parent 78"),
-        (broken(parent_id=77), "circle"),
+        (broken(parent_id=77), "cycle"),
         ([3], "annotation number 1: an annotation must be an object"),
         ({"images": []}, "neither a result list nor a COCO data set"),
         ({"annotations": []}, "no list 'images'"),

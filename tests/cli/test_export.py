@@ -121,10 +121,10 @@ def test_mistakes_are_explained(folder, tmp_path, capsys):
         assert not (tmp_path / "out").exists()
         return capsys.readouterr().err
 
-    assert "it has no student: it holds one model" in error(phase2, "--which", "student")
+    assert "it has no student: it contains a single model" in error(phase2, "--which", "student")
     assert "none.pth': the file does not exist" in error(str(tmp_path / "none.pth"))
     torch.save({"epoch": 3}, tmp_path / "empty.pth")
-    assert "it holds no model" in error(str(tmp_path / "empty.pth"))
+    assert "it contains no model" in error(str(tmp_path / "empty.pth"))
     torch.save({"model": {}}, tmp_path / "w.pth")
     assert "config.yaml' does not exist" in error(str(tmp_path / "w.pth"))
 
@@ -132,11 +132,11 @@ def test_mistakes_are_explained(folder, tmp_path, capsys):
     other.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES = 20
     (tmp_path / "other.yaml").write_text(other.dump())
     message = error(phase3, "--config-file", str(tmp_path / "other.yaml"))
-    assert "not of the model of the config: 2 of" in message
+    assert "does not match the model of the config: 2 of" in message
     assert "query_embed.weight" in message
 
     state = plain_model().state_dict()
     next(iter(state.values())).fill_(1e6)
     torch.save({"model": state}, tmp_path / "large.pth")
     message = error(str(tmp_path / "large.pth"), "--half", "--config-file", str(folder / "phase2" / "config.yaml"))
-    assert "beyond the range of float16" in message
+    assert "not finite in float16" in message

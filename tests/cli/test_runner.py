@@ -68,8 +68,8 @@ def test_errors_become_a_line_and_a_code(error, code, line, capsys):
 def test_codes_of_what_ends_otherwise(capsys):
     assert run_tool("tool", parse, lambda args: None, []) == 0
     assert run_tool("tool", parse, lambda args: 3, []) == 3
-    assert run_tool("tool", parse, raising(KeyboardInterrupt()), [], when_stopped="go on with --resume") == 130
-    assert capsys.readouterr().err == "\ntool: stopped; go on with --resume\n"
+    assert run_tool("tool", parse, raising(KeyboardInterrupt()), [], when_stopped="continue with --resume") == 130
+    assert capsys.readouterr().err == "\ntool: stopped; continue with --resume\n"
     assert run_tool("tool", parse, raising(SOHESError("x")), [], when_failed="Kept.") == 1
     assert capsys.readouterr().err == "tool: x\nKept.\n"
     assert run_tool("tool", parse, raising(InputError("x")), [], when_failed="Kept.") == 2

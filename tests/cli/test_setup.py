@@ -66,7 +66,7 @@ def test_digest_is_that_of_the_wheel_format():
 def test_what_is_installed_is_used(monkeypatch, capsys):
     monkeypatch.setattr(script, "importable", lambda: "0.6 at /somewhere")
     assert script.main([]) == 0
-    assert capsys.readouterr().out == "Detectron2: using the one that is installed already: 0.6 at /somewhere\n"
+    assert capsys.readouterr().out == "Detectron2: already installed: 0.6 at /somewhere\n"
 
 
 def test_sdist_follows_when_git_does_not_answer(monkeypatch, tmp_path, capsys):
@@ -75,7 +75,7 @@ def test_sdist_follows_when_git_does_not_answer(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(script, "install_from_sdist", lambda: "the archive")
     assert script.main([]) == 0
     first, second = capsys.readouterr().out.splitlines()
-    assert first.startswith("Detectron2: not from git: ")
+    assert first.startswith("Detectron2: could not be installed from git: ")
     assert second == "Detectron2: took the archive"
 
 
@@ -85,4 +85,4 @@ def test_nothing_reachable(monkeypatch, capsys):
 
     monkeypatch.setattr(script, "install_from_sdist", fail)
     assert script.main(["--source", "sdist", "--force"]) == 1
-    assert "not from sdist: no index" in capsys.readouterr().out
+    assert "could not be installed from sdist: no index" in capsys.readouterr().out

@@ -156,7 +156,7 @@ def test_what_is_printed_is_brief_and_the_log_has_all(run, tmp_path, capfd):
         (["DATASETS.REGISTER.x", "only_one_path"], "'x' must be `json, images`"),
         (["MODEL.WEIGHTS", "none.pth"], "checkpoint 'none.pth' does not exist"),
         (["--eval-only", "MODEL.WEIGHTS", "none.pth"], "checkpoint 'none.pth' does not exist"),
-        (["--eval-only", "MODEL.WEIGHTS", "", "OUTPUT_DIR", "nowhere"], "give MODEL.WEIGHTS FILE"),
+        (["--eval-only", "MODEL.WEIGHTS", "", "OUTPUT_DIR", "nowhere"], "pass MODEL.WEIGHTS FILE"),
         (["OUTPUT_DIR", __file__], "is a file; name a folder"),
         (["SOLVER.OPTIMIZER", "ADAM"], "'ADAM' is not one of ADAMW, SGD"),
     ],

@@ -151,7 +151,7 @@ def test_code_in_a_file_is_not_run(tmp_path, text):
         ("SOLVER: {BASE_LR: 2001-01-01}\n", "BASE_LR"),
         ("SOLVER: {STEPS: '" + "(" * 3000 + ")" * 3000 + "'}\n", "SOLVER.STEPS"),
         ("VERSION: 1\n", "VERSION is 1, not 2"),
-        ("_BASE_: c.yaml\n", "_BASE_ leads in a circle"),
+        ("_BASE_: c.yaml\n", "_BASE_ forms a cycle"),
         ("_BASE_: [a.yaml]\n", "not the path of a file"),
         ("_BASE_: .\n", "a folder, not a file"),
         ("a: *none\n", "found undefined alias 'none' in line 1"),
@@ -172,7 +172,7 @@ def test_bytes_and_pipes_are_no_configs(tmp_path):
     with pytest.raises(ConfigError, match="not UTF-8 text"):
         load_config(str(tmp_path / "c.yaml"))
     os.mkfifo(tmp_path / "pipe.yaml")
-    with pytest.raises(ConfigError, match="no regular file"):
+    with pytest.raises(ConfigError, match="not a regular file"):
         load_config(str(tmp_path / "pipe.yaml"))
 
 

@@ -121,8 +121,8 @@ def test_depths_beyond_the_last_are_counted_with_it():
     assert np.array_equal(confusion, np.diag([1, 1, 1, 3, 0]))
 
 
-def test_a_circle_is_refused():
-    with pytest.raises(ForestError, match="circle"):
+def test_a_cycle_is_refused():
+    with pytest.raises(ForestError, match="cycle"):
         compute((TRUTH, forest(TRUE_STRIPS, [1, 0, -1, -1, -1])))
 
 

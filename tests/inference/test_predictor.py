@@ -163,7 +163,7 @@ def test_mistakes_are_explained(predictor, folder, tmp_path):
 def test_a_config_for_a_gpu_runs_on_the_cpu_unless_a_gpu_is_asked_for(folder):
     predictor = SOHESPredictor(folder)
     assert predictor.device.type == "cpu"
-    with pytest.raises(ConfigError, match="torch sees none"):
+    with pytest.raises(ConfigError, match="not available to torch"):
         SOHESPredictor(folder, device="cuda:0")
 
 

@@ -137,7 +137,7 @@ def test_failing_images_are_listed_and_the_rest_is_labeled(photos, tmp_path, on_
     assert found.pop("b/cut.png")[0] == "read"
     assert found == {
         "b/empty.jpg": ("read", "the file is empty"),
-        "b/text.png": ("read", "no image in a raster format that is read, or its header is damaged"),
+        "b/text.png": ("read", "not an image in a supported raster format, or its header is damaged"),
         "b/gone.png": ("read", "a link to a file that does not exist"),
         "c/features.png": ("features", "RuntimeError: no features for this one"),
         "c/finish.png": ("finish", "ValueError: no forest for this one"),

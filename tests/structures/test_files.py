@@ -229,14 +229,14 @@ def test_outputs_that_cannot_be_written_are_refused_before_the_work(tmp_path, mo
     for path, folder, reason in (
         ("file", True, "is a file; name a folder"),
         ("folder", False, "is a folder; name a file"),
-        ("file/below", True, "is no folder"),
-        ("file/below.json", False, "is no folder"),
+        ("file/below", True, "is not a folder"),
+        ("file/below.json", False, "is not a folder"),
         ("x" * 300, True, "File name too long"),
         (f"{'x' * 300}.json", False, "File name too long"),
         (f"{'x' * 300}/new.json", False, "File name too long"),
         ("a/" * 3000, True, "File name too long"),
-        ("", True, "is no path"),
-        ("a\0b", True, "is no path"),
+        ("", True, "is not a path"),
+        ("a\0b", True, "is not a path"),
     ):
         with pytest.raises(InputError, match=reason):
             check_output(path, folder)

@@ -55,7 +55,7 @@ def test_the_parent_is_the_smallest_of_those_that_cover():
     assert Forest.from_masks(masks, SIZE).parents.tolist() == [2, -1, 3, 1]
 
 
-def test_random_masks_never_make_a_circle():
+def test_random_masks_never_make_a_cycle():
     generator = np.random.default_rng(0)
     for _ in range(20):
         masks = encode_masks(generator.random((12, 4, 4)) > generator.random((12, 1, 1)))
@@ -66,7 +66,7 @@ def test_random_masks_never_make_a_circle():
         assert np.array_equal(ancestors, ancestors | (ancestors.astype(int) @ ancestors > 0))  # transitive
 
 
-def test_probabilities_become_a_forest_without_circles():
+def test_probabilities_become_a_forest_without_cycles():
     masks = boxes(*NESTED)
     everything = np.ones((5, 5))  # every pair both ways, and each with itself
     assert Forest.from_probabilities(masks, everything, SIZE).parents.tolist() == [-1, 0, 1, 0, -1]
@@ -126,7 +126,7 @@ def test_coco_with_broken_links_is_refused():
 @pytest.mark.parametrize(
     ("parents", "scores", "message"),
     [
-        ([1, 0, -1, -1, -1], None, "circle"),
+        ([1, 0, -1, -1, -1], None, "cycle"),
         ([9, -1, -1, -1, -1], None, "outside"),
         ([-1, -1, -1, -1, -1], [0, 0, 2, 0, 0], "outside"),
         ([-1, -1, -1, -1, -1], [0, 0, float("nan"), 0, 0], "outside"),

@@ -114,11 +114,11 @@ def test_empty():
     assert H.path_names(none, none) == []
 
 
-def test_a_circle_is_found():
+def test_a_cycle_is_found():
     for function in (H.depths_of, H.ancestors_of):
-        with pytest.raises(H.ForestError, match="circle"):
+        with pytest.raises(H.ForestError, match="cycle"):
             function(np.array([-1, 2, 1]))
-    with pytest.raises(H.ForestError, match="circle"):
+    with pytest.raises(H.ForestError, match="cycle"):
         H.linked_to_kept(np.array([1, 0]), np.array([True, False]))
 
 

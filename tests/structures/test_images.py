@@ -149,7 +149,7 @@ def test_bad_files_are_named_with_reason_and_remedy(tmp_path):
     Image.fromarray(np.tile(RGB, (40, 40, 1))).save(file, "JPEG")
     cases = {
         "empty.jpg": (b"", "the file is empty"),
-        "text.jpg": (b"no image at all", "no image in a raster format"),
+        "text.jpg": (b"no image at all", "not an image in a supported raster format"),
         "cut.jpg": (file.getvalue()[: len(file.getvalue()) // 2], "truncated"),
         "cut.png": (good[:-30], ""),
         "head.png": (good[:20], ""),
@@ -222,8 +222,8 @@ def test_a_file_too_large_for_the_limit_is_not_read(tmp_path):
         (b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>', "an SVG drawing"),
         (b"\n<!DOCTYPE html><html></html>", "a web page"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "a HEIC file, which is not read; pip install pillow-heif"),
-        (b"\0\0\0\x0cJXL \r\n\x87\n", "a JPEG XL file, which is not read; pip install pillow-jxl-plugin"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "a HEIC file, which is not supported; pip install pillow-heif"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "a JPEG XL file, which is not supported; pip install pillow-jxl-plugin"),
         (b"\xff\x0a\xfa\x1f", "a JPEG XL file"),
         (b"8BPS\0\x01", "a Photoshop file"),
     ],
@@ -253,9 +253,9 @@ def test_what_is_no_regular_file_is_not_opened(tmp_path, monkeypatch):
     (tmp_path / "circle.jpg").symlink_to(tmp_path / "circle.jpg")
     (tmp_path / "dangling.jpg").symlink_to(tmp_path / "none")
     cases = {
-        "fifo.jpg": "no regular file",
-        "device.jpg": "no regular file",
-        "s.jpg": "no regular file",
+        "fifo.jpg": "not a regular file",
+        "device.jpg": "not a regular file",
+        "s.jpg": "not a regular file",
         "circle.jpg": "symbolic links",
         "dangling.jpg": "a link to a file that does not exist",
         f"{'x' * 300}.jpg": "too long",

@@ -179,7 +179,7 @@ def test_what_pycocotools_must_not_see(segmentation, reason):
 
 @pytest.mark.parametrize("size", [(0, 5), (5, -1), (1 << 15, 1 << 15)])
 def test_sizes_that_no_image_has(size):
-    with pytest.raises(RecordError, match="no size"):
+    with pytest.raises(RecordError, match="not a valid image size"):
         rle_from_coco([SQUARE], size)
 
 

@@ -386,7 +386,11 @@ def test_broken_files_name_file_and_remedy(tmp_path):
             load_weights(tiny_vit(), str(tmp_path / name))
         assert name in str(error.value) and says in str(error.value)
     os.mkfifo(tmp_path / "pipe")
-    for name, says in {"absent.pth": "does not exist", "": "a folder, not a file", "pipe": "no regular file"}.items():
+    for name, says in {
+        "absent.pth": "does not exist",
+        "": "a folder, not a file",
+        "pipe": "not a regular file",
+    }.items():
         with pytest.raises(WeightsError, match=says):
             load_weights(tiny_vit(), str(tmp_path / name))
 

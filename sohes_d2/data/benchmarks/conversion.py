@@ -173,7 +173,7 @@ def annotation_records(scene: Scene, image_id: int, first_id: int) -> tuple[list
     """Json-ready annotations of a scene, and how many of its masks are empty or missing and therefore left out.
 
     Raises:
-        ValueError: the parents run in a circle or lie outside the list, or a mask has another size than the image.
+        ValueError: the parents form a cycle or lie outside the list, or a mask has another size than the image.
     """
     empty = {"size": list(scene.image_size), "counts": b""}
     forest = Forest(

@@ -83,7 +83,7 @@ def build_photo(file_name: str, size: tuple[int, int], entities: Sequence[Entity
         entities: what was read, in order.
 
     Raises:
-        InputError: the parents run in a circle.
+        InputError: the parents form a cycle.
     """
     areas = mask_areas([entity.mask for entity in entities]) if entities else np.zeros(0)
     entities = [entity for entity, area in zip(entities, areas) if area]

@@ -121,7 +121,7 @@ def test_an_entity_without_pixels_leaves_its_children_to_its_parent():
 @pytest.mark.parametrize("parents", [[1, 0], [0], [5]])
 def test_parents_that_make_no_forest_are_refused(parents):
     scene = Scene(SIZE, [Entity(rectangle(0, 0, 2, 2), parent=parent) for parent in parents])
-    with pytest.raises(ValueError, match="circle|outside"):
+    with pytest.raises(ValueError, match="cycle|outside"):
         annotation_records(scene, 1, 1)
 
 

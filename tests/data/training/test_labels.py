@@ -96,7 +96,7 @@ def test_children_of_a_broken_annotation_go_to_the_next_ancestor():
 
 
 @pytest.mark.parametrize(
-    ("parents", "reason"), [((5, 0), "missing parent"), ((2, 1), "circle of parents"), ((1, 0), "circle of parents")]
+    ("parents", "reason"), [((5, 0), "missing parent"), ((2, 1), "cycle of parents"), ((1, 0), "cycle of parents")]
 )
 def test_broken_parents_leave_wholes(parents, reason):
     problems = Problems()

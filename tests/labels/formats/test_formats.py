@@ -183,7 +183,7 @@ def test_parents_are_found_by_key():
     photo = build_photo("a", (8, 8), [Entity(empty, 1), Entity(mask, 2, 1), Entity(mask, 3, 2, 0.5, "cat")])
     assert photo.forest.parents.tolist() == [-1, 0] and photo.forest.sources == ["", "cat"]
     assert photo.has_parents and photo.has_scores and photo.forest.scores.tolist() == [1, 0.5]
-    with pytest.raises(InputError, match="circle"):
+    with pytest.raises(InputError, match="cycle"):
         build_photo("a", (8, 8), [Entity(mask, 1, 2), Entity(mask, 2, 1)])
 
 
