@@ -1,4 +1,4 @@
-"""Reading files of weights: safetensors, torch checkpoints, and pickles of model zoos, none of which runs code here."""
+"""Safe reading of weights files: safetensors, torch checkpoints and pickles of model zoos, without running code."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ..structures.files import open_regular
 
 _ZIP = b"PK\x03\x04"
 _TORCH_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # before torch 1.6: its magic number, pickled
-_MAX_DEPTH = 32  # containers one inside the other; those of an optimizer are about 8
+_MAX_DEPTH = 32  # nested containers; an optimizer state has about 8 levels
 _AGAIN = "Download it again."
 
 
@@ -33,15 +33,15 @@ def read_weights(path: str) -> Any:
     """Read a weights file on the CPU without running any code from it.
 
     Args:
-        path: safetensors, a torch checkpoint, or a pickle of Detectron2's or Mask2Former's model zoo; told apart by
-            content, so the file's suffix does not matter.
+        path: safetensors, a torch checkpoint, or a pickle of Detectron2's or Mask2Former's model zoo; detected by
+            content, so the suffix does not matter.
 
     Returns:
-        What the file holds: a mapping of names to tensors, possibly nested in the dict of a training checkpoint. Arrays
-        of numbers have become tensors. Every tensor is dense and lies within the bytes that the file has for it.
+        The content of the file: a mapping of names to tensors, possibly nested in the dict of a training checkpoint.
+        Numeric arrays are converted to tensors. Every tensor is dense and within the bytes of the file.
 
     Raises:
-        WeightsError: not found, not a weights file, damaged, nested without end, or in need of code execution.
+        WeightsError: not found, not a weights file, damaged, nested too deeply, or not readable without running code.
     """
     path = os.path.expanduser(path)
     size, head = _beginning(path)
@@ -51,22 +51,22 @@ def read_weights(path: str) -> Any:
         with _damaged(path, "damaged safetensors file"):
             content: Any = load_file(path, device="cpu")
     elif head[:4] == _ZIP or head == _TORCH_LEGACY:
-        # Training checkpoints of DINO and timm keep their command line in a Namespace, which is plain data.
+        # Training checkpoints of DINO and timm store their command line in a Namespace, which is plain data.
         with (
             _damaged(path, "truncated, damaged, or not written by torch.save"),
             torch.serialization.safe_globals([argparse.Namespace]),
-            open(path, "rb") as file,  # of a path, torch would look at the suffix
+            open(path, "rb") as file,  # given a path, torch would check the suffix
         ):
             if head[:4] == _ZIP:
                 _check_zip(path, size)
             content = torch.load(file, map_location="cpu", weights_only=True)
     elif head[:1] == b"\x80" or path.endswith(".pkl"):
-        with _damaged(path, "no pickle, truncated or damaged"), open(path, "rb") as file:
+        with _damaged(path, "not a pickle, truncated or damaged"), open(path, "rb") as file:
             content = _ArrayUnpickler(file, encoding="latin1").load()
     else:
         raise WeightsError(
-            f"Weights {path!r}: not a torch or safetensors file ({size} bytes, begins with {head!r}). A saved web "
-            "page, a Git LFS pointer or a broken download looks like this: delete it and download the file itself."
+            f"Weights {path!r}: not a torch or safetensors file ({size} bytes, begins with {head!r}), perhaps a saved "
+            "web page, a Git LFS pointer or a broken download: delete it and download the file itself."
         )
     with _damaged(path, "refused"):
         _check_content(content)
@@ -74,16 +74,16 @@ def read_weights(path: str) -> Any:
 
 
 def safetensors_metadata(path: str) -> dict[str, str]:
-    """The texts in the header of a safetensors file, without its tensors.
+    """Read the metadata of a safetensors file, without its tensors.
 
     Raises:
-        WeightsError: no such file, or no readable safetensors file.
+        WeightsError: no such file, or not a readable safetensors file.
     """
     from safetensors import safe_open
 
     path = os.path.expanduser(path)
     _beginning(path)
-    with _damaged(path, "no readable safetensors file"), safe_open(path, framework="pt") as file:
+    with _damaged(path, "not a readable safetensors file"), safe_open(path, framework="pt") as file:
         return file.metadata() or {}
 
 
@@ -94,14 +94,14 @@ def _beginning(path: str) -> tuple[int, bytes]:
             return os.fstat(file.fileno()).st_size, file.read(len(_TORCH_LEGACY))
     except OSError as error:
         raise WeightsError(
-            f"Weights {path!r}: {error.strerror}. Give a .pth, .pt or .safetensors file, a URL, or 'hub:NAME' for the "
+            f"Weights {path!r}: {error.strerror}. Pass a .pth, .pt or .safetensors file, a URL, or 'hub:NAME' for the "
             "weights of a timm model."
         ) from error
 
 
 @contextmanager
 def _damaged(path: str, what: str) -> Iterator[None]:
-    """Turn what a reader raises, which is nearly any type, into a WeightsError, and keep its warnings back."""
+    """Convert any exception of a reader to a WeightsError, and silence its warnings."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -120,27 +120,27 @@ def _damaged(path: str, what: str) -> Iterator[None]:
 
 
 def _check_zip(path: str, size: int) -> None:
-    """Sizes and checksums. torch.save stores without compression; what is compressed, or overlaps, could unpack to any
+    """Check sizes and checksums. torch.save does not compress; compressed or overlapping entries could unpack to any
     size.
     """
     with zipfile.ZipFile(path) as archive:
         unpacked = sum(entry.file_size for entry in archive.infolist())
         if unpacked > size:
             raise ValueError(f"{size} bytes that would unpack to {unpacked}")
-        damaged = archive.testzip()  # torch reads the records without a look at their CRC32
+        damaged = archive.testzip()  # torch does not check the CRC32 of the records
     if damaged is not None:
-        raise ValueError(f"the CRC32 of {damaged} in it does not hold")
+        raise ValueError(f"the CRC32 of {damaged} in it does not match")
 
 
 def _check_content(content: Any) -> None:
-    """Check containers and tensors, and turn arrays of numbers in dicts into tensors, in place.
+    """Check containers and tensors, and convert numeric arrays in dicts to tensors, in place.
 
     Raises:
-        ValueError: containers that contain themselves or are nested too deeply, or a tensor that is not dense, or
+        ValueError: containers that contain themselves or are nested too deeply, or a tensor that is not dense or is
             larger than its bytes.
     """
     path: list[tuple[Any, Any]] = [(content, iter([content]))]
-    open_ids: set[int] = set()  # of the containers on the path
+    open_ids: set[int] = set()  # containers on the current path
     done: set[int] = set()
     while path:
         value = next(path[-1][1], path)
@@ -171,34 +171,34 @@ def _check_tensor(value: Tensor) -> None:
 
 
 def _as_tensor(array: np.ndarray) -> Any:
-    """An array of numbers as a tensor; of anything else (text, objects) the array as it is."""
+    """Convert a numeric array to a tensor; other arrays (text, objects) are returned unchanged."""
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:  # long doubles
         return array
     return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
 
 
 class _RefusedError(pickle.UnpicklingError):
-    """A pickle that asks for more than arrays and containers."""
+    """A pickle that needs more than arrays and containers."""
 
 
 def _storage_from_bytes(content: bytes) -> Any:
-    """Pickled tensors carry their storage as a torch file of its own; torch would read it without restrictions."""
+    """Read the storage of a pickled tensor, a nested torch file that torch would load without restrictions."""
     if content[:4] == _ZIP:
         raise _RefusedError("a compressed storage")
     return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
 def _encode(text: str, encoding: str = "latin1") -> bytes:
-    """How pickles of protocol 2 write bytes. Other codecs can multiply them."""
+    """Decode bytes as written by pickle protocol 2. Other codecs could expand the data."""
     if encoding not in ("latin1", "latin-1"):
         raise _RefusedError(f"the codec {encoding}")
     return codecs.encode(text, "latin1")
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Reads numpy arrays, torch tensors, numbers, strings and containers; refuses all else."""
+    """Reads numpy arrays, torch tensors, numbers, strings and containers; refuses everything else."""
 
-    # The helpers' modules have moved with numpy's versions, so files name them in several ways.
+    # numpy has moved these helpers between modules, so files use several names.
     _ARRAY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric", "numpy._core.numeric")
     _HELPERS: tuple[Any, ...] = (
         np.zeros(1).__reduce__()[0],  # _reconstruct

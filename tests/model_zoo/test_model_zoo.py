@@ -28,9 +28,9 @@ def photo(seed: int = 0) -> np.ndarray:
 def test_the_backbone_is_there_and_others_are_refused_by_name():
     assert os.path.isfile(local_path(BACKBONE))
     assert local_path("some/file.pth") == "some/file.pth"
-    with pytest.raises(WeightsError, match="'shipped:none' do not come with this package; it has .*vit_mini8"):
+    with pytest.raises(WeightsError, match="'shipped:none' are not shipped with this package; it has .*vit_mini8"):
         local_path("shipped:none")
-    with pytest.raises(WeightsError, match="do not come with this package"):
+    with pytest.raises(WeightsError, match="are not shipped with this package"):
         local_path("shipped:../weights")
 
 

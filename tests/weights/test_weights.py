@@ -228,9 +228,9 @@ def test_a_convolutional_network_keeps_its_own_block_names(tmp_path):
     ("content", "says"),
     [
         ({"a": torch.ones(2), "b": torch.ones(3)}, "only 0 of the model's"),
-        ({"epoch": 3}, "no state dict found (seen: entries ['epoch'])"),
-        ([1, 2], "no state dict found (seen: list)"),
-        ({"pos_embed": torch.ones(1, 13, 64)}, "13 positions, which is no square grid"),
+        ({"epoch": 3}, "no state dict (found: entries ['epoch'])"),
+        ([1, 2], "no state dict (found: list)"),
+        ({"pos_embed": torch.ones(1, 13, 64)}, "13 positions, which is not a square grid"),
         ({**tiny_vit().state_dict(), "norm.bias": torch.ones(64, dtype=torch.int64)}, "norm.bias is torch.int64"),
         (
             {**tiny_vit().state_dict(), "norm.bias": torch.ones(64, dtype=torch.complex64)},
