@@ -12,11 +12,11 @@ from .schema import Id
 
 
 class RepeatedNameError(ValueError):
-    """A file has a name twice, which says nothing then."""
+    """A file has a name twice, so it cannot be matched."""
 
 
 def last_part(name: str) -> str:
-    """The name without its folders, whichever system's separators it has."""
+    """The base name, with the separators of any system."""
     return PurePosixPath(name.replace("\\", "/")).name
 
 
@@ -26,15 +26,15 @@ PARTS: dict[str, Callable[[str], str]] = {"name": str, "basename": last_part}
 def match_by_name(
     names: Mapping[Any, str], others: Mapping[Any, str], parts: Sequence[str] = tuple(PARTS)
 ) -> tuple[dict[Hashable, Any], str]:
-    """Image id -> id of the image of the same name in another file, or None.
+    """Map image ids to the ids of images with the same name in another file, or None.
 
     Args:
         names: image id -> file name.
-        others: likewise of the other file.
-        parts: what of a name to compare, of PARTS: the first, unless a later one finds more and is unique in both.
+        others: the same for the other file.
+        parts: keys of PARTS to compare: the first, unless a later one matches more images and is unique in both.
 
     Returns:
-        The ids, and the part that found them.
+        The ids, and the part used.
 
     Raises:
         RepeatedNameError: the first part is not unique in a file.
@@ -50,7 +50,7 @@ def match_by_name(
         ids = {name: i for i, name in theirs.items()}
         found = {i: ids.get(name) for i, name in mine.items()}
         count = sum(other is not None for other in found.values())
-        if count > best[0]:  # as many by their last parts: full names say more
+        if count > best[0]:  # ties: prefer full names
             best = count, found, part
     return best[1], best[2]
 
@@ -58,13 +58,13 @@ def match_by_name(
 def match_images(
     file: LabelFile, other: LabelFile, parts: Sequence[str] = tuple(PARTS)
 ) -> tuple[dict[Id, Id | None], str]:
-    """Image id of a label file -> that of the same image in another, or None; and what told: "id", or one of PARTS.
+    """Map image ids of a label file to those of the same images in another, or None; and the key: "id" or one of PARTS.
 
-    Ids tell only where a file has no names, such as a list of results: every tool counts its images from 1.
+    Ids are used only if a file has no names, such as a result list, since every tool counts its images from 1.
 
     Args:
         file, other: the files.
-        parts: what of names may tell; a single one is insisted on, and none leaves the ids.
+        parts: keys of PARTS to try; a single one is mandatory, and none means ids.
 
     Raises:
         RepeatedNameError: see `match_by_name`.

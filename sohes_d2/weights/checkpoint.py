@@ -167,8 +167,8 @@ class SOHESCheckpointer(DetectionCheckpointer):
             allowed = f" (MODEL.MAX_UNMATCHED allows {self._max_unmatched:.0%})" if self._max_unmatched else ""
             raise CheckpointError(
                 f"checkpoint {self._loading!r}: the weights do not match the model of this config: {len(wrong)} of its "
-                f"{len(counted)} tensors are missing or of another shape{allowed}: {examples}. Pass the config.yaml that the training "
-                "wrote beside them"
+                f"{len(counted)} tensors are missing or of another shape{allowed}: {examples}. Pass the "
+                "config.yaml that the training wrote beside them"
             )
 
     def _load_file(self, filename: str) -> dict[str, Any]:

@@ -212,7 +212,7 @@ RLE = broken()[0]["segmentation"]
         ({"images": []}, "neither a result list nor a COCO data set"),
         ({"annotations": []}, "no list 'images'"),
         ({"annotations": [], "images": [{"id": 21, "file_name": "val/a.jpg"}]}, "no usable 'height'"),
-        ("[{", "is not json"),
+        ("[{", "is not valid json"),
     ],
 )
 def test_broken_predictions_are_named(files, prediction, message):

@@ -144,7 +144,7 @@ def test_broken_masks_are_counted_and_the_rest_goes_on(tmp_path, capsys):
     for k in range(len(broken)):
         assert f"a.jpg, annotation {50 + k}: " in said.err
     assert "names the parent 4711" in said.err and "form a cycle" in said.err
-    assert "no usable height and width" in said.err and "10 records cannot be used as they are" in said.err
+    assert "no usable height and width" in said.err and "10 records are invalid" in said.err
     assert "\x1b" not in said.err
 
 
@@ -154,10 +154,10 @@ def test_what_is_no_labels_is_explained(tmp_path, capsys):
         (tmp_path / name).write_text(content)
     (tmp_path / "empty").mkdir()
     messages = {
-        "list.json": "is a list of results",
+        "list.json": "is a result list",
         "cut.json": "cut off",
         "other.json": "no list 'images'",
-        "text.json": "is not json",
+        "text.json": "is not valid json",
         "empty": "no shard_",
         "none": "does not exist",
     }

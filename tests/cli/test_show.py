@@ -87,12 +87,12 @@ def test_broken_masks_give_code_3(files, capsys):
     assert run(files, labels="odd.json") == 3
     captured = capsys.readouterr()
     assert "annotation 11: counts" in captured.err and "1 problems, reasons above" in captured.err
-    assert "1 records cannot be used as they are (1 x no such image)" in captured.err
+    assert "1 records are invalid (1 x no such image)" in captured.err
 
 
 @pytest.mark.parametrize(
     "content, message",
-    [("{", "is not json"), ("[]", "list of results"), ('{"images": 3}', "is not a list")],
+    [("{", "is not valid json"), ("[]", "is a result list"), ('{"images": 3}', "is not a list")],
 )
 def test_files_that_cannot_be_used_give_code_2(files, capsys, content, message):
     (files / "odd.json").write_text(content)

@@ -114,7 +114,7 @@ def test_coco_keeps_ids_and_names(tmp_path):
     "name, content, message",
     [
         ("coco.json", '{"annotations": []}', "not a COCO data set"),
-        ("coco.json", "[", "list of results"),
+        ("coco.json", "[", "result list"),
         ("coco.json", '{"images": []}', "empty"),
         ("coco.json", '{"images": [{"id": "a", "file_name": "x.jpg"}]}', "no whole number"),
         ("coco.json", '{"images": [{"id": 1, "file_name": "x.jpg"}, {"id": 1, "file_name": "y"}]}', "have the id 1"),

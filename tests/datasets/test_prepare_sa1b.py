@@ -71,7 +71,7 @@ def test_a_damaged_json_is_skipped_with_its_reason(script, sa1b, read_labels):
     (sa1b / "sa1b" / names[1]).with_suffix(".json").write_text("{")
     assert script.main(["--root", str(sa1b), "--test"]) == 3
     labels = read_labels(sa1b / "entities" / "sa1b_test_1000.json")
-    assert len(labels["images"]) == 3 and "is not json" in labels["skipped"][0]["reason"]
+    assert len(labels["images"]) == 3 and "is not valid json" in labels["skipped"][0]["reason"]
 
 
 def test_nothing_to_do_is_said(script):

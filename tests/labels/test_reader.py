@@ -88,7 +88,7 @@ def test_a_byte_order_mark_and_names_by_url(write):
         (b"\x1f\x8b123", "gzip"),
         (json.dumps(document()).encode("utf-16"), "UTF-16"),
         (json.dumps(document()).encode()[:-30], "cut off"),
-        (json.dumps(document()).encode() + b"{}", "goes on"),
+        (json.dumps(document()).encode() + b"{}", "continues"),
         (b'{"images": [' + b"[" * 100_000, "nested too deeply"),
         (b'{"images": [{"id": 1' + b"0" * 5000 + b"}]}", "damaged or cut off"),
         (b'{"images": [{"id": 1, "file_name": "\xff"}]}', "not UTF-8"),

@@ -274,8 +274,8 @@ def test_sizes_come_from_the_photo_where_the_record_has_none(tmp_path):
     [
         ({"annotations": []}, "no list 'images'"),
         ({"images": []}, "no images"),
-        ([], "list of results"),
-        ({"images": [{"file_name": "a"}]}, "'a' has no 'id'"),
+        ([], "result list"),
+        ({"images": [{"file_name": "a"}]}, "'a' has no valid 'id'"),
         ({"images": [{"id": 1}, {"id": 1}]}, "two images have the id 1"),
         ({"images": [{"id": 1}], "annotations": {"a": 1}}, "not a list"),
     ],

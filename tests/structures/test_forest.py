@@ -90,7 +90,7 @@ def test_subset_links_to_the_nearest_kept_ancestor():
     assert forest.subset(index).parents.tolist() == [2, 2, -1]
     assert np.array_equal(forest.subset(index).ancestors(), forest.ancestors()[np.ix_(index, index)])
     assert len(forest.subset([])) == 0
-    with pytest.raises(ForestError, match="once"):
+    with pytest.raises(ForestError, match="unique"):
         forest.subset([0, 0])
 
 

@@ -237,7 +237,7 @@ def test_boxes_of_others_become_masks(made, tmp_path):
 
 def test_names_that_would_leave_the_folder_or_collide(made, tmp_path):
     forest = made[1][0].forest
-    for names, words in ((["../a.png"], "leads out"), (["a.png", "a.jpg"], "share a label file")):
+    for names, words in ((["../a.png"], "points outside"), (["a.png", "a.jpg"], "share a label file")):
         photos = [Photo(name, forest) for name in names]
         with pytest.raises(InputError, match=words):
             format_module("labelme").write(photos, tmp_path, Options())
