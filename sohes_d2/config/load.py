@@ -1,7 +1,6 @@
-"""The one door to configs: from a yaml file and KEY VALUE pairs to a config, with errors that say what was meant.
+"""Loading of configs from a yaml file and KEY VALUE pairs, with errors that suggest the intended key.
 
-Files are untrusted: no tag of theirs runs code, and how large, deep and often referred to their content may be is
-bounded.
+Files are untrusted: tags are not executed, and the size, depth and number of aliases of their content are bounded.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 # Far more than any config needs.
 _MAX_BYTES = 1 << 20
-_MAX_VALUES = 20_000  # with what aliases (*name) repeat
+_MAX_VALUES = 20_000  # after expanding aliases (*name)
 _MAX_DEPTH = 32
 _MAX_BASES = 16
 
@@ -43,7 +42,7 @@ def configs_folder() -> str:
 
 
 def shipped_configs() -> dict[str, str]:
-    """Paths of the configs that come with the package, by name: relative to configs/, without the suffix."""
+    """Paths of the configs shipped with the package, by name: the path relative to configs/, without suffix."""
     folder = configs_folder()
     found = {}
     for current, _, names in os.walk(folder):
@@ -55,14 +54,13 @@ def shipped_configs() -> dict[str, str]:
 
 
 def get_config_file(name: str | os.PathLike[str]) -> str:
-    """The path of a config: a file that exists, or one that comes with the package.
+    """Find a config: an existing file, or one shipped with the package.
 
     Args:
-        name: a path, or a name: ``exploration/joint``, ``exploration/joint.yaml``, or ``joint`` where no other config
-            is called so.
+        name: a path, or a name: ``exploration/joint``, ``exploration/joint.yaml``, or ``joint`` if it is unique.
 
     Raises:
-        ConfigError: there is neither; the message has the nearest names.
+        ConfigError: not found; the message suggests similar names.
     """
     name = os.fspath(name)
     if os.path.lexists(name):
@@ -75,29 +73,29 @@ def get_config_file(name: str | os.PathLike[str]) -> str:
     if not matches:
         names = dict.fromkeys([*known, *(full.rpartition("/")[2] for full in known)])
         raise ConfigError(
-            f"config file {name!r} does not exist, nor does a config of that name come with the package."
+            f"config file {name!r} does not exist, and no config of that name is shipped with the package."
             + near_matches(wanted, names)
         )
     return known[matches[0]]
 
 
 def load_config(config_file: str, options: Sequence[str] = ()) -> CfgNode:
-    """Defaults of Detectron2 and of this package, then a yaml file, then KEY VALUE pairs.
+    """Build a config from the defaults of Detectron2 and this package, a yaml file, and KEY VALUE pairs.
 
-    Without Detectron2 there are only the keys of phase 1, see `exploration_cfg`.
+    Without Detectron2 it has only the keys of phase 1, see `exploration_cfg`.
 
     Args:
-        config_file: path of a yaml file, with ``_BASE_`` as Detectron2 knows it, or the name of one that comes with the
-            package, see `get_config_file`; "" for the defaults alone.
-        options: alternating keys and values, as from a command line; new ones only in nodes that take any, for example
-            ``MODEL.VIT.OPTIONS.depth 4``.
+        config_file: path of a yaml file, with ``_BASE_`` as in Detectron2, or the name of a shipped config, see
+            `get_config_file`; "" for the defaults alone.
+        options: alternating keys and values, as from a command line; new keys are allowed only in nodes that accept
+            any, for example ``MODEL.VIT.OPTIONS.depth 4``.
 
     Returns:
         The config, not frozen.
 
     Raises:
-        ConfigError: an unknown key (the message names the nearest known one), a value of the wrong type, or a file
-            that cannot be read.
+        ConfigError: an unknown key (the message suggests the nearest known one), a value of the wrong type, or an
+            unreadable file.
     """
     cfg = _defaults()
     for path, content in _read_with_bases(get_config_file(config_file)) if config_file else ():
@@ -136,16 +134,16 @@ def _defaults() -> CfgNode:
     return cfg
 
 
-# The last three: values are Python literals, and reading one that is nested too deeply ends like this.
+# The last three are raised when a value, which is a Python literal, is nested too deeply.
 _MERGE_ERRORS = (KeyError, AssertionError, ValueError, TypeError, MemoryError, RecursionError)
 
 
 def read_yaml(text: str, where: str) -> Any:
-    """What yaml text holds: numbers, strings, lists and mappings, without running code from it.
+    """Read yaml text (numbers, strings, lists and mappings) without running code from it.
 
     Args:
         text: the yaml.
-        where: it comes from, for messages.
+        where: origin of the text, for messages.
 
     Raises:
         ConfigError: not yaml, has a tag (such as ``!!python/object``), or is too large or deep; the message names
@@ -153,7 +151,7 @@ def read_yaml(text: str, where: str) -> Any:
     """
     try:
         if len(text) > _MAX_BYTES:
-            raise ConfigError(f"{where}: {len(text)} characters, no config is longer than {_MAX_BYTES}")
+            raise ConfigError(f"{where}: {len(text)} characters, more than the limit of {_MAX_BYTES}")
         _check_depth(text)
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
@@ -165,17 +163,24 @@ def read_yaml(text: str, where: str) -> Any:
         if "could not determine a constructor for the tag" not in str(error):
             raise ConfigError(f"{where}: {_yaml_reason(error)}") from error
         tag = (error.problem or "").rpartition(" ")[2]
-        raise ConfigError(f"{where}: the tag {tag}{_line(error)}: tags can run code, so they are not read") from error
+        raise ConfigError(
+            f"{where}: the tag {tag}{_line(error)}: tags can run code, so they are not allowed"
+        ) from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"{where}: no yaml: {_yaml_reason(error)}") from error
-    except (ValueError, RecursionError, OverflowError, TypeError) as error:  # a date or number that Python has not
+        raise ConfigError(f"{where}: invalid yaml: {_yaml_reason(error)}") from error
+    except (
+        ValueError,
+        RecursionError,
+        OverflowError,
+        TypeError,
+    ) as error:  # a date or number outside the range of Python's types
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"{where}: a value cannot be read ({type(error).__name__}: {error})") from error
 
 
 def _check_depth(text: str) -> None:
-    """yaml's own recursion goes deeper than Python's stack may allow."""
+    """Limit the nesting: the yaml parser recurses, and could exceed Python's stack."""
     depth = 0
     for event in yaml.parse(text, yaml.SafeLoader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
@@ -184,14 +189,14 @@ def _check_depth(text: str) -> None:
 
 
 def _check_expanded(root: yaml.Node, where: str) -> None:
-    """Count what is there once every alias is written out: a few lines of yaml can stand for billions of values."""
+    """Limit the number of values after expanding aliases: a few lines of yaml can expand to billions of values."""
     count = 0
     stack = [root]
     while stack:
         node = stack.pop()
         count += 1
         if count > _MAX_VALUES:
-            raise ConfigError(f"{where}: with its aliases (*name) written out it has more than {_MAX_VALUES} values")
+            raise ConfigError(f"{where}: after expanding aliases (*name) it has more than {_MAX_VALUES} values")
         if isinstance(node, yaml.MappingNode):
             stack += [inner for pair in node.value for inner in pair]
         elif isinstance(node, yaml.SequenceNode):
@@ -209,7 +214,7 @@ def _line(error: yaml.YAMLError) -> str:
 
 
 def _read_with_bases(file: str) -> list[tuple[str, dict[str, Any]]]:
-    """Paths and contents of a config file and of those that its ``_BASE_`` names, relative to it; the lowest first."""
+    """Paths and contents of a config file and of its chain of ``_BASE_`` files (relative paths), the lowest first."""
     contents: list[tuple[str, dict[str, Any]]] = []
     path, named_by = file, ""
     while path:
@@ -231,14 +236,14 @@ def _read_mapping(path: str, named_by: str) -> dict[str, Any]:
         with open_regular(path) as file:
             data = file.read(_MAX_BYTES + 1)
         if len(data) > _MAX_BYTES:
-            raise ConfigError(f"{where}: it is larger than {_MAX_BYTES} bytes; give a yaml file")
+            raise ConfigError(f"{where}: it is larger than {_MAX_BYTES} bytes; pass a yaml file")
         content = read_yaml(data.decode("utf-8-sig"), where)
     except OSError as error:
-        raise ConfigError(f"{where}: {error.strerror}; give a yaml file") from error
+        raise ConfigError(f"{where}: {error.strerror}; pass a yaml file") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{where}: not UTF-8 text; give a yaml file") from error
+        raise ConfigError(f"{where}: not UTF-8 text; pass a yaml file") from error
     if not isinstance(content, dict):
-        raise ConfigError(f"{where}: holds {type(content).__name__}, not keys and values; give a yaml file")
+        raise ConfigError(f"{where}: contains {type(content).__name__}, not keys and values; pass a yaml file")
     _check_keys(content, where)
     return content
 
@@ -246,13 +251,13 @@ def _read_mapping(path: str, named_by: str) -> dict[str, Any]:
 def _check_keys(content: Mapping[Any, Any], where: str) -> None:
     for key, value in content.items():
         if not isinstance(key, str):
-            raise ConfigError(f"{where}: the key {key!r} is no text")
+            raise ConfigError(f"{where}: the key {key!r} is not a string")
         if isinstance(value, dict):
             _check_keys(value, where)
 
 
 def _is_free(cfg: CfgNode, key: str) -> bool:
-    """Whether ``key`` is a new one in a node that takes any (``OPTIONS``), which merge_from_list would refuse."""
+    """Whether ``key`` is new in a node that allows new keys (``OPTIONS``), which merge_from_list would refuse."""
     *parents, leaf = key.split(".")
     node: Any = cfg
     for parent in parents:
@@ -261,12 +266,12 @@ def _is_free(cfg: CfgNode, key: str) -> bool:
 
 
 def _nested(node_type: type[CfgNode], key: str, value: str) -> CfgNode:
-    """``key`` and its value as the only ones of a config; the value is read as in a yaml file."""
+    """A config with only ``key``; the value is parsed as in a yaml file."""
     return node_type(_with_parents(key, read_yaml(value, key)))
 
 
 def _with_parents(key: str, value: Any) -> dict[str, Any]:
-    """A value under a dotted key, as nested dicts."""
+    """Nested dicts for a value under a dotted key."""
     for part in reversed(key.split(".")):
         value = {part: value}
     return value
@@ -278,7 +283,7 @@ _TYPES = dict.fromkeys(("detectron2.config.config.CfgNode", "fvcore.common.confi
 def _explain(cfg: CfgNode, error: BaseException, key: str = "") -> str:
     text = str(error.args[0]) if error.args else type(error).__name__
     missing, mismatch = _MISSING_KEY.search(text), _MISMATCH.match(text)
-    if mismatch:  # without the values, which can be whole sections
+    if mismatch:  # omit the values, which can be whole sections
         return f"Type mismatch: {mismatch[3]} is {_TYPES.get(mismatch[1], mismatch[1])}, not {mismatch[2]}"
     if missing is None and not isinstance(error, AttributeError):
         return shorten(text, 300)
@@ -291,7 +296,7 @@ def _explain(cfg: CfgNode, error: BaseException, key: str = "") -> str:
 
 
 def _same_leaf(name: str, keys: Iterable[str]) -> str:
-    """Keys that end alike, for a name given under the wrong parent."""
+    """Suggest keys with the same last part, for a key under the wrong parent."""
     same = [key for key in keys if key.rpartition(".")[2] == name.rpartition(".")[2]]
     return f" Did you mean {', '.join(same[:3])}?" if same else ""
 

@@ -143,8 +143,8 @@ def test_code_in_a_file_is_not_run(tmp_path, text):
         ("#" * (1 << 20) + "\n", "larger than 1048576 bytes"),
         ("- a\n- b\n", "holds list, not keys and values"),
         ("", "holds NoneType"),
-        ("3: 4\n", "the key 3 is no text"),
-        ("INPUT: {3: 4}\n", "the key 3 is no text"),
+        ("3: 4\n", "the key 3 is not a string"),
+        ("INPUT: {3: 4}\n", "the key 3 is not a string"),
         ("SOLVER: 3\n", "SOLVER"),
         ("INPUT: {FORMAT: {a: 1}}\n", "INPUT.FORMAT"),
         ("SOLVER: {BASE_LR: 2001-99-99}\n", "a value cannot be read"),
@@ -156,7 +156,7 @@ def test_code_in_a_file_is_not_run(tmp_path, text):
         ("_BASE_: .\n", "a folder, not a file"),
         ("a: *none\n", "found undefined alias 'none' in line 1"),
         ("a: 1\n\tb: 2\n", "in line 2"),
-        ("\x00", "no yaml"),
+        ("\x00", "invalid yaml"),
     ],
 )
 def test_odd_files_are_refused_in_a_line(tmp_path, text, reason):

@@ -83,7 +83,7 @@ def test_annotations_are_found_by_image(tmp_path):
         ('{"images": []}', "no `annotations`"),
         ('{"images": [{"height": 2}], "annotations": []}', "has no valid 'id'"),
         ('{"images": [], "annotations": 3}', "'annotations' is not a list"),
-        ('{"images": [], "images": []}', "the key 'images' stands twice"),
+        ('{"images": [], "images": []}', "the key 'images' occurs twice"),
         ('{"images": [], "annotations": []} x', "continues"),
         ("[1, 2]", "result list"),
         ("", "empty"),
