@@ -69,7 +69,7 @@ def get_config_file(name: str | os.PathLike[str]) -> str:
     wanted = name.replace(os.sep, "/").removeprefix("configs/").removesuffix(".yaml")
     matches = [wanted] if wanted in known else [full for full in known if full.rpartition("/")[2] == wanted]
     if len(matches) > 1:
-        raise ConfigError(f"config {name!r} could be {' or '.join(matches)}; give one of them")
+        raise ConfigError(f"config {name!r} could be {' or '.join(matches)}; use one of these names")
     if not matches:
         names = dict.fromkeys([*known, *(full.rpartition("/")[2] for full in known)])
         raise ConfigError(

@@ -176,7 +176,7 @@ def test_inputs_are_files_folders_and_patterns(photos, tmp_path, monkeypatch):
     assert read_inputs([str(bracket)]).file_names == ["[x].png"]
     monkeypatch.chdir(photos / "sub")
     assert read_inputs(["../a.png", "."]).file_names == ["a.png", f"sub/{EVIL}"]  # no name climbs
-    for wrong, message in (("nowhere.jpg", "does not exist"), ("*.gif", "no file matches"), ("../s?b", "folders only")):
+    for wrong, message in (("nowhere.jpg", "does not exist"), ("*.gif", "no file matches"), ("../s?b", "only folders")):
         with pytest.raises(InputError, match=message):
             read_inputs([wrong])
 

@@ -134,7 +134,7 @@ def test_kept_for_a_teacher_and_only_then(photos, register, labeled, filtered, c
 
     cfg.MODEL.META_ARCHITECTURE = "SOHES"
     assert len(training_dataset(cfg)) == (1 if filtered else 2)
-    assert "unlabeled_set: left out" in caplog.text
+    assert "unlabeled_set: skipped" in caplog.text
     cfg.DATASETS.TRAIN = names[1:]
     with pytest.raises(ValueError, match=r"\(unlabeled_set\) has only images without labels.*sohes label"):
         training_dataset(cfg)

@@ -102,7 +102,7 @@ def test_what_cannot_be_used_is_refused(photo, tmp_path):
     for change, words in (
         ({"file_name": str(tmp_path / "none.png")}, "none.png"),
         ({"height": 13}, "Restore it or label it again"),
-        ({"annotations": []}, "no label that can be used"),
+        ({"annotations": []}, "no usable label"),
     ):
         with pytest.raises(BrokenSampleError, match=words):
             mapper({**record, **change})

@@ -271,7 +271,7 @@ def test_unsuitable_data_sets():
 
 def test_batches_that_cannot_be_shared():
     assert images_per_process(16, 4) == 4
-    with pytest.raises(ValueError, match="16, which 3 processes cannot share evenly; set it to 15 or 18"):
+    with pytest.raises(ValueError, match="16, which is not divisible by 3 processes; set it to 15 or 18"):
         images_per_process(16, 3)
     with pytest.raises(ValueError, match="set it to 4"):
         images_per_process(2, 4)
