@@ -9,14 +9,14 @@ _LONGEST = 100
 
 
 def file_stem(file_name: str, taken: set[str]) -> str:
-    """A name without suffix for what is made for an image; it is entered in ``taken``, and differs from all in it.
+    """A unique output name without suffix for an image; it is added to ``taken``.
 
-    Folders of the image's name become part of it; whatever is not a letter, digit, dot, dash or underscore becomes
-    "_", and it neither begins nor ends with a dot.
+    Folders become part of the name; characters other than letters, digits, dots, dashes and underscores become "_", and
+    the name neither starts nor ends with a dot.
 
     Args:
-        file_name: of the image.
-        taken: lower-case names given so far, since some file systems do not tell A.png from a.png.
+        file_name: file name of the image.
+        taken: lower-case names used so far, since some file systems do not distinguish A.png from a.png.
     """
     name = re.sub(r"[^\w.-]+", "_", _SUFFIX.sub("", file_name)).strip("._-")[:_LONGEST] or "image"
     candidate, number = name, 1

@@ -74,7 +74,7 @@ def test_missing_and_refused_photos_give_code_3_and_reasons(files, capsys):
     assert run(files, labels="odd.json") == 3
     captured = capsys.readouterr()
     assert "the file does not exist: 'gone.png'" in captured.err
-    assert "'../images/a.png' leads out of the images folder" in captured.err
+    assert "'../images/a.png' points outside the images folder" in captured.err
     assert "2 photos are shown as missing, reasons above" in captured.err
     assert "2 images, 4 masks" in captured.out and (files / "out" / "report.html").exists()
 

@@ -201,7 +201,7 @@ def test_a_name_that_climbs_is_refused_with_a_message(tmp_path):
     write_photo(tmp_path / "secret.png")
     data, summary, _ = report(tmp_path, coco({1: "../secret.png", 2: "sub/a.png"}), photos=("sub/a.png",))
     assert not summary.complete and len(summary.missing) == 1
-    assert "leads out of the images folder" in summary.missing[0]
+    assert "points outside the images folder" in summary.missing[0]
     assert data["image-0"]["photo"] is None and data["image-1"]["photo"].startswith("data:image/")
 
 
@@ -266,7 +266,7 @@ def test_sizes_come_from_the_photo_where_the_record_has_none(tmp_path):
         del image["height"], image["width"]
     data, summary, _ = report(tmp_path, content)
     assert summary.images == 1 and (data["image-0"]["height"], data["image-0"]["width"]) == SIZE
-    assert "'gone.png' is left out" in summary.problems[0]
+    assert "'gone.png' is skipped" in summary.problems[0]
 
 
 @pytest.mark.parametrize(
