@@ -144,7 +144,7 @@ def read_instance(item: Item) -> Scene:
 
 
 def body(args) -> Summary:
-    """Convert as the command line says."""
+    """Convert the data set."""
     dataset = BUILTIN[f"entities_ade20k_{args.form}_{args.split}"]
     images = path_of(args.images, args.root, dataset.images)
     info = {"description": f"ADE20K {args.form} {args.split}, class-agnostic", "limit": args.limit}

@@ -80,7 +80,7 @@ def read_image(item: Item, duplicate_iou: float) -> Scene:
 
 
 def body(args) -> Summary:
-    """Convert as the command line says."""
+    """Convert the data set."""
     dataset = BUILTIN[f"entities_bsds500_{args.split}"]
     images = path_of(args.images, args.root, dataset.images)
     truth = path_of(args.annotations, args.root, f"BSR/BSDS500/data/groundTruth/{args.split}")

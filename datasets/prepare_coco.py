@@ -27,7 +27,7 @@ DATASET = BUILTIN["entities_coco_2017_val"]
 
 
 def body(args) -> Summary:
-    """Convert as the command line says."""
+    """Convert the data set."""
     return convert_coco(
         path_of(args.annotations, args.root, "coco/annotations/instances_val2017.json"),
         path_of(args.output, args.root, DATASET.labels),

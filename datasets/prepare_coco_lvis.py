@@ -61,7 +61,7 @@ def union(coco: list[Entity], lvis: list[Entity], duplicate_iou: float) -> list[
 
 
 def body(args) -> Summary:
-    """Convert as the command line says."""
+    """Convert the data set."""
     if not 0 < args.duplicate_iou <= 1:
         raise InputError(f"--duplicate-iou must be in (0, 1], got {args.duplicate_iou}")
     coco_json = path_of(args.coco, args.root, "coco/annotations/instances_val2017.json")

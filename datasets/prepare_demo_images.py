@@ -165,7 +165,7 @@ def skimage_data_folder() -> Path:
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; exits with code 2 where it is wrong."""
+    """Parse the command line; exits with code 2 if it is invalid."""
     parser = tool_parser(__doc__)
     parser.add_argument("--output", default=DEFAULT_OUTPUT, type=Path, help="folder to write to (default: %(default)s)")
     parser.add_argument(

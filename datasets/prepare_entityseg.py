@@ -62,7 +62,7 @@ def image_finder(root: str) -> Callable[[dict[str, Any]], str]:
 
 
 def body(args) -> Summary:
-    """Convert as the command line says."""
+    """Convert the data set."""
     images = path_of(args.images, args.root, DATASET.images)
     if not args.no_images:
         require(REMEDY, images)

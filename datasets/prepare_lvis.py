@@ -26,7 +26,7 @@ DATASET = BUILTIN["entities_lvis_v1_val"]
 
 
 def body(args) -> Summary:
-    """Convert as the command line says."""
+    """Convert the data set."""
     return convert_coco(
         path_of(args.annotations, args.root, "lvis/lvis_v1_val.json"),
         path_of(args.output, args.root, DATASET.labels),

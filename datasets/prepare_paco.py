@@ -43,7 +43,7 @@ def object_of_each(annotations: list[dict]) -> list[int]:
 
 
 def body(args) -> Summary:
-    """Convert as the command line says."""
+    """Convert the data set."""
     dataset = BUILTIN[f"entities_paco_lvis_v1_{args.split}"]
     return convert_coco(
         path_of(args.annotations, args.root, f"paco/paco_lvis_v1_{args.split}.json"),

@@ -85,7 +85,7 @@ def ood_file_name(image: dict) -> str:
 
 
 def body(args) -> Summary:
-    """Convert as the command line says."""
+    """Convert the data set."""
     info = {"description": f"PartImageNet {args.form} {args.split}, class-agnostic"}
     if args.form == "ood":
         dataset = BUILTIN[f"entities_partimagenet_ood_{args.split}"]

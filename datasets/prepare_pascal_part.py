@@ -83,7 +83,7 @@ def read_scene(item: Item) -> Scene:
 
 
 def body(args) -> Summary:
-    """Convert as the command line says."""
+    """Convert the data set."""
     dataset = BUILTIN[f"entities_pascal_part_{args.split}"]
     voc = path_of(args.voc, args.root, "VOCdevkit/VOC2010")
     annotations = path_of(args.annotations, args.root, "pascal_part/Annotations_Part")

@@ -43,7 +43,7 @@ TILT = 0.02  # share of the raw score in it, without which it would be level in 
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; exits with code 2 where it is wrong."""
+    """Parse the command line; exits with code 2 if it is invalid."""
     parser = tool_parser(__doc__)
     add = parser.add_argument
     add("--images", required=True, nargs="+", metavar="DIR", help="folders of photos")
@@ -57,7 +57,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def calibrate(args: argparse.Namespace) -> int:
     """Label, fit, and print the numbers; returns the exit code."""
-    import sohes_d2  # noqa: F401 (before Detectron2, which it mends)
+    import sohes_d2  # noqa: F401 (before Detectron2, which it patches)
 
     find, tail = model(args) if args.model else phase_one(args)
     scores, returned, count = observe(find, photos_of(args))

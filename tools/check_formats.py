@@ -59,7 +59,7 @@ class Row:
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; exits with code 2 where it is wrong."""
+    """Parse the command line; exits with code 2 if it is invalid."""
     parser = tool_parser(__doc__)
     add = parser.add_argument
     add("--labels", type=Path, metavar="LABELS.json", help="COCO json (default: generated)")

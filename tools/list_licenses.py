@@ -57,7 +57,7 @@ project; their licences are listed [there](../datasets/README.md#sizes-and-licen
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; exits with code 2 where it is wrong."""
+    """Parse the command line; exits with code 2 if it is invalid."""
     parser = tool_parser(__doc__)
     parser.add_argument("--output", required=True, type=Path, metavar="FILE.md", help="page to write")
     return parser.parse_args(arguments)

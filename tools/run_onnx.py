@@ -216,7 +216,7 @@ def overlay(photo: np.ndarray, entities: list[Entity], parents: np.ndarray) -> I
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; exits with code 2 where it is wrong."""
+    """Parse the command line; exits with code 2 if it is invalid."""
     parser = tool_parser(__doc__)
     add = parser.add_argument
     add("--model", required=True, metavar="FILE", help="of tools/export_onnx.py")

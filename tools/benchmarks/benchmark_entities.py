@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; exits with code 2 where it is wrong."""
+    """Parse the command line; exits with code 2 if it is invalid."""
     parser = tool_parser(__doc__)
     add = parser.add_argument
     add("--gt", required=True, metavar="GT.json", help="ground truth, a COCO file")
@@ -82,7 +82,7 @@ def shape_of(forests: Sequence[Forest]) -> dict[str, float]:
 
 
 def measure(args: argparse.Namespace) -> None:
-    """Measure, and print the numbers."""
+    """Measure and print the numbers."""
     from sohes_d2.evaluation.detection_metrics import evaluate_detections
     from sohes_d2.evaluation.forest_metrics import ForestMetrics
     from sohes_d2.evaluation.ground_truth import GroundTruth, predicted_forest

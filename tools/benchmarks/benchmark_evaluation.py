@@ -71,7 +71,7 @@ def generate(images: int, truths: int, detections: int, seed: int = 0) -> tuple[
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; exits with code 2 where it is wrong."""
+    """Parse the command line; exits with code 2 if it is invalid."""
     parser = tool_parser(__doc__)
     parser.add_argument("--images", type=int, default=100, metavar="N")
     parser.add_argument("--truths", type=int, default=60, metavar="N", help="true masks per image (default: 60)")
@@ -81,7 +81,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, and print the numbers; returns the exit code."""
+    """Measure and print the numbers; returns the exit code."""
     resolve_backend(FAST)
 
     data = generate(args.images, args.truths, args.detections)

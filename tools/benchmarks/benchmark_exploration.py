@@ -43,7 +43,7 @@ STAGES = {
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; exits with code 2 where it is wrong."""
+    """Parse the command line; exits with code 2 if it is invalid."""
     from sohes_d2.cli.runner import tool_parser
 
     parser = tool_parser(__doc__)
@@ -61,7 +61,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def benchmark(args: argparse.Namespace) -> int:
-    """Measure, and print the numbers; returns the exit code."""
+    """Measure and print the numbers; returns the exit code."""
     rivals = {"A": (ROOT, args.config_file)}
     if args.against_checkout:
         folder = Path(args.against_checkout).resolve()
@@ -109,7 +109,7 @@ def measure(images: str, count: int, config: str, size: float) -> dict:
     import cv2
     import torch
 
-    import sohes_d2  # before Detectron2, which it mends
+    import sohes_d2  # before Detectron2, which it patches
     from sohes_d2.exploration.labeler import PseudoLabeler
     from sohes_d2.structures.images import read_image
 

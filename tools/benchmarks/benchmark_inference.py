@@ -22,7 +22,7 @@ from sohes_d2.cli.runner import run_tool, tool_parser
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; exits with code 2 where it is wrong."""
+    """Parse the command line; exits with code 2 if it is invalid."""
     parser = tool_parser(__doc__)
     add = parser.add_argument
     add("--device", default="cpu", help="default: cpu")
@@ -36,13 +36,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    parse_arguments()  # --help and mistakes come before what takes seconds to import
+    parse_arguments()  # handle --help and errors before slow imports
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-import sohes_d2  # noqa: F401  (before Detectron2, which it mends)
+import sohes_d2  # noqa: F401  (before Detectron2, which it patches)
 from sohes_d2.engine.part_meter import MIB, PeakMemory
 from sohes_d2.modeling.inference import EntityInference
 
@@ -79,7 +79,7 @@ def generate(count: int, image_size: tuple[int, int], wide: bool, seed: int = 0)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, and print the numbers; returns the exit code."""
+    """Measure and print the numbers; returns the exit code."""
     height, width = args.size
     scale = SHORTEST_SIDE / min(args.size)
     image_size = round(height * scale), round(width * scale)

@@ -260,7 +260,7 @@ def _mebibytes(result: dict[str, float]) -> str:
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; exits with code 2 where it is wrong."""
+    """Parse the command line; exits with code 2 if it is invalid."""
     parser = tool_parser(__doc__)
     add = parser.add_argument
     add("folder", help="where to make the labels, in the sub-folders `large` and `small`")
@@ -274,7 +274,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, and print the numbers; returns the exit code."""
+    """Measure and print the numbers; returns the exit code."""
     if args.measure:
         print(json.dumps(MEASUREMENTS[args.measure](args.folder, args.accesses)))
         return 0

@@ -23,7 +23,7 @@ from sohes_d2.cli.runner import run_tool, tool_parser
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; exits with code 2 where it is wrong."""
+    """Parse the command line; exits with code 2 if it is invalid."""
     parser = tool_parser(__doc__)
     parser.add_argument("--grid", type=int, default=96, help="rows and columns (default: 96)")
     parser.add_argument("--channels", type=int, default=768, help="feature size (default: 768, a ViT-B's)")
@@ -32,7 +32,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    parse_arguments()  # --help and mistakes come before what takes seconds to import
+    parse_arguments()  # handle --help and errors before slow imports
 
 import numpy as np
 
@@ -132,7 +132,7 @@ def timed(function, *arguments) -> tuple[float, MergeHistory]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, and print the numbers; returns the exit code."""
+    """Measure and print the numbers; returns the exit code."""
     merge_grid(smooth_features(8, 4))  # compiles, or loads what an earlier run compiled
     features = smooth_features(args.grid, args.channels)
     # The best of some short runs: what else the machine does can only add to one, and the plain run is long enough to

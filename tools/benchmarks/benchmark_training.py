@@ -40,7 +40,7 @@ DEFAULT_CONFIG = os.path.join(os.path.dirname(__file__), "..", "..", "configs", 
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; exits with code 2 where it is wrong."""
+    """Parse the command line; exits with code 2 if it is invalid."""
     parser = tool_parser(__doc__)
     add = parser.add_argument
     add("--config-file", default=DEFAULT_CONFIG, help="default: configs/sohes_synthetic_instruction.yaml")
@@ -56,12 +56,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    parse_arguments()  # --help and mistakes come before what takes seconds to import
+    parse_arguments()  # handle --help and errors before slow imports
 
 import torch
 from torch import Tensor, nn
 
-import sohes_d2  # noqa: F401  (before Detectron2, which it mends)
+import sohes_d2  # noqa: F401  (before Detectron2, which it patches)
 from sohes_d2.config.load import load_config
 from sohes_d2.data.synthetic.scene import generate_scene
 from sohes_d2.engine.optimizer import build_optimizer
@@ -384,7 +384,7 @@ def _mebibytes(meter: PartMeter, *parts: str) -> str:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, and print the numbers; returns the exit code."""
+    """Measure and print the numbers; returns the exit code."""
     # the official code uses some of torch's old names
     warnings.filterwarnings("ignore", category=FutureWarning)
     official = None
