@@ -66,7 +66,7 @@ def test_masks_that_follow_the_photo_come_back_and_others_do_not(tmp_path, capsy
     monkeypatch.setattr(calibrate_scores, "model", lambda args: (bright_square, 0.0))
     assert calibrate_scores.main(["--images", str(tmp_path), "--photos", "3", "--model", "any", "--check"]) == 0
     text = capsys.readouterr().out
-    assert "3 photos, 6 masks, 0.500 of them come back" in text
+    assert "3 photos, 6 masks, 0.500 of them found again" in text
     assert "observed 1.000" in text and "observed 0.000" in text
     assert calibrate_scores.main(["--images", str(tmp_path), "--photos", "3", "--model", "any"]) == 0
     assert "TEST.SCORE_CALIBRATION [[0.0, 0.0]," in capsys.readouterr().out

@@ -174,9 +174,9 @@ def test_ours_alone_has_the_ancestor_head(capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--official", "none"], "'none' is no checkout of facebookresearch/Mask2Former"),
+        (["--official", "none"], "'none' is not a checkout of facebookresearch/Mask2Former"),
         (["--official", "none", "SOLVER.AMP.ENABLED", "True"], "set SOLVER.AMP.ENABLED False"),
-        (["MODEL.META_ARCHITECTURE", "GeneralizedRCNN"], "this measures SOHES alone"),
+        (["MODEL.META_ARCHITECTURE", "GeneralizedRCNN"], "only SOHES can be measured"),
         (["SOLVER.BASE_LRR", "1"], "SOLVER.BASE_LR"),
     ],
 )
