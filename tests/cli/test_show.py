@@ -115,6 +115,6 @@ def test_arguments_that_cannot_be_used_give_code_2(files, capsys, more, images, 
     assert stop.value.code == 2 and message in capsys.readouterr().err
 
 
-def test_an_output_in_whose_place_a_folder_is_gives_code_2(files, capsys):
+def test_a_folder_at_the_output_path_gives_code_2(files, capsys):
     assert run(files, "--output", ".") == 2
     assert "is a folder; name a file" in capsys.readouterr().err

@@ -19,7 +19,7 @@ def test_file_then_options(tmp_path):
     assert not cfg.is_frozen()
 
 
-def test_free_options_come_from_the_command_line_too():
+def test_free_options_can_be_set_on_the_command_line():
     cfg = load_config("", ["MODEL.VIT.OPTIONS.depth", "4", "MODEL.VIT.OPTIONS.qkv_bias", "False"])
     assert dict(cfg.MODEL.VIT.OPTIONS) == {"depth": 4, "qkv_bias": False}
     assert (
@@ -34,7 +34,7 @@ def test_free_options_come_from_the_command_line_too():
         ("MODEL.NUM_OBJECT_QUERIES", "MASK_FORMER.NUM_OBJECT_QUERIES"),
     ],
 )
-def test_unknown_keys_are_refused_with_the_nearest(tmp_path, key, hint):
+def test_unknown_keys_are_refused_with_suggestions(tmp_path, key, hint):
     with pytest.raises(ConfigError, match=f"there is no key {key}.*{hint}"):
         load_config("", [key, "3"])
     section, leaf = key.split(".")
@@ -51,7 +51,7 @@ def dotted(node, prefix=""):
             yield from dotted(value, f"{prefix}{key}.")
 
 
-def test_every_key_of_an_earlier_version_names_the_one_of_today():
+def test_renamed_keys_are_reported_with_their_new_name():
     cfg = load_config("")
     today = set(dotted(cfg))
     assert len(RENAMED) > 20
@@ -61,7 +61,7 @@ def test_every_key_of_an_earlier_version_names_the_one_of_today():
             load_config("", [old, "1"])
 
 
-def test_a_file_with_keys_of_an_earlier_version_names_all_of_them(tmp_path):
+def test_all_renamed_keys_of_a_file_are_reported(tmp_path):
     (tmp_path / "c.yaml").write_text("TEST: {DUPLICATE_IOU: 0.9, VIEWS: {NAMES: [same]}}\nSOLVER: {MAX_ITER: 2}\n")
     with pytest.raises(ConfigError) as error:
         load_config(str(tmp_path / "c.yaml"))
@@ -94,7 +94,7 @@ def test_data_sets_are_registered_by_name(tmp_path):
         load_config(str(tmp_path / "old.yaml"))
 
 
-def test_files_that_cannot_be_read_are_named(tmp_path):
+def test_unreadable_files_are_reported(tmp_path):
     with pytest.raises(ConfigError, match="none.yaml' does not exist"):
         load_config(str(tmp_path / "none.yaml"))
     (tmp_path / "c.yaml").write_text("_BASE_: gone.yaml\n")
@@ -159,7 +159,7 @@ def test_code_in_a_file_is_not_run(tmp_path, text):
         ("\x00", "invalid yaml"),
     ],
 )
-def test_odd_files_are_refused_in_a_line(tmp_path, text, reason):
+def test_unusual_files_are_refused_in_one_line(tmp_path, text, reason):
     (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(ConfigError) as error:
         load_config(str(tmp_path / "c.yaml"))
@@ -167,7 +167,7 @@ def test_odd_files_are_refused_in_a_line(tmp_path, text, reason):
     assert "\n" not in str(error.value) and len(str(error.value)) < 500
 
 
-def test_bytes_and_pipes_are_no_configs(tmp_path):
+def test_bytes_and_pipes_are_refused(tmp_path):
     (tmp_path / "c.yaml").write_bytes(b"\xff\xfe\xfa")
     with pytest.raises(ConfigError, match="not UTF-8 text"):
         load_config(str(tmp_path / "c.yaml"))

@@ -37,7 +37,7 @@ def test_the_teacher_is_the_closed_form(schedule):
         torch.testing.assert_close(found.double(), wanted, atol=1e-6, rtol=1e-6)
 
 
-def test_a_teacher_that_agrees_stays_exactly():
+def test_a_teacher_equal_to_the_student_stays_exactly_equal():
     model = student()
     teacher = teacher_of(model)
     for _ in range(20):

@@ -56,7 +56,7 @@ def test_training_lists_are_nested_and_have_no_test_image(script, sa1b):
     assert {script.number(name) for name in large} == set(range(21, 51))
 
 
-def test_too_few_images_are_an_error_not_another_split(script, sa1b, capsys):
+def test_too_few_images_are_an_error(script, sa1b, capsys):
     assert script.main(["--root", str(sa1b), "--train", "31"]) == 2
     assert "31 training images are requested, but only 30 exist" in capsys.readouterr().err
     for number in range(1, 18):
@@ -74,6 +74,6 @@ def test_a_damaged_json_is_skipped_with_its_reason(script, sa1b, read_labels):
     assert len(labels["images"]) == 3 and "is not valid json" in labels["skipped"][0]["reason"]
 
 
-def test_nothing_to_do_is_said(script):
+def test_nothing_to_do_is_reported(script):
     with pytest.raises(SystemExit):
         script.main([])

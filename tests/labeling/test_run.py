@@ -191,7 +191,7 @@ def test_no_shared_memory_is_left_behind(photos, tmp_path):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_labeler_that_asks_its_device_again_runs_in_one_process(photos, tmp_path, workers):
+def test_a_labeler_with_crops_on_the_device_runs_in_one_process(photos, tmp_path, workers):
     write_image(photos / "c" / "finish.png", first=fake_labeler.FAIL_FINISH)
     factory = FakeFactory(on_host=False, crops=True, only_in=os.getpid())
     assert run(photos, tmp_path / "w0", factory).exit_code == 3
@@ -239,7 +239,7 @@ def test_killed_at_random_and_resumed_gives_the_same_bytes(photos, tmp_path, hos
     assert contents(tmp_path / "killed") == contents(tmp_path / "straight")
 
 
-def test_resume_mends_every_flipped_bit(photos, tmp_path):
+def test_resume_repairs_every_flipped_bit(photos, tmp_path):
     """Of a folder with a finished shard and an unfinished one: whatever is damaged is labeled again."""
     run(photos, tmp_path / "straight")
     reference = contents(tmp_path / "straight")
@@ -273,7 +273,7 @@ def test_resume_mends_every_flipped_bit(photos, tmp_path):
             assert found == {key: value for key, value in reference.items() if key != "shard_00000.index.npz"}
 
 
-def test_resume_makes_a_damaged_label_file_again(photos, tmp_path):
+def test_resume_rewrites_a_damaged_label_file(photos, tmp_path):
     run(photos, tmp_path / "labels.json")
     good = (tmp_path / "labels.json").read_bytes()
     for damaged in (good[:3000] + b"~" + good[3001:], good + b" ", good + b"\n", good[:-1]):
@@ -325,7 +325,7 @@ def test_photos_that_were_replaced_are_labeled_again(photos, tmp_path, caplog, m
 
 
 @pytest.mark.parametrize("name", ["out", "labels.json"])
-def test_labels_of_older_versions_are_taken_as_they_are_and_of_photos_that_went_stay(photos, tmp_path, caplog, name):
+def test_labels_of_older_versions_and_of_deleted_photos_are_kept(photos, tmp_path, caplog, name):
     listed = tmp_path / "list.txt"
     listed.write_text("\n".join(sorted(str(path) for path in photos.rglob("*.png"))))
     caplog.set_level("INFO")
@@ -403,7 +403,7 @@ def test_two_processes_cannot_write_one_shard(photos, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["out", "labels.json"])
-def test_a_folder_in_use_is_left_alone(photos, tmp_path, name):
+def test_a_folder_in_use_is_unchanged(photos, tmp_path, name):
     output = tmp_path / name
     run(photos, output)
     before = contents(tmp_path)
