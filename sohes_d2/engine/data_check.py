@@ -15,8 +15,8 @@ def check_datasets(cfg: CfgNode, train: bool) -> None:
 
     Raises:
         ConfigError: no data set is named, a name is not registered, or a test set cannot be scored.
-        InputError: files are missing; the message names the script that makes them.
-        OSError: likewise, for a data set of Detectron2's own table.
+        InputError: files are missing; the message names the script that creates them.
+        OSError: files of one of Detectron2's built-in data sets are missing.
     """
     if train and not cfg.DATASETS.TRAIN:
         raise ConfigError("DATASETS.TRAIN names no data set to train on; give one, for example ('my_labels',)")
@@ -45,5 +45,5 @@ def _check(key: str, name: str) -> None:
     for entry in ("json_file", "label_folder", "list_file"):
         path = metadata.get(entry)
         if path and not os.path.exists(path):
-            DatasetCatalog.get(name)  # fails, and knows what makes the file
+            DatasetCatalog.get(name)  # raises an error that names the script for the file
             raise ConfigError(f"{key}: {path!r} of data set {name!r} does not exist")

@@ -69,5 +69,5 @@ def test_a_teacher_has_no_gradient_and_its_own_memory():
 
 def test_half_precision_is_refused():
     model = student().bfloat16()
-    with pytest.raises(TypeError, match="torch.bfloat16, in which a moving average stands still"):
+    with pytest.raises(TypeError, match="torch.bfloat16, too coarse for a moving average"):
         update_teacher(teacher_of(model), model, 0.9)
