@@ -28,7 +28,17 @@ from ..errors import ConfigError, InputError
 from ..labels.forests import find_parents
 from ..labels.index import is_label_file
 from ..labels.reader import read_label_file, report
-from ..labels.schema import Annotation, Problems, annotation_place, image_name, read_annotations, read_box, read_score
+from ..labels.schema import (
+    Annotation,
+    ImageRecord,
+    Problems,
+    annotation_place,
+    image_name,
+    image_size,
+    read_annotations,
+    read_box,
+    read_score,
+)
 from ..labels.shards import ShardedDataset
 from ..structures.masks import check_segmentation
 from .builtin import BUILTIN, datasets_root, read_sa1b_json
@@ -198,10 +208,8 @@ def load_entities(json_file: str, image_root: str, prepare: str = "") -> list[di
     file = read_label_file(json_file)
     records = []
     for image_id, image in file.images.items():
-        path, size = os.path.join(image_root, image_name(image, json_file)), file.size(image_id)
-        annotations = file.by_image[image_id]
-        _take_out_unusable(annotations, size, file.problems)
-        records.append(_detectron2_dict(path, image_id, size, annotations))
+        _take_out_unusable(file.by_image[image_id], file.size(image_id), file.problems)
+        records.append(_detectron2_dict(image, file.by_image[image_id], image_root, json_file))
     report(json_file, file.problems)
     damaged = len(file.problems) - file.problems.counts["no segmentation"]
     _damaged[json_file] = f"{json_file}: {file.problems.summary()}" if damaged else ""
@@ -228,13 +236,14 @@ def _take_out_unusable(annotations: list[Annotation], size: tuple[int, int], pro
     find_parents(annotations, problems, "")
 
 
-def _detectron2_dict(path: str, image_id: Any, size: tuple[int, int], annotations: list[Annotation]) -> dict[str, Any]:
-    """Detectron2's dict of an image."""
+def _detectron2_dict(image: ImageRecord, annotations: list[Annotation], image_root: str, labels: str) -> dict[str, Any]:
+    """Detectron2's dict of an image; ``labels`` is the file of its record, for messages."""
+    height, width = image_size(image, labels)
     return {
-        "file_name": path,
-        "height": size[0],
-        "width": size[1],
-        "image_id": image_id,
+        "file_name": os.path.join(image_root, image_name(image, labels)),
+        "height": height,
+        "width": width,
+        "image_id": image["id"],
         "annotations": [_detectron2_annotation(annotation) for annotation in annotations],
     }
 
@@ -278,9 +287,10 @@ class PerImageDataset(Dataset):
         return len(self.file_names)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        path = os.path.join(self.image_root, self.file_names[index])
-        image_id, size, annotations = read_sa1b_json(os.path.splitext(path)[0] + ".json")
-        return _detectron2_dict(path, image_id, size, annotations)
+        name = self.file_names[index]
+        json_file = os.path.join(self.image_root, os.path.splitext(name)[0] + ".json")
+        image, annotations = read_sa1b_json(json_file)
+        return _detectron2_dict({**image, "file_name": name}, annotations, self.image_root, json_file)
 
 
 class LabelDataset(Dataset):
@@ -304,11 +314,9 @@ class LabelDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         record = self.labels[index]
-        image = record["image"]
-        problems = Problems(refused=self.labels.folder)
+        image, problems = record["image"], Problems(refused=self.labels.folder)
         annotations = read_annotations(record["annotations"], problems, f"image {image['id']}")
-        path = os.path.join(self.image_root, image["file_name"])
-        return _detectron2_dict(path, image["id"], (image["height"], image["width"]), annotations)
+        return _detectron2_dict(image, annotations, self.image_root, self.labels.folder)
 
 
 def _set_metadata(name: str, image_root: str, **flags: Any) -> None:

@@ -222,7 +222,6 @@ class RunFolder:
             journal = ShardJournal(self._journal_path(shard))
             journal.append(0, results, known)
             journal.close()
-        labels.close()
         os.unlink(label_file)  # before its index: without that, the photos would count as unchanged
         remove_index(label_file)
 

@@ -17,7 +17,7 @@ import numpy as np
 from ..errors import CorruptFileError, InputError
 from ..structures.files import atomic_writer
 from .scanner import CHECKSUM, iterate_records, readable
-from .writer import SECTIONS, SEPARATOR, copy_range
+from .writer import SECTIONS, SEPARATOR, copy_range, read_range
 
 # One row per image. Lengths leave out the separators; annotations of an image are one range, their records joined
 # by ",\n". The checksum is of the image record and this range.
@@ -200,7 +200,7 @@ def check_label_file(label_file: str) -> None:
         OSError: it cannot be read.
     """
     size = os.path.getsize(label_file)
-    tail = b"".join(copy_range(label_file, max(0, size - 64), min(size, 64)))
+    tail = read_range(label_file, max(0, size - 64), min(size, 64))
     last = tail[tail.rstrip().rfind(b"\n") + 1 :]
     found = _CHECKSUM_LINE.match(last)
     if found is None:

@@ -7,7 +7,6 @@ import os
 import re
 import zlib
 from bisect import bisect_right
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -25,14 +24,21 @@ from .index import (
     save_index,
 )
 from .scanner import CHECKSUM, readable
-from .writer import SECTIONS, copy_range, read_checked_json, read_json, write_checked_json, write_label_file
+from .writer import (
+    SECTIONS,
+    copy_range,
+    read_checked_json,
+    read_json,
+    read_range,
+    write_checked_json,
+    write_label_file,
+)
 
 MAX_IMAGES_PER_SHARD = 1000
 RUN_FILE = "run.json"
 INDEX_FILE = "index.json"
 
 _SHARD = re.compile(r"shard_(\d{5,})\.json")
-_OPEN_FILES = 64
 
 
 class IncompleteError(InputError):
@@ -100,7 +106,7 @@ class ShardedDataset(Sequence):
     when asked for.
 
     `dataset[i]` is `{"image": image record, "annotations": [annotation records]}`. Memory is about 50 bytes per
-    image. Copies in other processes (fork or pickle) may read at the same time.
+    image. No file stays open.
 
     Attributes:
         folder: the folder, or the file.
@@ -126,7 +132,6 @@ class ShardedDataset(Sequence):
         self.info = read_info(self._paths[0])
         self.rows = np.concatenate([index.rows for index in indices]) if indices else np.zeros(0, IMAGE_DTYPE)
         self._starts = np.cumsum([0] + [len(index.rows) for index in indices]).tolist()
-        self._files: OrderedDict[int, int] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -136,53 +141,17 @@ class ShardedDataset(Sequence):
             raise IndexError(f"image {index} of {len(self)}")
         index = int(index) % len(self)
         row = self.rows[index]
-        shard = bisect_right(self._starts, index) - 1
-        image = self._read(shard, int(row["image_offset"]), int(row["image_length"]))
-        annotations = self._read(shard, int(row["annotations_offset"]), int(row["annotations_length"]))
+        path = self._paths[bisect_right(self._starts, index) - 1]
+        image, annotations = (
+            read_range(path, int(row[f"{name}_offset"]), int(row[f"{name}_length"]))
+            for name in ("image", "annotations")
+        )
         if zlib.crc32(annotations, zlib.crc32(image)) != row["crc32"]:
             raise CorruptFileError(
-                f"{self._paths[shard]!r} is damaged: the records of image {row['image_id']} are not those that were "
+                f"{path!r} is damaged: the records of image {row['image_id']} are not those that were "
                 "written there; if the file was changed while it was open, open it again, otherwise make it again"
             )
         return {"image": json.loads(image), "annotations": json.loads(b"[" + annotations + b"]")}
-
-    def find(self, image_id: int) -> int:
-        """Position of an image.
-
-        Raises:
-            KeyError: no such id.
-        """
-        found = np.flatnonzero(self.rows["image_id"] == image_id)
-        if not len(found):
-            raise KeyError(f"no image {image_id} in {self.folder!r}")
-        return int(found[0])
-
-    def _read(self, shard: int, offset: int, length: int) -> bytes:
-        # Positioned reads share no file position, so processes forked from one another do not disturb each other.
-        if shard in self._files:
-            self._files.move_to_end(shard)
-        else:
-            self._files[shard] = os.open(self._paths[shard], os.O_RDONLY)
-            if len(self._files) > _OPEN_FILES:
-                os.close(self._files.popitem(last=False)[1])
-        data = os.pread(self._files[shard], length, offset)
-        if len(data) != length:
-            raise CorruptFileError(
-                f"{self._paths[shard]!r} is shorter than its index says; delete the .index.npz beside it"
-            )
-        return data
-
-    def close(self) -> None:
-        """Close the files; the data set stays usable."""
-        while self._files:
-            os.close(self._files.popitem()[1])
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_files": OrderedDict()}
-
-    def __del__(self) -> None:
-        if hasattr(self, "_files"):
-            self.close()
 
 
 def merge_shards(folder: str, output: str, allow_incomplete: bool = False) -> list[ShardIndex]:
@@ -231,7 +200,7 @@ def read_skipped(label_file: str) -> list[dict[str, Any]]:
     """The `skipped` records of a label file: images of the input without labels, and the reasons."""
     index = load_index(label_file)
     offset, length = index.sections[SECTIONS.index("skipped")].tolist()
-    return json.loads(b"[" + b"".join(copy_range(label_file, offset, length)) + b"]")
+    return json.loads(b"[" + read_range(label_file, offset, length) + b"]")
 
 
 def _open_shards(folder: str, allow_incomplete: bool) -> tuple[list[str], list[ShardIndex]]:

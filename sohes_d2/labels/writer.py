@@ -152,6 +152,15 @@ def read_json(path: str | os.PathLike) -> Any:
         raise CorruptFileError(f"{path} is not json ({str(error):.100}); is it all of the file?") from error
 
 
+def read_range(path: str, offset: int, length: int) -> bytes:
+    """Bytes [offset, offset + length) of a file.
+
+    Raises:
+        CorruptFileError: the file is shorter.
+    """
+    return b"".join(copy_range(path, offset, length))
+
+
 def copy_range(path: str, offset: int, length: int, chunk: int = 1 << 20) -> Iterator[bytes]:
     """Bytes [offset, offset + length) of a file in chunks of bounded size."""
     with open(path, "rb") as file:
