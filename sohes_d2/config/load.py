@@ -140,11 +140,11 @@ def _defaults() -> CfgNode:
 _MERGE_ERRORS = (KeyError, AssertionError, ValueError, TypeError, MemoryError, RecursionError)
 
 
-def read_yaml(text: str, where: str) -> Any:
+def read_yaml(text: str | bytes, where: str) -> Any:
     """What yaml text holds: numbers, strings, lists and mappings, without running code from it.
 
     Args:
-        text: the yaml.
+        text: the yaml, as text or in UTF-8.
         where: it comes from, for messages.
 
     Raises:
@@ -153,24 +153,20 @@ def read_yaml(text: str, where: str) -> Any:
     """
     try:
         if len(text) > _MAX_BYTES:
-            raise ConfigError(f"{where}: {len(text)} characters, no config is longer than {_MAX_BYTES}")
+            raise ConfigError(f"{where}: it is larger than {_MAX_BYTES} bytes; give a yaml file")
+        text = text if isinstance(text, str) else text.decode("utf-8-sig")
         _check_depth(text)
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
-        if node is not None:
-            _check_expanded(node, where)
-            return loader.construct_document(node)
-        return None
-    except yaml.constructor.ConstructorError as error:
-        if "could not determine a constructor for the tag" not in str(error):
-            raise ConfigError(f"{where}: {_yaml_reason(error)}") from error
-        tag = (error.problem or "").rpartition(" ")[2]
-        raise ConfigError(f"{where}: the tag {tag}{_line(error)}: tags can run code, so they are not read") from error
+        _check_expanded(node, where)
+        return None if node is None else loader.construct_document(node)
+    except ConfigError:
+        raise
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{where}: not UTF-8 text; give a yaml file") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"{where}: no yaml: {_yaml_reason(error)}") from error
+        raise ConfigError(f"{where}: {_yaml_reason(error)}") from error
     except (ValueError, RecursionError, OverflowError, TypeError) as error:  # a date or number that Python has not
-        if isinstance(error, ConfigError):
-            raise
         raise ConfigError(f"{where}: a value cannot be read ({type(error).__name__}: {error})") from error
 
 
@@ -183,7 +179,7 @@ def _check_depth(text: str) -> None:
             raise yaml.composer.ComposerError(None, None, f"nested more than {_MAX_DEPTH} deep", event.start_mark)
 
 
-def _check_expanded(root: yaml.Node, where: str) -> None:
+def _check_expanded(root: yaml.Node | None, where: str) -> None:
     """Count what is there once every alias is written out: a few lines of yaml can stand for billions of values."""
     count = 0
     stack = [root]
@@ -200,12 +196,11 @@ def _check_expanded(root: yaml.Node, where: str) -> None:
 
 def _yaml_reason(error: yaml.YAMLError) -> str:
     reason = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error).partition("\n")[0]
-    return f"{reason}{_line(error)}"
-
-
-def _line(error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None)
-    return f" in line {mark.line + 1}" if mark is not None else ""
+    line = f" in line {mark.line + 1}" if mark else ""
+    if "could not determine a constructor for the tag" in reason:
+        return f"the tag {reason.rpartition(' ')[2]}{line}: tags can run code, so they are not read"
+    return f"no yaml: {reason}{line}"
 
 
 def _read_with_bases(file: str) -> list[tuple[str, dict[str, Any]]]:
@@ -215,7 +210,7 @@ def _read_with_bases(file: str) -> list[tuple[str, dict[str, Any]]]:
     while path:
         if len(contents) == _MAX_BASES:
             raise ConfigError(f"config file {file!r}: {BASE_KEY} leads in a circle or over {_MAX_BASES} files")
-        content = _read_mapping(path, named_by)
+        content = read_mapping(path, f"config file {path!r}{named_by}")
         base = content.pop(BASE_KEY, "")
         if not isinstance(base, str):
             raise ConfigError(f"config file {path!r}: {BASE_KEY} is {base!r}, not the path of a file")
@@ -225,18 +220,17 @@ def _read_with_bases(file: str) -> list[tuple[str, dict[str, Any]]]:
     return contents[::-1]
 
 
-def _read_mapping(path: str, named_by: str) -> dict[str, Any]:
-    where = f"config file {path!r}{named_by}"
+def read_mapping(path: str, where: str) -> dict[str, Any]:
+    """The keys and values of a yaml file, see `read_yaml`.
+
+    Raises:
+        ConfigError: it cannot be read, or holds something else.
+    """
     try:
         with open_regular(path) as file:
-            data = file.read(_MAX_BYTES + 1)
-        if len(data) > _MAX_BYTES:
-            raise ConfigError(f"{where}: it is larger than {_MAX_BYTES} bytes; give a yaml file")
-        content = read_yaml(data.decode("utf-8-sig"), where)
+            content = read_yaml(file.read(_MAX_BYTES + 1), where)
     except OSError as error:
         raise ConfigError(f"{where}: {error.strerror}; give a yaml file") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{where}: not UTF-8 text; give a yaml file") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{where}: holds {type(content).__name__}, not keys and values; give a yaml file")
     _check_keys(content, where)

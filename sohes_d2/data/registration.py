@@ -16,14 +16,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 from torch.utils.data import Dataset
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
-from ..config.load import read_yaml
+from ..config.load import read_mapping, read_yaml
 from ..errors import ConfigError, InputError
 from ..labels.forests import find_parents
 from ..labels.index import is_label_file
@@ -130,18 +131,15 @@ def register_datasets(specs: str | Mapping[str, Any]) -> list[str]:
         The names.
 
     Raises:
-        ConfigError: not of that form, or a name is taken.
-        OSError: the yaml file cannot be read.
+        ConfigError: not of that form, a file that cannot be read, or a name is taken.
     """
     where = "the description of data sets"
     if isinstance(specs, str):
-        text = specs
-        if specs.endswith((".yaml", ".yml")):
-            where = repr(specs)
-            with open(specs, encoding="utf-8") as file:
-                text = file.read()
         try:
-            specs = read_yaml(text, where)
+            if specs.endswith((".yaml", ".yml")):
+                specs = read_mapping(specs, repr(specs))
+            else:
+                specs = read_yaml(specs, where)
         except ConfigError as error:
             raise ConfigError(f"{error}; write {_FORMS}") from error
     if not isinstance(specs, Mapping):
@@ -345,16 +343,19 @@ def _require(path: str, prepare: str) -> None:
         raise InputError(f"{path!r} does not exist: {remedy} (DETECTRON2_DATASETS is {datasets_root()!r})")
 
 
+_Pair = tuple[str, Annotated[str, msgspec.Meta(min_length=1)]]
+
+
 def _json_and_images(name: str, value: Any, where: str) -> tuple[str, str]:
+    parts = value
     if isinstance(value, str):
         parts = [part.strip() for part in value.split(",")]
-        if len(parts) == 2 and parts[1]:
-            return parts[0], parts[1]
-    elif isinstance(value, (list, tuple)) and len(value) == 2 and all(isinstance(part, str) and part for part in value):
-        return value[0], value[1]
-    elif isinstance(value, Mapping) and {"images"} <= set(value) <= {"json", "images"} and value["images"]:
-        return str(value.get("json") or ""), str(value["images"])
-    raise ConfigError(
-        f"{where}: {name!r} must be `json, images` (two paths), or `{{images: folder}}` for images without labels, "
-        f"got {value!r}"
-    )
+    elif isinstance(value, Mapping) and set(value) <= {"json", "images"}:
+        parts = [value.get("json") or "", value.get("images")]
+    try:
+        return msgspec.convert(parts, _Pair)
+    except msgspec.ValidationError as error:
+        raise ConfigError(
+            f"{where}: {name!r} must be `json, images` (two paths), or `{{images: folder}}` for images without labels, "
+            f"got {value!r}"
+        ) from error

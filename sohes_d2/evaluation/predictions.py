@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import InputError, RecordError
-from ..labels.matching import RepeatedNameError, match_images
+from ..labels.matching import DESCRIPTIONS, match_images
 from ..labels.reader import LabelFile, read_label_file
 from ..labels.schema import (
     Annotation,
@@ -21,7 +21,6 @@ from ..structures.masks import has_segmentation, mask_boxes, rle_from_coco
 from .ground_truth import GroundTruth, describe_masks
 
 MATCHINGS = ("auto", "name", "basename", "id")
-DESCRIPTIONS = {"id": "image id", "name": "file name", "basename": "last part of the file name"}
 _FEW = 3  # examples in a message
 
 
@@ -86,13 +85,7 @@ def read_predictions(
     if file.is_result_list and matching not in ("auto", "id"):
         raise InputError(f"{path} is a result list, which has no file names; match by id")
     parts = {"auto": ("name", "basename"), "id": ()}.get(matching, (matching,))
-    try:
-        to_truth, part = match_images(file, truth, parts)
-    except RepeatedNameError as error:
-        raise InputError(
-            f"cannot match {path} with {truth.path} by {DESCRIPTIONS[parts[0]]}: {error}; repair the names, or match "
-            "by id"
-        ) from error
+    to_truth, part = match_images(file, truth, parts)
     matched_by = DESCRIPTIONS[part]
     names = {image_id: image.get("file_name", f"id {image_id}") for image_id, image in file.images.items()}
     _check_sizes(file, to_truth, truth)

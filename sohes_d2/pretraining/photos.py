@@ -44,7 +44,7 @@ class PhotoStore:
         """The photo as (H, W, 3) uint8 RGB, not to be written to.
 
         Raises:
-            BrokenSampleError: it cannot be read.
+            InputError: it cannot be read.
         """
         (image,) = self._cache.get(path, lambda: (_shrunk(read_photo({"file_name": path}), self._side),))
         return image

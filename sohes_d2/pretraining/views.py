@@ -94,7 +94,7 @@ class MultiCrop:
             (y0, x0, y1, x1) in pixels of the photo, and "flips": (2,) bool, mirrored left to right.
 
         Raises:
-            BrokenSampleError: the photo cannot be read.
+            InputError: the photo cannot be read.
         """
         image = self._read(record["file_name"])
         rng = np.random.default_rng(np.random.randint(2**31))  # noqa: NPY002 (the stream seeds this generator)

@@ -9,7 +9,6 @@ import torch
 from helpers.tiny_pretraining import write_photos
 from PIL import Image
 
-from sohes_d2.data.training.labels import BrokenSampleError
 from sohes_d2.data.training.stream import seeded
 from sohes_d2.data.training.views import StrongView
 from sohes_d2.errors import InputError
@@ -34,7 +33,7 @@ def test_photos_are_shrunk_kept_and_broken_ones_named(tmp_path):
     assert image.shape == (20, 30, 3) and (image == 90).all()
     path.unlink()
     assert store(str(path)) is image  # kept
-    with pytest.raises(BrokenSampleError, match="does not exist"):
+    with pytest.raises(InputError, match="does not exist"):
         PhotoStore(side=20, megabytes=1)(str(path))
     Image.fromarray(np.zeros((600, 700, 3), np.uint8)).save(path)
     forgetful = PhotoStore(side=0, megabytes=1)  # 1.26 million bytes do not fit
