@@ -21,11 +21,12 @@ from typing import Annotated, Any
 import msgspec
 from torch.utils.data import Dataset
 
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from ..config.load import read_mapping, read_yaml
-from ..errors import ConfigError, InputError
+from ..errors import ConfigError, InputError, near_matches
 from ..labels.forests import find_parents
 from ..labels.index import is_label_file
 from ..labels.reader import read_label_file, report
@@ -151,6 +152,42 @@ def register_datasets(specs: str | Mapping[str, Any]) -> list[str]:
         else:
             register_unlabeled(name, image_root)
     return list(pairs)
+
+
+def check_datasets(cfg: CfgNode, train: bool) -> None:
+    """Check the names and files of DATASETS.TEST, and of DATASETS.TRAIN if ``train``, without reading the files.
+
+    Raises:
+        ConfigError: no data set is named, a name is not registered, or a test set cannot be scored.
+        InputError: files are missing; the message names the script that makes them.
+        OSError: likewise, for a data set of Detectron2's own table.
+    """
+    needed = "TRAIN" if train else "TEST"
+    if not cfg.DATASETS[needed]:
+        raise ConfigError(f"DATASETS.{needed} names no data set; give one, for example ('my_labels',)")
+    for key in ("TRAIN", "TEST") if train else ("TEST",):
+        for name in cfg.DATASETS[key]:
+            _check_dataset(f"DATASETS.{key}", name)
+
+
+def _check_dataset(key: str, name: str) -> None:
+    known = DatasetCatalog.list()
+    if name not in known:
+        raise ConfigError(
+            f"{key}: no data set {name!r}.{near_matches(name, known)} Describe one of your own by "
+            f"DATASETS.REGISTER.{name} 'labels.json, images/'"
+        )
+    metadata = MetadataCatalog.get(name)
+    if key.endswith("TEST") and not metadata.get("json_file"):
+        raise ConfigError(
+            f"{key}: {name!r} has no COCO json to be scored against (a folder of shards is none; join it by "
+            "sohes merge)"
+        )
+    for entry in ("json_file", "label_folder", "list_file", *(["image_root"] if is_unlabeled(name) else [])):
+        path = metadata.get(entry)
+        if path and not os.path.exists(path):
+            DatasetCatalog.get(name)  # fails, and knows what makes the file
+            raise ConfigError(f"{key}: {path!r} of data set {name!r} does not exist")
 
 
 def open_entities(labels: str, image_root: str) -> list[dict[str, Any]] | LabelDataset:

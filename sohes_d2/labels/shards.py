@@ -88,14 +88,8 @@ def write_folder_index(folder: str, layout: dict[str, Any], writer: str = "") ->
         shards = []
         for number in numbers:
             index = load_index(os.path.join(folder, shard_name(number)))
-            shards.append(
-                {
-                    "file": shard_name(number),
-                    "images": len(index.rows),
-                    "annotations": index.stats["annotations"],
-                    "skipped": index.stats["skipped"],
-                }
-            )
+            counts = {name: index.stats[name] for name in ("annotations", "skipped")}
+            shards.append({"file": shard_name(number), "images": len(index.rows), **counts})
         complete = len(numbers) == layout["shards"]
         value = {"complete": complete, "layout": layout, "shards": shards}
         write_checked_json(os.path.join(folder, INDEX_FILE), value, writer)
