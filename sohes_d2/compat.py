@@ -41,15 +41,11 @@ _REMEDY = "Write `import sohes_d2` before the first import of detectron2."
 _INSTALL = "Run `sohes setup` (`python -m sohes_d2 setup` with this interpreter), or `make env`."
 
 
-class Detectron2Error(ImportError):
-    """Detectron2 is missing, is not what was imported, or was half-imported; the message says what to do."""
-
-
 def apply() -> None:
     """Make Detectron2 importable. May be called any number of times, before or after ``import detectron2``.
 
     Raises:
-        Detectron2Error: an earlier import of Detectron2 failed half-way and something still holds objects of that
+        ImportError: an earlier import of Detectron2 failed half-way and something still holds objects of that
             attempt.
     """
     if not any(isinstance(finder, _Detectron2Finder) for finder in sys.meta_path):
@@ -66,7 +62,7 @@ def require() -> None:
     """Check that Detectron2 is installed, without importing it.
 
     Raises:
-        Detectron2Error: it is not, or an unrelated folder named ``detectron2`` hides it; the message says what to do.
+        ImportError: it is not, or an unrelated folder named ``detectron2`` hides it; the message says what to do.
     """
     _package_folder()
 
@@ -75,7 +71,7 @@ def is_installed() -> bool:
     """Whether there is a Detectron2 to import."""
     try:
         _package_folder()
-    except Detectron2Error:
+    except ImportError:
         return False
     return True
 
@@ -156,7 +152,7 @@ class _MissingOps(types.ModuleType):
             raise AttributeError(op)
 
         def missing_op(*_args: object, **_kwargs: object) -> None:
-            raise Detectron2Error(
+            raise ImportError(
                 f"detectron2._C.{op} was called, but this Detectron2 has no compiled ops. Install the official "
                 "repository, which compiles them: `sohes setup --source git --force`."
             )
@@ -305,10 +301,10 @@ def _package_folder() -> Path:
     loaded = sys.modules.get("detectron2")
     spec = loaded.__spec__ if loaded is not None else _installed_spec()
     if spec is None:
-        raise Detectron2Error(f"Detectron2 is not installed for {sys.executable}. {_INSTALL}")
+        raise ImportError(f"Detectron2 is not installed for {sys.executable}. {_INSTALL}")
     if spec.origin is None:
         # Typically the root of a git clone of Detectron2, which holds the package one level deeper.
-        raise Detectron2Error(
+        raise ImportError(
             f"`detectron2` is found at {list(spec.submodule_search_locations or [])}, a folder without __init__.py, "
             f"not the package. Start Python in another directory, or install Detectron2. {_INSTALL}"
         )
@@ -342,7 +338,7 @@ def _drop_half_imported() -> None:
         return
     holders = sorted(_holders(orphans))
     if holders:
-        raise Detectron2Error(
+        raise ImportError(
             f"Detectron2 was half-imported: an earlier import of {min(orphans).rpartition('.')[0]} failed, and its "
             f"objects are still in use ({', '.join(holders[:5])}); this process cannot import it again. {_REMEDY}"
         )

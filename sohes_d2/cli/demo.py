@@ -71,7 +71,7 @@ def build_finder(args: argparse.Namespace) -> tuple[Any, dict[str, Any], str]:
     """What finds forests (photos to forests), the ``info`` of the json, and in words what it is.
 
     Raises:
-        ConfigError, CheckpointError, WeightsError, ValueError, ImportError: it cannot be built; the message says why.
+        ConfigError, WeightsError, ValueError, ImportError: it cannot be built; the message says why.
     """
     from .. import __version__, compat
     from ..config.load import load_config

@@ -104,6 +104,7 @@ def load_config(config_file: str, options: Sequence[str] = ()) -> CfgNode:
         if content.get("VERSION", cfg.VERSION) != cfg.VERSION:
             raise ConfigError(f"config file {path!r}: VERSION is {content['VERSION']!r}, not {cfg.VERSION}")
         check_names(content, f"config file {path!r}")
+        _take_out_data_sets(cfg, content)
         try:
             cfg.merge_from_other_cfg(type(cfg)(content))
         except _MERGE_ERRORS as error:
@@ -114,10 +115,12 @@ def load_config(config_file: str, options: Sequence[str] = ()) -> CfgNode:
             + " ".join(options)
         )
     for key, value in zip(options[::2], options[1::2]):
-        check_names(_with_parents(key, value), f"config key {key}")
+        content = _with_parents(key, value)
+        check_names(content, f"config key {key}")
+        _take_out_data_sets(cfg, content)
         try:
-            if _is_free(cfg, key):
-                cfg.merge_from_other_cfg(_nested(type(cfg), key, value))
+            if _is_free(cfg, key):  # the value is read as in a yaml file
+                cfg.merge_from_other_cfg(type(cfg)(_with_parents(key, read_yaml(value, key))))
             else:
                 cfg.merge_from_list([key, value])
         except (*_MERGE_ERRORS, AttributeError) as error:
@@ -245,6 +248,20 @@ def _check_keys(content: Mapping[Any, Any], where: str) -> None:
             _check_keys(value, where)
 
 
+def _take_out_data_sets(cfg: CfgNode, content: Mapping[str, Any]) -> None:
+    """Take those out of DATASETS.REGISTER that ``content`` has, too: it may have a line where there is a list."""
+    old, new = _data_sets(cfg), _data_sets(content)
+    for name, value in new.items():
+        if not isinstance(value, Mapping) or not isinstance(old.get(name), Mapping):
+            old.pop(name, None)
+
+
+def _data_sets(content: Any) -> dict[str, Any]:
+    for key in ("DATASETS", "REGISTER"):
+        content = content.get(key) if isinstance(content, dict) else None
+    return content if isinstance(content, dict) else {}
+
+
 def _is_free(cfg: CfgNode, key: str) -> bool:
     """Whether ``key`` is a new one in a node that takes any (``OPTIONS``), which merge_from_list would refuse."""
     *parents, leaf = key.split(".")
@@ -252,11 +269,6 @@ def _is_free(cfg: CfgNode, key: str) -> bool:
     for parent in parents:
         node = node.get(parent) if isinstance(node, CfgNode) else None
     return isinstance(node, CfgNode) and node.is_new_allowed() and leaf not in node
-
-
-def _nested(node_type: type[CfgNode], key: str, value: str) -> CfgNode:
-    """``key`` and its value as the only ones of a config; the value is read as in a yaml file."""
-    return node_type(_with_parents(key, read_yaml(value, key)))
 
 
 def _with_parents(key: str, value: Any) -> dict[str, Any]:

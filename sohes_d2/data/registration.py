@@ -199,9 +199,7 @@ def open_entities(labels: str, image_root: str) -> list[dict[str, Any]] | LabelD
         image_root: folder of the images.
 
     Raises:
-        InputError: nothing is there.
-        IncompleteError: shards are missing.
-        InputError: a folder without shards, or a file that cannot be used as it is.
+        InputError: nothing is there, shards are missing, or a file that cannot be used as it is.
         CorruptFileError: a damaged shard.
     """
     if os.path.isdir(labels) or is_label_file(labels):

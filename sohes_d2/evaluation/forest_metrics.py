@@ -96,7 +96,7 @@ class ForestMetrics:
         """Count one image.
 
         Raises:
-            ForestError: the parents of a forest run in a circle.
+            ValueError: the parents of a forest run in a circle.
         """
         ious = iou_matrix(prediction.masks, truth.masks)
         true_ancestors, ancestors = truth.ancestors(), prediction.ancestors()

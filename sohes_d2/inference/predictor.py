@@ -18,13 +18,13 @@ from .. import correction  # noqa: F401  (registers the models)
 from ..config.load import load_config
 from ..data.training.augmentation import inference_augmentations
 from ..devices import choose_device
-from ..errors import ConfigError
+from ..errors import ConfigError, WeightsError
 from ..modeling.inference import predicted_forest
 from ..structures.crops import CropLayers
 from ..structures.forest import Forest
 from ..structures.images import PathLike, as_rgb, image_size, read_image, set_max_image_pixels
 from ..weights import PREFIX, local_path
-from ..weights.checkpoint import CheckpointError, SOHESCheckpointer
+from ..weights.checkpoint import SOHESCheckpointer
 
 ImageLike = Any  # as `structures.images.as_rgb` takes it
 
@@ -68,7 +68,7 @@ class SOHESPredictor:
 
         Raises:
             ConfigError: the config cannot be used, or a device was asked for that is not there.
-            CheckpointError: no weights, or those of another model.
+            WeightsError: no weights, or those of another model.
             WeightsError: weights that are damaged, or could be read only by running code from them.
         """
         if isinstance(model, CfgNode):
@@ -78,7 +78,7 @@ class SOHESPredictor:
         cfg.defrost()
         cfg.MODEL.WEIGHTS = os.fspath(weights) if weights is not None else found
         if not cfg.MODEL.WEIGHTS:
-            raise CheckpointError(
+            raise WeightsError(
                 "a predictor needs the weights of a trained model: set MODEL.WEIGHTS to a .pth or .safetensors file, "
                 "or pass the folder that a training wrote"
             )
@@ -152,7 +152,7 @@ def load_model_folder(folder: str | os.PathLike[str], find_weights: bool = True)
 
     Raises:
         ConfigError: no such folder, no config in it, or one that cannot be used.
-        CheckpointError: no weights in it.
+        WeightsError: no weights in it.
         WeightsError: no such weights come with the package.
     """
     folder = os.fspath(folder)
@@ -177,7 +177,7 @@ def _find_weights(folder: str) -> str:
         path = os.path.join(folder, name)
         if name and os.path.isfile(path):
             return path
-    raise CheckpointError(
+    raise WeightsError(
         f"{folder!r} has no weights: none of {', '.join([*WEIGHTS_FILES, _LAST_CHECKPOINT, FINAL_FILE])} is there"
     )
 

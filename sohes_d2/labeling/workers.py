@@ -27,10 +27,6 @@ _THREAD_VARIABLES = (
 _MAX_FAILED_STARTS = 3
 
 
-class WorkerStartError(SOHESError):
-    """Worker processes cannot be brought up."""
-
-
 @dataclass
 class Task:
     """A call `function(labeler, *args)` for a worker. ``key`` is whatever the caller needs to know it again."""
@@ -71,7 +67,7 @@ class WorkerPool:
 
     Every worker has its own pipe, held by a thread of this process, so that the death of a worker is tied to one
     task, and so that workers end by themselves when this process is killed. Results arrive in ``events`` as
-    TaskDone, TaskFailed, TaskLost, or as WorkerStartError.
+    TaskDone, TaskFailed, TaskLost, or as SOHESError.
     """
 
     def __init__(self, count: int, make_labeler: LabelerFactory, with_extractor: bool, events: queue.Queue):
@@ -121,10 +117,10 @@ class WorkerPool:
                     failed_starts += 1
                     if failed_starts == _MAX_FAILED_STARTS and not self._closing:
                         code = getattr(self._processes.get(slot), "exitcode", None)
-                        self._events.put(WorkerStartError(f"worker processes die while starting (exit code {code})"))
+                        self._events.put(SOHESError(f"worker processes die while starting (exit code {code})"))
                         return
                     continue
-                except WorkerStartError as error:
+                except SOHESError as error:
                     self._events.put(error)
                     return
             task = self._tasks.get()
@@ -169,7 +165,7 @@ class WorkerPool:
             raise
         if kind != "ready":
             ours.close()
-            raise WorkerStartError(f"a worker process cannot build its labeler: {reply[0]}\n{reply[1]}")
+            raise SOHESError(f"a worker process cannot build its labeler: {reply[0]}\n{reply[1]}")
         return ours
 
 

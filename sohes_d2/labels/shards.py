@@ -41,10 +41,6 @@ INDEX_FILE = "index.json"
 _SHARD = re.compile(r"shard_(\d{5,})\.json")
 
 
-class IncompleteError(InputError):
-    """Shards of a folder are missing; the message names them."""
-
-
 def shard_name(number: int) -> str:
     """File name of a shard, numbered from 0."""
     return f"shard_{number:05d}.json"
@@ -114,7 +110,7 @@ class ShardedDataset(Sequence):
         A label file without an index beside it is scanned.
 
         Raises:
-            IncompleteError: shards are missing, and ``allow_incomplete`` is off.
+            InputError: shards are missing, and ``allow_incomplete`` is off.
             InputError: no shard at all.
             CorruptFileError: a damaged shard.
         """
@@ -162,7 +158,7 @@ def merge_shards(folder: str, output: str, allow_incomplete: bool = False) -> li
         The shards' indices.
 
     Raises:
-        IncompleteError: shards are missing.
+        InputError: shards are missing.
         InputError: no shard at all, shards of different runs, or an image in two of them.
         CorruptFileError: a damaged shard.
     """
@@ -206,7 +202,7 @@ def _open_shards(folder: str, allow_incomplete: bool) -> tuple[list[str], list[S
     missing = missing_shards(folder)
     if missing and not allow_incomplete:
         names = ", ".join(shard_name(number) for number in missing[:10]) + (", ..." if len(missing) > 10 else "")
-        raise IncompleteError(
+        raise InputError(
             f"{folder!r} lacks {len(missing)} of its shards: {names}. "
             "Run their jobs with --resume, or allow an incomplete set"
         )

@@ -8,7 +8,6 @@ from .. import compat
 compat.require()
 
 from .backbone import ViTAdapter, build_vit_adapter_backbone  # noqa: E402  (they need Detectron2)
-from .head import EntityHead  # noqa: E402
-from .meta_arch import SOHES  # noqa: E402
+from .meta_arch import SOHES, EntityHead  # noqa: E402
 
 __all__ = ["SOHES", "EntityHead", "ViTAdapter", "build_vit_adapter_backbone"]

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ..errors import InputError
 from ..labels.schema import ImageRecord
 from ..structures.files import atomic_writer
-from ..structures.images import ImageReadError, image_size
+from ..structures.images import image_size
 from .forests import ImageForest, image_forest
 from .label_file import MATCH_IOU, LabelFile, match_images, match_masks, names_of
 from .packing import embed_json, pack_forest
@@ -222,7 +222,7 @@ def _record_size(record: ImageRecord | None) -> tuple[int, int] | None:
 def _file_size(folder: Path, record: Mapping[str, Any]) -> tuple[int, int] | None:
     try:
         return image_size(photo_path(folder, record.get("file_name")))
-    except (InputError, ImageReadError):
+    except InputError:
         return None
 
 

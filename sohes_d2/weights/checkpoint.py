@@ -21,10 +21,6 @@ from .layouts import current_names
 LAST_CHECKPOINT = "last_checkpoint"  # names the file to resume from
 
 
-class CheckpointError(WeightsError):
-    """A checkpoint that is not there or cannot be used; the message names it and says what to do."""
-
-
 def has_checkpoint(folder: str) -> bool:
     """Whether a training left a checkpoint there to go on with."""
     return os.path.isfile(os.path.join(folder, LAST_CHECKPOINT))
@@ -97,7 +93,7 @@ class SOHESCheckpointer(DetectionCheckpointer):
         a warning names both.
 
         Raises:
-            CheckpointError, WeightsError: as of `load`; of the last checkpoint if no other can be read.
+            WeightsError: as of `load`; of the last checkpoint if no other can be read.
         """
         if not resume or not self.has_checkpoint():
             return self.load(path, checkpointables=[])
@@ -105,8 +101,8 @@ class SOHESCheckpointer(DetectionCheckpointer):
         try:
             return self.load(last)
         except WeightsError as error:
-            if isinstance(error, CheckpointError) and os.path.isfile(last):
-                raise  # sound, but not of this model
+            if _is_sound(last):
+                raise  # but not of this model
             for other in self._periodic_checkpoints():
                 with suppress(WeightsError):
                     extra = self.load(other)
@@ -130,12 +126,12 @@ class SOHESCheckpointer(DetectionCheckpointer):
             What the file has beside the model and the checkpointables.
 
         Raises:
-            CheckpointError: no such file, or one without a model.
+            WeightsError: no such file, or one without a model.
             WeightsError: damaged, or it could be read only by running code from it.
         """
         path = local_path(path or "")
         if path and "://" not in path and not os.path.isfile(path.partition("?")[0]):
-            raise CheckpointError(
+            raise WeightsError(
                 f"checkpoint {path!r} does not exist; give MODEL.WEIGHTS another file, or train without --resume if "
                 f"{os.path.join(self.save_dir, 'last_checkpoint')!r} names it"
             )
@@ -147,7 +143,7 @@ class SOHESCheckpointer(DetectionCheckpointer):
         incompatible = super()._load_model(checkpoint)
         wanted = {name for name, _ in self.model.named_parameters()}
         if wanted and wanted <= set(incompatible.missing_keys):
-            raise CheckpointError(
+            raise WeightsError(
                 f"checkpoint {self._loading!r}: nothing in it is of this model (it has {', '.join(found)}); use the "
                 "config that it was trained with, or, for teacher and student, export one of them by "
                 "sohes export"
@@ -166,7 +162,7 @@ class SOHESCheckpointer(DetectionCheckpointer):
         if len(wrong) > self._max_unmatched * len(counted):
             examples = "; ".join(shapes.get(key, f"no {key}") for key in wrong[:4])
             allowed = f" (MODEL.MAX_UNMATCHED allows {self._max_unmatched:.0%})" if self._max_unmatched else ""
-            raise CheckpointError(
+            raise WeightsError(
                 f"checkpoint {self._loading!r}: the weights are not those of this config's model: {len(wrong)} of its "
                 f"{len(counted)} tensors are not in them{allowed}: {examples}. Pass the config.yaml that the training "
                 "wrote beside them"
@@ -192,6 +188,13 @@ class SOHESCheckpointer(DetectionCheckpointer):
         return content
 
 
+def _is_sound(path: str) -> bool:
+    with suppress(WeightsError):
+        read_weights(path)
+        return True
+    return False
+
+
 def _part(key: str) -> str:
     return key.partition(".")[0]
 
@@ -200,7 +203,7 @@ def _with_model(content: Any, filename: str) -> dict[str, Any]:
     model = content.get("model") if isinstance(content, dict) else None
     if not isinstance(model, dict) or not all(isinstance(value, Tensor) for value in model.values()):
         found = list(content)[:8] if isinstance(content, dict) else type(content).__name__
-        raise CheckpointError(
+        raise WeightsError(
             f"checkpoint {filename!r} has no model, that is no dict of names to tensors, at the top or under 'model' "
             f"(found: {found})"
         )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sohes_d2.evaluation.forest_metrics import AncestorScores, ForestMetrics, average_precision, match_masks
-from sohes_d2.structures.forest import Forest, ForestError
+from sohes_d2.structures.forest import Forest
 from sohes_d2.structures.masks import encode_masks
 
 SIZE = (20, 100)
@@ -122,7 +122,7 @@ def test_depths_beyond_the_last_are_counted_with_it():
 
 
 def test_a_circle_is_refused():
-    with pytest.raises(ForestError, match="circle"):
+    with pytest.raises(ValueError, match="circle"):
         compute((TRUTH, forest(TRUE_STRIPS, [1, 0, -1, -1, -1])))
 
 

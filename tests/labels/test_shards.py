@@ -12,7 +12,6 @@ from sohes_d2.labels.index import check_label_file, index_path, load_index, read
 from sohes_d2.labels.journal import ShardJournal
 from sohes_d2.labels.reader import read_label_file
 from sohes_d2.labels.shards import (
-    IncompleteError,
     ShardedDataset,
     merge_shards,
     missing_shards,
@@ -204,7 +203,7 @@ def test_merging_anew_replaces_the_index(folder, tmp_path):
     merge_shards(str(folder), merged)
     assert load_index(merged).rows["count"].tolist() == [2, 0, 1, 2, 1]
     (folder / shard_name(1)).unlink()
-    with pytest.raises(IncompleteError):
+    with pytest.raises(InputError):
         merge_shards(str(folder), merged)
     assert load_index(merged).rows["count"].tolist() == [2, 0, 1, 2, 1]  # file and index are left alone
 
@@ -219,9 +218,9 @@ def test_shards_with_an_image_in_common_are_not_merged(folder, tmp_path):
 def test_incomplete_and_mixed_folders_are_refused(folder, tmp_path):
     (folder / shard_name(1)).unlink()
     assert missing_shards(str(folder)) == [1]
-    with pytest.raises(IncompleteError, match="shard_00001.json"):
+    with pytest.raises(InputError, match="shard_00001.json"):
         merge_shards(str(folder), str(tmp_path / "merged.json"))
-    with pytest.raises(IncompleteError, match="lacks 1"):
+    with pytest.raises(InputError, match="lacks 1"):
         ShardedDataset(str(folder))
     assert len(ShardedDataset(str(folder), allow_incomplete=True)) == 5
     merge_shards(str(folder), str(tmp_path / "merged.json"), allow_incomplete=True)

@@ -12,8 +12,7 @@ from PIL import Image
 from sohes_d2.data.training.stream import seeded
 from sohes_d2.data.training.views import StrongView
 from sohes_d2.errors import InputError
-from sohes_d2.pretraining.photos import PhotoStore, list_photos
-from sohes_d2.pretraining.views import MultiCrop, overlap, sample_box
+from sohes_d2.pretraining.views import MultiCrop, PhotoStore, list_photos, overlap, sample_box
 
 
 def test_several_folders_follow_each_other(tmp_path):

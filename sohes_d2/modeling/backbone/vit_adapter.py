@@ -15,8 +15,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 
 from ...weights import LoadReport
 from .interaction import InteractionBlock, TokenLayout, split_maps
-from .norms import build_norm
-from .spatial_prior import SpatialPriorModule, init_convolution
+from .spatial_prior import SpatialPriorModule, build_norm, init_convolution
 from .vit import ViT
 
 STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Callable
 
 import torch
+from fvcore.common.registry import Registry
 from fvcore.nn import weight_init
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,8 +16,19 @@ from detectron2.config import configurable
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
 
 from ..position_encoding import PositionEmbeddingSine
-from .build import PIXEL_DECODER_REGISTRY
 from .encoder import MSDeformAttnTransformerEncoderOnly
+
+PIXEL_DECODER_REGISTRY = Registry("PIXEL_DECODER")
+PIXEL_DECODER_REGISTRY.__doc__ = """
+Pixel decoders, called with ``(cfg, input_shape)``, the channels and strides of the backbone's maps. Such a module has a
+method ``forward_features(features)``; see `MSDeformAttnPixelDecoder` for what it takes and returns.
+"""
+
+
+def build_pixel_decoder(cfg: Any, input_shape: Mapping[str, ShapeSpec]) -> nn.Module:
+    """Build the decoder that ``MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME`` names."""
+    return PIXEL_DECODER_REGISTRY.get(cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME)(cfg, input_shape)
+
 
 NUM_MULTI_SCALE_FEATURES = 3  # maps that queries attend to (Mask2Former, section 3.2.2)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+from fvcore.common.registry import Registry
 from fvcore.nn import weight_init
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,8 +16,20 @@ from detectron2.config import configurable
 
 from ..ancestor_head import AncestorHead
 from ..position_encoding import PositionEmbeddingSine
-from .build import TRANSFORMER_DECODER_REGISTRY
 from .layers import MLP, CrossAttentionLayer, FFNLayer, SelfAttentionLayer
+
+TRANSFORMER_DECODER_REGISTRY = Registry("TRANSFORMER_DECODER")
+TRANSFORMER_DECODER_REGISTRY.__doc__ = """
+Transformer decoders, called with ``(cfg, in_channels)``, the channels of the multi-scale features. Such a module's
+forward takes ``(multi_scale_features, mask_features)``; see `MultiScaleMaskedTransformerDecoder` for both and for what
+it returns.
+"""
+
+
+def build_transformer_decoder(cfg: Any, in_channels: int) -> nn.Module:
+    """Build the decoder that ``MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME`` names."""
+    return TRANSFORMER_DECODER_REGISTRY.get(cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME)(cfg, in_channels)
+
 
 NUM_LEVELS = 3  # feature maps that layers read in turn
 
