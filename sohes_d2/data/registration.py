@@ -42,7 +42,7 @@ from ..labels.schema import (
     read_score,
 )
 from ..labels.shards import ShardedDataset
-from ..structures.masks import check_segmentation
+from ..structures.masks import check_segmentations
 from .builtin import BUILTIN, datasets_root, read_sa1b_json
 from .sources import read_image_list
 
@@ -260,12 +260,16 @@ def damaged_labels(names: Iterable[str]) -> list[str]:
 
 def _take_out_unusable(annotations: list[Annotation], size: tuple[int, int], problems: Problems) -> None:
     """Take the segmentations out that cannot be used; the annotations stay, for the sake of their children."""
-    for k, annotation in enumerate(annotations):
-        checked: Any = {key: annotation.pop(key) for key in ("segmentation", "score") if key in annotation}
+    checked: list[Any] = []
+    for annotation in annotations:
+        checked.append({key: annotation.pop(key) for key in ("segmentation", "score") if key in annotation})
+    errors = check_segmentations([fields.get("segmentation") for fields in checked], size)
+    for k, (annotation, fields, error) in enumerate(zip(annotations, checked, errors)):
         with problems.at(annotation_place(annotation, k)):
-            read_score(checked)
-            check_segmentation(checked.get("segmentation"), size)
-            annotation.update(checked)
+            read_score(fields)
+            if error is not None:
+                raise error
+            annotation.update(fields)
     find_parents(annotations, problems, "")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import RecordError
 from ..structures.forest import NO_LEVEL, NO_PARENT, Forest
-from ..structures.masks import RLE, encode_runs, mask_areas, rle_from_coco
+from ..structures.masks import RLE, encode_runs, mask_areas, rles_from_coco
 from .schema import Annotation, Problems, annotation_place, read_score
 
 CIRCLE = "circle of parents"  # a reason of `Problems`
@@ -44,12 +44,15 @@ def read_masks(
 ) -> list[RLE | None]:
     """The mask of each annotation; None for one that is empty or cannot be used, of which ``problems`` is told."""
     masks: list[RLE | None] = [None] * len(annotations)
-    for k, annotation in enumerate(annotations):
-        with problems.at(_place(where, annotation, k)):
-            mask = rle_from_coco(annotation.get("segmentation"), size)
-            if not mask_areas([mask])[0]:
-                raise RecordError("the mask is empty", "empty mask")
-            masks[k] = mask
+    checked = rles_from_coco([annotation.get("segmentation") for annotation in annotations], size)
+    areas = iter(mask_areas([rle for rle in checked if not isinstance(rle, RecordError)]))
+    for k, rle in enumerate(checked):
+        if isinstance(rle, RecordError):
+            problems.add(_place(where, annotations[k], k), rle)
+        elif not next(areas):
+            problems.add(_place(where, annotations[k], k), RecordError("the mask is empty", "empty mask"))
+        else:
+            masks[k] = rle
     return masks
 
 

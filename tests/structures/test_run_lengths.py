@@ -5,7 +5,7 @@ import pytest
 
 from sohes_d2.errors import RecordError
 from sohes_d2.structures.masks import decode_mask, encode_masks, mask_areas, rle_from_coco
-from sohes_d2.structures.run_lengths import check_runs, merge_empty_runs, run_lengths
+from sohes_d2.structures.run_lengths import batch_run_lengths, check_runs, merge_empty_runs, run_lengths
 
 
 def runs_of(mask):
@@ -25,6 +25,21 @@ def test_run_lengths_are_those_of_the_mask():
         assert run_lengths(rle["counts"]).tolist() == runs_of(mask)
         assert run_lengths(rle["counts"].decode()).tolist() == runs_of(mask)
         check_runs(run_lengths(rle["counts"]), mask.shape)
+
+
+def test_a_damaged_mask_leaves_its_neighbours_as_they_are():
+    rng = np.random.default_rng(1)
+    masks = [rng.random((13, 17)) < p for p in (0.02, 0.5, 0.9)]
+    a, b, c = (rle["counts"] for rle in encode_masks(masks))
+    batch = [a, a + b"o", "", b"\x00" + b, b.decode(), b"oooooooooo1", c]
+    runs = batch_run_lengths(batch)
+    for k, mask in ((0, masks[0]), (4, masks[1]), (6, masks[2])):
+        assert runs[k].tolist() == runs_of(mask)
+    assert len(runs[2]) == 0
+    for k, reason in ((1, "middle of a value"), (3, "character"), (5, "longer than any image")):
+        assert isinstance(runs[k], RecordError)
+        assert reason in str(runs[k])
+    assert batch_run_lengths([]) == []
 
 
 @pytest.mark.parametrize(

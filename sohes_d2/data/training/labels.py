@@ -12,8 +12,8 @@ from ...errors import InputError
 from ...labels.forests import read_forest
 from ...labels.schema import Problems, read_annotations
 from ...structures.images import read_image
-from ...structures.masks import mask_boxes
-from ...structures.run_lengths import run_lengths
+from ...structures.masks import mask_areas, mask_boxes
+from ...structures.run_lengths import batch_run_lengths
 
 
 class ArrayCache:
@@ -99,13 +99,13 @@ def read_labels(
     problems = Problems() if problems is None else problems
     records = read_annotations(annotations, problems, where)
     forest, _ = read_forest(records, image_size, problems, where)
-    runs = [run_lengths(mask["counts"]) for mask in forest.masks]
-    areas = np.array([lengths[1::2].sum() for lengths in runs], np.int64)
     kept = np.flatnonzero(forest.scores >= min_score)
+    masks = [forest.masks[k] for k in kept]
+    runs: list[Any] = batch_run_lengths([mask["counts"] for mask in masks])  # no errors: the masks are checked
     return TrainingLabels(
-        run_ends=[np.cumsum(runs[k]) for k in kept],
-        boxes=mask_boxes([forest.masks[k] for k in kept]).astype(np.int64),
-        areas=areas[kept],
+        run_ends=[np.cumsum(lengths) for lengths in runs],
+        boxes=mask_boxes(masks).astype(np.int64),
+        areas=mask_areas(masks),
         ancestors=forest.ancestors()[np.ix_(kept, kept)],
     )
 
