@@ -34,6 +34,7 @@ from sohes_d2.data.benchmarks.conversion import (
 )
 from sohes_d2.data.builtin import BUILTIN, read_sa1b_json
 from sohes_d2.errors import InputError
+from sohes_d2.labels.schema import image_size
 from sohes_d2.structures.files import atomic_writer
 
 REMEDY = (
@@ -113,7 +114,8 @@ def read_scene(item: Item) -> Scene:
     Raises:
         ValueError: its json is damaged.
     """
-    _, size, annotations = read_sa1b_json(item.source)
+    image, annotations = read_sa1b_json(item.source)
+    size = image_size(image, item.source)
     return Scene(size, [coco_entity(annotation, size) for annotation in annotations])
 
 

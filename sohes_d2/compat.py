@@ -41,15 +41,11 @@ _REMEDY = "Write `import sohes_d2` before the first import of detectron2."
 _INSTALL = "Run `sohes setup` (`python -m sohes_d2 setup` with this interpreter), or `make env`."
 
 
-class Detectron2Error(ImportError):
-    """Detectron2 is missing, shadowed by another folder, or was half-imported; the message contains the remedy."""
-
-
 def apply() -> None:
     """Make Detectron2 importable. May be called repeatedly, before or after ``import detectron2``.
 
     Raises:
-        Detectron2Error: an earlier import of Detectron2 failed half-way and its objects are still in use.
+        ImportError: an earlier import of Detectron2 failed half-way and its objects are still in use.
     """
     if not any(isinstance(finder, _Detectron2Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Detectron2Finder())
@@ -65,7 +61,7 @@ def require() -> None:
     """Check that Detectron2 is installed, without importing it.
 
     Raises:
-        Detectron2Error: not installed, or hidden by an unrelated folder ``detectron2``; the message has the remedy.
+        ImportError: not installed, or hidden by an unrelated folder ``detectron2``; the message has the remedy.
     """
     _package_folder()
 
@@ -74,7 +70,7 @@ def is_installed() -> bool:
     """Whether Detectron2 can be found for import."""
     try:
         _package_folder()
-    except Detectron2Error:
+    except ImportError:
         return False
     return True
 
@@ -155,7 +151,7 @@ class _MissingOps(types.ModuleType):
             raise AttributeError(op)
 
         def missing_op(*_args: object, **_kwargs: object) -> None:
-            raise Detectron2Error(
+            raise ImportError(
                 f"detectron2._C.{op} was called, but this Detectron2 has no compiled ops. Install the official "
                 "repository, which compiles them: `sohes setup --source git --force`."
             )
@@ -304,10 +300,10 @@ def _package_folder() -> Path:
     loaded = sys.modules.get("detectron2")
     spec = loaded.__spec__ if loaded is not None else _installed_spec()
     if spec is None:
-        raise Detectron2Error(f"Detectron2 is not installed for {sys.executable}. {_INSTALL}")
+        raise ImportError(f"Detectron2 is not installed for {sys.executable}. {_INSTALL}")
     if spec.origin is None:
         # Typically the root of a git clone of Detectron2, with the package one level deeper.
-        raise Detectron2Error(
+        raise ImportError(
             f"`detectron2` is found at {list(spec.submodule_search_locations or [])}, a folder without __init__.py, "
             f"not the package. Start Python in another directory, or install Detectron2. {_INSTALL}"
         )
@@ -341,7 +337,7 @@ def _drop_half_imported() -> None:
         return
     holders = sorted(_holders(orphans))
     if holders:
-        raise Detectron2Error(
+        raise ImportError(
             f"Detectron2 was half-imported: an earlier import of {min(orphans).rpartition('.')[0]} failed, and its "
             f"objects are still in use ({', '.join(holders[:5])}); this process cannot import it again. {_REMEDY}"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
 
 
@@ -32,6 +33,28 @@ class RecordError(InputError):
     def __init__(self, message: str, reason: str):
         super().__init__(message)
         self.reason = reason
+
+
+REPLACE_IMAGE = "Replace the file or take it off the list."
+
+
+class ImageReadError(InputError):
+    """A file that cannot be read as an image.
+
+    Attributes:
+        path: the file.
+        reason: what is wrong with it (without memory addresses or times, since it is written to label files).
+        remedy: how to fix it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], reason: str, remedy: str = REPLACE_IMAGE):
+        self.path = os.fspath(path)
+        self.reason = reason
+        self.remedy = remedy
+        super().__init__(f"cannot read the image {self.path!r}: {reason}. {remedy}")
+
+    def __reduce__(self):
+        return (type(self), (self.path, self.reason, self.remedy))
 
 
 class FolderBusyError(InputError):

@@ -29,10 +29,10 @@ import numpy as np
 from PIL import Image
 
 from sohes_d2.cli.runner import EXIT_DONE, EXIT_SKIPPED, run_tool, tool_parser
-from sohes_d2.errors import WeightsError
+from sohes_d2.errors import ImageReadError, WeightsError
 from sohes_d2.structures.files import check_output, write_json, write_picture
 from sohes_d2.structures.hierarchy import NO_PARENT, depths_of, parents_by_coverage, parents_by_probability
-from sohes_d2.structures.images import ImageReadError, read_image
+from sohes_d2.structures.images import read_image
 from sohes_d2.structures.score_calibration import calibrated
 
 ALPHA = 0.5  # opacity of a mask over the photo

@@ -71,7 +71,7 @@ def build_finder(args: argparse.Namespace) -> tuple[Any, dict[str, Any], str]:
     """Build the function from photos to forests, the ``info`` of the json, and a description for messages.
 
     Raises:
-        ConfigError, CheckpointError, WeightsError, ValueError, ImportError: the model cannot be built.
+        ConfigError, WeightsError, ValueError, ImportError: the model cannot be built.
     """
     from .. import __version__, compat
     from ..config.load import load_config

@@ -105,7 +105,7 @@ def draw(args: argparse.Namespace) -> int:
     from ..structures.files import write_picture
     from ..structures.selection import Selection
     from ..visualization import MIN_WIDTH
-    from ..visualization.names import file_stem
+    from ..visualization.draw import file_stem
 
     if args.width < MIN_WIDTH:
         raise InputError(f"--width must be at least {MIN_WIDTH}, got {args.width}")

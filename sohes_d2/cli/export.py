@@ -32,10 +32,6 @@ BOTH, ONE = "SOHESMutualLearning", "SOHES"
 FORMATS = ("safetensors", "pth")
 
 
-class ExportError(WeightsError):
-    """A checkpoint cannot be exported as requested."""
-
-
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line; exits with code 2 if it is invalid."""
     parser = tool_parser(__doc__, prog="sohes export")
@@ -53,6 +49,22 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_intermixed_args(arguments)
 
 
+def model_state(checkpoint: Any, which: str | None) -> dict[str, Tensor]:
+    """Tensors of one model of a checkpoint, with current names.
+
+    Raises:
+        WeightsError: there is no such model.
+    """
+    from torch import Tensor
+
+    from ..weights.layouts import current_names
+
+    state = checkpoint.get("model", checkpoint) if isinstance(checkpoint, Mapping) else None
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise WeightsError("it contains no model: no dict of names to tensors at the top level or under 'model'")
+    return current_names(select_model(state, which))
+
+
 def select_model(state: Mapping[str, Tensor], which: str | None) -> dict[str, Tensor]:
     """Select the weights of one model, with key names of the plain architecture.
 
@@ -61,11 +73,11 @@ def select_model(state: Mapping[str, Tensor], which: str | None) -> dict[str, Te
         which: "teacher" or "student"; None: the teacher if there are both, else the only model.
 
     Raises:
-        ExportError: there is no such model.
+        WeightsError: there is no such model.
     """
     if not any(key.startswith(f"{name}.") for key in state for name in MODELS):
         if which:
-            raise ExportError(f"it has no {which}: it contains a single model; omit --which")
+            raise WeightsError(f"it has no {which}: it contains a single model; omit --which")
         return dict(state)
     prefix = f"{which or 'teacher'}."
     return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
@@ -93,7 +105,7 @@ def check_fit(state: Mapping[str, Tensor], cfg: Any) -> None:
     """Check that the weights match the model of the config.
 
     Raises:
-        ExportError: names or shapes differ.
+        WeightsError: names or shapes differ.
     """
     from detectron2.modeling import build_model
 
@@ -104,7 +116,7 @@ def check_fit(state: Mapping[str, Tensor], cfg: Any) -> None:
         {key for key, value in state.items() if wanted.get(key) != value.shape} | (wanted.keys() - state.keys())
     )
     if wrong:
-        raise ExportError(
+        raise WeightsError(
             f"it does not match the model of the config: {len(wrong)} of {len(wanted)} tensors are missing, unknown "
             f"or of another shape, among them {', '.join(wrong[:3])}. Pass the config of its training as --config-file"
         )
@@ -114,14 +126,14 @@ def as_half(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Convert floating-point tensors to float16.
 
     Raises:
-        ExportError: a value is outside the range of float16.
+        WeightsError: a value is outside the range of float16.
     """
     import torch
 
     halved = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
     for key, value in halved.items():
         if value.is_floating_point() and not torch.isfinite(value).all():
-            raise ExportError(f"{key} has values that are not finite in float16; omit --half")
+            raise WeightsError(f"{key} has values that are not finite in float16; omit --half")
     return halved
 
 
@@ -146,27 +158,23 @@ def export(args: argparse.Namespace) -> str:
     """Export; returns the path of the weights.
 
     Raises:
-        ConfigError, ExportError, WeightsError: an input cannot be used.
+        ConfigError, WeightsError: an input cannot be used.
     """
     # imported after parsing: these take seconds
-    from torch import Tensor
-
     from ..structures.files import atomic_writer
     from ..weights import read_weights
-    from ..weights.layouts import current_names
 
     check_output(args.output, folder=True)
     checkpoint = read_weights(args.checkpoint)
-    state = checkpoint.get("model", checkpoint) if isinstance(checkpoint, Mapping) else None
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ExportError("it contains no model: no dict of names to tensors at the top level or under 'model'")
-    state = current_names(select_model(state, args.which))
     config_file = args.config_file or os.path.join(os.path.dirname(args.checkpoint), "config.yaml")
     path = os.path.join(args.output, f"model.{args.format}")
-    cfg = plain_config(config_file, path, args.opts)
-    check_fit(state, cfg)
-    if args.half:
-        state = as_half(state)
+    try:
+        state = model_state(checkpoint, args.which)
+        cfg = plain_config(config_file, path, args.opts)
+        check_fit(state, cfg)
+        state = as_half(state) if args.half else state
+    except WeightsError as error:
+        raise WeightsError(f"{args.checkpoint!r}: {error}") from error
     os.makedirs(args.output, exist_ok=True)
     write_weights(state, path)
     with atomic_writer(os.path.join(args.output, "config.yaml")) as file:
@@ -176,10 +184,7 @@ def export(args: argparse.Namespace) -> str:
 
 def export_and_tell(args: argparse.Namespace) -> None:
     """Export, and print what was written."""
-    try:
-        path = export(args)
-    except ExportError as error:
-        raise ExportError(f"{args.checkpoint!r}: {error}") from error
+    path = export(args)
     before, after = (os.path.getsize(name) / 1e6 for name in (args.checkpoint, path))
     print(f"{path}: {after:.1f} MB, from {before:.1f} MB; its config is config.yaml in the same folder")
 

@@ -141,7 +141,7 @@ def label(args: argparse.Namespace) -> int:
     check_output(args.output, folder=not args.output.lower().endswith(".json"))
     images = read_image_list(args.images, args.image_root)
     cfg = build_cfg(args)
-    from ..labeling.factory import CfgLabelerFactory
+    from ..labeling.steps import CfgLabelerFactory
     from ..structures.selection import Selection
 
     selection = Selection(args.entities, args.min_score, args.max_depth)

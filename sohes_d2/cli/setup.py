@@ -30,6 +30,7 @@ import tempfile
 import zipfile
 from pathlib import Path, PurePosixPath
 
+from ..errors import SOHESError
 from .runner import EXIT_DONE, EXIT_FAILED, run_tool, tool_parser
 
 REPOSITORY = "https://github.com/facebookresearch/detectron2"
@@ -47,10 +48,6 @@ PROJECTS = {
 }
 # The local version label distinguishes this wheel from an official one.
 WHEEL_VERSION = f"{VERSION}+python.only"
-
-
-class InstallError(Exception):
-    """One way of installing failed; the message is shown to the user."""
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -77,7 +74,7 @@ def install(args: argparse.Namespace) -> int:
         try:
             say("took " + ways[name]())
             return EXIT_DONE
-        except InstallError as error:
+        except SOHESError as error:
             say(f"could not be installed from {name}: {error}")
     say("nothing was installed. Install it by hand: https://detectron2.readthedocs.io/tutorials/install.html")
     return EXIT_FAILED
@@ -109,11 +106,11 @@ def install_from_git() -> str:
             command, env=environment, check=False, capture_output=True, text=True, timeout=ANSWER_SECONDS
         )
     except FileNotFoundError:
-        raise InstallError("git is not installed") from None
+        raise SOHESError("git is not installed") from None
     except subprocess.TimeoutExpired:
-        raise InstallError(f"{REPOSITORY} did not respond in {ANSWER_SECONDS} s") from None
+        raise SOHESError(f"{REPOSITORY} did not respond in {ANSWER_SECONDS} s") from None
     if answer.returncode != 0:
-        raise InstallError(last_line(answer.stderr) or f"git ls-remote ended with {answer.returncode}")
+        raise SOHESError(last_line(answer.stderr) or f"git ls-remote ended with {answer.returncode}")
     say(f"compiling {REPOSITORY} at {COMMIT[:10]}; this takes minutes")
     # --no-build-isolation: its setup.py imports the torch to compile for.
     source = f"git+{REPOSITORY}@{COMMIT}"
@@ -133,7 +130,7 @@ def install_from_sdist() -> str:
         )
         archives = list(Path(folder).glob("*.tar.gz"))
         if len(archives) != 1:
-            raise InstallError(f"pip was expected to download one .tar.gz, not {sorted(p.name for p in archives)}")
+            raise SOHESError(f"pip was expected to download one .tar.gz, not {sorted(p.name for p in archives)}")
         wheel = build_wheel(archives[0], Path(folder))
         pip("install", "--no-deps", "--no-index", "--force-reinstall", str(wheel))
     return f"the Python files of release {VERSION} ({SDIST} from PyPI, sha256 {SHA256[:10]}...), without compiled ops"
@@ -154,7 +151,7 @@ def build_wheel(archive: Path, folder: Path) -> Path:
             if name is not None:
                 files[name.replace("{dist_info}", dist_info)] = content.read()
     if "detectron2/__init__.py" not in files:
-        raise InstallError(f"{archive.name} holds no detectron2/__init__.py")
+        raise SOHESError(f"{archive.name} has no detectron2/__init__.py")
     files[f"{dist_info}/METADATA"] = (
         f"Metadata-Version: 2.1\nName: detectron2\nVersion: {WHEEL_VERSION}\n"
         f"Summary: Python files of Detectron2 {VERSION}, from {SDIST}\nHome-page: {REPOSITORY}\nLicense: Apache-2.0\n"
@@ -196,7 +193,7 @@ def pip(*arguments: str, env: dict[str, str] | None = None) -> None:
     result = subprocess.run(command, env=env, check=False, capture_output=True, text=True)
     if result.returncode != 0:
         print(result.stdout + result.stderr, file=sys.stderr)
-        raise InstallError(f"`pip {arguments[0]}` failed: {last_line(result.stderr)} (its output is above)")
+        raise SOHESError(f"`pip {arguments[0]}` failed: {last_line(result.stderr)} (its output is above)")
 
 
 def last_line(text: str) -> str:

@@ -64,8 +64,7 @@ def build_cfg(args: argparse.Namespace) -> Any:
 
 def prepare(args: argparse.Namespace) -> Any:
     """Set up config, data sets, log and seed of one process; returns the config."""
-    from ..data.registration import register_builtin_datasets, register_datasets
-    from ..engine.data_check import check_datasets
+    from ..data.registration import check_datasets, register_builtin_datasets, register_datasets
     from ..engine.training_command import set_up
     from ..errors import ConfigError
     from ..weights.checkpoint import has_checkpoint

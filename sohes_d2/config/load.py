@@ -102,6 +102,7 @@ def load_config(config_file: str, options: Sequence[str] = ()) -> CfgNode:
         if content.get("VERSION", cfg.VERSION) != cfg.VERSION:
             raise ConfigError(f"config file {path!r}: VERSION is {content['VERSION']!r}, not {cfg.VERSION}")
         check_names(content, f"config file {path!r}")
+        _take_out_data_sets(cfg, content)
         try:
             cfg.merge_from_other_cfg(type(cfg)(content))
         except _MERGE_ERRORS as error:
@@ -112,10 +113,12 @@ def load_config(config_file: str, options: Sequence[str] = ()) -> CfgNode:
             + " ".join(options)
         )
     for key, value in zip(options[::2], options[1::2]):
-        check_names(_with_parents(key, value), f"config key {key}")
+        content = _with_parents(key, value)
+        check_names(content, f"config key {key}")
+        _take_out_data_sets(cfg, content)
         try:
-            if _is_free(cfg, key):
-                cfg.merge_from_other_cfg(_nested(type(cfg), key, value))
+            if _is_free(cfg, key):  # the value is read as in a yaml file
+                cfg.merge_from_other_cfg(type(cfg)(_with_parents(key, read_yaml(value, key))))
             else:
                 cfg.merge_from_list([key, value])
         except (*_MERGE_ERRORS, AttributeError) as error:
@@ -138,11 +141,11 @@ def _defaults() -> CfgNode:
 _MERGE_ERRORS = (KeyError, AssertionError, ValueError, TypeError, MemoryError, RecursionError)
 
 
-def read_yaml(text: str, where: str) -> Any:
+def read_yaml(text: str | bytes, where: str) -> Any:
     """Read yaml text (numbers, strings, lists and mappings) without running code from it.
 
     Args:
-        text: the yaml.
+        text: the yaml, as text or in UTF-8.
         where: origin of the text, for messages.
 
     Raises:
@@ -151,31 +154,20 @@ def read_yaml(text: str, where: str) -> Any:
     """
     try:
         if len(text) > _MAX_BYTES:
-            raise ConfigError(f"{where}: {len(text)} characters, more than the limit of {_MAX_BYTES}")
+            raise ConfigError(f"{where}: it is larger than {_MAX_BYTES} bytes; pass a yaml file")
+        text = text if isinstance(text, str) else text.decode("utf-8-sig")
         _check_depth(text)
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
-        if node is not None:
-            _check_expanded(node, where)
-            return loader.construct_document(node)
-        return None
-    except yaml.constructor.ConstructorError as error:
-        if "could not determine a constructor for the tag" not in str(error):
-            raise ConfigError(f"{where}: {_yaml_reason(error)}") from error
-        tag = (error.problem or "").rpartition(" ")[2]
-        raise ConfigError(
-            f"{where}: the tag {tag}{_line(error)}: tags can run code, so they are not allowed"
-        ) from error
+        _check_expanded(node, where)
+        return None if node is None else loader.construct_document(node)
+    except ConfigError:
+        raise
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{where}: not UTF-8 text; pass a yaml file") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"{where}: invalid yaml: {_yaml_reason(error)}") from error
-    except (
-        ValueError,
-        RecursionError,
-        OverflowError,
-        TypeError,
-    ) as error:  # a date or number outside the range of Python's types
-        if isinstance(error, ConfigError):
-            raise
+        raise ConfigError(f"{where}: {_yaml_reason(error)}") from error
+    except (ValueError, RecursionError, OverflowError, TypeError) as error:  # out of the range of Python
         raise ConfigError(f"{where}: a value cannot be read ({type(error).__name__}: {error})") from error
 
 
@@ -188,7 +180,7 @@ def _check_depth(text: str) -> None:
             raise yaml.composer.ComposerError(None, None, f"nested more than {_MAX_DEPTH} deep", event.start_mark)
 
 
-def _check_expanded(root: yaml.Node, where: str) -> None:
+def _check_expanded(root: yaml.Node | None, where: str) -> None:
     """Limit the number of values after expanding aliases: a few lines of yaml can expand to billions of values."""
     count = 0
     stack = [root]
@@ -205,12 +197,11 @@ def _check_expanded(root: yaml.Node, where: str) -> None:
 
 def _yaml_reason(error: yaml.YAMLError) -> str:
     reason = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error).partition("\n")[0]
-    return f"{reason}{_line(error)}"
-
-
-def _line(error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None)
-    return f" in line {mark.line + 1}" if mark is not None else ""
+    line = f" in line {mark.line + 1}" if mark else ""
+    if "could not determine a constructor for the tag" in reason:
+        return f"the tag {reason.rpartition(' ')[2]}{line}: tags can run code, so they are not allowed"
+    return f"invalid yaml: {reason}{line}"
 
 
 def _read_with_bases(file: str) -> list[tuple[str, dict[str, Any]]]:
@@ -220,7 +211,7 @@ def _read_with_bases(file: str) -> list[tuple[str, dict[str, Any]]]:
     while path:
         if len(contents) == _MAX_BASES:
             raise ConfigError(f"config file {file!r}: {BASE_KEY} forms a cycle or has more than {_MAX_BASES} files")
-        content = _read_mapping(path, named_by)
+        content = read_mapping(path, f"config file {path!r}{named_by}")
         base = content.pop(BASE_KEY, "")
         if not isinstance(base, str):
             raise ConfigError(f"config file {path!r}: {BASE_KEY} is {base!r}, not the path of a file")
@@ -230,18 +221,17 @@ def _read_with_bases(file: str) -> list[tuple[str, dict[str, Any]]]:
     return contents[::-1]
 
 
-def _read_mapping(path: str, named_by: str) -> dict[str, Any]:
-    where = f"config file {path!r}{named_by}"
+def read_mapping(path: str, where: str) -> dict[str, Any]:
+    """Read a yaml file of keys and values, see `read_yaml`.
+
+    Raises:
+        ConfigError: the file is unreadable or contains something else.
+    """
     try:
         with open_regular(path) as file:
-            data = file.read(_MAX_BYTES + 1)
-        if len(data) > _MAX_BYTES:
-            raise ConfigError(f"{where}: it is larger than {_MAX_BYTES} bytes; pass a yaml file")
-        content = read_yaml(data.decode("utf-8-sig"), where)
+            content = read_yaml(file.read(_MAX_BYTES + 1), where)
     except OSError as error:
         raise ConfigError(f"{where}: {error.strerror}; pass a yaml file") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{where}: not UTF-8 text; pass a yaml file") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{where}: contains {type(content).__name__}, not keys and values; pass a yaml file")
     _check_keys(content, where)
@@ -256,6 +246,20 @@ def _check_keys(content: Mapping[Any, Any], where: str) -> None:
             _check_keys(value, where)
 
 
+def _take_out_data_sets(cfg: CfgNode, content: Mapping[str, Any]) -> None:
+    """Remove data sets from DATASETS.REGISTER that ``content`` redefines, possibly in another form."""
+    old, new = _data_sets(cfg), _data_sets(content)
+    for name, value in new.items():
+        if not isinstance(value, Mapping) or not isinstance(old.get(name), Mapping):
+            old.pop(name, None)
+
+
+def _data_sets(content: Any) -> dict[str, Any]:
+    for key in ("DATASETS", "REGISTER"):
+        content = content.get(key) if isinstance(content, dict) else None
+    return content if isinstance(content, dict) else {}
+
+
 def _is_free(cfg: CfgNode, key: str) -> bool:
     """Whether ``key`` is new in a node that allows new keys (``OPTIONS``), which merge_from_list would refuse."""
     *parents, leaf = key.split(".")
@@ -263,11 +267,6 @@ def _is_free(cfg: CfgNode, key: str) -> bool:
     for parent in parents:
         node = node.get(parent) if isinstance(node, CfgNode) else None
     return isinstance(node, CfgNode) and node.is_new_allowed() and leaf not in node
-
-
-def _nested(node_type: type[CfgNode], key: str, value: str) -> CfgNode:
-    """A config with only ``key``; the value is parsed as in a yaml file."""
-    return node_type(_with_parents(key, read_yaml(value, key)))
 
 
 def _with_parents(key: str, value: Any) -> dict[str, Any]:

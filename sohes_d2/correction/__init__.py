@@ -4,8 +4,7 @@ Importing it registers `SOHESMutualLearning` and `BorderStudent` as meta-archite
 """
 
 from .border_student import BorderStudent
-from .guard import CollapseError
 from .hook import MutualLearningHook
 from .meta_arch import SOHESMutualLearning
 
-__all__ = ["BorderStudent", "CollapseError", "MutualLearningHook", "SOHESMutualLearning"]
+__all__ = ["BorderStudent", "MutualLearningHook", "SOHESMutualLearning"]

@@ -16,10 +16,6 @@ from ..structures.nms import intersections, ious
 GRID = 128  # points per side at which teacher and student are compared
 
 
-class CollapseError(SOHESError):
-    """The teacher has collapsed; the message states the reason and the last good checkpoint."""
-
-
 @dataclass(frozen=True)
 class TeacherStatistics:
     """Means over a training step.
@@ -132,10 +128,10 @@ class CollapseGuard:
             True if this step ends a period that is not collapsed.
 
         Raises:
-            CollapseError: the teacher's outputs are not finite, or this step ends the last period of patience.
+            SOHESError: the teacher's outputs are not finite, or this step ends the last period of patience.
         """
         if not statistics.finite:
-            raise CollapseError("the teacher's outputs are not finite")
+            raise SOHESError("the teacher's outputs are not finite")
         self._labels.append(statistics.labels)
         if len(self._labels) < self.period:
             return False
@@ -146,7 +142,7 @@ class CollapseGuard:
             return True
         self._collapsed += 1
         if self._collapsed >= self.patience:
-            raise CollapseError(
+            raise SOHESError(
                 f"the teacher had {mean:.3g} labels per image, and less than {self.min_labels:g} for "
                 f"{self._collapsed} times {self.period} iterations"
             )

@@ -10,7 +10,8 @@ import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
-from .guard import CollapseError, CollapseGuard, TeacherStatistics
+from ..errors import SOHESError
+from .guard import CollapseGuard, TeacherStatistics
 from .schedule import BranchSchedule, MomentumSchedule
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class MutualLearningHook(HookBase):
     def after_step(self) -> None:
         """
         Raises:
-            CollapseError: see `CollapseGuard.observe`; on all processes at once.
+            SOHESError: see `CollapseGuard.observe`; on all processes at once.
         """
         initial, teacher = self._model.branch_weights
         momentum = self._momentum.at(self.updates)
@@ -95,10 +96,10 @@ class MutualLearningHook(HookBase):
         try:
             if self._guard.observe(statistics):
                 self._good_checkpoint = self._last_checkpoint()
-        except CollapseError as error:
+        except SOHESError as error:
             good = self._good_checkpoint
             where = f"the last checkpoint before is {good}" if good else "there is no checkpoint from before"
-            raise CollapseError(
+            raise SOHESError(
                 f"self-correction stopped in iteration {self.trainer.iter}: {error}\n{where}. Lower CORRECTION."
                 "THRESHOLD or SOLVER.BASE_LR, raise CORRECTION.EMA_MOMENTUM, or let the initial labels count for "
                 "longer (CORRECTION.INITIAL_WEIGHT); CORRECTION.GUARD says what counts as a collapse."

@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass
 
 from ..errors import InputError
-from ..labels.schema import Annotation, Id, Problems, image_size, read_annotations, read_image
+from ..labels.schema import Annotation, ImageRecord, Problems, read_annotations, read_image
 from ..labels.writer import read_json
 
 # The lists are nested: each starts with the smaller ones. 200,000 images are 2 % of SA-1B, as in SOHES.
@@ -103,8 +103,8 @@ def datasets_root() -> str:
     return os.path.expanduser(os.environ.get("DETECTRON2_DATASETS", "datasets"))
 
 
-def read_sa1b_json(path: str) -> tuple[Id, tuple[int, int], list[Annotation]]:
-    """Image id, (H, W) and annotations of one SA-1B json.
+def read_sa1b_json(path: str) -> tuple[ImageRecord, list[Annotation]]:
+    """Image record and annotations of one SA-1B json.
 
     Raises:
         InputError: the file has another form, or cannot be read.
@@ -116,5 +116,4 @@ def read_sa1b_json(path: str) -> tuple[Id, tuple[int, int], list[Annotation]]:
     if not isinstance(record, dict) or not isinstance(records, list):
         raise InputError(f"{path!r} is not an SA-1B json, which has an object `image` and a list `annotations`")
     image = read_image({**record, "id": record.get("image_id")}, Problems(), path)
-    annotations = read_annotations(records, Problems(refused=path), f"image {image['id']!r}")
-    return image["id"], image_size(image, path), annotations
+    return image, read_annotations(records, Problems(refused=path), f"image {image['id']!r}")

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList, build_detection_test_loader, get_detection_dataset_dicts
 
-from .training.labels import BrokenSampleError
+from ..errors import InputError
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class MappedImages(Dataset):
         record = self._records[index]
         try:
             return self._mapper(record)
-        except BrokenSampleError as error:
+        except InputError as error:
             logger.error("Evaluated as a blank image: %s", error)
             image = torch.full((3, record["height"], record["width"]), BLANK, dtype=torch.uint8)
             return {**record, "unreadable": True, "image": image}

@@ -16,19 +16,31 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 from torch.utils.data import Dataset
 
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
-from ..config.load import read_yaml
-from ..errors import ConfigError, InputError
+from ..config.load import read_mapping, read_yaml
+from ..errors import ConfigError, InputError, near_matches
 from ..labels.forests import find_parents
 from ..labels.index import is_label_file
 from ..labels.reader import read_label_file, report
-from ..labels.schema import Annotation, Problems, annotation_place, image_name, read_annotations, read_box, read_score
+from ..labels.schema import (
+    Annotation,
+    ImageRecord,
+    Problems,
+    annotation_place,
+    image_name,
+    image_size,
+    read_annotations,
+    read_box,
+    read_score,
+)
 from ..labels.shards import ShardedDataset
 from ..structures.masks import check_segmentations
 from .builtin import BUILTIN, datasets_root, read_sa1b_json
@@ -119,18 +131,15 @@ def register_datasets(specs: str | Mapping[str, Any]) -> list[str]:
         The names.
 
     Raises:
-        ConfigError: invalid content, or a name is taken.
-        OSError: the yaml file cannot be read.
+        ConfigError: invalid content, an unreadable file, or a name is taken.
     """
     where = "the description of data sets"
     if isinstance(specs, str):
-        text = specs
-        if specs.endswith((".yaml", ".yml")):
-            where = repr(specs)
-            with open(specs, encoding="utf-8") as file:
-                text = file.read()
         try:
-            specs = read_yaml(text, where)
+            if specs.endswith((".yaml", ".yml")):
+                specs = read_mapping(specs, repr(specs))
+            else:
+                specs = read_yaml(specs, where)
         except ConfigError as error:
             raise ConfigError(f"{error}; write {_FORMS}") from error
     if not isinstance(specs, Mapping):
@@ -144,6 +153,42 @@ def register_datasets(specs: str | Mapping[str, Any]) -> list[str]:
     return list(pairs)
 
 
+def check_datasets(cfg: CfgNode, train: bool) -> None:
+    """Check the names and files of DATASETS.TEST, and of DATASETS.TRAIN if ``train``, without reading the files.
+
+    Raises:
+        ConfigError: no data set is named, a name is not registered, or a test set cannot be scored.
+        InputError: files are missing; the message names the script that creates them.
+        OSError: files of one of Detectron2's built-in data sets are missing.
+    """
+    needed = "TRAIN" if train else "TEST"
+    if not cfg.DATASETS[needed]:
+        raise ConfigError(f"DATASETS.{needed} names no data set; give one, for example ('my_labels',)")
+    for key in ("TRAIN", "TEST") if train else ("TEST",):
+        for name in cfg.DATASETS[key]:
+            _check_dataset(f"DATASETS.{key}", name)
+
+
+def _check_dataset(key: str, name: str) -> None:
+    known = DatasetCatalog.list()
+    if name not in known:
+        raise ConfigError(
+            f"{key}: no data set {name!r}.{near_matches(name, known)} Describe one of your own by "
+            f"DATASETS.REGISTER.{name} 'labels.json, images/'"
+        )
+    metadata = MetadataCatalog.get(name)
+    if key.endswith("TEST") and not metadata.get("json_file"):
+        raise ConfigError(
+            f"{key}: {name!r} has no COCO json to evaluate against (a folder of shards is not one; merge it "
+            "with sohes merge)"
+        )
+    for entry in ("json_file", "label_folder", "list_file", *(["image_root"] if is_unlabeled(name) else [])):
+        path = metadata.get(entry)
+        if path and not os.path.exists(path):
+            DatasetCatalog.get(name)  # raises an error that names the script for the file
+            raise ConfigError(f"{key}: {path!r} of data set {name!r} does not exist")
+
+
 def open_entities(labels: str, image_root: str) -> list[dict[str, Any]] | LabelDataset:
     """Detectron2's dicts of a COCO json or a folder of shards, all annotations of class 0.
 
@@ -153,9 +198,7 @@ def open_entities(labels: str, image_root: str) -> list[dict[str, Any]] | LabelD
         image_root: folder of the images.
 
     Raises:
-        InputError: the path does not exist.
-        IncompleteError: shards are missing.
-        InputError: a folder without shards, or an unusable file.
+        InputError: nothing is there, shards are missing, or a file that cannot be used as it is.
         CorruptFileError: a damaged shard.
     """
     if os.path.isdir(labels) or is_label_file(labels):
@@ -197,10 +240,8 @@ def load_entities(json_file: str, image_root: str, prepare: str = "") -> list[di
     file = read_label_file(json_file)
     records = []
     for image_id, image in file.images.items():
-        path, size = os.path.join(image_root, image_name(image, json_file)), file.size(image_id)
-        annotations = file.by_image[image_id]
-        _take_out_unusable(annotations, size, file.problems)
-        records.append(_detectron2_dict(path, image_id, size, annotations))
+        _take_out_unusable(file.by_image[image_id], file.size(image_id), file.problems)
+        records.append(_detectron2_dict(image, file.by_image[image_id], image_root, json_file))
     report(json_file, file.problems)
     damaged = len(file.problems) - file.problems.counts["no segmentation"]
     _damaged[json_file] = f"{json_file}: {file.problems.summary()}" if damaged else ""
@@ -231,13 +272,14 @@ def _take_out_unusable(annotations: list[Annotation], size: tuple[int, int], pro
     find_parents(annotations, problems, "")
 
 
-def _detectron2_dict(path: str, image_id: Any, size: tuple[int, int], annotations: list[Annotation]) -> dict[str, Any]:
-    """Detectron2's dict of an image."""
+def _detectron2_dict(image: ImageRecord, annotations: list[Annotation], image_root: str, labels: str) -> dict[str, Any]:
+    """Detectron2's dict of an image; ``labels`` is the file of its record, for messages."""
+    height, width = image_size(image, labels)
     return {
-        "file_name": path,
-        "height": size[0],
-        "width": size[1],
-        "image_id": image_id,
+        "file_name": os.path.join(image_root, image_name(image, labels)),
+        "height": height,
+        "width": width,
+        "image_id": image["id"],
         "annotations": [_detectron2_annotation(annotation) for annotation in annotations],
     }
 
@@ -281,9 +323,10 @@ class PerImageDataset(Dataset):
         return len(self.file_names)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        path = os.path.join(self.image_root, self.file_names[index])
-        image_id, size, annotations = read_sa1b_json(os.path.splitext(path)[0] + ".json")
-        return _detectron2_dict(path, image_id, size, annotations)
+        name = self.file_names[index]
+        json_file = os.path.join(self.image_root, os.path.splitext(name)[0] + ".json")
+        image, annotations = read_sa1b_json(json_file)
+        return _detectron2_dict({**image, "file_name": name}, annotations, self.image_root, json_file)
 
 
 class LabelDataset(Dataset):
@@ -307,11 +350,9 @@ class LabelDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         record = self.labels[index]
-        image = record["image"]
-        problems = Problems(refused=self.labels.folder)
+        image, problems = record["image"], Problems(refused=self.labels.folder)
         annotations = read_annotations(record["annotations"], problems, f"image {image['id']}")
-        path = os.path.join(self.image_root, image["file_name"])
-        return _detectron2_dict(path, image["id"], (image["height"], image["width"]), annotations)
+        return _detectron2_dict(image, annotations, self.image_root, self.labels.folder)
 
 
 def _set_metadata(name: str, image_root: str, **flags: Any) -> None:
@@ -340,16 +381,19 @@ def _require(path: str, prepare: str) -> None:
         raise InputError(f"{path!r} does not exist: {remedy} (DETECTRON2_DATASETS is {datasets_root()!r})")
 
 
+_Pair = tuple[str, Annotated[str, msgspec.Meta(min_length=1)]]
+
+
 def _json_and_images(name: str, value: Any, where: str) -> tuple[str, str]:
+    parts = value
     if isinstance(value, str):
         parts = [part.strip() for part in value.split(",")]
-        if len(parts) == 2 and parts[1]:
-            return parts[0], parts[1]
-    elif isinstance(value, (list, tuple)) and len(value) == 2 and all(isinstance(part, str) and part for part in value):
-        return value[0], value[1]
-    elif isinstance(value, Mapping) and {"images"} <= set(value) <= {"json", "images"} and value["images"]:
-        return str(value.get("json") or ""), str(value["images"])
-    raise ConfigError(
-        f"{where}: {name!r} must be `json, images` (two paths), or `{{images: folder}}` for images without labels, "
-        f"got {value!r}"
-    )
+    elif isinstance(value, Mapping) and set(value) <= {"json", "images"}:
+        parts = [value.get("json") or "", value.get("images")]
+    try:
+        return msgspec.convert(parts, _Pair)
+    except msgspec.ValidationError as error:
+        raise ConfigError(
+            f"{where}: {name!r} must be `json, images` (two paths), or `{{images: folder}}` for images without labels, "
+            f"got {value!r}"
+        ) from error

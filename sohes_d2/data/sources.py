@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..labels.reader import read_images
+from ..labels.scanner import readable
 from ..labels.schema import image_name
 from ..structures.files import open_regular
 from ..structures.images import IMAGE_SUFFIXES
@@ -129,11 +130,8 @@ def _walk(folder: str) -> list[str]:
 
 
 def _read_lines(path: str, root: str) -> ImageList:
-    try:
-        with open_regular(path, pipes=True) as file:  # --images <(find photos/)
-            data = file.read()
-    except OSError as error:
-        raise InputError(f"{path!r} cannot be read: {error.strerror}") from error
+    with readable(path), open_regular(path, pipes=True) as file:  # --images <(find photos/)
+        data = file.read()
     if b"\0" in data:
         raise InputError(f"{path!r} is not a text file; pass one path per line, or a COCO file with the suffix .json")
     lines = data.removeprefix(b"\xef\xbb\xbf").splitlines()
@@ -150,15 +148,13 @@ def _read_coco(path: str, root: str) -> ImageList:
     images = read_images(path)
     if not images:
         raise InputError(f"`images` of {path!r} is empty")
-    image_ids = []
-    for image in images:
-        image_id = image["id"]
-        if not isinstance(image_id, int) or not 0 <= image_id <= LARGEST_IMAGE_ID:
-            raise InputError(
-                f"{path!r}: image id {image_id!r} is not an integer from 0 to {LARGEST_IMAGE_ID}, as needed for "
-                "annotation ids; pass the folder or a list of paths, which get new ids"
-            )
-        image_ids.append(image_id)
+    image_ids: list[Any] = [image["id"] for image in images]
+    wrong = [key for key in image_ids if not isinstance(key, int) or not 0 <= key <= LARGEST_IMAGE_ID]
+    if wrong:
+        raise InputError(
+            f"{path!r}: image id {wrong[0]!r} is not an integer from 0 to {LARGEST_IMAGE_ID}, which leaves room "
+            "for annotation ids; pass the folder or a list of paths, which are renumbered"
+        )
     return ImageList(root, "coco", [image_name(image, path) for image in images], image_ids)
 
 

@@ -16,10 +16,13 @@ from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer
 from detectron2.evaluation import inference_context
 from detectron2.utils import comm
 
-from ..data.training.labels import BrokenSampleError
+from ..errors import InputError
+from ..labels.forests import read_forest
+from ..labels.reader import report
+from ..labels.schema import Problems, read_annotations
 from ..modeling.inference import predicted_forest
-from ..structures.forest import Forest, ForestError
-from ..structures.images import ImageReadError, read_image
+from ..structures.forest import Forest
+from ..structures.images import read_image
 from ..visualization.draw import forest_figure
 from .stopping import stopping
 
@@ -123,12 +126,12 @@ class DrawExamples(HookBase):
                 name = os.path.splitext(os.path.basename(record["file_name"]))[0]
                 try:
                     inputs, image = self._mapper(dict(record)), read_image(record["file_name"])
-                except (BrokenSampleError, ImageReadError) as error:
+                    annotated = annotated_forest(record, image.shape[:2])
+                except InputError as error:
                     logger.warning("%s cannot be drawn: %s", record["file_name"], error)
                     continue
                 predicted = predicted_forest(self._model([inputs])[0], image.shape[:2])
                 self._put(name, "predicted", image, predicted)
-                annotated = annotated_forest(record, image.shape[:2])
                 if annotated is not None:
                     self._put(name, "annotated", image, annotated)
 
@@ -143,15 +146,15 @@ def annotated_forest(record: Mapping[str, Any], image_size: tuple[int, int]) -> 
     Args:
         record: its annotations may have ``id`` and ``parent_id``; without, the hierarchy is that of coverage.
         image_size: (H, W).
+
+    Raises:
+        InputError: ambiguous ids.
     """
-    annotations = [a for a in record.get("annotations", ()) if a.get("segmentation")]
-    if not annotations:
-        return None
-    numbered = [{"id": k + 1, **annotation} for k, annotation in enumerate(annotations)]
-    try:
-        forest = Forest.from_coco(numbered, image_size)
-    except (ForestError, ValueError) as error:
-        logger.warning("the annotations of %s cannot be drawn: %s", record.get("file_name"), error)
+    where, problems = str(record.get("file_name", "")), Problems()
+    annotations = read_annotations(record.get("annotations", ()), problems, where)
+    forest, _ = read_forest(annotations, image_size, problems, where)
+    report(where, problems)
+    if not len(forest):
         return None
     if any("parent_id" in annotation for annotation in annotations):
         return forest

@@ -27,10 +27,10 @@ from .. import correction  # noqa: F401  (registers the models)
 from ..data.inference_loader import build_test_loader
 from ..data.training.mapper import PseudoLabelDatasetMapper
 from ..data.training.stream import build_training_loader, images_per_process
-from ..errors import ConfigError, InputError
+from ..errors import ConfigError, InputError, WeightsError
 from ..evaluation.entity_evaluator import EntityEvaluator
 from ..evaluation.results import check_readable, defined_only, write_evaluation
-from ..weights.checkpoint import CheckpointError, SOHESCheckpointer
+from ..weights.checkpoint import SOHESCheckpointer
 from .hooks import Checkpoints, CountSkippedImages, DrawExamples, Evaluation
 from .optimizer import build_lr_scheduler, build_optimizer
 from .step import TrainingStep, build_precision
@@ -91,13 +91,13 @@ class SOHESTrainer(DefaultTrainer):
         backbone of MODEL.VIT.WEIGHTS.
 
         Raises:
-            CheckpointError: no such checkpoint, or not all processes see the one to resume from.
+            WeightsError: no such checkpoint, or not all processes see the one to resume from.
             ConfigError: phase 3 without a model of phase 2.
             WeightsError: weights that are unavailable, unreadable or do not match.
         """
         resume = resume and self.checkpointer.has_checkpoint()
         if len(set(comm.all_gather(resume))) > 1:
-            raise CheckpointError(
+            raise WeightsError(
                 f"only some machines have a checkpoint in {self.cfg.OUTPUT_DIR!r}; put OUTPUT_DIR on a file system "
                 "that all of them share"
             )

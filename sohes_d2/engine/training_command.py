@@ -39,7 +39,7 @@ def frozen_config(file: str, pairs: list[str], num_gpus: int) -> CfgNode:
     """Config from the defaults, the file and KEY VALUE pairs, on the CPU if requested or without a GPU.
 
     Raises:
-        ConfigError: an unknown key, a value of the wrong type, a file that cannot be read.
+        ConfigError: an unknown key, a value of the wrong type, or an unreadable file.
     """
     cfg = load_config(file, pairs)
     if cfg.MODEL.DEVICE.startswith("cuda") and (num_gpus == 0 or not torch.cuda.is_available()):

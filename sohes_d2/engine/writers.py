@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 from collections import defaultdict
+from contextlib import suppress
 from typing import Any
 
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, TensorboardXWriter, get_event_storage
@@ -130,10 +131,8 @@ class LogFile(logging.FileHandler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record, if that is possible."""
-        try:
+        with suppress(OSError):  # it could not be opened
             super().emit(record)
-        except OSError:
-            pass  # it could not be opened
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Ignore records that cannot be written."""

@@ -19,11 +19,10 @@ from detectron2.utils.file_io import PathManager
 
 from ..errors import InputError
 from ..labels.schema import read_id
-from ..structures.device_rle import encode_tensor
 from ..structures.files import write_json
 from ..structures.forest import NO_PARENT
 from ..structures.masks import encode_masks, mask_boxes, rle_from_coco, rle_to_json
-from ..structures.rle_masks import RLEMasks
+from ..structures.rle_masks import RLEMasks, encode_tensor
 from .backends import AUTO, resolve_backend
 from .detection_metrics import MAX_DETS
 from .ground_truth import GroundTruth

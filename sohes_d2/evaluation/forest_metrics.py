@@ -96,7 +96,7 @@ class ForestMetrics:
         """Add one image.
 
         Raises:
-            ForestError: the parents of a forest form a cycle.
+            ValueError: the parents of a forest run in a cycle.
         """
         ious = iou_matrix(prediction.masks, truth.masks)
         true_ancestors, ancestors = truth.ancestors(), prediction.ancestors()

@@ -81,10 +81,8 @@ class GroundTruth(LabelFile):
                     raise RecordError("it has neither a bbox nor a mask", "no bbox")
             if mask is None and iou_type == "segm":
                 continue
-            if area is None and mask is not None:
-                area = float(mask_areas([mask])[0])
-            elif area is None and box is not None:
-                area = box[2] * box[3]
+            if area is None:
+                area = float(mask_areas([mask])[0]) if mask else box[2] * box[3] if box else 0.0
             records.append(
                 {
                     "image_id": annotation["image_id"],

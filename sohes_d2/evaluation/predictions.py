@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import InputError, RecordError
-from ..labels.matching import RepeatedNameError, match_images
+from ..labels.matching import DESCRIPTIONS, match_images
 from ..labels.reader import LabelFile, read_label_file
 from ..labels.schema import (
     Annotation,
@@ -21,8 +21,6 @@ from ..structures.masks import has_segmentation, mask_boxes, rle_from_coco
 from .ground_truth import GroundTruth, describe_masks
 
 MATCHINGS = ("auto", "name", "basename", "id")
-DESCRIPTIONS = {"id": "image id", "name": "file name", "basename": "last part of the file name"}
-_FEW = 3  # examples in a message
 
 
 @dataclass
@@ -34,13 +32,13 @@ class Predictions:
         annotations: each with ``image_id``, ``score``, ``segmentation`` (compressed RLE) and/or ``bbox``
             (x, y, width, height), and optionally ``id``, ``parent_id``, ``ancestor_scores``.
         matched_by: "image id", "file name" or "last part of the file name".
-        ignored_images: images of the file that are not in the ground truth.
+        ignored_images: names, or else ids, of images of the file that the ground truth does not have.
     """
 
     path: str
     annotations: list[dict[str, Any]]
     matched_by: str
-    ignored_images: list[str] = field(default_factory=list)
+    ignored_images: list[Any] = field(default_factory=list)
 
     @property
     def has_masks(self) -> bool:
@@ -86,22 +84,16 @@ def read_predictions(
     if file.is_result_list and matching not in ("auto", "id"):
         raise InputError(f"{path} is a result list, which has no file names; match by id")
     parts = {"auto": ("name", "basename"), "id": ()}.get(matching, (matching,))
-    try:
-        to_truth, part = match_images(file, truth, parts)
-    except RepeatedNameError as error:
-        raise InputError(
-            f"cannot match {path} with {truth.path} by {DESCRIPTIONS[parts[0]]}: {error}; repair the names, or match "
-            "by id"
-        ) from error
+    to_truth, part = match_images(file, truth, parts)
     matched_by = DESCRIPTIONS[part]
     names = {image_id: image.get("file_name", f"id {image_id}") for image_id, image in file.images.items()}
     _check_sizes(file, to_truth, truth)
-    unmatched = [k for k, v in to_truth.items() if v is None]
+    unmatched = [names.get(k, k) for k, true_id in to_truth.items() if true_id is None]
     if unmatched and not ignore_unmatched:
-        examples = ", ".join(repr(names.get(k, k)) for k in unmatched[:_FEW])
+        expected = [i if part == "id" else image.get("file_name", i) for i, image in truth.images.items()]
         raise InputError(
             f"{path}: {len(unmatched)} of {len(to_truth)} images are not in {truth.path} (matched by {matched_by}), "
-            f"for example {examples}; the ground truth has, for example, {_examples(truth, matched_by)}. Pass a "
+            f"for example {_few(unmatched)}; the ground truth has, for example, {_few(expected)}. Give the "
             "matching pair of files, match by another key (--match), or skip them (--ignore-unmatched)"
         )
     annotations = []
@@ -110,15 +102,14 @@ def read_predictions(
         if image_id is not None:
             with file.problems.at(annotation_place(entry, k)):
                 annotations.append(_read_entry(entry, image_id, truth.size(image_id), tuple(iou_types)))
-    predictions = Predictions(path, annotations, matched_by, [str(names.get(k, k)) for k in unmatched])
+    predictions = Predictions(path, annotations, matched_by, unmatched)
     if annotations and "segm" in iou_types and not predictions.has_masks:
         raise InputError(f"{path}: no prediction has a segmentation; give them one, or evaluate boxes only (bbox)")
     return predictions
 
 
-def _examples(truth: GroundTruth, matched_by: str) -> str:
-    images = list(truth.images.items())[:_FEW]
-    return ", ".join(repr(i if matched_by == "image id" else image.get("file_name", i)) for i, image in images)
+def _few(names: list[Any]) -> str:
+    return ", ".join(map(repr, names[:3]))
 
 
 def _check_sizes(file: LabelFile, to_truth: dict[Any, Any], truth: GroundTruth) -> None:

@@ -37,18 +37,6 @@ SCENES = 2  # number of synthetic photos used to check a file
 Runner = Callable[[Tensor], Sequence[Tensor]]
 
 
-class DifferenceError(SOHESError):
-    """The outputs of an exported file differ from those of the model.
-
-    Attributes:
-        differences: see `largest_differences`.
-    """
-
-    def __init__(self, message: str, differences: dict[str, float]):
-        super().__init__(message)
-        self.differences = differences
-
-
 class SegmenterGraph(nn.Module):
     """The part of `SOHES` that is exported: from pixels to tensors, without decoding."""
 
@@ -229,7 +217,7 @@ def export_segmenter(
 
     Raises:
         InputError: the model, the size or a path cannot be used.
-        DifferenceError: a file exceeds the tolerance; it and the following ones are not written.
+        SOHESError: a file differs by more; it and those after it are not written.
     """
     check_paths(paths)
     graph = SegmenterGraph(check_model(model, size), channels).eval()
@@ -245,10 +233,9 @@ def export_segmenter(
             write(program, unchecked, settings(graph))
             differences = largest_differences(graph, load_runner(unchecked), images)
             if not max(differences.values()) <= tolerance:
-                raise DifferenceError(
+                raise SOHESError(
                     f"{path}: not kept, since it differs from the model by up to {describe(differences)}, more than "
-                    f"{tolerance:g}",
-                    differences,
+                    f"{tolerance:g}"
                 )
             os.replace(unchecked, path)
             sync_folder(folder)

@@ -13,14 +13,15 @@ import numpy as np
 import torch
 
 from ..data.sources import ID_STRIDE, ImageItem, ImageList
+from ..errors import ImageReadError
 from ..labels.writer import SEPARATOR, dump_line, image_record, write_label_file
 from ..report import ReportOptions, read_label_file, write_report
 from ..structures.files import write_picture
 from ..structures.forest import Forest
-from ..structures.images import ImageReadError, read_image
+from ..structures.images import read_image
 from ..structures.masks import mask_areas
 from ..visualization import MAX_MASKS, best_scored, draw_depth, draw_strips, draw_tree, forest_colors, forest_figure
-from ..visualization.names import file_stem
+from ..visualization.draw import file_stem
 
 logger = logging.getLogger(__name__)
 

@@ -16,12 +16,12 @@ from .. import compat
 from ..config.load import load_config
 from ..data.sources import read_inputs
 from ..devices import choose_device
-from ..errors import ConfigError, near_matches
+from ..errors import ConfigError, ImageReadError, near_matches
 from ..exploration.features import FEATURE_EXTRACTORS
 from ..exploration.labeler import PseudoLabeler
 from ..structures.forest import Forest
 from ..structures.hierarchy import Rules
-from ..structures.images import ImageReadError, as_rgb
+from ..structures.images import as_rgb
 from ..structures.selection import Selection
 from ..weights import PREFIX, TORCHVISION_PREFIX, shipped_files
 
@@ -143,7 +143,7 @@ def load(name: str | os.PathLike[str], *, device: str | None = None, options: It
 
     Raises:
         ConfigError: an unknown name, key or device.
-        CheckpointError, WeightsError: weights that are not available or belong to another model.
+        WeightsError: weights that cannot be had or are those of another model.
     """
     name = os.fspath(name)
     options = list(options)

@@ -18,13 +18,13 @@ from .. import correction  # noqa: F401  (registers the models)
 from ..config.load import load_config
 from ..data.training.augmentation import inference_augmentations
 from ..devices import choose_device
-from ..errors import ConfigError
+from ..errors import ConfigError, WeightsError
 from ..modeling.inference import predicted_forest
 from ..structures.crops import CropLayers
 from ..structures.forest import Forest
 from ..structures.images import PathLike, as_rgb, image_size, read_image, set_max_image_pixels
 from ..weights import PREFIX, local_path
-from ..weights.checkpoint import CheckpointError, SOHESCheckpointer
+from ..weights.checkpoint import SOHESCheckpointer
 
 ImageLike = Any  # anything that `structures.images.as_rgb` accepts
 
@@ -66,7 +66,7 @@ class SOHESPredictor:
 
         Raises:
             ConfigError: the config cannot be used, or the requested device is not available.
-            CheckpointError: no weights, or weights of another model.
+            WeightsError: no weights, or those of another model.
             WeightsError: weights that are damaged or could only be read by executing code in them.
         """
         if isinstance(model, CfgNode):
@@ -76,7 +76,7 @@ class SOHESPredictor:
         cfg.defrost()
         cfg.MODEL.WEIGHTS = os.fspath(weights) if weights is not None else found
         if not cfg.MODEL.WEIGHTS:
-            raise CheckpointError(
+            raise WeightsError(
                 "a predictor needs the weights of a trained model: set MODEL.WEIGHTS to a .pth or .safetensors file, "
                 "or pass the output folder of a training"
             )
@@ -150,7 +150,7 @@ def load_model_folder(folder: str | os.PathLike[str], find_weights: bool = True)
 
     Raises:
         ConfigError: no such folder, or no usable config in it.
-        CheckpointError: no weights in it.
+        WeightsError: no weights in it.
         WeightsError: no such weights are shipped with the package.
     """
     folder = os.fspath(folder)
@@ -175,7 +175,7 @@ def _find_weights(folder: str) -> str:
         path = os.path.join(folder, name)
         if name and os.path.isfile(path):
             return path
-    raise CheckpointError(
+    raise WeightsError(
         f"{folder!r} has no weights: none of {', '.join([*WEIGHTS_FILES, _LAST_CHECKPOINT, FINAL_FILE])} found"
     )
 

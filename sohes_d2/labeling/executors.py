@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ..data.sources import ImageItem
+from ..errors import SOHESError
 from .open_units import OpenUnits, failed_result, lost_reason, unit_names
 from .shared_arrays import SharedArrays
 from .steps import (
@@ -27,7 +28,7 @@ from .steps import (
     read_step,
 )
 from .units import WorkUnit
-from .workers import Task, TaskDone, TaskFailed, TaskLost, WorkerPool, WorkerStartError
+from .workers import Task, TaskDone, TaskFailed, TaskLost, WorkerPool
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ def run_on_workers(
 
 def _next_event(events: queue.Queue) -> Any:
     event = events.get()
-    if isinstance(event, WorkerStartError):
+    if isinstance(event, SOHESError):
         raise event
     return event
 

@@ -141,12 +141,13 @@ def _label(
     if is_finished and load_index(output).photos is None and folder.label_files():
         is_finished = False  # a kill came before the index: the file is joined again
     if is_finished:
-        if not folder.outdated(output):
+        outdated = folder.outdated(output)
+        if not outdated:
             shutil.rmtree(parts, ignore_errors=True)
             logger.info("%s is already complete", output)
             return RunReport(output, read_skipped(output), label_statistics([load_index(output)]))
         folder.open(resume=False, overwrite=True)
-        folder.take_back(output)
+        folder.take_back(output, outdated)
     else:
         folder.open(options.resume, options.overwrite)
     session = _Session(folder, labeler, make_labeler, options, batch_size)

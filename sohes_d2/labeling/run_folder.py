@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from typing import Any
 
 from ..data.sources import ImageItem, ImageList
@@ -101,7 +101,7 @@ class RunFolder:
             if journal.damaged:
                 logger.warning("%s: %d damaged lines; their images are labeled again", journal.path, journal.damaged)
             known = {image_id: PhotoState(*journal.photos[image_id]) for image_id in journal.photos}
-            journal.forget(self._outdated(self._items(shard), known, journal.path))
+            journal.forget(self._with_batches(shard, self._changed(self._items(shard), known, journal.path)))
             self._states.update(photo_states(self._items(shard)))  # before the photos are read
             units = plan_units(self._images, self.layout, shard, self._batch_size)
             left = list(remaining_units(units, journal.done))
@@ -161,14 +161,10 @@ class RunFolder:
         journal.remove()
         del self._left[shard]
 
-    def take_back(self, label_file: str) -> None:
-        """Convert a joined label file back to journals of its shards, without changed photos, and delete it."""
-        self._to_journals(label_file, self.layout.own_shards())
-
-    def outdated(self, label_file: str) -> list[int]:
-        """Ids of the images of a joined label file to label again because photos changed."""
+    def outdated(self, label_file: str) -> set[int]:
+        """Ids of a merged label file's images whose photos have changed since."""
         items = self._images[:]
-        return self._outdated(items, self._known_photos(label_file, items), label_file)
+        return self._changed(items, self._known_photos(label_file, items), label_file)
 
     def _is_finished(self, shard: int) -> bool:
         """Whether a shard exists and its photos are unchanged; an interrupted write is completed."""
@@ -179,10 +175,10 @@ class RunFolder:
             if load_index(path).photos is None:  # killed before the index was written: write the shard again
                 return False
             os.unlink(journal_path)
-        if self._outdated(self._items(shard), self._known_photos(path, self._items(shard)), path):
-            self._to_journals(path, [shard])
-            return False
-        return True
+        outdated = self._changed(self._items(shard), self._known_photos(path, self._items(shard)), path)
+        if outdated:
+            self.take_back(path, outdated, [shard])
+        return not outdated
 
     def _known_photos(self, label_file: str, items: list[ImageItem]) -> dict[int, PhotoState]:
         """States of the photos of a label file, from its index; the current states if the index has none."""
@@ -193,27 +189,34 @@ class RunFolder:
             save_index(label_file, index)
         return from_array(index.photos)
 
-    def _outdated(self, items: list[ImageItem], known: Mapping[int, PhotoState], path: str) -> list[int]:
-        """Ids of the images to label again: changed photos, and those that may share a batch with them."""
+    def _changed(self, items: list[ImageItem], known: Mapping[int, PhotoState], path: str) -> set[int]:
+        """Ids of the images whose photos have changed; logs them."""
         changed = changed_photos(items, known)
-        if not changed:
-            return []
-        names = ", ".join(ascii(item.file_name) for item in changed[:5]) + (", ..." if len(changed) > 5 else "")
-        logger.warning("%s: %d photos have changed and are labeled again: %s", path, len(changed), names)
-        return [item.image_id for item in (changed if self._batch_size == 1 else items)]
+        if changed:
+            names = ", ".join(ascii(item.file_name) for item in changed[:5]) + (", ..." if len(changed) > 5 else "")
+            logger.warning("%s: %d photos have changed and are labeled again: %s", path, len(changed), names)
+        return {item.image_id for item in changed}
 
-    def _to_journals(self, label_file: str, shards: Sequence[int]) -> None:
-        """Write the still valid images of a label file to journals, then delete the file."""
+    def _with_batches(self, shard: int, changed: Set[int]) -> set[int]:
+        """Ids of the images of a shard to label again: the changed ones, and those that may share a batch with them."""
+        ids = {item.image_id for item in self._items(shard)}
+        return ids if self._batch_size > 1 and ids & changed else ids & changed
+
+    def take_back(self, label_file: str, outdated: Set[int], shards: Iterable[int] | None = None) -> None:
+        """Convert a label file to the journals of its shards (default: all), and delete it.
+
+        Args:
+            label_file: a shard, or the merged file.
+            outdated: ids of images to omit, including those that may share a batch with them.
+            shards: shards whose images it has.
+        """
         labels = ShardedDataset(label_file)
         skipped = {record["id"]: record for record in read_skipped(label_file)}
         row_of = {image_id: row for row, image_id in enumerate(labels.rows["image_id"].tolist())}
         known = from_array(load_index(label_file).photos)
-        for shard in shards:
-            items = self._items(shard)
-            outdated = {item.image_id for item in changed_photos(items, known)}
-            if outdated and self._batch_size > 1:
-                outdated = {item.image_id for item in items}
-            kept = [item.image_id for item in items if item.image_id not in outdated]
+        for shard in self.layout.own_shards() if shards is None else shards:
+            again = self._with_batches(shard, outdated)
+            kept = [item.image_id for item in self._items(shard) if item.image_id not in again]
             results = [(i, True, [dump_line(skipped[i])]) for i in kept if i in skipped]
             for i in filter(row_of.__contains__, kept):
                 record = labels[row_of[i]]
@@ -221,7 +224,6 @@ class RunFolder:
             journal = ShardJournal(self._journal_path(shard))
             journal.append(0, results, known)
             journal.close()
-        labels.close()
         os.unlink(label_file)  # before its index: without an index the photos would count as unchanged
         remove_index(label_file)
 
@@ -264,25 +266,22 @@ def check_same_config(path: str, before: Any, now: Any) -> None:
         InputError: configurations differ; lists the keys with both values.
     """
     old, new = _flat(before), _flat(now)
-    keys = [key for key in {**old, **new} if old.get(key, _ABSENT) != new.get(key, _ABSENT)]
-    if keys:
-        lines = [f"  {key}: was {_show(old, key)}, now {_show(new, key)}" for key in keys]
+    lines = [
+        f"  {key}: was {old.get(key, '(absent)')}, now {new.get(key, '(absent)')}"
+        for key in {**old, **new}
+        if old.get(key) != new.get(key)
+    ]
+    if lines:
         raise InputError(
             f"{path!r} was made with another configuration; resume with the old one, or choose another output:\n"
             + "\n".join(lines)
         )
 
 
-_ABSENT = object()
-
-
-def _show(values: Mapping[str, Any], key: str) -> str:
-    return json.dumps(values[key]) if key in values else "(absent)"
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+def _flat(value: Any, prefix: str = "") -> dict[str, str]:
+    """Dotted keys and values as json."""
     if not isinstance(value, dict) or not value:
-        return {prefix: value}
+        return {prefix: json.dumps(value)}
     flat = {}
     for key, item in value.items():
         flat.update(_flat(item, f"{prefix}.{key}" if prefix else str(key)))

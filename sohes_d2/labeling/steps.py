@@ -11,17 +11,25 @@ import re
 import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 import cv2
 import numpy as np
 import torch
 
 from ..data.sources import ID_STRIDE, MAX_MASKS_PER_IMAGE, ImageItem
+from ..errors import ImageReadError
+from ..exploration.labeler import PseudoLabeler
 from ..labels.writer import dump_line, image_record
-from ..structures.images import ImageReadError, read_image
+from ..structures.hierarchy import Rules
+from ..structures.images import read_image, set_max_image_pixels
+from ..structures.selection import Selection
 from .units import WorkUnit
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
 
 logger = logging.getLogger(__name__)
 
@@ -196,3 +204,35 @@ def single_thread() -> Iterator[None]:
     finally:
         torch.set_num_threads(torch_threads)
         cv2.setNumThreads(cv_threads)
+
+
+@dataclass(frozen=True)
+class CfgLabelerFactory:
+    """Builds the labeler of a config; picklable, for worker processes.
+
+    Attributes:
+        cfg: a config with the keys of phase 1.
+        selection: which masks are kept; None: all.
+    """
+
+    cfg: CfgNode
+    selection: Selection | None = None
+
+    def __call__(self, with_extractor: bool) -> PseudoLabeler:
+        """Build a labeler; for the CPU steps alone, without extractor and its weights."""
+        set_max_image_pixels(self.cfg.INPUT.MAX_IMAGE_PIXELS)
+        labeler = (
+            PseudoLabeler.from_cfg(self.cfg) if with_extractor else PseudoLabeler.from_cfg(self.cfg, extractor=None)
+        )
+        if self.selection:
+            rules = Rules.from_config(self.cfg.EXPLORATION.HIERARCHY)
+            labeler.selection = replace(self.selection, rules=rules)
+        return labeler
+
+    def pinned(self, labeler: Any) -> CfgLabelerFactory:
+        """A factory with the extractor that ``labeler`` uses; "auto" could resolve differently in another process."""
+        cfg = self.cfg.clone()
+        cfg.defrost()
+        cfg.EXPLORATION.FEATURES.NAME = labeler.extractor.name
+        cfg.freeze()
+        return CfgLabelerFactory(cfg, self.selection)

@@ -8,8 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from ..data.sources import ImageItem, ImageList
+from ..errors import ImageReadError
 from ..labels.shards import MAX_IMAGES_PER_SHARD
-from ..structures.images import ImageReadError, image_size
+from ..structures.images import image_size
 
 # Largest number of pixels of a unit; bounds the memory of a batch.
 MAX_UNIT_PIXELS = 32 * 1024 * 1024

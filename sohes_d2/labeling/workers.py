@@ -27,10 +27,6 @@ _THREAD_VARIABLES = (
 _MAX_FAILED_STARTS = 3
 
 
-class WorkerStartError(SOHESError):
-    """Worker processes cannot be started."""
-
-
 @dataclass
 class Task:
     """A call `function(labeler, *args)` for a worker. ``key`` identifies it to the caller."""
@@ -71,7 +67,7 @@ class WorkerPool:
 
     A thread of this process holds the pipe of each worker: the death of a worker is attributed to one task, and
     workers exit when this process is killed. Results arrive in ``events`` as TaskDone, TaskFailed, TaskLost or
-    WorkerStartError.
+    SOHESError.
     """
 
     def __init__(self, count: int, make_labeler: LabelerFactory, with_extractor: bool, events: queue.Queue):
@@ -121,10 +117,10 @@ class WorkerPool:
                     failed_starts += 1
                     if failed_starts == _MAX_FAILED_STARTS and not self._closing:
                         code = getattr(self._processes.get(slot), "exitcode", None)
-                        self._events.put(WorkerStartError(f"worker processes die while starting (exit code {code})"))
+                        self._events.put(SOHESError(f"worker processes die while starting (exit code {code})"))
                         return
                     continue
-                except WorkerStartError as error:
+                except SOHESError as error:
                     self._events.put(error)
                     return
             task = self._tasks.get()
@@ -169,7 +165,7 @@ class WorkerPool:
             raise
         if kind != "ready":
             ours.close()
-            raise WorkerStartError(f"a worker process cannot build its labeler: {reply[0]}\n{reply[1]}")
+            raise SOHESError(f"a worker process cannot build its labeler: {reply[0]}\n{reply[1]}")
         return ours
 
 

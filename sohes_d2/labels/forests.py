@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import RecordError
-from ..structures.forest import NO_LEVEL, NO_PARENT, Forest, ForestError
+from ..structures.forest import NO_LEVEL, NO_PARENT, Forest
 from ..structures.masks import RLE, encode_runs, mask_areas, rles_from_coco
 from .schema import Annotation, Problems, annotation_place, read_score
 
@@ -91,7 +91,7 @@ def link(
     forest = Forest([empty if mask is None else mask for mask in masks], parents, size, **options)
     try:
         forest.depths()
-    except ForestError as error:
+    except ValueError as error:
         problems.add(where, RecordError(str(error), CIRCLE), "its parent_ids are not used")
         return Forest(forest.masks, [NO_PARENT] * len(forest), size, **options)
     return forest

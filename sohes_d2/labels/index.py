@@ -17,7 +17,7 @@ import numpy as np
 from ..errors import CorruptFileError, InputError
 from ..structures.files import atomic_writer
 from .scanner import CHECKSUM, iterate_records, readable
-from .writer import SECTIONS, SEPARATOR, copy_range
+from .writer import SECTIONS, SEPARATOR, copy_range, read_range
 
 # One row per image. Lengths exclude the separators; annotations of an image are one range, their records joined by
 # ",\n". The checksum covers the image record and this range.
@@ -199,7 +199,7 @@ def check_label_file(label_file: str) -> None:
         OSError: the file cannot be read.
     """
     size = os.path.getsize(label_file)
-    tail = b"".join(copy_range(label_file, max(0, size - 64), min(size, 64)))
+    tail = read_range(label_file, max(0, size - 64), min(size, 64))
     last = tail[tail.rstrip().rfind(b"\n") + 1 :]
     found = _CHECKSUM_LINE.match(last)
     if found is None:
@@ -227,7 +227,9 @@ def scan_label_file(label_file: str) -> ShardIndex:
     rows: list[list[int]] = []
     row_of: dict[int, int] = {}
     sections: list[list[int]] = []
-    counts: dict[str, Counter[Any]] = {name: Counter() for name in ("section", "depth", "size", "relative_size")}
+    counts: Counter[str] = Counter()
+    sizes = (("size", COCO_SIZES), ("relative_size", RELATIVE_SIZES))
+    stats: dict[str, Any] = {"depth": Counter(), **{name: dict.fromkeys(dict(limits), 0) for name, limits in sizes}}
     following = last = 0  # where the next record of the section must begin; the row of the last annotation
     try:
         for key, _, offset, length, value in iterate_records(label_file):
@@ -245,7 +247,7 @@ def scan_label_file(label_file: str) -> ShardIndex:
                 raise ValueError(f"a record begins at byte {offset} instead of {following}")
             following = offset + length + len(SEPARATOR)
             sections[-1][1] = offset + length - sections[-1][0]
-            counts["section"][key] += 1
+            counts[key] += 1
             if key == "images":
                 if row_of.setdefault(value["id"], len(rows)) != len(rows):
                     raise ValueError(f"image id {value['id']} occurs twice")
@@ -257,9 +259,9 @@ def scan_label_file(label_file: str) -> ShardIndex:
                 row, last = rows[number], number
                 row[3] = row[3] or offset
                 row[4], row[5] = offset + length - row[3], row[5] + 1
-                counts["depth"][value["depth"]] += 1
-                counts["size"][_size_name(value["area"], COCO_SIZES)] += 1
-                counts["relative_size"][_size_name(value["area"] / (row[6] * row[7]), RELATIVE_SIZES)] += 1
+                stats["depth"][value["depth"]] += 1
+                for (name, limits), area in zip(sizes, (value["area"], value["area"] / (row[6] * row[7]))):
+                    stats[name][size_name(area, limits)] += 1
         if len(sections) < len(SECTIONS):
             raise ValueError(f"it has no section {SECTIONS[len(sections)]}")
         for row in rows:
@@ -267,13 +269,8 @@ def scan_label_file(label_file: str) -> ShardIndex:
             for piece in pieces:
                 row[8] = zlib.crc32(piece, row[8])
         table = np.array([tuple(row) for row in rows], IMAGE_DTYPE)
-        stats = {
-            "annotations": counts["section"]["annotations"],
-            "skipped": counts["section"]["skipped"],
-            "depth": {str(depth): count for depth, count in sorted(counts["depth"].items())},
-            "size": {name: counts["size"][name] for name, _ in COCO_SIZES},
-            "relative_size": {name: counts["relative_size"][name] for name, _ in RELATIVE_SIZES},
-        }
+        stats["depth"] = {str(depth): count for depth, count in sorted(stats["depth"].items())}
+        stats.update({name: counts[name] for name in ("annotations", "skipped")})
     except InputError:
         raise
     except (ValueError, LookupError, TypeError, ArithmeticError, StopIteration) as error:
@@ -283,5 +280,6 @@ def scan_label_file(label_file: str) -> ShardIndex:
     return ShardIndex(table, np.array(sections, np.int64), stats, os.path.getsize(label_file))
 
 
-def _size_name(value: float, sizes: tuple[tuple[str, float], ...]) -> str:
+def size_name(value: float, sizes: tuple[tuple[str, float], ...]) -> str:
+    """The name of the first of `COCO_SIZES` or `RELATIVE_SIZES` whose limit is above a value."""
     return next(name for name, limit in sizes if value < limit)

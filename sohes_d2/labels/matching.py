@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
-from typing import Any
 
+from ..errors import InputError
 from .reader import LabelFile
 from .schema import Id
-
-
-class RepeatedNameError(ValueError):
-    """A file has a name twice, so it cannot be matched."""
 
 
 def last_part(name: str) -> str:
@@ -21,38 +17,7 @@ def last_part(name: str) -> str:
 
 
 PARTS: dict[str, Callable[[str], str]] = {"name": str, "basename": last_part}
-
-
-def match_by_name(
-    names: Mapping[Any, str], others: Mapping[Any, str], parts: Sequence[str] = tuple(PARTS)
-) -> tuple[dict[Hashable, Any], str]:
-    """Map image ids to the ids of images with the same name in another file, or None.
-
-    Args:
-        names: image id -> file name.
-        others: the same for the other file.
-        parts: keys of PARTS to compare: the first, unless a later one matches more images and is unique in both.
-
-    Returns:
-        The ids, and the part used.
-
-    Raises:
-        RepeatedNameError: the first part is not unique in a file.
-    """
-    best: tuple[int, dict[Hashable, Any], str] = (-1, {}, parts[0])
-    for part in parts:
-        mine, theirs = ({i: PARTS[part](name) for i, name in side.items()} for side in (names, others))
-        repeated = [name for side in (mine, theirs) for name, count in Counter(side.values()).items() if count > 1]
-        if repeated and part == parts[0]:
-            raise RepeatedNameError(f"{repeated[0]!r} occurs twice")
-        if repeated:
-            continue
-        ids = {name: i for i, name in theirs.items()}
-        found = {i: ids.get(name) for i, name in mine.items()}
-        count = sum(other is not None for other in found.values())
-        if count > best[0]:  # ties: prefer full names
-            best = count, found, part
-    return best[1], best[2]
+DESCRIPTIONS = {"id": "image id", "name": "file name", "basename": "last part of the file name"}
 
 
 def match_images(
@@ -64,15 +29,34 @@ def match_images(
 
     Args:
         file, other: the files.
-        parts: keys of PARTS to try; a single one is mandatory, and none means ids.
+        parts: parts of names to compare, of PARTS: the first, unless a later one matches more and is unique in both. A
+            single one is insisted on, and none leaves the ids.
 
     Raises:
-        RepeatedNameError: see `match_by_name`.
+        InputError: the first part is not unique in a file.
     """
-    mine, theirs = (
-        {i: image["file_name"] for i, image in side.images.items() if "file_name" in image} for side in (file, other)
-    )
-    if len(parts) == 1 or (parts and mine and theirs):
-        found, part = match_by_name(mine, theirs, parts)
-        return {i: found.get(i) for i in file.by_image}, part
-    return {i: i if i in other.by_image else None for i in file.by_image}, "id"
+    named = all(any("file_name" in image for image in side.images.values()) for side in (file, other))
+    if not parts or (len(parts) > 1 and not named):
+        return {i: i if i in other.by_image else None for i in file.by_image}, "id"
+    best: tuple[int, dict[Id, Id | None], str] = (-1, {}, parts[0])
+    for part in parts:
+        try:
+            mine, theirs = (_ids_by_name(side, part) for side in (file, other))
+        except InputError:
+            if part == parts[0]:
+                raise
+            continue
+        count = len(mine.keys() & theirs.keys())
+        if count > best[0]:  # ties: prefer full names
+            best = count, {i: theirs.get(name) for name, i in mine.items()}, part
+    return {i: best[1].get(i) for i in file.by_image}, best[2]
+
+
+def _ids_by_name(file: LabelFile, part: str) -> dict[str, Id]:
+    named = [(PARTS[part](image["file_name"]), i) for i, image in file.images.items() if "file_name" in image]
+    name, count = next(iter(Counter(name for name, _ in named).most_common(1)), ("", 0))
+    if count > 1:
+        raise InputError(
+            f"{file.path}: {name!r} occurs twice as {DESCRIPTIONS[part]}; repair the names, or match by id"
+        )
+    return dict(named)

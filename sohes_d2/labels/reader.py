@@ -49,18 +49,16 @@ class LabelFile:
         path: path of the file, for messages.
         images: image id -> record, in file order; empty for a result list.
         annotations: annotations in file order, with unique ids per image.
-        is_result_list: whether the file is a bare list of annotations with the image ids of another file.
-        has_annotations: False for a document without `annotations`, such as a test set without public ground truth.
         categories: class id -> name.
+        lists: top-level keys whose value is a list.
         problems: skipped records, which have no usable id or image.
     """
 
     path: str
     images: dict[Id, ImageRecord] = field(default_factory=dict)
     annotations: list[Annotation] = field(default_factory=list)
-    is_result_list: bool = False
-    has_annotations: bool = True
     categories: dict[Id, str] = field(default_factory=dict)
+    lists: set[str] = field(default_factory=set)
     problems: Problems = field(default_factory=Problems)
 
     @classmethod
@@ -81,18 +79,85 @@ class LabelFile:
             CorruptFileError: damaged or truncated.
         """
         file = cls(os.fspath(path), problems=Problems(os.fspath(path) if strict else ""))
-        heads = _Heads(file.path, Problems() if strict else file.problems, results_allowed)
-        found = [(annotation, record.index) for record, annotation in heads.scan(file.problems)]
-        file.images, file.categories = heads.images, heads.categories
-        file.is_result_list, file.has_annotations = heads.is_list, heads.has_annotations
-        for annotation, index in found:
+        found = list(file.scan(Problems() if strict else file.problems, results_allowed))
+        for record, annotation in found:  # after all images are read
             if file.is_result_list or annotation["image_id"] in file.images:
                 file.annotations.append(annotation)
             else:
-                file.problems.add(annotation_place(annotation, index), _stray(annotation["image_id"]))
+                file.problems.add(annotation_place(annotation, record.index), _stray(annotation["image_id"]))
         for image_id, mine in file.by_image.items():
             check_ids(mine, f"{file.path}: image {image_id!r}")
         return file
+
+    def scan(self, names: Problems, results_allowed: bool = False) -> Iterator[tuple[Record, Annotation]]:
+        """Read the file: yield its usable annotations, store everything else, and check it at the end.
+
+        Args:
+            names: collects unusable names of images.
+            results_allowed: also accept a result list.
+        """
+        zeros: set[str] = set()  # fields that are 0 in any annotation
+        for record in iterate_records(self.path):
+            if not self.take(record, names, results_allowed):
+                continue
+            with self.problems.at(annotation_place(record.value, record.index)):
+                annotation = read_annotation(record.value)
+                zeros.update(key for key in ("id", "parent_id") if annotation.get(key) == 0)
+                yield record, annotation
+        self.check()
+        if len(zeros) == 2:  # a child of annotation 0 cannot be distinguished from a root
+            raise InputError(
+                f"{self.path}: annotation id 0 together with parent_id: 0 stands for no parent; number annotations "
+                "from 1"
+            )
+
+    def take(self, record: Record, names: Problems, results_allowed: bool = False) -> bool:
+        """Store a record; returns whether it is an annotation or result, which the caller handles.
+
+        Raises:
+            InputError: a list where an object is expected, or vice versa.
+        """
+        key, value, in_list = record.key, record.value, record.index >= 0
+        if key == RESULTS and not results_allowed:
+            raise InputError(
+                f"{self.path} is a result list, which has no image records; pass a COCO file with 'images'"
+            )
+        if in_list or record.opens_list:
+            self.lists.add(key)
+        elif key in ("images", "annotations") and value is not None:
+            raise InputError(f"{self.path}: '{key}' is not a list")
+        if in_list and key == "images":
+            image = read_image(value, names, f"{self.path}: image number {record.index + 1}")
+            if self.images.setdefault(image["id"], image) is not image:
+                raise InputError(f"{self.path}: two images have the id {image['id']!r}; make ids unique")
+        elif in_list and key == "categories" and isinstance(value, dict):
+            with suppress(RecordError):
+                number = read_id(value.get("id"))
+                self.categories[number] = str(value.get("name", number))
+        return in_list and key in (RESULTS, "annotations")
+
+    def check(self) -> None:
+        """Check at the end of the file that it has images with distinct files."""
+        if not self.is_result_list and "images" not in self.lists:
+            raise InputError(f"{self.path} is not a COCO data set: it has no list 'images'")
+        names: dict[str, Id] = {}
+        for image_id, image in self.images.items():
+            name = image.get("file_name")
+            other = names.setdefault(posixpath.normpath(name.replace("\\", "/")), image_id) if name else image_id
+            if other != image_id:
+                raise InputError(
+                    f"{self.path}: images {other!r} and {image_id!r} are both {name!r}; keep one record per file"
+                )
+
+    @property
+    def is_result_list(self) -> bool:
+        """Whether the file is a result list, whose image ids refer to another file."""
+        return RESULTS in self.lists
+
+    @property
+    def has_annotations(self) -> bool:
+        """False for a document without `annotations`, as of a test set with hidden ground truth."""
+        return self.is_result_list or "annotations" in self.lists
 
     @cached_property
     def by_image(self) -> dict[Id, list[Annotation]]:
@@ -158,13 +223,12 @@ def read_images(path: str | os.PathLike) -> list[ImageRecord]:
     Raises:
         InputError, CorruptFileError: see `read_label_file`; also for a result list.
     """
-    problems = Problems()
-    heads = _Heads(os.fspath(path), problems)
-    for record in iterate_records(heads.path):
-        heads.see(record)
-    heads.check()
-    report(heads.path, problems)
-    return list(heads.images.values())
+    file = LabelFile(os.fspath(path))
+    for record in iterate_records(file.path):
+        file.take(record, file.problems)
+    file.check()
+    report(file.path, file.problems)
+    return list(file.images.values())
 
 
 class LabelStream:
@@ -190,18 +254,18 @@ class LabelStream:
         """
         self.path = os.fspath(path)
         self.problems = Problems() if problems is None else problems
-        heads = _Heads(self.path, self.problems)
+        file = LabelFile(self.path, problems=self.problems)
         codes: dict[Id, int] = {}  # image id -> number; annotations may precede the images
         numbers, offsets, lengths = array("i"), array("q"), array("i")
-        for record, annotation in heads.scan(self.problems):
+        for record, annotation in file.scan(self.problems):
             numbers.append(codes.setdefault(annotation["image_id"], len(codes)))
             offsets.append(record.offset)
             lengths.append(record.length)
-        if not heads.has_annotations:
+        if not file.has_annotations:
             raise InputError(f"{self.path} has no `annotations`: it is not a COCO json with annotations")
-        for image_id in codes.keys() - heads.images.keys():
+        for image_id in codes.keys() - file.images.keys():
             self.problems.add(f"image {image_id!r:.40}", _stray(image_id))
-        self.images = sorted(heads.images.values(), key=lambda image: (isinstance(image["id"], str), image["id"]))
+        self.images = sorted(file.images.values(), key=lambda image: (isinstance(image["id"], str), image["id"]))
         order = np.argsort(np.asarray(numbers, np.int32), kind="stable")
         self._codes = codes
         self._numbers = np.asarray(numbers, np.int32)[order]
@@ -241,94 +305,6 @@ def report(path: str, problems: Problems) -> None:
     """Log one warning that summarizes skipped records, if any."""
     if problems:
         logger.warning("%s: %s", path, problems.summary())
-
-
-class _Heads:
-    """Collects and validates everything but the annotations of a document, for both readers."""
-
-    def __init__(self, path: str, problems: Problems, results_allowed: bool = False):
-        """
-        Args:
-            path: path of the file.
-            problems: collects unusable names.
-            results_allowed: also accept a result list.
-        """
-        self.path = path
-        self.images: dict[Id, ImageRecord] = {}
-        self.categories: dict[Id, str] = {}
-        self._lists: set[str] = set()  # keys whose value is a list
-        self._zeros: set[str] = set()  # fields ("id", "parent_id") with the value 0
-        self._problems, self._results_allowed = problems, results_allowed
-
-    @property
-    def is_list(self) -> bool:
-        """Whether the file is a result list."""
-        return RESULTS in self._lists
-
-    @property
-    def has_annotations(self) -> bool:
-        """Whether the file has or is a list of annotations."""
-        return self.is_list or "annotations" in self._lists
-
-    def scan(self, problems: Problems) -> Iterator[tuple[Record, Annotation]]:
-        """Read the file: yields usable annotations, collects everything else and checks it at the end."""
-        for record in iterate_records(self.path):
-            if not self.see(record):
-                continue
-            with problems.at(annotation_place(record.value, record.index)):
-                annotation = read_annotation(record.value)
-                self._zeros.update(key for key in ("id", "parent_id") if annotation.get(key) == 0)
-                yield record, annotation
-        self.check()
-
-    def see(self, record: Record) -> bool:
-        """Process a record; returns whether it is an annotation or result.
-
-        Raises:
-            InputError: a list where an object is expected, or vice versa.
-        """
-        key, value, in_list = record.key, record.value, record.index >= 0
-        if key == RESULTS and not self._results_allowed:
-            raise InputError(
-                f"{self.path} is a result list, which has no image records; pass a COCO file with 'images'"
-            )
-        if in_list or record.opens_list:
-            self._lists.add(key)
-        elif key in ("images", "annotations") and value is not None:
-            raise InputError(f"{self.path}: '{key}' is not a list")
-        if in_list and key == "images":
-            self._add_image(record)
-        elif in_list and key == "categories" and isinstance(value, dict):
-            with suppress(RecordError):
-                number = read_id(value.get("id"))
-                self.categories[number] = str(value.get("name", number))
-        return in_list and key in (RESULTS, "annotations")
-
-    def check(self) -> None:
-        """Run the checks that need the whole file."""
-        if not self.is_list and "images" not in self._lists:
-            raise InputError(f"{self.path} is not a COCO data set: it has no list 'images'")
-        if len(self._zeros) == 2:  # a child of annotation 0 cannot be told from a root
-            raise InputError(
-                f"{self.path}: annotation id 0 together with parent_id: 0 stands for no parent; number annotations "
-                "from 1"
-            )
-        names: dict[str, Id] = {}
-        for image_id, image in self.images.items():
-            if "file_name" not in image:
-                continue
-            other = names.setdefault(posixpath.normpath(image["file_name"].replace("\\", "/")), image_id)
-            if other != image_id:
-                raise InputError(
-                    f"{self.path}: images {other!r} and {image_id!r} are both {image['file_name']!r}; keep one record "
-                    "per file"
-                )
-
-    def _add_image(self, record: Record) -> None:
-        image = read_image(record.value, self._problems, f"{self.path}: image number {record.index + 1}")
-        if image["id"] in self.images:
-            raise InputError(f"{self.path}: two images have the id {image['id']!r}; make ids unique")
-        self.images[image["id"]] = image
 
 
 def _stray(image_id: Any) -> RecordError:

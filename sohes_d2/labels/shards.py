@@ -7,7 +7,6 @@ import os
 import re
 import zlib
 from bisect import bisect_right
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -25,18 +24,21 @@ from .index import (
     save_index,
 )
 from .scanner import CHECKSUM, readable
-from .writer import SECTIONS, copy_range, read_checked_json, read_json, write_checked_json, write_label_file
+from .writer import (
+    SECTIONS,
+    copy_range,
+    read_checked_json,
+    read_json,
+    read_range,
+    write_checked_json,
+    write_label_file,
+)
 
 MAX_IMAGES_PER_SHARD = 1000
 RUN_FILE = "run.json"
 INDEX_FILE = "index.json"
 
 _SHARD = re.compile(r"shard_(\d{5,})\.json")
-_OPEN_FILES = 64
-
-
-class IncompleteError(InputError):
-    """Shards of a folder are missing; the message names them."""
 
 
 def shard_name(number: int) -> str:
@@ -82,14 +84,8 @@ def write_folder_index(folder: str, layout: dict[str, Any], writer: str = "") ->
         shards = []
         for number in numbers:
             index = load_index(os.path.join(folder, shard_name(number)))
-            shards.append(
-                {
-                    "file": shard_name(number),
-                    "images": len(index.rows),
-                    "annotations": index.stats["annotations"],
-                    "skipped": index.stats["skipped"],
-                }
-            )
+            counts = {name: index.stats[name] for name in ("annotations", "skipped")}
+            shards.append({"file": shard_name(number), "images": len(index.rows), **counts})
         complete = len(numbers) == layout["shards"]
         value = {"complete": complete, "layout": layout, "shards": shards}
         write_checked_json(os.path.join(folder, INDEX_FILE), value, writer)
@@ -100,7 +96,7 @@ class ShardedDataset(Sequence):
     access.
 
     `dataset[i]` is `{"image": image record, "annotations": [annotation records]}`. Memory is about 50 bytes per
-    image. Copies in other processes (fork or pickle) may read concurrently.
+    image. No file stays open.
 
     Attributes:
         folder: the folder, or the file.
@@ -114,7 +110,7 @@ class ShardedDataset(Sequence):
         A label file without index is scanned.
 
         Raises:
-            IncompleteError: shards are missing, and ``allow_incomplete`` is False.
+            InputError: shards are missing, and ``allow_incomplete`` is off.
             InputError: the folder has no shard.
             CorruptFileError: a damaged shard.
         """
@@ -126,7 +122,6 @@ class ShardedDataset(Sequence):
         self.info = read_info(self._paths[0])
         self.rows = np.concatenate([index.rows for index in indices]) if indices else np.zeros(0, IMAGE_DTYPE)
         self._starts = np.cumsum([0] + [len(index.rows) for index in indices]).tolist()
-        self._files: OrderedDict[int, int] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -136,53 +131,17 @@ class ShardedDataset(Sequence):
             raise IndexError(f"image {index} of {len(self)}")
         index = int(index) % len(self)
         row = self.rows[index]
-        shard = bisect_right(self._starts, index) - 1
-        image = self._read(shard, int(row["image_offset"]), int(row["image_length"]))
-        annotations = self._read(shard, int(row["annotations_offset"]), int(row["annotations_length"]))
+        path = self._paths[bisect_right(self._starts, index) - 1]
+        image, annotations = (
+            read_range(path, int(row[f"{name}_offset"]), int(row[f"{name}_length"]))
+            for name in ("image", "annotations")
+        )
         if zlib.crc32(annotations, zlib.crc32(image)) != row["crc32"]:
             raise CorruptFileError(
-                f"{self._paths[shard]!r} is damaged: the records of image {row['image_id']} are not those that were "
+                f"{path!r} is damaged: the records of image {row['image_id']} are not those that were "
                 "written there; if the file was changed while it was open, open it again, otherwise make it again"
             )
         return {"image": json.loads(image), "annotations": json.loads(b"[" + annotations + b"]")}
-
-    def find(self, image_id: int) -> int:
-        """Position of an image.
-
-        Raises:
-            KeyError: no such id.
-        """
-        found = np.flatnonzero(self.rows["image_id"] == image_id)
-        if not len(found):
-            raise KeyError(f"no image {image_id} in {self.folder!r}")
-        return int(found[0])
-
-    def _read(self, shard: int, offset: int, length: int) -> bytes:
-        # Positioned reads do not share a file position, so forked processes can read concurrently.
-        if shard in self._files:
-            self._files.move_to_end(shard)
-        else:
-            self._files[shard] = os.open(self._paths[shard], os.O_RDONLY)
-            if len(self._files) > _OPEN_FILES:
-                os.close(self._files.popitem(last=False)[1])
-        data = os.pread(self._files[shard], length, offset)
-        if len(data) != length:
-            raise CorruptFileError(
-                f"{self._paths[shard]!r} is shorter than its index says; delete the .index.npz beside it"
-            )
-        return data
-
-    def close(self) -> None:
-        """Close the files; the data set stays usable."""
-        while self._files:
-            os.close(self._files.popitem()[1])
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_files": OrderedDict()}
-
-    def __del__(self) -> None:
-        if hasattr(self, "_files"):
-            self.close()
 
 
 def merge_shards(folder: str, output: str, allow_incomplete: bool = False) -> list[ShardIndex]:
@@ -199,7 +158,7 @@ def merge_shards(folder: str, output: str, allow_incomplete: bool = False) -> li
         Indices of the shards.
 
     Raises:
-        IncompleteError: shards are missing.
+        InputError: shards are missing.
         InputError: no shard, shards of different runs, or an image in two of them.
         CorruptFileError: a damaged shard.
     """
@@ -231,7 +190,7 @@ def read_skipped(label_file: str) -> list[dict[str, Any]]:
     """Read the `skipped` records of a label file: images without labels, and the reasons."""
     index = load_index(label_file)
     offset, length = index.sections[SECTIONS.index("skipped")].tolist()
-    return json.loads(b"[" + b"".join(copy_range(label_file, offset, length)) + b"]")
+    return json.loads(b"[" + read_range(label_file, offset, length) + b"]")
 
 
 def _open_shards(folder: str, allow_incomplete: bool) -> tuple[list[str], list[ShardIndex]]:
@@ -243,7 +202,7 @@ def _open_shards(folder: str, allow_incomplete: bool) -> tuple[list[str], list[S
     missing = missing_shards(folder)
     if missing and not allow_incomplete:
         names = ", ".join(shard_name(number) for number in missing[:10]) + (", ..." if len(missing) > 10 else "")
-        raise IncompleteError(
+        raise InputError(
             f"{folder!r} lacks {len(missing)} of its shards: {names}. "
             "Run their jobs with --resume, or allow an incomplete set"
         )

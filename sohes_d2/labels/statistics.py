@@ -18,7 +18,7 @@ import numpy as np
 from ..errors import RecordError
 from ..structures.masks import mask_areas, union_area
 from .forests import read_forest
-from .index import COCO_SIZES, RELATIVE_SIZES, is_label_file
+from .index import COCO_SIZES, RELATIVE_SIZES, is_label_file, size_name
 from .reader import LabelStream
 from .schema import Annotation, ImageRecord, Problems, read_annotations, read_image
 from .shards import ShardedDataset
@@ -169,8 +169,8 @@ def _add(statistics: LabelStatistics, image: ImageRecord, annotations: list[Anno
     statistics.has_hierarchy |= any("parent_id" in annotations[k] for k in kept)
     statistics.depth.update(depths.tolist())
     for area in areas.tolist():
-        statistics.size[next(size for size, limit in COCO_SIZES if area < limit)] += 1
-        statistics.relative_size[next(size for size, limit in RELATIVE_SIZES if area / pixels < limit)] += 1
+        statistics.size[size_name(area, COCO_SIZES)] += 1
+        statistics.relative_size[size_name(area / pixels, RELATIVE_SIZES)] += 1
     statistics.area_histogram += np.histogram(np.clip(areas / pixels, AREA_BINS[0], 1), AREA_BINS)[0]
     row = ImageRow(name, len(forest), int(depths.max(initial=-1)), union_area(forest.masks) / pixels)
     statistics.masks_per_image.append(row.masks)

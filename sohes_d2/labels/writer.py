@@ -150,6 +150,15 @@ def read_json(path: str | os.PathLike) -> Any:
         raise CorruptFileError(f"{path} is not valid json ({str(error):.100}); it may be truncated") from error
 
 
+def read_range(path: str, offset: int, length: int) -> bytes:
+    """Bytes [offset, offset + length) of a file.
+
+    Raises:
+        CorruptFileError: the file is shorter.
+    """
+    return b"".join(copy_range(path, offset, length))
+
+
 def copy_range(path: str, offset: int, length: int, chunk: int = 1 << 20) -> Iterator[bytes]:
     """Yield the bytes [offset, offset + length) of a file in chunks."""
     with open(path, "rb") as file:

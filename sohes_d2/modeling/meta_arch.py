@@ -1,4 +1,4 @@
-"""The SOHES segmenter as a Detectron2 meta-architecture."""
+"""The SOHES segmenter as a Detectron2 meta-architecture, and its head."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detectron2.config import configurable
-from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone, build_sem_seg_head
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, Backbone, build_backbone, build_sem_seg_head
 from detectron2.structures import ImageList, Instances
 
 from ..structures.crops import NO_CROPS, CropLayers, window_of
@@ -17,9 +18,55 @@ from ..structures.score_calibration import check_knots
 from .criterion import SetCriterion
 from .inference import EntityInference, FoundMasks
 from .matcher import HungarianMatcher
+from .pixel_decoder import build_pixel_decoder
 from .test_time_augmentation import AS_IT_IS, ViewFusion
+from .transformer_decoder import build_transformer_decoder
 
-STRIDE = 32  # of the coarsest map: every backbone's input is padded to a multiple
+
+@SEM_SEG_HEADS_REGISTRY.register()
+class EntityHead(nn.Module):
+    """Mask2Former's head (CVPR 2022, section 3.2), with ancestor prediction.
+
+    Submodules are named as in the official implementation, so that published checkpoints load.
+    """
+
+    @configurable
+    def __init__(self, *, pixel_decoder: Any, predictor: nn.Module, in_features: list[str]):
+        """
+        Args:
+            pixel_decoder: converts the backbone's features to per-pixel embeddings and multi-scale maps.
+            predictor: transformer decoder that predicts classes, masks and ancestors.
+            in_features: names of the backbone's maps to use.
+        """
+        super().__init__()
+        self.pixel_decoder = pixel_decoder
+        self.predictor = predictor
+        self.in_features = list(in_features)
+
+    @classmethod
+    def from_config(cls, cfg: Any, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        in_features = cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES
+        missing = [name for name in in_features if name not in input_shape]
+        if missing:
+            raise ValueError(
+                f"MODEL.SEM_SEG_HEAD.IN_FEATURES names {missing}, but the backbone {cfg.MODEL.BACKBONE.NAME} has "
+                f"{sorted(input_shape)}; for ResNets, set MODEL.RESNETS.OUT_FEATURES"
+            )
+        return {
+            "pixel_decoder": build_pixel_decoder(cfg, {name: input_shape[name] for name in in_features}),
+            "predictor": build_transformer_decoder(cfg, cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM),
+            "in_features": in_features,
+        }
+
+    def forward(self, features: dict[str, Tensor]) -> dict[str, Any]:
+        """The predictor's outputs for the backbone's (B, C, H / stride, W / stride) maps."""
+        mask_features, _, multi_scale_features = self.pixel_decoder.forward_features(
+            {name: features[name] for name in self.in_features}
+        )
+        return self.predictor(multi_scale_features, mask_features)
+
+
+STRIDE = 32  # of the coarsest map; the input is padded to a multiple of it
 
 
 @META_ARCH_REGISTRY.register()
@@ -49,14 +96,14 @@ class SOHES(nn.Module):
         """
         Args:
             backbone: Detectron2 backbone.
-            sem_seg_head: backbone's maps to "pred_logits", "pred_masks", "pred_ancestors", "aux_outputs".
-            criterion: these and targets to losses, with a ``weight_dict``.
-            inference: these to entities.
+            sem_seg_head: from the backbone's maps to "pred_logits", "pred_masks", "pred_ancestors", "aux_outputs".
+            criterion: from these outputs and targets to losses, with a ``weight_dict``.
+            inference: from these outputs to entities.
             pixel_mean: per channel, in the units of the input.
-            pixel_std: likewise.
+            pixel_std: per channel, in the units of the input.
             views: test-time augmentation in evaluation.
-            crops: which parts of images are seen in evaluation beside the whole; images are then expected at
-                `CropLayers.scale` times the size at which the model sees them whole.
+            crops: crops that are evaluated in addition to the whole image; images are then expected at
+                `CropLayers.scale` times the size of the whole image in the model.
         """
         super().__init__()
         self.backbone = backbone
@@ -65,7 +112,7 @@ class SOHES(nn.Module):
         self.inference = inference
         self.views = views
         self.crops = crops
-        # Detectron2's Swin Transformer misspells the attribute behind this property, which then raises
+        # Detectron2's Swin Transformer misspells the attribute of this property, which then raises
         self.size_divisibility = max(getattr(backbone, "size_divisibility", 0), STRIDE)
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
@@ -166,7 +213,7 @@ class SOHES(nn.Module):
         ]
 
     def _find_in_crops(self, photo: Tensor, size: tuple[int, int]) -> dict[str, Any]:
-        """The entities of a photo (3, h, w) of `CropLayers.scale`, seen whole and in crops, at its (H, W)."""
+        """The entities of a photo (3, h, w) at `CropLayers.scale`, from the whole and its crops, at (H, W)."""
         prepared = (photo.shape[-2], photo.shape[-1])
         seen, layers = self.crops.boxes(prepared)
         found = []
@@ -182,22 +229,22 @@ class SOHES(nn.Module):
         return self.inference.combine(found, size, self.crops.nms_threshold)
 
     def segment(self, images: Tensor) -> dict[str, Any]:
-        """The query decoder's outputs for normalised and padded images (B, 3, H, W)."""
+        """The decoder's outputs for normalised and padded images (B, 3, H, W)."""
         return self.sem_seg_head(self.backbone(images))
 
     def preprocess(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
-        """The normalised images as one batch, each padded at its right and bottom to the stride of the model."""
+        """The normalised images as a batch, padded at the right and bottom to a multiple of the stride."""
         images = [(x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs]
         return ImageList.from_tensors(images, self.size_divisibility)
 
     def prepare_targets(
         self, batched_inputs: list[dict[str, Any]], padded_size: tuple[int, int]
     ) -> list[dict[str, Tensor]]:
-        """The criterion's targets: labels (N,), masks (N, H, W) of the padded size, ancestors (N, N) where known."""
+        """The criterion's targets: labels (N,), masks (N, H, W) of the padded size, ancestors (N, N) if known."""
         return [_target(x["instances"].to(self.device), padded_size) for x in batched_inputs]
 
     def losses(self, outputs: dict[str, Any], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The criterion's losses times their weights; what has no weight is left out."""
+        """The criterion's losses times their weights; losses without a weight are omitted."""
         weights = self.criterion.weight_dict
         return {k: loss * weights[k] for k, loss in self.criterion(outputs, targets).items() if k in weights}
 

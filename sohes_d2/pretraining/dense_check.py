@@ -19,11 +19,12 @@ import cv2
 import numpy as np
 from scipy.stats import rankdata
 
+from ..errors import ImageReadError
 from ..exploration.features import FeatureExtractor
 from ..labels.forests import read_masks
 from ..labels.reader import read_label_file, report
 from ..labels.schema import Problems
-from ..structures.images import ImageReadError, read_image
+from ..structures.images import read_image
 from ..structures.masks import decode_mask
 
 COVERED = 0.5  # a segment owns the cells of which it covers at least this share

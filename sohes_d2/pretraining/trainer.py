@@ -31,9 +31,8 @@ from ..structures.images import set_max_image_pixels
 from ..weights import load_weights
 from .dense_check import DenseCheck
 from .distillation import FeatureDistillation
-from .photos import list_photos
 from .self_distillation import SelfDistillation
-from .views import MultiCrop
+from .views import MultiCrop, list_photos
 from .vit import export_vit
 
 logger = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""Multi-crop: several random crops of a photo and their boxes (Caron et al., SwAV, NeurIPS 2020)."""
+"""Photos for pretraining, and random crops of them with their places (multi-crop: Caron et al., SwAV, NeurIPS 2020)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,57 @@ import torch
 
 from detectron2.config import configurable
 
+from ..data.sources import read_image_list
+from ..data.training.labels import ArrayCache, read_photo
 from ..data.training.views import StrongView
-from .photos import PhotoStore
+
+
+def list_photos(sources: Sequence[str]) -> list[dict[str, Any]]:
+    """List the photos of all sources, in order, as Detectron2 dicts ``{"file_name": path}``.
+
+    Args:
+        sources: inputs of `read_image_list`: folders (with sub-folders), lists of paths, or COCO files, whose
+            annotations are not read.
+
+    Raises:
+        InputError: a source without usable photos.
+    """
+    return [{"file_name": item.path} for source in sources for item in read_image_list(source)]
+
+
+class PhotoStore:
+    """Reads and downsizes photos, and caches the decoded ones up to a memory limit.
+
+    Decoding dominates the cost of a small photo, and every epoch repeats it.
+    """
+
+    def __init__(self, side: int, megabytes: int):
+        """
+        Args:
+            side: photos with a longer shorter side are downsized to it, in pixels; 0: never.
+            megabytes: size of the cache of decoded photos, per reading process.
+        """
+        self._side = side
+        self._cache = ArrayCache(megabytes)
+
+    def __call__(self, path: str) -> np.ndarray:
+        """Return the photo as (H, W, 3) uint8 RGB; do not modify it.
+
+        Raises:
+            InputError: the file cannot be read.
+        """
+        (image,) = self._cache.get(path, lambda: (_shrunk(read_photo({"file_name": path}), self._side),))
+        return image
+
+
+def _shrunk(image: np.ndarray, side: int) -> np.ndarray:
+    height, width = image.shape[:2]
+    factor = side / min(height, width)
+    if not 0 < factor < 1:
+        return image
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
 
 _ASPECTS = (3 / 4, 4 / 3)  # width over height of a crop before it is resized to a square
 _ATTEMPTS = 20  # to draw a second global crop that overlaps the first
@@ -94,7 +143,7 @@ class MultiCrop:
             (y0, x0, y1, x1) in pixels of the photo; "flips": (2,) bool, global views mirrored left to right.
 
         Raises:
-            BrokenSampleError: the photo cannot be read.
+            InputError: the photo cannot be read.
         """
         image = self._read(record["file_name"])
         rng = np.random.default_rng(np.random.randint(2**31))  # noqa: NPY002 (the stream seeds this generator)

@@ -14,9 +14,9 @@ from tqdm import tqdm
 from ..errors import InputError
 from ..labels.schema import ImageRecord
 from ..structures.files import atomic_writer
-from ..structures.images import ImageReadError, image_size
+from ..structures.images import image_size
 from .forests import ImageForest, image_forest
-from .label_file import MATCH_IOU, LabelFile, match_images, match_masks, named_apart
+from .label_file import MATCH_IOU, LabelFile, match_images, match_masks, names_of
 from .packing import embed_json, pack_forest
 from .page import data_element, page_parts
 from .photos import check_shape, pack_photo, photo_path, read_photo, shown_size
@@ -103,13 +103,14 @@ def write_report(
         OSError: the page cannot be written.
     """
     options = options or ReportOptions()
-    label_files = named_apart([file] if other is None else [file, other])
+    label_files = [file] if other is None else [file, other]
+    names = names_of(label_files)
     pairs = match_images(file, other) if other is not None else {}
     if other is not None and not any(v is not None for v in pairs.values()):
         raise InputError(f"{other.path} has no image in common with {file.path}; pass a matching pair of files")
     chosen = list(file.images)[: options.max_images or None]
     summary = ReportSummary(masks=[0] * len(label_files))
-    title = options.title or " and ".join(f.name for f in label_files)
+    title = options.title or " and ".join(names)
     before, after = page_parts(title)
     with atomic_writer(output) as target:
         page = io.TextIOWrapper(target, encoding="utf-8", newline="\n")
@@ -117,7 +118,8 @@ def write_report(
         entries: list[dict[str, Any]] = []
         bar = tqdm(chosen, desc="page", unit="image", delay=BAR_DELAY, leave=False, disable=None)
         for image_id in bar:
-            entry = _write_image(page, len(entries), label_files, [image_id, pairs.get(image_id)], images, options)
+            sides = list(zip(names, label_files, (image_id, pairs.get(image_id))))
+            entry = _write_image(page, len(entries), sides, images, options)
             if isinstance(entry, str):
                 summary.problems.append(entry)
             else:
@@ -125,7 +127,7 @@ def write_report(
         _count(summary, entries)
         index = {
             "title": title,
-            "files": [{"name": f.name, "hierarchy": f.has_hierarchy} for f in label_files],
+            "files": [{"name": name, "hierarchy": f.has_hierarchy} for name, f in zip(names, label_files)],
             "images": entries,
             "left": len(file.images) - len(chosen),
             "maxMasks": options.max_masks,
@@ -145,14 +147,17 @@ def write_report(
 def _write_image(
     page: TextIO,
     number: int,
-    label_files: list[LabelFile],
-    image_ids: list[Any],
+    files: list[tuple[str, LabelFile, Any]],
     folder: str | Path,
     options: ReportOptions,
 ) -> dict[str, Any] | str:
-    """Write one image's data; returns its entry of the index, or the reason why it cannot be shown."""
-    record = label_files[0].images[image_ids[0]]
-    name = record.get("file_name", f"image {image_ids[0]}")
+    """Write one image's data; returns its entry of the index, or the reason why it cannot be shown.
+
+    ``files`` are the names of the label files, the files, and the image's id in each.
+    """
+    _, first, first_id = files[0]
+    record = first.images[first_id]
+    name = record.get("file_name", f"image {first_id}")
     size = _record_size(record) or _file_size(Path(folder), record)
     if size is None:
         return f"{name!r} is skipped: neither its record nor its file has a usable height and width"
@@ -167,21 +172,21 @@ def _write_image(
 
     forests: list[ImageForest | None] = []
     problems: list[str] = []
-    for file, image_id in zip(label_files, image_ids):
-        reason = _unusable(file, image_id, size)
-        if reason is None:
+    for label_name, file, image_id in files:
+        other = _record_size(file.images.get(image_id)) or size
+        forest = None
+        if other != size:
+            problems.append(f"{label_name} has the image at {other[0]} x {other[1]} instead of {size[0]} x {size[1]}")
+        elif image_id is not None:
             forest = image_forest(file, image_id, size, options.score_threshold, options.max_masks)
-            problems += [f"{file.name}: {problem}" for problem in forest.problems]
-            forests.append(forest)
-        else:
-            problems += [reason] if reason else []
-            forests.append(None)
+            problems += [f"{label_name}: {problem}" for problem in forest.problems]
+        forests.append(forest)
     matches = []
     if len(forests) == 2 and forests[0] and forests[1]:
         matches = match_masks(forests[0].forest.masks, forests[1].forest.masks)
     sides = [
         pack_forest(forest, shown, dict(file.categories), _entity_counts(options)) if forest else None
-        for forest, file in zip(forests, label_files)
+        for forest, (_, file, _) in zip(forests, files)
     ]
     data = {
         "height": shown[0],
@@ -210,16 +215,6 @@ def _entity_counts(options: ReportOptions) -> list[int]:
     return sorted({*ENTITY_COUNTS, *([options.entities] if options.entities else [])})
 
 
-def _unusable(file: LabelFile, image_id: Any, size: tuple[int, int]) -> str | None:
-    """Reason why a file's labels of an image cannot be shown: "" if it has none, None if they can be shown."""
-    if image_id is None:
-        return ""
-    other_size = _record_size(file.images.get(image_id))
-    if other_size is not None and other_size != size:
-        return f"{file.name} has the image at {other_size[0]} x {other_size[1]} instead of {size[0]} x {size[1]}"
-    return None
-
-
 def _record_size(record: ImageRecord | None) -> tuple[int, int] | None:
     return (record["height"], record["width"]) if record and "height" in record else None
 
@@ -227,7 +222,7 @@ def _record_size(record: ImageRecord | None) -> tuple[int, int] | None:
 def _file_size(folder: Path, record: Mapping[str, Any]) -> tuple[int, int] | None:
     try:
         return image_size(photo_path(folder, record.get("file_name")))
-    except (InputError, ImageReadError):
+    except InputError:
         return None
 
 

@@ -4,29 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
+import msgspec
 import numpy as np
 
 from ..errors import InputError
-from ..labels import matching, reader
+from ..labels import matching
+from ..labels.reader import LabelFile
 from ..labels.writer import read_json
 from ..structures.masks import RLE, iou_matrix
-
-
-@dataclass
-class LabelFile(reader.LabelFile):
-    """A label file whose display name includes ``folders`` of its parent folders."""
-
-    folders: int = 0
-
-    @property
-    def name(self) -> str:
-        """The file name with ``folders`` parent folders."""
-        parts = Path(self.path).parts
-        return Path(*parts[-1 - self.folders :]).as_posix()
 
 
 def read_label_file(path: str | Path, results_allowed: bool = False) -> LabelFile:
@@ -43,14 +32,15 @@ def read_label_file(path: str | Path, results_allowed: bool = False) -> LabelFil
     return file
 
 
-def named_apart(files: Sequence[LabelFile]) -> list[LabelFile]:
-    """The same files with distinct display names if their paths differ: "a/labels.json" and "b/labels.json"."""
-    longest = max(len(Path(file.path).parts) for file in files)
-    for folders in range(longest):
-        named = [replace(file, folders=min(folders, len(Path(file.path).parts) - 1)) for file in files]
-        if len({file.name for file in named}) == len(files):
-            return named
-    return list(files)
+def names_of(files: Sequence[LabelFile]) -> list[str]:
+    """File names, with as many parent folders as needed to be unique: "a/labels.json" and "b/labels.json"."""
+    parts = [Path(file.path).parts for file in files]
+    names: list[str] = []
+    for count in range(1, max(map(len, parts)) + 1):
+        names = [Path(*mine[-count:]).as_posix() for mine in parts]
+        if len(set(names)) == len(set(parts)):
+            break
+    return names
 
 
 MATCH_IOU = 0.5
@@ -82,8 +72,11 @@ def match_images(file: LabelFile, other: LabelFile) -> dict[Any, Any]:
     """
     try:
         return matching.match_images(file, other)[0]
-    except matching.RepeatedNameError:
+    except InputError:  # names that occur twice
         return dict.fromkeys(file.images)
+
+
+_Metric = Union[float, None, list[list[float]]]
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
@@ -106,10 +99,14 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     for name, value in _flatten(content, ""):
         title, _, short = name.rpartition("/")
         group = groups.setdefault(title, {"title": title, "rows": [], "matrices": []})
-        if _is_matrix(value):
-            group["matrices"].append([short, value])
-        elif value is None or _is_number(value):
-            group["rows"].append([short, value if value is None or math.isfinite(value) else None])
+        try:
+            found = msgspec.convert(value, _Metric)
+        except msgspec.ValidationError:
+            continue
+        if not isinstance(found, list):
+            group["rows"].append([short, found if found is not None and math.isfinite(found) else None])
+        elif found and all(map(math.isfinite, chain(*found))):
+            group["matrices"].append([short, found])
     result = [group for group in groups.values() if group["rows"] or group["matrices"]]
     if not result:
         raise InputError(f"{path} has no numbers; pass the file written by sohes evaluate --output")
@@ -121,15 +118,3 @@ def _flatten(content: dict[str, Any], prefix: str) -> list[tuple[str, Any]]:
     for name, value in content.items():
         pairs += _flatten(value, f"{prefix}{name}/") if isinstance(value, dict) else [(f"{prefix}{name}", value)]
     return pairs
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _is_matrix(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(isinstance(row, list) and all(_is_number(v) and math.isfinite(v) for v in row) for row in value)
-    )

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, features
 
-from ..errors import InputError
-from ..structures.images import ImageReadError, read_image
+from ..errors import ImageReadError, InputError
+from ..structures.images import read_image
 from ..visualization.overlay import resize
 
 # WebP needs half the bytes of JPEG; a build of Pillow without it is rare.

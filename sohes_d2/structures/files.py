@@ -300,7 +300,8 @@ class LineFile:
         self.path = os.fspath(path)
         with output_errors(self.path):
             self._file = open(self.path, "a+b", buffering=0)
-            self._file.truncate(self._whole_lines())
+            self._file.seek(0)
+            self._file.truncate(self._file.read().rfind(b"\n") + 1)  # whole lines only
 
     def append(self, lines: Iterable[str]) -> None:
         """Append lines (without line breaks) and flush them to disk: all or none.
@@ -322,17 +323,6 @@ class LineFile:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-    def _whole_lines(self, chunk: int = 1 << 16) -> int:
-        """Length of the file up to its last line break."""
-        end = self._file.seek(0, os.SEEK_END)
-        while end > 0:
-            start = max(0, end - chunk)
-            found = os.pread(self._file.fileno(), end - start, start).rfind(b"\n")
-            if found >= 0:
-                return start + found + 1
-            end = start
-        return 0
 
 
 def write_all(descriptor: int, data: bytes | bytearray) -> None:

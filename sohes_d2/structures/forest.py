@@ -11,9 +11,10 @@ from typing import Any, Callable
 import numpy as np
 from PIL import Image
 
+from ..errors import InputError
 from . import exports, hierarchy
 from .entity import Entity
-from .hierarchy import NO_PARENT, ForestError, Rules
+from .hierarchy import NO_PARENT, Rules
 from .images import as_rgb
 from .masks import (
     RLE,
@@ -25,7 +26,7 @@ from .masks import (
     rle_to_json,
 )
 
-__all__ = ["NO_LEVEL", "NO_PARENT", "Forest", "ForestError"]
+__all__ = ["NO_LEVEL", "NO_PARENT", "Forest"]
 
 NO_LEVEL = -1
 
@@ -74,7 +75,7 @@ class Forest:
         self.file_name = file_name
         for name in ("parents", "scores", "levels", "sources"):
             if len(getattr(self, name)) != n:
-                raise ForestError(f"{n} masks but {len(getattr(self, name))} {name}")
+                raise InputError(f"{n} masks but {len(getattr(self, name))} {name}")
 
     def __len__(self) -> int:
         return len(self.masks)
@@ -130,7 +131,7 @@ class Forest:
         """
         if np.shape(probabilities) != (len(masks), len(masks)):
             shape = np.shape(probabilities)
-            raise ForestError(f"{len(masks)} masks need a square matrix of probabilities, got {shape}")
+            raise InputError(f"{len(masks)} masks need a square matrix of probabilities, got {shape}")
         parents = hierarchy.parents_by_probability(
             probabilities, mask_areas(masks), _coverage_of(masks), threshold, theta_cover, max_child_area
         )
@@ -261,7 +262,7 @@ class Forest:
         """(N,) int64: 0 for a whole, 1 for a part, 2 or more for subparts.
 
         Raises:
-            ForestError: the parents form a cycle.
+            ValueError: the parents run in a cycle.
         """
         return self._depths.copy()
 
@@ -278,7 +279,7 @@ class Forest:
         keep = np.asarray(keep)
         index = np.flatnonzero(keep) if keep.dtype == bool else keep.astype(np.int64)
         if len(np.unique(index)) != len(index):
-            raise ForestError("subset needs unique indices")
+            raise InputError("subset needs each index once")
         kept = np.zeros(len(self), bool)
         kept[index] = True
         return self._taken(index, hierarchy.linked_to_kept(self.parents, kept))
@@ -383,7 +384,7 @@ class Forest:
         Ids run from ``first_id``, which must be positive, in the order of the masks.
         """
         if first_id < 1:
-            raise ForestError(f"first_id must be positive, since parent_id 0 stands for a root; got {first_id}")
+            raise InputError(f"first_id must be positive, since parent_id 0 stands for a root; got {first_id}")
         areas, boxes, depths = self.areas, self.boxes, self.depths()
         return [
             {
@@ -408,16 +409,16 @@ class Forest:
         """The forest of one image's COCO annotations; without ``parent_id`` they are roots, without ``score`` it is 1.
 
         Raises:
-            ForestError: two annotations share an id, or a parent is not among the annotations.
+            InputError: two annotations share an id, or a parent is not among the annotations.
             ValueError: an invalid segmentation, or one of another size than the image.
         """
         index = {a["id"]: k for k, a in enumerate(annotations)}
         if len(index) != len(annotations):
-            raise ForestError("two annotations of one image share an id")
+            raise InputError("two annotations of one image share an id")
         parent_ids = [a.get("parent_id") or 0 for a in annotations]
         missing = set(parent_ids) - {0} - set(index)
         if missing:
-            raise ForestError(f"the parent {min(missing, key=str)} is not an annotation of its image")
+            raise InputError(f"the parent {min(missing, key=str)} is not an annotation of its image")
         return cls(
             [rle_from_coco(a["segmentation"], image_size) for a in annotations],
             [index[parent_id] if parent_id else NO_PARENT for parent_id in parent_ids],
@@ -494,7 +495,7 @@ class Forest:
 
         Raises:
             OSError: the file cannot be read.
-            ForestError: not a COCO json, or not exactly one image.
+            InputError: no such json, or one with more or fewer images.
         """
         with open(path, encoding="utf-8") as file:
             try:
@@ -503,7 +504,7 @@ class Forest:
                 size, name = (record["height"], record["width"]), record.get("file_name", "")
                 annotations = content["annotations"]
             except (ValueError, KeyError, TypeError) as error:
-                raise ForestError(f"{os.fspath(path)!r} is not a COCO json with one image: {error}") from error
+                raise InputError(f"{os.fspath(path)!r} is no COCO json with one image: {error}") from error
         forest = cls.from_coco(annotations, size)
         forest.file_name = name
         return forest
@@ -512,23 +513,23 @@ class Forest:
         """Verify sizes, parents in range, no cycle, scores in [0, 1] and, optionally, coverage by the parent.
 
         Raises:
-            ForestError: names the first broken rule and its masks.
+            ValueError: with the first broken rule and the masks concerned.
         """
         for k, rle in enumerate(self.masks):
             if tuple(rle["size"]) != self.image_size:
-                raise ForestError(f"mask {k} has size {tuple(rle['size'])}, the image {self.image_size}")
+                raise InputError(f"mask {k} has size {tuple(rle['size'])}, the image {self.image_size}")
         for k, parent in enumerate(self.parents):
             if parent != NO_PARENT and not 0 <= parent < len(self):
-                raise ForestError(f"mask {k} has parent {parent}, outside 0..{len(self) - 1}")
+                raise InputError(f"mask {k} has parent {parent}, outside 0..{len(self) - 1}")
         self.depths()
         bad = np.flatnonzero(~((self.scores >= 0) & (self.scores <= 1)))
         if len(bad):
-            raise ForestError(f"mask {bad[0]} has score {self.scores[bad[0]]}, outside [0, 1]")
+            raise InputError(f"mask {bad[0]} has score {self.scores[bad[0]]}, outside [0, 1]")
         if theta_cover is not None:
             for k in np.flatnonzero(self.parents != NO_PARENT).tolist():
                 covered = coverage_matrix([self.masks[k]], [self.masks[self.parents[k]]])[0, 0]
                 if covered < theta_cover:
-                    raise ForestError(
+                    raise InputError(
                         f"mask {k} is covered by its parent {self.parents[k]} by {covered:.3f}, "
                         f"under theta_cover {theta_cover}"
                     )

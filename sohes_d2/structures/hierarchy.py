@@ -47,10 +47,6 @@ class Rules:
         return cls(**{key.lower(): value for key, value in node.items()})
 
 
-class ForestError(ValueError):
-    """A forest violates a rule; the message names the rule and the masks."""
-
-
 # ----------------------------------------------------------------------------------------------------------------------
 # Parents.
 
@@ -146,7 +142,7 @@ def depths_of(parents: np.ndarray) -> np.ndarray:
     """(N,) int64: 0 for a whole, 1 for a part, 2 or more below.
 
     Raises:
-        ForestError: the parents form a cycle.
+        ValueError: the parents run in a cycle.
     """
     depths = np.zeros(len(parents), np.int64)
     current = parents.copy()
@@ -156,7 +152,7 @@ def depths_of(parents: np.ndarray) -> np.ndarray:
             return depths
         depths[above] += 1
         current[above] = parents[current[above]]
-    raise ForestError(f"the parents of mask {int(np.flatnonzero(current != NO_PARENT)[0])} form a cycle")
+    raise ValueError(f"the parents of mask {int(np.flatnonzero(current != NO_PARENT)[0])} run in a cycle")
 
 
 def ancestors_of(parents: np.ndarray) -> np.ndarray:
@@ -181,7 +177,7 @@ def linked_to_kept(parents: np.ndarray, keep: np.ndarray) -> np.ndarray:
     """(N,) parents where each mask is linked to its nearest ancestor in ``keep``, (N,) bool.
 
     Raises:
-        ForestError: the parents form a cycle.
+        ValueError: the parents run in a cycle.
     """
     depths_of(parents)  # raises on a cycle, which would not terminate below
     linked = parents.copy()

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile
 
-from ..errors import InputError
+from ..errors import REPLACE_IMAGE, ImageReadError, InputError
 from .files import open_regular
 
 PathLike = Union[str, "os.PathLike[str]"]
@@ -48,7 +48,6 @@ _HEADER_BYTES = 64 << 20  # room for metadata and colour profiles
 # take hours to decode.
 _MAX_JPEG_SCANS = 500
 
-_REPLACE = "Replace the file or remove it from the list."
 _REMEDIES = {errno.ENOENT: "Check the path, or the link.", errno.EACCES: "Check its access rights."}
 _CONVERT = "convert it to JPEG or PNG"
 
@@ -81,25 +80,6 @@ _ORIENTATION_TO_TRANSPOSE = {
 }
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_METADATA_CHUNKS = (b"eXIf", b"iTXt", b"tEXt", b"zTXt")
-
-
-class ImageReadError(InputError):
-    """A file that cannot be read as an image.
-
-    Attributes:
-        path: the file.
-        reason: what is wrong with it (without memory addresses or times, since it is written to label files).
-        remedy: how to fix it.
-    """
-
-    def __init__(self, path: PathLike, reason: str, remedy: str = _REPLACE):
-        self.path = os.fspath(path)
-        self.reason = reason
-        self.remedy = remedy
-        super().__init__(f"cannot read the image {self.path!r}: {reason}. {remedy}")
-
-    def __reduce__(self):
-        return (type(self), (self.path, self.reason, self.remedy))
 
 
 def set_max_image_pixels(pixels: int) -> None:
@@ -271,7 +251,8 @@ def open_image(path: PathLike) -> Iterator[Image.Image]:
     except MemoryError as error:
         raise ImageReadError(path, "not enough memory to decode it", "Resize the image.") from error
     except OSError as error:
-        raise ImageReadError(path, error.strerror or str(error), _REMEDIES.get(error.errno or 0, _REPLACE)) from error
+        remedy = _REMEDIES.get(error.errno or 0, REPLACE_IMAGE)
+        raise ImageReadError(path, error.strerror or str(error), remedy) from error
     except Exception as error:  # decoders may raise anything on damaged bytes
         raise ImageReadError(path, f"damaged file ({type(error).__name__}: {error})") from error
 

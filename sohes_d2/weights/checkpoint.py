@@ -21,10 +21,6 @@ from .layouts import current_names
 LAST_CHECKPOINT = "last_checkpoint"  # names the file to resume from
 
 
-class CheckpointError(WeightsError):
-    """A checkpoint that is missing or cannot be used; the message names the file and the remedy."""
-
-
 def has_checkpoint(folder: str) -> bool:
     """Whether the folder has a checkpoint to resume from."""
     return os.path.isfile(os.path.join(folder, LAST_CHECKPOINT))
@@ -96,7 +92,7 @@ class SOHESCheckpointer(DetectionCheckpointer):
         names both.
 
         Raises:
-            CheckpointError, WeightsError: see `load`; for the last checkpoint if no other can be read.
+            WeightsError: as of `load`; of the last checkpoint if no other can be read.
         """
         if not resume or not self.has_checkpoint():
             return self.load(path, checkpointables=[])
@@ -104,8 +100,8 @@ class SOHESCheckpointer(DetectionCheckpointer):
         try:
             return self.load(last)
         except WeightsError as error:
-            if isinstance(error, CheckpointError) and os.path.isfile(last):
-                raise  # intact, but of another model
+            if _is_sound(last):
+                raise  # but not of this model
             for other in self._periodic_checkpoints():
                 with suppress(WeightsError):
                     extra = self.load(other)
@@ -129,12 +125,12 @@ class SOHESCheckpointer(DetectionCheckpointer):
             Entries of the file other than the model and the checkpointables.
 
         Raises:
-            CheckpointError: no such file, or a file without model.
+            WeightsError: no such file, or one without a model.
             WeightsError: a damaged file, or one that could only be read by running code from it.
         """
         path = local_path(path or "")
         if path and "://" not in path and not os.path.isfile(path.partition("?")[0]):
-            raise CheckpointError(
+            raise WeightsError(
                 f"checkpoint {path!r} does not exist; give MODEL.WEIGHTS another file, or train without --resume if "
                 f"{os.path.join(self.save_dir, 'last_checkpoint')!r} names it"
             )
@@ -146,7 +142,7 @@ class SOHESCheckpointer(DetectionCheckpointer):
         incompatible = super()._load_model(checkpoint)
         wanted = {name for name, _ in self.model.named_parameters()}
         if wanted and wanted <= set(incompatible.missing_keys):
-            raise CheckpointError(
+            raise WeightsError(
                 f"checkpoint {self._loading!r}: no tensor in it matches this model (it has {', '.join(found)}); use "
                 "the config that it was trained with, or, for teacher and student, export one of them with "
                 "sohes export"
@@ -165,10 +161,10 @@ class SOHESCheckpointer(DetectionCheckpointer):
         if len(wrong) > self._max_unmatched * len(counted):
             examples = "; ".join(shapes.get(key, f"no {key}") for key in wrong[:4])
             allowed = f" (MODEL.MAX_UNMATCHED allows {self._max_unmatched:.0%})" if self._max_unmatched else ""
-            raise CheckpointError(
+            raise WeightsError(
                 f"checkpoint {self._loading!r}: the weights do not match the model of this config: {len(wrong)} of its "
-                f"{len(counted)} tensors are missing or of another shape{allowed}: {examples}. Pass the "
-                "config.yaml that the training wrote beside them"
+                f"{len(counted)} tensors are missing{allowed}: {examples}. Pass the config.yaml that the training "
+                "wrote beside them"
             )
 
     def _load_file(self, filename: str) -> dict[str, Any]:
@@ -191,6 +187,13 @@ class SOHESCheckpointer(DetectionCheckpointer):
         return content
 
 
+def _is_sound(path: str) -> bool:
+    with suppress(WeightsError):
+        read_weights(path)
+        return True
+    return False
+
+
 def _part(key: str) -> str:
     return key.partition(".")[0]
 
@@ -199,7 +202,7 @@ def _with_model(content: Any, filename: str) -> dict[str, Any]:
     model = content.get("model") if isinstance(content, dict) else None
     if not isinstance(model, dict) or not all(isinstance(value, Tensor) for value in model.values()):
         found = list(content)[:8] if isinstance(content, dict) else type(content).__name__
-        raise CheckpointError(
+        raise WeightsError(
             f"checkpoint {filename!r} has no model: no dict of names to tensors at the top level or under 'model' "
             f"(found: {found})"
         )

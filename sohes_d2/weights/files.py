@@ -69,7 +69,7 @@ def read_weights(path: str) -> Any:
             "web page, a Git LFS pointer or a broken download: delete it and download the file itself."
         )
     with _damaged(path, "refused"):
-        _check_content(content)
+        _check_content(content, (), set())
     return content
 
 
@@ -132,35 +132,31 @@ def _check_zip(path: str, size: int) -> None:
         raise ValueError(f"the CRC32 of {damaged} in it does not match")
 
 
-def _check_content(content: Any) -> None:
+def _check_content(value: Any, above: tuple[int, ...], sound: set[int]) -> None:
     """Check containers and tensors, and convert numeric arrays in dicts to tensors, in place.
+
+    Args:
+        value: content of a file, or a part of it.
+        above: ids of the enclosing containers.
+        sound: ids of containers already checked.
 
     Raises:
         ValueError: containers that contain themselves or are nested too deeply, or a tensor that is not dense or is
             larger than its bytes.
     """
-    path: list[tuple[Any, Any]] = [(content, iter([content]))]
-    open_ids: set[int] = set()  # containers on the current path
-    done: set[int] = set()
-    while path:
-        value = next(path[-1][1], path)
-        if value is path:
-            finished = id(path.pop()[0])
-            open_ids.discard(finished)
-            done.add(finished)
-        elif isinstance(value, Tensor):
-            _check_tensor(value)
-        elif isinstance(value, (dict, list, tuple)):
-            if id(value) in open_ids:
-                raise ValueError("something in it contains itself")
-            if len(path) > _MAX_DEPTH:
-                raise ValueError(f"its content is nested more than {_MAX_DEPTH} deep")
-            if id(value) in done:
-                continue
-            if isinstance(value, dict):
-                value.update({key: _as_tensor(v) for key, v in value.items() if isinstance(v, np.ndarray)})
-            open_ids.add(id(value))
-            path.append((value, iter(list(value.values()) if isinstance(value, dict) else value)))
+    if isinstance(value, Tensor):
+        _check_tensor(value)
+    if not isinstance(value, (dict, list, tuple)) or id(value) in sound:
+        return
+    if id(value) in above:
+        raise ValueError("something in it contains itself")
+    if len(above) >= _MAX_DEPTH:
+        raise ValueError(f"its content is nested more than {_MAX_DEPTH} deep")
+    if isinstance(value, dict):
+        value.update({key: _as_tensor(v) for key, v in value.items() if isinstance(v, np.ndarray)})
+    for inner in value.values() if isinstance(value, dict) else value:
+        _check_content(inner, (*above, id(value)), sound)
+    sound.add(id(value))
 
 
 def _check_tensor(value: Tensor) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sohes_d2.cli import setup as script
+from sohes_d2.errors import SOHESError
 
 
 def make_archive(path: Path, files: dict[str, bytes]) -> Path:
@@ -55,7 +56,7 @@ def test_wheel_contains_only_python_and_yaml_files(tmp_path):
 
 def test_archive_without_the_package(tmp_path):
     archive = make_archive(tmp_path / "pkg-0.6.tar.gz", {"pkg-0.6/README.md": b""})
-    with pytest.raises(script.InstallError, match="no detectron2/__init__.py"):
+    with pytest.raises(SOHESError, match="no detectron2/__init__.py"):
         script.build_wheel(archive, tmp_path)
 
 
@@ -81,7 +82,7 @@ def test_sdist_is_used_if_git_does_not_respond(monkeypatch, tmp_path, capsys):
 
 def test_nothing_reachable(monkeypatch, capsys):
     def fail():
-        raise script.InstallError("no index")
+        raise SOHESError("no index")
 
     monkeypatch.setattr(script, "install_from_sdist", fail)
     assert script.main(["--source", "sdist", "--force"]) == 1

@@ -3,6 +3,7 @@
 import os
 
 import pytest
+import yaml
 
 from sohes_d2.config.load import load_config
 from sohes_d2.config.renamed import RENAMED, new_name
@@ -81,6 +82,24 @@ def test_detectron2s_own_tta_is_refused():
     with pytest.raises(ConfigError, match="TEST.TTA"):
         load_config("", ["TEST.AUG.ENABLED", "True"])
     assert not load_config("", ["TEST.AUG.ENABLED", "False"]).TEST.AUG.ENABLED
+
+
+LINE, PAIR, FOLDER = "a.json, a/", ["c.json", "c/"], {"images": "b/"}
+
+
+@pytest.mark.parametrize("before", [LINE, PAIR, FOLDER])
+@pytest.mark.parametrize("after", [LINE, PAIR, FOLDER])
+def test_a_data_set_is_described_anew_in_any_form(tmp_path, before, after):
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump({"DATASETS": {"REGISTER": {"mine": before, "other": LINE}}}))
+    changed = load_config(str(tmp_path / "base.yaml"), ["DATASETS.REGISTER.mine", str(after)])
+    assert changed.DATASETS.REGISTER == {"mine": after, "other": LINE}
+    content = {"_BASE_": "base.yaml", "DATASETS": {"REGISTER": {"mine": after}}}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(content))
+    assert load_config(str(tmp_path / "c.yaml")).DATASETS.REGISTER == {"mine": after, "other": LINE}
+    for wrong in ("DATASETS: 5\n", "DATASETS: {REGISTER: 5}\n"):
+        (tmp_path / "c.yaml").write_text("_BASE_: base.yaml\n" + wrong)
+        with pytest.raises(ConfigError, match="Type mismatch"):
+            load_config(str(tmp_path / "c.yaml"))
 
 
 def test_data_sets_are_registered_by_name(tmp_path):

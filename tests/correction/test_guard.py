@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from sohes_d2.correction.guard import (
-    CollapseError,
     CollapseGuard,
     TeacherStatistics,
     best_overlaps,
     finite_images,
     statistics_sums,
 )
+from sohes_d2.errors import SOHESError
 
 
 def squares(*boxes, size=32):
@@ -71,12 +71,12 @@ def test_a_collapse_is_several_empty_periods_in_a_row():
     other = CollapseGuard(period=2, min_labels=1.0, patience=2)
     other.load_state_dict(guard.state_dict())
     assert not other.observe(labels(0))
-    with pytest.raises(CollapseError, match="had 0.5 labels per image, and less than 1 for 2 times 2 iterations"):
+    with pytest.raises(SOHESError, match="had 0.5 labels per image, and less than 1 for 2 times 2 iterations"):
         other.observe(labels(1))
 
 
 def test_a_teacher_that_is_not_finite_stops_at_once():
-    with pytest.raises(CollapseError, match="not finite"):
+    with pytest.raises(SOHESError, match="not finite"):
         CollapseGuard().observe(TeacherStatistics(5.0, 0.5, 0.5, False))
 
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from helpers.mutual_training import mutual_cfg, plain_model, write_phase2
 
-from sohes_d2.correction import CollapseError, MutualLearningHook
+from sohes_d2.correction import MutualLearningHook
 from sohes_d2.correction.thresholds import Threshold
 from sohes_d2.engine.trainer import SOHESTrainer
-from sohes_d2.errors import ConfigError
+from sohes_d2.errors import ConfigError, SOHESError
 
 from detectron2.engine import HookBase
 
@@ -123,7 +123,7 @@ def test_a_collapse_stops_and_names_the_last_good_checkpoint(tmp_path, phase2):
     cfg.CORRECTION.GUARD.PERIOD, cfg.CORRECTION.GUARD.PATIENCE = 2, 2
     # healthy periods end in iterations 1 and 3, where the last file is of 2; the others in 5 and 7
     with pytest.raises(
-        CollapseError, match=r"(?s)in iteration 7: the teacher had 0 labels.*before is .*model_0000002\.pth\. Lower"
+        SOHESError, match=r"(?s)in iteration 7: the teacher had 0 labels.*before is .*model_0000002\.pth\. Lower"
     ):
         train(cfg, act=forget)
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000006.pth"
@@ -134,7 +134,7 @@ def test_a_teacher_with_nan_outputs_stops_at_once(tmp_path, phase2):
         with torch.no_grad():
             next(trainer.model.teacher.parameters()).fill_(float("nan"))
 
-    with pytest.raises(CollapseError, match="(?s)in iteration 1: the teacher's outputs are not finite.*no checkpoint"):
+    with pytest.raises(SOHESError, match="(?s)in iteration 1: the teacher's outputs are not finite.*no checkpoint"):
         train(mutual_cfg(tmp_path, phase2), act=poison)
 
 

@@ -7,7 +7,7 @@ import torch
 from helpers.tiny_training import tiny_cfg
 
 from sohes_d2.data.inference_loader import build_test_loader
-from sohes_d2.data.training.labels import BrokenSampleError
+from sohes_d2.errors import InputError
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def test_a_fresh_process_imports_this_package_before_detectron2(loader):
 def test_a_broken_image_is_logged_and_blank(scenes, tmp_path, caplog):
     def mapper(record):
         if record["image_id"] == 2:
-            raise BrokenSampleError("photo.jpg is cut off")
+            raise InputError("photo.jpg is cut off")
         return {"image_id": record["image_id"], "image": "as it is"}
 
     batches = list(build_test_loader(tiny_cfg(tmp_path), "tiny_scenes", mapper))

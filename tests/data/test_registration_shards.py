@@ -11,7 +11,7 @@ from torch.utils.data import Subset
 from sohes_d2.data.registration import LabelDataset, load_entities, register_datasets
 from sohes_d2.errors import InputError
 from sohes_d2.labels.index import is_label_file, remove_index, save_index, scan_label_file
-from sohes_d2.labels.shards import IncompleteError, merge_shards, shard_name, write_folder_index
+from sohes_d2.labels.shards import merge_shards, shard_name, write_folder_index
 from sohes_d2.labels.writer import SEPARATOR, dump_line, image_record, write_label_file
 from sohes_d2.structures.forest import Forest
 from sohes_d2.structures.masks import encode_masks
@@ -150,7 +150,7 @@ def test_a_pickled_copy_is_small_and_reads(folder, register):
 def test_missing_files_are_reported(folder, register, tmp_path):
     (folder / shard_name(1)).unlink()
     name = register(folder)
-    with pytest.raises(IncompleteError, match="shard_00001.json"):
+    with pytest.raises(InputError, match="shard_00001.json"):
         DatasetCatalog.get(name)
     register_datasets({"nothing_there": f"{tmp_path}/none, photos", "no_shards": f"{tmp_path}, photos"})
     try:

@@ -7,8 +7,8 @@ import os
 import pytest
 
 from sohes_d2.data.sources import read_image_list
-from sohes_d2.errors import InputError
-from sohes_d2.structures.images import ImageReadError, read_image
+from sohes_d2.errors import ImageReadError, InputError
+from sohes_d2.structures.images import read_image
 
 
 @pytest.fixture

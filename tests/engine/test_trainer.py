@@ -11,8 +11,7 @@ from sohes_d2.data.training.views import needs_teacher_view
 from sohes_d2.engine.hooks import annotated_forest
 from sohes_d2.engine.trainer import SOHESTrainer
 from sohes_d2.engine.writers import MetricsWriter
-from sohes_d2.errors import ConfigError
-from sohes_d2.weights.checkpoint import CheckpointError
+from sohes_d2.errors import ConfigError, WeightsError
 
 from detectron2.data import DatasetCatalog
 from detectron2.engine import HookBase
@@ -249,7 +248,7 @@ def test_config_errors_are_reported(tmp_path):
         SOHESTrainer(tiny_cfg(tmp_path, IMS_PER_BATCH=0))
     cfg = tiny_cfg(tmp_path)
     cfg.MODEL.WEIGHTS = "none.pth"
-    with pytest.raises(CheckpointError, match="'none.pth' does not exist"):
+    with pytest.raises(WeightsError, match="'none.pth' does not exist"):
         SOHESTrainer(cfg).resume_or_load(resume=True)
 
 

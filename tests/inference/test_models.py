@@ -13,10 +13,9 @@ from PIL import Image
 
 import sohes_d2
 from sohes_d2.data.synthetic.scene import generate_scene
-from sohes_d2.errors import ConfigError
+from sohes_d2.errors import ConfigError, ImageReadError
 from sohes_d2.exploration.labeler import PseudoLabeler
 from sohes_d2.inference import models, predictor
-from sohes_d2.structures.images import ImageReadError
 
 REPOSITORY = Path(__file__).parents[2]
 FAST = (

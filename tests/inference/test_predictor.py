@@ -11,10 +11,8 @@ from safetensors.torch import save_file
 
 from sohes_d2.data.synthetic.scene import generate_scene
 from sohes_d2.data.training.mapper import PseudoLabelDatasetMapper
-from sohes_d2.errors import ConfigError, WeightsError
+from sohes_d2.errors import ConfigError, ImageReadError, WeightsError
 from sohes_d2.inference.predictor import SOHESPredictor, _batches_of_one_size
-from sohes_d2.structures.images import ImageReadError
-from sohes_d2.weights.checkpoint import CheckpointError
 
 from detectron2.modeling import build_model
 
@@ -99,7 +97,7 @@ def test_weights_are_found_in_the_documented_order(folder, tmp_path):
     config = (folder / "config.yaml").read_text()
     state = torch.load(folder / "model_final.pth")["model"]
     (tmp_path / "config.yaml").write_text(config)
-    with pytest.raises(CheckpointError, match="has no weights"):
+    with pytest.raises(WeightsError, match="has no weights"):
         SOHESPredictor(tmp_path, device="cpu")
     torch.save({"model": state}, tmp_path / "model_final.pth")
     torch.save({"model": state}, tmp_path / "model_0000004.pth")
@@ -117,7 +115,7 @@ def test_a_config_and_weights_make_a_predictor(folder, predictor):
     cfg = predictor.cfg.clone()
     cfg.defrost()
     cfg.MODEL.WEIGHTS = ""
-    with pytest.raises(CheckpointError, match="set MODEL.WEIGHTS"):
+    with pytest.raises(WeightsError, match="set MODEL.WEIGHTS"):
         SOHESPredictor(cfg)
     other = SOHESPredictor(cfg, weights=folder / "model_final.pth")
     assert same(other(photo(1)), predictor(photo(1)))
@@ -128,13 +126,13 @@ def test_weights_of_another_model_are_refused(folder, predictor, tmp_path):
     cfg = predictor.cfg.clone()
     cfg.defrost()
     cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES = 7
-    with pytest.raises(CheckpointError, match=r"2 of its \d+ tensors.*\(12, 32\), not \(7, 32\).*config.yaml"):
+    with pytest.raises(WeightsError, match=r"2 of its \d+ tensors.*\(12, 32\), not \(7, 32\).*config.yaml"):
         SOHESPredictor(cfg)
     state = torch.load(folder / "model_final.pth")["model"]
     kept = {key: value for key, value in state.items() if "ancestor" not in key}
     assert len(kept) < len(state)
     torch.save({"model": kept}, tmp_path / "a.pth")
-    with pytest.raises(CheckpointError, match=r"no .*ancestor"):
+    with pytest.raises(WeightsError, match=r"no .*ancestor"):
         SOHESPredictor(predictor.cfg, weights=tmp_path / "a.pth")
 
 
@@ -145,7 +143,7 @@ def test_errors_are_explained(predictor, folder, tmp_path):
         SOHESPredictor(tmp_path)
     with pytest.raises(ConfigError, match="not known to torch"):
         SOHESPredictor(folder, device="gpu")
-    with pytest.raises(CheckpointError, match="none.pth' does not exist"):
+    with pytest.raises(WeightsError, match="none.pth' does not exist"):
         SOHESPredictor(folder, weights="none.pth")
     (tmp_path / "page.pth").write_text("<html>")
     with pytest.raises(WeightsError, match="not a torch or safetensors file"):

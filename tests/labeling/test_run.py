@@ -17,13 +17,12 @@ from helpers.fake_labeler import FakeFactory
 from PIL import Image
 
 from sohes_d2.data.sources import read_image_list
-from sohes_d2.errors import FolderBusyError, InputError
+from sohes_d2.errors import FolderBusyError, InputError, SOHESError
 from sohes_d2.labeling import run_folder
 from sohes_d2.labeling.photo_states import from_array
 from sohes_d2.labeling.run import LabelingOptions, run_labeling
 from sohes_d2.labeling.run_folder import RunFolder
 from sohes_d2.labeling.units import ShardLayout
-from sohes_d2.labeling.workers import WorkerStartError
 from sohes_d2.labels.index import load_index, save_index
 from sohes_d2.labels.journal import ShardJournal
 from sohes_d2.labels.shards import ShardedDataset, merge_shards
@@ -185,7 +184,7 @@ def test_no_shared_memory_is_left_behind(photos, tmp_path):
     run(photos, tmp_path / "out", FakeFactory(on_host=False), workers=2)
     assert not left_behind(before)
     # also not of the images that wait when the run ends early
-    with pytest.raises(WorkerStartError):
+    with pytest.raises(SOHESError):
         run(photos, tmp_path / "early", FakeFactory(on_host=False, only_in=os.getpid()), workers=1)
     assert not left_behind(before)
 
@@ -204,7 +203,7 @@ def test_a_labeler_with_crops_on_the_device_runs_in_one_process(photos, tmp_path
 
 
 def test_a_worker_that_cannot_start_stops_the_run(photos, tmp_path):
-    with pytest.raises(WorkerStartError, match="cannot build its labeler: RuntimeError: not in this process"):
+    with pytest.raises(SOHESError, match="cannot build its labeler: RuntimeError: not in this process"):
         run(photos, tmp_path / "out", FakeFactory(only_in=os.getpid()), workers=1)
 
 

@@ -184,7 +184,7 @@ def test_settings():
     cfg.TEST.TTA.NMS_THRESHOLD = 0.7
     assert ViewFusion.from_config(cfg.TEST.TTA, "KEY") == ViewFusion((VIEWS["same"], VIEWS["turned_180"]), 0.7)
     for names, message in [
-        (["same", "upside_down"], "KEY.TRANSFORMS has the unknown view 'upside_down'; there are same, mirrored"),
+        (["same", "upside_down"], "KEY.TRANSFORMS has the unknown view 'upside_down'; known are same, mirrored"),
         (["mirrored"], "KEY.TRANSFORMS must begin with 'same'"),
         ([], "KEY.TRANSFORMS must begin with 'same'"),
         (["same", "mirrored", "mirrored"], "KEY.TRANSFORMS has a view twice"),

@@ -9,12 +9,10 @@ import torch
 from helpers.tiny_pretraining import write_photos
 from PIL import Image
 
-from sohes_d2.data.training.labels import BrokenSampleError
 from sohes_d2.data.training.stream import seeded
 from sohes_d2.data.training.views import StrongView
 from sohes_d2.errors import InputError
-from sohes_d2.pretraining.photos import PhotoStore, list_photos
-from sohes_d2.pretraining.views import MultiCrop, overlap, sample_box
+from sohes_d2.pretraining.views import MultiCrop, PhotoStore, list_photos, overlap, sample_box
 
 
 def test_several_folders_follow_each_other(tmp_path):
@@ -34,7 +32,7 @@ def test_photos_are_downsized_cached_and_broken_ones_reported(tmp_path):
     assert image.shape == (20, 30, 3) and (image == 90).all()
     path.unlink()
     assert store(str(path)) is image  # kept
-    with pytest.raises(BrokenSampleError, match="does not exist"):
+    with pytest.raises(InputError, match="does not exist"):
         PhotoStore(side=20, megabytes=1)(str(path))
     Image.fromarray(np.zeros((600, 700, 3), np.uint8)).save(path)
     forgetful = PhotoStore(side=0, megabytes=1)  # 1.26 million bytes do not fit

@@ -18,6 +18,7 @@ from PIL import Image
 
 from sohes_d2.errors import InputError
 from sohes_d2.report import (
+    LabelFile,
     ReportOptions,
     build,
     match_masks,
@@ -26,7 +27,7 @@ from sohes_d2.report import (
     write_report,
 )
 from sohes_d2.report.forests import image_forest
-from sohes_d2.report.label_file import LabelFile, match_images, named_apart
+from sohes_d2.report.label_file import match_images, names_of
 from sohes_d2.report.packing import COUNTS_TO_PAGE, embed_json, pack_masks
 from sohes_d2.report.photos import photo_path
 from sohes_d2.structures.masks import decode_mask, encode_masks
@@ -122,7 +123,7 @@ def test_plain_coco_gets_its_hierarchy_by_coverage(tmp_path):
 
 def test_files_of_equal_name_are_distinguished():
     def names(*paths):
-        return [file.name for file in named_apart([LabelFile(path) for path in paths])]
+        return names_of([LabelFile(path) for path in paths])
 
     assert names("mine/labels.json", "mine/demo/labels.json") == ["mine/labels.json", "demo/labels.json"]
     assert names("a/x/labels.json", "b/x/labels.json") == ["a/x/labels.json", "b/x/labels.json"]

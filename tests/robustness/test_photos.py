@@ -18,7 +18,8 @@ from helpers.harness import load_tool, run_forked, settings, violation, warm_up
 from hypothesis import strategies as st
 from PIL import Image
 
-from sohes_d2.structures.images import IMAGE_SUFFIXES, ImageReadError, image_size, read_image
+from sohes_d2.errors import ImageReadError
+from sohes_d2.structures.images import IMAGE_SUFFIXES, image_size, read_image
 
 FORMATS = ["PNG", "JPEG", "GIF", "BMP", "TIFF", "PPM", "TGA", "DIB", "WEBP", "JPEG2000", "AVIF", "EPS", "PDF", "ICO"]
 MODES = ["RGB", "L", "1", "P", "RGBA", "LA", "CMYK", "YCbCr", "LAB", "HSV", "I;16", "I", "F"]

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sohes_d2.errors import InputError
+from sohes_d2.errors import ImageReadError, InputError
 from sohes_d2.structures.images import (
-    ImageReadError,
     file_fingerprint,
     image_size,
     read_image,

@@ -23,7 +23,7 @@ from sohes_d2.visualization import (
     forest_figure,
 )
 from sohes_d2.visualization.colors import FAR_ENOUGH, WHOLE_PALETTE, oklch_to_rgb, rgb_to_oklab
-from sohes_d2.visualization.names import file_stem
+from sohes_d2.visualization.draw import file_stem
 from sohes_d2.visualization.overlay import level_indices
 from sohes_d2.visualization.shapes import scaled_shape
 from sohes_d2.visualization.strips import _chains

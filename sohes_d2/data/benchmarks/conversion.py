@@ -320,7 +320,7 @@ def read_mat(path: str) -> dict[str, Any]:
 
     Raises:
         ValueError: the file is damaged.
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     from scipy.io import loadmat
 

@@ -11,10 +11,10 @@ import torch
 
 from detectron2.config import configurable
 
-from ...labels.schema import Problems
+from ...errors import InputError
 from ...structures.images import reduced, set_max_image_pixels
 from .augmentation import PAD_VALUE
-from .labels import ArrayCache, BrokenSampleError, read_photo, read_photo_labels
+from .labels import ArrayCache, read_labels, read_photo
 
 OUTSIDE = -1  # count of pixels that are padding
 
@@ -77,7 +77,7 @@ class BorderCountMapper:
         """Map one sample.
 
         Raises:
-            BrokenSampleError: the photo is unreadable, its size differs from that of its labels, or no label is usable.
+            InputError: the photo cannot be read, its size is not that of its labels, or none of them is usable.
         """
         image, counts = self._photo(dataset_dict)
         side = self.crop_size
@@ -105,9 +105,10 @@ class BorderCountMapper:
 
     def _read(self, dataset_dict: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
         photo = read_photo(dataset_dict)
-        labels = read_photo_labels(dataset_dict, photo.shape[:2], self.min_label_score, Problems())
+        annotations = dataset_dict.get("annotations", ())
+        labels = read_labels(annotations, photo.shape[:2], self.min_label_score, where=dataset_dict["file_name"])
         if not labels.run_ends:
-            raise BrokenSampleError(f"the image {dataset_dict['file_name']!r} has no usable label")
+            raise InputError(f"the image {dataset_dict['file_name']!r} has no usable label")
         counts: np.ndarray = border_counts(labels.run_ends, photo.shape[:2]).astype(np.int16)
         image = reduced(photo, self.max_pixels)
         if image is not photo:

@@ -8,16 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import SOHESError
+from ...errors import InputError
 from ...labels.forests import read_forest
 from ...labels.schema import Problems, read_annotations
-from ...structures.images import ImageReadError, read_image
+from ...structures.images import read_image
 from ...structures.masks import mask_areas, mask_boxes
 from ...structures.run_lengths import batch_run_lengths
-
-
-class BrokenSampleError(SOHESError, ValueError):
-    """An image or its labels cannot be used; the message names the file, the error and the remedy."""
 
 
 class ArrayCache:
@@ -47,16 +43,13 @@ def read_photo(dataset_dict: Mapping[str, Any]) -> np.ndarray:
     """Read the image (H, W, 3) uint8 RGB of a Detectron2 dict.
 
     Raises:
-        BrokenSampleError: the image cannot be read, or its size differs from that of its labels.
+        InputError: it cannot be read, or its size is not that of its labels.
     """
     path = dataset_dict["file_name"]
-    try:
-        image = read_image(path)
-    except ImageReadError as error:
-        raise BrokenSampleError(str(error)) from error
+    image = read_image(path)
     expected = tuple(dataset_dict.get(key, side) for key, side in zip(("height", "width"), image.shape))
     if image.shape[:2] != expected:
-        raise BrokenSampleError(
+        raise InputError(
             f"the image {path!r} has size {image.shape[:2]}, its labels {expected} (height, width): it was replaced, "
             "resized or rotated after labeling. Restore it or label it again"
         )
@@ -78,24 +71,6 @@ class TrainingLabels:
     boxes: np.ndarray
     areas: np.ndarray
     ancestors: np.ndarray
-
-
-def read_photo_labels(
-    dataset_dict: Mapping[str, Any], image_size: tuple[int, int], min_score: float, problems: Problems
-) -> TrainingLabels:
-    """Read the labels of a Detectron2 dict, see `read_labels`.
-
-    Raises:
-        BrokenSampleError: ambiguous ids.
-    """
-    path = dataset_dict["file_name"]
-    try:
-        return read_labels(dataset_dict.get("annotations", []), image_size, min_score, problems, path)
-    except ValueError as error:
-        raise BrokenSampleError(
-            f"the labels of the image {path!r} cannot be used: {error}. Label it again, or remove the image from the "
-            "data set"
-        ) from error
 
 
 def read_labels(

@@ -13,13 +13,14 @@ import torch
 from detectron2.config import configurable
 from detectron2.data import transforms as T
 
+from ...errors import InputError
 from ...labels.schema import Problems
 from ...structures.crops import CropLayers
 from ...structures.images import set_max_image_pixels
 from .augmentation import inference_augmentations, training_augmentations
 from .copy_paste import MAX_SHARE, paste, trees_in_random_order
 from .labeled_crop import LabeledCrop, MaskWindow
-from .labels import BrokenSampleError, TrainingLabels, read_photo, read_photo_labels, stratified_order
+from .labels import TrainingLabels, read_labels, read_photo, stratified_order
 from .mask_warp import MaskWarp
 from .views import StrongView, needs_teacher_view
 
@@ -127,16 +128,16 @@ class PseudoLabelDatasetMapper:
         self._donors = dataset
 
     def __call__(self, dataset_dict: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Map one sample; None if `map_or_raise` raises BrokenSampleError in training.
+        """Map one sample; None if `map_or_raise` raises InputError in training.
 
         Raises:
-            BrokenSampleError: at test time.
+            InputError: at test time.
         """
         if not self.is_train:
             return self.map_or_raise(dataset_dict)
         try:
             return self.map_or_raise(dataset_dict)
-        except BrokenSampleError as error:
+        except InputError as error:
             self.skipped += 1
             self._report(error)
             return None
@@ -145,7 +146,7 @@ class PseudoLabelDatasetMapper:
         """Map one sample.
 
         Raises:
-            BrokenSampleError: the image is unreadable, its size differs from that of its labels, or these are invalid.
+            InputError: the image cannot be read, its size is not that of its labels, or the labels are broken.
         """
         kept = ("file_name", "image_id", "height", "width")
         sample: dict[str, Any] = {key: dataset_dict[key] for key in kept if key in dataset_dict}
@@ -186,9 +187,10 @@ class PseudoLabelDatasetMapper:
     def _view(self, dataset_dict: Mapping[str, Any]) -> _View:
         image = read_photo(dataset_dict)
         size, problems = image.shape[:2], Problems()
-        labels = read_photo_labels(dataset_dict, size, self.min_label_score, problems)
+        annotations, name = dataset_dict.get("annotations", ()), dataset_dict["file_name"]
+        labels = read_labels(annotations, size, self.min_label_score, problems, name)
         if problems and not len(labels.areas):  # training on it without labels would teach that there is nothing
-            raise BrokenSampleError(f"an image has no usable label: {problems.summary()}")
+            raise InputError(f"an image has no usable label: {problems.summary()}")
         # boxes without mask are common, and reported when the data set is read
         reasons = problems.counts.keys() - {"no segmentation"}
         if not self._reported >= reasons:
@@ -238,12 +240,12 @@ class PseudoLabelDatasetMapper:
                 donor = self._donors[int(index)]
                 if "annotations" in donor and donor["file_name"] != dataset_dict["file_name"]:
                     yield self._view(donor)
-            except BrokenSampleError as error:
+            except InputError as error:
                 self._report(error)
             except (OSError, ValueError, KeyError) as error:  # an unreadable record of a lazy data set
-                self._report(BrokenSampleError(f"record {index} of the data set cannot be read: {error!r}"))
+                self._report(InputError(f"record {index} of the data set cannot be read: {error!r}"))
 
-    def _report(self, error: BrokenSampleError) -> None:
+    def _report(self, error: InputError) -> None:
         message = str(error)
         if message not in self._reported:
             self._reported.add(message)

@@ -27,7 +27,6 @@ from detectron2.utils import comm
 from ...errors import InputError, SOHESError
 from ...structures.masks import has_segmentation
 from ..registration import LabelDataset, is_unlabeled
-from .labels import BrokenSampleError
 from .mapper import PseudoLabelDatasetMapper
 from .views import needs_teacher_view
 
@@ -192,7 +191,7 @@ class PositionDataset(Dataset):
             return None, name, f"{name} cannot be read: {error!r}"
         try:
             sample = self._map(record)
-        except BrokenSampleError as error:
+        except InputError as error:
             return None, name, str(error)
         return sample, name, "" if sample is not None else f"the mapper refused {name!r}"
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from ...errors import InputError
 from ...structures.files import atomic_writer
-from ...structures.forest import Forest, ForestError
+from ...structures.forest import Forest
 from ...structures.hierarchy import NO_PARENT
 from ...structures.masks import RLE, mask_areas
 from ...structures.run_lengths import run_lengths
@@ -98,7 +98,7 @@ def build_photo(file_name: str, size: tuple[int, int], entities: Sequence[Entity
             file_name=file_name,
         )
         forest.depths()
-    except ForestError as error:
+    except ValueError as error:
         raise InputError(f"{file_name}: {error}") from error
     return Photo(
         file_name,

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from ...errors import InputError
+from ...errors import ImageReadError, InputError
 from ...structures.files import write_text
-from ...structures.images import IMAGE_SUFFIXES, ImageReadError, image_size
+from ...structures.images import IMAGE_SUFFIXES, image_size
 from .base import LABEL, Entity, Options, Photo, build_photo, check_stems, copy_photos, stem_of
 from .polygons import fill, joined, rings_of
 

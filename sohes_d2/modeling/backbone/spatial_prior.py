@@ -1,12 +1,50 @@
-"""Spatial prior module of ViT-Adapter: convolutional features of strides 4 to 32."""
+"""Spatial prior module of ViT-Adapter: convolutional features of strides 4 to 32, and their normalisation by name."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
+from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-from .norms import build_norm
+GROUPS = 32  # of group norm, as in its paper
+
+
+class SyncBatchNorm(nn.SyncBatchNorm):
+    """Batch norm over all processes on GPUs; per process on other devices, where PyTorch does not synchronise it.
+
+    With a single process it is plain batch norm on any device. The state dict is that of batch norm.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.is_cuda:
+            return super().forward(input)
+        return super(nn.SyncBatchNorm, self).forward(input)
+
+
+def _group_norm(channels: int) -> nn.GroupNorm:
+    # 32 groups if the width allows it, else the largest power of 2 that divides the channels.
+    return nn.GroupNorm(math.gcd(GROUPS, channels), channels)
+
+
+NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "SyncBN": SyncBatchNorm,
+    "BN": nn.BatchNorm2d,
+    "GN": _group_norm,
+    "LN": LayerNorm2d,
+}
+
+
+def build_norm(name: str, channels: int) -> nn.Module:
+    """The normalisation ``name`` ("SyncBN", "BN", "GN" or "LN") for maps of ``channels`` channels.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if name not in NORMS:
+        raise ValueError(f"MODEL.VIT_ADAPTER.NORM {name!r} is not one of {', '.join(NORMS)}.")
+    return NORMS[name](channels)
 
 
 class SpatialPriorModule(nn.Module):
@@ -20,7 +58,7 @@ class SpatialPriorModule(nn.Module):
         Args:
             dim: channels of the maps, those of the ViT.
             inplanes: channels of the stem; the deeper convolutions have 2, 4 and 4 times as many.
-            norm: see :func:`~sohes_d2.modeling.backbone.norms.build_norm`.
+            norm: see `build_norm`.
         """
         super().__init__()
         self.stem = nn.Sequential(

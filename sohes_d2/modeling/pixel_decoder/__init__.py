@@ -1,6 +1,5 @@
-"""Pixel decoders: from the backbone's feature maps to per-pixel embeddings and the maps that queries attend to."""
+"""Pixel decoders: from the backbone's feature maps to per-pixel embeddings and multi-scale maps for the queries."""
 
-from .build import PIXEL_DECODER_REGISTRY, build_pixel_decoder
-from .msdeform import MSDeformAttnPixelDecoder
+from .msdeform import PIXEL_DECODER_REGISTRY, MSDeformAttnPixelDecoder, build_pixel_decoder
 
 __all__ = ["PIXEL_DECODER_REGISTRY", "MSDeformAttnPixelDecoder", "build_pixel_decoder"]

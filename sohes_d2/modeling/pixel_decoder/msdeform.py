@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Callable
 
 import torch
+from fvcore.common.registry import Registry
 from fvcore.nn import weight_init
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,8 +16,19 @@ from detectron2.config import configurable
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
 
 from ..position_encoding import PositionEmbeddingSine
-from .build import PIXEL_DECODER_REGISTRY
 from .encoder import MSDeformAttnTransformerEncoderOnly
+
+PIXEL_DECODER_REGISTRY = Registry("PIXEL_DECODER")
+PIXEL_DECODER_REGISTRY.__doc__ = """
+Pixel decoders, called with ``(cfg, input_shape)``, the channels and strides of the backbone's maps. Such a module has a
+method ``forward_features(features)``; see `MSDeformAttnPixelDecoder` for what it takes and returns.
+"""
+
+
+def build_pixel_decoder(cfg: Any, input_shape: Mapping[str, ShapeSpec]) -> nn.Module:
+    """Build the decoder that ``MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME`` names."""
+    return PIXEL_DECODER_REGISTRY.get(cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME)(cfg, input_shape)
+
 
 NUM_MULTI_SCALE_FEATURES = 3  # maps that queries attend to (Mask2Former, section 3.2.2)
 
@@ -26,7 +38,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
     """The multi-scale deformable attention pixel decoder (Mask2Former, CVPR 2022, section 4.1).
 
     Parameters are named as in the official implementation, so that ``sem_seg_head.pixel_decoder.*`` of its checkpoints
-    load. Under autocast everything here runs in float32, as there.
+    load. Under autocast it runs in float32, as in the official implementation.
     """
 
     @configurable
@@ -53,11 +65,11 @@ class MSDeformAttnPixelDecoder(nn.Module):
             transformer_dim_feedforward: hidden channels of the encoder's feed-forward networks.
             transformer_enc_layers: encoder layers.
             transformer_n_points: sampling points per head and level.
-            transformer_in_features: the maps that go through the transformer.
+            transformer_in_features: input maps of the transformer.
             conv_dim: channels of all maps inside; a multiple of 4 and of ``transformer_nheads``.
             mask_dim: channels of the mask features.
             norm: of the FPN's convolutions, as in Detectron2's ``get_norm``.
-            common_stride: of the mask features, in pixels of the model's input.
+            common_stride: stride of the mask features, in pixels of the model's input.
         """
         super().__init__()
         missing = [name for name in transformer_in_features if name not in input_shape]

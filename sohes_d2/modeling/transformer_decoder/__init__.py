@@ -1,6 +1,5 @@
-"""Transformer decoders: from image features to one mask, one score and one place in the hierarchy per query."""
+"""Transformer decoders: from image features to a mask, a score and ancestor embeddings per query."""
 
-from .build import TRANSFORMER_DECODER_REGISTRY, build_transformer_decoder
-from .masked_decoder import MultiScaleMaskedTransformerDecoder
+from .masked_decoder import TRANSFORMER_DECODER_REGISTRY, MultiScaleMaskedTransformerDecoder, build_transformer_decoder
 
 __all__ = ["TRANSFORMER_DECODER_REGISTRY", "MultiScaleMaskedTransformerDecoder", "build_transformer_decoder"]

@@ -9,7 +9,7 @@ from PIL import Image
 
 import sohes_d2  # noqa: F401
 from sohes_d2.data.training.border_counts import OUTSIDE, BorderCountMapper, border_counts
-from sohes_d2.data.training.labels import BrokenSampleError
+from sohes_d2.errors import InputError
 from sohes_d2.structures.masks import encode_masks
 from sohes_d2.structures.run_lengths import run_lengths
 
@@ -104,7 +104,7 @@ def test_unusable_inputs_are_refused(photo, tmp_path):
         ({"height": 13}, "Restore it or label it again"),
         ({"annotations": []}, "no usable label"),
     ):
-        with pytest.raises(BrokenSampleError, match=words):
+        with pytest.raises(InputError, match=words):
             mapper({**record, **change})
     for options in ({"crop_size": 1}, {"image_format": "HSV"}, {"max_pixels": -1}):
         with pytest.raises(ValueError):

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from sohes_d2 import add_sohes_config
-from sohes_d2.data.training.labels import BrokenSampleError
 from sohes_d2.data.training.mapper import PseudoLabelDatasetMapper
+from sohes_d2.errors import InputError
 from sohes_d2.structures.masks import encode_masks, rle_to_json
 
 from detectron2.config import get_cfg
@@ -247,7 +247,7 @@ def broken_records(tmp_path):
 def test_broken_images_are_skipped(tmp_path, caplog):
     m = mapper([T.NoOpTransform()])
     for count, (given, message) in enumerate(broken_records(tmp_path).values(), start=1):
-        with pytest.raises(BrokenSampleError, match=message):
+        with pytest.raises(InputError, match=message):
             m.map_or_raise(given)
         caplog.clear()
         with caplog.at_level(logging.WARNING):
@@ -262,7 +262,7 @@ def test_at_test_time(tmp_path):
     sample = m(given)
     assert sample["image"].shape == (3, 10, 15)
     assert "instances" not in sample and (sample["height"], sample["width"]) == (20, 30)
-    with pytest.raises(BrokenSampleError, match=r"gone.png"):
+    with pytest.raises(InputError, match=r"gone.png"):
         m({**given, "file_name": "gone.png"})
 
 
