@@ -15,14 +15,13 @@ from ..structures.images import as_rgb, reduced
 from ..structures.masks import RLE, encode_masks, encode_window
 from ..structures.selection import Selection
 from .border_network import LearnedBorders
+from .candidates import Candidates, MaskFilter
 from .features import FeatureExtractor, build_feature_extractor, extractor_by_name
-from .filtering import MaskFilter
 from .graph import STRENGTH_UNIT, border_strength
 from .leaves import resize_labels
 from .local_reclustering import LocalReclustering
 from .looks import Looks
 from .merge_tree import MergeTree
-from .overlaps import Candidates
 from .proposals import Proposal, proposals_from_tree
 from .refinement import REFINERS, Refiner, margin_window
 from .refinement.base import none

@@ -9,8 +9,8 @@ import torch
 import yaml
 
 from sohes_d2 import add_sohes_config
+from sohes_d2.exploration.candidates import MaskFilter
 from sohes_d2.exploration.features import ColorTextureExtractor
-from sohes_d2.exploration.filtering import MaskFilter
 from sohes_d2.exploration.labeler import PseudoLabeler
 from sohes_d2.exploration.local_reclustering import LocalReclustering
 from sohes_d2.exploration.looks import Looks

@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from sohes_d2 import add_sohes_config
 from sohes_d2.data.synthetic.scene import generate_scene
 from sohes_d2.exploration.border_network import BorderNetwork
+from sohes_d2.exploration.candidates import MaskFilter
 from sohes_d2.exploration.features import ColorTextureExtractor
-from sohes_d2.exploration.filtering import MaskFilter
 from sohes_d2.exploration.labeler import PseudoLabeler, fill_holes
 from sohes_d2.exploration.local_reclustering import LocalReclustering
 from sohes_d2.exploration.looks import Looks

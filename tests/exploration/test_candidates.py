@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sohes_d2.exploration.overlaps import Candidates
+from sohes_d2.exploration.candidates import Candidates
 from sohes_d2.structures.masks import decode_masks
 
 from .test_merge_tree import random_tree
