@@ -213,7 +213,7 @@ def _read_with_bases(file: str) -> list[tuple[str, dict[str, Any]]]:
     while path:
         if len(contents) == _MAX_BASES:
             raise ConfigError(f"config file {file!r}: {BASE_KEY} leads in a circle or over {_MAX_BASES} files")
-        content = read_mapping(path, f"config file {path!r}{named_by}")
+        content = _read_mapping(path, f"config file {path!r}{named_by}")
         base = content.pop(BASE_KEY, "")
         if not isinstance(base, str):
             raise ConfigError(f"config file {path!r}: {BASE_KEY} is {base!r}, not the path of a file")
@@ -223,12 +223,7 @@ def _read_with_bases(file: str) -> list[tuple[str, dict[str, Any]]]:
     return contents[::-1]
 
 
-def read_mapping(path: str, where: str) -> dict[str, Any]:
-    """The keys and values of a yaml file, see `read_yaml`.
-
-    Raises:
-        ConfigError: it cannot be read, or holds something else.
-    """
+def _read_mapping(path: str, where: str) -> dict[str, Any]:
     try:
         with open_regular(path) as file:
             content = read_yaml(file.read(_MAX_BYTES + 1), where)
