@@ -5,11 +5,11 @@
 ARG PYTHON=3.11
 FROM python:${PYTHON}-slim
 
-# Which build of torch: cpu, or a version of CUDA as https://download.pytorch.org/whl names it, such as cu130.
+# Build of torch: cpu, or a CUDA version as named on https://download.pytorch.org/whl, such as cu130.
 ARG TORCH=cpu
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PYTHONUNBUFFERED=1
 
-# In the order of how seldom they change. The tested versions are constraints; what is installed is what is required.
+# Ordered by how rarely they change. The tested versions are constraints; only required packages are installed.
 WORKDIR /opt/sohes
 COPY requirements.txt ./
 RUN grep -E '^(torch|torchvision)==' requirements.txt > torch.txt \

@@ -1,4 +1,4 @@
-# make env | demo | test | fuzz | imports | lint. Each works alone on a fresh clone; the environment is built once, in .venv.
+# make env | demo | test | fuzz | imports | lint. Each works on a fresh clone; the environment is built once, in .venv.
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -6,7 +6,7 @@ SOHES := $(VENV)/bin/sohes
 READY := $(VENV)/.ready
 PYTEST_FLAGS ?= -n auto --maxprocesses 4
 DEMO := output/demo
-# numba, torch and OpenCV would each start a thread per core in every one of the test processes.
+# numba, torch and OpenCV would each start a thread per core in every test process.
 ONE_THREAD := OMP_NUM_THREADS=1
 
 .PHONY: help env demo test fuzz imports lint
@@ -15,20 +15,20 @@ ONE_THREAD := OMP_NUM_THREADS=1
 
 help:
 	@echo "make env    build .venv: torch, Detectron2 and this package (several GB to download, once)"
-	@echo "make demo   label real photos with entity forests, on the CPU, and show them: $(DEMO)/report.html and pictures"
+	@echo "make demo   label photos with entity forests on the CPU and write $(DEMO)/report.html and pictures"
 	@echo "make test   run the tests (no network, no GPU)"
-	@echo "make fuzz   give each tool EXAMPLES=N (2000) randomly damaged files; the tests try a few"
-	@echo "make imports  draw which folders import which, in CONTRIBUTING.md"
+	@echo "make fuzz   test each command with EXAMPLES=N (2000) randomly damaged files"
+	@echo "make imports  update the import graph in CONTRIBUTING.md"
 	@echo "make lint   check style, imports and types: ruff, mypy"
-	@echo "Another Python than $(PYTHON): make PYTHON=python3.12 env"
+	@echo "To use another Python than $(PYTHON): make PYTHON=python3.12 env"
 
 env: $(READY)
-	@echo "The environment stands: $(PY)"
+	@echo "The environment is ready: $(PY)"
 
-# The stamp is written last, so that an interrupted build is taken up again.
+# The stamp is written last, so that an interrupted build is continued.
 $(READY): requirements.txt setup.py sohes_d2/cli/setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	    echo "make: $(PYTHON) is missing or older than 3.11, which numpy in requirements.txt needs. Name a newer one:" >&2; \
+	    echo "make: $(PYTHON) is missing or older than 3.11, which numpy in requirements.txt needs. Use a newer one:" >&2; \
 	    echo "    make PYTHON=/path/to/python3.11 env" >&2; exit 1; }
 	@test -x $(PY) || { echo "Creating $(VENV) with $$($(PYTHON) --version)"; $(PYTHON) -m venv $(VENV); } || { rm -rf $(VENV); \
 	    echo "make: '$(PYTHON) -m venv' failed; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }

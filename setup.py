@@ -1,9 +1,9 @@
-"""Package metadata. The one tested set of versions is in requirements.txt; here are the ranges that are meant to work.
+"""Package metadata with version ranges. The tested versions are in requirements.txt.
 
-Not listed, because a package cannot choose them well for an environment that exists already:
-  Detectron2  is not on PyPI under its name: `sohes setup` installs it. Phase 1 and label files need none.
-  OpenCV      opencv-python and opencv-python-headless own the same files, so that requiring one breaks the other where
-              that is installed. Keep the one you have; in a new environment `pip install sohes_d2[opencv]`.
+Not listed, because a package cannot choose them for an existing environment:
+  Detectron2  is not on PyPI under its name: `sohes setup` installs it. Phase 1 and label files do not need it.
+  OpenCV      opencv-python and opencv-python-headless install the same files, so requiring one would break the other if
+              it is installed. Keep the installed one; in a new environment `pip install sohes_d2[opencv]`.
 """
 
 import re
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "sohes_d2" / "__init__.py").read_text(), re.MULTILINE)[1]
 README = ROOT / "README.md"
 
-# What Detectron2 needs when it runs; it is installed without its dependencies.
+# Runtime dependencies of Detectron2, which is installed without them.
 DETECTRON2_NEEDS = [
     "cloudpickle",
     "fvcore>=0.1.5,<0.1.6",
@@ -34,20 +34,20 @@ EXTRAS = {
     "opencv": ["opencv-python-headless>=4.7"],
     # Phase 1 on a cluster: sohes label --engine ray
     "ray": ["ray>=2.9"],
-    # Refiners of phase 1; `guided`, the default, needs neither.
+    # Refiners of phase 1; `guided` needs neither.
     "crf": ["pydensecrf2"],
     "cascadepsp": ["segmentation-refinement"],
     # COCO evaluation several times faster than pycocotools
     "fast-eval": ["faster-coco-eval>=1.6"],
     # ONNX files: sohes export-onnx writes and checks them, tools/run_onnx.py runs them.
     "onnx": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.5"],
-    # The tests of the html page drive a Chromium or Chrome that is installed; playwright downloads none by itself.
+    # The tests of the html page use an installed Chromium or Chrome; playwright does not download one by itself.
     "browser": ["playwright>=1.40"],
     # Runs docs/quickstart.ipynb, as the tests do
     "notebook": ["ipykernel>=6", "nbclient>=0.8", "nbformat>=5.7"],
     # Self-supervised backbone pretraining: sohes pretrain
     "pretrain": ["lightly>=1.6"],
-    # The demo's photos come with scikit-image; reports draw with matplotlib.
+    # The photos of the demo are part of scikit-image; reports use matplotlib.
     "report": ["matplotlib>=3.5", "scikit-image>=0.22"],
     # Forest.to_pandas, Forest.to_supervision
     "tables": ["pandas>=2.0", "supervision>=0.20"],
@@ -85,7 +85,7 @@ setup(
         "Typing :: Typed",
     ],
     entry_points={"console_scripts": ["sohes = sohes_d2.cli.main:main"]},
-    # The configs stand beside the package in the repository, and inside it where it is installed.
+    # The configs are beside the package in the repository, and inside it when installed.
     packages=[*find_packages(include=["sohes_d2", "sohes_d2.*"]), *CONFIGS],
     package_dir=CONFIGS,
     package_data={
@@ -94,7 +94,7 @@ setup(
         "sohes_d2.report": ["assets/*"],
         "sohes_d2.model_zoo": ["*.*", "*/*"],
     },
-    # The syntax is that of 3.9; the set in requirements.txt needs 3.11, because numpy 2.4 does.
+    # The syntax is that of 3.9; the versions in requirements.txt need 3.11 because of numpy 2.4.
     python_requires=">=3.9",
     install_requires=[
         "filelock>=3.12",

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""ADE20K to a class-agnostic COCO json, in one of its two forms.
+"""Convert ADE20K to a class-agnostic COCO json, in one of its two forms.
 
-full (default): the 2021 release with every object, its parts, and the parts of these, from
+full (default): the 2021 release with all objects, parts and subparts, from
 https://groups.csail.mit.edu/vision/datasets/ADE20K (registration):
     ADE20K_2021_17_01/images/ADE/{training,validation}/**/ADE_*.{jpg,json} and the folder of masks beside each
 
@@ -14,8 +14,8 @@ http://sceneparsing.csail.mit.edu/data/ChallengeData2017/annotations_instance.ta
     python datasets/prepare_ade20k.py --split val
     python datasets/prepare_ade20k.py --form instance --split val
 
-The masks of the full form tell the visible part of an object (255) from what something else hides (128). The visible
-part is taken, which is what can be seen; --amodal takes both.
+The masks of the full form distinguish visible (255) and occluded (128) pixels of an object. The visible ones are used;
+--amodal uses both.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def read_full(item: Item, amodal: bool) -> Scene:
     """The objects and parts of one image of the full form.
 
     Raises:
-        ValueError: the json is not of that form, or a mask has another size than the photo.
+        ValueError: the json has another form, or a mask has another size than the photo.
         OSError: a file is missing.
     """
     folder = os.path.dirname(item.source)
@@ -82,7 +82,7 @@ def read_full(item: Item, amodal: bool) -> Scene:
         except UnicodeDecodeError:  # names in the older part of the set
             text = data.decode("latin-1")
         objects = json.loads(text)["annotation"]["object"]
-        # MATLAB wrote the file: an object without others of its kind around it is not in a list
+        # written by MATLAB: a single object is not in a list
         objects = [objects] if isinstance(objects, dict) else objects
         index = {entry["id"]: k for k, entry in enumerate(objects)}
         parents = [_parent(entry["parts"]["ispartof"], index) for entry in objects]
@@ -97,7 +97,7 @@ def read_full(item: Item, amodal: bool) -> Scene:
 
 
 def _parent(whole, index: dict[int, int]) -> int:
-    """Index of the object that an `ispartof` names: an id, a list of one, or an empty list."""
+    """Index of the object named by `ispartof`: an id, a list of one id, or an empty list."""
     if isinstance(whole, list):
         whole = whole[0] if whole else None
     return index.get(whole, NO_PARENT)
@@ -112,7 +112,7 @@ def _read_mask(path: str, size: tuple[int, int], amodal: bool) -> np.ndarray:
 
 
 def instance_items(images: str, annotations: str) -> list[Item]:
-    """The annotated images of the instance form; an id is the number in the name."""
+    """The annotated images of the instance form; ids are the numbers in the names."""
     items = []
     for name in image_files(annotations, (".png",)):
         stem = os.path.splitext(name)[0]
@@ -144,7 +144,7 @@ def read_instance(item: Item) -> Scene:
 
 
 def body(args) -> Summary:
-    """Convert as the command line says."""
+    """Convert the data set."""
     dataset = BUILTIN[f"entities_ade20k_{args.form}_{args.split}"]
     images = path_of(args.images, args.root, dataset.images)
     info = {"description": f"ADE20K {args.form} {args.split}, class-agnostic", "limit": args.limit}

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""BSDS500 to a class-agnostic COCO json: the segments of all people who drew an image.
+"""Convert BSDS500 to a class-agnostic COCO json with the segments of all annotators.
 
 Expects, as http://www.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/BSR/BSR_bsds500.tgz unpacks:
     BSR/BSDS500/data/images/{train,val,test}/*.jpg
@@ -7,9 +7,9 @@ Expects, as http://www.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/BS
 
     python datasets/prepare_bsds500.py --split val
 
-Each person divided the image on their own, some coarsely and some finely. Segments that two of them drew alike (IoU
-over --duplicate-iou) are taken once, from the earlier person in the file. BSDS500 does not say which segment is a part
-of which, so no parents are written.
+Annotators segmented the image independently, some coarsely and some finely. Duplicate segments of two annotators (IoU
+above --duplicate-iou) are used once, from the earlier annotator in the file. BSDS500 has no hierarchy, so there are
+no parents.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ REMEDY = "Get http://www.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/
 
 
 def read_segmentations(path: str) -> list[np.ndarray]:
-    """The (H, W) label maps of one image, one per person; equal labels are one segment.
+    """Read the (H, W) label maps of one image, one per annotator; equal labels are one segment.
 
     Raises:
         ValueError: not a ground truth file of BSDS500.
@@ -54,7 +54,7 @@ def read_segmentations(path: str) -> list[np.ndarray]:
 
 
 def distinct(masks: list[RLE], duplicate_iou: float) -> list[RLE]:
-    """The masks without those that overlap an earlier one that was kept by more than ``duplicate_iou``."""
+    """The masks without those that overlap an earlier kept one by more than ``duplicate_iou``."""
     overlaps = iou_matrix(masks, masks)
     kept: list[int] = []
     for k in range(len(masks)):
@@ -80,7 +80,7 @@ def read_image(item: Item, duplicate_iou: float) -> Scene:
 
 
 def body(args) -> Summary:
-    """Convert as the command line says."""
+    """Convert the data set."""
     dataset = BUILTIN[f"entities_bsds500_{args.split}"]
     images = path_of(args.images, args.root, dataset.images)
     truth = path_of(args.annotations, args.root, f"BSR/BSDS500/data/groundTruth/{args.split}")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""COCO 2017 instances to a class-agnostic COCO json.
+"""Convert COCO 2017 instances to a class-agnostic COCO json.
 
 Expects, as https://cocodataset.org/#download unpacks:
     coco/annotations/instances_val2017.json
@@ -27,13 +27,13 @@ DATASET = BUILTIN["entities_coco_2017_val"]
 
 
 def body(args) -> Summary:
-    """Convert as the command line says."""
+    """Convert the data set."""
     return convert_coco(
         path_of(args.annotations, args.root, "coco/annotations/instances_val2017.json"),
         path_of(args.output, args.root, DATASET.labels),
         {"description": "COCO instances, class-agnostic", "url": "https://cocodataset.org"},
         limit=args.limit,
-        # the json's own name: a 2014 file of instances names 2014 images, although its URLs may lead elsewhere
+        # the name in the json: a file of 2014 names images of 2014, although its URLs may point elsewhere
         file_name=image_name,
         image_root=None if args.no_images else path_of(args.images, args.root, DATASET.images),
         remedy=REMEDY,

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""COCO val2017 and LVIS v1 val together: what either annotates, on the images that both do.
+"""Merge COCO val2017 and LVIS v1 val: the annotations of both, on images annotated by both.
 
 Expects the files of prepare_coco.py and prepare_lvis.py:
     coco/annotations/instances_val2017.json
@@ -8,9 +8,9 @@ Expects the files of prepare_coco.py and prepare_lvis.py:
 
     python datasets/prepare_coco_lvis.py
 
-COCO annotates all objects of its 80 classes, LVIS many more classes but not all objects; together they miss less. Where
-a COCO mask and an LVIS mask are the same object (IoU of at least --duplicate-iou), the one of LVIS is kept, whose
-outlines are finer. A crowd region of COCO is always kept. The pairing and its default are this project's choice.
+COCO annotates all objects of its 80 classes, LVIS many more classes but not all objects; together they miss fewer. If a
+COCO mask and an LVIS mask are the same object (IoU of at least --duplicate-iou), the one of LVIS is kept, with finer
+outlines. Crowd regions of COCO are always kept. The matching and its default are this project's choice.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ DATASET = BUILTIN["entities_coco_lvis_val"]
 
 
 def union(coco: list[Entity], lvis: list[Entity], duplicate_iou: float) -> list[Entity]:
-    """All entities of LVIS, and those of COCO that LVIS does not have.
+    """All entities of LVIS, and those of COCO that are not in LVIS.
 
     Args:
         coco, lvis: entities of one image.
-        duplicate_iou: IoU in (0, 1] from which two masks are one object.
+        duplicate_iou: smallest IoU of duplicates, in (0, 1].
     """
     outlines = [entity.mask for entity in lvis if entity.mask is not None]
 
     def is_new(entity: Entity) -> bool:
-        # one without a mask goes on, to be counted as damaged
+        # keep entities without mask, to be counted as damaged
         if entity.mask is None or entity.iscrowd:
             return True
         return iou_matrix([entity.mask], outlines).max(initial=0) < duplicate_iou
@@ -61,7 +61,7 @@ def union(coco: list[Entity], lvis: list[Entity], duplicate_iou: float) -> list[
 
 
 def body(args) -> Summary:
-    """Convert as the command line says."""
+    """Convert the data set."""
     if not 0 < args.duplicate_iou <= 1:
         raise InputError(f"--duplicate-iou must be in (0, 1], got {args.duplicate_iou}")
     coco_json = path_of(args.coco, args.root, "coco/annotations/instances_val2017.json")
@@ -80,7 +80,7 @@ def body(args) -> Summary:
         parts = [[coco_entity(a, item.source) for a in file.annotations(item.image_id)] for file in (coco, lvis)]
         entities = union(*parts, args.duplicate_iou)
         for entity in entities:
-            entity.source_id = None  # the ids of two files mean nothing together
+            entity.source_id = None  # ids of the two files may collide
         return Scene(item.source, entities)
 
     info = {

@@ -1,13 +1,12 @@
 #!/usr/bin/env python
-"""Write the demo's photos: real ones that come inside the installed scikit-image package, so nothing is downloaded.
+"""Write the photos of the demo, which are part of the installed scikit-image package, so nothing is downloaded.
 
-Only photos whose licence lets everybody use and show them are taken (see datasets/README.md). The licence belongs to a
-file, not to a name, so each file must have the checksum of the one whose licence was looked up; another file is left
-out.
+Only photos with a licence that allows everybody to use and show them are used (see datasets/README.md). Each file must
+have the checksum of the file whose licence was checked; others are skipped.
 
     python datasets/prepare_demo_images.py --output output/demo/images
 
-Exit code: 0 all photos written, 3 some left out (each with its reason), 2 none could be written.
+Exit code: 0 all photos written, 3 some skipped (with reasons), 2 none could be written.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ ATTRIBUTION = "ATTRIBUTION.txt"
 
 @dataclass(frozen=True)
 class Photo:
-    """A file of scikit-image's data folder, and what ``skimage.data`` (version 0.26) says of its origin."""
+    """A file of scikit-image's data folder, with its origin as documented in ``skimage.data`` (version 0.26)."""
 
     file_name: str
     sha256: str
@@ -103,15 +102,15 @@ PHOTOS = (
 
 
 def write_photos(source: Path, output: Path, max_side: int) -> tuple[list[Path], list[str]]:
-    """Copy the photos byte for byte, or shrunk where they are larger than ``max_side`` pixels, and write who made them.
+    """Copy the photos, downsized if they are larger than ``max_side`` pixels, and write their authors and licences.
 
     Args:
         source: scikit-image's data folder.
-        output: folder to write to; made if missing.
+        output: folder to write to; created if missing.
         max_side: longest side in pixels; 0 for no limit.
 
     Returns:
-        The files written, and for every photo left out a line with the reason.
+        The files written, and a line with the reason for every skipped photo.
     """
     output.mkdir(parents=True, exist_ok=True)
     written, left_out, lines = [], [], []
@@ -137,7 +136,7 @@ def write_photos(source: Path, output: Path, max_side: int) -> tuple[list[Path],
 
 
 def _write(path: Path, target: Path, max_side: int) -> str:
-    """Write one photo; returns what was done to it."""
+    """Write one photo; returns a note on its changes."""
     with open_image(path) as image:
         before = image.size
         after = tuple(max(1, round(v * min(1, (max_side or max(before)) / max(before)))) for v in before)
@@ -146,18 +145,18 @@ def _write(path: Path, target: Path, max_side: int) -> str:
         write_bytes(target, path.read_bytes())
         return "unchanged"
     write_picture(target, shrunk, "PNG" if target.suffix == ".png" else "JPEG", quality=95)
-    return f"shrunk from {before[0]} x {before[1]} to {after[0]} x {after[1]} pixels"
+    return f"downsized from {before[0]} x {before[1]} to {after[0]} x {after[1]} pixels"
 
 
 def skimage_data_folder() -> Path:
-    """The folder of photos inside the installed scikit-image, found without importing it.
+    """The folder of photos of the installed scikit-image, found without importing it.
 
     Raises:
         InputError: scikit-image is not installed, or without its data.
     """
     spec = find_spec("skimage")
     if spec is None or not spec.submodule_search_locations:
-        raise InputError("the demo's photos come with scikit-image, which is not installed: pip install scikit-image")
+        raise InputError("the photos of the demo need scikit-image, which is not installed: pip install scikit-image")
     folder = Path(next(iter(spec.submodule_search_locations))) / "data"
     if not folder.is_dir():
         raise InputError(f"this scikit-image has no data folder ({folder}): pip install --force-reinstall scikit-image")
@@ -165,7 +164,7 @@ def skimage_data_folder() -> Path:
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; exits with code 2 where it is wrong."""
+    """Parse the command line; exits with code 2 if it is invalid."""
     parser = tool_parser(__doc__)
     parser.add_argument("--output", default=DEFAULT_OUTPUT, type=Path, help="folder to write to (default: %(default)s)")
     parser.add_argument(
@@ -173,7 +172,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         default=DEFAULT_MAX_SIDE,
         type=int,
         metavar="PIXELS",
-        help="shrink larger photos to this longest side, to keep the demo quick; 0 for no limit (default: %(default)s)",
+        help="downsize larger photos to this longest side, for a fast demo; 0: no limit (default: %(default)s)",
     )
     args = parser.parse_args(arguments)
     if args.max_side < 0:
@@ -186,7 +185,7 @@ def write(args: argparse.Namespace) -> int:
     check_output(args.output, folder=True)
     written, left_out = write_photos(skimage_data_folder(), args.output, args.max_side)
     for line in left_out:
-        print(f"left out {line}", file=sys.stderr)
+        print(f"skipped {line}", file=sys.stderr)
     print(f"{len(written)} photos in {args.output}; their authors and licences in {args.output / ATTRIBUTION}")
     return EXIT_USAGE if not written else EXIT_SKIPPED if left_out else EXIT_DONE
 

@@ -1,15 +1,15 @@
 #!/usr/bin/env python
-"""EntitySeg to a class-agnostic COCO json.
+"""Convert EntitySeg to a class-agnostic COCO json.
 
 Expects the annotations of https://github.com/adobe-research/EntitySeg-Dataset/releases/tag/v1.0, which are COCO jsons,
-and the images in the size that belongs to them (the names in the json are looked up under the folder, and by their last
-part where the folders differ):
+and the images in the matching size (names in the json are looked up under the folder, by base name if the folders
+differ):
     entityseg/annotations/entityseg_val_lr.json
     entityseg/images_lr/entity_01_11580/*  entity_02_11598/*  entity_03_10049/*
 
     python datasets/prepare_entityseg.py
 
-"lr" is the version of 800 to 1333 pixels. The original size works the same way, with --annotations and --images.
+"lr" is the version of 800 to 1333 pixels. For the original size use --annotations and --images.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ DATASET = BUILTIN["entities_entityseg_val"]
 def image_finder(root: str) -> Callable[[dict[str, Any]], str]:
     """A function from an image record to its path under ``root``.
 
-    The path of the record is taken if it is there. Otherwise the one file of that name is, since the archives of the
-    three sources unpack to folders of several depths.
+    The path of the record is used if it exists. Otherwise the unique file of that name is used, since the archives of
+    the three sources unpack to folders of different depths.
     """
     by_name: dict[str, list[str]] = {}
     for folder, _, files in os.walk(root):
@@ -62,7 +62,7 @@ def image_finder(root: str) -> Callable[[dict[str, Any]], str]:
 
 
 def body(args) -> Summary:
-    """Convert as the command line says."""
+    """Convert the data set."""
     images = path_of(args.images, args.root, DATASET.images)
     if not args.no_images:
         require(REMEDY, images)

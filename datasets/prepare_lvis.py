@@ -1,13 +1,13 @@
 #!/usr/bin/env python
-"""LVIS v1 to a class-agnostic COCO json.
+"""Convert LVIS v1 to a class-agnostic COCO json.
 
-Expects, as https://www.lvisdataset.org/dataset unpacks, beside the COCO 2017 images that it annotates:
+Expects, as https://www.lvisdataset.org/dataset unpacks, and the COCO 2017 images that it annotates:
     lvis/lvis_v1_val.json
     coco/{train2017,val2017}/*.jpg
 
     python datasets/prepare_lvis.py
 
-LVIS annotates only some classes exhaustively in each image, so that what is not annotated may still be an entity.
+LVIS annotates only some classes exhaustively in each image, so entities may be missing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ DATASET = BUILTIN["entities_lvis_v1_val"]
 
 
 def body(args) -> Summary:
-    """Convert as the command line says."""
+    """Convert the data set."""
     return convert_coco(
         path_of(args.annotations, args.root, "lvis/lvis_v1_val.json"),
         path_of(args.output, args.root, DATASET.labels),

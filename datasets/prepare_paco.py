@@ -1,13 +1,13 @@
 #!/usr/bin/env python
-"""PACO-LVIS to a class-agnostic COCO json in which every part names its object.
+"""Convert PACO-LVIS to a class-agnostic COCO json with parents of parts.
 
-Expects, as https://github.com/facebookresearch/paco describes, beside the COCO 2017 images that it annotates:
+Expects, as https://github.com/facebookresearch/paco describes, and the COCO 2017 images that it annotates:
     paco/paco_lvis_v1_{train,val,test}.json
     coco/{train2017,val2017}/*.jpg
 
     python datasets/prepare_paco.py --split test
 
-An annotation is an object if its `obj_ann_id` is its own id, and a part of the object `obj_ann_id` names otherwise.
+An annotation is an object if its `obj_ann_id` is its own id, otherwise a part of the object `obj_ann_id`.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ REMEDY = (
 
 
 def object_of_each(annotations: list[dict]) -> list[int]:
-    """Index of the object that each annotation of one image is a part of; -1 for objects.
+    """Index of the object of each part among the annotations of one image; -1 for objects.
 
     Raises:
-        ValueError: an annotation names an object that its image does not have.
+        ValueError: an annotation names an object that is not in its image.
     """
     index = {annotation["id"]: k for k, annotation in enumerate(annotations)}
     parents = []
@@ -43,7 +43,7 @@ def object_of_each(annotations: list[dict]) -> list[int]:
 
 
 def body(args) -> Summary:
-    """Convert as the command line says."""
+    """Convert the data set."""
     dataset = BUILTIN[f"entities_paco_lvis_v1_{args.split}"]
     return convert_coco(
         path_of(args.annotations, args.root, f"paco/paco_lvis_v1_{args.split}.json"),

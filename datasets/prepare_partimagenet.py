@@ -1,18 +1,18 @@
 #!/usr/bin/env python
-"""PartImageNet to a class-agnostic COCO json, from one of its two releases (https://github.com/tacju/partimagenet).
+"""Convert PartImageNet to a class-agnostic COCO json, from one of its releases (https://github.com/tacju/partimagenet).
 
-seg (default): PartImageNet_Seg.zip, with maps of wholes and of parts; each part names the whole it lies in:
+seg (default): PartImageNet_Seg.zip, with maps of wholes and of parts; the parent of a part is the whole around it:
     PartImageNet/images/{train,val,test}/*.JPEG
     PartImageNet/annotations/{train,val,test}/*.png          part of each pixel, 40 = none
     PartImageNet/annotations/{train,val,test}_whole/*.png    class of each pixel, 158 = none
 
-ood: PartImageNet_OOD, COCO jsons with polygons of the parts alone, images in folders by class:
+ood: PartImageNet_OOD, COCO jsons with polygons of parts only, images in folders by class:
     partimagenet_ood/{train,val,test}.json
     partimagenet_ood/{train,val,test}/n*/*.JPEG
 
     python datasets/prepare_partimagenet.py --split val
 
-The maps of the first release do not tell two parts of one kind apart: all feet of an animal are one mask.
+The maps of the first release do not separate parts of one kind: all feet of an animal are one mask.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def read_maps(item: Item) -> Scene:
     part_values = [int(v) for v in np.unique(parts) if v != NO_PART]
     parents = [NO_PARENT] * len(whole_values)
     for value in part_values:
-        # the whole that has most of the part's pixels; with one object per image, the one there is
+        # the whole with most of the part's pixels
         votes = [int(((wholes == whole) & (parts == value)).sum()) for whole in whole_values]
         parents.append(int(np.argmax(votes)) if any(votes) else NO_PARENT)
     masks = encode_label_map(wholes, whole_values) + encode_label_map(parts, part_values)
@@ -79,13 +79,13 @@ def _read_map(path: str, size: tuple[int, int], none: int) -> np.ndarray:
 
 
 def ood_file_name(image: dict) -> str:
-    """The path of an image of the second release: in the folder of its class, which its name begins with."""
+    """The path of an image of the second release: in the folder of its class, the prefix of its name."""
     name = image_name(image)
     return name if "/" in name else f"{name.split('_')[0]}/{name}"
 
 
 def body(args) -> Summary:
-    """Convert as the command line says."""
+    """Convert the data set."""
     info = {"description": f"PartImageNet {args.form} {args.split}, class-agnostic"}
     if args.form == "ood":
         dataset = BUILTIN[f"entities_partimagenet_ood_{args.split}"]

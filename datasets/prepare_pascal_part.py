@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""PASCAL-Part to a class-agnostic COCO json in which every part names its object.
+"""Convert PASCAL-Part to a class-agnostic COCO json with parents of parts.
 
 Expects the annotations of http://roozbehm.info/pascal-parts/pascal-parts.html and the images of PASCAL VOC 2010:
     pascal_part/Annotations_Part/*.mat
@@ -41,7 +41,7 @@ REMEDY = (
 
 
 def read_objects(path: str) -> list[tuple[np.ndarray, list[np.ndarray]]]:
-    """The objects of one annotation file: each one's (H, W) mask, and those of its parts.
+    """Read the objects of one annotation file: the (H, W) mask of each, and those of its parts.
 
     Raises:
         ValueError: not an annotation file of PASCAL-Part.
@@ -58,7 +58,7 @@ def read_objects(path: str) -> list[tuple[np.ndarray, list[np.ndarray]]]:
 
 
 def _structs(array: Any) -> list[Any]:
-    """The elements of a MATLAB array of structs; none for its empty array, which has no fields."""
+    """The elements of a MATLAB array of structs; none for an empty array, which has no fields."""
     return list(array.ravel()) if array.size else []
 
 
@@ -83,7 +83,7 @@ def read_scene(item: Item) -> Scene:
 
 
 def body(args) -> Summary:
-    """Convert as the command line says."""
+    """Convert the data set."""
     dataset = BUILTIN[f"entities_pascal_part_{args.split}"]
     voc = path_of(args.voc, args.root, "VOCdevkit/VOC2010")
     annotations = path_of(args.annotations, args.root, "pascal_part/Annotations_Part")

@@ -1,16 +1,16 @@
 #!/usr/bin/env python
-"""SA-1B: lists of training images, and the test split of 1,000 images as a COCO json.
+"""Prepare SA-1B: lists of training images, and a test split of 1,000 images as a COCO json.
 
-Expects the archives of https://ai.meta.com/datasets/segment-anything-downloads, unpacked in any folders below:
+Expects the archives of https://ai.meta.com/datasets/segment-anything-downloads, unpacked in any sub-folders:
     sa1b/**/sa_*.jpg and sa_*.json beside each
 
     python datasets/prepare_sa1b.py --test
     python datasets/prepare_sa1b.py --train 200000
 
-Images are ordered by the sha256 of their name ("sa_123"), which has nothing to do with what they show. The test split
-is the first 1,000 of those numbered up to 11,000, all of which are in the archive sa_000000; a training list is the
-first N of all others. So no training list has an image of the test split, whatever archives are there, and a list
-begins with the smaller lists of the same archives. Training reads the json of each image when it is needed.
+Images are ordered by the sha256 of their name ("sa_123"), independent of their content. The test split is the first
+1,000 of those numbered up to 11,000, all of which are in the archive sa_000000; a training list is the first N of all
+others. So training lists never contain test images, for any set of archives, and a list starts with the smaller lists
+of the same archives. Training reads the json of each image on access.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ LAST_TEST_NUMBER = 11_000
 
 
 def find_images(root: str) -> list[str]:
-    """Paths under ``root`` of the images that have a json beside them, in any order."""
+    """Paths under ``root`` of images with a json beside them, in any order."""
     found = []
     for folder, _, files in os.walk(root):
         there = set(files)
@@ -63,7 +63,7 @@ def number(path: str) -> int:
 
 
 def shuffled(paths: Iterable[str]) -> list[str]:
-    """The images in the fixed order, whatever folders they lie in."""
+    """The images in the fixed order, independent of their folders."""
 
     def key(path: str) -> bytes:
         return hashlib.sha256(os.path.splitext(os.path.basename(path))[0].encode("ascii")).digest()
@@ -75,13 +75,13 @@ def test_split(paths: Iterable[str]) -> list[str]:
     """The images of the test split, sorted by number.
 
     Raises:
-        InputError: there are not enough images to choose from, so that the split would be another one.
+        InputError: images are missing, so the split would be different.
     """
     candidates = shuffled(path for path in paths if number(path) <= LAST_TEST_NUMBER)
     if len(candidates) < TEST_SIZE:
         raise InputError(
-            f"the test split is chosen among the images up to sa_{LAST_TEST_NUMBER}, but only {len(candidates)} of "
-            f"them are there. {REMEDY}"
+            f"the test split is chosen from the images up to sa_{LAST_TEST_NUMBER}, but only {len(candidates)} of "
+            f"them exist. {REMEDY}"
         )
     return sorted(candidates[:TEST_SIZE], key=number)
 
@@ -90,19 +90,19 @@ def train_split(paths: Iterable[str], size: int) -> list[str]:
     """The images of a training list, in the fixed order.
 
     Raises:
-        InputError: there are fewer.
+        InputError: there are not enough images.
     """
     candidates = shuffled(path for path in paths if number(path) > LAST_TEST_NUMBER)
     if len(candidates) < size:
         raise InputError(
-            f"{size} training images are wanted, {len(candidates)} are there (those up to sa_{LAST_TEST_NUMBER} are "
-            f"kept for the test split). An archive has about 11,000. {REMEDY}"
+            f"{size} training images are requested, but only {len(candidates)} exist (those up to "
+            f"sa_{LAST_TEST_NUMBER} are kept for the test split). An archive has about 11,000. {REMEDY}"
         )
     return candidates[:size]
 
 
 def write_list(path: str, file_names: Iterable[str]) -> None:
-    """Write one name per line; the file appears as a whole."""
+    """Write one name per line, atomically."""
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     with atomic_writer(path) as file:
         file.writelines(f"{name}\n".encode() for name in file_names)
@@ -120,7 +120,7 @@ def read_scene(item: Item) -> Scene:
 
 
 def body(args: argparse.Namespace) -> Summary | None:
-    """Do what the command line says; the summary of the test split, if that was asked for."""
+    """Write the requested files; returns the summary of the test split, if requested."""
     images = path_of(args.images, args.root, "sa1b")
     require(REMEDY, images)
     paths = find_images(images)
@@ -151,7 +151,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--train", type=int, action="append", default=[], metavar="N", help="write a training list")
     args = parser.parse_args(arguments)
     if not args.test and not args.train:
-        parser.error("nothing to do: give --test, --train N, or both")
+        parser.error("nothing to do: pass --test, --train N, or both")
     if any(size < 1 for size in args.train):
         parser.error("--train must be positive")
     return run("prepare_sa1b", parser, arguments, body)

@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""Synthetic scenes with a known forest: images and their class-agnostic COCO json, without any download.
+"""Generate synthetic scenes with a known forest: images and a class-agnostic COCO json, without a download.
 
     python datasets/prepare_synthetic.py --train 1000 --val 100
 
-Writes {train,val}/scene_*.png and annotations/{train,val}.json, each json when all of its images are there. A scene
-depends on --seed, --size and its number alone: more scenes of a split begin with the same ones, and no scene is in
-both splits. A run replaces what an earlier one left there, finished or not; the json is taken away before the first
-image changes and appears when the last one stands.
+Writes {train,val}/scene_*.png and annotations/{train,val}.json, each json after all of its images. A scene depends only
+on --seed, --size and its number: larger splits start with the same scenes, and no scene is in both splits. A run
+replaces the files of an earlier one, finished or not; the json is deleted before the first image changes and written
+after the last one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sohes_d2.data.synthetic.scene import DEFAULT_SIZE, MIN_AREA, VERSION, gener
 from sohes_d2.errors import InputError
 from sohes_d2.structures.files import check_output, write_picture
 
-MOST_SCENES = 1_000_000  # of a split
+MOST_SCENES = 1_000_000  # per split
 FIRST_INDEX = {"train": 0, "val": MOST_SCENES}
 
 
@@ -33,8 +33,8 @@ def write_split(root: str, split: str, count: int, seed: int, size: tuple[int, i
     Args:
         root: folder of the data set.
         split: "train" or "val".
-        count: how many; at most a million.
-        seed: of the series.
+        count: number of scenes; at most a million.
+        seed: seed of the series.
         size: (H, W) in pixels.
 
     Raises:
@@ -42,7 +42,7 @@ def write_split(root: str, split: str, count: int, seed: int, size: tuple[int, i
         OutputError: a file cannot be written.
     """
     try:
-        generate_scene(seed, FIRST_INDEX[split], size)  # what cannot be made must not cost what is there
+        generate_scene(seed, FIRST_INDEX[split], size)  # raise errors before existing files are deleted
     except ValueError as error:
         raise InputError(str(error)) from error
     folder = os.path.join(root, split)
@@ -57,7 +57,7 @@ def write_split(root: str, split: str, count: int, seed: int, size: tuple[int, i
         "size": list(size),
         "min_area": MIN_AREA,
     }
-    # Images of one run must never lie beside the json of another, and none may count as done that was written over.
+    # Images of one run must not be mixed with the json of another, and overwritten images must not count as done.
     for path in [output, *glob.glob(glob.escape(output) + ".*.journal")]:
         if os.path.exists(path):
             os.unlink(path)
@@ -72,13 +72,13 @@ def write_split(root: str, split: str, count: int, seed: int, size: tuple[int, i
     summary = convert(output, info, items, read, report=True)
     written = {item.file_name for item in items}
     for path in glob.glob(os.path.join(glob.escape(folder), "scene_*.png")):
-        if os.path.basename(path) not in written:  # of a larger set before; folders of images are labelled as a whole
+        if os.path.basename(path) not in written:  # left from a larger set; whole folders of images are labelled
             os.unlink(path)
     return summary
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; exits with code 2 where it is wrong."""
+    """Parse the command line; exits with code 2 if it is invalid."""
     parser = tool_parser(__doc__)
     add = parser.add_argument
     add(
@@ -87,7 +87,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--train", type=int, default=1000, metavar="N", help="scenes; 0: none (default: %(default)s)")
     add("--val", type=int, default=100, metavar="N", help="scenes; 0: none (default: %(default)s)")
     add("--size", type=int, nargs=2, default=DEFAULT_SIZE, metavar=("H", "W"), help="in pixels (default: 128 128)")
-    add("--seed", type=int, default=0, help="of all scenes (default: %(default)s)")
+    add("--seed", type=int, default=0, help="seed of all scenes (default: %(default)s)")
     args = parser.parse_args(arguments)
     for split in FIRST_INDEX:
         if not 0 <= getattr(args, split) <= MOST_SCENES:
@@ -96,7 +96,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def write(args: argparse.Namespace) -> int:
-    """Write the splits that are asked for; returns the exit code."""
+    """Write the requested splits; returns the exit code."""
     root = args.output if args.output is not None else os.path.join(datasets_root(), "synthetic")
     check_output(root, folder=True)
     code = EXIT_DONE
@@ -109,7 +109,7 @@ def write(args: argparse.Namespace) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0 all written, 2 it cannot be done, 3 some images not written."""
+    """Run the command line; returns the exit code: 0 all written, 2 failed, 3 some images not written."""
     return run_tool("prepare_synthetic", parse_arguments, write, arguments)
 
 

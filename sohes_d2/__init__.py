@@ -4,8 +4,8 @@
 >>> model = sohes_d2.load("joint")
 >>> forest = model("photo.jpg", entities=20)
 
-Importing this package loads neither torch nor Detectron2, but hooks the import of the latter, so that the installed one
-works with today's libraries (see `sohes_d2.compat`). The names below are loaded when they are first used.
+Importing this package loads neither torch nor Detectron2. It hooks the import of Detectron2 so that the installed
+version works with current libraries (see `sohes_d2.compat`). The names below are loaded on first use.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name in _NEED_DETECTRON2:
         compat.require()
-        for phase in ("modeling", "correction"):  # enter the models in Detectron2's registries
+        for phase in ("modeling", "correction"):  # register the models in Detectron2's registries
             importlib.import_module(f".{phase}", __name__)
     value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
     globals()[name] = value

@@ -1,4 +1,4 @@
-"""``python -m sohes_d2`` is the command `sohes`."""
+"""``python -m sohes_d2`` runs the command `sohes`."""
 
 import sys
 

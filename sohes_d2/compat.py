@@ -1,25 +1,25 @@
-"""The one place that knows about versions: Detectron2 on today's numpy, Pillow, setuptools and torch.
+"""Version compatibility: Detectron2 with current numpy, Pillow, setuptools and torch.
 
-Two Detectron2 code bases are supported, and both call themselves "0.6": the official repository's main branch, and the
-release of 2021 which package indexes carry. The release was written for libraries that have since removed what it uses.
-`apply`, which ``import sohes_d2`` calls, puts back exactly these things and nothing else:
+Two Detectron2 code bases are supported, both with version "0.6": the main branch of the official repository, and the
+release of 2021 on package indexes. The release uses names that libraries have since removed.
+`apply`, which ``import sohes_d2`` calls, patches exactly the following:
 
 ==========================  ======================================  ====================================================
-what is missing             who needs it                            what is done
+missing                     needed by                               patch
 ==========================  ======================================  ====================================================
-``np.bool, float, int...``  release: masks, evaluators, data sets   missing names mean the Python types again
-``PIL.Image.LINEAR``        release: default of a transform         means ``BILINEAR`` again
+``np.bool, float, int...``  release: masks, evaluators, data sets   missing names are aliases of the Python types
+``PIL.Image.LINEAR``        release: default of a transform         alias of ``BILINEAR``
 ``detectron2._C``           release without compiled extension      a stand-in that fails when an op is *called*
-``COCOeval_opt`` of _C      release: default of ``COCOEvaluator``   the plain ``COCOeval``, as main does by itself
-``pkg_resources``           both: ``detectron2.model_zoo``          a stand-in while that one module is being executed
-optimizer in checkpoints    release: ``DefaultTrainer``             saved and restored, in the form that main uses
-torch's own schedulers      release: ``hooks.LRScheduler``          saved in checkpoints and restored, as main
-``random.sample`` of sets   release: loaders, mapper gave None      that module's generator lists them first, as main
+``COCOeval_opt`` of _C      release: default of ``COCOEvaluator``   the plain ``COCOeval``, as in main
+``pkg_resources``           both: ``detectron2.model_zoo``          a stand-in while that module is executed
+optimizer in checkpoints    release: ``DefaultTrainer``             saved and restored, in main's format
+torch's own schedulers      release: ``hooks.LRScheduler``          saved in checkpoints and restored, as in main
+``random.sample`` of sets   release: loaders, mapper gave None      sets are listed first, as in main
 ==========================  ======================================  ====================================================
 
-Nothing of Detectron2, torch or numpy is imported here: all is hooked to the import of Detectron2 or of one module of
-it, so that label files, evaluation and the page work where Detectron2 is not installed.
-``torch.load`` is left as it is: checkpoints of both code bases load with its safe default, ``weights_only=True``.
+Detectron2, torch and numpy are not imported here: patches are hooked to the import of Detectron2 or of one of its
+modules, so that label files, evaluation and the page work without Detectron2.
+``torch.load`` is not patched: checkpoints of both code bases load with its safe default, ``weights_only=True``.
 """
 
 from __future__ import annotations
@@ -42,11 +42,10 @@ _INSTALL = "Run `sohes setup` (`python -m sohes_d2 setup` with this interpreter)
 
 
 def apply() -> None:
-    """Make Detectron2 importable. May be called any number of times, before or after ``import detectron2``.
+    """Make Detectron2 importable. May be called repeatedly, before or after ``import detectron2``.
 
     Raises:
-        ImportError: an earlier import of Detectron2 failed half-way and something still holds objects of that
-            attempt.
+        ImportError: an earlier import of Detectron2 failed half-way and its objects are still in use.
     """
     if not any(isinstance(finder, _Detectron2Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Detectron2Finder())
@@ -62,13 +61,13 @@ def require() -> None:
     """Check that Detectron2 is installed, without importing it.
 
     Raises:
-        ImportError: it is not, or an unrelated folder named ``detectron2`` hides it; the message says what to do.
+        ImportError: not installed, or hidden by an unrelated folder ``detectron2``; the message has the remedy.
     """
     _package_folder()
 
 
 def is_installed() -> bool:
-    """Whether there is a Detectron2 to import."""
+    """Whether Detectron2 can be found for import."""
     try:
         _package_folder()
     except ImportError:
@@ -77,7 +76,7 @@ def is_installed() -> bool:
 
 
 def has_compiled_ops() -> bool:
-    """Whether Detectron2's compiled extension is there and loads (fast COCO evaluation, rotated and deformable ops).
+    """Whether Detectron2's compiled extension exists and loads (fast COCO evaluation, rotated and deformable ops).
 
     Use it for ``COCOEvaluator(..., use_fast_impl=has_compiled_ops())``. Imports torch on the first call.
     """
@@ -85,13 +84,13 @@ def has_compiled_ops() -> bool:
         return False
     try:
         importlib.import_module(_EXTENSION)
-    except ImportError:  # built for another torch or Python: the same as not there
+    except ImportError:  # built for another torch or Python: as if missing
         return False
     return True
 
 
 def detectron2_flavour() -> str:
-    """One line for logs and reports: which Detectron2 this is, whether its ops are compiled, and where it lies."""
+    """One line for logs: Detectron2's code base, whether its ops are compiled, and its folder."""
     from detectron2 import __version__
 
     folder = _package_folder()
@@ -106,7 +105,7 @@ def detectron2_flavour() -> str:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Names that numpy and Pillow removed. They are set for good, because Detectron2 looks them up at every use.
+# Names that numpy and Pillow removed. They are set permanently, because Detectron2 looks them up at every use.
 
 
 def _restore_names() -> None:
@@ -118,8 +117,8 @@ def _restore_names() -> None:
 def _restore_numpy_names() -> None:
     import numpy as np
 
-    # Up to numpy 1.23 these were aliases of the Python types, which is what the callers were written for. Names that
-    # numpy has today (np.bool since 2.0) are left alone.
+    # Up to numpy 1.23 these were aliases of the Python types, as the callers expect. Names that numpy defines again
+    # (np.bool since 2.0) are not changed.
     for python_type in (bool, float, int, str):
         if python_type.__name__ not in dir(np):
             setattr(np, python_type.__name__, python_type)
@@ -134,21 +133,21 @@ def _restore_pillow_names() -> None:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Parts hooked to the import of one Detectron2 module.
+# Patches hooked to the import of one Detectron2 module.
 
 
 class _MissingOps(types.ModuleType):
-    """Stand-in for ``detectron2._C``. It answers what Detectron2 merely asks about; an op fails when it is called."""
+    """Stand-in for ``detectron2._C``. It answers version queries; an op fails when it is called."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name, "Detectron2 was installed without its compiled extension.")
-        # collect_env, which every training writes to its log, asks these three.
+        # queried by collect_env, which every training logs
         self.get_compiler_version = lambda: "none (no compiled ops)"
         self.get_cuda_version = lambda: "none (no compiled ops)"
         self.has_cuda = lambda: False
 
     def __getattr__(self, op: str) -> Callable:
-        if op.startswith("__"):  # dunder look-ups are Python's own questions, and None of them has an answer here
+        if op.startswith("__"):  # Python's own look-ups of dunder names
             raise AttributeError(op)
 
         def missing_op(*_args: object, **_kwargs: object) -> None:
@@ -171,10 +170,10 @@ class _MissingOpsLoader(importlib.abc.Loader):
 
 @contextmanager
 def _pkg_resources_stand_in() -> Iterator[None]:
-    """``pkg_resources`` for ``detectron2.model_zoo``, which asks it for the path of a file in a package.
+    """Provide ``pkg_resources`` for ``detectron2.model_zoo``, which uses it to find files of a package.
 
-    Recent setuptools do not bring it. The stand-in lasts only while that module is executed, so that no other library
-    takes it for the real one.
+    Recent versions of setuptools lack it. The stand-in exists only while that module is executed, so that no other
+    library mistakes it for the real one.
     """
     if importlib.util.find_spec("pkg_resources") is not None:
         yield
@@ -200,7 +199,7 @@ def _use_plain_coco_eval(fast_eval_api: Any) -> None:
 def _checkpoint_optimizer(defaults: Any) -> None:
     """Let ``DefaultTrainer`` checkpoint its inner trainer, which owns the optimizer and the gradient scaler.
 
-    Without it a resumed training silently starts with empty momentum. Main has these two methods itself.
+    Otherwise a resumed training silently starts with empty momentum. Main has these two methods.
     """
     trainer_class = defaults.DefaultTrainer
     if "state_dict" in vars(trainer_class):
@@ -211,7 +210,7 @@ def _checkpoint_optimizer(defaults: Any) -> None:
 
     def load_state_dict(self: Any, state_dict: dict) -> None:
         super(trainer_class, self).load_state_dict(state_dict)
-        if "_trainer" in state_dict:  # absent from checkpoints that were written without this patch
+        if "_trainer" in state_dict:  # absent from checkpoints written without this patch
             self._trainer.load_state_dict(state_dict["_trainer"])
 
     trainer_class.state_dict = state_dict
@@ -219,10 +218,10 @@ def _checkpoint_optimizer(defaults: Any) -> None:
 
 
 def _checkpoint_schedulers(hooks: Any) -> None:
-    """Let the hook of the learning rate checkpoint any scheduler of torch.
+    """Let the learning rate hook checkpoint any torch scheduler.
 
-    It asks for ``_LRScheduler``, of which torch's own schedulers are no longer subclasses since torch 2.0; without it a
-    resumed training silently starts with the learning rate of iteration 0.
+    It checks for ``_LRScheduler``, which torch's schedulers no longer subclass since torch 2.0. Otherwise a resumed
+    training silently starts with the learning rate of iteration 0.
     """
     if _is_main(_package_folder()):
         return
@@ -248,7 +247,7 @@ class _SetSampler(random.Random):
 
 def _sample_from_sets(common: Any) -> None:
     if not _is_main(_package_folder()):
-        common.random = types.SimpleNamespace(Random=_SetSampler)  # all that this module uses of `random`
+        common.random = types.SimpleNamespace(Random=_SetSampler)  # the only name of `random` that this module uses
 
 
 _WHILE_EXECUTED = {"detectron2.model_zoo.model_zoo": _pkg_resources_stand_in}
@@ -261,7 +260,7 @@ _AFTERWARDS = {
 
 
 class _Detectron2Finder(importlib.abc.MetaPathFinder):
-    """Finds a few modules of Detectron2 as Python would and adds what they need. Others it leaves alone."""
+    """Finds a few modules of Detectron2 with Python's finders and patches them; ignores all others."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
@@ -271,7 +270,7 @@ class _Detectron2Finder(importlib.abc.MetaPathFinder):
                 _restore_names()
             return None
         if fullname == _EXTENSION:
-            # Main copes with a missing extension by itself, and better: whole classes say that they are not available.
+            # Main handles a missing extension itself: the affected classes report that they are not available.
             if _extension_file() is not None or _is_main(_package_folder()):
                 return None
             return importlib.machinery.ModuleSpec(fullname, _MissingOpsLoader())
@@ -293,7 +292,7 @@ class _Detectron2Finder(importlib.abc.MetaPathFinder):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# What is installed, and what an earlier import left behind.
+# Detection of the installed package, and clean-up after a failed import.
 
 
 def _package_folder() -> Path:
@@ -303,7 +302,7 @@ def _package_folder() -> Path:
     if spec is None:
         raise ImportError(f"Detectron2 is not installed for {sys.executable}. {_INSTALL}")
     if spec.origin is None:
-        # Typically the root of a git clone of Detectron2, which holds the package one level deeper.
+        # Typically the root of a git clone of Detectron2, with the package one level deeper.
         raise ImportError(
             f"`detectron2` is found at {list(spec.submodule_search_locations or [])}, a folder without __init__.py, "
             f"not the package. Start Python in another directory, or install Detectron2. {_INSTALL}"
@@ -312,13 +311,13 @@ def _package_folder() -> Path:
 
 
 def _installed_spec() -> importlib.machinery.ModuleSpec | None:
-    """What Python would import as ``detectron2``, asked of all finders but the one here."""
+    """What Python would import as ``detectron2``, according to all finders except the one in this module."""
     others = (finder for finder in sys.meta_path if not isinstance(finder, _Detectron2Finder))
     return next((spec for finder in others if (spec := finder.find_spec("detectron2", None))), None)
 
 
 def _is_main(folder: Path) -> bool:
-    """Official main, as opposed to the release: both have the same __version__, this file came in between."""
+    """Whether this is official main, not the release; both have the same __version__, only main has this file."""
     return (folder / "utils" / "develop.py").is_file()
 
 
@@ -328,10 +327,10 @@ def _extension_file() -> Path | None:
 
 
 def _drop_half_imported() -> None:
-    """Forget what an import of Detectron2 left behind that failed half-way, so that it can be imported afresh.
+    """Remove the modules left by a failed import of Detectron2, so that it can be imported again.
 
-    When a package fails to import, Python forgets the package but keeps those of its submodules that were complete. A
-    second import would reuse them, and could then fail on names registered twice or on attributes never set.
+    When the import of a package fails, Python removes the package but keeps its completed submodules. A second import
+    would reuse them and could fail on names registered twice or attributes never set.
     """
     orphans = {name for name in sys.modules if name.startswith("detectron2.") and _lost_parent(name)}
     if not orphans:
@@ -355,15 +354,17 @@ def _lost_parent(name: str) -> bool:
 
 
 def _holders(orphans: set[str]) -> Iterator[str]:
-    """``module.name`` of every global outside of `orphans` that was defined in one of them, or is one of them."""
+    """``module.name`` of every global outside `orphans` that was defined in one of them or is one of them."""
     gone = [sys.modules[name] for name in orphans]
     for module_name, module in list(sys.modules.items()):
         if module_name in orphans or not isinstance(module, types.ModuleType):
             continue
         for name, value in list(vars(module).items()):
             if any(value is orphan for orphan in gone):
-                if not module_name.startswith("detectron2"):  # a package's attribute for its own submodule is set anew
+                if not module_name.startswith(
+                    "detectron2"
+                ):  # Python sets a package's attributes for its submodules again
                     yield f"{module_name}.{name}"
-            # Not isinstance, which also asks the value itself: some libraries' globals answer with a warning.
+            # Not isinstance, which also accesses the value: globals of some libraries then emit a warning.
             elif issubclass(type(value), (type, types.FunctionType)) and value.__module__ in orphans:
                 yield f"{module_name}.{name}"

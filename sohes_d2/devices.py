@@ -13,14 +13,14 @@ KINDS = ("cpu", "cuda", "mps")
 
 
 def choose_device(configured: str, wanted: str | torch.device | None = None) -> str:
-    """The device to run on: ``wanted`` if it is given, else ``configured``, or the CPU where that one is not there.
+    """Choose the device: ``wanted`` if given, else ``configured``, or the CPU if that is not available.
 
     Args:
         configured: MODEL.DEVICE of a config: "cpu", "cuda", "cuda:1" or "mps".
-        wanted: what the user asked for.
+        wanted: the device requested by the user.
 
     Raises:
-        ConfigError: no such device, or the wanted one is not there.
+        ConfigError: unknown device, or ``wanted`` is not available.
     """
     import torch
 
@@ -38,5 +38,5 @@ def choose_device(configured: str, wanted: str | torch.device | None = None) -> 
     if there:
         return device
     if wanted is not None:
-        raise ConfigError(f"device {device!r} was asked for, but torch sees none here; use --device cpu")
+        raise ConfigError(f"device {device!r} is not available to torch; use --device cpu")
     return "cpu"

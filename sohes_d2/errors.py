@@ -1,4 +1,4 @@
-"""Errors that users can act on: one line with the file, the place and the remedy."""
+"""Errors that users can fix: one line with file, place and remedy."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from collections.abc import Iterable
 
 
 class SOHESError(Exception):
-    """Something a user can mend; the tools print it in a line and end with exit code 1 or the one they document."""
+    """An error that the user can fix; commands print it in one line and exit with 1 or a documented code."""
 
 
 class InputError(SOHESError, ValueError):
-    """A file, a folder or an argument from outside that cannot be used as it is."""
+    """An input file, folder or argument that cannot be used."""
 
 
 class ConfigError(SOHESError, ValueError):
-    """A config file or an override that cannot be used as it is."""
+    """A config file or override that cannot be used."""
 
 
 class WeightsError(SOHESError, ValueError):
-    """A weights file that cannot be read, or does not fit the model."""
+    """A weights file that cannot be read or does not match the model."""
 
 
 class CorruptFileError(InputError):
-    """A file that was written whole, once, and is damaged now."""
+    """A file that was damaged after it was written."""
 
 
 class RecordError(InputError):
-    """A record, mask or field of a label file that cannot be used; ``reason`` says in a few words why, for counting."""
+    """A record, mask or field of a label file that cannot be used; ``reason`` is a short category for counting."""
 
     def __init__(self, message: str, reason: str):
         super().__init__(message)
@@ -42,7 +42,7 @@ class ImageReadError(InputError):
     """A file that cannot be read as an image.
 
     Attributes:
-        reason: what is wrong with it (no memory addresses or times, so that it can be written to label files).
+        reason: what is wrong with it (without memory addresses or times, since it is written to label files).
     """
 
     def __init__(self, path: str | os.PathLike[str], reason: str, remedy: str = REPLACE_IMAGE):
@@ -50,7 +50,7 @@ class ImageReadError(InputError):
         Args:
             path: the file.
             reason: see the class.
-            remedy: what the user can do.
+            remedy: how to fix it.
         """
         super().__init__(os.fspath(path), reason, remedy)
         self.reason = reason
@@ -61,7 +61,7 @@ class ImageReadError(InputError):
 
 
 class FolderBusyError(InputError):
-    """A folder that another process is writing into."""
+    """A folder that another process is writing to."""
 
 
 class OutputError(SOHESError, OSError):
@@ -69,6 +69,6 @@ class OutputError(SOHESError, OSError):
 
 
 def near_matches(name: str, known: Iterable[str]) -> str:
-    """`` Did you mean A, B?`` with the nearest of ``known``, or "" where none is near."""
+    """Return `` Did you mean A, B?`` with the names of ``known`` most similar to ``name``, or "" if there are none."""
     near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.7)
     return f" Did you mean {', '.join(near)}?" if near else ""

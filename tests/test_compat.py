@@ -86,7 +86,7 @@ def test_bare_detectron2_first(tmp_path):
     run(code, tmp_path)
 
 
-def test_half_imported_modules_are_imported_afresh(tmp_path):
+def test_half_imported_modules_are_imported_again(tmp_path):
     write_detectron2(
         tmp_path,
         {
@@ -193,7 +193,7 @@ def test_main_without_compiled_ops_keeps_its_own_fallback(tmp_path):
     assert run(code, tmp_path) == "absent"
 
 
-def test_compiled_ops_are_left_alone(tmp_path):
+def test_compiled_ops_are_not_patched(tmp_path):
     write_detectron2(tmp_path, {"_C.py": "real = True"})
     code = LOAD_COMPAT + "compat.apply()\nimport detectron2._C as c\nprint(c.real, compat.has_compiled_ops())"
     assert run(code, tmp_path) == "True True"
@@ -208,14 +208,14 @@ def test_compiled_ops_that_do_not_load(tmp_path):
 
 
 @pytest.mark.skipif("official main" in compat.detectron2_flavour(), reason="main does not use the removed names")
-def test_removed_names_mean_what_they_meant():
+def test_removed_names_are_restored():
     assert np.dtype(np.float) == np.float64  # noqa: NPY001
     assert np.dtype(np.int) == np.int64  # noqa: NPY001
     assert np.dtype(np.bool) == np.bool_
     assert Image.LINEAR == Image.Resampling.BILINEAR
 
 
-def test_model_zoo_finds_its_files_and_leaks_no_stand_in():
+def test_model_zoo_finds_its_files_without_leaking_the_stand_in():
     from detectron2 import model_zoo
 
     config_file = model_zoo.get_config_file("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml")
@@ -231,7 +231,7 @@ def test_descriptions():
     assert "Compiler" in collect_env_info()
 
 
-def test_loaders_replace_what_a_mapper_refuses():
+def test_loaders_replace_images_refused_by_a_mapper():
     dataset = MapDataset([10, 11, 12, 13], lambda value: None if value == 11 else value)
     assert [dataset[i] for i in (0, 2, 3)] == [10, 12, 13]
     assert dataset[1] in (10, 12, 13)

@@ -38,7 +38,7 @@ def test_instructions():
     assert found[-2:] == [("ENTRYPOINT", '["sohes"]'), ("CMD", '["--help"]')]
 
 
-def test_what_is_copied_is_there_and_not_ignored():
+def test_copied_files_exist_and_are_not_ignored():
     ignored = (REPOSITORY / ".dockerignore").read_text().splitlines()
     kept = {line[1:] for line in ignored if line.startswith("!")}
     assert "*" in ignored
@@ -47,7 +47,7 @@ def test_what_is_copied_is_there_and_not_ignored():
     assert all((REPOSITORY / source).exists() for source in copied)
 
 
-def test_commands_are_those_that_there_are(capsys):
+def test_commands_exist(capsys):
     ours = [words for words in commands() if words[0] == "sohes"]
     assert [words[1] for words in ours] == ["setup", "doctor"]
     for _, name, *words in ours:
@@ -58,7 +58,7 @@ def test_commands_are_those_that_there_are(capsys):
         assert end.value.code == 0 and all(word in printed for word in words)
 
 
-def test_what_is_installed_is_what_is_tested():
+def test_installed_versions_are_the_tested_ones():
     pins = (REPOSITORY / "requirements.txt").read_text().splitlines()
     assert len([line for line in pins if re.match(r"(torch|torchvision)==", line)]) == 2
     (install,) = [words for words in commands() if words[0] == "pip" and words[-1].startswith(".[")]

@@ -136,14 +136,14 @@ def pairs_of(words: list[str]) -> list[str]:
     return words[start:]
 
 
-def test_there_is_all_of_it():
+def test_all_pages_exist():
     names = {name_of(path) for path in DOCS}
     assert {"README.md", "docs/INSTALL.md", "docs/GETTING_STARTED.md", "docs/METHOD.md", "datasets/README.md"} <= names
     assert len(commands(read(GETTING_STARTED))) >= 10 and len(commands(read(RECIPE))) >= 8
 
 
 @pytest.mark.parametrize("path", DOCS, ids=name_of)
-def test_links_lead_somewhere(path):
+def test_links_are_valid(path):
     for link in LINK.findall(FENCE.sub("", read(path))):
         if re.match(r"[a-z]+:", link):
             continue
@@ -155,7 +155,7 @@ def test_links_lead_somewhere(path):
             assert anchor in anchors, f"{name_of(path)} links to {link}; {target.name} has {sorted(anchors)}"
 
 
-def test_readme_leads_to_every_page():
+def test_readme_links_to_every_page():
     links = set(LINK.findall(read(REPOSITORY / "README.md")))
     assert not [name_of(path) for path in DOCS if name_of(path) not in {"README.md", *links}]
 
@@ -233,7 +233,7 @@ def leaves(node, prefix: str = ""):
 
 
 @pytest.mark.parametrize("path", DOCS, ids=name_of)
-def test_python_examples_import_what_there_is(path):
+def test_imports_of_python_examples_exist(path):
     for body in blocks(read(path), "python"):
         for node in ast.walk(ast.parse(body)):
             if isinstance(node, ast.ImportFrom):
@@ -286,7 +286,7 @@ def test_citation_and_licence():
     assert f"## [{sohes_d2.__version__}]" in read(REPOSITORY / "CHANGELOG.md")
 
 
-def test_getting_started_begins_as_it_says(tmp_path, monkeypatch):
+def test_getting_started_commands_run(tmp_path, monkeypatch):
     """Labels, pictures and the page, by the commands as they stand; on two tiny photos, and coarser."""
     photos = tmp_path / "output" / "mine" / "photos"
     photos.mkdir(parents=True)

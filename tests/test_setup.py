@@ -54,7 +54,7 @@ def test_imports_run_downwards(path):
             assert rest[0] in allowed, f"{name_of(path)} imports {imported}"
 
 
-def test_no_imports_run_in_circles():
+def test_there_are_no_import_cycles():
     graph = draw_imports.import_graph()
     assert len(graph) == len(SOURCES) and "sohes_d2.config" in graph["sohes_d2.config.load"]
     try:
@@ -63,13 +63,13 @@ def test_no_imports_run_in_circles():
         pytest.fail(f"modules import one another in a circle: {' -> '.join(error.args[1])}")
 
 
-def test_the_picture_of_imports_is_that_of_the_code():
+def test_the_import_graph_matches_the_code():
     text = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
     assert draw_imports.mermaid() in text, "run `make imports`"
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "structures").rglob("*.py")), ids=name_of)
-def test_ground_floor_has_no_torch_modules(path):
+def test_structures_have_no_torch_modules(path):
     assert not [module for module in imported_modules(path) if module.startswith("torch.nn")]
 
 

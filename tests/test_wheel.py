@@ -82,7 +82,7 @@ def sohes(archives, tmp_path_factory):
     return command
 
 
-def test_what_the_archives_hold(archives):
+def test_contents_of_the_archives(archives):
     wheel, sdist = archives
     with zipfile.ZipFile(wheel) as contents:
         names = set(contents.namelist())
@@ -123,7 +123,7 @@ def test_commands_outside_of_the_repository(sohes):
     ]
 
 
-def test_what_needs_detectron2_says_how_to_get_it(sohes):
+def test_commands_that_need_detectron2_say_how_to_install_it(sohes):
     assert "sohes setup" in sohes("train --config Base-SOHES --num-gpus 0", code=1)
     code = (
         "import sohes_d2, sohes_d2.model_zoo as zoo; print(sohes_d2.__file__);"

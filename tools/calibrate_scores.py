@@ -1,17 +1,17 @@
 #!/usr/bin/env python
-"""Fit scores to the share of masks that come back in a changed photo, without labels.
+"""Calibrate scores without labels to the share of masks that are found again in a transformed photo.
 
     python tools/calibrate_scores.py --images photos/ --photos 40
     python tools/calibrate_scores.py --images photos/ --config-file configs/exploration/color_texture.yaml
     python tools/calibrate_scores.py --images photos/ --model shipped:sohes_mini8
 
-Every photo is labeled twice: as it is, and mirrored, recoloured (brightness, contrast and saturation by up to 20 %) and
-reduced to three quarters of its sides. A mask comes back if the second labels have one of an IoU of at least 0.75.
+Every photo is labeled twice: unchanged, and mirrored, recoloured (brightness, contrast, saturation by up to 20 %) and
+downsized to three quarters of its sides. A mask is found again if the second labels have one with IoU of at least 0.75.
 
-Of phase 1 the share of masks that do is fitted as a logistic function of the logarithm of the raw score above a floor,
-by maximum likelihood: EXPLORATION.SCORE.FLOOR, MIDPOINT and SLOPE. Of a trained model it is fitted by isotonic
-regression: TEST.SCORE_CALIBRATION. Prints the keys, and a table of predicted and observed shares; with --check the
-table alone, of the scores as the config has them.
+For phase 1 the share of such masks is fitted as a logistic function of the logarithm of the raw score above a floor, by
+maximum likelihood: EXPLORATION.SCORE.FLOOR, MIDPOINT and SLOPE. For a trained model it is fitted by isotonic
+regression: TEST.SCORE_CALIBRATION. Prints the keys, and a table of predicted and observed shares; with --check only the
+table, for the scores of the config.
 """
 
 from __future__ import annotations
@@ -32,36 +32,36 @@ from sohes_d2.cli.runner import run_tool, tool_parser  # noqa: E402
 from sohes_d2.errors import InputError  # noqa: E402
 from sohes_d2.structures.score_calibration import calibrated  # noqa: E402
 
-Find = Callable[[np.ndarray], Any]  # from an (H, W, 3) photo to its Forest
+Find = Callable[[np.ndarray], Any]  # maps an (H, W, 3) photo to its Forest
 
 RETURNED_IOU = 0.75
 SHRINK = 0.75
 JITTER = 0.2
-GROUPS = 12  # of masks of similar scores, to which a model's calibration is fitted
-LEAST_STEP = 0.005  # raw score between its knots
-TILT = 0.02  # share of the raw score in it, without which it would be level in places
+GROUPS = 12  # groups of masks by score, to which a model's calibration is fitted
+LEAST_STEP = 0.005  # smallest difference in raw score between knots
+TILT = 0.02  # weight of the raw score in the calibration, to make it strictly increasing
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; exits with code 2 where it is wrong."""
+    """Parse the command line; exits with code 2 if it is invalid."""
     parser = tool_parser(__doc__)
     add = parser.add_argument
     add("--images", required=True, nargs="+", metavar="DIR", help="folders of photos")
-    add("--photos", type=int, default=40, metavar="N", help="how many of each, spread over it (default: 40)")
-    add("--first", type=int, default=0, metavar="K", help="photos to leave out before (default: 0)")
-    add("--config-file", metavar="YAML", help="of phase 1 (default: configs/exploration/joint.yaml)")
+    add("--photos", type=int, default=40, metavar="N", help="photos per folder, spread over it (default: 40)")
+    add("--first", type=int, default=0, metavar="K", help="number of first photos to skip (default: 0)")
+    add("--config-file", metavar="YAML", help="config of phase 1 (default: configs/exploration/joint.yaml)")
     add("--model", metavar="NAME", help="a trained model instead of phase 1: shipped:NAME or a folder")
-    add("--check", action="store_true", help="fit nothing: how well do the scores of the config hold?")
+    add("--check", action="store_true", help="no fit: check the scores of the config")
     return parser.parse_args(arguments)
 
 
 def calibrate(args: argparse.Namespace) -> int:
-    """Label, fit, and print the numbers; returns the exit code."""
-    import sohes_d2  # noqa: F401 (before Detectron2, which it mends)
+    """Label, fit and print the numbers; returns the exit code."""
+    import sohes_d2  # noqa: F401 (before Detectron2, which it patches)
 
     find, tail = model(args) if args.model else phase_one(args)
     scores, returned, count = observe(find, photos_of(args))
-    print(f"{count} photos, {len(scores)} masks, {returned.mean():.3f} of them come back")
+    print(f"{count} photos, {len(scores)} masks, {returned.mean():.3f} of them found again")
     predicted = scores
     if not args.check and args.model:
         knots = isotonic_knots(scores, returned)
@@ -83,7 +83,7 @@ def calibrate(args: argparse.Namespace) -> int:
 
 
 def phase_one(args: argparse.Namespace) -> tuple[Find, float]:
-    """From a photo to its labels, whose scores are raw / (raw + 1) unless they are to be checked, and SCORE.TAIL."""
+    """Function from a photo to its labels, with scores raw / (raw + 1) unless --check is given; and SCORE.TAIL."""
     from sohes_d2 import add_sohes_config
     from sohes_d2.exploration.labeler import PseudoLabeler
 
@@ -101,7 +101,7 @@ def phase_one(args: argparse.Namespace) -> tuple[Find, float]:
 
 
 def model(args: argparse.Namespace) -> tuple[Find, float]:
-    """From a photo to a model's entities, with raw scores unless they are to be checked; and 0."""
+    """Function from a photo to a model's entities, with raw scores unless --check is given; and 0."""
     from sohes_d2.inference.predictor import SOHESPredictor, load_model_folder
 
     cfg, weights = load_model_folder(args.model)
@@ -116,7 +116,7 @@ def photos_of(args: argparse.Namespace) -> list[Path]:
     """The photos of the command line.
 
     Raises:
-        InputError: none in a folder.
+        InputError: a folder has none.
     """
     chosen = []
     for folder in args.images:
@@ -130,7 +130,7 @@ def photos_of(args: argparse.Namespace) -> list[Path]:
 
 
 def observe(find: Find, paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray, int]:
-    """(M,) scores of all masks of some photos, (M,) bool whether they come back, and the number of photos."""
+    """(M,) scores of all masks of the photos, (M,) bool whether they are found again, and the number of photos."""
     from sohes_d2.structures.images import read_image
 
     looks = [look_twice(find, read_image(str(path)), np.random.default_rng(k)) for k, path in enumerate(paths)]
@@ -144,7 +144,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def look_twice(find: Find, image: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """(M,) scores of an (H, W, 3) photo's masks, and (M,) bool whether they come back."""
+    """(M,) scores of an (H, W, 3) photo's masks, and (M,) bool whether they are found again."""
     import cv2
 
     from sohes_d2.structures.masks import decode_mask, encode_masks, iou_matrix
@@ -163,7 +163,7 @@ def look_twice(find: Find, image: np.ndarray, generator: np.random.Generator) ->
 
 
 def transformed(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """The photo mirrored, recoloured and reduced."""
+    """Mirror, recolour and downsize a photo."""
     import cv2
 
     size = (max(1, round(image.shape[1] * SHRINK)), max(1, round(image.shape[0] * SHRINK)))
@@ -176,10 +176,10 @@ def transformed(image: np.ndarray, generator: np.random.Generator) -> np.ndarray
 
 
 def isotonic_knots(scores: np.ndarray, returned: np.ndarray) -> list[list[float]]:
-    """The share that comes back by raw score, as knots of TEST.SCORE_CALIBRATION.
+    """Fit the share of masks found again by raw score, as knots of TEST.SCORE_CALIBRATION.
 
-    Isotonic regression over groups of equally many masks, between which the share is linear; made strictly rising, so
-    that the order of masks stays.
+    Isotonic regression over groups of equal size, with linear interpolation; made strictly increasing, so that the
+    order of masks is preserved.
     """
     from scipy.optimize import isotonic_regression
 
@@ -188,7 +188,7 @@ def isotonic_knots(scores: np.ndarray, returned: np.ndarray) -> list[list[float]
     raw = np.array([scores[group].mean() for group in groups])
     found = isotonic_regression([returned[group].mean() for group in groups], weights=[len(g) for g in groups])
     share = (1 - TILT) * found.x + TILT * raw
-    ends = np.union1d(found.blocks[:-1], found.blocks[1:] - 1)  # of groups with one share
+    ends = np.union1d(found.blocks[:-1], found.blocks[1:] - 1)  # of groups with equal share
     knots = [[0.0, 0.0]]
     for x, y in zip(raw[ends], share[ends]):
         if knots[-1][0] + LEAST_STEP < x < 1 - LEAST_STEP:
@@ -204,7 +204,7 @@ def calibration_error(scores: np.ndarray, returned: np.ndarray) -> float:
 
 
 def fit(raw: np.ndarray, returned: np.ndarray, tail: float) -> tuple[float, float, float]:
-    """(floor, midpoint, slope) of the share that comes back, by maximum likelihood."""
+    """(floor, midpoint, slope) of the share of masks found again, by maximum likelihood."""
     from scipy.optimize import minimize
     from scipy.special import expit
 

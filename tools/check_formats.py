@@ -1,13 +1,13 @@
 #!/usr/bin/env python
-"""What survives a conversion to the formats of `sohes convert`, by their own libraries: the tables of docs/CONVERT.md.
+"""Check conversions to the formats of `sohes convert` with the formats' libraries: the tables of docs/CONVERT.md.
 
     python tools/check_formats.py
     python tools/check_formats.py --labels labels.json --images photos/ --tolerance 1
 
 Labels are written by this package and read by the library of the format ("out"), then written by that library and read
-by this package ("in"); "own" is this package both ways. Libraries that are not installed are left out: supervision
-(YOLO, VOC), datumaro (CVAT, VOC), label-studio-sdk, labelme, fiftyone. They disagree about the versions of what they
-need, also with this package; an environment of its own needs these and numpy, opencv, pycocotools, msgspec, filelock.
+by this package ("in"); "own" is this package both ways. Libraries that are not installed are skipped: supervision
+(YOLO, VOC), datumaro (CVAT, VOC), label-studio-sdk, labelme, fiftyone. Their dependencies conflict with one another and
+with this package; a separate environment needs them and numpy, opencv, pycocotools, msgspec, filelock.
 
 Without --labels, photos with wholes, parts, holes and masks of two components are generated.
 
@@ -33,17 +33,17 @@ FORMATS = ("labelstudio", "cvat", "fiftyone", "labelme", "yolo", "voc")
 
 @dataclass(frozen=True)
 class Row:
-    """How well the masks of some photos came through.
+    """Quality of masks after conversion.
 
     Attributes:
-        format: of the file.
+        format: format of the file.
         way: "own", "out" or "in".
         by: the library that read or wrote; this package for "own".
-        found: share of the masks that are there at all.
-        mean_iou, min_iou: of these, with what they were.
-        holes: mean IoU of those that have holes.
-        parts: mean IoU of those of several components.
-        score, parent: share that is the same; None: the library shows none.
+        found: share of the masks that exist.
+        mean_iou, min_iou: IoU of these with the originals.
+        holes: mean IoU of masks with holes.
+        parts: mean IoU of masks with several components.
+        score, parent: share of equal values; None if the library has none.
     """
 
     format: str
@@ -59,12 +59,12 @@ class Row:
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; exits with code 2 where it is wrong."""
+    """Parse the command line; exits with code 2 if it is invalid."""
     parser = tool_parser(__doc__)
     add = parser.add_argument
     add("--labels", type=Path, metavar="LABELS.json", help="COCO json (default: generated)")
     add("--images", type=Path, metavar="DIR", help="its photos")
-    add("--tolerance", type=float, default=0.5, metavar="PIXELS", help="of polygons (default: %(default)s)")
+    add("--tolerance", type=float, default=0.5, metavar="PIXELS", help="tolerance of polygons (default: %(default)s)")
     add("--formats", nargs="+", choices=FORMATS, default=FORMATS, help="default: all")
     args = parser.parse_args(arguments)
     if (args.labels is None) != (args.images is None):
@@ -73,7 +73,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def generate(folder: Path, count: int = 4) -> list[Any]:
-    """Photos with an ellipse that has a part, a ring (a hole), a mask of two components, and a bar of one pixel."""
+    """Photos with an ellipse and its part, a ring (a hole), a mask of two components, and a bar of one pixel."""
     import numpy as np
     from PIL import Image
 
@@ -104,11 +104,11 @@ def generate(folder: Path, count: int = 4) -> list[Any]:
 
 
 def compare(photos: list[Any], found: list[dict[str, Any]], format: str, way: str, by: str) -> Row:
-    """Match what came through with what was there.
+    """Compare converted masks with the originals.
 
     Args:
-        photos: what was there.
-        found: per photo, "masks" (RLEs), and "scores" and "parents" (places, -1 for a whole) in that order, or None.
+        photos: the originals.
+        found: per photo, "masks" (RLEs), and "scores" and "parents" (indices, -1 for a whole) in that order, or None.
         format, way, by: see `Row`.
     """
     import numpy as np
@@ -120,7 +120,7 @@ def compare(photos: list[Any], found: list[dict[str, Any]], format: str, way: st
         forest = photo.forest
         total += len(forest)
         ious = iou_matrix(forest.masks, other["masks"])
-        same = len(other["masks"]) == len(forest)  # in order, as all but some libraries keep it
+        same = len(other["masks"]) == len(forest)  # in order, as kept by most libraries
         places = np.arange(len(forest)) if same else ious.argmax(1) if ious.size else np.zeros(0, int)
         for k, place in enumerate(places):
             iou = float(ious[k, place])
@@ -165,7 +165,7 @@ def shape_of(mask: Any) -> tuple[int, bool]:
 
 
 def of_photos(photos: list[Any]) -> list[dict[str, Any]]:
-    """What this package read, as `compare` takes it."""
+    """Convert photos read by this package to the input of `compare`."""
     return [
         {
             "masks": photo.forest.masks,
@@ -177,8 +177,8 @@ def of_photos(photos: list[Any]) -> list[dict[str, Any]]:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The libraries. Each check gets photos, their folder, what was written, and a folder to write into; it yields (way,
-# name of the library, what was found).
+# The libraries. Each check gets photos, their folder, the written files, and an output folder; it yields (way, name of
+# the library, masks found).
 
 Check = Callable[[list[Any], Path, Path, Path], Iterator[tuple[str, str, list[dict[str, Any]]]]]
 
@@ -222,7 +222,7 @@ def with_datumaro(photos, images, written, folder):
     from sohes_d2.structures.masks import encode_masks
 
     kind = "voc" if written.is_dir() else "cvat"
-    if kind == "cvat":  # it wants the photos beside the file
+    if kind == "cvat":  # needs the photos beside the file
         shutil.copytree(images, folder / "datumaro" / "images")
         shutil.copy(written, folder / "datumaro" / "annotations.xml")
         written = folder / "datumaro"
@@ -245,7 +245,7 @@ def with_datumaro(photos, images, written, folder):
 
 
 def with_supervision(photos, images, written, folder):
-    """supervision reads our YOLO or VOC folder, and writes one that we read."""
+    """supervision reads our YOLO or VOC folder and writes one that we read."""
     import supervision
 
     from sohes_d2.labels.formats import format_module
@@ -313,7 +313,7 @@ def with_labelme(photos, images, written, folder):
 
 
 def with_fiftyone(photos, images, written, folder):
-    """fiftyone makes samples of our documents, and documents of its samples that we read; without its database."""
+    """fiftyone converts our documents to samples and back to documents that we read; without its database."""
     import fiftyone
     from bson import json_util
 
@@ -352,7 +352,7 @@ CHECKS: dict[str, tuple[Check, ...]] = {
 
 
 def check_format(name: str, photos: list[Any], images: Path, folder: Path, tolerance: float) -> Iterator[Row]:
-    """Write the photos in a format, and compare what this package and the libraries that are there read of it."""
+    """Write the photos in a format, and compare the results of this package and the installed libraries."""
     from sohes_d2.labels.formats import format_module
     from sohes_d2.labels.formats.base import Options
 
@@ -366,7 +366,7 @@ def check_format(name: str, photos: list[Any], images: Path, folder: Path, toler
         try:
             results = list(check(photos, images, written, folder))
         except ModuleNotFoundError as error:
-            print(f"{name}: left out, {error}", file=sys.stderr)
+            print(f"{name}: skipped, {error}", file=sys.stderr)
             continue
         for way, by, found in results:
             yield compare(photos, found, name, way, by)

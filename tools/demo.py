@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The command `sohes demo`, under the name that this tool has always had."""
+"""The command `sohes demo`, under its older name."""
 
 import sys
 

@@ -2,7 +2,7 @@
 
     make imports
 
-Imports inside of functions count, those for type checking alone do not. An arrow that follows from others is left out.
+Imports inside functions are included, those for type checking are not. Transitive arrows are omitted.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def module_name(path: Path) -> str:
 
 
 def imported_modules(path: Path) -> list[str]:
-    """Absolute names of everything that a file imports, also inside of functions, in the order of the lines."""
+    """Absolute names of all imports of a file, also inside functions, in line order."""
     package = path.relative_to(REPOSITORY).parent.parts
     names: list[tuple[int, str]] = []
     for node in _nodes(ast.parse(path.read_text(encoding="utf-8"))):
@@ -36,13 +36,13 @@ def imported_modules(path: Path) -> list[str]:
         elif isinstance(node, ast.ImportFrom):
             start = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
             module = ".".join(part for part in (start, node.module) if part)
-            # `from package import module` names a module only together with the imported name
+            # in `from package import module` the imported name may be a module
             names += [(node.lineno, f"{module}.{alias.name}") for alias in node.names]
     return [name for _, name in sorted(names)]
 
 
 def _nodes(node: ast.AST) -> Iterator[ast.AST]:
-    """All nodes of a tree but those under ``if TYPE_CHECKING``."""
+    """All nodes of a tree except those under ``if TYPE_CHECKING``."""
     if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
         return
     yield node
@@ -70,7 +70,7 @@ def folder_of(module: str) -> str:
 
 
 def folder_graph() -> dict[str, set[str]]:
-    """Folder -> folders that it imports, without the files beside the folders, which are open to all."""
+    """Folder -> folders that it imports, without the files beside the folders, importable from everywhere."""
     graph: dict[str, set[str]] = defaultdict(set)
     for module, imported in import_graph().items():
         for other in imported:
@@ -81,9 +81,9 @@ def folder_graph() -> dict[str, set[str]]:
 
 
 def mermaid() -> str:
-    """The graph of the folders without arrows that follow from others."""
+    """The graph of the folders without transitive arrows."""
     graph = folder_graph()
-    below: dict[str, set[str]] = {}  # all that a folder reaches
+    below: dict[str, set[str]] = {}  # all folders reachable from a folder
     for folder in graphlib.TopologicalSorter(graph).static_order():
         others = graph.get(folder, set())
         below[folder] = others.union(*(below[other] for other in others))

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The command `sohes export`, under the name that this tool has always had."""
+"""The command `sohes export`, under its older name."""
 
 import sys
 

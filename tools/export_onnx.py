@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The command `sohes export-onnx`, under the name that this tool has always had."""
+"""The command `sohes export-onnx`, under its older name."""
 
 import sys
 

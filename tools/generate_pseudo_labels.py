@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The command `sohes label`, under the name that this tool has always had."""
+"""The command `sohes label`, under its older name."""
 
 import sys
 

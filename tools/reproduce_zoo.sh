@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Train and measure again what docs/MODEL_ZOO.md reports on photos, from nothing, on a CPU.
+# Reproduce the results of docs/MODEL_ZOO.md on photos, from scratch, on a CPU.
 #
 #     tools/reproduce_zoo.sh PHOTOS [OUTPUT]
 #
-# PHOTOS is a folder of photos without labels; ours were 1,000 of ImageNet, one of each class. BSDS500 is expected
-# where datasets/README.md says: its photos in datasets/BSR, its segments as datasets/prepare_bsds500.py writes them, which
-# is run here if they are missing. OUTPUT (default: output/zoo) receives everything. Some three hours on two cores.
+# PHOTOS is a folder of photos without labels; ours were 1,000 of ImageNet, one of each class. BSDS500 is expected as
+# described in datasets/README.md: photos in datasets/BSR, segments as written by datasets/prepare_bsds500.py, which is
+# run here if they are missing. OUTPUT (default: output/zoo) receives all files. Takes about three hours on two cores.
 #
-# Every step goes on where it was stopped. Seeds stand in the configs: 1 for the backbone, 42 for the models. On the same
-# machine numbers are equal; elsewhere, as sums of floats are taken in another order, they differ by chance.
+# Every step continues where it was stopped. Seeds are in the configs: 1 for the backbone, 42 for the models. Numbers are
+# equal on the same machine; on others they differ slightly, since floats are summed in another order.
 set -euo pipefail
 
 [ $# -ge 1 ] && [ -d "$1" ] || { sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 2; }

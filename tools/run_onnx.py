@@ -1,18 +1,18 @@
 #!/usr/bin/env python
-"""Find the entities of photos with a file of tools/export_onnx.py, without torch and Detectron2.
+"""Find the entities of photos with a model exported by tools/export_onnx.py, without torch and Detectron2.
 
     pip install numpy pillow onnxruntime
     PYTHONPATH=. python tools/run_onnx.py --model model.onnx --input a.jpg b.jpg --output output/onnx
 
 A photo is resized to fit into the model's fixed input and padded with the mean colour. A mask's score is the
-probability that its query is an entity, times the mean probability of its pixels, calibrated. Parents are decoded as by
-`SOHESPredictor`, by `sohes_d2.structures.hierarchy`, which needs numpy alone.
+probability that its query is an entity, times the mean probability of its pixels, calibrated. Parents are decoded as in
+`SOHESPredictor`, by `sohes_d2.structures.hierarchy`, which needs only numpy.
 
 OUTPUT receives labels.json, COCO json with uncompressed RLE, "parent_id" (0: a whole) and "depth"; and for each photo
-NAME.png, parts in shades of their whole's colour.
+NAME.png, with parts in shades of their whole's colour.
 
-Not done here: several photos at once, tiles of large photos, GPUs. For photos of the shape of the model's input results
-are those of `SOHESPredictor` at that size; others see more padding here than there.
+Not supported: batches, crops of large photos, GPUs. For photos with the aspect ratio of the model's input, results are
+those of `SOHESPredictor` at that size; others have more padding here.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from sohes_d2.structures.hierarchy import NO_PARENT, depths_of, parents_by_cover
 from sohes_d2.structures.images import read_image
 from sohes_d2.structures.score_calibration import calibrated
 
-ALPHA = 0.5  # of a mask over the photo
+ALPHA = 0.5  # opacity of a mask over the photo
 
 
 class Entity(NamedTuple):
-    """A mask, cut to its box."""
+    """A mask, cropped to its box."""
 
     inside: np.ndarray  # (h, w) bool
     top: int
@@ -50,7 +50,7 @@ class Entity(NamedTuple):
 
 
 def fit(photo: Image.Image, size: tuple[int, int], colour: list[float]) -> tuple[np.ndarray, tuple[int, int]]:
-    """The model's input, (1, 3, H, W) float32, for an RGB photo, and the (h, w) that the photo takes of it."""
+    """The model's input, (1, 3, H, W) float32, for an RGB photo, and the size (h, w) of the photo in it."""
     scale = min(size[0] / photo.height, size[1] / photo.width)
     height, width = (max(1, math.floor(side * scale + 0.5)) for side in (photo.height, photo.width))
     image = np.empty((*size, 3), np.float32)
@@ -60,7 +60,7 @@ def fit(photo: Image.Image, size: tuple[int, int], colour: list[float]) -> tuple
 
 
 def resize(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(h, w) to ``size``, bilinear; pixels are areas, whose centres lie at halves, and the border goes on beyond it."""
+    """Resize (h, w) to ``size``, bilinear, with pixel centres at halves and replicated borders."""
     for axis, cells in enumerate(size):
         if values.shape[axis] == cells:
             continue
@@ -80,18 +80,18 @@ def find_entities(
     photo_size: tuple[int, int],
     settings: dict[str, Any],
 ) -> list[Entity]:
-    """The entities of a photo by falling score.
+    """The entities of a photo by descending score.
 
     Args:
         logits: (Q, K + 1).
         masks: (Q, H/4, W/4) logits.
-        fitted: (h, w) of the model's input that the photo takes.
+        fitted: (h, w) of the photo in the model's input.
         photo_size: (H, W) of the photo.
         settings: metadata of the model.
     """
     shares = np.exp(logits - logits.max(1, keepdims=True))
     probability = 1 - shares[:, -1] / shares.sum(1)
-    probability[masks.max(axis=(1, 2)) <= 0] = 0  # nothing is inside
+    probability[masks.max(axis=(1, 2)) <= 0] = 0  # empty masks
     likeliest = np.argsort(-probability, kind="stable")[: settings["max_masks"]]
     knots = settings.get("calibration", ())
     entities = []
@@ -114,7 +114,7 @@ def find_entities(
 
 
 def without_duplicates(entities: list[Entity], nms_threshold: float) -> list[Entity]:
-    """The entities, by falling score, that overlap no better one by more than an IoU."""
+    """NMS: the entities, by descending score, that do not overlap a better one by more than ``nms_threshold`` (IoU)."""
     kept: list[Entity] = []
     for entity in entities:
         shared = (overlap(entity, better) for better in kept) if nms_threshold < 1 else ()
@@ -124,7 +124,7 @@ def without_duplicates(entities: list[Entity], nms_threshold: float) -> list[Ent
 
 
 def overlap(a: Entity, b: Entity) -> int:
-    """Pixels that two masks share."""
+    """Intersection of two masks in pixels."""
     top, left = max(a.top, b.top), max(a.left, b.left)
     bottom = min(a.top + a.inside.shape[0], b.top + b.inside.shape[0])
     right = min(a.left + a.inside.shape[1], b.left + b.inside.shape[1])
@@ -139,7 +139,7 @@ def find_parents(entities: list[Entity], ancestors: np.ndarray | None, settings:
 
     Args:
         entities: N.
-        ancestors: (Q, Q) probabilities, [i, j] for i above j; None: coverage alone decides.
+        ancestors: (Q, Q) probabilities, [i, j]: i is an ancestor of j; None: use coverage alone.
         settings: metadata of the model.
     """
     areas = np.array([entity.area for entity in entities], np.int64)
@@ -163,7 +163,7 @@ def find_parents(entities: list[Entity], ancestors: np.ndarray | None, settings:
 
 
 def run_lengths(entity: Entity, size: tuple[int, int]) -> list[int]:
-    """COCO's uncompressed RLE: lengths of runs, column by column, outside first."""
+    """COCO's uncompressed RLE: column-major run lengths, starting with a run outside."""
     mask = np.zeros((size[1], size[0]), bool)  # transposed
     box = np.s_[entity.left : entity.left + entity.inside.shape[1], entity.top : entity.top + entity.inside.shape[0]]
     mask[box] = entity.inside.T
@@ -195,14 +195,14 @@ def to_coco(
 
 
 def overlay(photo: np.ndarray, entities: list[Entity], parents: np.ndarray) -> Image.Image:
-    """The photo, (H, W, 3) uint8, under its masks: wholes below, their parts in other shades of the same hue above."""
+    """Draw the masks over the photo, (H, W, 3) uint8: wholes first, then parts in other shades of the same hue."""
     picture = photo.astype(np.float32)
     depths = depths_of(parents)
     for k in sorted(range(len(entities)), key=lambda k: (depths[k], -entities[k].area)):
         root = k
         while parents[root] != NO_PARENT:
             root = parents[root]
-        # hues a golden ratio apart never meet again
+        # with a step of the golden ratio, hues never repeat
         hue = (root * 0.618034 + 0.03 * (k % 3 - 1) * (depths[k] > 0)) % 1
         colour = 255 * np.array(colorsys.hls_to_rgb(hue, (0.5, 0.68, 0.34)[depths[k] % 3], 0.9))
         entity = entities[k]
@@ -216,34 +216,34 @@ def overlay(photo: np.ndarray, entities: list[Entity], parents: np.ndarray) -> I
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; exits with code 2 where it is wrong."""
+    """Parse the command line; exits with code 2 if it is invalid."""
     parser = tool_parser(__doc__)
     add = parser.add_argument
-    add("--model", required=True, metavar="FILE", help="of tools/export_onnx.py")
+    add("--model", required=True, metavar="FILE", help="file written by tools/export_onnx.py")
     add("--input", required=True, nargs="+", type=Path, metavar="PHOTO")
-    add("--output", required=True, type=Path, metavar="DIR", help="made if missing; files in it are replaced")
-    add("--score-threshold", type=float, metavar="S", help="leave out masks scored lower (default: the model's)")
-    add("--max-masks", type=int, metavar="N", help="of a photo, the best first (default: the model's)")
-    add("--threads", type=int, default=0, metavar="N", help="of onnxruntime (default: one per core)")
+    add("--output", required=True, type=Path, metavar="DIR", help="created if missing; files in it are replaced")
+    add("--score-threshold", type=float, metavar="S", help="drop masks with a lower score (default: that of the model)")
+    add("--max-masks", type=int, metavar="N", help="best masks per photo (default: that of the model)")
+    add("--threads", type=int, default=0, metavar="N", help="threads of onnxruntime (default: one per core)")
     return parser.parse_args(arguments)
 
 
 def open_model(path: str, threads: int) -> tuple[Any, dict[str, Any]]:
-    """The session of a model, and its metadata.
+    """Open the session of a model, and read its metadata.
 
     Raises:
-        WeightsError: no file of tools/export_onnx.py.
+        WeightsError: not a file of tools/export_onnx.py.
     """
-    import onnxruntime  # here, so that what decodes can be used without it
+    import onnxruntime  # here, so that the decoding can be used without it
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         return session, json.loads(session.get_modelmeta().custom_metadata_map["sohes"])
-    except Exception as error:  # onnxruntime has an exception for each of its codes
+    except Exception as error:  # onnxruntime has an exception type for each error code
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise WeightsError(f"{path!r} is no model of tools/export_onnx.py, or damaged ({reason:.200})") from error
+        raise WeightsError(f"{path!r} is not a model of tools/export_onnx.py, or damaged ({reason:.200})") from error
 
 
 def find(args: argparse.Namespace) -> int:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The command `sohes show`, under the name that this tool has always had."""
+"""The command `sohes show`, under its older name."""
 
 import sys
 

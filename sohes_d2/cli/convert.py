@@ -1,15 +1,15 @@
-"""Labels to and from the formats of annotation tools and of other trainers.
+"""Convert labels to and from the formats of annotation tools and other trainers.
 
     sohes convert --labels labels.json --to cvat --output annotations.xml
     sohes convert --labels labels.json --to yolo --images photos/ --output yolo/ --entities 20
     sohes convert --labels annotations.xml --from cvat --output labels.json
 
 Formats: labelstudio, cvat, fiftyone (one file; masks are exact), labelme, yolo, voc (a folder; masks are polygons that
-leave the outline by at most --tolerance pixels). All but yolo keep score and parent. --to reads a COCO json, --from
-writes one, in which the parents are left out where the format has none. For --to yolo and voc the photos of --images
-are copied beside the labels; --from yolo needs --images for their sizes.
+deviate from the outline by at most --tolerance pixels). All but yolo keep score and parent. --to reads a COCO json,
+--from writes one, without parents if the format has none. For --to yolo and voc the photos of --images are copied
+beside the labels; --from yolo needs --images for their sizes.
 
-Exit code: 0 converted, 3 some masks were left out (with the reasons), 2 the files or the arguments cannot be used.
+Exit code: 0 converted, 3 some masks were skipped (with reasons), 2 the files or arguments cannot be used.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from .runner import EXIT_DONE, EXIT_SKIPPED, add_selection_options, run_tool, to
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; exits with code 2 where it is wrong."""
+    """Parse the command line; exits with code 2 if it is invalid."""
     parser = tool_parser(__doc__, prog="sohes convert")
     add = parser.add_argument
-    add("--labels", "--json", required=True, type=Path, metavar="FILE|DIR", help="what is converted")
+    add("--labels", "--json", required=True, type=Path, metavar="FILE|DIR", help="labels to convert")
     way = parser.add_mutually_exclusive_group(required=True)
     way.add_argument("--to", metavar="FORMAT", help="labelstudio, cvat, labelme, yolo, voc or fiftyone")
-    way.add_argument("--from", dest="source", metavar="FORMAT", help="the same; to COCO json")
-    add("--output", required=True, type=Path, metavar="FILE|DIR", help="a file or folder, as the format is one")
-    add("--images", type=Path, metavar="DIR", help="folder of the photos, that file names are relative to")
+    way.add_argument("--from", dest="source", metavar="FORMAT", help="source format; writes COCO json")
+    add("--output", required=True, type=Path, metavar="FILE|DIR", help="file or folder, depending on the format")
+    add("--images", type=Path, metavar="DIR", help="folder of the photos; file names are relative to it")
     add(
         "--tolerance",
         type=float,
         default=0.5,
         metavar="PIXELS",
-        help="by which polygons may leave the outline; 0: exact (default: %(default)s)",
+        help="allowed deviation of polygons from the outline; 0: exact (default: %(default)s)",
     )
     add(
         "--image-prefix",
         default="/data/local-files/?d=",
         metavar="URL",
-        help="what Label Studio finds photos by, before their names (default: %(default)s)",
+        help="prefix of photo names for Label Studio (default: %(default)s)",
     )
     add_selection_options(parser, entities=0)
     args = parser.parse_args(arguments)

@@ -1,16 +1,16 @@
-"""Show the entities of photos: wholes, their parts, the parts of these.
+"""Show the entities of photos: wholes, parts and subparts.
 
     sohes demo --images photos/ --output output/demo                              # phase 1, no weights
     sohes demo --images a.jpg 'more/*.png' --output output/demo --weights output/instruction
     sohes demo --images photos/ --output output/demo --config-file configs/sohes_vits16_instruction.yaml \\
         --weights model.safetensors --min-score 0.3 --max-depth 2
 
-With --weights, a trained model is asked: a folder with config.yaml and weights, such as a training's OUTPUT_DIR, or a
-file, with its config from --config-file or from config.yaml beside it. Without, phase 1 clusters each photo by itself;
-its settings are the keys under EXPLORATION (EXPLORATION.FEATURES.NAME joint asks for no download).
+With --weights, a trained model is used: a folder with config.yaml and weights, such as OUTPUT_DIR of a training, or a
+file, with its config from --config-file or from config.yaml beside it. Otherwise phase 1 clusters each photo; its
+settings are the keys under EXPLORATION (EXPLORATION.FEATURES.NAME joint needs no download).
 
-OUTPUT receives report.html, a page to climb through the forests, labels.json, the masks as COCO json, and pictures/,
-for each photo: NAME_forest.jpg (all levels and the tree), NAME_depth0.jpg (wholes), NAME_depth1.jpg (parts), ...,
+OUTPUT receives report.html, a page to browse the forests; labels.json, the masks as COCO json; and pictures/ with, for
+each photo, NAME_forest.jpg (all levels and the tree), NAME_depth0.jpg (wholes), NAME_depth1.jpg (parts), ...,
 NAME_strips.jpg (from whole to part), NAME_tree.jpg.
 
 Exit code: 0 all photos shown, 3 some skipped (listed, and in labels.json), 2 usage error, 130 stopped by Ctrl-C.
@@ -26,12 +26,12 @@ from typing import Any
 from ..structures.files import check_output
 from .runner import EXIT_SKIPPED, add_config_file, add_config_options, add_selection_options, run_tool, tool_parser
 
-# Labels of phase 1 hold unions of nearly everything, under which a picture of the wholes would show nothing else.
+# Labels of phase 1 contain unions of nearly the whole photo, which would hide everything else in a picture of wholes.
 PHASE_ONE_MAX_AREA = 0.5
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; exits with code 2 where it is wrong."""
+    """Parse the command line; exits with code 2 if it is invalid."""
     parser = tool_parser(__doc__, prog="sohes demo")
     add = parser.add_argument
     add(
@@ -42,19 +42,19 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="FILE|DIR|GLOB",
         help="photos, folders (with sub-folders), globs",
     )
-    add("--output", required=True, metavar="DIR", help="folder to write; made if missing, files in it are replaced")
-    add_config_file(parser, "of the model, or of phase 1")
-    add("--weights", metavar="FILE|DIR|shipped:NAME", help="of a trained model (default: none, show phase 1)")
-    add("--device", help="cuda, cuda:1, mps, cpu (default: the config's, or cpu where that is not there)")
-    add("--batch-size", type=int, default=1, metavar="N", help="photos that the model sees at once (default: 1)")
-    add("--width", type=int, default=1600, metavar="PIXELS", help="of the pictures (default: 1600)")
+    add("--output", required=True, metavar="DIR", help="output folder; created if missing, files in it are replaced")
+    add_config_file(parser, "config of the model or of phase 1")
+    add("--weights", metavar="FILE|DIR|shipped:NAME", help="weights of a trained model (default: none, show phase 1)")
+    add("--device", help="cuda, cuda:1, mps, cpu (default: that of the config, or cpu if not available)")
+    add("--batch-size", type=int, default=1, metavar="N", help="photos per batch of the model (default: 1)")
+    add("--width", type=int, default=1600, metavar="PIXELS", help="width of the pictures (default: 1600)")
     add_selection_options(parser, entities=20)
     add("--max-masks", type=int, metavar="N", help="draw the N best-scored masks, 0: all (default: 60)")
     add(
         "--max-area",
         type=float,
         metavar="SHARE",
-        help=f"do not draw masks over this share of a photo (default: {PHASE_ONE_MAX_AREA} for phase 1, else 1)",
+        help=f"do not draw masks above this share of a photo (default: {PHASE_ONE_MAX_AREA} for phase 1, else 1)",
     )
     add_config_options(parser)
     args = parser.parse_args(arguments)
@@ -68,10 +68,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def build_finder(args: argparse.Namespace) -> tuple[Any, dict[str, Any], str]:
-    """What finds forests (photos to forests), the ``info`` of the json, and in words what it is.
+    """Build the function from photos to forests, the ``info`` of the json, and a description for messages.
 
     Raises:
-        ConfigError, WeightsError, ValueError, ImportError: it cannot be built; the message says why.
+        ConfigError, WeightsError, ValueError, ImportError: the model cannot be built.
     """
     from .. import __version__, compat
     from ..config.load import load_config
@@ -94,7 +94,7 @@ def build_finder(args: argparse.Namespace) -> tuple[Any, dict[str, Any], str]:
         elif weights and not config:
             config = os.path.join(os.path.dirname(weights), "config.yaml")
         if not config or not (args.config_file or os.path.isfile(config)):
-            raise ConfigError("--config-file is missing: weights alone do not say what model they are of")
+            raise ConfigError("--config-file is missing: weights alone do not determine the model")
         predictor = SOHESPredictor(load_config(config, args.opts), weights=weights or None, device=args.device)
         shipped = (args.weights or "").startswith(PREFIX)
         name = args.weights if shipped else os.path.basename(predictor.cfg.MODEL.WEIGHTS)
@@ -115,8 +115,8 @@ def build_finder(args: argparse.Namespace) -> tuple[Any, dict[str, Any], str]:
 
 
 def show(args: argparse.Namespace) -> int:
-    """Find the forests and write what shows them; returns the exit code."""
-    # after the arguments, because these take seconds to import
+    """Find the forests and write pictures, json and page; returns the exit code."""
+    # imported after parsing: these take seconds
     from ..data.sources import read_inputs
     from ..inference.gallery import DemoOptions, run_demo
     from ..visualization import MAX_MASKS
@@ -165,5 +165,5 @@ def _say(file_name: str, report: Any) -> None:
 
 
 def _printable(text: str) -> str:
-    """A file's name without what a terminal would obey."""
+    """A file name without terminal control characters."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

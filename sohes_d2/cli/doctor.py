@@ -1,9 +1,9 @@
-"""What this installation has, what it lacks, and what to do about that.
+"""Check the installation: what is present, what is missing, and how to fix it.
 
     sohes doctor
 
-Exit code: 0 all phases can run, 1 they cannot. Nothing but Python itself is needed: in a clone whose environment is
-broken, `python -m sohes_d2 doctor` still runs.
+Exit code: 0 all phases can run, 1 they cannot. Needs only Python: `python -m sohes_d2 doctor` also runs in a clone with
+a broken environment.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class Finding:
     """One line of the report.
 
     Attributes:
-        name: what was looked for.
-        state: OK, OPTIONAL (not there, and works without) or MISSING (needed).
+        name: the item that was checked.
+        state: OK, OPTIONAL (missing, not required) or MISSING (required).
         detail: what was found.
-        remedy: what to do; "" if nothing.
+        remedy: how to fix it; "" if nothing to do.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Package:
-    """A library: the name it is imported by, what pip calls it, and what it is for."""
+    """A library: its import name, its pip name, and its purpose."""
 
     module: str
     pip: str
@@ -90,14 +90,14 @@ EXTRAS = (
     Package("playwright", "playwright", "the tests of the html page in a browser"),
     Package("pytest", "pytest", "running the tests"),
 )
-# Browsers that playwright can drive, by the names that systems give them; SOHES_BROWSER names another.
+# Program names of browsers that playwright can drive; SOHES_BROWSER names another.
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-# What the configs begin with: SOHES' own backbone, and the small one.
+# Pretrained backbones used by the configs: that of SOHES, and a small one.
 HUB_MODELS = ("vit_base_patch8_224.dino", "vit_small_patch16_224.dino")
 
 
 def check_python() -> Iterator[Finding]:
-    """Version of Python, and the machine."""
+    """Python version and machine."""
     detail = f"{platform.python_version()} at {sys.executable}, {platform.platform()}"
     yield Finding("Python", OK, detail)
     memory = ""
@@ -116,7 +116,7 @@ def check_python() -> Iterator[Finding]:
 
 
 def check_required() -> Iterator[Finding]:
-    """Libraries without which nothing runs."""
+    """Required libraries."""
     for package in REQUIRED:
         _, problem = try_import(package.module)
         if problem:
@@ -126,7 +126,7 @@ def check_required() -> Iterator[Finding]:
 
 
 def check_detectron2() -> Iterator[Finding]:
-    """Which Detectron2, and this package itself."""
+    """Detectron2 and this package."""
     package, problem = try_import("sohes_d2")
     if problem:
         yield Finding("sohes_d2", MISSING, problem, f"{_PIP} -e . in the clone of this project")
@@ -142,12 +142,12 @@ def check_detectron2() -> Iterator[Finding]:
     if problem:
         yield Finding("Detectron2", MISSING, problem, "sohes setup --force")
         return
-    # Compiled ops are of no use to this project's own models, only to some of Detectron2's.
+    # Compiled ops are needed only by some models of Detectron2, not by those of this project.
     yield Finding("Detectron2", OK, compat.detectron2_flavour().removeprefix("detectron2 "))
 
 
 def check_devices() -> Iterator[Finding]:
-    """What a model can run on beside the CPU."""
+    """Devices other than the CPU."""
     torch, problem = try_import("torch")
     if problem:
         return
@@ -157,10 +157,10 @@ def check_devices() -> Iterator[Finding]:
             detail = f"{facts.name}, {facts.total_memory / _GIB:.0f} GiB, CUDA {torch.version.cuda}"
             yield Finding(f"GPU cuda:{k}", OK, detail)
     elif torch.backends.mps.is_available():
-        yield Finding("GPU", OK, "mps (Apple); ask for it by --device mps or MODEL.DEVICE mps")
+        yield Finding("GPU", OK, "mps (Apple); select it with --device mps or MODEL.DEVICE mps")
     elif torch.version.cuda:
         remedy = "check the driver with nvidia-smi" if shutil.which("nvidia-smi") else ""
-        detail = f"none that torch {torch.__version__} sees; models run on the CPU"
+        detail = f"none available to torch {torch.__version__}; models run on the CPU"
         yield Finding("GPU", OPTIONAL, detail, remedy)
     else:
         remedy = "install a torch with CUDA: https://pytorch.org/get-started" if shutil.which("nvidia-smi") else ""
@@ -169,7 +169,7 @@ def check_devices() -> Iterator[Finding]:
 
 
 def check_extras() -> Iterator[Finding]:
-    """Libraries for one thing each."""
+    """Optional libraries."""
     for package in EXTRAS:
         _, problem = try_import(package.module)
         if not problem:
@@ -182,13 +182,13 @@ def check_extras() -> Iterator[Finding]:
 
 
 def find_browser() -> str | None:
-    """Path of the Chromium or Chrome for the tests of the html page: ``SOHES_BROWSER``, else one on the PATH."""
+    """Path of Chromium or Chrome for the tests of the html page: ``SOHES_BROWSER``, else one on the PATH."""
     named = os.environ.get("SOHES_BROWSER")
     return shutil.which(named) if named else next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 def check_browser() -> Iterator[Finding]:
-    """A browser for the tests of the html page; the page itself opens in any."""
+    """A browser for the tests of the html page; the page itself works in any."""
     purpose = "for the tests of the html page"
     path = find_browser()
     if path:
@@ -196,7 +196,7 @@ def check_browser() -> Iterator[Finding]:
         return
     named = os.environ.get("SOHES_BROWSER")
     if named:
-        remedy = "let SOHES_BROWSER name the program of a Chromium or Chrome, or unset it to look on the PATH"
+        remedy = "set SOHES_BROWSER to the program of a Chromium or Chrome, or unset it to search the PATH"
         yield Finding("Chromium", OPTIONAL, f"SOHES_BROWSER is {named}, which cannot be run; {purpose}", remedy)
         return
     remedy = "apt-get install chromium on Debian, or any Chromium or Chrome, named by SOHES_BROWSER if not on the PATH"
@@ -204,7 +204,7 @@ def check_browser() -> Iterator[Finding]:
 
 
 def check_weights() -> Iterator[Finding]:
-    """Pretrained backbones that are in the local cache; the network is not asked."""
+    """Pretrained backbones in the local cache; no network access."""
     weights, problem = try_import("sohes_d2.weights")
     if problem:
         return
@@ -222,7 +222,7 @@ def check_weights() -> Iterator[Finding]:
 
 
 def check_phases() -> Iterator[Finding]:
-    """Whether the phases run, by running them in small."""
+    """Run each phase with a tiny model."""
     probes, problem = try_import("sohes_d2.cli.probes")
     if problem:
         for phase in ("phase 1", "phase 2", "phase 3"):
@@ -250,18 +250,18 @@ SECTIONS: tuple[tuple[str, Callable[[], Iterator[Finding]]], ...] = (
 
 
 def try_import(module: str) -> tuple[Any, str]:
-    """The module and "", or None and why it cannot be imported, in a line."""
+    """Import a module; returns it and "", or None and a one-line reason."""
     try:
         return importlib.import_module(module), ""
-    except Exception as error:  # broken libraries raise anything, and a doctor must outlive them
+    except Exception as error:  # broken libraries may raise anything
         return None, _one_line(error)
 
 
 def version_of(package: Package) -> str:
-    """The installed version, as pip knows it, else as the module says."""
+    """The installed version, from pip's metadata, else from the module."""
     try:
         return metadata.version(package.pip)
-    except metadata.PackageNotFoundError:  # cv2 comes in four packages
+    except metadata.PackageNotFoundError:  # cv2 is provided by four packages
         module = sys.modules.get(package.module.partition(".")[0])
         return str(getattr(module, "__version__", "of unknown version"))
 
@@ -269,7 +269,7 @@ def version_of(package: Package) -> str:
 def _run(name: str, probe: Callable[[], str]) -> Finding:
     try:
         return Finding(name, OK, probe())
-    except Exception as error:  # whatever is wrong with the installation shows here
+    except Exception as error:  # any problem of the installation
         remedy = "see the lines with !! above; if there are none, please report this with the whole output"
         return Finding(name, MISSING, f"does not run: {_one_line(error)}", remedy)
 
@@ -281,7 +281,7 @@ def _one_line(error: BaseException) -> str:
 
 def _lines(finding: Finding, width: int) -> list[str]:
     head = f"  {finding.state}  {finding.name:<26} "
-    # never within a word: a broken command or path could not be copied
+    # do not break words, so that commands and paths can be copied
     wrap = textwrap.TextWrapper(width, break_on_hyphens=False, break_long_words=False)
     wrap.initial_indent, wrap.subsequent_indent = head, " " * 33
     lines = wrap.wrap(finding.detail)
@@ -294,7 +294,7 @@ def _lines(finding: Finding, width: int) -> list[str]:
 def main(arguments: list[str] | None = None) -> int:
     """Print the report; returns the exit code."""
     tool_parser(__doc__, prog="sohes doctor").parse_args(arguments)
-    # Detectron2 uses it, with every torch that we support; in the middle of the report it reads like a finding
+    # Detectron2 triggers this warning; in the middle of the report it would look like a finding
     warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
     width = max(80, min(shutil.get_terminal_size((120, 24)).columns, 140))
     failed = []

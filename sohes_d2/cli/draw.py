@@ -1,10 +1,10 @@
-"""Draw the forests of a COCO json: for each image the photo, its wholes, parts, subparts, and the tree of its families.
+"""Draw the forests of a COCO json: for each image the photo, its wholes, parts, subparts, and the tree.
 
     sohes draw --labels output/demo/labels.json --images output/demo/images --output output/demo
 
-Reads files of this project (``parent_id``, ``score``) and plain COCO (then every mask is a whole). Writes
-forest_<name>.png. Exit code: 0 all drawn, 3 some images or masks left out (with the reasons), 2 the json or the
-arguments cannot be used.
+Reads files of this project (``parent_id``, ``score``) and plain COCO, where every mask is a whole. Writes
+forest_<name>.png. Exit code: 0 all drawn, 3 some images or masks skipped (with reasons), 2 the json or the arguments
+cannot be used.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ def draw_record(
     max_masks: int | None = None,
     max_area: float = 1.0,
 ) -> tuple[np.ndarray, Forest]:
-    """The figure of one image record, and its forest; ``problems`` is told of masks that are left out.
+    """Draw one image record; returns the figure and the forest. Skipped masks are added to ``problems``.
 
     Raises:
-        ImageReadError, ValueError: the photo or its masks cannot be used; the message says why.
+        ImageReadError, ValueError: the photo or its masks cannot be used.
     """
     from ..labels.forests import read_forest
     from ..labels.schema import image_name
@@ -66,11 +66,11 @@ def draw_record(
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; exits with code 2 where it is wrong."""
+    """Parse the command line; exits with code 2 if it is invalid."""
     parser = tool_parser(__doc__, prog="sohes draw")
     add_labels_option(parser)
     add_photos_option(parser)
-    parser.add_argument("--output", required=True, type=Path, help="folder for the pictures; made if missing")
+    parser.add_argument("--output", required=True, type=Path, help="folder for the pictures; created if missing")
     parser.add_argument(
         "--max-images", type=count, default=0, metavar="N", help="draw only the first N images (default: all)"
     )
@@ -88,7 +88,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         type=float,
         default=1.0,
         metavar="SHARE",
-        help="leave masks out of the picture that cover more than this share of the photo (default: %(default)s)",
+        help="do not draw masks that cover more than this share of the photo (default: %(default)s)",
     )
     add_selection_options(parser, entities=20)
     args = parser.parse_args(arguments)
@@ -98,7 +98,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def draw(args: argparse.Namespace) -> int:
     """Draw the forests; returns the exit code."""
-    # after the arguments, because these take seconds to import
+    # imported after parsing: these take seconds
     import numpy as np
 
     from ..labels.reader import read_label_file

@@ -1,20 +1,19 @@
-"""Score predictions or pseudo-labels against ground truth: AR and AP without classes, and the hierarchy.
+"""Score predictions or pseudo-labels against ground truth: class-agnostic AR and AP, and hierarchy metrics.
 
     sohes evaluate --gt entities_val.json --pred labels.json
     sohes evaluate --gt instances_val2017.json --pred entity_results.json --iou-type segm bbox \\
         --output metrics.json
     sohes evaluate --gt entities_val.json --pred new.json --against old.json
 
---gt is a COCO file; classes are ignored, crowd regions count as COCO counts them. --pred is a COCO result list, whose
-image ids are those of the ground truth, or a COCO file with image ids of its own (such as labels.json of
-sohes label), whose images are found by file name, else by the last part of the file name.
-Predictions without a score get 1. Where annotations of both files have parent_id, the hierarchy is scored too.
+--gt is a COCO file; classes are ignored, crowd regions are handled as in COCO. --pred is a COCO result list with the
+image ids of the ground truth, or a COCO file with other image ids (such as labels.json of sohes label), whose images
+are matched by file name, else by base name. Predictions without a score get 1. If annotations of both files have
+parent_id, the hierarchy is scored too.
 
---against OTHER.json also tells by how much average recall differs from that of other predictions of the same images,
-and how much of it may be chance: a 95% interval by a paired bootstrap over images. Whether another training of the
-same model would differ as much, it cannot tell.
+--against OTHER.json compares average recall with that of other predictions of the same images, with a 95% interval of
+the difference from a paired bootstrap over images. The interval does not include the variance between trainings.
 
-Exit code: 0 scored, 2 the files do not fit or usage error.
+Exit code: 0 scored, 2 the files do not match or usage error.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from .runner import run_tool, tool_parser
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; exits with code 2 where it is wrong."""
+    """Parse the command line; exits with code 2 if it is invalid."""
     parser = tool_parser(__doc__, prog="sohes evaluate")
     add = parser.add_argument
     add("--gt", required=True, metavar="GT.json", help="ground truth, a COCO file")
@@ -47,22 +46,22 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--match",
         choices=("auto", "name", "basename", "id"),
         default="auto",
-        help="how images of a COCO file are found",
+        help="how to match images of a COCO file",
     )
     add(
         "--ignore-unmatched",
         action="store_true",
-        help="leave out predicted images that the ground truth does not have, instead of stopping",
+        help="skip predicted images that are not in the ground truth, instead of failing",
     )
     add(
         "--backend",
         choices=("auto", "pycocotools", "faster-coco-eval"),
         default="auto",
-        help="auto: faster-coco-eval where it is installed; the numbers are the same",
+        help="auto: faster-coco-eval if installed; the numbers are the same",
     )
-    add("--against", metavar="OTHER.json", help="other predictions, to compare average recall with")
+    add("--against", metavar="OTHER.json", help="other predictions to compare average recall with")
     add("--no-forest", action="store_true", help="do not score the hierarchy")
-    add("--output", metavar="METRICS.json", help="write all metrics, in percent, null where undefined")
+    add("--output", metavar="METRICS.json", help="write all metrics, in percent, null if undefined")
     return parser.parse_args(arguments)
 
 
@@ -121,7 +120,7 @@ def score(args: argparse.Namespace) -> None:
         f"matched by {predictions.matched_by}; {backend}"
     )
     if predictions.ignored_images:
-        print(f"{len(predictions.ignored_images)} predicted images are not in the ground truth and left out")
+        print(f"{len(predictions.ignored_images)} predicted images are not in the ground truth and were skipped")
     for path, side in ((args.gt, truth), (args.pred, predictions)):
         for sentence in side.report(iou_types):
             print(f"{path}: {sentence}")

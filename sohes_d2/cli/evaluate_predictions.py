@@ -4,15 +4,14 @@
     sohes evaluate-predictions --dataset "my_set: gt.json, images/" --pred entity_results.json \\
         --iou-type segm bbox --output out/
 
-The predictions take the place of a model's outputs, so that a file is scored just as a model that predicts it; no image
-is read. The numbers are those of sohes evaluate, where the file formats are described, but for two things: a
-model's boxes are of single precision, and masks with parent_id are scored by the boxes around them, whatever boxes the
-file has.
+The predictions replace a model's outputs, so a file is scored exactly like a model that predicts it; no image is read.
+File formats and numbers are those of sohes evaluate, with two exceptions: boxes have single precision, and masks with
+parent_id are scored by their bounding boxes instead of the boxes of the file.
 
---output receives metrics.json (percent, null where undefined) and entity_results.json, the predictions with the
-data set's image ids.
+--output receives metrics.json (percent, null if undefined) and entity_results.json, the predictions with the data
+set's image ids.
 
-Exit code: 0 scored, 2 the files do not fit or usage error.
+Exit code: 0 scored, 2 the files do not match or usage error.
 """
 
 from __future__ import annotations
@@ -31,33 +30,33 @@ METRICS_FILE = "metrics.json"
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; exits with code 2 where it is wrong."""
+    """Parse the command line; exits with code 2 if it is invalid."""
     parser = tool_parser(__doc__, prog="sohes evaluate-predictions")
     add = parser.add_argument
     add(
         "--dataset",
         required=True,
         metavar="NAME or 'NAME: GT.json, IMAGES'",
-        help="a data set of this project's table (under $DETECTRON2_DATASETS), or the description of another",
+        help="a registered data set (under $DETECTRON2_DATASETS), or the description of another",
     )
     add("--pred", required=True, metavar="PRED.json", help="predictions: a COCO result list or a COCO file")
     add(
         "--iou-type", nargs="+", choices=("segm", "bbox"), default=["segm"], help="masks, boxes or both (default: segm)"
     )
-    add("--match", choices=("auto", "name", "basename", "id"), default="auto", help="how images are found")
-    add("--ignore-unmatched", action="store_true", help="leave out predicted images that the data set does not have")
+    add("--match", choices=("auto", "name", "basename", "id"), default="auto", help="how to match images")
+    add("--ignore-unmatched", action="store_true", help="skip predicted images that are not in the data set")
     add(
         "--backend",
         choices=("auto", "pycocotools", "faster-coco-eval"),
         default="auto",
-        help="auto: faster-coco-eval where it is installed; the numbers are the same",
+        help="auto: faster-coco-eval if installed; the numbers are the same",
     )
     add("--output", "--output-dir", metavar="FOLDER", help="write metrics.json and entity_results.json there")
     return parser.parse_args(arguments)
 
 
 class StoredPredictions:
-    """A stand-in for a model: called with a batch of inputs, it gives the predictions that were made before."""
+    """Stand-in for a model: called with a batch of inputs, it returns stored predictions."""
 
     def __init__(
         self,
@@ -67,16 +66,16 @@ class StoredPredictions:
     ):
         """
         Args:
-            predictions: checked ones, with the ``image_id`` of the data set (see `read_predictions`).
+            predictions: validated records with the ``image_id`` of the data set (see `read_predictions`).
             sizes: image id -> (H, W), for all images of the data set.
-            source: where the predictions come from, for messages.
+            source: origin of the predictions, for messages.
         """
         from ..labels.reader import group_by_image
 
         self._sizes, self._source = sizes, source
         self._of_image = group_by_image(predictions, sizes)
         everything = [p for found in self._of_image.values() for p in found]
-        # All of a file's images in one form, so that those without predictions count as the others do.
+        # All images of a file in one form, so that those without predictions count like the others.
         self._masks = not everything or any("segmentation" in p for p in everything)
         self._boxes = bool(everything) and all("bbox" in p for p in everything)
         self._forests = self._masks and any("parent_id" in p for p in everything)
@@ -118,10 +117,10 @@ class StoredPredictions:
 
 
 def find_dataset(dataset: str) -> str:
-    """The name of a registered data set; a description is registered first.
+    """Return the name of a registered data set; a description is registered first.
 
     Raises:
-        ConfigError: neither a name nor the description of one data set.
+        ConfigError: neither a name nor the description of a single data set.
     """
     from detectron2.data import DatasetCatalog
 
@@ -162,7 +161,7 @@ def score(args: argparse.Namespace) -> None:
         check_output(args.output, folder=True, option="--output")
     name = find_dataset(args.dataset)
     dataset = get_detection_dataset_dicts(name, filter_empty=False)
-    # Pairs are scored however improbable they are, but not those that the file does not have.
+    # All pairs in the file are scored, however improbable.
     evaluator = EntityEvaluator(
         name, args.output, tasks=iou_types, backend=args.backend, min_ancestor_score=sys.float_info.min
     )
@@ -176,7 +175,7 @@ def score(args: argparse.Namespace) -> None:
         write_json(os.path.join(args.output, METRICS_FILE), flat_metrics(results))
     print(f"{len(predictions.annotations)} predictions on {name}, matched by {predictions.matched_by}")
     if predictions.ignored_images:
-        print(f"{len(predictions.ignored_images)} predicted images are not in the data set and left out")
+        print(f"{len(predictions.ignored_images)} predicted images are not in the data set and were skipped")
 
 
 def main(arguments: list[str] | None = None) -> int:

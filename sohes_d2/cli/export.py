@@ -1,14 +1,14 @@
-"""Write the weights of one model out of a checkpoint, without the optimizer, and the config that they need.
+"""Export the weights of one model from a checkpoint, without optimizer state, with the matching config.
 
     sohes export output/correction/model_final.pth --output output/exported
     sohes export output/correction/model_final.pth --which student --half --output output/exported
     sohes export output/instruction/model_final.pth --config-file CONFIG.yaml --output output/exported
     sohes train --config-file output/exported/config.yaml --eval-only --num-gpus 0
 
-Of a checkpoint of phase 3, which holds teacher and student, one is written, in the plain architecture of phase 2. A
-checkpoint of phase 2 becomes smaller. The folder receives model.safetensors (or model.pth), in the names of the plain
-architecture, and config.yaml, which names it as MODEL.WEIGHTS. KEY VALUE at the end changes that config, for example
-MODEL.VIT.WEIGHTS "" to leave out what the model began with.
+From a checkpoint of phase 3, which has teacher and student, one of them is written in the plain architecture of
+phase 2. A checkpoint of phase 2 becomes smaller. The folder receives model.safetensors (or model.pth) and config.yaml
+with its path as MODEL.WEIGHTS. KEY VALUE at the end changes that config, for example MODEL.VIT.WEIGHTS "" to omit the
+initial weights.
 
 Exit code: 0 done, 2 the checkpoint, the config or the arguments cannot be used.
 """
@@ -33,13 +33,13 @@ FORMATS = ("safetensors", "pth")
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; exits with code 2 where it is wrong."""
+    """Parse the command line; exits with code 2 if it is invalid."""
     parser = tool_parser(__doc__, prog="sohes export")
-    parser.add_argument("checkpoint", help="a .pth of a training")
-    add_config_file(parser, "of that training (default: config.yaml beside the checkpoint)")
-    parser.add_argument("--which", choices=MODELS, help="of a checkpoint of phase 3; default: teacher")
-    parser.add_argument("--output", required=True, help="folder for the two files; made if it does not exist")
-    parser.add_argument("--format", choices=FORMATS, default=FORMATS[0], help="of the weights; default: %(default)s")
+    parser.add_argument("checkpoint", help=".pth file of a training")
+    add_config_file(parser, "config of that training (default: config.yaml beside the checkpoint)")
+    parser.add_argument("--which", choices=MODELS, help="model in a checkpoint of phase 3; default: teacher")
+    parser.add_argument("--output", required=True, help="folder for the two files; created if missing")
+    parser.add_argument("--format", choices=FORMATS, default=FORMATS[0], help="weights format; default: %(default)s")
     parser.add_argument(
         "--half", action="store_true", help="weights in float16: half the size, nearly the same results"
     )
@@ -50,7 +50,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def model_state(checkpoint: Any, which: str | None) -> dict[str, Tensor]:
-    """Tensors of one model of a checkpoint, by their names of today.
+    """Tensors of one model of a checkpoint, with current names.
 
     Raises:
         WeightsError: there is no such model.
@@ -61,33 +61,35 @@ def model_state(checkpoint: Any, which: str | None) -> dict[str, Tensor]:
 
     state = checkpoint.get("model", checkpoint) if isinstance(checkpoint, Mapping) else None
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise WeightsError("it holds no model, that is no dict of names to tensors, at the top or under 'model'")
+        raise WeightsError("it contains no model: no dict of names to tensors at the top level or under 'model'")
     return current_names(select_model(state, which))
 
 
 def select_model(state: Mapping[str, Tensor], which: str | None) -> dict[str, Tensor]:
-    """The weights of one model, under its own names.
+    """Select the weights of one model, with key names of the plain architecture.
 
     Args:
-        state: of a checkpoint.
-        which: "teacher" or "student"; None: the teacher where there are both, else the only one.
+        state: state dict of a checkpoint.
+        which: "teacher" or "student"; None: the teacher if there are both, else the only model.
 
     Raises:
         WeightsError: there is no such model.
     """
     if not any(key.startswith(f"{name}.") for key in state for name in MODELS):
         if which:
-            raise WeightsError(f"it has no {which}: it holds one model, not two; leave out --which")
+            raise WeightsError(f"it has no {which}: it contains a single model; omit --which")
         return dict(state)
     prefix = f"{which or 'teacher'}."
     return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
 
 
 def plain_config(config_file: str, weights: str, options: Sequence[str] = ()) -> Any:
-    """The config of a training, for a single model with these weights; ``options`` are further keys and values.
+    """Turn the config of a training into that of a single model with these weights.
+
+    ``options`` are further keys and values.
 
     Raises:
-        ConfigError: it cannot be read, or an option is none.
+        ConfigError: the config cannot be read, or an option is invalid.
     """
     from ..config.load import load_config
 
@@ -100,7 +102,7 @@ def plain_config(config_file: str, weights: str, options: Sequence[str] = ()) ->
 
 
 def check_fit(state: Mapping[str, Tensor], cfg: Any) -> None:
-    """Make sure that the model of the config is what the weights are of.
+    """Check that the weights match the model of the config.
 
     Raises:
         WeightsError: names or shapes differ.
@@ -115,33 +117,33 @@ def check_fit(state: Mapping[str, Tensor], cfg: Any) -> None:
     )
     if wrong:
         raise WeightsError(
-            f"it is not of the model of the config: {len(wrong)} of {len(wanted)} tensors are missing, unknown or of "
-            f"another shape, among them {', '.join(wrong[:3])}. Give the config of its training by --config-file"
+            f"it does not match the model of the config: {len(wrong)} of {len(wanted)} tensors are missing, unknown "
+            f"or of another shape, among them {', '.join(wrong[:3])}. Pass the config of its training as --config-file"
         )
 
 
 def as_half(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Floating-point tensors in float16.
+    """Convert floating-point tensors to float16.
 
     Raises:
-        WeightsError: a value that float16 cannot hold.
+        WeightsError: a value is outside the range of float16.
     """
     import torch
 
     halved = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
     for key, value in halved.items():
         if value.is_floating_point() and not torch.isfinite(value).all():
-            raise WeightsError(f"{key} has values beyond the range of float16, or none at all; leave out --half")
+            raise WeightsError(f"{key} has values that are not finite in float16; omit --half")
     return halved
 
 
 def write_weights(state: Mapping[str, Tensor], path: str) -> None:
-    """Write a safetensors or torch file, by the path's suffix, as a whole or not at all."""
+    """Write a safetensors or torch file, depending on the suffix, atomically."""
     import torch
 
     from ..structures.files import atomic_writer
 
-    # copies: tensors of a checkpoint may be views of larger ones, which torch would store, and safetensors refuse
+    # copies: tensors of a checkpoint may be views of larger ones, which torch would store and safetensors would refuse
     state = {key: value.detach().clone().contiguous() for key, value in state.items()}
     with atomic_writer(path) as file:
         if path.endswith(".pth"):
@@ -153,12 +155,12 @@ def write_weights(state: Mapping[str, Tensor], path: str) -> None:
 
 
 def export(args: argparse.Namespace) -> str:
-    """Do what the command line says; returns the path of the weights.
+    """Export; returns the path of the weights.
 
     Raises:
-        ConfigError, WeightsError: something cannot be used.
+        ConfigError, WeightsError: an input cannot be used.
     """
-    # after the arguments, because these take seconds to import
+    # imported after parsing: these take seconds
     from ..structures.files import atomic_writer
     from ..weights import read_weights
 
@@ -184,7 +186,7 @@ def export_and_tell(args: argparse.Namespace) -> None:
     """Export, and print what was written."""
     path = export(args)
     before, after = (os.path.getsize(name) / 1e6 for name in (args.checkpoint, path))
-    print(f"{path}: {after:.1f} MB, from {before:.1f} MB; its config is config.yaml beside it")
+    print(f"{path}: {after:.1f} MB, from {before:.1f} MB; its config is config.yaml in the same folder")
 
 
 def main(arguments: list[str] | None = None) -> int:

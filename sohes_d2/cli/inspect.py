@@ -1,10 +1,10 @@
-"""What labels hold: counts, depths, sizes, how much of the images they cover, and the images that stand out.
+"""Statistics of labels: counts, depths, sizes, image coverage, and unusual images.
 
     sohes inspect --labels labels.json
     sohes inspect --labels labels/ --plot labels.png --output labels_inspected.json
 
---labels is a COCO json, ours or any other, or a folder of shards, finished or not. It is read image by image, so that
-its size does not matter. Without ``parent_id`` in it every mask counts as a whole. Crowd regions are left out.
+--labels is a COCO json, of this project or any other, or a folder of shards, finished or not. It is read image by
+image, in bounded memory. Without ``parent_id`` every mask counts as a whole. Crowd regions are skipped.
 
 Exit code: 0 all read, 3 some masks or images are broken (counted and listed), 2 the labels or arguments cannot be used.
 """
@@ -22,18 +22,18 @@ from .runner import EXIT_SKIPPED, run_tool, tool_parser
 if TYPE_CHECKING:
     from ..labels.statistics import LabelStatistics
 
-PROBLEMS_SHOWN = 20  # of them all, with their reasons, tell the numbers of --output
+PROBLEMS_SHOWN = 20  # --output has the counts of all, by reason
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; exits with code 2 where it is wrong."""
+    """Parse the command line; exits with code 2 if it is invalid."""
     parser = tool_parser(__doc__, prog="sohes inspect")
     add = parser.add_argument
     add("--labels", "--json", required=True, metavar="COCO.json|DIR", help="COCO json, or folder of shards")
     add("--plot", metavar="FILE.png", help="write four histograms")
     add("--output", metavar="FILE.json", help="write all numbers")
     add("--max-images", type=int, default=0, metavar="N", help="read N images, evenly spread; 0: all (default: 0)")
-    add("--list", type=int, default=5, metavar="K", help="name the K images that stand out most (default: 5)")
+    add("--list", type=int, default=5, metavar="K", help="list the K most unusual images (default: 5)")
     args = parser.parse_args(arguments)
     for name in ("max_images", "list"):
         if getattr(args, name) < 0:
@@ -44,8 +44,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def inspect(args: argparse.Namespace) -> int:
-    """Read the labels and print what they hold; returns the exit code."""
-    # after the arguments, because these take seconds to import
+    """Read the labels and print their statistics; returns the exit code."""
+    # imported after parsing: these take seconds
     from ..labels.statistics import inspect_labels
     from ..structures.files import write_json
 
@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def report(statistics: LabelStatistics) -> str:
-    """The tables."""
+    """The tables as text."""
     from tabulate import tabulate
 
     found = statistics.summary()
@@ -124,5 +124,5 @@ def _plot(path: str, statistics: LabelStatistics, title: str) -> None:
 
 
 def _printable(text: str) -> str:
-    """A file's name without what a terminal would obey."""
+    """A file name without terminal control characters."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

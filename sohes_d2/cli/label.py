@@ -1,21 +1,21 @@
-"""Phase 1: label photos with forests of entities (wholes, parts, subparts), without any human label.
+"""Phase 1: label photos with forests of entities (wholes, parts, subparts), without human labels.
 
     sohes label --images photos/ --output labels.json
     sohes label --images photos/ --output labels/ --shard 3/16      # one of 16 jobs
 
 An output ending in .json is one COCO file; otherwise it is a folder of shards of at most 1,000 images, which the data
-loader reads as it is and sohes merge joins. Beside the labels stand errors.json (files skipped, and why),
-summary.json, and an .index.npz, by which the data loader opens the labels without reading them. After a kill at any
-moment the same command with --resume ends with the same bytes as an uninterrupted run.
+loader reads directly and sohes merge joins. errors.json (skipped files with reasons), summary.json and an .index.npz,
+which lets the data loader open the labels without reading them, are written beside the labels. If the process is
+killed, the same command with --resume gives the same bytes as an uninterrupted run.
 
-By default every mask is written, for training. --entities N writes what people want to see: the N entities that explain
-a photo best, and their parts, near-duplicates left out.
+By default every mask is written, for training. --entities N writes a selection for viewing: the N entities that explain
+a photo best, and their parts, without near-duplicates.
 
 Image ids are 1 + position in the sorted folder or in the list, or those of the COCO file; annotation ids are
 image_id * 10000 + k. Neither depends on workers, shards or resume.
 
 Exit code: 0 all images labeled, 3 some skipped (errors.json), 2 usage error, 1 failed, 130 stopped by Ctrl-C
-(after the last two go on with --resume).
+(after the last two, continue with --resume).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import logging
 import os
 import sys
 
-# The host's numbers must not depend on the number of cores; numpy's BLAS reads this when it is loaded.
+# Results on the CPU must not depend on the number of cores; numpy's BLAS reads this when it is loaded.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from ..structures.files import check_output  # noqa: E402
@@ -40,7 +40,7 @@ from .runner import (  # noqa: E402
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; exits with code 2 where it is wrong."""
+    """Parse the command line; exits with code 2 if it is invalid."""
     parser = tool_parser(__doc__, prog="sohes label")
     add = parser.add_argument
     add(
@@ -52,10 +52,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add(
         "--image-root",
         metavar="DIR",
-        help="what paths in a list or COCO file are relative to (default: the file's folder)",
+        help="base folder of paths in a list or COCO file (default: the folder of the file)",
     )
     add("--output", metavar="OUT", help="one file (ends in .json) or a folder of shards")
-    add_config_file(parser, "keys under EXPLORATION")
+    add_config_file(parser, "config with keys under EXPLORATION")
     add("--weights", metavar="NAME|URL|PATH", help="weights of the feature extractor (EXPLORATION.FEATURES.WEIGHTS)")
     add("--refiner", metavar="NAME", help="none, guided, crf or cascadepsp (EXPLORATION.REFINEMENT.NAME)")
     add("--device", help="cuda, cuda:1, cpu (default: cuda if there is one, else cpu)")
@@ -65,16 +65,16 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         type=int,
         default=8,
         metavar="N",
-        help="images of one size that a device takes at once (default: 8)",
+        help="images of equal size per batch on a device (default: 8)",
     )
     add(
         "--shard",
         default="0/1",
         metavar="I/N",
-        help="do the I-th of N jobs, I from 0; OUT is one folder for all (default: 0/1)",
+        help="run job I of N, I from 0; all jobs share the folder OUT (default: 0/1)",
     )
-    add("--images-per-shard", type=int, default=1000, metavar="N", help="at most (default: 1000)")
-    add("--resume", action="store_true", help="go on with an existing output, or begin")
+    add("--images-per-shard", type=int, default=1000, metavar="N", help="upper limit (default: 1000)")
+    add("--resume", action="store_true", help="continue an existing output, or start")
     add("--overwrite", action="store_true", help="replace an existing output")
     add(
         "--engine",
@@ -85,7 +85,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add(
         "--ray-address",
         metavar="ADDRESS",
-        help="of a running cluster: auto, host:6379, ray://host:10001 (default: start one here)",
+        help="address of a running cluster: auto, host:6379, ray://host:10001 (default: start one here)",
     )
     add_selection_options(parser, entities=0)
     add_config_options(parser)
@@ -100,11 +100,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def build_cfg(args: argparse.Namespace):
-    """The config: defaults, then the file, then flags, then KEY VALUE pairs.
+    """Build the config: defaults, then the file, then flags, then KEY VALUE pairs.
 
     Raises:
-        ConfigError: an unknown key, a value of the wrong type, a file that cannot be read, or a device that is not
-            there.
+        ConfigError: an unknown key, a value of the wrong type, an unreadable file, or an unavailable device.
     """
     from ..config.load import load_config
     from ..devices import choose_device
@@ -124,7 +123,7 @@ def build_cfg(args: argparse.Namespace):
 
 def label(args: argparse.Namespace) -> int:
     """Label the images; returns the exit code."""
-    # after the arguments, because these take seconds to import
+    # imported after parsing: these take seconds
     from ..data.sources import read_image_list
     from ..labeling.run import LabelingOptions, run_labeling
 
@@ -166,8 +165,8 @@ def main(arguments: list[str] | None = None) -> int:
         label,
         arguments,
         log_level=logging.INFO,
-        when_stopped="go on with --resume",
-        when_failed="What is done so far is kept; go on with --resume.",
+        when_stopped="continue with --resume",
+        when_failed="Finished work is kept; continue with --resume.",
     )
 
 

@@ -1,4 +1,4 @@
-"""The command `sohes`: one subcommand per module of this folder, which is imported when it is asked for."""
+"""The command `sohes`: each subcommand is a module of this folder, imported on demand."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ import sys
 from ..errors import near_matches
 from .runner import EXIT_DONE, EXIT_USAGE, report
 
-# Name of the command -> its module and what it does.
+# Name of the command -> its module and a summary.
 COMMANDS = {
     "label": ("label", "find entities in photos (phase 1) and write them as COCO json"),
     "merge": ("merge", "join a folder of label shards to one file"),
-    "inspect": ("inspect", "count what labels hold: depths, sizes, coverage, images that stand out"),
-    "show": ("show", "make an html page to look through labels"),
+    "inspect": ("inspect", "statistics of labels: depths, sizes, coverage, unusual images"),
+    "show": ("show", "make an html page to browse labels"),
     "draw": ("draw", "draw labels as pictures"),
-    "convert": ("convert", "labels to and from Label Studio, CVAT, LabelMe, YOLO, Pascal VOC, FiftyOne"),
+    "convert": ("convert", "convert labels to and from Label Studio, CVAT, LabelMe, YOLO, Pascal VOC, FiftyOne"),
     "evaluate": ("evaluate", "score labels or predictions against ground truth"),
     "evaluate-predictions": ("evaluate_predictions", "the same on a registered data set, in Detectron2's loop"),
-    "demo": ("demo", "show what phase 1 or a trained model finds in photos: labels, page and pictures"),
+    "demo": ("demo", "run phase 1 or a trained model on photos: labels, page and pictures"),
     "train-borders": ("train_borders", "train a border network for phase 1 on its labels"),
     "pretrain": ("pretrain", "train a backbone on photos without labels"),
     "train": ("train", "train or evaluate a model (phases 2 and 3)"),
-    "export": ("export", "write the weights of one model out of a checkpoint"),
-    "export-onnx": ("export_onnx", "write a trained model as ONNX or torch.export file"),
+    "export": ("export", "export the weights of one model from a checkpoint"),
+    "export-onnx": ("export_onnx", "export a trained model to ONNX or torch.export"),
     "doctor": ("doctor", "check this installation"),
-    "setup": ("setup", "install Detectron2, which training and trained models need"),
+    "setup": ("setup", "install Detectron2, required for training and trained models"),
 }
 
 
@@ -41,7 +41,7 @@ def usage() -> str:
             "",
             *lines,
             "",
-            "sohes COMMAND --help tells more; sohes --version prints the version.",
+            "sohes COMMAND --help shows the options of a command; sohes --version prints the version.",
         ]
     )
 
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a subcommand; returns its exit code.
 
     Args:
-        arguments: the subcommand and its arguments; those of the process by default.
+        arguments: the subcommand and its arguments; default: ``sys.argv``.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     name, *rest = arguments or ["--help"]

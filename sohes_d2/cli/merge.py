@@ -1,9 +1,9 @@
-"""Join a folder of label shards to one COCO file, in bounded memory.
+"""Join a folder of label shards into one COCO file, in bounded memory.
 
     sohes merge labels/ labels.json
 
-The file has the same bytes as if sohes label had written it in one run. errors.json and
-summary.json of all jobs are joined beside it, and its index (labels.index.npz) lets it be opened without reading it.
+The file has the same bytes as one written by a single run of sohes label. errors.json and summary.json of all jobs are
+joined beside it, and an index (labels.index.npz) lets it be opened without reading it.
 
 Exit code: 0 joined, 3 joined but some images have no labels (errors.json), 2 shards are missing or usage error.
 """
@@ -18,12 +18,12 @@ from .runner import run_tool, tool_parser
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; exits with code 2 where it is wrong."""
+    """Parse the command line; exits with code 2 if it is invalid."""
     parser = tool_parser(__doc__, prog="sohes merge")
     parser.add_argument("folder", help="folder of shards")
     parser.add_argument("output", help="COCO file to write, ends in .json")
     parser.add_argument(
-        "--allow-incomplete", action="store_true", help="join what is there although shards are missing"
+        "--allow-incomplete", action="store_true", help="join the existing shards even if some are missing"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     return parser.parse_args(arguments)

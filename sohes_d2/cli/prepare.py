@@ -1,4 +1,4 @@
-"""What the command lines of `datasets/prepare_*.py` share: options, output, exit codes."""
+"""Shared command line of `datasets/prepare_*.py`: options, output, exit codes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .runner import EXIT_DONE, EXIT_SKIPPED, run_tool, tool_parser
 
 
 def make_parser(description: str | None) -> argparse.ArgumentParser:
-    """A command line with what every script has: --root, --output, --limit, --no-images."""
+    """Parser with the common options: --root, --output, --limit, --no-images."""
     parser = tool_parser(description)
     parser.add_argument(
         "--root",
@@ -20,11 +20,9 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:
         metavar="DIR",
         help="folder of all data sets (default: $DETECTRON2_DATASETS, else datasets)",
     )
-    parser.add_argument(
-        "--output", metavar="FILE", help="file to write (default: where the registered data set has it)"
-    )
+    parser.add_argument("--output", metavar="FILE", help="file to write (default: the path of the registered data set)")
     parser.add_argument("--limit", type=int, default=0, metavar="N", help="only the first N images; 0 for all")
-    parser.add_argument("--no-images", action="store_true", help="do not check that the images are there")
+    parser.add_argument("--no-images", action="store_true", help="do not check that the images exist")
     return parser
 
 
@@ -34,17 +32,17 @@ def run(
     arguments: list[str] | None,
     body: Callable[[argparse.Namespace], Any],
 ) -> int:
-    """Run a script's command line.
+    """Run the command line of a script.
 
     Args:
-        name: of the script, for messages.
-        parser: of `make_parser`.
-        arguments: those of the process by default.
-        body: gives the `sohes_d2.data.benchmarks.conversion.Summary` of the file it wrote, None if it wrote none.
+        name: name of the script, for messages.
+        parser: created by `make_parser`.
+        arguments: command line; default: ``sys.argv``.
+        body: returns the `sohes_d2.data.benchmarks.conversion.Summary` of the file it wrote, or None.
 
     Returns:
-        The exit code: 0 all images converted, 3 some skipped (their reasons are in the file), 2 the input cannot be
-        used, 1 it failed.
+        The exit code: 0 all images converted, 3 some skipped (reasons are in the file), 2 the input cannot be used,
+        1 failed.
     """
 
     def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -62,4 +60,4 @@ def run(
         print(summary)
         return EXIT_SKIPPED if summary.skipped else EXIT_DONE
 
-    return run_tool(name, parse, command, arguments, when_stopped="the same command goes on")
+    return run_tool(name, parse, command, arguments, when_stopped="run the same command to continue")

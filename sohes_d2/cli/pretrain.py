@@ -1,4 +1,4 @@
-"""Train a small ViT on photos without labels: the backbone of all three phases where none can be downloaded.
+"""Train a small ViT on photos without labels, as backbone of all three phases if none can be downloaded.
 
     sohes pretrain --config-file configs/pretraining/vit_mini8_cpu.yaml --images photos/ more/
     sohes pretrain --config-file configs/pretraining/vit_small8.yaml --num-gpus 8 --images photos/
@@ -8,10 +8,10 @@
     sohes pretrain --config-file CONFIG.yaml --check-only color_texture \\
         --check-json segments.json --check-images photos/                             # how good are other features?
 
-OUTPUT_DIR receives backbone_last.safetensors and backbone_best.safetensors (timm's names), model_card.json,
-checkpoints, log.txt, metrics.json and TensorBoard's files. Use a backbone with EXPLORATION.FEATURES.NAME vit_file and
---weights FILE, or to train, MODEL.VIT.WEIGHTS FILE. After a kill the same command with --resume goes on as if nothing
-had happened.
+OUTPUT_DIR receives backbone_last.safetensors and backbone_best.safetensors (timm's key names), model_card.json,
+checkpoints, log.txt, metrics.json and TensorBoard files. Use a backbone with EXPLORATION.FEATURES.NAME vit_file and
+--weights FILE in phase 1, or with MODEL.VIT.WEIGHTS FILE for training. If the process is killed, the same command with
+--resume continues with the same result as an uninterrupted training.
 
 Exit code: 0 done, 1 training failed, 2 usage error, 130 stopped by Ctrl-C or SIGTERM.
 """
@@ -27,25 +27,25 @@ from .runner import add_config_file, add_process_options, check_processes, choos
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; exits with code 2 where it is wrong."""
+    """Parse the command line; exits with code 2 if it is invalid."""
     parser = tool_parser(__doc__, prog="sohes pretrain")
     add = parser.add_argument
-    add_config_file(parser, "of the training", required=True)
+    add_config_file(parser, "config of the training", required=True)
     add("--images", nargs="+", metavar="DIR|LIST.txt|COCO.json", help="photos (PRETRAINING.IMAGES)")
     add("--check-json", metavar="COCO.json", help="segments for the dense check (PRETRAINING.CHECK.JSON)")
     add("--check-images", metavar="DIR", help="their photos (PRETRAINING.CHECK.IMAGES)")
-    add("--teacher", metavar="NAME", help="a large ViT of timm to learn the features of (PRETRAINING.TEACHER.NAME)")
+    add("--teacher", metavar="NAME", help="a large timm ViT to distill (PRETRAINING.TEACHER.NAME)")
     add("--teacher-weights", metavar="NAME|URL|PATH", help="its weights (PRETRAINING.TEACHER.WEIGHTS)")
     add("--output", metavar="DIR", help="OUTPUT_DIR")
-    add("--resume", action="store_true", help="go on with the last checkpoint of the output, or begin")
-    add("--check-only", metavar="NAME", help="train nothing: dense check of EXPLORATION.FEATURES.NAME")
+    add("--resume", action="store_true", help="continue from the last checkpoint of the output, or start")
+    add("--check-only", metavar="NAME", help="no training: dense check of EXPLORATION.FEATURES.NAME")
     add_process_options(parser, num_gpus=0)
     add("opts", nargs="*", metavar="KEY VALUE", help="config keys and values, at the end of the command after --")
     args = parser.parse_args(arguments)
 
     check_processes(parser, args)
     if args.teacher_weights and not args.teacher:
-        parser.error("--teacher-weights needs --teacher, the name of the ViT that they are of")
+        parser.error("--teacher-weights needs --teacher, the name of their ViT")
     if args.check_only:
         args.num_gpus = min(args.num_gpus, 1)
     args.eval_only = False  # read by Detectron2's default_setup
@@ -53,10 +53,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def build_cfg(args: argparse.Namespace) -> Any:
-    """The frozen config: defaults, the file, flags, then KEY VALUE pairs.
+    """Build the frozen config: defaults, the file, flags, then KEY VALUE pairs.
 
     Raises:
-        ConfigError: an unknown key, a value of the wrong type, a file that cannot be read.
+        ConfigError: an unknown key, a value of the wrong type, or an unreadable file.
     """
     from ..engine.training_command import frozen_config
 
@@ -76,7 +76,7 @@ def build_cfg(args: argparse.Namespace) -> Any:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Train, in one of the processes."""
+    """Train, in each process."""
     from ..engine.training_command import set_up
     from ..errors import ConfigError
     from ..pretraining.trainer import PretrainingTrainer
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
     set_up(cfg, args)
     try:
         trainer = PretrainingTrainer(cfg)
-    except ImportError as error:  # the library that pretraining needs is an extra
+    except ImportError as error:  # lightly, an optional library, is missing
         raise ConfigError(str(error)) from error
     trainer.resume_or_load(resume=args.resume)
     trainer.train()
@@ -120,4 +120,4 @@ def train(args: argparse.Namespace) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    return run_tool("sohes pretrain", parse_arguments, train, arguments, when_stopped="go on with --resume")
+    return run_tool("sohes pretrain", parse_arguments, train, arguments, when_stopped="continue with --resume")

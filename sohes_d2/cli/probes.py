@@ -25,7 +25,7 @@ _SIZE = (64, 64)
 
 
 def probe_labeling() -> str:
-    """Phase 1 on a synthetic picture, without weights; what came of it, in words.
+    """Run phase 1 on a synthetic picture, without weights; returns a message.
 
     Raises:
         SOHESError: no mask was found.
@@ -39,7 +39,7 @@ def probe_labeling() -> str:
 
 
 def probe_training(device: str = "cpu") -> str:
-    """Phase 2 in small: a forward and backward pass of a tiny model, and a prediction; what came of it, in words.
+    """Run a training step and a prediction of a tiny model of phase 2; returns a message.
 
     Raises:
         SOHESError: a loss or gradient is not finite.
@@ -49,21 +49,21 @@ def probe_training(device: str = "cpu") -> str:
 
 
 def probe_correction(device: str = "cpu") -> str:
-    """Phase 3 in small: a training step with a tiny teacher, its update, and its prediction; what came of it, in words.
+    """Run a training step of phase 3 with a tiny teacher, its EMA update and a prediction; returns a message.
 
     Raises:
-        SOHESError: a loss or gradient is not finite, or the teacher had no label.
+        SOHESError: a loss or gradient is not finite, or the teacher gave no pseudo-label.
     """
     cfg = tiny_config(device)
     cfg.MODEL.META_ARCHITECTURE = "SOHESMutualLearning"
     cfg.CORRECTION.MIN_AREA = 1
-    cfg.CORRECTION.THRESHOLD.NAME = "top_k"  # random weights are sure of nothing
+    cfg.CORRECTION.THRESHOLD.NAME = "top_k"  # random weights give low scores
     model = _train_and_predict(cfg)
     labels = TeacherStatistics.from_sums(model.statistics).labels
     if not labels:
-        raise SOHESError("the teacher had no label")
+        raise SOHESError("the teacher gave no pseudo-label")
     model.update_teacher(0.9)
-    return f"a training step with {labels:.0f} labels of a tiny teacher, and its prediction, ran on {device}"
+    return f"a training step with {labels:.0f} pseudo-labels of a tiny teacher, and its prediction, ran on {device}"
 
 
 def _train_and_predict(cfg: CfgNode) -> Any:
@@ -87,7 +87,7 @@ def _train_and_predict(cfg: CfgNode) -> Any:
 
 
 def tiny_config(device: str = "cpu") -> CfgNode:
-    """The real model with some ten thousand weights, all random."""
+    """Config of the real architecture with some ten thousand random weights."""
     cfg = load_config("")
     cfg.MODEL.DEVICE = device
     cfg.MODEL.META_ARCHITECTURE = "SOHES"

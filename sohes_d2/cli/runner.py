@@ -1,9 +1,9 @@
-"""How every tool begins and ends: options that all have, exit codes, and a line instead of a traceback.
+"""Common frame of all commands: shared options, exit codes, and one-line error messages.
 
     def main(arguments=None):
         return run_tool("demo", parse_arguments, show, arguments)
 
-Nothing expensive is imported here, so that ``--help`` and usage errors come at once; tools import what they need in the
+Nothing expensive is imported here, so that ``--help`` and usage errors are fast; commands import the rest in the
 function that does the work.
 """
 
@@ -25,23 +25,23 @@ from ..errors import ConfigError, InputError, SOHESError, WeightsError
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_SKIPPED, EXIT_STOPPED = 0, 1, 2, 3, 130
 
-# What a user can mend in the command or its files; other failures are of the run.
+# Errors that the user can fix in the command or its files; others are failures of the run.
 _USAGE_ERRORS = (ConfigError, InputError, WeightsError)
 _MAX_LINE = 1000  # characters
 
 
 def tool_parser(description: str | None, **options: Any) -> argparse.ArgumentParser:
-    """A parser with the options of all tools: ``--debug`` and ``--verbose``.
+    """Create a parser with the common options ``--debug`` and ``--verbose``.
 
     Args:
-        description: the docstring of the tool, shown as it is.
-        options: of `argparse.ArgumentParser`.
+        description: docstring of the command, shown unformatted.
+        options: arguments of `argparse.ArgumentParser`.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter, **options
     )
     parser.add_argument("--debug", action="store_true", help="show tracebacks of errors")
-    parser.add_argument("-v", "--verbose", action="store_true", help="print all that is logged, and all warnings")
+    parser.add_argument("-v", "--verbose", action="store_true", help="print all log messages and warnings")
     return parser
 
 
@@ -55,20 +55,20 @@ def run_tool(
     when_stopped: str = "",
     when_failed: str = "",
 ) -> int:
-    """Parse the command line, do the work, and explain in a line what went wrong.
+    """Parse the command line, run the command, and report errors in one line.
 
     Args:
-        name: of the tool, at the beginning of messages.
-        parse: from arguments to a namespace of `tool_parser`; ends the process with code 2 where they are wrong.
-        command: does the work; returns the exit code, None for 0.
-        arguments: those of the process by default.
-        log_level: of messages on stderr.
-        when_stopped: what to tell after Ctrl-C.
-        when_failed: what to tell after a failure that is not the user's.
+        name: name of the command, the prefix of messages.
+        parse: parses arguments with a parser of `tool_parser`; exits with code 2 if they are invalid.
+        command: runs the command; returns the exit code, None for 0.
+        arguments: command line; default: ``sys.argv``.
+        log_level: level of messages on stderr.
+        when_stopped: advice after Ctrl-C.
+        when_failed: advice after a failure that is not a usage error.
 
     Returns:
-        The exit code: what ``command`` returned, EXIT_USAGE for errors that the user can mend (`InputError`,
-        `ConfigError`, `WeightsError`), EXIT_FAILED for all others, EXIT_STOPPED for Ctrl-C.
+        The exit code: that of ``command``, EXIT_USAGE for errors that the user can fix (`InputError`, `ConfigError`,
+        `WeightsError`), EXIT_FAILED for all others, EXIT_STOPPED for Ctrl-C.
     """
     args = parse(arguments)
     quieten(args.verbose or args.debug)
@@ -87,9 +87,9 @@ def run_tool(
 
 
 def report(name: str, error: BaseException, debug: bool = False, when_failed: str = "") -> int:
-    """Print a line about an error, with its traceback before it if ``debug``; returns the exit code."""
-    if isinstance(error, BrokenPipeError):  # the reader of our output went away, as `head` does: nothing to say
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - or Python complains when it flushes
+    """Print an error in one line, after its traceback if ``debug``; returns the exit code."""
+    if isinstance(error, BrokenPipeError):  # the reader of the output has exited, as `head` does: no message
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - Python would complain when flushing
         return EXIT_FAILED
     if debug:
         traceback.print_exception(type(error), error, error.__traceback__)
@@ -101,7 +101,7 @@ def report(name: str, error: BaseException, debug: bool = False, when_failed: st
 
 
 def explain(error: BaseException, debug: bool = False) -> str:
-    """An error in words: its message where it is one of ours, else what kind it is, too."""
+    """Describe an error: its message, with the type in front if it is not one of this package's errors."""
     text = str(error)
     if isinstance(error, SOHESError):
         return text if len(text.splitlines()) <= 2 else shorten(text, _MAX_LINE)
@@ -120,20 +120,20 @@ def explain(error: BaseException, debug: bool = False) -> str:
 
 
 def quieten(verbose: bool) -> None:
-    """Keep libraries' warnings about one another from the user, in this process and in those that it starts."""
+    """Silence warnings of libraries about one another, in this process and its children."""
     if verbose:
         return
     for category in (FutureWarning, DeprecationWarning):
         warnings.simplefilter("ignore", category)
     os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning,ignore::DeprecationWarning")
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that there is no CUDA
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # warns if there is no CUDA
 
 
 def choose_threads() -> int:
-    """Let OpenMP use the cores that are free now, unless OMP_NUM_THREADS says otherwise; to be called before torch.
+    """Limit OpenMP to the currently idle cores, unless OMP_NUM_THREADS is set; call it before importing torch.
 
-    Threads that wait for a core which another process has cost more than they gain: on two busy cores a training step
-    takes three times as much CPU time with two threads as with one.
+    Threads that wait for busy cores cost more than they gain: on two busy cores a training step takes three times as
+    much CPU time with two threads as with one.
 
     Returns:
         OMP_NUM_THREADS.
@@ -152,7 +152,7 @@ def available_cores() -> int:
 
 
 def count(text: str) -> int:
-    """A number of things on a command line: 0 or more."""
+    """Argument type: an integer of at least 0."""
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"must be 0 or more, got {value}")
@@ -160,7 +160,7 @@ def count(text: str) -> int:
 
 
 def share(text: str) -> float:
-    """A number from 0 to 1 on a command line."""
+    """Argument type: a number from 0 to 1."""
     value = float(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"must be from 0 to 1, got {value}")
@@ -168,11 +168,11 @@ def share(text: str) -> float:
 
 
 def add_selection_options(parser: argparse.ArgumentParser, entities: int) -> None:
-    """Which masks of a photo are wanted: ``--entities``, ``--min-score``, ``--max-depth``; see `Selection`.
+    """Add the options that select masks: ``--entities``, ``--min-score``, ``--max-depth``; see `Selection`.
 
     Args:
-        parser: gets the options.
-        entities: the default of ``--entities``; 0: all masks.
+        parser: parser to extend.
+        entities: default of ``--entities``; 0: all masks.
     """
     add = parser.add_argument
     add(
@@ -188,76 +188,76 @@ def add_selection_options(parser: argparse.ArgumentParser, entities: int) -> Non
         type=share,
         default=0.0,
         metavar="S",
-        help="leave out masks scored lower, from 0 to 1 (default: %(default)s)",
+        help="drop masks with a lower score, from 0 to 1 (default: %(default)s)",
     )
     add(
         "--max-depth",
         type=count,
         metavar="D",
-        help="leave out masks deeper than this, 0: wholes only (default: any depth)",
+        help="drop masks deeper than this, 0: wholes only (default: any depth)",
     )
 
 
 def add_labels_option(parser: argparse.ArgumentParser) -> None:
-    """``--labels``, a COCO json; ``--json`` is its older name."""
+    """Add ``--labels``, a COCO json; ``--json`` is an older name."""
     parser.add_argument(
         "--labels", "--json", required=True, type=Path, metavar="LABELS.json", help="COCO json with the masks"
     )
 
 
 def add_photos_option(parser: argparse.ArgumentParser) -> None:
-    """``--images`` of a tool that reads labels; `check_photos` checks the value."""
+    """Add ``--images`` of a command that reads labels; `check_photos` checks the value."""
     parser.add_argument(
         "--images",
         required=True,
         type=Path,
         metavar="DIR|FILE",
-        help="folder that the labels' file names are relative to, or one of the photos, to take that alone",
+        help="base folder of the file names in the labels, or a single photo",
     )
 
 
 def check_photos(parser: argparse.ArgumentParser, images: Path) -> None:
-    """End the command with code 2 where ``--images`` is neither a folder nor a file."""
+    """Exit with code 2 if ``--images`` is neither a folder nor a file."""
     if not (images.is_dir() or images.is_file()):
         parser.error(f"--images {images} is neither a folder nor a file")
 
 
 def add_config_file(parser: argparse.ArgumentParser, what: str, required: bool = False) -> None:
-    """``--config``, a file or a name; ``--config-file`` is Detectron2's name for it."""
+    """Add ``--config``, a file or a name; ``--config-file`` is Detectron2's name for it."""
     parser.add_argument(
         "--config",
         "--config-file",
         dest="config_file",
         required=required,
         metavar="NAME|YAML",
-        help=f"{what}: a file, or the name of one that comes with the package, such as joint",
+        help=f"{what}: a file, or the name of a config shipped with the package, such as joint",
     )
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
-    """KEY VALUE pairs at the end of the command."""
+    """Add KEY VALUE pairs at the end of the command."""
     parser.add_argument(
         "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys and values, at the end of the command"
     )
 
 
 def add_process_options(parser: argparse.ArgumentParser, num_gpus: int) -> None:
-    """How many processes train, and where; the names are Detectron2's. `check_processes` checks the values."""
+    """Add Detectron2's options for distributed training. `check_processes` checks the values."""
     add = parser.add_argument
     add(
         "--num-gpus",
         type=int,
         default=num_gpus,
         metavar="N",
-        help="0: the CPU; without GPUs, N processes on it (default: %(default)s)",
+        help="0: the CPU; without GPUs: N processes on the CPU (default: %(default)s)",
     )
     add("--num-machines", type=int, default=1, metavar="N", help="default: 1")
-    add("--machine-rank", type=int, default=0, metavar="I", help="of this machine, from 0")
-    add("--dist-url", default="auto", metavar="tcp://HOST:PORT", help="of machine 0")
+    add("--machine-rank", type=int, default=0, metavar="I", help="rank of this machine, from 0")
+    add("--dist-url", default="auto", metavar="tcp://HOST:PORT", help="URL of machine 0")
 
 
 def check_processes(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """End the command with code 2 where ``num_gpus``, ``num_machines`` and ``machine_rank`` do not fit together."""
+    """Exit with code 2 if ``num_gpus``, ``num_machines`` and ``machine_rank`` are inconsistent."""
     if args.num_gpus < 0 or args.num_machines < 1 or not 0 <= args.machine_rank < args.num_machines:
         parser.error("--num-gpus counts from 0, --num-machines from 1, and --machine-rank is below --num-machines")
     if args.num_machines > 1 and args.dist_url == "auto":

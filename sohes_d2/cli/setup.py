@@ -1,19 +1,19 @@
-"""Install Detectron2, which has no package of its own on PyPI, for the interpreter that runs this file.
+"""Install Detectron2, which has no official package on PyPI, for the interpreter that runs this file.
 
 In this order:
-  1. A Detectron2 that is importable already is used as it is.
-  2. The official repository at a pinned commit, if it answers within seconds. Compiling its C++ ops takes minutes.
+  1. A Detectron2 that is already importable is used.
+  2. The official repository at a pinned commit, if it responds within seconds. Compiling its C++ ops takes minutes.
   3. The release 0.6 from PyPI's source archive `pb1-detectron2`, checked against a pinned sha256: only its Python and
-     yaml files, as a wheel, so that pip lists and uninstalls it. `sohes_d2.compat` makes it run without compiled ops on
-     today's libraries.
+     yaml files, as a wheel that pip can list and uninstall. `sohes_d2.compat` makes it run without compiled ops on
+     current libraries.
 
     sohes setup
     sohes setup --source git --force
 
-torch must be installed before; Detectron2's other dependencies come with this package. pip's own configuration (index,
-proxy, certificates) holds for every download.
+torch must be installed before; Detectron2's other dependencies come with this package. Downloads use pip's
+configuration (index, proxy, certificates).
 
-Exit code: 0 there is a Detectron2, 1 there is none, 2 usage error.
+Exit code: 0 Detectron2 is installed, 1 it is not, 2 usage error.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ PROJECTS = {
     "projects/DeepLab/deeplab": "detectron2/projects/deeplab",
     "projects/Panoptic-DeepLab/panoptic_deeplab": "detectron2/projects/panoptic_deeplab",
 }
-# The local part keeps pip from taking this wheel for an official one.
+# The local version label distinguishes this wheel from an official one.
 WHEEL_VERSION = f"{VERSION}+python.only"
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; exits with code 2 where it is wrong."""
+    """Parse the command line; exits with code 2 if it is invalid."""
     parser = tool_parser(__doc__, prog="sohes setup")
     parser.add_argument("--source", choices=("auto", "git", "sdist"), default="auto", help="default: git, then sdist")
-    parser.add_argument("--force", action="store_true", help="install even if Detectron2 is importable already")
+    parser.add_argument("--force", action="store_true", help="install even if Detectron2 is already importable")
     return parser.parse_args(arguments)
 
 
@@ -63,7 +63,7 @@ def install(args: argparse.Namespace) -> int:
     if not args.force:
         found = importable()
         if found:
-            say(f"using the one that is installed already: {found}")
+            say(f"already installed: {found}")
             return EXIT_DONE
     if importlib.util.find_spec("torch") is None:
         say(f"torch is not installed for {sys.executable}; install it first: pip install torch")
@@ -75,7 +75,7 @@ def install(args: argparse.Namespace) -> int:
             say("took " + ways[name]())
             return EXIT_DONE
         except SOHESError as error:
-            say(f"not from {name}: {error}")
+            say(f"could not be installed from {name}: {error}")
     say("nothing was installed. Install it by hand: https://detectron2.readthedocs.io/tutorials/install.html")
     return EXIT_FAILED
 
@@ -90,9 +90,9 @@ def say(message: str) -> None:
 
 
 def importable() -> str | None:
-    """Version and folder of the Detectron2 that a fresh interpreter imports, or None."""
+    """Version and folder of the Detectron2 that a new interpreter imports, or None."""
     code = "import detectron2, os; print(detectron2.__version__, 'at', os.path.dirname(detectron2.__file__))"
-    # In an empty folder, so that a clone of Detectron2 in the working directory is not mistaken for an installation.
+    # In an empty folder, so that a clone of Detectron2 in the working directory is not found.
     with tempfile.TemporaryDirectory() as folder:
         result = subprocess.run([sys.executable, "-c", code], cwd=folder, check=False, capture_output=True, text=True)
     return result.stdout.strip() if result.returncode == 0 else None
@@ -108,11 +108,11 @@ def install_from_git() -> str:
     except FileNotFoundError:
         raise SOHESError("git is not installed") from None
     except subprocess.TimeoutExpired:
-        raise SOHESError(f"{REPOSITORY} did not answer in {ANSWER_SECONDS} s") from None
+        raise SOHESError(f"{REPOSITORY} did not respond in {ANSWER_SECONDS} s") from None
     if answer.returncode != 0:
         raise SOHESError(last_line(answer.stderr) or f"git ls-remote ended with {answer.returncode}")
     say(f"compiling {REPOSITORY} at {COMMIT[:10]}; this takes minutes")
-    # --no-build-isolation: its setup.py imports the torch that it is compiled for.
+    # --no-build-isolation: its setup.py imports the torch to compile for.
     source = f"git+{REPOSITORY}@{COMMIT}"
     pip("install", "--no-deps", "--no-build-isolation", "--force-reinstall", source, env=environment)
     return f"the official repository at {COMMIT[:10]}"
@@ -122,8 +122,8 @@ def install_from_sdist() -> str:
     with tempfile.TemporaryDirectory() as folder:
         requirement = Path(folder, "requirement.txt")
         requirement.write_text(f"{SDIST}=={VERSION} --hash=sha256:{SHA256}\n")
-        # pip checks the hash before it runs anything of the archive; to read the archive's metadata, it then runs its
-        # setup.py, which needs torch, hence --no-build-isolation.
+        # pip checks the hash before it runs any code of the archive. To read the metadata it runs setup.py, which needs
+        # torch, hence --no-build-isolation.
         pip(
             *("download", "--no-deps", "--no-build-isolation", "--no-binary", SDIST, "--require-hashes"),
             *("--dest", folder, "-r", str(requirement)),
@@ -137,13 +137,13 @@ def install_from_sdist() -> str:
 
 
 def build_wheel(archive: Path, folder: Path) -> Path:
-    """Write the package's Python and yaml files, and the licence, from the source archive into a wheel in `folder`."""
+    """Build a wheel in `folder` from the Python and yaml files and the licence in the source archive."""
     dist_info = f"detectron2-{WHEEL_VERSION}.dist-info"
     files: dict[str, bytes] = {}
     with tarfile.open(archive) as tar:
         for member in tar:
             path = PurePosixPath(member.name)
-            # Nothing is unpacked here, but pip will unpack the wheel: a name that leads outside must not get into it.
+            # pip will unpack the wheel, so names that point outside must not get into it.
             content = tar.extractfile(member) if member.isfile() else None
             if content is None or path.is_absolute() or ".." in path.parts:
                 continue
@@ -151,7 +151,7 @@ def build_wheel(archive: Path, folder: Path) -> Path:
             if name is not None:
                 files[name.replace("{dist_info}", dist_info)] = content.read()
     if "detectron2/__init__.py" not in files:
-        raise SOHESError(f"{archive.name} holds no detectron2/__init__.py")
+        raise SOHESError(f"{archive.name} has no detectron2/__init__.py")
     files[f"{dist_info}/METADATA"] = (
         f"Metadata-Version: 2.1\nName: detectron2\nVersion: {WHEEL_VERSION}\n"
         f"Summary: Python files of Detectron2 {VERSION}, from {SDIST}\nHome-page: {REPOSITORY}\nLicense: Apache-2.0\n"
@@ -171,7 +171,7 @@ def build_wheel(archive: Path, folder: Path) -> Path:
 
 
 def place(path: PurePosixPath) -> str | None:
-    """Where a file of the source archive (path below its root) goes in the wheel, or None if it is left out."""
+    """Path in the wheel of a file of the source archive (path below its root), or None if it is not included."""
     if str(path) == "LICENSE":
         return "{dist_info}/LICENSE"
     if path.suffix not in (".py", ".yaml"):

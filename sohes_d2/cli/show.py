@@ -1,15 +1,15 @@
-"""Make one html page to look through the forests of a COCO json: wholes, their parts, the parts of these.
+"""Make an html page to browse the forests of a COCO json: wholes, parts and subparts.
 
     sohes show --labels output/demo/labels.json --images output/demo/images --output report.html
     sohes show --labels entities_val.json --images val/ --compare predictions.json \\
         --metrics metrics.json --output report.html
 
-The page is a single file that needs no network. --labels is a file of this project, of a peer, or plain COCO: without
-``parent_id`` the hierarchy is read off the masks. --compare is shown beside it, with the masks of IoU 0.5 and more
-linked; it is another such file, whose images are found by file name, or a list of COCO results with the same image ids.
+The page is a single file that needs no network. --labels is a file of this project or any COCO json; without
+``parent_id`` the hierarchy is computed from the masks. --compare is shown beside it, with masks of IoU 0.5 or more
+linked; it is another such file, with images matched by file name, or a COCO result list with the same image ids.
 
-Exit code: 0 everything is in the page, 3 it is written but some photos or masks could not be shown (each with its
-reason), 2 the files or the arguments cannot be used.
+Exit code: 0 everything is in the page, 3 written, but some photos or masks could not be shown (with reasons), 2 the
+files or arguments cannot be used.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from ..structures.files import check_output
 from .runner import EXIT_SKIPPED, add_labels_option, add_photos_option, check_photos, count, run_tool, tool_parser
 
 LARGE_PAGE = 100 << 20  # bytes; browsers open more, but slowly
-MESSAGES = 20  # of a kind are printed; the page has all of them
+MESSAGES = 20  # printed per kind; the page has all of them
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; exits with code 2 where it is wrong."""
+    """Parse the command line; exits with code 2 if it is invalid."""
     parser = tool_parser(__doc__, prog="sohes show")
     add = parser.add_argument
     add_labels_option(parser)
     add_photos_option(parser)
-    add("--output", required=True, type=Path, metavar="REPORT.html", help="the page to write; its folder is made")
+    add("--output", required=True, type=Path, metavar="REPORT.html", help="page to write; its folder is created")
     add("--compare", type=Path, metavar="OTHER.json", help="show these masks beside those of --labels")
     add("--metrics", type=Path, metavar="METRICS.json", help="scores to show, from sohes evaluate --output")
     add(
@@ -39,24 +39,30 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         type=count,
         default=20,
         metavar="N",
-        help="open the page on the N entities that explain a photo best, 0: on all masks (default: %(default)s)",
+        help="first show the N entities that explain a photo best, 0: all masks (default: %(default)s)",
     )
-    add("--title", default="", help="of the page (default: the names of the files)")
+    add("--title", default="", help="title of the page (default: the names of the files)")
     add("--max-images", type=count, default=0, metavar="N", help="only the first N images (default: all)")
     add(
         "--max-side",
         type=count,
         default=1024,
         metavar="PIXELS",
-        help="shrink larger pictures and their masks to this (default: %(default)s)",
+        help="downsize larger pictures and their masks to this (default: %(default)s)",
     )
-    add("--max-masks", type=count, default=0, metavar="N", help="only the N best-scored of an image (default: all)")
+    add(
+        "--max-masks",
+        type=count,
+        default=0,
+        metavar="N",
+        help="only the N best-scored masks of an image (default: all)",
+    )
     add(
         "--min-score",
         "--score-threshold",
         type=float,
         metavar="S",
-        help="leave out masks of lower score (default: take all)",
+        help="drop masks with a lower score (default: keep all)",
     )
     args = parser.parse_args(arguments)
     if args.max_side < 64:
@@ -66,7 +72,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def build_page(args: argparse.Namespace) -> int:
-    """Write the page and tell what is in it; returns the exit code."""
+    """Write the page and print a summary; returns the exit code."""
     from ..report import ReportOptions, read_label_file, read_metrics, write_report
 
     options = ReportOptions(
@@ -89,7 +95,7 @@ def build_page(args: argparse.Namespace) -> int:
     if other is not None:
         print(f"{summary.matched} masks matched; {summary.unmatched_images} images are not in {args.compare}")
     if summary.crowds:
-        print(f"{summary.crowds} crowd regions left out")
+        print(f"{summary.crowds} crowd regions skipped")
     for source in (file, other):
         if source is not None and source.problems:
             print(f"{source.path}: {source.problems.summary()}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Train and evaluate a segmenter on pseudo-labels, as Detectron2 users know it.
+"""Train and evaluate a segmenter on pseudo-labels, with the options of Detectron2's train_net.py.
 
     sohes train --config-file configs/sohes_vitb8_sa1b_instruction.yaml --num-gpus 8
     sohes train --config-file CONFIG.yaml --num-gpus 8 --resume
@@ -6,12 +6,13 @@
     sohes train --config-file CONFIG.yaml --num-gpus 0 \\
         DATASETS.REGISTER.mine "labels.json, photos/" DATASETS.TRAIN "('mine',)" DATASETS.TEST "()"
 
---num-gpus 0 trains on the CPU. Where torch sees no GPU, a config for CUDA runs on the CPU, and --num-gpus N means N
-processes there.
+--num-gpus 0 trains on the CPU. If torch sees no GPU, a config for CUDA runs on the CPU, and --num-gpus N means N
+processes.
 
-OUTPUT_DIR receives config.yaml, log.txt, metrics.json (one line per 20 iterations), TensorBoard's files, checkpoints,
-and evaluation.json, the results of the last evaluation in percent. It belongs to one training at a time. After a kill
-or a full disk the same command with --resume goes on with the same losses; Ctrl-C and SIGTERM finish the iteration.
+OUTPUT_DIR receives config.yaml, log.txt, metrics.json (one line per 20 iterations), TensorBoard files, checkpoints,
+and evaluation.json, the results of the last evaluation in percent. Only one training may use it at a time. If the
+process is killed or the disk is full, the same command with --resume continues with the same losses; Ctrl-C and SIGTERM
+finish the current iteration.
 
 Exit code: 0 done, 1 training failed or TEST.EXPECTED_RESULTS were not met, 2 usage error, 3 trained without the invalid
 labels of a COCO json, 130 stopped by Ctrl-C or SIGTERM.
@@ -37,12 +38,12 @@ from .runner import (
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; exits with code 2 where it is wrong."""
+    """Parse the command line; exits with code 2 if it is invalid."""
     parser = tool_parser(__doc__, prog="sohes train")
     add = parser.add_argument
-    add_config_file(parser, "of the training", required=True)
-    add("--resume", action="store_true", help="go on with the last checkpoint of OUTPUT_DIR, or begin")
-    add("--eval-only", action="store_true", help="score MODEL.WEIGHTS, or with --resume the last checkpoint")
+    add_config_file(parser, "config of the training", required=True)
+    add("--resume", action="store_true", help="continue from the last checkpoint of OUTPUT_DIR, or start")
+    add("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS, or with --resume the last checkpoint")
     add_process_options(parser, num_gpus=1)
     add_config_options(parser)
     args = parser.parse_args(arguments)
@@ -51,7 +52,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def build_cfg(args: argparse.Namespace) -> Any:
-    """The frozen config.
+    """Build the frozen config.
 
     Raises:
         ConfigError: see `frozen_config`.
@@ -62,7 +63,7 @@ def build_cfg(args: argparse.Namespace) -> Any:
 
 
 def prepare(args: argparse.Namespace) -> Any:
-    """Config, data sets, log and seed of one process; returns the config."""
+    """Set up config, data sets, log and seed of one process; returns the config."""
     from ..data.registration import check_datasets, register_builtin_datasets, register_datasets
     from ..engine.training_command import set_up
     from ..errors import ConfigError
@@ -75,15 +76,15 @@ def prepare(args: argparse.Namespace) -> Any:
     check_datasets(cfg, train=not args.eval_only)
     if args.eval_only and not cfg.MODEL.WEIGHTS and not (args.resume and has_checkpoint(cfg.OUTPUT_DIR)):
         raise ConfigError(
-            "--eval-only scores a trained model: give MODEL.WEIGHTS FILE at the end of the command, or --resume to "
-            "take the last checkpoint of OUTPUT_DIR"
+            "--eval-only needs a trained model: pass MODEL.WEIGHTS FILE at the end of the command, or --resume to "
+            "use the last checkpoint of OUTPUT_DIR"
         )
     set_up(cfg, args)
     return cfg
 
 
 def run(args: argparse.Namespace) -> None:
-    """Train or evaluate, in one of the processes; exits with code 3 if invalid labels were left out."""
+    """Train or evaluate, in each process; exits with code 3 if invalid labels were skipped."""
     cfg = prepare(args)
 
     from detectron2.utils import comm
@@ -106,7 +107,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def evaluate(cfg: Any, resume: bool) -> None:
-    """Score MODEL.WEIGHTS, or the last checkpoint with ``resume``, on DATASETS.TEST; write evaluation.json.
+    """Evaluate MODEL.WEIGHTS, or the last checkpoint with ``resume``, on DATASETS.TEST; write evaluation.json.
 
     Exits with code 1 if TEST.EXPECTED_RESULTS are not met.
     """
@@ -132,7 +133,7 @@ def evaluate(cfg: Any, resume: bool) -> None:
 
 
 def train(args: argparse.Namespace) -> int:
-    """Train or evaluate, in as many processes as the command line says; returns the exit code."""
+    """Train or evaluate in the requested number of processes; returns the exit code."""
     choose_threads()
     from ..engine.training_command import run_processes
 
@@ -143,4 +144,4 @@ def train(args: argparse.Namespace) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    return run_tool("sohes train", parse_arguments, train, arguments, when_stopped="go on with --resume")
+    return run_tool("sohes train", parse_arguments, train, arguments, when_stopped="continue with --resume")

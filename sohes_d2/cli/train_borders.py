@@ -4,14 +4,14 @@
     sohes label --config joint --images photos/ --output labels.json \\
         EXPLORATION.BORDER.WEIGHTS borders/borders.safetensors
 
-Each round labels the photos, with the network of the round before, and trains a network on these labels, starting with
-the one before. The network learns the mean of many noisy forests.
+Each round labels the photos with the network of the previous round and trains that network further on these labels. The
+network learns the mean of many noisy forests.
 
-No human label is read. Whether labels with the network are better than without, only ground truth can tell: compare
-them by sohes evaluate --against.
+No human labels are used. To check whether the network improves the labels, compare them on ground truth with
+sohes evaluate --against.
 
-OUTPUT/round_1/ and so on hold labels/ and training/ of a round, OUTPUT/borders.safetensors the network of the last one.
-The same command with --resume continues after a kill.
+OUTPUT/round_1/ and so on contain labels/ and training/ of a round, OUTPUT/borders.safetensors the last network. If the
+process is killed, the same command with --resume continues.
 
 Exit code: 0 done, 1 failed, 2 usage error, 130 stopped by Ctrl-C.
 """
@@ -31,26 +31,26 @@ WEIGHTS = "borders.safetensors"
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; exits with code 2 where it is wrong."""
+    """Parse the command line; exits with code 2 if it is invalid."""
     parser = tool_parser(__doc__, prog="sohes train-borders")
     add = parser.add_argument
     add("--images", required=True, metavar="DIR", help="folder of photos, with sub-folders")
-    add("--output", required=True, metavar="DIR", help="of the rounds, and of borders.safetensors")
-    add_config_file(parser, "of phase 1 (default: joint)")
+    add("--output", required=True, metavar="DIR", help="folder for the rounds and borders.safetensors")
+    add_config_file(parser, "config of phase 1 (default: joint)")
     add("--training-config", default="border_student", metavar="NAME|YAML", help="default: %(default)s")
     add("--rounds", type=int, default=1, metavar="N", help="default: %(default)s")
-    add("--workers", type=int, metavar="N", help="processes that label, 0: none (default: one per core)")
-    add("--num-gpus", type=int, default=0, metavar="N", help="that train; 0: the CPU (default: %(default)s)")
-    add("--resume", action="store_true", help="go on with an existing output, or begin")
+    add("--workers", type=int, metavar="N", help="worker processes for labeling, 0: none (default: one per core)")
+    add("--num-gpus", type=int, default=0, metavar="N", help="GPUs for training; 0: the CPU (default: %(default)s)")
+    add("--resume", action="store_true", help="continue an existing output, or start")
     add_config_options(parser)
     args = parser.parse_args(arguments)
     if args.rounds < 1:
-        parser.error("--rounds is at least 1")
+        parser.error("--rounds must be at least 1")
     return args
 
 
 def train_borders(args: argparse.Namespace) -> int:
-    """All rounds; returns the exit code."""
+    """Run all rounds; returns the exit code."""
     from ..config.load import load_config
     from ..data.sources import read_image_list
     from ..errors import InputError
@@ -58,8 +58,8 @@ def train_borders(args: argparse.Namespace) -> int:
     check_output(args.output, folder=True)
     output = Path(args.output)
     if (output / "round_1").exists() and not args.resume:
-        raise InputError(f"{args.output!r} holds rounds already; continue them by --resume, or give another --output")
-    read_image_list(args.images)  # errors of the command come before hours of work
+        raise InputError(f"{args.output!r} already has rounds; continue them with --resume, or use another --output")
+    read_image_list(args.images)  # raise usage errors before hours of work
     load_config(args.config_file or "joint", args.opts)
     load_config(args.training_config)
     weights = ""
@@ -86,10 +86,10 @@ def _train(args: argparse.Namespace, folder: Path, weights: str) -> None:
 
 
 def _run(arguments: list[str]) -> None:
-    """A subcommand in a process of its own, whose memory is free afterwards.
+    """Run a subcommand in a new process, so that its memory is freed afterwards.
 
     Raises:
-        SOHESError: it failed; its own message came before.
+        SOHESError: it failed; it has printed its own message.
     """
     from ..errors import SOHESError
 
@@ -97,11 +97,11 @@ def _run(arguments: list[str]) -> None:
     if code in (130, -2):
         raise KeyboardInterrupt
     if code not in (0, EXIT_SKIPPED):
-        raise SOHESError(f"`sohes {arguments[0]}` ended with exit code {code}; mend that, and go on with --resume")
+        raise SOHESError(f"`sohes {arguments[0]}` ended with exit code {code}; fix that and continue with --resume")
 
 
 def _export(checkpoint: str, path: Path) -> None:
-    """The averaged network of a checkpoint as half-precision safetensors."""
+    """Write the averaged network of a checkpoint as half-precision safetensors."""
     from safetensors.torch import save
 
     from ..exploration.border_network import LearnedBorders
@@ -116,5 +116,5 @@ def _export(checkpoint: str, path: Path) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     return run_tool(
-        "sohes train-borders", parse_arguments, train_borders, arguments, when_stopped="go on with --resume"
+        "sohes train-borders", parse_arguments, train_borders, arguments, when_stopped="continue with --resume"
     )

@@ -1,10 +1,9 @@
-"""Every config key of SOHES-D2, with its meaning, unit and the source of its default; one module for each phase.
+"""Config keys of SOHES-D2, with meaning, unit and source of the default; one module per phase.
 
 Sources: [P] the SOHES paper, [H] HASSOD, [U] UnSAM, [M] Mask2Former, [A] ViT-Adapter, [S] Segment Anything, [D] our
 decision.
 
-An empty WEIGHTS means the published weights of the NAME beside it, "random" for none; any other empty path for no
-file.
+An empty WEIGHTS means the published weights of the NAME beside it, "random" none; other empty paths mean no file.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""The one door to configs: from a yaml file and KEY VALUE pairs to a config, with errors that say what was meant.
+"""Loading of configs from a yaml file and KEY VALUE pairs, with errors that suggest the intended key.
 
-Files are untrusted: no tag of theirs runs code, and how large, deep and often referred to their content may be is
-bounded.
+Files are untrusted: tags are not executed, and the size, depth and number of aliases of their content are bounded.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 # Far more than any config needs.
 _MAX_BYTES = 1 << 20
-_MAX_VALUES = 20_000  # with what aliases (*name) repeat
+_MAX_VALUES = 20_000  # after expanding aliases (*name)
 _MAX_DEPTH = 32
 _MAX_BASES = 16
 
@@ -43,7 +42,7 @@ def configs_folder() -> str:
 
 
 def shipped_configs() -> dict[str, str]:
-    """Paths of the configs that come with the package, by name: relative to configs/, without the suffix."""
+    """Paths of the configs shipped with the package, by name: the path relative to configs/, without suffix."""
     folder = configs_folder()
     found = {}
     for current, _, names in os.walk(folder):
@@ -55,14 +54,13 @@ def shipped_configs() -> dict[str, str]:
 
 
 def get_config_file(name: str | os.PathLike[str]) -> str:
-    """The path of a config: a file that exists, or one that comes with the package.
+    """Find a config: an existing file, or one shipped with the package.
 
     Args:
-        name: a path, or a name: ``exploration/joint``, ``exploration/joint.yaml``, or ``joint`` where no other config
-            is called so.
+        name: a path, or a name: ``exploration/joint``, ``exploration/joint.yaml``, or ``joint`` if it is unique.
 
     Raises:
-        ConfigError: there is neither; the message has the nearest names.
+        ConfigError: not found; the message suggests similar names.
     """
     name = os.fspath(name)
     if os.path.lexists(name):
@@ -71,33 +69,33 @@ def get_config_file(name: str | os.PathLike[str]) -> str:
     wanted = name.replace(os.sep, "/").removeprefix("configs/").removesuffix(".yaml")
     matches = [wanted] if wanted in known else [full for full in known if full.rpartition("/")[2] == wanted]
     if len(matches) > 1:
-        raise ConfigError(f"config {name!r} could be {' or '.join(matches)}; give one of them")
+        raise ConfigError(f"config {name!r} could be {' or '.join(matches)}; use one of these names")
     if not matches:
         names = dict.fromkeys([*known, *(full.rpartition("/")[2] for full in known)])
         raise ConfigError(
-            f"config file {name!r} does not exist, nor does a config of that name come with the package."
+            f"config file {name!r} does not exist, and no config of that name is shipped with the package."
             + near_matches(wanted, names)
         )
     return known[matches[0]]
 
 
 def load_config(config_file: str, options: Sequence[str] = ()) -> CfgNode:
-    """Defaults of Detectron2 and of this package, then a yaml file, then KEY VALUE pairs.
+    """Build a config from the defaults of Detectron2 and this package, a yaml file, and KEY VALUE pairs.
 
-    Without Detectron2 there are only the keys of phase 1, see `exploration_cfg`.
+    Without Detectron2 it has only the keys of phase 1, see `exploration_cfg`.
 
     Args:
-        config_file: path of a yaml file, with ``_BASE_`` as Detectron2 knows it, or the name of one that comes with the
-            package, see `get_config_file`; "" for the defaults alone.
-        options: alternating keys and values, as from a command line; new ones only in nodes that take any, for example
-            ``MODEL.VIT.OPTIONS.depth 4``.
+        config_file: path of a yaml file, with ``_BASE_`` as in Detectron2, or the name of a shipped config, see
+            `get_config_file`; "" for the defaults alone.
+        options: alternating keys and values, as from a command line; new keys are allowed only in nodes that accept
+            any, for example ``MODEL.VIT.OPTIONS.depth 4``.
 
     Returns:
         The config, not frozen.
 
     Raises:
-        ConfigError: an unknown key (the message names the nearest known one), a value of the wrong type, or a file
-            that cannot be read.
+        ConfigError: an unknown key (the message suggests the nearest known one), a value of the wrong type, or an
+            unreadable file.
     """
     cfg = _defaults()
     for path, content in _read_with_bases(get_config_file(config_file)) if config_file else ():
@@ -139,16 +137,16 @@ def _defaults() -> CfgNode:
     return cfg
 
 
-# The last three: values are Python literals, and reading one that is nested too deeply ends like this.
+# The last three are raised when a value, which is a Python literal, is nested too deeply.
 _MERGE_ERRORS = (KeyError, AssertionError, ValueError, TypeError, MemoryError, RecursionError)
 
 
 def read_yaml(text: str | bytes, where: str) -> Any:
-    """What yaml text holds: numbers, strings, lists and mappings, without running code from it.
+    """Read yaml text (numbers, strings, lists and mappings) without running code from it.
 
     Args:
         text: the yaml, as text or in UTF-8.
-        where: it comes from, for messages.
+        where: origin of the text, for messages.
 
     Raises:
         ConfigError: not yaml, has a tag (such as ``!!python/object``), or is too large or deep; the message names
@@ -156,7 +154,7 @@ def read_yaml(text: str | bytes, where: str) -> Any:
     """
     try:
         if len(text) > _MAX_BYTES:
-            raise ConfigError(f"{where}: it is larger than {_MAX_BYTES} bytes; give a yaml file")
+            raise ConfigError(f"{where}: it is larger than {_MAX_BYTES} bytes; pass a yaml file")
         text = text if isinstance(text, str) else text.decode("utf-8-sig")
         _check_depth(text)
         loader = yaml.SafeLoader(text)
@@ -166,15 +164,15 @@ def read_yaml(text: str | bytes, where: str) -> Any:
     except ConfigError:
         raise
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{where}: not UTF-8 text; give a yaml file") from error
+        raise ConfigError(f"{where}: not UTF-8 text; pass a yaml file") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{where}: {_yaml_reason(error)}") from error
-    except (ValueError, RecursionError, OverflowError, TypeError) as error:  # a date or number that Python has not
+    except (ValueError, RecursionError, OverflowError, TypeError) as error:  # out of the range of Python
         raise ConfigError(f"{where}: a value cannot be read ({type(error).__name__}: {error})") from error
 
 
 def _check_depth(text: str) -> None:
-    """yaml's own recursion goes deeper than Python's stack may allow."""
+    """Limit the nesting: the yaml parser recurses, and could exceed Python's stack."""
     depth = 0
     for event in yaml.parse(text, yaml.SafeLoader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
@@ -183,14 +181,14 @@ def _check_depth(text: str) -> None:
 
 
 def _check_expanded(root: yaml.Node | None, where: str) -> None:
-    """Count what is there once every alias is written out: a few lines of yaml can stand for billions of values."""
+    """Limit the number of values after expanding aliases: a few lines of yaml can expand to billions of values."""
     count = 0
     stack = [root]
     while stack:
         node = stack.pop()
         count += 1
         if count > _MAX_VALUES:
-            raise ConfigError(f"{where}: with its aliases (*name) written out it has more than {_MAX_VALUES} values")
+            raise ConfigError(f"{where}: after expanding aliases (*name) it has more than {_MAX_VALUES} values")
         if isinstance(node, yaml.MappingNode):
             stack += [inner for pair in node.value for inner in pair]
         elif isinstance(node, yaml.SequenceNode):
@@ -202,17 +200,17 @@ def _yaml_reason(error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None)
     line = f" in line {mark.line + 1}" if mark else ""
     if "could not determine a constructor for the tag" in reason:
-        return f"the tag {reason.rpartition(' ')[2]}{line}: tags can run code, so they are not read"
-    return f"no yaml: {reason}{line}"
+        return f"the tag {reason.rpartition(' ')[2]}{line}: tags can run code, so they are not allowed"
+    return f"invalid yaml: {reason}{line}"
 
 
 def _read_with_bases(file: str) -> list[tuple[str, dict[str, Any]]]:
-    """Paths and contents of a config file and of those that its ``_BASE_`` names, relative to it; the lowest first."""
+    """Paths and contents of a config file and of its chain of ``_BASE_`` files (relative paths), the lowest first."""
     contents: list[tuple[str, dict[str, Any]]] = []
     path, named_by = file, ""
     while path:
         if len(contents) == _MAX_BASES:
-            raise ConfigError(f"config file {file!r}: {BASE_KEY} leads in a circle or over {_MAX_BASES} files")
+            raise ConfigError(f"config file {file!r}: {BASE_KEY} forms a cycle or has more than {_MAX_BASES} files")
         content = _read_mapping(path, f"config file {path!r}{named_by}")
         base = content.pop(BASE_KEY, "")
         if not isinstance(base, str):
@@ -228,9 +226,9 @@ def _read_mapping(path: str, where: str) -> dict[str, Any]:
         with open_regular(path) as file:
             content = read_yaml(file.read(_MAX_BYTES + 1), where)
     except OSError as error:
-        raise ConfigError(f"{where}: {error.strerror}; give a yaml file") from error
+        raise ConfigError(f"{where}: {error.strerror}; pass a yaml file") from error
     if not isinstance(content, dict):
-        raise ConfigError(f"{where}: holds {type(content).__name__}, not keys and values; give a yaml file")
+        raise ConfigError(f"{where}: contains {type(content).__name__}, not keys and values; pass a yaml file")
     _check_keys(content, where)
     return content
 
@@ -238,13 +236,13 @@ def _read_mapping(path: str, where: str) -> dict[str, Any]:
 def _check_keys(content: Mapping[Any, Any], where: str) -> None:
     for key, value in content.items():
         if not isinstance(key, str):
-            raise ConfigError(f"{where}: the key {key!r} is no text")
+            raise ConfigError(f"{where}: the key {key!r} is not a string")
         if isinstance(value, dict):
             _check_keys(value, where)
 
 
 def _take_out_data_sets(cfg: CfgNode, content: Mapping[str, Any]) -> None:
-    """Take those out of DATASETS.REGISTER that ``content`` has, too: it may have a line where there is a list."""
+    """Remove data sets from DATASETS.REGISTER that ``content`` redefines, possibly in another form."""
     old, new = _data_sets(cfg), _data_sets(content)
     for name, value in new.items():
         if not isinstance(value, Mapping) or not isinstance(old.get(name), Mapping):
@@ -258,7 +256,7 @@ def _data_sets(content: Any) -> dict[str, Any]:
 
 
 def _is_free(cfg: CfgNode, key: str) -> bool:
-    """Whether ``key`` is a new one in a node that takes any (``OPTIONS``), which merge_from_list would refuse."""
+    """Whether ``key`` is new in a node that allows new keys (``OPTIONS``), which merge_from_list would refuse."""
     *parents, leaf = key.split(".")
     node: Any = cfg
     for parent in parents:
@@ -267,7 +265,7 @@ def _is_free(cfg: CfgNode, key: str) -> bool:
 
 
 def _with_parents(key: str, value: Any) -> dict[str, Any]:
-    """A value under a dotted key, as nested dicts."""
+    """Nested dicts for a value under a dotted key."""
     for part in reversed(key.split(".")):
         value = {part: value}
     return value
@@ -279,7 +277,7 @@ _TYPES = dict.fromkeys(("detectron2.config.config.CfgNode", "fvcore.common.confi
 def _explain(cfg: CfgNode, error: BaseException, key: str = "") -> str:
     text = str(error.args[0]) if error.args else type(error).__name__
     missing, mismatch = _MISSING_KEY.search(text), _MISMATCH.match(text)
-    if mismatch:  # without the values, which can be whole sections
+    if mismatch:  # omit the values, which can be whole sections
         return f"Type mismatch: {mismatch[3]} is {_TYPES.get(mismatch[1], mismatch[1])}, not {mismatch[2]}"
     if missing is None and not isinstance(error, AttributeError):
         return shorten(text, 300)
@@ -292,7 +290,7 @@ def _explain(cfg: CfgNode, error: BaseException, key: str = "") -> str:
 
 
 def _same_leaf(name: str, keys: Iterable[str]) -> str:
-    """Keys that end alike, for a name given under the wrong parent."""
+    """Suggest keys with the same last part, for a key under the wrong parent."""
     same = [key for key in keys if key.rpartition(".")[2] == name.rpartition(".")[2]]
     return f" Did you mean {', '.join(same[:3])}?" if same else ""
 

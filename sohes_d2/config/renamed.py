@@ -1,4 +1,4 @@
-"""Config keys of earlier versions, and what they are called now."""
+"""Renamed config keys of earlier versions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import ConfigError
 
-# Old key or section -> its name now. The longest entry that fits a key counts.
+# Old key or section -> new name. The longest matching entry is used.
 RENAMED = {
     "CORRECTION.DUPLICATE_IOU": "CORRECTION.INITIAL_IOU_THRESHOLD",
     "CORRECTION.OWN_DUPLICATE_IOU": "CORRECTION.NMS_THRESHOLD",
@@ -35,7 +35,7 @@ RENAMED = {
 
 
 def new_name(key: str) -> str:
-    """What a key of an earlier version is called now, "" if it is not one."""
+    """The new name of a renamed key, "" if it was not renamed."""
     section, rest = key, ""
     while section not in RENAMED:
         section, _, last = section.rpartition(".")
@@ -46,14 +46,14 @@ def new_name(key: str) -> str:
 
 
 def check_names(content: Mapping[str, Any], where: str) -> None:
-    """Refuse what an earlier version read.
+    """Check that no key of an earlier version is used.
 
     Args:
         content: keys and values as nested dicts.
-        where: they come from, for messages.
+        where: origin of the keys, for messages.
 
     Raises:
-        ConfigError: a key of an earlier version; the message has all of them with their new names.
+        ConfigError: a key of an earlier version; the message lists all of them with their new names.
     """
     renamed = [f"{key} is now {new_name(key)}" for key in _keys(content) if new_name(key)]
     if renamed:
@@ -63,7 +63,7 @@ def check_names(content: Mapping[str, Any], where: str) -> None:
         value = node.get(key) if isinstance(node, Mapping) else None
         if key == "REGISTER" and isinstance(value, str):
             raise ConfigError(
-                f"{where}: DATASETS.REGISTER has the names of data sets as keys: DATASETS.REGISTER.mine "
+                f"{where}: the keys of DATASETS.REGISTER are names of data sets: DATASETS.REGISTER.mine "
                 f'"labels.json, images/", in yaml `REGISTER: {{mine: [labels.json, images/]}}`; got {value!r}'
             )
         if key == "AUG" and isinstance(value, Mapping) and str(value.get("ENABLED", False)).lower() != "false":
@@ -71,7 +71,7 @@ def check_names(content: Mapping[str, Any], where: str) -> None:
 
 
 def _keys(content: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """The dotted keys of all values."""
+    """Yield the dotted keys of all values."""
     for key, value in content.items():
         if isinstance(value, Mapping) and value:
             yield from _keys(value, f"{prefix}{key}.")

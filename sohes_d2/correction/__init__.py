@@ -1,6 +1,6 @@
-"""Phase 3, self-correction: a student and its moving average teach each other (SOHES, section 3.3).
+"""Phase 3, self-correction: mutual learning of a student and its EMA teacher (SOHES, section 3.3).
 
-Importing it enters `SOHESMutualLearning` and `BorderStudent` in Detectron2's registry of meta-architectures.
+Importing it registers `SOHESMutualLearning` and `BorderStudent` as meta-architectures of Detectron2.
 """
 
 from .border_student import BorderStudent

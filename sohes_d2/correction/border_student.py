@@ -1,4 +1,4 @@
-"""Border student: learns, from the masks of label files, where entities end."""
+"""Border student: learns the borders of entities from the masks of label files."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from .teacher import teacher_of, update_teacher
 
 @META_ARCH_REGISTRY.register()
 class BorderStudent(nn.Module):
-    """Trains a `BorderNetwork` on the masks of label files; its moving average is the network used afterwards.
+    """Trains a `BorderNetwork` on the masks of label files; its EMA (the teacher) is the network used afterwards.
 
-    The target of a pixel is how many labels end there, log(1 + n) / log(1 + COUNT), at most 1. Noise of single forests
-    has few labels behind it, entities that many merges respect have many.
+    The target of a pixel is log(1 + n) / log(1 + COUNT), at most 1, where n is the number of labels that end there: few
+    at noise, many at borders that many merges respect.
 
-    In evaluation it gives the border strength of each image; `EXPLORATION.BORDER.WEIGHTS` puts it into phase 1.
+    In evaluation it returns the border strength of each image; phase 1 uses it by `EXPLORATION.BORDER.WEIGHTS`.
     """
 
     updates: Tensor
@@ -44,10 +44,10 @@ class BorderStudent(nn.Module):
     ):
         """
         Args:
-            network: the student; the teacher is made as a copy.
+            network: the student; the teacher is created as a copy.
             image_format: channel order of the inputs, "RGB" or "BGR".
-            count: labels that end at a pixel of the strongest border.
-            border_weight: the loss of a pixel of target t has the weight 1 + this * t.
+            count: number of labels at which the target reaches 1.
+            border_weight: w; the loss of a pixel with target t is weighted by 1 + w * t.
             jitter: photos are multiplied by up to 1 +- this in training, and each channel is shifted by up to 255 times
                 a third of it.
             momentum: of the teacher's moving average; lower in the first iterations.
@@ -117,7 +117,7 @@ class BorderStudent(nn.Module):
         return {"loss_border": loss / (counts >= 0).sum().clamp(min=1)}
 
     def _follow(self) -> None:
-        """Move the teacher towards the student, which the optimizer has changed since the last iteration."""
+        """Update the teacher with the student, as changed by the optimizer in the last iteration."""
         done = int(self.updates)
         update_teacher(self.teacher, self.student, min(self.momentum, done / (done + 10)))
         self.updates += 1
@@ -135,8 +135,8 @@ def border_targets(counts: Tensor, count: int) -> Tensor:
     """Target border strength: log(1 + n) / log(1 + count), at most 1.
 
     Args:
-        counts: integers n, the labels that end at a pixel; negative is taken as 0.
-        count: that gives 1.
+        counts: integers n, labels that end at a pixel; negative counts as 0.
+        count: number that gives 1.
 
     Returns:
         float32 in [0, 1], of the shape of ``counts``.

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ..errors import SOHESError
 from ..structures.nms import intersections, ious
 
-GRID = 128  # places per side at which teacher and student are compared
+GRID = 128  # points per side at which teacher and student are compared
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class TeacherStatistics:
     """Means over a training step.
 
     Attributes:
-        labels: labels of the teacher per image.
-        score: per label of the teacher; None without any.
-        disagreement: per label of the teacher, 1 - `best_overlaps` by the student; None without any.
-        finite: whether all of its outputs are finite.
+        labels: the teacher's labels per image.
+        score: mean score of the teacher's labels; None without labels.
+        disagreement: mean of 1 - `best_overlaps` of the teacher's labels with the student; None without labels.
+        finite: whether all outputs of the teacher are finite.
     """
 
     labels: float
@@ -34,7 +34,7 @@ class TeacherStatistics:
 
     @classmethod
     def from_sums(cls, sums: Sequence[float]) -> TeacherStatistics:
-        """From what `statistics_sums` gives, added up over all processes."""
+        """From the `statistics_sums` of all processes, added up."""
         images, labels, scores, overlaps, broken = sums
         if not labels:
             return cls(0.0, None, None, broken == 0)
@@ -43,7 +43,7 @@ class TeacherStatistics:
 
 @torch.no_grad()
 def finite_images(outputs: Mapping[str, Any]) -> Tensor:
-    """(B,) bool: of which images "pred_logits" (B, Q, K + 1) and "pred_masks" (B, Q, h, w) are finite."""
+    """(B,) bool: whether "pred_logits" (B, Q, K + 1) and "pred_masks" (B, Q, h, w) of an image are finite."""
     # a maximum is not finite if anything in it is NaN or +inf, and makes no copy of the masks
     masks = outputs["pred_masks"].flatten(1).amax(1)
     return torch.isfinite(outputs["pred_logits"]).flatten(1).all(1) & torch.isfinite(masks)
@@ -56,11 +56,11 @@ def statistics_sums(targets: Sequence[Mapping[str, Tensor]], masks: Tensor, fini
     Args:
         targets: per image, the teacher's labels with "masks" (M, H, W) bool and "scores" (M,).
         masks: the student's, (B, Q, h, w) logits.
-        finite: (B,) bool, whether the teacher's outputs are.
+        finite: (B,) bool, whether the teacher's outputs are finite.
 
     Returns:
         (5,) float32 on the masks' device: images, labels, sum of the labels' scores, sum of their overlaps with the
-        student's masks, images whose teacher's outputs are not finite.
+        student's masks, images for which the teacher's outputs are not finite.
     """
     scores = torch.cat([target["scores"] for target in targets]).float()
     overlaps = torch.cat([best_overlaps(target["masks"], some) for target, some in zip(targets, masks)])
@@ -69,10 +69,10 @@ def statistics_sums(targets: Sequence[Mapping[str, Tensor]], masks: Tensor, fini
 
 
 def best_overlaps(labels: Tensor, masks: Tensor) -> Tensor:
-    """(M,) IoU of each label with the best of an image's predicted masks.
+    """(M,) best IoU of each label with the predicted masks of an image.
 
-    Not by matching, and at no more than `GRID` times `GRID` places, because it is only monitored: thin or tiny labels
-    that fall between the places count as not found.
+    Used for monitoring only, so it needs no matching and at most `GRID` x `GRID` points; thin or tiny labels that fall
+    between the points count as not found.
 
     Args:
         labels: (M, H, W) bool.
@@ -88,7 +88,7 @@ def best_overlaps(labels: Tensor, masks: Tensor) -> Tensor:
 
 
 class CollapseGuard:
-    """Counts consecutive periods in which the teacher produced nearly no labels."""
+    """Counts consecutive periods in which the teacher produced almost no labels."""
 
     def __init__(self, period: int = 50, min_labels: float = 0.5, patience: int = 5):
         """
@@ -125,7 +125,7 @@ class CollapseGuard:
         """Record a training step.
 
         Returns:
-            Whether all is well: this step ends a period, and the period is not collapsed.
+            True if this step ends a period that is not collapsed.
 
         Raises:
             SOHESError: the teacher's outputs are not finite, or this step ends the last period of patience.

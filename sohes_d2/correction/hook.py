@@ -1,4 +1,4 @@
-"""Phase 3 as a hook: everything that happens around a training step of `SOHESMutualLearning`."""
+"""Training hook of phase 3: what runs before and after a step of `SOHESMutualLearning`."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class MutualLearningHook(HookBase):
     """Sets the branch weights before a step; after it updates the teacher, checks it for collapse
     and logs teacher statistics.
 
-    It belongs before the hook that writes checkpoints: these then hold the teacher of their iteration, and none is
-    written of a training that has just collapsed. All processes have one.
+    It must run before the hook that writes checkpoints, so that these contain the teacher of their iteration, and none
+    is written after a collapse. All processes have one.
 
     Scalars, under "correction/": initial_weight, teacher_weight, ema_momentum, labels_per_image, mean_score,
     disagreement (see `guard`).
@@ -41,9 +41,9 @@ class MutualLearningHook(HookBase):
         """
         Args:
             model: without the wrapper for several processes.
-            branches: weights of the branches over the training.
-            momentum: of the moving average, by the number of updates.
-            guard: against a collapse.
+            branches: schedule of the branch weights.
+            momentum: schedule of the EMA momentum.
+            guard: collapse detection.
             last_checkpoint: path of the last checkpoint written, "" without any.
         """
         self.updates = 0

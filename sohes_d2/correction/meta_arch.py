@@ -36,18 +36,18 @@ Targets = list[dict[str, Tensor]]
 class SOHESMutualLearning(nn.Module):
     """Two segmenters of one architecture (SOHES, section 3.3, self-correction).
 
-    The student sees the strong view of an image and is trained, by one criterion, on two sets of labels: the initial
-    ones, and what the teacher sees in the weak view. The teacher is the moving average of the student. In evaluation
-    one of them is evaluated, like a single model.
+    The student is trained on the strong view of an image, by one criterion, with two sets of labels: the initial
+    labels, and the teacher's predictions on the weak view. The teacher is the EMA of the student. In evaluation one of
+    them is used, like a single model.
 
     A checkpoint of one segmenter is loaded into both; one of this model holds both, under "student." and "teacher.".
 
     Attributes:
         needs_teacher_view: True: training images come in two views, and may be without labels.
-        starts_from: what MODEL.WEIGHTS must name when a training begins.
-        branch_weights: of the losses on the initial labels and on the teacher's; to be set as training proceeds. A
-            branch of weight 0 is not computed.
-        statistics: of the last training step, see `statistics_sums`; None if the teacher's branch was left out.
+        starts_from: description of the model that MODEL.WEIGHTS must name at the start of a training.
+        branch_weights: weights of the losses on the initial and the teacher's labels, set during training. A branch of
+            weight 0 is not computed.
+        statistics: of the last training step, see `statistics_sums`; None if the teacher's branch was skipped.
         observer: if not None, it is called in every training step with the batch and the teacher's labels.
     """
 
@@ -66,11 +66,11 @@ class SOHESMutualLearning(nn.Module):
     ):
         """
         Args:
-            student: a `SOHES`; the teacher is made as a copy.
-            targets: from the teacher's outputs to targets of the criterion, see `TeacherTargets`.
+            student: a `SOHES`; the teacher is created as a copy.
+            targets: converts the teacher's outputs to targets of the criterion, see `TeacherTargets`.
             evaluate: which model is evaluated, "student" or "teacher".
             teacher_views: test-time augmentation of the teacher on the weak view of an image.
-            branch_weights: see the class.
+            branch_weights: initial value of the attribute.
 
         Raises:
             ValueError: an unknown ``evaluate``.
@@ -101,7 +101,7 @@ class SOHESMutualLearning(nn.Module):
         """Hooks that run around each step, before the hook that saves checkpoints.
 
         Args:
-            cfg: the training's.
+            cfg: config of the training.
             last_checkpoint: path of the last checkpoint written, "" without any.
 
         Raises:
@@ -123,7 +123,7 @@ class SOHESMutualLearning(nn.Module):
         return self
 
     def update_teacher(self, momentum: float) -> None:
-        """Move the teacher towards the student; after a step of the optimizer, and on all processes together."""
+        """Update the teacher by EMA; call it after an optimizer step, on all processes together."""
         update_teacher(self.teacher, self.student, momentum)
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor] | list[dict[str, Any]]:
@@ -131,7 +131,7 @@ class SOHESMutualLearning(nn.Module):
 
         Args:
             batched_inputs: as for `SOHES`; in training, "image" is the student's strong view, "image_weak" the
-                teacher's, of the same size; "photo_size" (h, w), if given, says how much of both is not padding.
+                teacher's, of the same size; "photo_size" (h, w), if given, is the size of both without padding.
                 "instances" may be missing or empty: then the image has no initial labels, and the student learns from
                 the teacher alone.
 
@@ -146,7 +146,7 @@ class SOHESMutualLearning(nn.Module):
         initial = [self._initial_target(x, padded_size) for x in batched_inputs]
         targets = {"initial": [self._criterion_target(target, padded_size) for target in initial]}
         if self.branch_weights[1] > 0:
-            # First: the teacher's temporary memory is free again before the student's activations exist.
+            # First, so that the teacher's temporary memory is free before the student's activations exist.
             targets["teacher"], finite = self._ask_teacher(batched_inputs, initial, images)
 
         outputs = self.student.segment(images.tensor)
@@ -164,7 +164,7 @@ class SOHESMutualLearning(nn.Module):
     def _ask_teacher(
         self, batched_inputs: Batch, initial: Sequence[dict[str, Tensor] | None], student_images: ImageList
     ) -> tuple[Targets, Tensor]:
-        """Its labels, and (B,) bool: whether all of its outputs for an image are finite."""
+        """The teacher's labels, and (B,) bool: whether all of its outputs for an image are finite."""
         images = self.teacher.preprocess([{"image": x["image_weak"]} for x in batched_inputs])
         if images.image_sizes != student_images.image_sizes:
             raise ValueError(
@@ -181,13 +181,13 @@ class SOHESMutualLearning(nn.Module):
         return targets, torch.stack([finite_images(outputs) for outputs in found]).all(0)
 
     def _initial_target(self, sample: Mapping[str, Any], padded_size: tuple[int, int]) -> dict[str, Tensor] | None:
-        """The criterion's target of an image, or None where it has no initial labels."""
+        """The criterion's target of an image, or None without initial labels."""
         if len(sample.get("instances", ())) == 0:
             return None
         return self.student.prepare_targets([dict(sample)], padded_size)[0]
 
     def _criterion_target(self, target: dict[str, Tensor] | None, padded_size: tuple[int, int]) -> dict[str, Tensor]:
-        """The same, weighing 1; or one of weight 0: an unlabelled image is not an empty one."""
+        """Add the image weight: 1, or 0 for an image without initial labels, about which nothing is known."""
         if target is not None:
             return {**target, "image_weight": torch.ones((), device=self.device)}
         return {
@@ -198,10 +198,10 @@ class SOHESMutualLearning(nn.Module):
         }
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Give a checkpoint of one segmenter to both, without missing or unexpected keys.
+        """Load a checkpoint of one segmenter into both, without missing or unexpected keys.
 
-        Tensors of another shape are logged and left out, and so are missing: an error to `load_state_dict`, but not to
-        Detectron2's checkpointers, which do the same with names that the model knows.
+        Tensors of another shape are logged and skipped, so they count as missing: an error in `load_state_dict`, but
+        not in Detectron2's checkpointers, which do the same for names that the model has.
         """
         inside = [key for key in state_dict if key.startswith(prefix)]
         if not any(key.startswith(f"{prefix}{name}.") for key in inside for name in MODELS):

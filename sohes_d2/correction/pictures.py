@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class DrawTeacherLabels(HookBase):
-    """Draws the first image of a batch with the teacher's labels, and as the student sees it, for TensorBoard.
+    """Draws the first image of a batch with the teacher's labels, and its strong view, for TensorBoard.
 
     It runs on the main process only, in the first iteration and after every ``period`` more.
     """
@@ -60,7 +60,7 @@ class DrawTeacherLabels(HookBase):
 
 
 def forest_of_target(target: Mapping[str, Tensor], image_size: tuple[int, int]) -> Forest:
-    """The forest of labels that a model is trained on.
+    """Convert a training target to a forest.
 
     Args:
         target: "masks" (N, H, W) bool of the padded size, "scores" (N,), and "ancestors" (N, N) bool; without these

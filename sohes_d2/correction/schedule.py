@@ -14,9 +14,9 @@ class BranchSchedule:
     """Loss weights of the initial and the teacher's labels over the training (HASSOD, section 3.3).
 
     Attributes:
-        initial: weight of the losses on the initial labels at the start and the end of training.
-        teacher: weight of the losses on the teacher's labels, likewise.
-        shape: between the two: "cosine" (half a wave), "linear", or "constant" (the start's).
+        initial: weights of the losses on the initial labels at the start and the end of training.
+        teacher: weights of the losses on the teacher's labels at the start and the end of training.
+        shape: of the transition: "cosine" (half a period), "linear", or "constant" (the start weights).
     """
 
     initial: tuple[float, float] = (1.0, 0.0)
@@ -26,10 +26,10 @@ class BranchSchedule:
     def __post_init__(self) -> None:
         for key, ends in (("INITIAL_WEIGHT", self.initial), ("TEACHER_WEIGHT", self.teacher)):
             if len(ends) != 2 or not all(math.isfinite(end) and end >= 0 for end in ends):
-                raise ValueError(f"CORRECTION.{key} must be two numbers from 0 on, start and end; got {list(ends)}")
+                raise ValueError(f"CORRECTION.{key} must be two numbers of at least 0, start and end; got {list(ends)}")
         if self.shape not in SHAPES:
             raise ValueError(f"CORRECTION.WEIGHT_SCHEDULE {self.shape!r} is not one of {', '.join(SHAPES)}")
-        # between its ends no weight is 0, so only these two need a check
+        # between the ends no weight is 0, so only these need a check
         for progress, moment in ((0, "start"), (1, "end")):
             if sum(self.at(progress, 1)) == 0:
                 raise ValueError(
@@ -57,7 +57,7 @@ class BranchSchedule:
 
 @dataclass(frozen=True)
 class MomentumSchedule:
-    """Momentum of the teacher's moving average, which may rise at first.
+    """Momentum of the teacher's EMA, with an optional warm-up.
 
     The teacher is, roughly, the mean of the student's last ``1 / (1 - momentum)`` states. In the warm-up this window
     grows linearly, from the last state alone to its full length after ``warmup`` updates: with update t, from 0,
@@ -69,7 +69,7 @@ class MomentumSchedule:
 
     Attributes:
         momentum: in [0, 1]; 0.9996 in HASSOD. With 1 the teacher never changes, also in the warm-up.
-        warmup: number of updates until it is reached; 0: from the first on.
+        warmup: number of updates until it is reached; 0: no warm-up.
     """
 
     momentum: float = 0.9996
@@ -91,9 +91,9 @@ class MomentumSchedule:
         return cls(cfg.CORRECTION.EMA_MOMENTUM, cfg.CORRECTION.EMA_WARMUP)
 
     def at(self, updates: int) -> float:
-        """The momentum of the update that comes after so many."""
+        """The momentum of the next update, after ``updates`` updates."""
         if updates >= self.warmup or self.momentum == 1:
             return self.momentum
-        # the formula above, times (1 - momentum) so that nothing is divided by it
+        # the formula above, multiplied by (1 - momentum) to avoid a division by it
         change = 1 - self.momentum
         return 1 - change / (change + self.momentum * updates / self.warmup)

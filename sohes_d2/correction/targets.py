@@ -24,15 +24,15 @@ ANCESTOR_SOURCES = ("teacher", "coverage", "none")
 
 
 class TeacherTargets:
-    """Converts confident predictions of the teacher to labels, in addition to the initial labels.
+    """Converts confident predictions of the teacher to pseudo-labels, used in addition to the initial labels.
 
-    A mask is a label if its score (see `mask_scores`) passes a threshold that may depend on its area. Its outline may
-    then be moved to the photo's edges [D], which tells the student what the teacher does not know. Of masks that say
-    the same as a better one, only the better one is a label.
+    A mask becomes a label if its score (see `mask_scores`) passes a threshold that may depend on its area. Its outline
+    may then be moved to the edges of the photo [D], which adds information that the teacher lacks. Duplicates of a
+    better mask are removed.
 
-    A label that duplicates an initial one would count twice, once in each branch. So its weight is lowered until
-    both branches together give it the weight of a teacher's label [D]. It is not left out: the student would then learn
-    from the teacher's branch that there is nothing.
+    A label that duplicates an initial one would count twice, once in each branch. So its weight is lowered such that
+    both branches together give it the weight of a teacher's label [D]. It is not removed, since the teacher's branch
+    would then train the student to predict no entity there.
     """
 
     @configurable
@@ -55,16 +55,16 @@ class TeacherTargets:
     ):
         """
         Args:
-            threshold: selects by area and score.
+            threshold: selects masks by area and score.
             initial_iou_threshold: a mask that overlaps an initial label by more duplicates it; in [0, 1].
-            nms_threshold: of two masks that overlap by more, the lower score is left out; 1 keeps all.
+            nms_threshold: of two masks with a higher IoU, the lower-scored one is removed; 1 keeps all.
             max_labels: per image, the best first.
             min_area: pixels of the model's input; smaller masks are not labels.
-            ancestors: "teacher", its ancestor head's forest; "coverage", the masks' own; "none", none.
+            ancestors: "teacher": from its ancestor head; "coverage": from the masks' coverage; "none".
             ancestor_threshold, theta_cover: of "teacher", see `hierarchy.parents_by_probability`.
             theta_cover_alone: of "coverage", see `hierarchy.parents_by_coverage`.
-            max_child_area: share of its parent's area that a label can take, of both.
-            refinement_radius, refinement_epsilon: see `refine_masks`; a radius of 0 leaves masks as they are.
+            max_child_area: maximum share of its parent's area that a label can take, for both.
+            refinement_radius, refinement_epsilon: see `refine_masks`; a radius of 0 turns refinement off.
             chunk_bytes: memory of the full-size logits that exist at once (at least one mask's).
 
         Raises:
@@ -93,7 +93,7 @@ class TeacherTargets:
         return {
             "threshold": build_threshold(cfg),
             "initial_iou_threshold": cfg.CORRECTION.INITIAL_IOU_THRESHOLD,
-            # what no two of the initial labels do
+            # as for the initial labels
             "nms_threshold": cfg.CORRECTION.NMS_THRESHOLD,
             "max_labels": cfg.CORRECTION.MAX_LABELS,
             "min_area": cfg.CORRECTION.MIN_AREA,
@@ -121,18 +121,18 @@ class TeacherTargets:
 
         Args:
             outputs: the teacher's "pred_logits" (B, Q, K+1), "pred_masks" (B, Q, h, w) logits over the padded images,
-                and of an ancestor head "pred_ancestors", two (B, Q, D).
+                and with an ancestor head "pred_ancestors", two (B, Q, D).
             initial: B dicts with "masks" (N, *padded_size) bool, or None for images without initial labels.
             padded_size: (H, W) of the model's input.
             image_sizes: B (H, W) of the images in it, from its top left corner; areas are shares of these.
-            branch_weights: of the losses on the initial labels, and on these.
-            photos: B images (3, H, W), in [0, 255], as the teacher saw them; needed where masks are refined.
+            branch_weights: of the losses on the initial and on the teacher's labels.
+            photos: B images (3, H, W), in [0, 255], the teacher's views; needed if masks are refined.
 
         Returns:
-            B dicts for `SetCriterion`, labels by falling score: "labels" (M,) zeros, int64; "masks" (M, *padded_size)
-            bool, empty in the padding; "ancestors" (M, M) bool, unless the settings are "none", or "teacher" without an
-            ancestor head; "label_weights" (M,) in [0, 1], under 1 for duplicates of initial labels; "image_weight", 0
-            for an image without labels from the teacher, else 1; "scores" (M,) in [0, 1].
+            B dicts for `SetCriterion`, labels by descending score: "labels" (M,) zeros, int64; "masks" (M,
+            *padded_size) bool, empty in the padding; "ancestors" (M, M) bool, unless the settings are "none", or
+            "teacher" without an ancestor head; "label_weights" (M,) in [0, 1], under 1 for duplicates of initial
+            labels; "image_weight", 0 for an image without labels from the teacher, else 1; "scores" (M,) in [0, 1].
         """
         weight = _duplicate_weight(*branch_weights)
         sides = outputs.get("pred_ancestors")
@@ -168,7 +168,7 @@ class TeacherTargets:
             assert photo is not None
             self._refine(full[:, : image_size[0], : image_size[1]], photo)
         common = intersections(full, full)
-        # by falling score: the better of two masks comes first
+        # by descending score: the better of two masks comes first
         overlaps = ious(common, common.diagonal(), common.diagonal())
         first = first_of_each(overlaps > self.nms_threshold)
         query, scores, full, common = query[first], scores[first], full[first], common[first][:, first]
@@ -216,9 +216,9 @@ class TeacherTargets:
         return torch.from_numpy(ancestors_of(parents)).to(common.device)
 
     def _choose(self, logits: Tensor, masks: Tensor, padded_size: Size, image_size: Size) -> tuple[Tensor, Tensor]:
-        """Indices of the chosen queries by falling score, and their scores; no mask is kept at full size."""
+        """Indices of the chosen queries by descending score, and their scores; no mask is kept at full size."""
         entity = entity_probabilities(logits, masks)
-        # what cannot pass, since a score is at most this, is not brought to full size; nor is what is not a number
+        # the entity probability bounds the score: masks that cannot pass, and NaN, are not resized to full size
         query = ((entity > 0) & (entity >= self.threshold.least_score)).nonzero().flatten()
         mask_areas, mask_confidence = [query.new_zeros(0)], [entity.new_zeros(0)]
         for chunk in full_size_logits(masks[query], padded_size, image_size, image_size, self.chunk_bytes):
@@ -249,5 +249,5 @@ class TeacherTargets:
 
 
 def _duplicate_weight(initial: float, teacher: float) -> float:
-    """Weight with which a label of both branches counts as one of the teacher's, if attainable."""
+    """Weight with which a label of both branches counts like one of the teacher's, if attainable."""
     return max(0.0, teacher - initial) / teacher if teacher > 0 else 0.0

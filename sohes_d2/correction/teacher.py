@@ -18,7 +18,7 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 def teacher_of(student: ModuleT) -> ModuleT:
     """A copy of the student, without gradients and in evaluation mode.
 
-    Parameters that need no gradient are left out by the optimizer, and distributed training does not wait for them.
+    Parameters without gradient are ignored by the optimizer and by distributed training.
     """
     return copy.deepcopy(student).requires_grad_(False).eval()
 
@@ -27,24 +27,24 @@ def teacher_of(student: ModuleT) -> ModuleT:
 def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     """Move the teacher to ``momentum * teacher + (1 - momentum) * student``, in place.
 
-    Buffers are copied, since the average of running statistics, of counters and of constants has no meaning. If there
-    are several processes, they are those of the first one's student, because running statistics may differ between
-    processes, but the teacher must not. All processes must call this together.
+    Buffers (running statistics, counters, constants) are copied, not averaged. With several processes they are copied
+    from the first one's student, because running statistics may differ between processes, but the teacher must not.
+    All processes must call this together.
 
     Args:
-        teacher: as `teacher_of` makes it.
-        student: after a step of the optimizer.
+        teacher: created by `teacher_of`.
+        student: after an optimizer step.
         momentum: in [0, 1].
 
     Raises:
-        TypeError: weights in half precision, whose steps are coarser than a high momentum's changes. Mixed precision
+        TypeError: weights in half precision, too coarse for the small changes of a high momentum. Mixed precision
             (autocast) keeps them in float32.
     """
     averaged, current = list(teacher.parameters()), list(student.parameters())
     for parameter in averaged:
         if parameter.dtype in (torch.float16, torch.bfloat16):
             raise TypeError(
-                f"the teacher's weights are {parameter.dtype}, in which a moving average stands still; train in "
+                f"the teacher's weights are {parameter.dtype}, too coarse for a moving average; train in "
                 "float32, with SOLVER.AMP for mixed precision"
             )
     get_ema_multi_avg_fn(momentum)(averaged, current, None)
@@ -56,7 +56,7 @@ def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> N
 
 
 def _take_from_first_process(tensors: Sequence[Tensor]) -> None:
-    """Overwrite tensors by those of the first process, all of one type at once."""
+    """Overwrite tensors with those of the first process; tensors of one dtype are sent together."""
     by_type: dict[torch.dtype, list[Tensor]] = {}
     for tensor in tensors:
         by_type.setdefault(tensor.dtype, []).append(tensor)

@@ -14,7 +14,7 @@ from detectron2.config import configurable
 
 THRESHOLD_REGISTRY = Registry("THRESHOLD")
 THRESHOLD_REGISTRY.__doc__ = """
-Thresholds by the names that ``CORRECTION.THRESHOLD.NAME`` can have. Each is a `Threshold`, called with ``(cfg)``.
+Thresholds, looked up by ``CORRECTION.THRESHOLD.NAME``. Each is a `Threshold`, called with ``(cfg)``.
 """
 
 
@@ -22,7 +22,7 @@ class Threshold(ABC):
     """Selects masks of one image.
 
     Attributes:
-        least_score: no mask with a lower score is ever chosen. Such masks need not be brought to full size.
+        least_score: masks with a lower score are never chosen, so they need not be resized to full size.
     """
 
     least_score: float = 0.0
@@ -55,14 +55,14 @@ def build_threshold(cfg: Any) -> Threshold:
 
 @THRESHOLD_REGISTRY.register()
 class dynamic(Threshold):  # noqa: N801 (the class is named as the config names it)
-    """A score that rises with the area, as small entities get low scores, right or wrong (SOHES, section 3.3).
+    """Threshold that rises with the area, since small entities get low scores (SOHES, section 3.3).
 
-    For a mask of area a, a share of the image, it is
+    For a mask of area a, as a share of the image, it is
 
         tau(a) = tau_small + (tau_large - tau_small) * clip(log(a / area_small) / log(area_large / area_small), 0, 1).
 
-    That small entities are favoured is the paper's [P]; its formula was not at hand: this one is our decision [D]. It
-    is linear in the logarithm because areas of entities spread over orders of magnitude.
+    A lower threshold for small entities is from the paper [P]; its formula was not available, so this one is ours [D].
+    It is linear in the logarithm because areas of entities span orders of magnitude.
     """
 
     @configurable
@@ -107,7 +107,7 @@ class dynamic(Threshold):  # noqa: N801 (the class is named as the config names 
         }
 
     def tau(self, areas: Tensor) -> Tensor:
-        """(N,) least scores for areas (N,), shares of the image."""
+        """(N,) thresholds for areas (N,), shares of the image."""
         position = (areas / self.area_small).log() / math.log(self.area_large / self.area_small)
         return self.tau_small + (self.tau_large - self.tau_small) * position.clamp(0, 1)
 
@@ -117,7 +117,7 @@ class dynamic(Threshold):  # noqa: N801 (the class is named as the config names 
 
 @THRESHOLD_REGISTRY.register()
 class fixed(Threshold):  # noqa: N801
-    """One score for all, as in HASSOD: what `dynamic` is compared with."""
+    """The same threshold for all masks, as in HASSOD; the baseline for `dynamic`."""
 
     @configurable
     def __init__(self, *, tau: float = 0.5):
@@ -141,7 +141,7 @@ class fixed(Threshold):  # noqa: N801
 
 @THRESHOLD_REGISTRY.register()
 class top_k(Threshold):  # noqa: N801
-    """The best masks of each image, whatever their scores; independent of the calibration of a model."""
+    """The k best masks of each image, whatever their scores; independent of a model's calibration."""
 
     @configurable
     def __init__(self, *, k: int = 50):

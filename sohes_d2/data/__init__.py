@@ -1,1 +1,1 @@
-"""Data on disk: lists of images, and label files as COCO json shards (written, resumed, merged, read lazily)."""
+"""Data: image lists, registered data sets, training data, synthetic scenes and conversion of benchmarks."""

@@ -1,6 +1,6 @@
-"""The data sets that this project knows, in one table: where their files lie and what makes them.
+"""Table of the built-in data sets: paths of their files and the commands that prepare them.
 
-Nothing here needs Detectron2, so that the prepare scripts run without it; `sohes_d2.data.registration` registers them.
+Does not need Detectron2, so that the prepare scripts run without it; `sohes_d2.data.registration` registers them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from ..errors import InputError
 from ..labels.schema import Annotation, ImageRecord, Problems, read_annotations, read_image
 from ..labels.writer import read_json
 
-# The lists are nested: each begins with the smaller ones. 200,000 images are 2 % of SA-1B, as SOHES trains on.
+# The lists are nested: each starts with the smaller ones. 200,000 images are 2 % of SA-1B, as in SOHES.
 SA1B_TRAIN_SIZES = (1_000, 10_000, 100_000, 200_000)
 
 
@@ -24,8 +24,8 @@ class BuiltinDataset:
         labels: COCO json, or a list of images for SA-1B training; under the root of all data sets.
         images: image root, under the root of all data sets.
         prepare: command that makes ``labels`` from the original download.
-        has_parents: the source knows which mask is a part of which.
-        per_image: ``labels`` is a list of images, each with its own json beside it, as SA-1B comes.
+        has_parents: whether the source has parents of masks.
+        per_image: ``labels`` is a list of images, each with a json beside it, as in SA-1B.
     """
 
     labels: str
@@ -88,7 +88,7 @@ def _table() -> dict[str, BuiltinDataset]:
         )
         for name, row in rows.items()
     }
-    for split in ("train", "val"):  # made here, not converted: labels and images have one folder
+    for split in ("train", "val"):  # generated: labels and images share a folder
         table[f"entities_synthetic_{split}"] = BuiltinDataset(
             f"synthetic/annotations/{split}.json", f"synthetic/{split}", "prepare_synthetic.py", has_parents=True
         )
@@ -107,8 +107,8 @@ def read_sa1b_json(path: str) -> tuple[ImageRecord, list[Annotation]]:
     """Image record and annotations of one SA-1B json.
 
     Raises:
-        InputError: the file is of another form, or cannot be read.
-        CorruptFileError: it is damaged.
+        InputError: the file has another form, or cannot be read.
+        CorruptFileError: the file is damaged.
     """
     value = read_json(path)
     found = value if isinstance(value, dict) else {}

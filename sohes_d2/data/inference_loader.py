@@ -20,23 +20,23 @@ BLANK = 128  # grey
 
 
 class MappedImages(Dataset):
-    """Inputs of a model from Detectron2's dicts.
+    """Model inputs from Detectron2's dicts.
 
-    Not Detectron2's `MapDataset`: a loader's worker that is a fresh process imports what it unpickles, and this class
-    makes it import this package, which mends Detectron2, before Detectron2 itself.
+    Replaces Detectron2's `MapDataset`: a spawned worker imports the modules of what it unpickles, and this class makes
+    it import this package, which patches Detectron2, before Detectron2 itself.
 
-    An unusable image is logged and replaced by a blank one: one file must not end a training at its evaluation,
-    and to leave the image out would raise the numbers.
+    An unusable image is logged and replaced by a blank one: a single file must not stop a training at its evaluation,
+    and skipping the image would raise the scores.
     """
 
     def __init__(self, records: Sequence[Mapping[str, Any]] | Dataset, mapper: Callable[[Any], Any]):
         """
         Args:
             records: Detectron2's dicts.
-            mapper: from one of them to an input.
+            mapper: maps a dict to a model input.
         """
         self._mapper = mapper
-        # serialized: as Python objects, a list would be copied into every worker bit by bit
+        # serialized: a list of Python objects would gradually be copied into every worker (copy-on-write)
         self._records: Any = DatasetFromList(records, copy=False) if isinstance(records, list) else records
 
     def __len__(self) -> int:
@@ -47,18 +47,18 @@ class MappedImages(Dataset):
         try:
             return self._mapper(record)
         except InputError as error:
-            logger.error("Evaluated as if it were blank: %s", error)
+            logger.error("Evaluated as a blank image: %s", error)
             image = torch.full((3, record["height"], record["width"]), BLANK, dtype=torch.uint8)
             return {**record, "unreadable": True, "image": image}
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str, mapper: Callable[[Any], Any]) -> DataLoader:
-    """All images of a registered data set, in batches of one, shared out over the processes.
+    """Loader of all images of a registered data set, in batches of one, distributed over the processes.
 
     Args:
-        cfg: DATALOADER.NUM_WORKERS.
-        dataset_name: of the data set.
-        mapper: from Detectron2's dict of an image to an input of the model.
+        cfg: DATALOADER.NUM_WORKERS is used.
+        dataset_name: name of the data set.
+        mapper: maps Detectron2's dict of an image to a model input.
     """
     records = get_detection_dataset_dicts(dataset_name, filter_empty=False)
     return build_detection_test_loader(

@@ -1,12 +1,12 @@
-"""The table of data sets, and any COCO json or folder of shards beside it, as Detectron2 data sets.
+"""Registration of the built-in data sets, and of any COCO json or folder of shards, in Detectron2.
 
 Every data set is class-agnostic: one class, "entity". Nothing is read before `DatasetCatalog.get(name)`.
 
-`DatasetCatalog.get` gives a list of Detectron2's dicts, or a torch `Dataset` of them that reads a dict when it is asked
-for (`PerImageDataset`, `LabelDataset`). Detectron2's loaders take both, by name or by
-``build_detection_train_loader(dataset=DatasetCatalog.get(name), mapper=...)``. What is not loaded is not filtered:
-`DATALOADER.FILTER_EMPTY_ANNOTATIONS` has no effect on such a data set in Detectron2's own loader. The mask counts of a
-`LabelDataset` are in its index, by which `training.stream` filters:
+`DatasetCatalog.get` returns a list of Detectron2's dicts, or a torch `Dataset` that reads each dict on access
+(`PerImageDataset`, `LabelDataset`). Detectron2's loaders accept both, by name or by
+``build_detection_train_loader(dataset=DatasetCatalog.get(name), mapper=...)``. In Detectron2's own loader,
+`DATALOADER.FILTER_EMPTY_ANNOTATIONS` has no effect on a `Dataset`. `training.stream` filters a `LabelDataset` by the
+mask counts in its index:
 ``torch.utils.data.Subset(dataset, np.flatnonzero(dataset.labels.rows["count"]))`` has the images with masks.
 
 A folder of photos without labels is a data set, too (`register_unlabeled`), for models whose teacher makes the labels.
@@ -49,15 +49,15 @@ from .sources import read_image_list
 
 CLASSES = ["entity"]
 _FORMS = "`name: json, images`, or `name: {images: folder}` for images without labels"
-# Beside what Detectron2 reads itself: the hierarchy, and the score of labels that were found by a method.
+# Fields in addition to those of Detectron2: the hierarchy, and the score of pseudo-labels.
 ANNOTATION_FIELDS = ["id", "parent_id", "depth", "score"]
 
 
-_damaged: dict[str, str] = {}  # label file -> what of it cannot be used, in words
+_damaged: dict[str, str] = {}  # label file -> summary of its unusable annotations
 
 
 def register_builtin_datasets(root: str | None = None) -> None:
-    """Register every row of the table, without touching a file. Registering again replaces, as under another root.
+    """Register all built-in data sets without reading files. Existing registrations are replaced.
 
     Args:
         root: folder of all data sets; None for `datasets_root()`.
@@ -79,9 +79,9 @@ def register_coco_entities(name: str, json_file: str, image_root: str) -> None:
     """Register a COCO json of any classes, or a folder of shards, as a class-agnostic data set, without reading it.
 
     Args:
-        name: of the data set.
-        json_file: a COCO json, or a folder that `sohes label` wrote. Folders and label files of
-            this project (see `sohes_d2.labels.writer`) are read image by image, see `open_entities`.
+        name: name of the data set.
+        json_file: a COCO json, or a folder written by `sohes label`. Folders and label files of this project (see
+            `sohes_d2.labels.writer`) are read image by image, see `open_entities`.
         image_root: folder of the images.
 
     Raises:
@@ -90,19 +90,19 @@ def register_coco_entities(name: str, json_file: str, image_root: str) -> None:
     if name in DatasetCatalog.list():
         raise ConfigError(f"a data set {name!r} is registered already; choose another name")
     DatasetCatalog.register(name, lambda: open_entities(json_file, image_root))
-    # json_file is what Detectron2 and its evaluators open as one COCO file
+    # Detectron2 and its evaluators open json_file as one COCO file
     MetadataCatalog.get(name).set(**{"label_folder" if os.path.isdir(json_file) else "json_file": json_file})
     _set_metadata(name, image_root)
 
 
 def register_unlabeled(name: str, image_root: str) -> None:
-    """Register all images in a folder and below it as a data set without labels, without looking into it.
+    """Register all images in a folder and its sub-folders as a data set without labels, without reading it.
 
-    For training alone, and for models that learn from a teacher (see `training.stream.training_dataset`), which can
-    tell by the metadata: ``unlabeled=True``.
+    Only for training of models that learn from a teacher (see `training.stream.training_dataset`). The metadata has
+    ``unlabeled=True``.
 
     Args:
-        name: of the data set.
+        name: name of the data set.
         image_root: the folder.
 
     Raises:
@@ -115,17 +115,16 @@ def register_unlabeled(name: str, image_root: str) -> None:
 
 
 def is_unlabeled(name: str) -> bool:
-    """Whether a registered data set is one of images without labels, of which nothing is known, not even that they
-    show nothing."""
+    """Whether a registered data set has images without labels (unknown, as opposed to images without entities)."""
     return bool(MetadataCatalog.get(name).get("unlabeled", False))
 
 
 def register_datasets(specs: str | Mapping[str, Any]) -> list[str]:
-    """Register data sets that are described in a line or a config instead of Python.
+    """Register data sets described in yaml.
 
     Args:
-        specs: yaml text such as ``my_set: labels.json, images/``, or what such yaml reads as. A value is "json,
-            images", a list of the two, or a mapping with the keys `json` and `images`, where `json` may be a folder of
+        specs: yaml text such as ``my_set: labels.json, images/``, or its parsed content. A value is "json, images",
+            a list of the two, or a mapping with the keys `json` and `images`, where `json` may be a folder of
             shards. Without json, ``my_photos: {images: photos/}``, all images of the folder are a data set without
             labels. Paths are relative to the working directory.
 
@@ -133,7 +132,7 @@ def register_datasets(specs: str | Mapping[str, Any]) -> list[str]:
         The names.
 
     Raises:
-        ConfigError: not of that form, or a name is taken.
+        ConfigError: invalid content, or a name is taken.
     """
     where = "the description of data sets"
     if isinstance(specs, str):
@@ -157,8 +156,8 @@ def check_datasets(cfg: CfgNode, train: bool) -> None:
 
     Raises:
         ConfigError: no data set is named, a name is not registered, or a test set cannot be scored.
-        InputError: files are missing; the message names the script that makes them.
-        OSError: likewise, for a data set of Detectron2's own table.
+        InputError: files are missing; the message names the script that creates them.
+        OSError: files of one of Detectron2's built-in data sets are missing.
     """
     needed = "TRAIN" if train else "TEST"
     if not cfg.DATASETS[needed]:
@@ -178,13 +177,13 @@ def _check_dataset(key: str, name: str) -> None:
     metadata = MetadataCatalog.get(name)
     if key.endswith("TEST") and not metadata.get("json_file"):
         raise ConfigError(
-            f"{key}: {name!r} has no COCO json to be scored against (a folder of shards is none; join it by "
-            "sohes merge)"
+            f"{key}: {name!r} has no COCO json to evaluate against (a folder of shards is not one; merge it "
+            "with sohes merge)"
         )
     for entry in ("json_file", "label_folder", "list_file", *(["image_root"] if is_unlabeled(name) else [])):
         path = metadata.get(entry)
         if path and not os.path.exists(path):
-            DatasetCatalog.get(name)  # fails, and knows what makes the file
+            DatasetCatalog.get(name)  # raises an error that names the script for the file
             raise ConfigError(f"{key}: {path!r} of data set {name!r} does not exist")
 
 
@@ -192,8 +191,8 @@ def open_entities(labels: str, image_root: str) -> list[dict[str, Any]] | LabelD
     """Detectron2's dicts of a COCO json or a folder of shards, all annotations of class 0.
 
     Args:
-        labels: a folder of shards or a label file of this project, which are not loaded, or any other COCO json,
-            which is.
+        labels: a folder of shards or a label file of this project, which are read lazily, or any other COCO json,
+            which is loaded.
         image_root: folder of the images.
 
     Raises:
@@ -206,10 +205,10 @@ def open_entities(labels: str, image_root: str) -> list[dict[str, Any]] | LabelD
 
 
 def load_unlabeled(image_root: str) -> list[dict[str, Any]]:
-    """`file_name` and `image_id` of all images in a folder and below it, as `read_image_list` lists them.
+    """`file_name` and `image_id` of all images in a folder and its sub-folders, as listed by `read_image_list`.
 
-    No file is opened, so that the size, which Detectron2's dicts also have, is known only after the image is read.
-    There are no `annotations` either: an empty list of them would say that there is nothing to label.
+    No file is opened, so the dicts have no size. They have no `annotations` either: an empty list would mean that there
+    are no entities.
 
     Raises:
         InputError: the folder does not exist, or has no image.
@@ -222,18 +221,18 @@ def load_unlabeled(image_root: str) -> list[dict[str, Any]]:
 def load_entities(json_file: str, image_root: str, prepare: str = "") -> list[dict[str, Any]]:
     """Detectron2's dicts of a COCO json, all annotations of class 0, with their `id`, `parent_id`, `depth`, `score`.
 
-    A warning sums up which annotations cannot be used, by reason. They have no `segmentation`, and keep their place in
-    the hierarchy.
+    Unusable annotations are summarized in a warning by reason. They have no `segmentation`, and keep their place in the
+    hierarchy.
 
     Args:
-        json_file: the COCO json; its own classes, if any, do not matter.
+        json_file: the COCO json; its classes are ignored.
         image_root: folder of the images.
         prepare: the script that makes the file, for the error message.
 
     Raises:
-        InputError: the file is not there.
-        InputError: it cannot be used as it is: images without a name or size, ids that are ambiguous, ...
-        CorruptFileError: it is damaged.
+        InputError: the file does not exist.
+        InputError: an unusable file: images without name or size, ambiguous ids, ...
+        CorruptFileError: the file is damaged.
     """
     _require(json_file, prepare)
     file = read_label_file(json_file)
@@ -248,16 +247,16 @@ def load_entities(json_file: str, image_root: str, prepare: str = "") -> list[di
 
 
 def damaged_labels(names: Iterable[str]) -> list[str]:
-    """A sentence for each of these data sets that this process has loaded and of which annotations cannot be used.
+    """A message for each of these data sets loaded by this process that has unusable annotations.
 
-    Boxes without a mask are common among masks, and do not count.
+    Boxes without mask are common and do not count.
     """
     files = (MetadataCatalog.get(name).get("json_file") for name in names)
     return [_damaged[file] for file in files if _damaged.get(file)]
 
 
 def _take_out_unusable(annotations: list[Annotation], size: tuple[int, int], problems: Problems) -> None:
-    """Take the segmentations out that cannot be used; the annotations stay, for the sake of their children."""
+    """Remove unusable segmentations; their annotations are kept because they may have children."""
     checked: list[Any] = []
     for annotation in annotations:
         checked.append({key: annotation.pop(key) for key in ("segmentation", "score") if key in annotation})
@@ -295,7 +294,7 @@ def _detectron2_annotation(annotation: Annotation) -> dict[str, Any]:
 
 
 class PerImageDataset(Dataset):
-    """Images with one json each, in the format of SA-1B, read when asked for: only the list is in memory.
+    """Images with one json each, in the format of SA-1B, read on access: only the list is in memory.
 
     ``dataset[i]`` is Detectron2's dict of image i, all annotations of class 0.
     """
@@ -304,12 +303,12 @@ class PerImageDataset(Dataset):
         """Read the list.
 
         Args:
-            list_file: one image per line, its path under ``image_root``; the json lies beside the image.
+            list_file: one image path per line, relative to ``image_root``; the json is beside the image.
             image_root: folder of the images.
             prepare: the script that makes the list, for the error message.
 
         Raises:
-            InputError: the list is not there.
+            InputError: the list does not exist.
         """
         _require(list_file, prepare)
         self.image_root = image_root
@@ -327,10 +326,10 @@ class PerImageDataset(Dataset):
 
 
 class LabelDataset(Dataset):
-    """Images of a folder of shards or of one label file, read when asked for: about 50 bytes per image in memory.
+    """Images of a folder of shards or of one label file, read on access: about 50 bytes per image in memory.
 
-    ``dataset[i]`` is Detectron2's dict of image i, all annotations of class 0, with what they have of
-    `ANNOTATION_FIELDS`; the images are in the order of the files. Pickled to a worker, only the index goes along.
+    ``dataset[i]`` is Detectron2's dict of image i, all annotations of class 0, with the available fields of
+    `ANNOTATION_FIELDS`; images are in file order. Pickling to a worker copies only the index.
     """
 
     def __init__(self, labels: ShardedDataset, image_root: str):

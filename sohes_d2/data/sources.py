@@ -1,4 +1,4 @@
-"""What `--images` names: a folder, an image, a list of paths, or a COCO file, as one list of images with fixed ids."""
+"""Image lists from `--images`: a folder, an image, a list of paths, or a COCO file, with fixed image ids."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LARGEST_IMAGE_ID = (2**63 - 1) // ID_STRIDE - 1  # annotation ids are 64-bit num
 
 @dataclass(frozen=True)
 class ImageItem:
-    """One image of a list: its COCO id, its name in label files, and where it lies."""
+    """One image of a list: its COCO id, its name in label files, and its path."""
 
     image_id: int
     file_name: str
@@ -34,12 +34,12 @@ class ImageItem:
 
 
 class ImageList(Sequence):
-    """An ordered list of images with ids that depend on nothing but the list itself.
+    """An ordered list of images with ids that depend only on the list.
 
     Attributes:
-        root: the folder that file names are relative to.
+        root: base folder of the file names.
         kind: "folder", "image", "list" or "coco".
-        file_names: posix paths relative to ``root`` (or absolute, where a list says so).
+        file_names: posix paths relative to ``root`` (or absolute, if so in the list).
         image_ids: 1 + position, or the ids of the COCO file.
     """
 
@@ -59,7 +59,7 @@ class ImageList(Sequence):
         return ImageItem(self.image_ids[index], name, os.path.join(self.root, name))
 
     def describe(self) -> dict[str, Any]:
-        """Json-ready facts that identify the list: kind, count, sha256 over ids and names (not over pixels)."""
+        """Json-ready description that identifies the list: kind, count, sha256 over ids and names (not pixels)."""
         digest = hashlib.sha256()
         for image_id, name in zip(self.image_ids, self.file_names):
             digest.update(b"%d\0%s\0" % (image_id, os.fsencode(name)))
@@ -67,31 +67,30 @@ class ImageList(Sequence):
 
 
 def read_image_list(images: str, image_root: str | None = None) -> ImageList:
-    """Read what `--images` names.
+    """Read the images that `--images` names.
 
-    - A folder: every file with an image suffix in it and its sub-folders (links followed, hidden files and folders
-      left out), sorted by relative posix path; ids are 1 + position. Whether such a file is usable is reported when
-      it is read. A sub-folder that cannot be listed is in the list as its name with a slash, and cannot be read
-      either.
-    - An image: a list of that one.
-    - A text file: one path per line, relative to the list's folder; ids are 1 + position. Empty lines do not count.
-    - A COCO json file (suffix ``.json``): its images in their order, with their own ids and file names, relative to
+    - A folder: every file with an image suffix in it and its sub-folders (links are followed, hidden files and folders
+      skipped), sorted by relative posix path; ids are 1 + position. Unusable files are reported when they are read. A
+      sub-folder that cannot be listed is included as its name with a slash, and fails when it is read.
+    - An image: a list of one image.
+    - A text file: one path per line, relative to the list's folder; ids are 1 + position. Empty lines are ignored.
+    - A COCO json file (suffix ``.json``): its images in order, with their ids and file names, relative to
       ``image_root``.
 
     Args:
         images: the folder or file.
-        image_root: the folder that file names are relative to; default: the folder itself, or the one the file lies in.
+        image_root: base folder of the file names; default: the folder itself, or the folder of the file.
 
     Raises:
-        InputError: nothing there, no image in it, or a file that is neither list nor COCO json.
+        InputError: the path does not exist, contains no image, or is neither a list nor a COCO json.
     """
     if os.path.isdir(images):
         if image_root is not None:
-            raise InputError("--image-root goes with a list or a COCO json file; --images is a folder already")
+            raise InputError("--image-root is only for a list or a COCO json file, but --images is a folder")
         names = _walk(images)
         if not names:
             suffixes = " ".join(sorted(IMAGE_SUFFIXES))
-            raise InputError(f"no image in the folder {images!r} or below it (suffixes looked for: {suffixes})")
+            raise InputError(f"no image in the folder {images!r} or its sub-folders (known suffixes: {suffixes})")
         return ImageList(images, "folder", names)
     if not os.path.exists(images):
         raise InputError(
@@ -107,7 +106,7 @@ def read_image_list(images: str, image_root: str | None = None) -> ImageList:
 
 def _walk(folder: str) -> list[str]:
     names = []
-    seen = set()  # real paths on the way, so that a link to a folder above ends
+    seen = set()  # visited real paths, to stop at links to parent folders
     unreadable: list[OSError] = []
     for current, folders, files in os.walk(folder, followlinks=True, onerror=unreadable.append):
         real = os.path.realpath(current)
@@ -115,7 +114,7 @@ def _walk(folder: str) -> list[str]:
             folders.clear()
             continue
         seen.add(real)
-        # sorted, so that of two links to one folder the same is taken everywhere
+        # sorted, so that the choice between two links to the same folder is deterministic
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         relative = os.path.relpath(current, folder)
         names += [
@@ -153,27 +152,27 @@ def _read_coco(path: str, root: str) -> ImageList:
     wrong = [key for key in image_ids if not isinstance(key, int) or not 0 <= key <= LARGEST_IMAGE_ID]
     if wrong:
         raise InputError(
-            f"{path!r}: image id {wrong[0]!r} is no whole number from 0 to {LARGEST_IMAGE_ID}, which leaves room "
-            "for annotation ids; pass the folder or a list of paths, which are numbered anew"
+            f"{path!r}: image id {wrong[0]!r} is not an integer from 0 to {LARGEST_IMAGE_ID}, which leaves room "
+            "for annotation ids; pass the folder or a list of paths, which are renumbered"
         )
     return ImageList(root, "coco", [image_name(image, path) for image in images], image_ids)
 
 
 def read_inputs(inputs: Sequence[str]) -> ImageList:
-    """All images that some paths name, each once, in the order in which they are named first.
+    """Read all images named by paths or patterns, without repetition, in order of first occurrence.
 
-    A file is taken whatever its suffix (it was asked for by name); of a folder, the images in it and its sub-folders;
-    a pattern with ``*``, ``?`` or ``[...]`` expands to what it matches (``**`` for any folders) and may be quoted, so
-    that a shell with a limit on arguments never sees the matches.
+    A file is accepted with any suffix; of a folder, the images in it and its sub-folders; a pattern with ``*``, ``?``
+    or ``[...]`` (``**`` for any folders) expands to its matches and may be quoted, because of the shell's limit on
+    arguments.
 
     Args:
         inputs: at least one path or pattern.
 
     Returns:
-        File names are relative to the folder if there is only that, else to the closest folder above all images.
+        The images; file names are relative to the folder if it is the only input, else to the closest common folder.
 
     Raises:
-        InputError: nothing there, or no image among it.
+        InputError: a path does not exist, or there is no image.
     """
     paths = dict.fromkeys(os.path.abspath(path) for name in inputs for path in _paths(name))
     if not paths:
@@ -196,7 +195,7 @@ def _paths(name: str) -> Iterable[str]:
     matches = sorted(glob.glob(name, recursive=True))
     found = [path for path in matches if os.path.isfile(path)]
     if not found:
-        folders = " (folders only; name one to take the images in it)" if matches else ""
+        folders = " (only folders; name one to use the images in it)" if matches else ""
         raise InputError(f"no file matches {name!r}{folders}")
     return found
 
@@ -205,4 +204,4 @@ def _closest_folder(paths: Iterable[str]) -> str:
     try:
         return os.path.commonpath([os.path.dirname(path) for path in paths])
     except ValueError as error:  # on Windows
-        raise InputError("the images lie on different drives; run the command once for each") from error
+        raise InputError("the images are on different drives; run the command once for each") from error

@@ -1,1 +1,1 @@
-"""Training: trainer, optimizer, hooks and the processes that train together."""
+"""Training: trainer, optimizer, hooks and distributed processes."""

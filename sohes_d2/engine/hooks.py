@@ -30,10 +30,10 @@ logger = logging.getLogger(__name__)
 
 
 class Checkpoints(PeriodicCheckpointer):
-    """Checkpoints from time to time and at the end, and the place where a training stops that is asked to.
+    """Writes checkpoints periodically and at the end, and stops the training on a signal.
 
     Attributes:
-        unsaved: the last iteration that is complete and not in a checkpoint; None if there is none, or within one.
+        unsaved: the last complete iteration, if no checkpoint has it; None otherwise, and during an iteration.
     """
 
     unsaved: int | None = None
@@ -45,7 +45,7 @@ class Checkpoints(PeriodicCheckpointer):
     def after_step(self) -> None:
         """
         Raises:
-            KeyboardInterrupt: there was a signal since the iteration began.
+            KeyboardInterrupt: a signal arrived during the iteration.
         """
         super().after_step()
         done = self.trainer.iter + 1
@@ -55,7 +55,7 @@ class Checkpoints(PeriodicCheckpointer):
 
 
 class Evaluation(EvalHook):
-    """Detectron2's hook, which at the end would also evaluate where the last iteration failed."""
+    """Detectron2's hook, except that it does not evaluate at the end if the last iteration failed."""
 
     def after_train(self) -> None:
         if self.trainer.iter >= self.trainer.max_iter:
@@ -63,7 +63,7 @@ class Evaluation(EvalHook):
 
 
 class CountSkippedImages(HookBase):
-    """Reports as "skipped_images" how many broken training images all processes met since training began or resumed."""
+    """Logs "skipped_images": number of broken training images, over all processes, since the start or the resume."""
 
     def __init__(self, period: int = 20):
         """
@@ -82,7 +82,7 @@ class CountSkippedImages(HookBase):
 
 
 class DrawExamples(HookBase):
-    """Draws test images with what is annotated and what is predicted, for TensorBoard.
+    """Draws test images with annotations and predictions for TensorBoard.
 
     It runs on the main process only, after every ``period`` iterations and after the last.
     """
@@ -100,9 +100,9 @@ class DrawExamples(HookBase):
         Args:
             period: iterations between two evaluations; 0: only after training.
             model: without the wrapper for several processes, which this hook does not take part in.
-            load_records: gives Detectron2's dicts of a test set; called once, when they are needed first.
-            mapper: from such a dict to an input of the model.
-            count: how many images to draw, the first of the set.
+            load_records: returns Detectron2's dicts of a test set; called once, when first needed.
+            mapper: converts such a dict to an input of the model.
+            count: number of images to draw, the first of the set.
             width: of a figure in pixels.
         """
         self._period = period
@@ -141,14 +141,14 @@ class DrawExamples(HookBase):
 
 
 def annotated_forest(record: Mapping[str, Any], image_size: tuple[int, int]) -> Forest | None:
-    """The forest of a Detectron2 dict's annotations, or None where it has none that can be drawn.
+    """The forest of a Detectron2 dict's annotations, or None if there are none that can be drawn.
 
     Args:
         record: its annotations may have ``id`` and ``parent_id``; without, the hierarchy is that of coverage.
         image_size: (H, W).
 
     Raises:
-        InputError: ids that are ambiguous.
+        InputError: ambiguous ids.
     """
     where, problems = str(record.get("file_name", "")), Problems()
     annotations = read_annotations(record.get("annotations", ()), problems, where)

@@ -1,4 +1,4 @@
-"""Several processes that train together: on GPUs or on the CPU, started, watched and ended here."""
+"""Starts, monitors and ends the processes of a distributed training, on GPUs or on the CPU."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ from .. import errors
 from ..errors import ConfigError, SOHESError
 from .stopping import SIGNALS, ignore_signals, stopping
 
-TIMEOUT = timedelta(minutes=30)  # of an exchange between processes
-_JOIN_TIMEOUT = timedelta(minutes=10)  # for all processes of all machines to come
-_REACH_TIMEOUT = 45.0  # seconds in which machine 0 must at least refuse a connection
-_STORE_TIMEOUT = 30.0  # seconds in which what listens there must answer as machine 0 does; torch is imported in them
-_ANSWER_TIMEOUT = 60.0  # seconds in which the first process must take note of a signal
-_CAUSE_TIMEOUT = 1.0  # seconds in which a death shows that is the cause of another process's error
+TIMEOUT = timedelta(minutes=30)  # of communication between processes
+_JOIN_TIMEOUT = timedelta(minutes=10)  # until all processes of all machines have connected
+_REACH_TIMEOUT = 45.0  # seconds within which machine 0 must respond, if only by refusing the connection
+_STORE_TIMEOUT = 30.0  # seconds within which machine 0's store must answer, including the import of torch
+_ANSWER_TIMEOUT = 60.0  # seconds within which the first process must acknowledge a signal
+_CAUSE_TIMEOUT = 1.0  # seconds to wait for the death of a process that caused another one's error
 
 
 class RemoteTraceback(Exception):
-    """The cause of an exception that came from another process: its traceback there."""
+    """Traceback of an exception from another process, set as its cause."""
 
 
 def launch(
@@ -54,25 +54,25 @@ def launch(
 ) -> None:
     """Call ``function(*args)`` in ``processes`` processes on each machine, connected as Detectron2's `comm` expects.
 
-    It ends as the call in the process that failed first did. SIGINT and SIGTERM, here or to the group, end all
-    processes after the first one has finished its iteration and saved it (see `sohes_d2.engine.stopping`); sent again,
-    at once.
+    It raises the error of the process that failed first. SIGINT and SIGTERM, here or to the group, end all processes
+    after the first one has finished and saved its iteration (see `sohes_d2.engine.stopping`); a second signal ends
+    them at once.
 
     Args:
-        function: can be pickled; with one process on one machine it is simply called.
-        processes: on this machine; with GPUs, one for each.
-        machines: in all.
-        machine_rank: of this machine, from 0.
+        function: can be pickled; with one process on one machine it is called directly.
+        processes: number on this machine; with GPUs, one per GPU.
+        machines: number of machines.
+        machine_rank: index of this machine, from 0.
         address: "tcp://HOST:PORT" of machine 0, or "auto" with one machine.
-        args: of the function.
-        use_gpus: NCCL, with a GPU for each process; otherwise gloo on the CPU.
+        args: arguments of the function.
+        use_gpus: True: NCCL, one GPU per process; False: gloo on the CPU.
 
     Raises:
         ConfigError: an address that is invalid or cannot be reached, or fewer GPUs than processes.
         SOHESError: a process was killed.
         KeyboardInterrupt: stopped by a signal.
         SystemExit: a process called ``sys.exit`` with a number other than 0.
-        Exception: what the function raised, with the traceback there as its cause.
+        Exception: the error of the function, with its traceback in that process as the cause.
     """
     if machines * processes == 1:
         with stopping.on_signals():
@@ -98,7 +98,7 @@ class _Job:
 
 @contextmanager
 def _rendezvous(address: str, machines: int, machine_rank: int) -> Iterator[tuple[str, int]]:
-    """Host and port of the store where the processes find one another, which machine 0 keeps open itself."""
+    """Host and port of the store through which the processes connect; machine 0 hosts it."""
     if address == "auto":
         if machines > 1:
             raise ConfigError("--dist-url auto is for one machine; give all the tcp://HOST:PORT of machine 0")
@@ -128,11 +128,11 @@ def _parsed(address: str) -> tuple[str, int]:
     with suppress(ValueError):
         if parts.scheme == "tcp" and parts.hostname and parts.port:
             return parts.hostname, parts.port
-    raise ConfigError(f"--dist-url {address!r} is no tcp://HOST:PORT, nor auto")
+    raise ConfigError(f"--dist-url {address!r} is neither tcp://HOST:PORT nor auto")
 
 
 def _reach(host: str, port: int, address: str) -> None:
-    """Wait until machine 0 listens: long where the host is there, shortly where nothing answers."""
+    """Wait until machine 0 listens: longer if the host responds than if nothing answers."""
     start, told = time.monotonic(), False
     while True:
         try:
@@ -152,8 +152,8 @@ def _reach(host: str, port: int, address: str) -> None:
 
 
 def _check_store(host: str, port: int, address: str) -> None:
-    """Make sure that it is machine 0 that listens. In a process of its own: torch waits for ever for an answer, and
-    writes pages about a wrong one.
+    """Check that the listener is machine 0. Runs in a separate process, since torch waits forever for an answer and
+    prints long errors about a wrong one.
     """
     code = "import sys, torch.distributed as d; d.TCPStore(sys.argv[1], int(sys.argv[2]), is_master=False)"
     try:
@@ -192,8 +192,8 @@ class _Ranks:
 
     @contextmanager
     def _on_signals(self, context: Any) -> Iterator[None]:
-        # Blocked while the processes start: they inherit that, and none misses a signal or ends with a traceback.
-        resource_tracker.ensure_running()  # the first process would start it, and that unblocks signals
+        # Signals are blocked while the processes start and inherit this, so that none misses one or prints a traceback.
+        resource_tracker.ensure_running()  # otherwise the first process starts it, which unblocks signals
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         main = threading.current_thread() is threading.main_thread()
         before = {number: signal.signal(number, self._ask) for number in SIGNALS} if main else {}
@@ -255,7 +255,7 @@ class _Ranks:
             raise KeyboardInterrupt
         if kind == "exit":
             raise SystemExit(content)
-        # Where a process dies, the others lose their connection to it; that is no news.
+        # If a process dies, the others fail with connection errors, which need no report.
         end = time.monotonic() + _CAUSE_TIMEOUT
         while time.monotonic() < end:
             for other, process in enumerate(self.processes):
@@ -276,7 +276,7 @@ class _Ranks:
             how = f"was killed by {code}"
             if code == "SIGKILL":
                 how += " (as the system does where memory runs out)"
-        raise SOHESError(f"process {self._name(rank)} {how}; the others were stopped. Go on with --resume")
+        raise SOHESError(f"process {self._name(rank)} {how}; the others were stopped. Continue with --resume")
 
     def _name(self, rank: int) -> str:
         first = self.job.machine_rank * self.job.processes
@@ -284,7 +284,7 @@ class _Ranks:
 
 
 def _rank(local_rank: int, job: _Job, report: Connection) -> NoReturn:
-    """One of the processes, from its start to its end."""
+    """Main function of a process."""
     _end_with_parent()
     first = job.machine_rank == 0 and local_rank == 0
     if not first:
@@ -304,7 +304,7 @@ def _rank(local_rank: int, job: _Job, report: Connection) -> NoReturn:
         outcome = ("stopped", None)
     except BaseException as error:
         outcome, code = ("error", (_portable(error), traceback.format_exc())), 1
-    # Not by the interpreter's own end: a thread of gloo that lets go of a tensor meanwhile aborts the process.
+    # Not by a normal exit: a gloo thread that frees a tensor during it aborts the process.
     with suppress(Exception):
         atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
@@ -321,7 +321,7 @@ def _nothing() -> Iterator[None]:
 
 
 def _end_with_parent() -> None:
-    """End this process when the one that started it is gone, however that went."""
+    """End this process when its parent is gone, for whatever reason."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -342,8 +342,8 @@ def _join(local_rank: int, job: _Job) -> None:
         store.wait(["all"], _JOIN_TIMEOUT)
     except RuntimeError as error:
         raise ConfigError(
-            f"only {store.add('joined', 0)} of {size} processes came within {_JOIN_TIMEOUT}; start the command on each "
-            "of the --num-machines with its own --machine-rank"
+            f"only {store.add('joined', 0)} of {size} processes connected within {_JOIN_TIMEOUT}; start the command on "
+            "each of the --num-machines with its own --machine-rank"
         ) from error
     if job.use_gpus:
         torch.cuda.set_device(local_rank)
@@ -360,7 +360,7 @@ def _join(local_rank: int, job: _Job) -> None:
 
 
 def _portable(error: BaseException) -> BaseException:
-    """The error if it can go to another process, else one that says the same."""
+    """The error if it can be pickled, else a RuntimeError with the same message."""
     try:
         again = pickle.loads(pickle.dumps(error))
         if type(again) is type(error) and str(again) == str(error):

@@ -19,7 +19,7 @@ from ..errors import ConfigError
 OPTIMIZERS = ("ADAMW", "SGD")
 CLIP_TYPES = ("full_model", "norm", "value")
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm)
-# Embeddings that are plain parameters, by the names that timm, Swin and Mask2Former give them.
+# Names of embeddings that are plain parameters in timm, Swin and Mask2Former.
 _EMBEDDINGS = {
     "absolute_pos_embed",
     "cls_token",
@@ -38,11 +38,11 @@ class GroupRules:
     """Learning rate and weight decay of a parameter by its name and module, as ``SOLVER`` has them.
 
     Attributes:
-        base_lr: learning rate of what is not covered below.
-        backbone_multiplier: of the learning rate, for what was pretrained: a backbone, but not the adapter in one.
-        layer_decay: of the learning rate from one block of the backbone to the block below it.
-        bias_lr_factor: of the learning rate, for biases outside of norms.
-        weight_decay: of what is not covered below.
+        base_lr: learning rate of all other parameters.
+        backbone_multiplier: factor of the learning rate for pretrained parameters: the backbone without its adapter.
+        layer_decay: factor of the learning rate from one block of the backbone to the block below it.
+        bias_lr_factor: factor of the learning rate for biases outside of norms.
+        weight_decay: of all other parameters.
         weight_decay_norm: of norms, and of vectors that scale as norms do (LayerScale).
         weight_decay_embed: of embeddings.
         weight_decay_bias: of biases outside of norms; None: as `weight_decay`.
@@ -101,13 +101,13 @@ class GroupRules:
 def parameter_groups(model: nn.Module, rules: GroupRules) -> list[dict[str, Any]]:
     """Groups for a torch optimizer, one for each pair of learning rate and weight decay.
 
-    A module named "backbone" anywhere in the model is one. If it has ``layer_of(parameter name)`` and ``num_layers``
-    (0: embeddings, then the blocks from below, last the parts that were not pretrained), its layers learn at different
-    speeds.
+    Any module named "backbone" counts as a backbone. If it has ``layer_of(parameter name)`` and ``num_layers`` (0:
+    embeddings, then the blocks from below, last the parts that were not pretrained), its layers get different learning
+    rates.
 
     Returns:
-        ``[{"params": [...], "lr": ..., "weight_decay": ...}]``; a parameter that is shared or frozen appears once or
-        not at all. The order follows the model, so that a saved optimizer finds its parameters again.
+        ``[{"params": [...], "lr": ..., "weight_decay": ...}]``; a shared parameter appears once, a frozen one not at
+        all. The order follows the model, so that a saved optimizer matches its parameters.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     seen: set[nn.Parameter] = set()
@@ -123,7 +123,7 @@ def parameter_groups(model: nn.Module, rules: GroupRules) -> list[dict[str, Any]
 
 
 def _modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Module | None, str]]:
-    """(name, module, the outermost backbone around it or None, what its name begins with in that case)."""
+    """(name, module, the outermost backbone around it or None, prefix of its name in that case)."""
     backbone, inside = None, ""
     for name, module in model.named_modules():
         if backbone is not None and not name.startswith(inside) and name != inside[:-1]:
@@ -163,7 +163,7 @@ def _clipper(kind: str, limit: float, norm_type: float) -> Callable[[torch.optim
         params = [p for group in optimizer.param_groups for p in group["params"]]
         norm = float(nn.utils.clip_grad_norm_(params, limit, norm_type))
         if norm != norm or norm == float("inf"):
-            # Clipping would turn it into NaN weights, and the next checkpoint would keep them.
+            # Clipping would make the weights NaN, also in the next checkpoint.
             raise FloatingPointError(f"the norm of the gradients is {norm}, so the step was not taken")
         optimizer.grad_norm = norm
 

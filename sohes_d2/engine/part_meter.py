@@ -16,7 +16,7 @@ MIB = 2**20
 
 
 class PeakMemory:
-    """The most memory in use since a moment: tensors of a CUDA device, or what a process has resident (Linux)."""
+    """Peak memory since `start`: tensors on a CUDA device, or resident memory of the process (Linux)."""
 
     def __init__(self, device: str | torch.device):
         self._device = torch.device(device)
@@ -26,7 +26,7 @@ class PeakMemory:
     def start(self) -> None:
         """Set the baseline to the memory in use now."""
         if not self._on_cuda and sys.platform == "linux":
-            # Resident memory that was freed would hide what comes next. Only glibc can be asked to give it back.
+            # Freed memory that is still resident would hide later use. Only glibc can return it to the system.
             trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
             if trim is not None:
                 trim(0)
@@ -42,7 +42,7 @@ class PeakMemory:
                 file.write("5")
 
     def added(self) -> float:
-        """Bytes at the peak over those at the start; NaN where a system does not say."""
+        """Bytes at the peak minus those at the start; NaN if the system does not report them."""
         peak = torch.cuda.max_memory_allocated(self._device) if self._on_cuda else _resident("VmHWM")
         return max(peak - self._start, 0.0)  # in this order, NaN stays NaN
 
@@ -55,9 +55,9 @@ def _resident(field: str) -> float:
 
 
 class PartMeter:
-    """Collects the seconds of parts over rounds, and their peak memory in one round more.
+    """Measures the seconds of parts over several rounds, and their peak memory in an additional round.
 
-    Time and memory are taken in different rounds, because giving freed memory back to the system costs time.
+    Time and memory are measured in different rounds, because returning freed memory to the system takes time.
     """
 
     def __init__(self, device: str | torch.device):
@@ -70,7 +70,7 @@ class PartMeter:
 
     @contextmanager
     def round(self, memory: bool = False) -> Iterator[None]:
-        """One pass over all parts, whose memory counts from here, or whose seconds count."""
+        """One pass over all parts, measuring either memory or time."""
         self._round = defaultdict(float)
         self._measures_memory = memory
         if memory:
@@ -82,7 +82,7 @@ class PartMeter:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """One part of a round; one that occurs several times is summed up. Within another, it counts in both."""
+        """One part of a round; repeated parts are summed. A nested part counts in the outer one, too."""
         if self._measures_memory:
             self._memory.reset_peak()
         start = self.now()
@@ -98,7 +98,7 @@ class PartMeter:
         return time.perf_counter()
 
     def add(self, name: str, seconds: float) -> None:
-        """Count seconds that were measured elsewhere, or take them off."""
+        """Add seconds measured elsewhere, or subtract them if negative."""
         self._round[name] += seconds
 
     @property

@@ -25,10 +25,10 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def build_precision(cfg: CfgNode) -> tuple[torch.autocast, torch.amp.GradScaler]:
-    """The context of forward passes and losses, and the scaler of the losses, of ``SOLVER.AMP`` on ``MODEL.DEVICE``.
+    """Autocast for forward passes and losses, and the loss scaler, for ``SOLVER.AMP`` on ``MODEL.DEVICE``.
 
-    Both do nothing without ``SOLVER.AMP.ENABLED``. Losses are scaled for float16, on CUDA: bfloat16 has the range of
-    float32. Detectron2's `AMPTrainer` knows CUDA alone, and no dtype in release 0.6.
+    Both do nothing without ``SOLVER.AMP.ENABLED``. Losses are scaled for float16 on CUDA only: bfloat16 has the range
+    of float32. Detectron2's `AMPTrainer` supports only CUDA, and has no dtype option in release 0.6.
 
     Raises:
         ConfigError: an unknown dtype.
@@ -48,10 +48,10 @@ def build_precision(cfg: CfgNode) -> tuple[torch.autocast, torch.amp.GradScaler]
 
 
 class TrainingStep(SimpleTrainer):
-    """Detectron2's `SimpleTrainer` in mixed precision, in which each iteration is repeatable by itself.
+    """Detectron2's `SimpleTrainer` with mixed precision and reproducible iterations.
 
-    The model's randomness (sampled points, drop path) follows from seed, iteration and process, so that a resumed
-    training goes on exactly as if it had not been stopped.
+    The model's randomness (sampled points, drop path) depends only on seed, iteration and process, so that a resumed
+    training continues exactly as if it had not been stopped.
     """
 
     def __init__(
@@ -76,14 +76,14 @@ class TrainingStep(SimpleTrainer):
     def feed(self, data_loader: Iterable[Any], seed: int) -> None:
         """Set the source of the next iterations' batches and the seed of the model's randomness.
 
-        Not known earlier than training begins: both may depend on the checkpoint that is resumed.
+        Called when training begins, since both may depend on the checkpoint that is resumed.
         """
         self.data_loader = data_loader
         self._batches = iter(data_loader)
         self._seed = seed
 
     def stop_feeding(self) -> None:
-        """End the processes that load batches."""
+        """End the data loader's processes."""
         if hasattr(self._batches, "close"):
             self._batches.close()
 
@@ -97,7 +97,7 @@ class TrainingStep(SimpleTrainer):
         batch = next(self._batches)
         data_time = time.perf_counter() - start
 
-        # After the batch, because a data loader that starts its workers draws from torch's generator.
+        # After the batch, because a data loader draws from torch's generator when it starts its workers.
         seed_all_rng(_mixed(self._seed, self.iter, comm.get_rank()))
         with self.autocast:
             losses = self.model(batch)
@@ -106,8 +106,8 @@ class TrainingStep(SimpleTrainer):
             total = sum(losses.values())
         self.optimizer.zero_grad()
         self.scaler.scale(total).backward()
-        self._write_metrics(losses, data_time)  # raises where a loss is not finite, before the step
-        self.scaler.step(self.optimizer)  # left out where a scaled gradient overflowed
+        self._write_metrics(losses, data_time)  # raises if a loss is not finite, before the step
+        self.scaler.step(self.optimizer)  # skipped if a scaled gradient overflowed
         self.scaler.update()
 
         storage = get_event_storage()
@@ -121,12 +121,12 @@ class TrainingStep(SimpleTrainer):
         return {**super().state_dict(), "grad_scaler": self.scaler.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` gave; a scale has no use in a training of another precision, and is left alone."""
+        """Restore the state from `state_dict`; the scale is ignored if this training uses no loss scaling."""
         super().load_state_dict(state)
         if state.get("grad_scaler"):  # empty where losses were not scaled
             self.scaler.load_state_dict(state["grad_scaler"])
 
 
 def _mixed(*numbers: int) -> int:
-    """A seed below 2**32 that no other numbers are likely to give."""
+    """Hash of the numbers: a seed below 2**32."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])

@@ -16,11 +16,11 @@ _ONE_REQUEST = 2.0  # seconds: a process group and its first process get the sam
 class Stopping:
     """Stop requests by signals.
 
-    Outside of an iteration they raise KeyboardInterrupt at once. Within one they are remembered until its end; one that
-    comes later again raises it at once.
+    Outside of an iteration they raise KeyboardInterrupt at once. Within one they are deferred to its end; a second
+    signal raises it at once.
 
     Attributes:
-        requested: whether the training is to end with this iteration.
+        requested: whether the training should end after this iteration.
     """
 
     def __init__(self) -> None:
@@ -40,10 +40,10 @@ class Stopping:
         self._within = True
 
     def end_iteration(self) -> None:
-        """The state can be saved again.
+        """Stop deferring signals: the state can be saved again.
 
         Raises:
-            KeyboardInterrupt: there was a signal.
+            KeyboardInterrupt: a signal arrived.
         """
         self._within = False
         if self.requested:

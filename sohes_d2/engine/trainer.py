@@ -45,11 +45,11 @@ FINAL = "model_final"
 class SOHESTrainer(DefaultTrainer):
     """Trains any Detectron2 meta-architecture on pseudo-labels.
 
-    As with `DefaultTrainer`: construct, `resume_or_load`, `train`. The losses of a training that was stopped and
-    resumed are those of one that was not: images, augmentation and the model's randomness follow from seed and
+    Use it like `DefaultTrainer`: construct, `resume_or_load`, `train`. A training that was stopped and resumed has the
+    same losses as an uninterrupted one: images, augmentation and the model's randomness depend only on seed and
     iteration.
 
-    A model may say what else it needs: ``needs_teacher_view`` (two views of each image, and images without labels),
+    A model may define what else it needs: ``needs_teacher_view`` (two views of each image, and images without labels),
     ``starts_from`` (what MODEL.WEIGHTS must name when a training begins), ``build_hooks(cfg, last_checkpoint)`` and
     ``build_training_mapper(cfg)``, instead of `PseudoLabelDatasetMapper`.
     """
@@ -57,14 +57,14 @@ class SOHESTrainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode):
         """
         Args:
-            cfg: see `sohes_d2.config`. With a negative SEED one is drawn, logged and kept in the checkpoints.
+            cfg: see `sohes_d2.config`. With a negative SEED one is drawn, logged and stored in the checkpoints.
 
         Raises:
-            ConfigError: an optimizer, schedule or precision that is not known, or a batch that the processes cannot
-                share.
+            ConfigError: an unknown optimizer, schedule or precision, or a batch size that is not divisible by the
+                number of processes.
         """
-        # Not that of DefaultTrainer, which makes the data loader before the first iteration is known, and knows
-        # mixed precision and several processes on CUDA alone.
+        # Not that of DefaultTrainer, which creates the data loader before the first iteration is known, and supports
+        # mixed precision and several processes only on CUDA.
         TrainerBase.__init__(self)
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         self._draws_seed = cfg.SEED < 0
@@ -87,13 +87,13 @@ class SOHESTrainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Resume from the last checkpoint of OUTPUT_DIR, or else begin with MODEL.WEIGHTS, or else with the pretrained
+        """Resume from the last checkpoint of OUTPUT_DIR, else start from MODEL.WEIGHTS, else from the pretrained
         backbone of MODEL.VIT.WEIGHTS.
 
         Raises:
             WeightsError: no such checkpoint, or not all processes see the one to resume from.
             ConfigError: phase 3 without a model of phase 2.
-            WeightsError: weights that cannot be had, read or matched.
+            WeightsError: weights that are unavailable, unreadable or do not match.
         """
         resume = resume and self.checkpointer.has_checkpoint()
         if len(set(comm.all_gather(resume))) > 1:
@@ -106,7 +106,7 @@ class SOHESTrainer(DefaultTrainer):
         super().resume_or_load(resume)
 
     def load_initial_weights(self) -> None:
-        """Load what a training begins with that neither resumes nor has MODEL.WEIGHTS."""
+        """Load the weights of a training that neither resumes nor has MODEL.WEIGHTS."""
         needed = getattr(self.checkpointer.model, "starts_from", "")
         if needed:
             raise ConfigError(f"MODEL.WEIGHTS is empty: {self.cfg.MODEL.META_ARCHITECTURE} starts from {needed}")
@@ -121,7 +121,7 @@ class SOHESTrainer(DefaultTrainer):
         Raises:
             FloatingPointError: a loss or gradient is not finite; the message names the last checkpoint.
             OutputError: a checkpoint, metrics.json or an evaluation cannot be written.
-            KeyboardInterrupt: SIGINT or SIGTERM; what was trained is saved.
+            KeyboardInterrupt: SIGINT or SIGTERM; the progress is saved.
         """
         if self._draws_seed:
             logger.info("SEED %d was drawn; set it to repeat this training", self.cfg.SEED)
@@ -134,22 +134,22 @@ class SOHESTrainer(DefaultTrainer):
             self._save_last_iteration()
             raise
         except Exception as error:
-            if stopping.requested:  # the signal ended a process that this one needs, a loader's for example
+            if stopping.requested:  # the signal ended a process that this one needs, for example of a data loader
                 raise KeyboardInterrupt from error
             raise
         finally:
             self._trainer.stop_feeding()
 
     def _finish_checkpoints(self) -> None:
-        """Write the final checkpoint of a training that ended, by a kill or a full disk, right before it."""
+        """Write the final checkpoint if a kill or a full disk ended the training right before it."""
         if comm.is_main_process() and os.path.basename(self.checkpointer.get_checkpoint_file()) != f"{FINAL}.pth":
             self.checkpointer.save(FINAL, iteration=self.iter)
 
     def _save_last_iteration(self) -> None:
-        """Save what was trained before a signal came, unless it came within an iteration."""
+        """Save the progress after a signal, unless it came within an iteration."""
         done = next((hook.unsaved for hook in self._hooks if isinstance(hook, Checkpoints)), None)
         if done is not None:
-            self.iter = done  # the loop may have begun with the next one
+            self.iter = done  # the loop may have started the next one
             self.checkpointer.save(f"model_{done:07d}", iteration=done)
 
     def run_step(self) -> None:
@@ -169,7 +169,7 @@ class SOHESTrainer(DefaultTrainer):
             raise FloatingPointError(
                 f"training stopped in iteration {self.iter}: {error}\n{last}. Lower SOLVER.BASE_LR, clip gradients "
                 "(SOLVER.CLIP_GRADIENTS), lengthen SOLVER.WARMUP_ITERS, or train without SOLVER.AMP; --resume would "
-                "come to the same iteration again."
+                "fail in the same iteration again."
             ) from error
 
     def state_dict(self) -> dict[str, Any]:
@@ -186,9 +186,9 @@ class SOHESTrainer(DefaultTrainer):
             logger.warning("SEED is %d, the checkpoint was made with %d: other images follow", self.cfg.SEED, seed)
 
     def evaluate(self) -> dict[str, Any]:
-        """Results of the model on all test sets that are defined; ``OUTPUT_DIR/evaluation.json`` has all."""
+        """Evaluate on all test sets; the results of all evaluations are in ``OUTPUT_DIR/evaluation.json``."""
         self._last_eval_results = self.test(self.cfg, self.model)
-        done = min(self.iter + 1, self.max_iter)  # after the last iteration Detectron2 counts on once more
+        done = min(self.iter + 1, self.max_iter)  # after the last iteration Detectron2 increments it once more
         write_evaluation(self.cfg.OUTPUT_DIR, self.cfg.DATASETS.TEST, self._last_eval_results, done)
         try:
             check_readable(self.cfg.DATASETS.TEST, self._last_eval_results, self.cfg.TEST.MAX_UNREADABLE)
@@ -199,7 +199,7 @@ class SOHESTrainer(DefaultTrainer):
     def build_hooks(self) -> list[HookBase | None]:
         """Detectron2's hooks and this project's, in the order in which they run after a step."""
         defaults = [hook for hook in super().build_hooks() if not isinstance(hook, EvalHook)]
-        # Writers run last, to write what the other hooks found.
+        # Writers run last, to write the results of the other hooks.
         writers = [hook for hook in defaults if isinstance(hook, PeriodicWriter)]
         hooks = [*(hook for hook in defaults if hook not in writers), CountSkippedImages()]
         hooks = [self.build_checkpoints() if isinstance(hook, PeriodicCheckpointer) else hook for hook in hooks]
@@ -213,11 +213,11 @@ class SOHESTrainer(DefaultTrainer):
         return Checkpoints(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD, max_to_keep=max_to_keep)
 
     def build_writers(self) -> list[EventWriter]:
-        """Of the log, metrics.json and TensorBoard."""
+        """Writers of the log, metrics.json and TensorBoard."""
         return build_writers(self.cfg.OUTPUT_DIR, self.max_iter)
 
     def _build_model_hooks(self) -> list[HookBase]:
-        """The model's own hooks, which belong before that of the checkpoints."""
+        """The model's own hooks, which run before the checkpoint hook."""
         build = getattr(self.checkpointer.model, "build_hooks", None)
         if build is None:
             return []
@@ -239,10 +239,10 @@ class SOHESTrainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
-        """The model of ``MODEL.META_ARCHITECTURE``.
+        """Build the model of ``MODEL.META_ARCHITECTURE``.
 
         Raises:
-            ConfigError: a setting that it cannot be built with.
+            ConfigError: an invalid setting.
         """
         try:
             return super().build_model(cfg)
@@ -261,16 +261,16 @@ class SOHESTrainer(DefaultTrainer):
 
     @classmethod
     def build_mapper(cls, cfg: CfgNode, is_train: bool) -> Callable[[Any], Any]:
-        """From Detectron2's dict of an image to an input of the model."""
+        """Mapper from Detectron2's dict of an image to an input of the model."""
         build = getattr(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), "build_training_mapper", None)
         return build(cfg) if is_train and build else PseudoLabelDatasetMapper(cfg, is_train=is_train)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode, start_iteration: int = 0) -> Iterable[list[dict[str, Any]]]:
-        """Batches from an iteration on; what they hold depends on it and on SEED, not on when training began.
+        """Batches from an iteration on; they depend only on the iteration and SEED.
 
         Raises:
-            ConfigError: a batch that the processes cannot share, or a data set without images that can be used.
+            ConfigError: a batch size not divisible by the number of processes, or a data set without usable images.
         """
         mapper = cls.build_mapper(cfg, is_train=True)
         try:
@@ -280,17 +280,17 @@ class SOHESTrainer(DefaultTrainer):
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str, Any]]]:
-        """All images of a data set, one at a time, shared out over the processes."""
+        """All images of a data set, one at a time, distributed over the processes."""
         return build_test_loader(cfg, dataset_name, cls.build_mapper(cfg, is_train=False))
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> EntityEvaluator:
-        """AR and AP without classes, and the hierarchy; predictions go to OUTPUT_DIR/inference/DATA SET."""
+        """Class-agnostic AR and AP, and hierarchy; predictions are written to OUTPUT_DIR/inference/DATA SET."""
         return EntityEvaluator(dataset_name, f"{cfg.OUTPUT_DIR}/inference/{dataset_name}")
 
 
 def load_pretrained_backbone(model: nn.Module, cfg: CfgNode) -> None:
-    """Load MODEL.VIT.WEIGHTS into ``model.backbone``, if it is one that knows how (``load_pretrained``).
+    """Load MODEL.VIT.WEIGHTS into ``model.backbone``, if it has ``load_pretrained``.
 
     "" means the hub's weights of MODEL.VIT.NAME; "random" leaves the backbone as it was initialized.
 
@@ -306,7 +306,7 @@ def load_pretrained_backbone(model: nn.Module, cfg: CfgNode) -> None:
 
 @contextmanager
 def _first_of_each_machine() -> Iterator[None]:
-    """One process of each machine goes first, so that a download happens once and the others find it done."""
+    """One process of each machine runs first, so that files are downloaded only once."""
     first = comm.get_local_rank() == 0
     if not first:
         comm.synchronize()
@@ -316,7 +316,7 @@ def _first_of_each_machine() -> Iterator[None]:
 
 
 def _distributed(model: nn.Module) -> nn.Module:
-    """The model, averaging its gradients over processes where there are several."""
+    """Wrap the model to average its gradients over processes, if there are several."""
     if comm.get_world_size() == 1:
         return model
     on_gpu = next(model.parameters()).device.type == "cuda"

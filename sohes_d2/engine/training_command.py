@@ -23,7 +23,7 @@ from .writers import LOGGERS, log_to
 
 logger = logging.getLogger(__name__)
 
-# Loggers whose messages are long or of use to few: they go to log.txt, and to the terminal with --verbose.
+# Loggers with long or rarely useful messages: these go to log.txt, and to the terminal with --verbose.
 _ONLY_IN_FILE = (
     "detectron2",  # environment and config
     "detectron2.data.build",
@@ -36,10 +36,10 @@ _ONLY_IN_FILE = (
 
 
 def frozen_config(file: str, pairs: list[str], num_gpus: int) -> CfgNode:
-    """Defaults, the file, KEY VALUE pairs, and the CPU where it is asked for or there is no GPU.
+    """Config from the defaults, the file and KEY VALUE pairs, on the CPU if requested or without a GPU.
 
     Raises:
-        ConfigError: an unknown key, a value of the wrong type, a file that cannot be read.
+        ConfigError: an unknown key, a value of the wrong type, or an unreadable file.
     """
     cfg = load_config(file, pairs)
     if cfg.MODEL.DEVICE.startswith("cuda") and (num_gpus == 0 or not torch.cuda.is_available()):
@@ -54,8 +54,8 @@ _held: list[FolderLock] = []
 def set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
     """Folder, log, config.yaml and seed of one process, as Detectron2's ``default_setup``.
 
-    log.txt has everything; what is printed is brief unless ``args.verbose``. OUTPUT_DIR is this run's alone until
-    `run_processes` is over.
+    log.txt has everything; the terminal output is brief unless ``args.verbose``. OUTPUT_DIR is locked for this run
+    until `run_processes` ends.
 
     Raises:
         FolderBusyError: another process writes into OUTPUT_DIR; in all processes.
@@ -88,7 +88,7 @@ def set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
 
 
 def _hold(folder: str) -> None:
-    """Lock a folder for all processes, by the main one."""
+    """Lock a folder in the main process, on behalf of all."""
     error: Exception | None = None
     if comm.is_main_process():
         try:
@@ -110,7 +110,7 @@ def _is_brief(record: logging.LogRecord) -> bool:
 
 
 def _is_no_traceback(record: logging.LogRecord) -> bool:
-    """Detectron2 logs the traceback of what ends a training, which is explained afterwards."""
+    """Filters the traceback that Detectron2 logs at the end of a training; the error is reported afterwards."""
     return not record.exc_info
 
 
@@ -120,13 +120,13 @@ def run_processes(run: Callable[[argparse.Namespace], None], args: argparse.Name
     Args:
         run: can be pickled.
         args: with ``num_gpus``, ``num_machines``, ``machine_rank`` and ``dist_url``.
-        device: MODEL.DEVICE; "cpu", or a machine without GPUs, makes them processes on the CPU.
+        device: MODEL.DEVICE; processes run on the CPU if it is "cpu" or there is no GPU.
 
     Returns:
         The exit code.
 
     Raises:
-        Exception: what ended the process that failed first, see `launch`.
+        Exception: the error of the process that failed first, see `launch`.
     """
     try:
         launch(
@@ -144,7 +144,7 @@ def run_processes(run: Callable[[argparse.Namespace], None], args: argparse.Name
 
 
 def _run(run: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
-    """``run(args)`` in one process, which lets go of its folder at the end."""
+    """``run(args)`` in one process, which unlocks its folder at the end."""
     try:
         run(args)
     finally:

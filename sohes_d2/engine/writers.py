@@ -27,15 +27,15 @@ def build_writers(folder: str, max_iter: int) -> list[EventWriter]:
 
 
 class MetricsWriter(EventWriter):
-    """One json line for each iteration in which there is something new, as Detectron2's `JSONWriter`, but whole lines
-    only: a line cut off by a kill is removed when training resumes.
+    """One JSON line per iteration with new values, like Detectron2's `JSONWriter`, except that a line cut off by a kill
+    is removed when training resumes.
     """
 
     def __init__(self, path: str, window_size: int = 20):
         """
         Args:
-            path: of the file; lines are added to it.
-            window_size: iterations for the median of what is smoothed.
+            path: the file, to which lines are appended.
+            window_size: iterations for the median of smoothed values.
 
         Raises:
             OutputError: the file cannot be written, here and by `write`.
@@ -46,7 +46,7 @@ class MetricsWriter(EventWriter):
         self._last = -1
 
     def write(self) -> None:
-        """Add what is new."""
+        """Append new values."""
         new: dict[int, dict[str, Any]] = defaultdict(dict)
         for name, (value, iteration) in get_event_storage().latest_with_smoothing_hint(self._window_size).items():
             if iteration > self._last:
@@ -67,16 +67,18 @@ def _report_damaged_lines(path: str) -> None:
             try:
                 json.loads(line)
             except ValueError:
-                logger.warning("%s: line %d is damaged, no json; what it measured is lost, delete it", path, number)
+                logger.warning(
+                    "%s: line %d is damaged (not valid json) and its values are lost; delete it", path, number
+                )
 
 
 class TensorboardWriter(EventWriter):
-    """TensorBoard's files, as long as the disk takes them: a failed write does not end a training."""
+    """TensorBoard's files; a failed write, for example on a full disk, does not end a training."""
 
     def __init__(self, folder: str):
         """
         Args:
-            folder: of the files.
+            folder: output folder.
         """
         self._writer: EventWriter | None = None
         _quiet_writer_threads()
@@ -86,7 +88,7 @@ class TensorboardWriter(EventWriter):
             self._give_up(error)
 
     def write(self) -> None:
-        """Add what is new."""
+        """Append new values."""
         if self._writer is None:
             storage = get_event_storage()
             storage.clear_images()
@@ -107,11 +109,11 @@ class TensorboardWriter(EventWriter):
 
     def _give_up(self, error: OSError) -> None:
         self._writer = None
-        logger.warning("TensorBoard's file cannot be written, training goes on without it: %s", error)
+        logger.warning("TensorBoard's file cannot be written, training continues without it: %s", error)
 
 
 def _quiet_writer_threads() -> None:
-    """No traceback from TensorBoard's thread for what it also raises at the next write."""
+    """Suppress tracebacks from TensorBoard's thread; its errors are raised again at the next write."""
     before = threading.excepthook
     if getattr(before, "quiet", False):
         return
@@ -125,7 +127,7 @@ def _quiet_writer_threads() -> None:
 
 
 class LogFile(logging.FileHandler):
-    """log.txt, as long as the disk takes it."""
+    """log.txt; failed writes are ignored."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record, if that is possible."""
@@ -133,7 +135,7 @@ class LogFile(logging.FileHandler):
             super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Leave out what cannot be written."""
+        """Ignore records that cannot be written."""
 
     def close(self) -> None:
         """Close the file, ignoring errors of the disk."""
@@ -144,7 +146,7 @@ class LogFile(logging.FileHandler):
 
 
 def log_to(folder: str, rank: int) -> None:
-    """Let the loggers of Detectron2 and this project write to log.txt in a folder, and to no other file."""
+    """Make the loggers of Detectron2 and this project write to log.txt in a folder, and to no other file."""
     name = LOG_FILE + (f".rank{rank}" if rank else "")
     handler = LogFile(os.path.join(folder, name), encoding="utf-8", delay=True)
     form = "[%(asctime)s] %(name)s %(levelname)s: %(message)s"

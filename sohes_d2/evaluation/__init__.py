@@ -1,1 +1,1 @@
-"""Evaluation without classes: recall and precision of masks and boxes, and the quality of the hierarchy itself."""
+"""Class-agnostic evaluation: recall and precision of masks and boxes, and quality of the hierarchy."""

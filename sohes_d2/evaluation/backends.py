@@ -22,7 +22,7 @@ BACKENDS = (REFERENCE, FAST)
 
 
 def resolve_backend(name: str = AUTO) -> str:
-    """The backend to use: ``auto`` takes faster-coco-eval where it is installed.
+    """The backend to use; ``auto`` selects faster-coco-eval if it is installed.
 
     Raises:
         ValueError: an unknown name, or a package that is not installed.
@@ -45,16 +45,16 @@ def match_and_accumulate(
     max_dets: Sequence[int],
     backend: str,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """COCO's greedy matching, all classes as one, for IoU 0.50:0.05:0.95.
+    """COCO's greedy matching, class-agnostic, for IoU 0.50:0.05:0.95.
 
-    Both backends read the same records, which makes their results comparable to the last digit.
+    Both backends read the same records, so their results are equal to the last digit.
 
     Args:
         images: COCO images (``id``, ``height``, ``width``) with positive integer ids.
-        truths: COCO annotations with ``id`` > 0 (COCO's code takes a match to annotation 0 for none), ``image_id``,
+        truths: COCO annotations with ``id`` > 0 (COCO's code treats a match to annotation 0 as none), ``image_id``,
             ``category_id`` 1, ``iscrowd``, ``area`` and, by ``iou_type``, ``segmentation`` (compressed RLE) or
             ``bbox`` (x, y, width, height).
-        detections: the same, and ``score``. Equal scores keep their order.
+        detections: the same with ``score``. Equal scores keep their order.
         iou_type: "segm" or "bbox".
         max_dets: numbers of detections per image, ascending.
         backend: one of `BACKENDS`.
@@ -66,7 +66,7 @@ def match_and_accumulate(
     if backend == FAST:
         from faster_coco_eval import COCO, COCOeval_faster
 
-        # It logs every step at info level.
+        # faster-coco-eval logs every step at info level
         silent = {"print_function": logging.getLogger(__name__).debug}
         evaluation_class = COCOeval_faster
     else:

@@ -1,4 +1,4 @@
-"""Class-agnostic average recall and precision of masks and boxes, under names that stay."""
+"""Class-agnostic average recall and precision of masks and boxes, under stable names."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ def evaluate_detections(
     max_dets: Sequence[int] = MAX_DETS,
     backend: str = AUTO,
 ) -> dict[str, float]:
-    """AR and AP with all classes as one (COCO's evaluation with ``useCats=0``).
+    """Class-agnostic AR and AP (COCO's evaluation with ``useCats=0``).
 
-    Sizes are those of COCO's own tools: of a true mask the ``area`` of its annotation, of a predicted mask its pixels,
-    of a predicted box width x height. Crowd regions are neither found nor missed, and predictions on them do not count.
+    Areas are as in COCO's tools: for true masks ``area`` of the annotation, for predicted masks the number of pixels,
+    for predicted boxes width x height. Crowd regions count neither as found nor as missed, and predictions on them are
+    ignored.
 
     Args:
         images: COCO images with ``id``, ``height``, ``width``. Images without annotations or detections are fine.
         truths: COCO annotations of these images, of any classes: ``image_id``, ``area`` and, by ``iou_type``,
             ``segmentation`` (compressed RLE) or ``bbox`` (x, y, width, height); ``iscrowd`` and ``category_id`` if any.
-        detections: ``image_id``, ``score`` and ``segmentation`` or ``bbox``; those without are left out. Equal scores
+        detections: ``image_id``, ``score`` and ``segmentation`` or ``bbox``; those without are skipped. Equal scores
             keep their order.
         iou_type: "segm" or "bbox".
-        max_dets: numbers of detections an image may have, best scores first; AP and the columns by size of AP use the
-            largest.
+        max_dets: limits of detections per image, best scores first; AP and AP by size use the largest.
         backend: "auto", "pycocotools" or "faster-coco-eval".
 
     Returns:
@@ -52,10 +52,10 @@ def evaluate_detections(
         raise ValueError(f"max_dets must be positive integers, got {max_dets}")
     backend = resolve_backend(backend)
     images = sorted(images, key=lambda image: (str(type(image["id"])), image["id"]))
-    new_ids = {image["id"]: k + 1 for k, image in enumerate(images)}  # benchmarks may name images by strings
+    new_ids = {image["id"]: k + 1 for k, image in enumerate(images)}  # image ids may be strings
     precision, recall = match_and_accumulate(
         [{"id": new_ids[i["id"]], "height": i["height"], "width": i["width"]} for i in images],
-        # COCO's code goes through the true masks class by class, and the last of two equal overlaps wins.
+        # COCO's code processes true masks class by class, and the last of two equal overlaps wins.
         _records(sorted(truths, key=lambda t: t.get("category_id", 1)), new_ids, iou_type),
         _records(detections, new_ids, iou_type, predicted=True),
         iou_type,
@@ -66,7 +66,7 @@ def evaluate_detections(
 
 
 def summarize(precision: np.ndarray, recall: np.ndarray, max_dets: Sequence[int]) -> dict[str, float]:
-    """Name the means of the arrays that `match_and_accumulate` gives; see `evaluate_detections` for the names."""
+    """Average the arrays of `match_and_accumulate` to the metrics of `evaluate_detections`."""
     metrics = {f"AR@{m}": _percent(recall[:, 0, k]) for k, m in enumerate(max_dets)}
     metrics["AP"] = _percent(precision[:, :, 0, -1])
     metrics["AP50"] = _percent(precision[0, :, 0, -1])
@@ -86,7 +86,7 @@ def _percent(values: np.ndarray) -> float:
 def _records(
     annotations: Iterable[dict[str, Any]], new_ids: dict[Any, int], iou_type: str, predicted: bool = False
 ) -> list[dict[str, Any]]:
-    """Only what is compared: a class or a field of the file can have no influence."""
+    """Records with only the compared fields, so that classes or other fields of the file have no influence."""
     key = "segmentation" if iou_type == "segm" else "bbox"
     annotations = [annotation for annotation in annotations if key in annotation]
     if predicted and iou_type == "segm":

@@ -32,15 +32,15 @@ RESULTS_FILE = "entity_results.json"
 
 
 class EntityEvaluator(DatasetEvaluator):
-    """AR@1/10/100/1000 and AP of masks and boxes with all classes as one, and the quality of the hierarchy.
+    """Class-agnostic AR@1/10/100/1000 and AP of masks and boxes, and quality of the hierarchy.
 
     A model's output for an image is a dict with "instances" or "forest" or both:
         "instances": Instances with ``scores`` and ``pred_masks`` ((N, H, W) tensor on any device, or a sequence of N
             RLEs) and/or ``pred_boxes``;
-        "forest": a `Forest`; where it is there, it alone is scored, with its own masks and scores;
-        "ancestor_probabilities": optional, (N, N) tensor or array of the same masks, ``[i, j]`` = probability that i is
-            an ancestor of j.
-    Masks are encoded as they come, so that no more than one image's masks exist at a time.
+        "forest": a `Forest`; if present, it alone is scored, with its masks and scores;
+        "ancestor_probabilities": optional, (N, N) tensor or array for the same masks, ``[i, j]`` = probability that i
+            is an ancestor of j.
+    Masks are encoded immediately, so that only one image's masks are in memory.
     """
 
     def __init__(
@@ -57,16 +57,16 @@ class EntityEvaluator(DatasetEvaluator):
         """
         Args:
             dataset: name of a registered data set whose metadata has ``json_file``, or path of a COCO json file.
-            output_dir: where to write ``entity_results.json``; nothing is written without it.
-            tasks: "segm", "bbox" or both; by default, what both the ground truth and the predictions have.
+            output_dir: folder for ``entity_results.json``; None: do not write it.
+            tasks: "segm", "bbox" or both; by default, those available in both ground truth and predictions.
             max_dets: numbers of detections per image for AR.
             backend: "auto", "pycocotools" or "faster-coco-eval".
             distributed: gather the predictions of all processes on the first.
             min_ancestor_score: in [0, 1]; less probable ancestor pairs are neither saved nor ranked, since their number
-                grows with the square of that of the masks.
+                is quadratic in the number of masks.
 
         Raises:
-            InputError: no such data set, or its file cannot be used.
+            InputError: no such data set, or an unusable file.
             ValueError: an unknown backend.
         """
         self._logger = logging.getLogger(__name__)
@@ -80,28 +80,28 @@ class EntityEvaluator(DatasetEvaluator):
         self.reset()
 
     def reset(self) -> None:
-        """Forget all predictions."""
+        """Clear all predictions."""
         self._predictions: dict[Any, list[dict[str, Any]]] = {}
         self._unreadable: list[Any] = []
 
     def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
-        """Take the predictions of a batch.
+        """Add the predictions of a batch.
 
         Args:
-            inputs: dicts with the ground truth's ``image_id``, and ``unreadable`` where the image is not what its file
-                should have been.
+            inputs: dicts with the ground truth's ``image_id``, and ``unreadable`` if the image was replaced by a blank
+                one.
             outputs: a dict for each, see the class.
 
         Raises:
-            InputError: an image that the ground truth does not have, masks of another size than it has there, or
-                an output without predictions.
+            InputError: an image that is not in the ground truth, masks of another size than there, or an output without
+                predictions.
         """
         for one_input, output in zip(inputs, outputs):
-            image_id = read_id(one_input["image_id"])  # as the truth's: "7" of a string column is 7
+            image_id = read_id(one_input["image_id"])  # as in the ground truth: "7" becomes 7
             if image_id not in self._truth.images:
                 raise InputError(
                     f"image {image_id!r} ({one_input.get('file_name', 'no file name')}) is not in {self._truth.path}; "
-                    "evaluate on the data set that the images are loaded from"
+                    "evaluate on the data set from which the images are loaded"
                 )
             self._predictions[image_id] = self._annotations(image_id, output)
             if one_input.get("unreadable"):
@@ -168,7 +168,7 @@ class EntityEvaluator(DatasetEvaluator):
             annotation["ancestor_scores"] = [[int(i) + 1, round(float(column[i]), 6)] for i in above if i != k]
 
     def evaluate(self, image_ids: Sequence[Any] | None = None) -> OrderedDict[str, dict[str, float]]:
-        """Score what came since `reset`, print one table, save the predictions.
+        """Score the predictions since `reset`, print a table, and save the predictions.
 
         Images without predictions count as missed.
 
@@ -176,10 +176,10 @@ class EntityEvaluator(DatasetEvaluator):
             image_ids: score only these images of the data set.
 
         Returns:
-            ``{"segm": {"AR@1000": ..., ...}, "bbox": {...}, "forest": {...}}``, in percent, and where images could not
-            be read, ``"images": {"unreadable": 3.0, "unreadable-share": 0.02}``; Detectron2 flattens the
-            names to ``segm/AR@1000``. The names are those of `evaluate_detections` and `ForestMetrics.compute`. Empty
-            on all processes but the first, and for data without annotations.
+            ``{"segm": {"AR@1000": ..., ...}, "bbox": {...}, "forest": {...}}``, in percent, and if images could not be
+            read, ``"images": {"unreadable": 3.0, "unreadable-share": 0.02}``; Detectron2 flattens the names to
+            ``segm/AR@1000``. The names are those of `evaluate_detections` and `ForestMetrics.compute`. Empty on all
+            processes but the first, and for data without annotations.
         """
         predictions, unreadable = self._predictions, len(self._unreadable)
         if self._distributed and comm.get_world_size() > 1:
@@ -191,7 +191,7 @@ class EntityEvaluator(DatasetEvaluator):
             predictions = {image_id: found for part in gathered for image_id, found in part.items()}
         missing = len(self._truth.images) - len(predictions)
         if missing and image_ids is None:
-            self._logger.warning(f"{missing} of {len(self._truth.images)} images came without predictions")
+            self._logger.warning(f"{missing} of {len(self._truth.images)} images have no predictions")
         annotations = _numbered(predictions)
         if self._output_dir:
             self._save(self._output_dir, annotations)
@@ -228,7 +228,7 @@ class EntityEvaluator(DatasetEvaluator):
 
 def _json_file(dataset: str) -> str:
     """The COCO file of a registered data set, or the path itself."""
-    if dataset in MetadataCatalog.list():  # get() would make an entry for any name
+    if dataset in MetadataCatalog.list():  # get() would create an entry for any name
         path = MetadataCatalog.get(dataset).get("json_file")
         if not path:
             raise InputError(
@@ -242,7 +242,7 @@ def _json_file(dataset: str) -> str:
 
 
 def _encode(masks: Any) -> list[dict[str, Any]]:
-    """RLEs of ``pred_masks``, in whatever form a model gives them."""
+    """RLEs of ``pred_masks`` in any supported form."""
     masks = getattr(masks, "tensor", masks)  # Detectron2's BitMasks
     if isinstance(masks, torch.Tensor):
         return encode_tensor(masks)
@@ -255,7 +255,7 @@ def _encode(masks: Any) -> list[dict[str, Any]]:
 
 
 def _numbered(predictions: Mapping[Any, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """All annotations in the order of image ids, whoever computed them, with ids from 1 for the whole file."""
+    """All annotations in the order of image ids, independent of the process, with ids from 1 for the whole file."""
     annotations = []
     offset = 0
     for image_id in sorted(predictions, key=lambda i: (str(type(i)), i)):
@@ -277,6 +277,6 @@ def _to_json(annotation: dict[str, Any]) -> dict[str, Any]:
 
 
 def _possible_tasks(truth: GroundTruth, predictions: Sequence[dict[str, Any]]) -> list[str]:
-    """Masks where both sides have them (without predictions: where the truth has them), boxes always."""
+    """Masks if both sides have them (without predictions: if the ground truth has them), boxes always."""
     predicted_masks = not predictions or any("segmentation" in p for p in predictions)
     return ["segm", "bbox"] if truth.has_masks and predicted_masks else ["bbox"]

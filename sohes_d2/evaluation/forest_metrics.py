@@ -1,10 +1,10 @@
-"""How good is a predicted hierarchy, as opposed to its masks: ancestor pairs, parent links, depths, ancestor scores.
+"""Metrics of a predicted hierarchy, as opposed to its masks: ancestor pairs, parent links, depths, ancestor scores.
 
 Notation, for one image and one IoU threshold t:
     true masks g with the relation  A* = {(i, j): i is a proper ancestor of j},  L* = {(i, j): i is the parent of j};
     predicted masks p with the relations A and L;
-    a matching m of predicted to true masks, one to one: the assignment with the greatest sum of IoU among the pairs
-    that reach t. It looks at masks only, neither at scores nor at the hierarchy.
+    a one-to-one matching m of predicted to true masks: the assignment with the largest sum of IoU among pairs with
+    IoU >= t. It depends only on masks, not on scores or the hierarchy.
 A predicted pair (p, q) is right if both masks are matched and (m(p), m(q)) is a true pair.
 
     scope               precision = right / ...                     recall = right / ...
@@ -13,13 +13,13 @@ A predicted pair (p, q) is right if both masks are matched and (m(p), m(q)) is a
 
     F1 = 2 right / (predicted + true pairs)
 
-End to end, a mask that is not found costs its pairs; over matched masks only the hierarchy is judged. Over matched
-masks, the parent of a mask is its nearest ancestor that is matched, on both sides, since its own parent may be missing.
+End to end, a missed mask loses its pairs; over matched masks only the hierarchy is scored. Over matched masks, the
+parent of a mask is its nearest matched ancestor, on both sides, since its own parent may be missing.
 
-Pairs are added up over all images before dividing. Metrics without a suffix are the mean over t = 0.50:0.05:0.95 (of
-those where they are defined), with ``-50`` at t = 0.50. All are percentages, NaN where nothing can be right.
+Pairs are summed over all images before dividing. Metrics without suffix are the mean over t = 0.50:0.05:0.95 (where
+defined), with ``-50`` at t = 0.50. All are percentages, NaN if there are no pairs.
 
-The measures are our own: the SOHES paper shows hierarchies but does not score them.
+The metrics are defined by this project: the SOHES paper shows hierarchies but does not score them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from ..structures.masks import iou_matrix
 IOU_THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10).tolist())  # COCO's, to the last digit
 MEASURES = ("precision", "recall", "F1", "AP")
 SCOPES = ("", "matched")
-MAX_DEPTH = 3  # deeper masks are counted with these
+MAX_DEPTH = 3  # deeper masks are counted as this depth
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class AncestorScores:
 
     Attributes:
         ancestors, descendants: (K,) int indices of masks; each pair once.
-        scores: (K,) float, any scale, greater is more certain that the first mask is an ancestor of the second.
+        scores: (K,) float, any scale; higher: the first mask is more likely an ancestor of the second.
     """
 
     ancestors: np.ndarray
@@ -53,7 +53,7 @@ class AncestorScores:
 
 
 def match_masks(ious: np.ndarray, threshold: float) -> np.ndarray:
-    """One-to-one matching with the greatest sum of IoU among the pairs that reach a threshold.
+    """One-to-one matching with the largest sum of IoU among the pairs that reach a threshold.
 
     Args:
         ious: (P, G), predicted by true masks.
@@ -64,7 +64,7 @@ def match_masks(ious: np.ndarray, threshold: float) -> np.ndarray:
     """
     matches = np.full(ious.shape[0], -1, np.int64)
     allowed = np.where(ious >= threshold, ious, 0.0)
-    # masks without a partner would only make the assignment slow
+    # drop masks without candidates, which would only slow down the assignment
     rows, columns = np.flatnonzero(allowed.any(axis=1)), np.flatnonzero(allowed.any(axis=0))
     if len(rows):
         predicted, true = linear_sum_assignment(allowed[np.ix_(rows, columns)], maximize=True)
@@ -75,10 +75,10 @@ def match_masks(ious: np.ndarray, threshold: float) -> np.ndarray:
 
 
 class ForestMetrics:
-    """Adds up images one by one; keeps numbers, and for each scored pair 8 bytes, but no masks."""
+    """Accumulates images one by one; stores counts, and 8 bytes per scored pair, but no masks."""
 
     def __init__(self, max_depth: int = MAX_DEPTH):
-        """``max_depth``: depth from which on `depth_confusion` makes no difference; at least 0."""
+        """``max_depth``: deeper masks share the last entry of `depth_confusion`; at least 0."""
         self.max_depth = max_depth
         # relation -> scope -> (thresholds, 3) numbers of right, predicted and true pairs
         shape = (len(IOU_THRESHOLDS), 3)
@@ -89,14 +89,14 @@ class ForestMetrics:
         self._right: list[np.ndarray] = []  # one bit per threshold
         self._matched: list[np.ndarray] = []
         self.depth_confusion = np.zeros((max_depth + 2, max_depth + 2), np.int64)
-        """(D + 2, D + 2) masks at IoU 0.50, true depth by predicted depth; the last depth stands for all deeper ones;
-        the last column counts true masks that were not found, the last row predicted masks that are not true."""
+        """(D + 2, D + 2) counts of masks at IoU 0.50, true depth by predicted depth; the last depth includes deeper
+        ones; the last column counts unmatched true masks, the last row unmatched predicted masks."""
 
     def add(self, truth: Forest, prediction: Forest, ancestor_scores: AncestorScores | None = None) -> None:
-        """Count one image.
+        """Add one image.
 
         Raises:
-            ValueError: the parents of a forest run in a circle.
+            ValueError: the parents of a forest run in a cycle.
         """
         ious = iou_matrix(prediction.masks, truth.masks)
         true_ancestors, ancestors = truth.ancestors(), prediction.ancestors()
@@ -137,7 +137,9 @@ class ForestMetrics:
 
     def _count_depths(self, depths: np.ndarray, true_depths: np.ndarray, matches: np.ndarray) -> None:
         none = self.max_depth + 1
-        rows = np.append(np.minimum(true_depths, self.max_depth), none)[matches]  # -1 addresses the last: no true mask
+        rows = np.append(np.minimum(true_depths, self.max_depth), none)[
+            matches
+        ]  # -1 addresses the last entry: no true mask
         np.add.at(self.depth_confusion, (rows, np.minimum(depths, self.max_depth)), 1)
         missed = np.setdiff1d(np.arange(len(true_depths)), matches)
         np.add.at(self.depth_confusion, (np.minimum(true_depths[missed], self.max_depth), none), 1)
@@ -146,9 +148,9 @@ class ForestMetrics:
         """The metrics of all images so far, in percent.
 
         Returns:
-            ``{ancestor,parent}_{precision,recall,F1}`` and, where scores were given, ``ancestor_AP``, each also with
-            ``-matched``, ``-50`` and ``-matched-50``; ``mask_recall`` (true masks that are matched) and
-            ``depth_accuracy`` (matched masks whose depth is the true one), also with ``-50``.
+            ``{ancestor,parent}_{precision,recall,F1}`` and, if scores were given, ``ancestor_AP``, each also with
+            ``-matched``, ``-50`` and ``-matched-50``; ``mask_recall`` (matched true masks) and ``depth_accuracy``
+            (matched masks with correct depth), also with ``-50``.
         """
         by_threshold: dict[str, np.ndarray] = {}
         for scope in SCOPES:
@@ -185,8 +187,8 @@ class ForestMetrics:
 def average_precision(scores: np.ndarray, right: np.ndarray, total: int) -> float:
     """Area under the precision-recall steps: the sum over distinct scores s of (R(s) - R(previous)) x P(s).
 
-    P(s) and R(s) are the precision and recall of all pairs with at least that score, so that the order of equal scores
-    does not matter; no interpolation. Right pairs that are not among the candidates are missed for good.
+    P(s) and R(s) are the precision and recall of all pairs with at least that score, so the order of equal scores does
+    not matter; no interpolation. True pairs that are not candidates count as missed.
 
     Args:
         scores: (K,) descending.

@@ -1,4 +1,4 @@
-"""Ground truth from a COCO file, validated when it is read."""
+"""Ground truth from a COCO file, validated on reading."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from .forest_metrics import AncestorScores
 
 
 class GroundTruth(LabelFile):
-    """A COCO data set to compare with.
+    """A COCO data set used as ground truth.
 
-    Annotations without a mask, such as the boxes that labeling tools leave among masks, are not part of the evaluation
-    of masks; `report` tells how many there are. Whatever else is wrong refuses the file: numbers would change.
+    Annotations without mask, such as boxes that annotation tools leave among masks, are not evaluated as masks;
+    `report` gives their number. Any other error refuses the file, since numbers would change.
 
     Attributes:
-        path: of the file, for messages.
+        path: path of the file, for messages.
         images: image id -> COCO image (``file_name``, ``height``, ``width``).
         annotations: COCO annotations, of any classes.
-        has_annotations: False for test sets whose truth is kept back.
+        has_annotations: False for test sets without public ground truth.
     """
 
     @classmethod
@@ -35,7 +35,7 @@ class GroundTruth(LabelFile):
         """Read a COCO file.
 
         Raises:
-            InputError: the file is missing, is not json, or not a COCO data set, or images have no size.
+            InputError: the file is missing, not json, not a COCO data set, or has images without size.
         """
         truth = cls.read(path, strict=True)
         for image_id in truth.images:
@@ -49,10 +49,10 @@ class GroundTruth(LabelFile):
 
     @cached_property
     def masks(self) -> list[RLE | None]:
-        """One compressed RLE per annotation, in their order; None for one that has no mask.
+        """One compressed RLE per annotation, in order; None for annotations without mask.
 
         Raises:
-            InputError: a segmentation that is broken or of another size than its image, or no mask at all.
+            InputError: an invalid segmentation, one of another size than its image, or no mask at all.
         """
         if self.annotations and not self.has_masks:
             raise InputError(
@@ -67,10 +67,10 @@ class GroundTruth(LabelFile):
         return masks
 
     def records(self, iou_type: str) -> list[dict[str, Any]]:
-        """What `evaluate_detections` needs of each annotation; areas and boxes that lack come from the masks.
+        """Records for `evaluate_detections`; missing areas and boxes are computed from the masks.
 
         Raises:
-            InputError: a segmentation or box that is broken, or a box that is missing where there is no mask.
+            InputError: an invalid segmentation or box, or an annotation with neither box nor mask.
         """
         records = []
         for k, annotation in enumerate(self.annotations):
@@ -95,10 +95,10 @@ class GroundTruth(LabelFile):
         return records
 
     def forests(self) -> dict[Any, Forest]:
-        """Image id -> the true forest, without crowd regions; children of these go to the next ancestor.
+        """True forests by image id, without crowd regions; their children move to the next ancestor.
 
         Raises:
-            InputError: a parent that is not there, or a circle.
+            InputError: a missing parent, or a cycle.
         """
         masks = {id(annotation): mask for annotation, mask in zip(self.annotations, self.masks)}
         forests = {}
@@ -111,8 +111,8 @@ class GroundTruth(LabelFile):
         return forests
 
     def report(self, iou_types: Iterable[str]) -> list[str]:
-        """What of the truth cannot be found by any prediction, a sentence for each kind; empty if all can be."""
-        if "segm" not in iou_types or not self.has_masks:  # broken masks are no matter to boxes
+        """Messages about true masks that no prediction can match, one per kind; empty if there are none."""
+        if "segm" not in iou_types or not self.has_masks:  # broken masks do not affect boxes
             return []
         return describe_masks(self.masks, "true annotations", "true masks")
 
@@ -121,16 +121,16 @@ class GroundTruth(LabelFile):
 
 
 def predicted_forest(annotations: list[Any], size: tuple[int, int], where: str) -> tuple[Forest, AncestorScores | None]:
-    """The forest of one image's predictions and, where they carry them, the scores of ancestor pairs.
+    """The forest of one image's predictions and, if available, the scores of ancestor pairs.
 
     Args:
-        annotations: with ``id``, ``segmentation`` (RLE; without it, it is left out), ``score``, ``parent_id`` and
-            perhaps ``ancestor_scores``: a list of [id of an ancestor, score] for each mask.
+        annotations: with ``id``, ``segmentation`` (RLE; those without are skipped), ``score``, ``parent_id`` and
+            optionally ``ancestor_scores``: a list of [id of an ancestor, score] for each mask.
         size: (H, W).
         where: file and image, for messages.
 
     Raises:
-        InputError: a parent or ancestor that is not there, or a circle.
+        InputError: a missing parent or ancestor, or a cycle.
     """
     masks = [a.get("segmentation") for a in annotations]
     scores = [a["score"] for a in annotations]
@@ -154,11 +154,11 @@ def predicted_forest(annotations: list[Any], size: tuple[int, int], where: str) 
 
 
 def describe_masks(masks: Sequence[RLE | None], annotations: str, called: str) -> list[str]:
-    """How many masks are missing or empty, a sentence for each."""
+    """Messages about missing and empty masks; the other arguments are their names."""
     there = [mask for mask in masks if mask is not None]
     boxes, empty = len(masks) - len(there), int((mask_areas(there) == 0).sum())
     sentences = {
-        f"{boxes} {annotations} have no mask and are left out of segm": boxes,
+        f"{boxes} {annotations} have no mask and are skipped for segm": boxes,
         f"{empty} {called} are empty: nothing can match them": empty,
     }
     return [sentence for sentence, count in sentences.items() if count]

@@ -28,9 +28,9 @@ class Predictions:
     """Detections with the ground truth's image ids.
 
     Attributes:
-        path: of the file, for messages.
+        path: path of the file, for messages.
         annotations: each with ``image_id``, ``score``, ``segmentation`` (compressed RLE) and/or ``bbox``
-            (x, y, width, height), and what the file has of ``id``, ``parent_id``, ``ancestor_scores``.
+            (x, y, width, height), and optionally ``id``, ``parent_id``, ``ancestor_scores``.
         matched_by: "image id", "file name" or "last part of the file name".
         ignored_images: names, or else ids, of images of the file that the ground truth does not have.
     """
@@ -46,7 +46,7 @@ class Predictions:
         return any("segmentation" in a for a in self.annotations)
 
     def report(self, iou_types: Iterable[str]) -> list[str]:
-        """What of the predictions cannot be right, a sentence for each kind; empty if all can be."""
+        """Messages about predictions that cannot be correct, one per kind; empty if there are none."""
         masks = [annotation.get("segmentation") for annotation in self.annotations]
         return describe_masks(masks, "predictions", "predicted masks") if "segm" in iou_types else []
 
@@ -60,19 +60,19 @@ def read_predictions(
 ) -> Predictions:
     """Read a COCO result list, or a COCO data set such as a file of pseudo-labels.
 
-    A result list names images by the ground truth's ids. A data set has ids of its own: its images are found by file
-    name, else by the last part of the file name where that is unique in both files, else by id.
+    A result list uses the image ids of the ground truth. A data set has other ids: its images are matched by file name,
+    else by base name if that is unique in both files, else by id.
 
     Args:
         path: json file.
-        truth: what to compare with.
-        matching: "auto" as above, or "name", "basename", "id" to insist.
-        ignore_unmatched: leave out images that the ground truth does not have, instead of refusing the file.
-        iou_types: what will be evaluated; a broken mask does not affect boxes.
+        truth: the ground truth.
+        matching: "auto" as above, or "name", "basename", "id" to force one.
+        ignore_unmatched: skip images that are not in the ground truth, instead of refusing the file.
+        iou_types: what will be evaluated; an invalid mask does not affect boxes.
 
     Raises:
-        InputError: the file cannot be read; an image that the ground truth does not have, or has in another size;
-            a prediction with a broken mask, box or score. The message names the file and the annotation.
+        InputError: the file cannot be read; an image that is not in the ground truth, or has another size there; a
+            prediction with an invalid mask, box or score. The message names the file and the annotation.
     """
     if matching not in MATCHINGS:
         raise ValueError(f"matching must be one of {', '.join(MATCHINGS)}, got {matching!r}")
@@ -92,7 +92,7 @@ def read_predictions(
         raise InputError(
             f"{path}: {len(unmatched)} of {len(to_truth)} images are not in {truth.path} (matched by {matched_by}), "
             f"for example {_few(unmatched)}; the ground truth has, for example, {_few(expected)}. Give the "
-            "right pair of files, match by something else (--match), or leave them out (--ignore-unmatched)"
+            "matching pair of files, match by another key (--match), or skip them (--ignore-unmatched)"
         )
     annotations = []
     for k, entry in enumerate(file.annotations):
@@ -123,7 +123,7 @@ def _check_sizes(file: LabelFile, to_truth: dict[Any, Any], truth: GroundTruth) 
 
 def _read_entry(entry: Annotation, image_id: Any, size: tuple[int, int], iou_types: tuple[str, ...]) -> dict[str, Any]:
     annotation: dict[str, Any] = {"id": entry["id"], "image_id": image_id}
-    annotation["score"] = read_score(entry)  # ground-truth-like files, such as merged labels of others, have none
+    annotation["score"] = read_score(entry)  # files in the form of ground truth have none
     box = read_box(entry) if "bbox" in iou_types or "segm" not in iou_types else None
     if "parent_id" in entry:
         annotation["parent_id"] = entry["parent_id"]

@@ -1,4 +1,4 @@
-"""The file with the results of the last evaluation."""
+"""The file evaluation.json with the results of the last evaluation."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ EVALUATION_FILE = "evaluation.json"
 def write_evaluation(
     output_dir: str, datasets: Sequence[str], results: Mapping[str, Any], iteration: int | None, weights: str = ""
 ) -> None:
-    """Write ``evaluation.json`` on the main process, as a whole.
+    """Write ``evaluation.json`` atomically, on the main process.
 
-    It reads ``{"iteration": 20000, "weights": "", "unreadable_images": {data set: 0}, "results": {data set: {"segm":
-    {"AR@1000": 61.5}}}}``, numbers in percent, null where undefined.
+    Content: ``{"iteration": 20000, "weights": "", "unreadable_images": {data set: 0}, "results": {data set: {"segm":
+    {"AR@1000": 61.5}}}}``, numbers in percent, null if undefined.
 
     Args:
         output_dir: an existing folder.
         datasets: ``DATASETS.TEST``.
-        results: what `DefaultTrainer.test` gave, which for a single data set leaves out its name.
-        iteration: number of iterations that the model was trained for; None where that is not known.
-        weights: file that the model was loaded from, outside of training.
+        results: result of `DefaultTrainer.test`, which omits the name of a single data set.
+        iteration: number of training iterations of the model; None if unknown.
+        weights: file of the model, outside of training.
     """
     if not comm.is_main_process() or not datasets:
         return
@@ -47,14 +47,14 @@ def write_evaluation(
 
 
 def check_readable(datasets: Sequence[str], results: Mapping[str, Any], limit: float) -> None:
-    """Refuse results of which too many images could not be read, and were scored as if blank.
+    """Refuse results with too many unreadable images, which were scored as blank.
 
     Args:
-        datasets, results: as for `write_evaluation`; results are empty on all processes but the main one.
+        datasets, results: see `write_evaluation`; results are empty on all processes but the main one.
         limit: TEST.MAX_UNREADABLE, a share of the images.
 
     Raises:
-        InputError: a data set has a larger share; the message names it.
+        InputError: a data set exceeds the limit; the message names it.
     """
     for name, found in _by_dataset(datasets, results).items():
         images = _images(found)
@@ -62,7 +62,7 @@ def check_readable(datasets: Sequence[str], results: Mapping[str, Any], limit: f
 
 
 def check_files(datasets: Sequence[str], limit: float) -> None:
-    """The same before the work, by whether the files of the images are there.
+    """The same check before the evaluation, by the existence of the image files.
 
     Raises:
         InputError: see `check_readable`.
@@ -86,7 +86,7 @@ _IMAGES = "images"
 
 
 def _by_dataset(datasets: Sequence[str], results: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Detectron2 leaves out the name of a single data set."""
+    """Results by data set; Detectron2 omits the name of a single data set."""
     return {datasets[0]: results} if len(datasets) == 1 else results if datasets else {}
 
 
@@ -95,7 +95,7 @@ def _images(found: Any) -> Mapping[str, float]:
 
 
 def defined_only(results: Mapping[str, Any]) -> dict[str, Any]:
-    """The results without those that are undefined (no large object in the data set), which a curve cannot show."""
+    """The results without undefined ones (such as no large object in the data set), which cannot be plotted."""
     inner = {key: defined_only(value) if isinstance(value, Mapping) else value for key, value in results.items()}
     return {key: value for key, value in inner.items() if isinstance(value, dict) or math.isfinite(float(value))}
 

@@ -19,10 +19,10 @@ from .tables import detection_table, forest_table
 
 @dataclass
 class Evaluation:
-    """What came out.
+    """Results of an evaluation.
 
     Attributes:
-        results: task -> metric -> value in percent; tasks are "segm", "bbox" and, where both sides have a hierarchy,
+        results: task -> metric -> value in percent; tasks are "segm", "bbox" and, if both sides have a hierarchy,
             "forest". Flattened with "/" (``segm/AR@1000``) these are the stable names.
         depth_confusion: see `ForestMetrics`, or None without a hierarchy.
     """
@@ -47,20 +47,20 @@ def evaluate(
     backend: str = AUTO,
     hierarchy: bool = True,
 ) -> Evaluation:
-    """Score checked predictions.
+    """Score validated predictions.
 
     Args:
         truth: the ground truth.
         predictions: with ``image_id`` of the ground truth, ``score``, ``segmentation`` (compressed RLE) and/or
-            ``bbox``, and perhaps ``id``, ``parent_id``, ``ancestor_scores``.
-        source: where the predictions come from, for messages.
+            ``bbox``, and optionally ``id``, ``parent_id``, ``ancestor_scores``.
+        source: origin of the predictions, for messages.
         iou_types: "segm", "bbox" or both.
         max_dets: see `evaluate_detections`.
         backend: see `evaluate_detections`.
         hierarchy: whether to score the forests, if both sides have them.
 
     Raises:
-        InputError: ground truth without what ``iou_types`` need, or a broken hierarchy.
+        InputError: ground truth without masks or boxes for ``iou_types``, or an invalid hierarchy.
     """
     results: OrderedDict[str, dict[str, float]] = OrderedDict()
     for iou_type in iou_types:

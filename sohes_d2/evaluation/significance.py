@@ -14,7 +14,7 @@ from .backends import AUTO
 from .detection_metrics import MAX_DETS, SIZES, evaluate_detections
 
 LEVEL = 0.95
-_BATCH = 1 << 22  # images x samples that are drawn at once
+_BATCH = 1 << 22  # images x samples per batch of draws
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Difference:
 
     Attributes:
         before, after: average recall of the first and of the second.
-        low, high: of the interval that holds ``after - before`` in 95 of 100 cases, were the images drawn anew.
-            NaN where fewer than two images have entities.
+        low, high: bounds of the 95% confidence interval of ``after - before`` over the sampling of images. NaN if
+            fewer than two images have entities.
     """
 
     before: float
@@ -44,21 +44,20 @@ def recall_differences(
     samples: int = 9999,
     seed: int = 0,
 ) -> dict[str, Difference]:
-    """By how much one set of predictions finds more entities than another, and how sure that is.
+    """Difference in recall between two sets of predictions, with confidence intervals.
 
-    An image's recall does not depend on other images, so recall over all of them is the mean over images, weighted by
-    their numbers of entities; images are drawn with replacement, each with both predictions. What another training of
-    either model would give is not in the interval.
+    Recall over all images is the mean over images, weighted by their numbers of entities; images are drawn with
+    replacement, each with both predictions. The interval does not include the variance between trainings.
 
     Args:
         images, truths, iou_type, max_dets, backend: see `evaluate_detections`.
-        before, after: two sets of detections of the same images; see there, too.
-        samples: how often the images are drawn.
-        seed: of the draws.
+        before, after: two sets of detections of the same images, in the same form.
+        samples: number of bootstrap samples.
+        seed: seed of the draws.
 
     Returns:
-        For each ``AR@M`` and ``AR@M-small``, ``-medium``, ``-large`` of `evaluate_detections`: the difference.
-        Metrics without ground truth are left out.
+        The difference for each ``AR@M`` and ``AR@M-small``, ``-medium``, ``-large`` of `evaluate_detections`, without
+        metrics that have no ground truth.
     """
     records = {image["id"]: image for image in images}
     truths_of, before_of, after_of = (group_by_image(list(a), records) for a in (truths, before, after))
@@ -78,14 +77,14 @@ def recall_differences(
 
 
 def _entities_by_size(truths: Iterable[dict[str, Any]]) -> dict[str, int]:
-    """How many entities COCO's code counts for each of `SIZES`; one of 32^2 or 96^2 pixels is of two sizes."""
+    """Number of entities that COCO's code counts for each of `SIZES`; one of 32^2 or 96^2 pixels counts twice."""
     areas = np.array([t["area"] for t in truths if not t.get("iscrowd")])
     edges = {"all": (0, 1e5**2), "small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 1e5**2)}
     return {size: int(((areas >= low) & (areas <= high)).sum()) for size, (low, high) in edges.items()}
 
 
 def _difference(recalls: np.ndarray, samples: int, seed: int) -> Difference:
-    """Of (N, 3): recall of an image before and after, and its number of entities."""
+    """``recalls`` (N, 3): recall of an image before and after, and its number of entities."""
     before, after, counts = recalls.T
     low = high = float("nan")
     if len(recalls) > 1:

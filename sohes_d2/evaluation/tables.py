@@ -14,7 +14,7 @@ from .significance import LEVEL, Difference
 
 
 def detection_table(results: Mapping[str, Mapping[str, float]]) -> str:
-    """One table of ``{"segm": metrics, "bbox": metrics}``: a row per task and size, a column per metric, in percent."""
+    """Table of ``{"segm": metrics, "bbox": metrics}``: a row per task and size, a column per metric, in percent."""
     columns = list(dict.fromkeys(name for metrics in results.values() for name in metrics if "-" not in name))
     rows = []
     for task, metrics in results.items():
@@ -25,7 +25,7 @@ def detection_table(results: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def difference_table(results: Mapping[str, Mapping[str, Difference]]) -> str:
-    """One table of ``{"segm": differences, "bbox": differences}``: a row per metric, in percent."""
+    """Table of ``{"segm": differences, "bbox": differences}``: a row per metric, in percent."""
     rows = []
     for task, differences in results.items():
         for name, d in differences.items():
@@ -36,7 +36,7 @@ def difference_table(results: Mapping[str, Mapping[str, Difference]]) -> str:
 
 
 def forest_table(metrics: Mapping[str, float], depth_confusion: np.ndarray) -> str:
-    """The hierarchy's metrics, and how the depth of true masks (rows) was predicted (columns)."""
+    """Tables of the hierarchy metrics and of the depth of true masks (rows) by predicted depth (columns)."""
     rows = []
     for relation in ("ancestor", "parent"):
         for scope in SCOPES:
@@ -58,8 +58,8 @@ def forest_table(metrics: Mapping[str, float], depth_confusion: np.ndarray) -> s
 
 
 def flat_metrics(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """``{"segm": {"AR@1000": 61.5}}`` as ``{"segm/AR@1000": 61.5}``, None for NaN; a `Difference` becomes its gain and
-    the ends of its interval."""
+    """Flatten ``{"segm": {"AR@1000": 61.5}}`` to ``{"segm/AR@1000": 61.5}``, None for NaN; a `Difference` becomes its
+    gain and the bounds of its interval."""
     flat: dict[str, Any] = {}
     for task, metrics in results.items():
         for name, value in metrics.items():

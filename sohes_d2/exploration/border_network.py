@@ -1,7 +1,7 @@
-"""Border network: a small U-Net that predicts, from the photo alone, how many pseudo-labels end at each pixel.
+"""Border network: a small U-Net that predicts from the photo how many pseudo-label borders pass through each pixel.
 
-It is trained on label files of phase 1 (`sohes_d2.correction.border_student`) and answers with a mean over many noisy
-forests.
+It is trained on label files of phase 1 (`sohes_d2.correction.border_student`), so its prediction averages
+over many noisy forests.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..errors import WeightsError
 from ..weights import load_weights, local_path, read_weights
 from .features.network import freeze
 
-# Of RGB pixels in [0, 1]; plain values, since the network has been trained with them.
+# Of RGB pixels in [0, 1]; constants, since the network was trained with them.
 _MEAN, _STD = 0.45, 0.25
 _FIRST_CONVOLUTION = re.compile(r"(?:^|\.)encoder\.(\d+)\.0\.weight$")
 
@@ -30,7 +30,7 @@ class BorderNetwork(nn.Module):
     The blocks halve the cost of the finest stage; the output still has one value per pixel.
 
     Args:
-        channels: of the stages, each at half the resolution of the previous one; the first at half of the photo's.
+        channels: per stage. Each stage has half the resolution of the previous one, the first half of the photo's.
     """
 
     def __init__(self, channels: Sequence[int] = (32, 64, 96, 128)):
@@ -72,11 +72,11 @@ class LearnedBorders:
     """Border strength of photos, predicted by a trained `BorderNetwork`.
 
     Args:
-        weights: a file of ``sohes train-borders``, or a checkpoint of a `BorderStudent` training.
-        device: of the computation.
+        weights: a file written by ``sohes train-borders``, or a checkpoint of a `BorderStudent` training.
+        device: where the network runs.
 
     Raises:
-        WeightsError: the file does not exist, or is not a border network's.
+        WeightsError: the file does not exist, or does not hold a border network.
     """
 
     def __init__(self, weights: str, device: str = "cpu"):
@@ -92,7 +92,7 @@ class LearnedBorders:
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Border strength (H, W) uint8, 255 for the strongest, of each of some (H, W, 3) uint8 RGB images."""
+        """Border strength (H, W) uint8, 255 is the strongest, of each (H, W, 3) uint8 RGB image."""
         strengths = []
         for image in images:  # one by one: the finest stage of a large photo takes 100 MB
             x = torch.tensor(image, device=self.device).permute(2, 0, 1)[None]
@@ -105,7 +105,7 @@ class LearnedBorders:
 
 
 def _channels(weights: str) -> list[int]:
-    """Channels of the stages, inferred from the shapes of the stored tensors."""
+    """Channels per stage, inferred from the shapes of the stored tensors."""
     found: Any = read_weights(local_path(weights))
     while isinstance(found, Mapping) and isinstance(found.get("model"), Mapping):
         found = found["model"]
@@ -116,7 +116,7 @@ def _channels(weights: str) -> list[int]:
             sizes[int(match.group(1))] = value.shape[0]
     if not sizes or sorted(sizes) != list(range(len(sizes))):
         raise WeightsError(
-            f"Weights {weights!r} are not those of a border network: give a file of sohes train-borders, or of a "
+            f"Weights {weights!r} do not hold a border network: give a file of sohes train-borders, or of a "
             "training with MODEL.META_ARCHITECTURE BorderStudent (EXPLORATION.BORDER.WEIGHTS)."
         )
     return [sizes[k] for k in range(len(sizes))]

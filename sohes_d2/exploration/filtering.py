@@ -1,4 +1,4 @@
-"""Which proposals are worth refining, and which refined masks are worth a label."""
+"""Selection of the proposals to refine, and of the refined masks that become labels."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class MaskFilter:
         corners: a mask that covers this many of the image's four corners is background; 0 keeps it [HASSOD: 3].
         min_agreement: IoU of the mask before and after refinement [HASSOD, UnSAM: 0.5].
         nms_threshold: of two masks that overlap by more than this IoU, the lower-scored one is removed [UnSAM: 0.9].
-        max_candidates: limit of those compared and scored; of a tree, the best by separation and contrast, of
-            masks to refine the most separated.
+        max_candidates: maximum number compared and scored: of a tree, the best by separation and contrast; of masks
+            to refine, the most separated.
         max_masks: maximum number kept, best scores first.
     """
 
@@ -49,8 +49,8 @@ class MaskFilter:
         Args:
             tree: of the photo at the size at which it is clustered.
             values: (K,) separation times contrast.
-            levels: (K,) of `MergeTree.levels`; nodes of level -1 are left out.
-            photo_pixels: of the photo at its own size, to which ``min_area`` refers.
+            levels: (K,) of `MergeTree.levels`; nodes of level -1 are skipped.
+            photo_pixels: pixels of the photo at its full size, to which ``min_area`` refers.
         """
         pixels = tree.labels.size
         wanted = (levels >= 0) & (tree.area * (photo_pixels / pixels) >= self.min_area)
@@ -78,7 +78,7 @@ class MaskFilter:
     def best_candidates(
         self, candidates: Candidates, raw: np.ndarray, remaining: Callable[[np.ndarray], np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Choose the best nodes of all trees one after the other, no two of which are duplicates.
+        """Choose the best nodes of all trees greedily, without duplicates.
 
         Args:
             candidates: M nodes.
@@ -86,7 +86,7 @@ class MaskFilter:
             remaining: the share of its raw score that a candidate keeps, from its IoU with the better ones (M,).
 
         Returns:
-            (n,) int64 indices by falling rank, and (n,) float64 ranks: the remaining raw scores.
+            (n,) int64 indices by descending rank, and (n,) float64 ranks: the remaining raw scores.
         """
         left = np.array(raw, np.float64)
         overlap = np.zeros(len(candidates), np.float32)
@@ -107,7 +107,7 @@ class MaskFilter:
         return np.asarray(keep, np.int64), np.asarray(ranks)
 
     def best(self, masks: Sequence[RLE], scores: np.ndarray) -> np.ndarray:
-        """Indices of the best masks, by falling score, no two of which are duplicates."""
+        """Indices of the best masks, by descending score, without duplicates."""
         return without_duplicates(masks, scores, self.nms_threshold)[: self.max_masks]
 
 

@@ -72,7 +72,7 @@ class RegionGraph:
         return cls.from_pairs(rows * cols, a, b, np.zeros(len(a), np.int64))
 
     def perimeters(self) -> tuple[np.ndarray, np.ndarray]:
-        """(N,) int64 border length and (N,) int64 border strength of each region; the photo's own edge is no border."""
+        """(N,) int64 border length and (N,) int64 border strength of each region, without the edge of the photo."""
         row = np.repeat(np.arange(len(self)), np.diff(self.indptr))
         # float64 sums of integers are exact below 2^53
         totals = [np.bincount(row, weights=values, minlength=len(self)) for values in (self.length, self.strength)]

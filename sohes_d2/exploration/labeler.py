@@ -29,7 +29,7 @@ from .refinement.base import none
 from .scoring import EntityScorer
 
 _BUILD: Any = object()
-# As many tokens as one or two whole images: bounds the memory that many crops take on a device.
+# About the tokens of one or two whole images; bounds the device memory of many crops.
 _CROPS_PER_BATCH = 32
 
 
@@ -37,7 +37,7 @@ class Evidence(NamedTuple):
     """Network outputs for an image: the part of labeling that needs a device.
 
     Attributes:
-        features: (rows, cols, C) on a grid that tiles the image; from a device as float16, which halves what is sent.
+        features: (rows, cols, C) on a grid that tiles the image; from a device as float16, which halves the transfer.
         borders: (h, w) uint8 learned border strength of the image as it is clustered; (0, 0) without a network.
     """
 
@@ -56,7 +56,7 @@ class _Labels:
     scores: np.ndarray
     levels: list[int]
     sources: list[str]
-    coverage: np.ndarray | None = None  # (M, M) where it is known already
+    coverage: np.ndarray | None = None  # (M, M) if already computed
 
 
 class PseudoLabeler:
@@ -68,21 +68,22 @@ class PseudoLabeler:
     in a worker.
 
     Args:
-        extractor: features of images, or their EXPLORATION.FEATURES.NAME, see `build_feature_extractor`; None for a
+        extractor: feature extractor, or its EXPLORATION.FEATURES.NAME, see `build_feature_extractor`; None for a
             worker that only runs `finish`.
-        looks: leaves of the merge trees, and how they are merged.
+        looks: leaves of the merge trees, and settings of the merging.
         theta_merge: merging thresholds, descending: only nodes present in a snapshot are candidates [P]; empty: every
             node.
         scorer: ranks the candidates.
-        reclustering: zoom into some regions; needs grid leaves and the extractor.
-        refiner: refines the outlines of the masks beyond those of the leaves.
+        reclustering: local re-clustering of some regions; needs grid leaves and the extractor.
+        refiner: refines the outlines of the masks.
         mask_filter: selects the masks to keep.
         fill_holes: whether holes are filled after refinement.
         theta_cover: A is inside B if B covers this share of it, and not the reverse [HASSOD: 0.9].
-        max_pixels: larger photos are clustered at so many pixels; the masks have the photo's own size. 0: never.
+        max_pixels: larger photos are reduced to this many pixels for clustering; masks have the size of the photo. 0:
+            no limit.
         selection: which of the masks are returned; None: all, as needed for training.
-        borders: learned border strength, in addition to the gradient's; None: the gradient alone.
-        learned_share: of ``borders`` in the sum of both, in [0, 1].
+        borders: learned border strength, added to that of the gradient; None: the gradient alone.
+        learned_share: weight of ``borders`` in the sum of both, in [0, 1].
     """
 
     def __init__(
@@ -171,7 +172,7 @@ class PseudoLabeler:
         return self.reclustering.enabled
 
     def describe(self) -> dict[str, Any]:
-        """Json-ready: everything the labels depend on besides the image."""
+        """JSON-ready settings: everything the labels depend on besides the image."""
         return {
             "features": None if self.extractor is None else self.extractor.describe(),
             "looks": _json_ready(asdict(self.looks)),
@@ -246,7 +247,7 @@ class PseudoLabeler:
         return self.selection(forest) if self.selection else forest
 
     def _strength(self, image: np.ndarray, borders: np.ndarray) -> np.ndarray:
-        """(H, W) int32 border strength in 1 / STRENGTH_UNIT, of the gradient and of the network."""
+        """(H, W) int32 border strength in 1 / STRENGTH_UNIT, from the gradient and the network."""
         strength = border_strength(image, self.looks.border_scales, self.looks.border_half)
         if not borders.size:
             return strength
@@ -258,7 +259,7 @@ class PseudoLabeler:
         return tree.levels(self.theta_merge) if self.theta_merge else np.zeros(len(tree), np.int64)
 
     def _from_trees(self, trees: Sequence[MergeTree], size: tuple[int, int]) -> _Labels:
-        """Select among the nodes of all trees, by their arrays alone."""
+        """Select among the nodes of all trees, without decoding masks."""
         levels = [self._levels(tree) for tree in trees]
         values = [self.scorer.tree(tree, weight) for tree, weight in zip(trees, self.looks.border_weights)]
         pixels = size[0] * size[1]
@@ -295,7 +296,7 @@ class PseudoLabeler:
         working = image.shape[:2]
         cell = max(working[0] / grid[0], working[1] / grid[1])
         scale = working[0] * working[1] / (size[0] * size[1])
-        # Refinement moves areas, so that the bounds are only drawn exactly after it.
+        # Refinement changes areas, so that the exact bounds are applied after it.
         minimum = self.mask_filter.min_area * scale / 2
         proposals = []
         for tree in trees:
@@ -311,7 +312,7 @@ class PseudoLabeler:
         return _Labels([masks[k] for k in keep], scores[keep], [p.level for p in chosen], [p.source for p in chosen])
 
     def _closer_looks(self, image: np.ndarray, proposals: list[Proposal], minimum: float) -> list[Proposal]:
-        """Proposals found inside of others by clustering crops of them."""
+        """Proposals from local re-clustering of crops."""
         chosen = self.reclustering.choose(proposals, image.shape[:2])
         found: list[Proposal] = []
         if not chosen:
@@ -328,8 +329,8 @@ class PseudoLabeler:
     def _refine(self, image: np.ndarray, proposals: Sequence[Proposal]) -> list[Proposal]:
         refined = list(proposals)
         reaches = [self.refiner.reach(proposal.cell) for proposal in proposals]
-        # By reach, since proposals of about one cell size share what a refiner prepares for the image, and since on a
-        # large photo that is too much to be held for all sizes at once.
+        # Grouped by reach: proposals of similar cell size share what a refiner prepares for the image, which on a
+        # large photo does not fit into memory for all sizes at once.
         for reach in sorted(set(reaches)):
             members = [k for k, value in enumerate(reaches) if value == reach]
             refine = self.refiner.on(image, proposals[members[0]].cell)
@@ -352,7 +353,7 @@ class PseudoLabeler:
 
 
 def fill_holes(mask: np.ndarray) -> np.ndarray:
-    """The (H, W) bool mask with everything inside that no 4-connected path outside the mask leads to."""
+    """Fill the holes of an (H, W) bool mask: background that is not 4-connected to the image border."""
     outside = np.ones((mask.shape[0] + 2, mask.shape[1] + 2), np.uint8)
     outside[1:-1, 1:-1] = ~mask
     cv2.floodFill(outside, None, (0, 0), 2, flags=4)

@@ -15,7 +15,7 @@ def superpixels(image: np.ndarray, smoothing: float = 1.0, window: int = 3) -> n
     Args:
         image: (H, W, 3) uint8 RGB.
         smoothing: standard deviation in pixels of the Gaussians before and after the gradient.
-        window: side in pixels of the square in which a marker is the minimum; larger gives fewer superpixels.
+        window: side in pixels of the square whose minimum is a marker; larger gives fewer superpixels.
 
     Returns:
         (H, W) int32 labels from 0, each a connected region.
@@ -68,7 +68,7 @@ def pool_features(labels: np.ndarray, features: np.ndarray) -> np.ndarray:
 def gradient_magnitude(lab: np.ndarray) -> np.ndarray:
     """(H, W) float32 length of the gradient over all channels of (H, W, 3) float32, in their units per 8 pixels."""
     total = np.zeros(lab.shape[:2], np.float32)
-    for channel in cv2.split(lab):  # one at a time, for the memory of large photos
+    for channel in cv2.split(lab):  # one at a time, to save memory on large photos
         dx, dy = cv2.Sobel(channel, cv2.CV_32F, 1, 0), cv2.Sobel(channel, cv2.CV_32F, 0, 1)
         total += dx**2 + dy**2
     return np.sqrt(total, out=total)
@@ -83,7 +83,7 @@ def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def consecutive(labels: np.ndarray) -> np.ndarray:
-    """The same regions as labels 0..N-1 without a gap, (H, W) int32."""
+    """Renumber labels to 0..N-1 without gaps: (H, W) int32."""
     present = np.zeros(int(labels.max()) + 1, bool)
     present[labels.ravel()] = True
     return (np.cumsum(present) - 1).astype(np.int32)[labels]

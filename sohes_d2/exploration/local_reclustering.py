@@ -1,7 +1,6 @@
-"""Local re-clustering: a closer look at some regions, for small entities and parts that one grid cannot resolve.
+"""Local re-clustering of zoomed crops, for small entities and parts that the grid of the whole image does not resolve.
 
-SOHES section 3.1 zooms in on small regions; doing the same to large ones raised recall in UnSAM's ablation, and raises
-it here.
+SOHES section 3.1 zooms in on small regions; zooming in on large ones, too, raised recall in UnSAM's ablation and here.
 """
 
 from __future__ import annotations
@@ -18,16 +17,16 @@ from .proposals import Box, Proposal, coverage_by, proposals_from_tree
 
 @dataclass(frozen=True)
 class LocalReclustering:
-    """Settings of local re-clustering: which regions are zoomed into, and how.
+    """Settings of local re-clustering.
 
     Attributes:
-        enabled: whether small regions are zoomed into.
-        large: whether large regions are, too.
+        enabled: whether small regions are re-clustered.
+        large: whether large regions are re-clustered, too.
         small_area_ratio: regions under this share of the image are small.
-        min_side: a region whose box is shorter than this many pixels has nothing to show.
+        min_side: regions whose box has a side shorter than this many pixels are skipped.
         context: the crop's sides are the region's times this.
         crop_size: side in pixels to which every crop is resized.
-        inside: a sub-mask stays if this share of it lies inside the region that was zoomed into.
+        inside: a sub-mask is kept if this share of it lies inside the region.
         max_crops: maximum number of crops per image and size class; the most persistent regions first.
         nms_threshold: a crop that overlaps an earlier one by this IoU is a duplicate and is skipped.
     """
@@ -43,7 +42,7 @@ class LocalReclustering:
     nms_threshold: float = 0.7
 
     def choose(self, proposals: Sequence[Proposal], image_size: tuple[int, int]) -> list[tuple[int, Box]]:
-        """(index of the proposal, crop box in pixels) of the regions to zoom into, small ones first."""
+        """(index of the proposal, crop box in pixels) of the regions to re-cluster, small ones first."""
         if not self.enabled or not proposals:
             return []
         height, width = image_size
@@ -75,12 +74,12 @@ class LocalReclustering:
     def proposals(
         self, features: np.ndarray, box: Box, inside: Proposal, thetas: Sequence[float], min_area: float
     ) -> list[Proposal]:
-        """Cluster one crop and keep what lies inside the region it was made for.
+        """Cluster one crop and keep the regions that lie inside the zoomed region.
 
         Args:
             features: (rows, cols, C) of the crop.
             box: the crop in the image.
-            inside: the region that was zoomed into.
+            inside: the zoomed region.
             thetas: descending merging thresholds.
             min_area: in pixels of the image.
         """

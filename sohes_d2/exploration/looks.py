@@ -1,7 +1,7 @@
 """Looks: the same photo clustered in several ways, each giving a merge tree over the photo's pixels.
 
-Looks differ in the size of the photo at which the leaves are found and in how pairs are weighted. Entities that one of
-them cuts apart another finds whole, and what several of them find deserves more trust (`Candidates.agreement`).
+Looks differ in the scale of the photo at which the leaves are found and in how pairs are weighted. An entity that one
+look splits may be whole in another, and regions found in several looks are scored higher (`Candidates.agreement`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Looks:
         smoothing: of `superpixels`, in pixels.
         window: of `superpixels`, in pixels.
         border_scales, border_half: of `border_strength`.
-        scales: sides of the photo in which the superpixels are found, as shares of the photo's.
+        scales: scale factors of the photo at which the superpixels are found, in (0, 1].
         border_weights: lambda, weights of the border strength relative to the cosine (0: none [P]).
         size_powers: how strongly small regions merge first (0: not at all [P]).
     """
@@ -65,7 +65,7 @@ class Looks:
         """
         if strength is None:
             strength = border_strength(image, self.border_scales, self.border_half)
-        prepared: dict[float, tuple] = {}  # looks of one scale share their leaves
+        prepared: dict[float, tuple] = {}  # looks of the same scale share their leaves
         trees = []
         for scale, border_weight, size_power in zip(self.scales, self.border_weights, self.size_powers):
             if scale not in prepared:
@@ -89,7 +89,7 @@ class Looks:
 
 
 def grid_parts(features: np.ndarray, strength: np.ndarray) -> tuple[np.ndarray, RegionGraph, np.ndarray, np.ndarray]:
-    """Labels, graph, features and areas of the paper's leaves, one per cell of (rows, cols, C) ``features``.
+    """Labels, graph, features and areas of grid leaves, one per cell of (rows, cols, C) ``features``.
 
     Args:
         features: of the pixels that ``strength`` covers.
@@ -100,7 +100,7 @@ def grid_parts(features: np.ndarray, strength: np.ndarray) -> tuple[np.ndarray, 
     areas = np.bincount(labels.ravel(), minlength=rows * cols)
     if areas.all() and strength.any():
         graph = RegionGraph.from_labels(labels, strength)
-    else:  # a grid finer than the pixels has cells without a pixel, which touch in the grid alone
+    else:  # a grid finer than the pixels has cells without pixels, which are neighbours only in the grid
         graph = RegionGraph.of_grid(rows, cols)
     return labels, graph, np.ascontiguousarray(features.reshape(-1, channels), np.float32), areas
 

@@ -1,8 +1,8 @@
-"""The merge tree of one look at a photo: leaves, and every region that greedy merging made of them, in arrays.
+"""The merge tree of one look at a photo: the leaves and every region made by greedy merging, stored in arrays.
 
-Node ``k < N`` is leaf ``k``; node ``N + m`` is what merge ``m`` made, so that children come before their parents and
-the last node is the whole photo. In depth-first order the leaves of any node stand side by side: nesting, overlaps and
-masks are intervals of that order.
+Node ``k < N`` is leaf ``k``; node ``N + m`` is the result of merge ``m``, so that children precede their parents and
+the last node is the whole photo. In depth-first order the leaves of a node are contiguous: nesting, overlaps and masks
+are computed from intervals of that order.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ class MergeTree:
 
     Attributes:
         labels: (H, W) int32, the leaf of each pixel.
-        children: (N - 1, 2) int64 nodes; of node ``N + m`` in row m.
+        children: (N - 1, 2) int64 nodes; row m holds those of node ``N + m``.
         parents: (K,) int64; -1 for the last node.
         birth, death: (K,) float32, priorities at which a node was made and absorbed, as running minima of the merge
             sequence, so that birth >= death. A leaf is born at 1; the last node dies at -1, or lower if a merge was.
-        separation: (K,) float32, 1 - similarity of the merge that absorbed the node: how unlike its most similar
-            neighbour it was; that of the last node is the largest of the tree.
+        separation: (K,) float32, 1 - similarity of the merge that absorbed the node: the distance to its most
+            similar neighbour; for the last node, the largest of the tree.
         surround: (K,) float32, mean of 1 - similarity to all neighbours when the node was made, by length of border; of
             a leaf, its separation.
         area: (K,) int64 pixels.
@@ -44,9 +44,9 @@ class MergeTree:
 
         Args:
             labels: (H, W) int32 leaves.
-            graph: of the leaves, as it was merged.
-            history: of `merge_regions`.
-            strength: (H, W) int32 of `border_strength`.
+            graph: region graph of the leaves, before merging.
+            history: returned by `merge_regions`.
+            strength: (H, W) int32 from `border_strength`.
         """
         leaves = history.leaves
         self.labels = labels
@@ -101,7 +101,7 @@ class MergeTree:
         return np.where(first < end, first, -1)
 
     def positions(self) -> np.ndarray:
-        """(N,) int64 place of each leaf in depth-first order."""
+        """(N,) int64 position of each leaf in depth-first order."""
         places = np.empty(self.leaves, np.int64)
         places[self.order] = np.arange(self.leaves)
         return places
@@ -114,11 +114,11 @@ class MergeTree:
         return member[self.labels[y0:y1, x0:x1]]
 
     def encode(self, nodes: Sequence[int] | np.ndarray, size: tuple[int, int]) -> list[RLE]:
-        """The masks of some nodes, read off the run lengths of the label map.
+        """RLE masks of some nodes, computed from the run lengths of the label map.
 
         Args:
             nodes: indices.
-            size: (H, W) of the masks; where it is not the labels' own size, they are resized by nearest neighbour.
+            size: (H, W) of the masks; if it differs from that of the labels, these are resized by nearest neighbour.
         """
         columns = resize_labels(self.labels.T, size[::-1]).ravel()  # run lengths go down the columns
         starts = np.flatnonzero(np.concatenate([[True], columns[1:] != columns[:-1]]))
@@ -138,7 +138,7 @@ def _boxes(labels: np.ndarray, leaves: int) -> np.ndarray:
     """(N, 4) int64 boxes (y0, x0, y1, x1) of the leaves; zeros for one without a pixel."""
     boxes = np.zeros((leaves, 4), np.int64)
     height, width = labels.shape
-    # Of repeated indices the last assignment counts: lowest last for a start, highest last for an end.
+    # For repeated indices the last assignment wins: the lowest comes last for a start, the highest for an end.
     for axis, (size, other) in enumerate(((height, width), (width, height))):
         rows = labels if axis == 0 else labels.T
         coordinate = np.repeat(np.arange(size), other)
@@ -149,7 +149,7 @@ def _boxes(labels: np.ndarray, leaves: int) -> np.ndarray:
 
 
 def _plain_children(leaves, kept, absorbed):
-    """(M, 2) nodes that each merge joined; a region id always refers to its newest node."""
+    """(M, 2) nodes joined by each merge; a region id refers to its newest node."""
     node = np.arange(leaves)
     children = np.empty((len(kept), 2), np.int64)
     for m in range(len(kept)):
@@ -178,7 +178,7 @@ def _plain_accumulate(children, area, sums, box, length, strength):
 
 
 def _plain_depth_first(children, leaves):
-    """(N,) leaves in depth-first order, and of each of K nodes the first and the last + 1 place in it."""
+    """(N,) leaves in depth-first order, and the first and last + 1 position of each of K nodes."""
     nodes = leaves + len(children)
     size = np.ones(nodes, np.int64)
     for m in range(len(children)):

@@ -27,10 +27,10 @@ from .graph import STRENGTH_UNIT, RegionGraph
 
 try:
     import numba
-except ImportError:  # the numpy path below gives the same result, more slowly
+except ImportError:  # the numpy path below gives the same result, but is slower
     numba = None
 
-# Floor of the product of two norms: an all-zero feature is similar to nothing (cosine 0) instead of undefined.
+# Floor of the product of two norms: the cosine with an all-zero feature is 0 instead of undefined.
 _TINY = 1e-30
 # The heap packs two region ids and a merge index into 63 bits.
 _MOST_REGIONS = 2**21
@@ -44,10 +44,10 @@ class MergeHistory:
         leaves: N.
         kept, absorbed: (N - 1,) int32 region ids of each merge, kept < absorbed.
         priority: (N - 1,) float32, by which each merge was chosen.
-        similarity: (N - 1,) float32; the priority where the size power is 0.
+        similarity: (N - 1,) float32; equals the priority if the size power is 0.
         length, strength: (N - 1,) int64, of the border that each merge removed, as in RegionGraph.
-        surround: (N - 1,) float32, mean of 1 - similarity between what each merge made and its neighbours then,
-            weighted by the length of their borders; 0 where it has none.
+        surround: (N - 1,) float32, mean of 1 - similarity between each merged region and its neighbours at that step,
+            weighted by the length of their borders; 0 without neighbours.
     """
 
     leaves: int
@@ -71,7 +71,7 @@ class MergeHistory:
     def _labels_after(self, step: int) -> np.ndarray:
         parent = np.arange(self.leaves, dtype=np.int32)
         parent[self.absorbed[:step]] = self.kept[:step]
-        while True:  # pointer jumping: the longest chain halves every time
+        while True:  # pointer jumping: each pass halves the longest chain
             above = parent[parent]
             if np.array_equal(above, parent):
                 return parent
@@ -90,12 +90,12 @@ def merge_regions(
     """Merge the leaves of a connected graph down to one region.
 
     Args:
-        features: (N, C), taken as float32.
-        graph: of the N leaves.
+        features: (N, C), converted to float32.
+        graph: region graph of the N leaves.
         areas: (N,) pixels of each leaf; needed with a size power.
-        border_weight: lambda >= 0, of the mean border strength beside the cosine.
+        border_weight: lambda >= 0, weight of the mean border strength relative to the cosine.
         size_power: p >= 0.
-        use_numba: True or False to force a path; None takes numba where it is installed. Both give the same history.
+        use_numba: True or False to force a path; None uses numba if installed. Both give the same history.
 
     Raises:
         ValueError: shapes that do not fit, a feature that is not finite, or a graph that is not connected.
@@ -139,7 +139,7 @@ def _priority(similarity, area_a, area_b, size_power):
 
 
 def _in_units(similarity):
-    """1 - similarity as an integer in millionths or so, whose sums are exact in any order."""
+    """1 - similarity as an integer in units of about 1e-6, whose sums are exact in any order."""
     return int(np.floor((1.0 - similarity) * (STRENGTH_UNIT * STRENGTH_UNIT) + 0.5))
 
 
@@ -166,8 +166,8 @@ def _merge_numpy(sums, indptr, indices, lengths, strengths, areas, border_weight
         priorities = [_priority(s, float(a), float(b), size_power) for s, (a, b) in zip(similarities, areas_of)]
         return similarities, [float(np.float32(p)) for p in priorities]
 
-    changed = [0] * n  # the merge at which a region last changed; pairs that were put on the heap before are stale
-    # (-priority, pair as one number that orders like (a, b), merge at which it was put here)
+    changed = [0] * n  # the merge at which a region last changed; heap entries older than that are stale
+    # (-priority, pair as one number that orders like (a, b), merge at which it was pushed)
     heap: list[tuple[float, int, int]] = []
     for a in range(n):
         later = sorted(b for b in borders[a] if b > a)
@@ -242,15 +242,15 @@ if numba is not None:
         norms = np.empty(n)
         for a in range(n):
             norms[a] = np.sqrt(_dot(sums, a, a))
-        # Neighbours are linked lists of half-edges, which join in O(1); `owner` says which region a far end belongs to
-        # by now. Several half-edges to one neighbour add up when the list is walked.
+        # Neighbours are linked lists of half-edges, which join in O(1); `owner` maps a far end to its current region.
+        # Several half-edges to one neighbour are added up when the list is walked.
         owner = np.arange(n)
         far_end = indices.astype(np.int64)
         length, strength = lengths.copy(), strengths.copy()
         following = np.arange(1, halves + 1)
         head = indptr[:-1].copy()
         tail = indptr[1:] - 1
-        changed = np.zeros(n, np.int64)  # as in the numpy path; of a heap entry the last two are one number
+        changed = np.zeros(n, np.int64)  # as in the numpy path; the last two values of a heap entry are packed
         heap: list[Any] = [(np.float32(0), np.int64(0)) for _ in range(0)]
         for a in range(n):
             if indptr[a] == indptr[a + 1]:

@@ -1,8 +1,8 @@
-"""Overlaps of nodes of one or several merge trees of one photo, from their leaves alone.
+"""Overlaps of nodes of one or several merge trees of one photo, computed without decoding masks.
 
-The leaves of a node are an interval of its tree's depth-first order. Two nodes of one tree are nested or apart. Between
-trees, the number of shared pixels is read off a table of sums: how many pixels lie before position p of the one order
-and before position q of the other.
+The leaves of a node are an interval of its tree's depth-first order. Two nodes of one tree are nested or disjoint.
+Between trees, the number of shared pixels is looked up in a summed-area table: the number of pixels before position p
+of one order and before position q of the other.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .merge_tree import MergeTree
 
 
 class Candidates:
-    """Some nodes of each of several trees over one photo, and how they overlap.
+    """Selected nodes of several merge trees of one photo, and their overlaps.
 
     Attributes:
         tree: (M,) int64 index of each candidate's tree.
@@ -24,13 +24,13 @@ class Candidates:
     """
 
     def __init__(self, trees: Sequence[MergeTree], nodes: Sequence[np.ndarray]):
-        """Candidates in the order of the trees, ``nodes[t]`` being those of ``trees[t]``."""
+        """Candidates in the order of the trees; ``nodes[t]`` are nodes of ``trees[t]``."""
         self.trees = list(trees)
         self.tree = np.repeat(np.arange(len(trees)), [len(n) for n in nodes])
         self.node = np.concatenate([np.asarray(n, np.int64) for n in nodes]) if len(nodes) else np.zeros(0, np.int64)
         self._bounds = np.concatenate([[0], np.cumsum([len(n) for n in nodes])]).astype(np.int64)
         self.area = self._take("area")
-        # Only the ends of candidates matter, so each tree's order is cut there and nowhere else.
+        # Only the ends of candidates matter, so each tree's order is binned at these.
         cuts, self._low, self._high = [], np.zeros(len(self), np.int64), np.zeros(len(self), np.int64)
         for t, tree in enumerate(self.trees):
             part = self.of_tree(t)
@@ -62,7 +62,7 @@ class Candidates:
         return slice(int(self._bounds[t]), int(self._bounds[t + 1]))
 
     def intersections(self, index: np.ndarray, others: np.ndarray) -> np.ndarray:
-        """(n, m) int64 pixels that candidates (n,) share with others (m,), where each of the two is of one tree."""
+        """(n, m) int64 pixels that candidates (n,) share with others (m,); each of the two lists is of one tree."""
         if not len(index) or not len(others):
             return np.zeros((len(index), len(others)), np.int64)
         x, y = int(self.tree[index[0]]), int(self.tree[others[0]])
@@ -92,7 +92,7 @@ class Candidates:
         return (shared / (self.area[candidate] + self.area - shared)).astype(np.float32)
 
     def agreement(self, block: int = 256) -> np.ndarray:
-        """(M,) float64 mean over the other trees of the best IoU there; 1 where there is one tree alone."""
+        """(M,) float64 best IoU with the candidates of each other tree, averaged over these; 1 if there is one tree."""
         if len(self.trees) < 2:
             return np.ones(len(self))
         total = np.zeros(len(self))

@@ -1,4 +1,4 @@
-"""Mask proposals: candidates between clustering and label file."""
+"""Mask proposals: the candidates for labels that clustering produces."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Box = tuple[int, int, int, int]  # (y0, x0, y1, x1) in pixels, ends exclusive
 
 @dataclass(frozen=True)
 class Proposal:
-    """One candidate, held as its window so that a thousand of them cost little on a large photo.
+    """One candidate mask, stored as its window, so that a thousand of them need little memory on a large photo.
 
     Attributes:
         box: (y0, x0, y1, x1) of the window in the image, in pixels.
@@ -22,8 +22,8 @@ class Proposal:
         birth, death: similarities at which the clustering made and absorbed the region, birth >= death.
         level: index of the first threshold whose snapshot contains it.
         source: "global", or "local" from a zoomed crop.
-        cell: side of a feature cell in image pixels: how coarse the mask's edge is.
-        separation: in [0, 2], 1 - similarity to the region that it was absorbed with.
+        cell: side of a feature cell in image pixels, the resolution of the mask's outline.
+        separation: in [0, 2], 1 - similarity to the region with which it was merged.
         surround: in [0, 2], the mean of 1 - similarity to all its neighbours.
         agreement: IoU in [0, 1] of the mask before and after refinement.
     """
@@ -67,14 +67,14 @@ def proposals_from_tree(
 
     Args:
         tree: of a photo or a crop.
-        levels: (K,) of `MergeTree.levels`; nodes of level -1 are left out.
+        levels: (K,) of `MergeTree.levels`; nodes of level -1 are skipped.
         origin: (y, x) of the tree's first pixel in the photo.
         cell: side of a feature cell in pixels.
         min_area, max_area: bounds of the area in pixels; others are skipped.
         source: for the proposals.
 
     Returns:
-        Proposals by rising level, within a level by their first leaf.
+        Proposals by ascending level, within a level by their first leaf.
     """
     nodes = np.flatnonzero((levels >= 0) & (min_area <= tree.area) & (tree.area <= max_area) & (tree.area > 0))
     lowest = np.asarray([tree.order[tree.first[k] : tree.last[k]].min() for k in nodes], np.int64)

@@ -1,17 +1,17 @@
-"""How likely a region is an entity, without ever having seen one: the score that ranks the labels.
+"""Score that ranks the labels: an estimate of how likely a region is an entity, made without annotations.
 
     raw = separation * surround ** SURROUND_POWER * contrast * agreement ** AGREEMENT_POWER
     rank = raw * (1 - REDUNDANCY * overlap ** REDUNDANCY_POWER)
     score = FLOOR * rank / (rank + TAIL) + (1 - FLOOR) * rank ** SLOPE / (rank ** SLOPE + MIDPOINT ** SLOPE)
 
-- separation, (1 - similarity) / (2 + lambda): how unlike its nearest neighbour the region was when it was absorbed;
-- surround, the same, of the mean over all its neighbours when it was made, weighted by the length of the border;
-- contrast, e / (e + i + noise): border strength along its outline (e) against that over its pixels (i);
-- agreement: the mean best IoU with the regions of the other looks; after a refiner, the IoU with the mask before.
+- separation, (1 - similarity) / (2 + lambda): dissimilarity to the most similar neighbour when the region was absorbed;
+- surround: the same, as the mean over all neighbours when it was made, weighted by the length of the border;
+- contrast, e / (e + i + noise): border strength along its outline (e) relative to that over its pixels (i);
+- agreement: the mean best IoU with the regions of the other looks; with a refiner, the IoU before and after it;
 
 - overlap: the best IoU with a region of higher rank.
 
-The last line is calibrated without labels: it is the share of regions of that rank that come back (IoU of at
+The last line is calibrated without labels: it is the share of regions of that rank that are found again (IoU of at
 least 0.75) when the photo is mirrored, recoloured and reduced (tools/calibrate_scores.py).
 """
 
@@ -31,16 +31,16 @@ from .refinement.base import margin_window
 
 @dataclass(frozen=True)
 class EntityScorer:
-    """The formula above [D]. All values were chosen on photos of training splits, without labels where it says so.
+    """The formula above [D]. All values were chosen on photos of training splits.
 
     Attributes:
-        noise: border strength in [0, 1) below which "stronger than inside" means nothing.
+        noise: border strength in [0, 1) below which the contrast is damped.
         surround_power: exponent of the surround; 0 ignores it.
         agreement_power: exponent of the agreement; 0 ignores it.
-        redundancy: share of its raw score that a region loses to a better one that it equals; less with the overlap.
-        redundancy_power: of the IoU with the best such region.
-        floor: share of weak regions that come back.
-        tail: rank at which half of that share is reached: it keeps the scores of weak regions in order.
+        redundancy: share of its raw score that a region loses if it equals a better one; less for smaller overlaps.
+        redundancy_power: exponent of the IoU with the best such region.
+        floor: share of weak regions that are found again.
+        tail: rank at which half of that share is reached; it keeps the scores of weak regions in order.
         midpoint: rank at which the share is halfway between the floor and 1.
         slope: how fast the share rises there, with the logarithm of the rank.
     """
@@ -59,8 +59,8 @@ class EntityScorer:
         """(K,) float64 separation, surround and contrast, multiplied, of all nodes of a tree.
 
         Args:
-            tree: of one look.
-            border_weight: with which it was merged.
+            tree: merge tree of one look.
+            border_weight: border weight of its merging.
         """
         separation, surround = (np.clip(v / (2 + border_weight), 0, 1) for v in (tree.separation, tree.surround))
         return separation * surround**self.surround_power * tree.border / (tree.border + tree.inside + self.noise)
@@ -81,20 +81,20 @@ class EntityScorer:
         return 1 - self.redundancy * np.asarray(overlap, np.float64) ** self.redundancy_power
 
     def proposal(self, proposal: Proposal, strength: np.ndarray, border_weight: float) -> float:
-        """Separation, surround and contrast, multiplied, of a refined mask, whose outline its node no longer has.
+        """Separation, surround and contrast, multiplied, of a refined mask, whose outline differs from its node's.
 
         Args:
-            proposal: refined.
+            proposal: after refinement.
             strength: (H, W) int32 of `border_strength` of the image.
-            border_weight: of the tree that it came from.
+            border_weight: border weight of its tree.
         """
         window = margin_window(proposal.box, 1, strength.shape)
         mask = np.zeros((window[0].stop - window[0].start, window[1].stop - window[1].start), np.uint8)
         y, x = proposal.box[0] - window[0].start, proposal.box[1] - window[1].start
         mask[y : y + proposal.mask.shape[0], x : x + proposal.mask.shape[1]] = proposal.mask
         kernel = np.ones((3, 3), np.uint8)
-        # Where the margin is cut at the image's border, what lies beyond counts as inside for the one and outside for
-        # the other: the image's border is no outline.
+        # Beyond the image, pixels count as inside for the erosion and as outside for the dilation, so that the border
+        # of the image is not part of the outline.
         inner = cv2.erode(mask, kernel, borderType=cv2.BORDER_CONSTANT, borderValue=1).view(bool)
         outline = cv2.dilate(mask, kernel, borderType=cv2.BORDER_CONSTANT, borderValue=0).view(bool) & ~inner
         values = strength[window]

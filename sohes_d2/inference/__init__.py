@@ -1,1 +1,1 @@
-"""Inference: forests of photos from a trained model, its export, and galleries of photos."""
+"""Inference: predict forests with a trained model, export it, and write galleries."""

@@ -1,8 +1,8 @@
-"""The trained segmenter as one file that runs without this package and without Detectron2, checked before it is kept.
+"""Export of a trained segmenter to ONNX or torch.export files that run without this package and Detectron2.
 
-Such a file maps ``image`` (1, 3, H, W), float32 RGB in 0..255, to ``logits`` (1, Q, K + 1), the last for "no entity";
-``masks`` (1, Q, H/4, W/4), logits; and, of a model with an ancestor head, ``ancestors`` (1, Q, Q), [i, j] the
-probability that i is an ancestor of j, 0 on the diagonal.
+A file maps ``image`` (1, 3, H, W), float32 RGB in 0..255, to ``logits`` (1, Q, K + 1), the last for "no entity";
+``masks`` (1, Q, H/4, W/4), logits; and, if the model has an ancestor head, ``ancestors`` (1, Q, Q), where [i, j] is
+the probability that i is an ancestor of j, 0 on the diagonal.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ from ..modeling.meta_arch import SOHES
 from ..structures.files import atomic_writer, output_errors, sync_folder, write_bytes
 
 SUFFIXES = (".onnx", ".pt2")
-# What torch's exporter writes without converting; earlier ones cannot resize with antialiasing.
+# The native opset of torch's exporter; earlier ones cannot resize with antialiasing.
 OPSET = 18
 INPUT, OUTPUTS = "image", ("logits", "masks", "ancestors")
-METADATA = "sohes"  # key of the settings among an ONNX file's metadata
-SCENES = 2  # synthetic photos that a file is checked on
+METADATA = "sohes"  # key of the settings in the metadata of a file
+SCENES = 2  # number of synthetic photos used to check a file
 
 Runner = Callable[[Tensor], Sequence[Tensor]]
 
 
 class SegmenterGraph(nn.Module):
-    """A segmenter from pixels to tensors: the part of `SOHES` that is a graph."""
+    """The part of `SOHES` that is exported: from pixels to tensors, without decoding."""
 
     def __init__(self, model: SOHES, channels: str = "RGB"):
         """
         Args:
             model: in evaluation mode.
-            channels: INPUT.FORMAT of the model; the graph takes RGB and turns it over.
+            channels: INPUT.FORMAT of the model; the graph takes RGB and flips it if needed.
         """
         super().__init__()
         self.model = model
         self.channels = channels
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """``image`` (1, 3, H, W) to the outputs that the file's docstring names, in their order."""
+        """Map ``image`` (1, 3, H, W) to the outputs listed in the module's docstring, in that order."""
         model = self.model
         pixels = image if self.channels == "RGB" else image.flip(1)
         outputs = model.segment((pixels - model.pixel_mean) / model.pixel_std)
@@ -64,15 +64,15 @@ class SegmenterGraph(nn.Module):
 
 
 def check_model(model: nn.Module, size: tuple[int, int]) -> SOHES:
-    """The model, if it can be exported for images of a size.
+    """Check that a model can be exported for images of a size, and return it.
 
     Raises:
-        InputError: another architecture, a model in training mode or not on the CPU, or a size it does not take.
+        InputError: another architecture, a model in training mode or not on the CPU, or an unsupported size.
     """
     if not isinstance(model, SOHES):
         raise InputError(
-            f"only the single model SOHES can be exported, not {type(model).__name__}; of a checkpoint with teacher "
-            "and student, sohes export writes one"
+            f"only the architecture SOHES can be exported, not {type(model).__name__}; sohes export turns a "
+            "checkpoint with teacher and student into one"
         )
     if model.training or model.device.type != "cpu":
         raise InputError("the model must be in evaluation mode and on the CPU")
@@ -83,21 +83,21 @@ def check_model(model: nn.Module, size: tuple[int, int]) -> SOHES:
 
 
 def trace(graph: SegmenterGraph, size: tuple[int, int]) -> torch.export.ExportedProgram:
-    """The graph for images of one size, by ``torch.export``.
+    """Trace the graph for images of one size with ``torch.export``.
 
     Args:
-        graph: of a model that passes `check_model`.
+        graph: its model must pass `check_model`.
         size: (H, W).
     """
     example = torch.zeros(1, 3, *size)
-    # Not strict: the model's Python runs as always, so that no part of it has to suit torch's compiler.
+    # Not strict: the model runs as normal Python, so it need not be supported by torch's compiler.
     with torch.no_grad(), _traceable_sampling(graph):
         return torch.export.export(graph, (example,), strict=False)
 
 
 @contextlib.contextmanager
 def _traceable_sampling(model: nn.Module) -> Iterator[None]:
-    """Deformable attention by operators that exist in other runtimes; on CPUs it has its own function otherwise."""
+    """Switch deformable attention to operators that other runtimes support; on CPUs it uses a custom function."""
     layers = [module for module in model.modules() if isinstance(module, MSDeformAttn)]
     before = [layer.sampling for layer in layers]
     try:
@@ -110,7 +110,7 @@ def _traceable_sampling(model: nn.Module) -> Iterator[None]:
 
 
 def settings(graph: SegmenterGraph) -> str:
-    """What decoding needs beside the outputs, as json: the padding's colour in RGB, and fields of `EntityInference`."""
+    """Settings for decoding the outputs, as json: the padding colour in RGB and fields of `EntityInference`."""
     inference = graph.model.inference
     mean = graph.model.pixel_mean.flatten().tolist()
     names: tuple[str, ...] = ("max_masks", "min_score", "calibration", "nms_threshold")
@@ -124,7 +124,7 @@ def settings(graph: SegmenterGraph) -> str:
 
 
 def write(program: torch.export.ExportedProgram, path: str, metadata: str) -> None:
-    """Write a program as .onnx or .pt2, by the path's suffix, with ``metadata`` under METADATA.
+    """Write a program as .onnx or .pt2, depending on the suffix, with ``metadata`` under the key METADATA.
 
     Raises:
         InputError: torch's exporter cannot write it as ONNX.
@@ -146,13 +146,13 @@ def write(program: torch.export.ExportedProgram, path: str, metadata: str) -> No
         raise InputError(f"torch {torch.__version__} cannot write this model as ONNX: {error}") from error
     assert converted is not None  # since dynamo=True
     for node in converted.model.graph:
-        node.metadata_props.clear()  # stack traces, with the paths of this machine
+        node.metadata_props.clear()  # stack traces with local paths
     converted.model.metadata_props[METADATA] = metadata
     write_bytes(path, converted.model_proto.SerializeToString())
 
 
 def load_runner(path: str) -> Runner:
-    """A written file as a function of an image, on the CPU."""
+    """Load an exported file as a function of an image, on the CPU."""
     if path.endswith(".pt2"):
         return torch.export.load(path).module()
     import onnxruntime
@@ -164,14 +164,14 @@ def load_runner(path: str) -> Runner:
 
 
 def example_images(size: tuple[int, int], photos: Sequence[np.ndarray] = ()) -> list[Tensor]:
-    """Images to check a file on: synthetic scenes, and photos.
+    """Images to check a file with: synthetic scenes and photos.
 
     Args:
         size: (H, W).
         photos: (H, W, 3) uint8 RGB.
 
     Returns:
-        (1, 3, H, W) float32 each.
+        tensors (1, 3, H, W), float32.
     """
     scenes = [generate_scene(0, k, size)[0] for k in range(SCENES)]
     return [torch.from_numpy(image.transpose(2, 0, 1).copy())[None].float() for image in (*scenes, *photos)]
@@ -179,15 +179,15 @@ def example_images(size: tuple[int, int], photos: Sequence[np.ndarray] = ()) -> 
 
 @torch.no_grad()
 def largest_differences(expected: Runner, found: Runner, images: Sequence[Tensor]) -> dict[str, float]:
-    """The largest absolute difference of each output over all images.
+    """Largest absolute difference of each output over all images.
 
-    It is infinite where the other lacks the output or has it in another shape, and where either is not a number.
+    It is infinite if an output is missing on one side, the shapes differ, or a value is NaN.
     """
     worst: dict[str, float] = {}
     for image in images:
         for name, wanted, got in itertools.zip_longest(OUTPUTS, expected(image), found(image)):
             if wanted is None and got is None:
-                continue  # a model without ancestors
+                continue  # a model without ancestor head
             same_shape = wanted is not None and got is not None and wanted.shape == got.shape
             difference = (wanted - got).abs().max().item() if same_shape else math.inf
             worst[name] = max(worst.get(name, 0.0), math.inf if math.isnan(difference) else difference)
@@ -202,15 +202,15 @@ def export_segmenter(
     photos: Sequence[np.ndarray] = (),
     tolerance: float = 1e-3,
 ) -> dict[str, dict[str, float]]:
-    """Write a model to files, each of which is kept only if it computes what the model does.
+    """Export a model to files; a file is kept only if its outputs match the model's.
 
     Args:
         model: a `SOHES` on the CPU, in evaluation mode.
-        paths: of the files; each suffix, .onnx or .pt2, says what is written. Folders are made.
-        size: (H, W) that the files take; the graph is fixed to it.
+        paths: output files; the suffix, .onnx or .pt2, selects the format. Folders are created.
+        size: (H, W), the fixed input size of the files.
         channels: INPUT.FORMAT of the model.
-        photos: (H, W, 3) uint8 RGB each, to check on beside synthetic scenes.
-        tolerance: largest absolute difference of any output.
+        photos: (H, W, 3) uint8 RGB, used for the check in addition to synthetic scenes.
+        tolerance: largest allowed absolute difference of any output.
 
     Returns:
         `largest_differences` of each path.
@@ -227,7 +227,7 @@ def export_segmenter(
     for path in paths:
         folder = os.path.dirname(os.path.abspath(path))
         os.makedirs(folder, exist_ok=True)
-        # beside its place, so that the last step is a mere renaming
+        # in the same folder, so that the last step is a rename
         with output_errors(path), tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as temporary:
             unchecked = os.path.join(temporary, os.path.basename(path))
             write(program, unchecked, settings(graph))
@@ -244,7 +244,7 @@ def export_segmenter(
 
 
 def check_paths(paths: Sequence[str]) -> None:
-    """Make sure that files of these names can be written and checked here.
+    """Check that files of these names can be written and verified here.
 
     Raises:
         InputError: another suffix, or a package is missing.
@@ -256,11 +256,11 @@ def check_paths(paths: Sequence[str]) -> None:
         missing = [name for name in needed if importlib.util.find_spec(name) is None]
         if missing:
             raise InputError(
-                f"{path!r}: ONNX files are written and checked with {', '.join(missing)}, missing here; "
+                f"{path!r}: writing and checking ONNX files needs {', '.join(missing)}; "
                 "pip install 'sohes_d2[onnx]', or write a .pt2 file"
             )
 
 
 def describe(differences: dict[str, float]) -> str:
-    """For example "1.2e-06 (logits), 3.0e-05 (masks)"."""
+    """Format differences, for example as "1.2e-06 (logits), 3.0e-05 (masks)"."""
     return ", ".join(f"{value:.1e} ({name})" for name, value in differences.items())

@@ -1,4 +1,4 @@
-"""Entity forests of a few photos, written as pictures, COCO json and html page."""
+"""Gallery: entity forests of a few photos as pictures, COCO json and html page."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ logger = logging.getLogger(__name__)
 
 LABELS, PAGE, PICTURES = "labels.json", "report.html", "pictures"
 JPEG_QUALITY = 92
-# More than the pictures show, but not every one of a thousand: the page holds them all in the browser's memory.
+# More than the pictures show, but bounded: the page holds all masks in the browser's memory.
 PAGE_MASKS = 300
 
 FindForests = Callable[[Sequence[np.ndarray]], Sequence[Forest]]
-# What one photo can cause: it is skipped then, and the others go on.
+# Errors that a single photo can cause; only that photo is skipped.
 _PHOTO_ERRORS = (ValueError, MemoryError, torch.cuda.OutOfMemoryError)
 
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """What is kept of the forests, and how they are drawn.
+    """Which masks are kept, and how they are drawn.
 
     Attributes:
-        score_threshold: masks scored lower are left out; in [0, 1].
-        max_depth: masks deeper than this are left out (0: wholes only); None keeps all.
-        max_area: larger masks, as a share of the photo, are left out of the pictures, not of the json.
-        max_masks: of the best-scored masks so many are drawn; 0 draws all.
-        entities: the pictures show, and the page opens on, so many entities of a photo and their parts; 0: all masks.
-        width: of the pictures in pixels.
-        batch_size: photos read and given to the model at once.
+        score_threshold: masks with a lower score are dropped; in [0, 1].
+        max_depth: deeper masks are dropped (0: wholes only); None keeps all.
+        max_area: larger masks, as a share of the photo, are dropped from the pictures, not from the json.
+        max_masks: number of best-scored masks to draw; 0 draws all.
+        entities: number of entities, with their parts, that the pictures and the page show first; 0: all masks.
+        width: width of the pictures in pixels.
+        batch_size: photos per batch.
     """
 
     score_threshold: float = 0.0
@@ -60,15 +60,15 @@ class DemoOptions:
 
 @dataclass
 class DemoReport:
-    """What came of a run.
+    """Result of a run.
 
     Attributes:
-        labels: the COCO json.
-        page: the html page.
-        pictures: file name of a photo -> its pictures.
+        labels: path of the COCO json.
+        page: path of the html page.
+        pictures: file name of a photo -> paths of its pictures.
         forests: file name of a photo -> number of masks by depth.
         skipped: records (id, file_name, reason) of photos without a forest.
-        best_score: of all masks, those below the threshold too; 0 without any.
+        best_score: highest score of all masks, including those below the threshold; 0 if there are none.
     """
 
     labels: str
@@ -88,19 +88,19 @@ def run_demo(
     title: str = "",
     on_image: Callable[[str, DemoReport], None] | None = None,
 ) -> DemoReport:
-    """Find the forests of some photos and write all that shows them into a folder.
+    """Find the forests of some photos and write them as pictures, json and html page.
 
-    A photo that cannot be read or handled is recorded and skipped. The json and the page are written at the end, each
-    whole or not at all.
+    A photo that cannot be read or processed is recorded and skipped. The json and the page are written at the end,
+    atomically.
 
     Args:
         images: the photos.
-        find_forests: from photos, (H, W, 3) uint8 RGB, to their forests.
-        output: the folder; made if missing. Files of an earlier run are replaced.
-        options: what to keep and how to draw.
+        find_forests: function from photos, (H, W, 3) uint8 RGB, to their forests.
+        output: output folder; created if missing. Files of an earlier run are replaced.
+        options: see `DemoOptions`.
         info: the ``info`` of the json.
-        title: of the page.
-        on_image: called with a photo's file name after it is done or skipped, and the report so far.
+        title: title of the page.
+        on_image: called after each photo, done or skipped, with its file name and the report so far.
 
     Raises:
         OSError: the folder cannot be written.
@@ -140,17 +140,17 @@ def run_demo(
 
 
 def write_pictures(stem: str, image: np.ndarray, forest: Forest, title: str, options: DemoOptions) -> list[str]:
-    """All pictures of one forest, in the same colours; those of an earlier run with the same stem are replaced.
+    """Write all pictures of one forest in the same colours; those of an earlier run with the same stem are replaced.
 
     Args:
         stem: path without suffix; ``_forest``, ``_depth0`` and so on, ``_strips``, ``_tree`` and ``.jpg`` are appended.
         image: (H, W, 3) uint8 RGB.
-        forest: its masks.
-        title: of the figure.
-        options: width, and which masks are drawn.
+        forest: the forest to draw.
+        title: title of the figure.
+        options: see `DemoOptions`.
 
     Returns:
-        The paths.
+        Paths of the pictures.
     """
     forest = forest.select(options.entities, parts=True) if options.entities else forest
     shown = forest
@@ -178,7 +178,7 @@ def write_pictures(stem: str, image: np.ndarray, forest: Forest, title: str, opt
 def _forests(
     images: ImageList, find_forests: FindForests, batch_size: int
 ) -> Iterator[tuple[ImageItem, tuple[np.ndarray, Forest] | str]]:
-    """Each image with its pixels and forest, or with the reason why it has none; in the order of the list."""
+    """Yield each image with its pixels and forest, or with the reason why it has none, in list order."""
     for start in range(0, len(images), batch_size):
         items = images[start : start + batch_size]
         results: dict[int, tuple[np.ndarray, Forest] | str] = {}
@@ -191,7 +191,7 @@ def _forests(
         try:
             forests = find_forests(list(pixels.values())) if pixels else []
             results.update((k, (pixels[k], forest)) for k, forest in zip(pixels, forests))
-        except _PHOTO_ERRORS:  # of one of them: each on its own tells which
+        except _PHOTO_ERRORS:  # caused by one photo of the batch: run each alone to find it
             results.update((k, _alone(image, find_forests)) for k, image in pixels.items())
         yield from ((item, results[item.image_id]) for item in items)
 

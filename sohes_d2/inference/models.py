@@ -1,4 +1,4 @@
-"""`sohes_d2.load`: all entity segmenters by name, with one interface."""
+"""`sohes_d2.load`: load any entity segmenter by name, with one interface."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# An image as `structures.images.as_rgb` takes it, or several: a folder, a glob, a sequence or an iterator of images.
+# An image accepted by `structures.images.as_rgb`, or several: a folder, a glob, a sequence or an iterator of images.
 Images = Any
 CONFIG_FILE = "config.yaml"
 HUB_WEIGHTS = "model.safetensors"
@@ -38,17 +38,17 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 class EntityModel:
-    """Phase 1 or a trained model, as a function from images to forests.
+    """Phase 1 or a trained model as a function from images to forests.
 
     >>> model = sohes_d2.load("joint")
     >>> for entity in model("photo.jpg", entities=20):
     ...     entity.name, entity.box, entity.mask
 
     Attributes:
-        name: what it was loaded by.
+        name: the name passed to `load`.
         cfg: the config that it was built with.
-        source: the `PseudoLabeler` or the `SOHESPredictor` that does the work.
-        rules: thresholds of what people see, EXPLORATION.HIERARCHY of ``cfg``.
+        source: the underlying `PseudoLabeler` or `SOHESPredictor`.
+        rules: thresholds of the displayed hierarchy, EXPLORATION.HIERARCHY of ``cfg``.
     """
 
     def __init__(self, name: str, cfg: Any, source: PseudoLabeler | SOHESPredictor):
@@ -68,25 +68,25 @@ class EntityModel:
         min_score: float = 0.0,
         max_depth: int | None = None,
     ) -> Forest | Iterator[Forest]:
-        """The forest of an image, or an iterator over those of several.
+        """Find the forest of an image, or lazily those of several.
 
         Args:
             images: a path, Pillow image, array or tensor, see `as_rgb`; or several: a folder (with sub-folders), a
-                glob, or an iterable of single images. Files of a folder or glob that cannot be read are left out with
-                a warning.
+                glob, or an iterable of single images. Unreadable files of a folder or glob are skipped with a
+                warning.
             entities: number of masks that explain the photo best (`Forest.select`); None or 0: all masks.
-            min_score: masks scored lower are left out; in [0, 1].
-            max_depth: masks deeper than this are left out, 0: wholes only; None: any depth. With ``entities``, these
-                are the wholes, and come alone unless a depth is given.
+            min_score: masks with a lower score are dropped; in [0, 1].
+            max_depth: deeper masks are dropped, 0: wholes only; None: any depth. With ``entities``, the selected
+                masks are the wholes, and parts are added only if a depth is given.
 
         Returns:
-            Forests with ``photo``, ``file_name`` and ``rules``. Images are read one after the other, when their forest
-            is asked for.
+            A forest with ``photo``, ``file_name`` and ``rules``, or an iterator of forests; images are read as the
+            iterator advances.
 
         Raises:
             ImageReadError: a file that cannot be read.
             InputError: no image in a folder or at a glob.
-            ValueError: something that is no image, or an argument out of range.
+            ValueError: not an image, or an argument out of range.
         """
         select = Selection(entities or 0, min_score, max_depth, parts=bool(max_depth))
 
@@ -116,30 +116,30 @@ class EntityModel:
             try:
                 yield find(path)
             except ImageReadError as error:
-                logger.warning("left out: %s", error)
+                logger.warning("skipped: %s", error)
 
 
 def load(name: str | os.PathLike[str], *, device: str | None = None, options: Iterable[str] = ()) -> EntityModel:
-    """A way of finding entities, by its name.
+    """Load an entity segmenter by name.
 
     ==========================  =====================================================================================
-    name                        what it is
+    name                        segmenter
     ==========================  =====================================================================================
     ``joint``                   phase 1 with colour, texture and the small ViT of this package: no download
     ``color_texture``           phase 1 without any weights
     ``auto``                    phase 1 with DINO ViT-B/8 where its weights are cached or reachable, else ``joint``
     a timm name, or             phase 1 with that network's features; ``vit_small_patch14_dinov2.lvd142m``,
     ``torchvision/NAME``        ``torchvision/resnet50``
-    ``shipped:NAME``            what comes with this package: a model, ``shipped:sohes_mini8``, or phase 1 with a
+    ``shipped:NAME``            shipped with this package: a model, ``shipped:sohes_mini8``, or phase 1 with a
                                 backbone, ``shipped:vit_mini8``
-    a folder                    a trained model: ``config.yaml`` and weights, such as a training's OUTPUT_DIR
-    ``ORG/NAME``                the same from the Hugging Face hub, with ``model.safetensors``
+    a folder                    a trained model: ``config.yaml`` and weights, such as OUTPUT_DIR of a training
+    ``ORG/NAME``                a trained model on the Hugging Face hub, with ``model.safetensors``
     ==========================  =====================================================================================
 
     Args:
         name: one of these.
-        device: "cpu", "cuda", "cuda:1" or "mps"; by default that of the config, or the CPU where that is not there.
-        options: alternating config keys and values, such as ("EXPLORATION.FILTER.MIN_AREA", "50"); of phase 1.
+        device: "cpu", "cuda", "cuda:1" or "mps"; default: that of the config, or the CPU if it is not available.
+        options: alternating config keys and values, such as ("EXPLORATION.FILTER.MIN_AREA", "50"); phase 1 only.
 
     Raises:
         ConfigError: an unknown name, key or device.
@@ -154,7 +154,7 @@ def load(name: str | os.PathLike[str], *, device: str | None = None, options: It
         file = shipped_files().get(shipped)
         if file is None:
             known = [PREFIX + other for other in shipped_files()]
-            raise ConfigError(f"no model {name!r} comes with this package; it has {', '.join(sorted(known))}")
+            raise ConfigError(f"no model {name!r} is shipped with this package; it has {', '.join(sorted(known))}")
         if (file.parent / CONFIG_FILE).is_file():
             return _trained(name, name, device)
         return _phase_one(name, "vit_file", device, ["EXPLORATION.FEATURES.WEIGHTS", name, *options])
@@ -164,7 +164,7 @@ def load(name: str | os.PathLike[str], *, device: str | None = None, options: It
         return _trained(name, _hub_folder(name), device)
     known = [*dict(FEATURE_EXTRACTORS), *(PREFIX + other for other in shipped_files())]
     raise ConfigError(
-        f"{name!r} is no model that can be loaded: neither a folder, nor ORG/NAME of the hub, nor a model of timm, nor "
+        f"{name!r} cannot be loaded: it is not a folder, ORG/NAME on the hub, a timm model, or "
         f"one of {', '.join(known)}.{near_matches(name, known)}"
     )
 
@@ -187,13 +187,13 @@ def _trained(name: str, folder: str, device: str | None) -> EntityModel:
 def _is_extractor(name: str) -> bool:
     if name in FEATURE_EXTRACTORS or name.startswith(TORCHVISION_PREFIX):
         return True
-    import timm  # a second; not needed for the names above
+    import timm  # takes a second; not needed for the names above
 
     return timm.is_model(name.partition(".")[0])
 
 
 def _hub_folder(name: str) -> str:
-    """Download a model from the hub: its config and its safetensors, no file that could hold code.
+    """Download a model's config and safetensors from the hub, and no file that could contain code.
 
     Raises:
         ConfigError: no such repository, or no network.
@@ -205,11 +205,11 @@ def _hub_folder(name: str) -> str:
         return snapshot_download(name, allow_patterns=[CONFIG_FILE, HUB_WEIGHTS])
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ConfigError(f"{name!r} is no folder here, and cannot be had from the hub: {reason}") from error
+        raise ConfigError(f"{name!r} is not a local folder and cannot be downloaded from the hub: {reason}") from error
 
 
 def _is_single(images: Any) -> bool:
-    """Whether this is one image: arrays and tensors of up to three axes, Pillow images."""
+    """Whether this is a single image: an array or tensor of up to three axes, or a Pillow image."""
     if isinstance(images, (np.ndarray, torch.Tensor)):
         return images.ndim <= 3
     return not isinstance(images, Iterable)

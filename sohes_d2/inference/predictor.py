@@ -1,4 +1,4 @@
-"""Predictor: forests of photos from a trained model."""
+"""Predictor: predict forests with a trained model."""
 
 from __future__ import annotations
 
@@ -26,28 +26,27 @@ from ..structures.images import PathLike, as_rgb, image_size, read_image, set_ma
 from ..weights import PREFIX, local_path
 from ..weights.checkpoint import SOHESCheckpointer
 
-ImageLike = Any  # as `structures.images.as_rgb` takes it
+ImageLike = Any  # anything that `structures.images.as_rgb` accepts
 
 CONFIG_FILE = "config.yaml"
-# In a model's folder, in this order; the file that `last_checkpoint` names comes before the last one.
+# Searched in a model's folder in this order, then the file that `last_checkpoint` names, then FINAL_FILE.
 WEIGHTS_FILES = ("model.safetensors", "model.pth")
 FINAL_FILE = "model_final.pth"
 _LAST_CHECKPOINT = "last_checkpoint"
 
 
 class SOHESPredictor:
-    """Finds the entities of photos with a trained model.
+    """Predicts the entity forests of photos with a trained model.
 
     >>> predictor = SOHESPredictor("output/instruction")
     >>> forest = predictor("photo.jpg")
 
-    Results do not depend on what else is in the batch: only photos of one size share one, since padding would change
-    what the model sees.
+    Results do not depend on the other photos in a batch: only photos of equal size share one, so there is no padding.
 
     Attributes:
-        cfg: the frozen config that the model was built with; MODEL.WEIGHTS names the file that was loaded.
+        cfg: the frozen config of the model; MODEL.WEIGHTS names the loaded file.
         model: in evaluation mode, on ``device``.
-        device: where it runs.
+        device: device of the model.
     """
 
     def __init__(
@@ -60,16 +59,15 @@ class SOHESPredictor:
         """
         Args:
             model: a config, ``shipped:NAME`` (see `sohes_d2.weights.shipped_files`), or a folder with ``config.yaml``
-                and weights, such as OUTPUT_DIR of a training. Of several files with weights, ``model.safetensors``,
-                ``model.pth``, the one that ``last_checkpoint`` names and ``model_final.pth`` are taken in this order.
+                and weights, such as OUTPUT_DIR of a training. The first of ``model.safetensors``, ``model.pth``, the
+                file named by ``last_checkpoint``, and ``model_final.pth`` is loaded.
             weights: a file to load instead; for a config, MODEL.WEIGHTS by default.
-            device: "cpu", "cuda", "cuda:1" or "mps"; by default that of the config, or the CPU if that one is not
-                there.
+            device: "cpu", "cuda", "cuda:1" or "mps"; default: that of the config, or the CPU if it is not available.
 
         Raises:
-            ConfigError: the config cannot be used, or a device was asked for that is not there.
+            ConfigError: the config cannot be used, or the requested device is not available.
             WeightsError: no weights, or those of another model.
-            WeightsError: weights that are damaged, or could be read only by running code from them.
+            WeightsError: weights that are damaged or could only be read by executing code in them.
         """
         if isinstance(model, CfgNode):
             cfg, found = model.clone(), model.MODEL.WEIGHTS
@@ -80,7 +78,7 @@ class SOHESPredictor:
         if not cfg.MODEL.WEIGHTS:
             raise WeightsError(
                 "a predictor needs the weights of a trained model: set MODEL.WEIGHTS to a .pth or .safetensors file, "
-                "or pass the folder that a training wrote"
+                "or pass the output folder of a training"
             )
         cfg.MODEL.DEVICE = choose_device(cfg.MODEL.DEVICE, device)
         if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
@@ -96,28 +94,28 @@ class SOHESPredictor:
         )
 
     def __call__(self, image: ImageLike) -> Forest:
-        """The forest of one photo, at its own size.
+        """Predict the forest of one photo at its original size.
 
         Args:
             image: a path, Pillow image, array or tensor, see `as_rgb`.
 
         Raises:
             ImageReadError: the file cannot be read.
-            ValueError: something that is no image.
+            ValueError: not an image.
         """
         return self.predict([image])[0]
 
     def predict(self, images: Iterable[ImageLike], batch_size: int = 1) -> list[Forest]:
-        """The forests of some photos, in their order.
+        """Predict the forests of several photos, in order.
 
-        Files are read batch by batch, so that a long list costs no memory beside its forests.
+        Files are read batch by batch, so only the forests of a long list stay in memory.
 
         Args:
-            images: as for a call.
-            batch_size: photos at once, of equal size; the others go in batches of their own.
+            images: see `__call__`.
+            batch_size: largest number of photos per batch; photos of different sizes go to different batches.
 
         Raises:
-            ImageReadError, ValueError: as for a call.
+            ImageReadError, ValueError: see `__call__`.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -132,7 +130,7 @@ class SOHESPredictor:
         return [forests[k] for k in range(len(images))]
 
     def prepare(self, image: np.ndarray) -> dict[str, Any]:
-        """The model's input for a photo, resized as in evaluation (`PseudoLabelDatasetMapper`, not for training).
+        """Prepare the model's input for a photo, resized as by `PseudoLabelDatasetMapper` in evaluation.
 
         Args:
             image: (H, W, 3) uint8 RGB.
@@ -148,20 +146,20 @@ class SOHESPredictor:
 
 
 def load_model_folder(folder: str | os.PathLike[str], find_weights: bool = True) -> tuple[CfgNode, str]:
-    """The config of a model's folder or of ``shipped:NAME``, and the path of its weights ("" if not looked for).
+    """Load the config of a model folder or of ``shipped:NAME``, and find its weights ("" if not searched).
 
     Raises:
-        ConfigError: no such folder, no config in it, or one that cannot be used.
+        ConfigError: no such folder, or no usable config in it.
         WeightsError: no weights in it.
-        WeightsError: no such weights come with the package.
+        WeightsError: no such weights are shipped with the package.
     """
     folder = os.fspath(folder)
     if folder.startswith(PREFIX):
         folder = os.path.dirname(local_path(folder))
     config = os.path.join(folder, CONFIG_FILE)
     if not os.path.isfile(config):
-        what = "has no" if os.path.isdir(folder) else "is no folder with a"
-        raise ConfigError(f"{folder!r} {what} {CONFIG_FILE}; pass the folder that a training wrote, or a config")
+        what = "has no" if os.path.isdir(folder) else "is not a folder with a"
+        raise ConfigError(f"{folder!r} {what} {CONFIG_FILE}; pass the output folder of a training, or a config")
     return load_config(config), _find_weights(folder) if find_weights else ""
 
 
@@ -169,21 +167,21 @@ def _find_weights(folder: str) -> str:
     names = list(WEIGHTS_FILES)
     try:
         with open(os.path.join(folder, _LAST_CHECKPOINT), encoding="utf-8") as file:
-            # the last part, since a folder's file must not lead out of the folder
+            # only the base name: the file must not point outside the folder
             names.append(os.path.basename(file.read().strip()))
     except FileNotFoundError:
-        pass  # a folder to hand on has none
+        pass  # folders of published models have none
     for name in [*names, FINAL_FILE]:
         path = os.path.join(folder, name)
         if name and os.path.isfile(path):
             return path
     raise WeightsError(
-        f"{folder!r} has no weights: none of {', '.join([*WEIGHTS_FILES, _LAST_CHECKPOINT, FINAL_FILE])} is there"
+        f"{folder!r} has no weights: none of {', '.join([*WEIGHTS_FILES, _LAST_CHECKPOINT, FINAL_FILE])} found"
     )
 
 
 def _size(image: PathLike | np.ndarray) -> tuple[int, int]:
-    """(H, W), from the header of a file."""
+    """(H, W); of a file, read from its header."""
     return image.shape[:2] if isinstance(image, np.ndarray) else image_size(image)
 
 
@@ -192,7 +190,7 @@ def _pixels(image: PathLike | np.ndarray) -> np.ndarray:
 
 
 def _batches_of_one_size(sizes: Sequence[tuple[int, int]], batch_size: int) -> list[list[int]]:
-    """Positions in batches of equal size; batches are in the order of their first members."""
+    """Group positions into batches of equal image size, ordered by their first members."""
     batches: list[list[int]] = []
     open_batch: dict[tuple[int, int], list[int]] = {}
     for k, size in enumerate(sizes):

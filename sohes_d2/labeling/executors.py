@@ -1,4 +1,4 @@
-"""Ways to run work units on this machine. Each takes units lazily, holds few, and yields their results as they end.
+"""Executors of work units on this machine. Each consumes units lazily and yields results as they complete.
 
 All give the same results; they differ in who does what. `ray_executor` is the one for a cluster.
 """
@@ -32,13 +32,13 @@ from .workers import Task, TaskDone, TaskFailed, TaskLost, WorkerPool
 
 logger = logging.getLogger(__name__)
 
-# A step on one image that has lost this many processes is not tried again.
+# An image whose step has killed this many processes is skipped.
 _MAX_LOSSES = 2
 _READER_THREADS = 4
 
 
 def run_in_process(units: Iterable[WorkUnit], labeler: Any) -> Generator[UnitResult, None, None]:
-    """One unit after the other, all steps in this process."""
+    """Run units one after the other in this process."""
     for unit in units:
         yield label_unit(labeler, unit)
 
@@ -46,9 +46,9 @@ def run_in_process(units: Iterable[WorkUnit], labeler: Any) -> Generator[UnitRes
 def run_on_workers(
     units: Iterable[WorkUnit], make_labeler: LabelerFactory, workers: int
 ) -> Generator[UnitResult, None, None]:
-    """For extractors that run on the CPU inside workers: a worker does whole units.
+    """Run whole units in worker processes, for extractors on the CPU.
 
-    A unit whose process dies is tried again image by image; an image that takes a second process with it is skipped.
+    A unit whose process dies is retried image by image; an image that kills a second process is skipped.
     """
     events: queue.Queue[Any] = queue.Queue()
     units = iter(units)
@@ -88,9 +88,9 @@ def _next_event(events: queue.Queue) -> Any:
 def run_on_device(
     units: Iterable[WorkUnit], labeler: Any, make_labeler: LabelerFactory, workers: int, batch_size: int
 ) -> Generator[UnitResult, None, None]:
-    """For extractors on a device: this process computes features while workers make the labels of earlier units.
+    """Compute features on the device in this process, while workers finish the labels of earlier units.
 
-    The composition of batches is that of `label_unit`, so the results are the same.
+    Batches are composed as in `label_unit`, so the results are the same.
     """
     with _DevicePipeline(labeler, make_labeler, workers) as pipeline:
         limit = 3 + math.ceil(2 * workers / batch_size)
@@ -108,7 +108,7 @@ def run_on_device(
 
 
 class _DevicePipeline:
-    """The units in flight. Readers, the device and workers have threads; what they finish arrives in one queue."""
+    """The units in flight. Readers, the device and workers run in threads and report to one queue."""
 
     def __init__(self, labeler: Any, make_labeler: LabelerFactory, workers: int):
         self._labeler = labeler
@@ -129,12 +129,12 @@ class _DevicePipeline:
             arrays.unlink()
 
     def start(self, unit: WorkUnit) -> None:
-        """Begin to read a unit."""
+        """Start reading a unit."""
         job = UnitJob(unit)
         self._then(self._readers, self._read_done, job, read_step, job)
 
     def step(self) -> list[UnitResult]:
-        """Wait for one event and start what follows from it; returns the unit that became complete, if any."""
+        """Wait for one event and start the next step; return the unit that became complete, if any."""
         event = _next_event(self._events)
         if isinstance(event, TaskDone):
             job = self._task_done(event.task, event.value)
@@ -144,7 +144,7 @@ class _DevicePipeline:
             job = self._task_lost(event)
         else:
             future, then, job = event
-            future.result()  # the steps record what fails with an image; anything else is an error of the program
+            future.result()  # the steps record errors of images; anything else is a bug and raised here
             then(job)
         return [UnitResult(job.unit, job.ordered_results(), job.seconds)] if job.complete else []
 
@@ -189,7 +189,7 @@ class _DevicePipeline:
 
 
 def finish_task(labeler: Any, item: ImageItem, arrays: SharedArrays) -> tuple[ImageResult, float]:
-    """`finish_image` on an image and its features in shared memory, with the seconds it took."""
+    """Run `finish_image` on an image and its features in shared memory; also return the seconds it took."""
     start = time.perf_counter()
     with arrays.opened() as (image, *evidence):
         result = finish_image(labeler, item, image, *evidence)

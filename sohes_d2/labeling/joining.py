@@ -1,4 +1,4 @@
-"""Joining a folder of shards, and the reports of the jobs that made them, to one label file with its reports."""
+"""Join a folder of shards and the reports of its jobs into one label file with reports."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ logger = logging.getLogger(__name__)
 
 
 def join_folder(folder: str, output: str, allow_incomplete: bool = False, overwrite: bool = False) -> RunReport:
-    """Join a folder of shards to the COCO file that one run into a file would have made; reports are written beside it.
+    """Join a folder of shards into the COCO file that a single-file run would write, with reports beside it.
 
     Args:
-        folder: what `run_labeling` wrote, in one job or many.
-        output: the file, ending in `.json`.
-        allow_incomplete: join what is there although shards are missing.
+        folder: output folder of `run_labeling`, of one or several jobs.
+        output: output file, ending in `.json`.
+        allow_incomplete: join the existing shards even if some are missing.
         overwrite: replace an existing file.
 
     Raises:
-        InputError: the output exists, or has a name that it must not have.
+        InputError: the output exists, or its name is not allowed.
         InputError, CorruptFileError: see `merge_shards`.
     """
     if not output.lower().endswith(".json"):
@@ -47,7 +47,7 @@ def join_folder(folder: str, output: str, allow_incomplete: bool = False, overwr
 
 
 def _job_speeds(folder: str) -> dict[str, dict]:
-    """Per job, speed and machine of its last run, from the summaries in a folder; damaged ones are passed over."""
+    """Speed and machine of each job's last run, from the summaries in a folder; damaged ones are skipped."""
     speeds = {}
     for path in sorted(glob.glob(os.path.join(glob.escape(folder), "summary*.json"))):
         try:
@@ -55,8 +55,8 @@ def _job_speeds(folder: str) -> dict[str, dict]:
             name = os.path.basename(path)[len("summary") : -len(".json")].strip("-") or "0-of-1"
             if "this_run" in summary:
                 speed = {"this_run": summary["this_run"], "machine": summary["machine"]}
-                json.dumps(speed, allow_nan=False)  # or it could not be written
+                json.dumps(speed, allow_nan=False)  # raises if it could not be written later
                 speeds[name] = speed
         except (ValueError, KeyError, TypeError) as error:
-            logger.warning("no speed of a job from %s (%s)", path, error)
+            logger.warning("the speed of a job could not be read from %s (%s)", path, error)
     return speeds

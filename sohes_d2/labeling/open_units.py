@@ -7,7 +7,7 @@ from .units import WorkUnit
 
 
 class OpenUnits:
-    """Units in flight. One whose worker died is taken apart, and put together again from its images' results."""
+    """Units in flight. A unit whose worker died is split into images, and their results are joined again."""
 
     def __init__(self) -> None:
         self._units: dict[int, WorkUnit] = {}
@@ -18,13 +18,13 @@ class OpenUnits:
         return len(self._units)
 
     def add(self, unit: WorkUnit) -> int:
-        """Note a unit that is handed out; returns its ticket."""
+        """Register a unit; returns its ticket."""
         self._units[self._next] = unit
         self._next += 1
         return self._next - 1
 
     def take_apart(self, ticket: int) -> list[WorkUnit]:
-        """One unit for each image of a unit that was lost; empty if this was done before."""
+        """Split a lost unit into one unit per image; empty if it was split before."""
         if ticket in self._parts:
             return []
         self._parts[ticket] = []
@@ -32,7 +32,7 @@ class OpenUnits:
         return [WorkUnit(unit.shard, unit.number, (item,)) for item in unit.items]
 
     def close(self, ticket: int, outcome: UnitResult) -> UnitResult | None:
-        """Take in a result; returns that of the whole unit once it is complete."""
+        """Add a result; returns that of the whole unit once it is complete."""
         unit = self._units[ticket]
         if ticket in self._parts:
             self._parts[ticket].append(outcome)
@@ -44,20 +44,20 @@ class OpenUnits:
 
 
 def failed_result(unit: WorkUnit, reason: str, trace: str = "") -> UnitResult:
-    """The result of a unit whose worker did not live to report."""
+    """Result of a unit whose worker died."""
     results = [skipped_result(item, "worker", reason, trace) for item in unit.items]
     return UnitResult(unit, results, dict.fromkeys(STAGES, 0.0))
 
 
 def lost_reason(exit_code: int | None) -> str:
-    """What to write about an image whose worker process dies every time."""
+    """The reason recorded for an image whose worker process dies every time."""
     if exit_code == -9:
         return "its worker process was killed every time, as the system does when memory runs out"
     return "its worker process died every time" + ("" if exit_code is None else f" (exit code {exit_code})")
 
 
 def unit_names(unit: WorkUnit) -> str:
-    """The file names of a unit, for a message."""
+    """File names of a unit, for messages."""
     return ", ".join(ascii(item.file_name) for item in unit.items)
 
 

@@ -1,4 +1,4 @@
-"""Detection of photos that changed since they were labeled: by size, time and, if only the time differs, CRC32."""
+"""Detection of photos that changed since they were labeled: by size, mtime and, if only the mtime differs, CRC32."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..labels.index import PHOTO_DTYPE
 from ..structures.files import open_regular
 from ..structures.images import file_fingerprint
 
-_THREADS = 8  # network drives answer many questions at once
+_THREADS = 8  # network drives handle several requests at once
 _CHUNK = 1 << 20
 
 
@@ -22,9 +22,9 @@ class PhotoState(NamedTuple):
     """State of a photo when it was labeled.
 
     Attributes:
-        size: in bytes; -1 where there was no such file.
-        mtime_ns: time of the last change.
-        crc32: of its bytes; -1 where it is not known.
+        size: in bytes; -1 if the file did not exist.
+        mtime_ns: time of the last modification.
+        crc32: checksum of its bytes; -1 if unknown.
     """
 
     size: int
@@ -36,13 +36,13 @@ GONE = PhotoState(-1, -1)
 
 
 def photo_states(items: Sequence[ImageItem]) -> dict[int, PhotoState]:
-    """Image id -> state now, without its checksum: no byte is read."""
+    """Current state by image id, without checksum: no file is read."""
     with ThreadPoolExecutor(_THREADS) as pool:
         return dict(zip((item.image_id for item in items), pool.map(_state, (item.path for item in items))))
 
 
 def with_checksum(path: str, before: PhotoState) -> PhotoState:
-    """The state before a photo was read, with the checksum of its bytes if they are still the same."""
+    """Add the checksum to the state taken before a photo was read, if the file has not changed since."""
     try:
         checksum = _crc32(path)
     except OSError:
@@ -51,19 +51,19 @@ def with_checksum(path: str, before: PhotoState) -> PhotoState:
 
 
 def changed_photos(items: Iterable[ImageItem], known: Mapping[int, PhotoState]) -> list[ImageItem]:
-    """Those with other bytes than they had. A photo that is not there any more, or not known, is none of them."""
+    """Photos whose bytes changed. Photos that no longer exist or are unknown do not count."""
     items = [item for item in items if item.image_id in known]
     with ThreadPoolExecutor(_THREADS) as pool:
         return [item for item, changed in zip(items, pool.map(lambda i: _changed(i, known), items)) if changed]
 
 
 def to_array(states: Mapping[int, tuple[int, ...]], image_ids: Iterable[int]) -> np.ndarray:
-    """(images,) of PHOTO_DTYPE, as an index keeps them; images of unknown state are left out."""
+    """States as an array (images,) of PHOTO_DTYPE for an index; images of unknown state are omitted."""
     return np.array([(i, *states[i]) for i in image_ids if i in states], PHOTO_DTYPE)
 
 
 def from_array(photos: np.ndarray | None) -> dict[int, PhotoState]:
-    """Image id -> state; empty for None, as an index without any has."""
+    """State by image id; empty for None, the value of an index without states."""
     return {} if photos is None else {image_id: PhotoState(*state) for image_id, *state in photos.tolist()}
 
 

@@ -1,4 +1,4 @@
-"""Work units as tasks of a Ray cluster. The driver alone writes; a lost worker costs time, never an image."""
+"""Executor of work units on a Ray cluster. Only the driver writes; units of lost workers are retried."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .units import WorkUnit
 
 logger = logging.getLogger(__name__)
 
-# Ray itself repeats a task whose worker or machine is lost this often, before the unit is tried image by image.
+# Retries by Ray of a task whose worker or machine is lost, before the unit is retried image by image.
 MAX_RETRIES = 3
 _UNITS_PER_CPU = 2
 
-_labeler: tuple[bytes, Any] | None = None  # in a Ray worker: the factory it was built by, and the labeler
+_labeler: tuple[bytes, Any] | None = None  # in a Ray worker: the pickled factory and the labeler it built
 
 
 def run_on_ray(
@@ -27,15 +27,15 @@ def run_on_ray(
     address: str | None = None,
     num_gpus: float = 0.0,
 ) -> Generator[UnitResult, None, None]:
-    """Run units on a Ray cluster, every unit a task with one CPU.
+    """Run units on a Ray cluster, each as a task with one CPU.
 
-    The images must lie under the same paths on every machine of the cluster, and this package must be installed there.
+    Every machine needs this package, and the images under the same paths.
 
     Args:
         units: the units.
-        make_labeler: builds the labeler in each Ray worker, once.
-        address: of a running cluster ("auto", "host:6379", "ray://host:10001"); None starts one on this machine.
-        num_gpus: GPUs that a task holds.
+        make_labeler: builds the labeler, once per Ray worker.
+        address: a running cluster ("auto", "host:6379", "ray://host:10001"); None starts one on this machine.
+        num_gpus: GPUs per task.
 
     Raises:
         InputError: Ray is not installed.
@@ -48,7 +48,7 @@ def run_on_ray(
 
     started = not ray.is_initialized()
     if started:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster started here reports to nobody
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage reports from a cluster started here
         ray.init(address=address, log_to_driver=False, include_dashboard=False if address is None else None)
     try:
         remote = ray.remote(_label_remotely).options(num_cpus=1, num_gpus=num_gpus, max_retries=MAX_RETRIES)
@@ -65,7 +65,7 @@ def _run(
 ) -> Generator[UnitResult, None, None]:
     errors = ray.exceptions
     lost = (errors.WorkerCrashedError, errors.OutOfMemoryError, errors.NodeDiedError, errors.ObjectLostError)
-    waiting: dict[Any, tuple[int, WorkUnit]] = {}  # object reference -> (ticket, what was asked for)
+    waiting: dict[Any, tuple[int, WorkUnit]] = {}  # object reference -> (ticket, requested unit)
     open_units = OpenUnits()
     while True:
         while len(open_units) < limit and (unit := next(units, None)) is not None:
@@ -90,14 +90,16 @@ def _run(
 
 
 def _label_remotely(factory: bytes, unit: WorkUnit) -> UnitResult:
-    """In a Ray worker: label a unit with the labeler that this process keeps."""
-    from sohes_d2.labeling import ray_executor as module  # the function travels by value, its globals would be copies
+    """In a Ray worker: label a unit with the labeler of this process."""
+    from sohes_d2.labeling import (
+        ray_executor as module,
+    )  # the function is pickled by value, so its globals would be copies
 
     return module.label_here(factory, unit)
 
 
 def label_here(factory: bytes, unit: WorkUnit) -> UnitResult:
-    """Label a unit with this process's labeler, which is built on the first call."""
+    """Label a unit with the labeler of this process, which is built on the first call."""
     global _labeler
     if _labeler is None or _labeler[0] != factory:
         from ray import cloudpickle

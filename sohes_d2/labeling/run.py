@@ -1,4 +1,4 @@
-"""Labeling a list of images: from `--images` to label files, resumable, on one process, many, or a cluster."""
+"""Labeling of an image list: plan the run, execute it, write label files and reports."""
 
 from __future__ import annotations
 
@@ -32,18 +32,17 @@ EXIT_SKIPPED = 3
 
 @dataclass(frozen=True)
 class LabelingOptions:
-    """How a run is carried out.
+    """Options of a labeling run.
 
     Attributes:
-        workers: worker processes; 0 does everything in this process. Never changes the output.
-        batch_size: images of one size that a device takes at once. An extractor that runs on the host works image
-            by image.
-        job, jobs: `--shard I/N`: this job writes every N-th shard, beginning with the I-th (from 0).
+        workers: number of worker processes; 0 runs everything in this process. Does not change the output.
+        batch_size: images of equal size per batch on a device. Extractors on the CPU process one image at a time.
+        job, jobs: `--shard I/N`: this job writes every N-th shard, starting with the I-th (from 0).
         images_per_shard: upper limit.
-        resume: go on with an existing output. overwrite: replace it.
+        resume: continue an existing output. overwrite: replace it.
         engine: "local" or "ray".
         ray_address: see `run_on_ray`.
-        terminal: progress bar (True), lines (False), or whichever fits stderr (None).
+        terminal: progress bar (True), lines (False), or chosen by stderr (None).
     """
 
     workers: int = 0
@@ -67,14 +66,14 @@ class LabelingOptions:
         if not 1 <= self.images_per_shard <= MAX_IMAGES_PER_SHARD:
             raise InputError(f"--images-per-shard must be 1 to {MAX_IMAGES_PER_SHARD}, got {self.images_per_shard}")
         if self.resume and self.overwrite:
-            raise InputError("--resume goes on with the output and --overwrite replaces it; choose one")
+            raise InputError("--resume continues the output and --overwrite replaces it; choose one")
         if self.engine not in ("local", "ray"):
             raise InputError(f"--engine is local or ray, got {self.engine!r}")
 
 
 @dataclass(frozen=True)
 class RunReport:
-    """What a run left behind: the label file or folder, the images without labels, the contents of summary.json."""
+    """Result of a run: the label file or folder, the skipped images, the contents of summary.json."""
 
     output: str
     skipped: list[dict[str, Any]]
@@ -82,27 +81,27 @@ class RunReport:
 
     @property
     def exit_code(self) -> int:
-        """0: every image of this job has labels; 3: some were skipped."""
+        """0 if every image of this job has labels, 3 if some were skipped."""
         return EXIT_SKIPPED if self.skipped else EXIT_DONE
 
 
 def run_labeling(images: ImageList, output: str, make_labeler: LabelerFactory, options: LabelingOptions) -> RunReport:
     """Label images into one COCO file (``output`` ends in `.json`) or a folder of shards.
 
-    Beside the labels stand `errors.json` (images skipped, with the reasons) and `summary.json`. For a single file
-    they lie in its folder, and the run works in `<output>.parts/`, which goes when the file is complete.
+    `errors.json` (skipped images with reasons) and `summary.json` are written beside the labels. A single-file run
+    works in `<output>.parts/`, which is removed when the file is complete.
 
     Args:
-        images: what to label.
-        output: the file or folder.
+        images: images to label.
+        output: output file or folder.
         make_labeler: builds a `PseudoLabeler`, here and in worker processes.
-        options: see LabelingOptions.
+        options: see `LabelingOptions`.
 
     Raises:
-        InputError: an output is there already, or was made with another configuration.
-        FolderBusyError: another process writes into the folder, other than a job of the same --shard split, or works
+        InputError: an output exists, or was made with another configuration.
+        FolderBusyError: another process writes into the folder and is not a job of the same --shard split, or works
             on the same shards.
-        OutputError: a file cannot be written; what is done so far is kept.
+        OutputError: a file cannot be written; finished work is kept.
     """
     single = output.lower().endswith(".json")
     if single and options.jobs > 1:
@@ -113,7 +112,7 @@ def run_labeling(images: ImageList, output: str, make_labeler: LabelerFactory, o
         raise InputError(f"--output {output!r} is a file; name a folder, or a file ending in .json")
     labeler = build_labeler(make_labeler)
     make_labeler = make_labeler.pinned(labeler)
-    # The host's numbers do not depend on the batch, and single images balance the workers best.
+    # CPU results do not depend on the batch, and single images balance the workers best.
     batch_size = 1 if labeler.extractor.on_host else options.batch_size
     info = describe_run(labeler, images, batch_size)
     parts = output + ".parts" if single else output
@@ -134,7 +133,7 @@ def _label(
     info: dict[str, Any],
     batch_size: int,
 ) -> RunReport:
-    """The run itself, in a folder that is its own."""
+    """Run with the folder locked."""
     single = parts != output
     layout = ShardLayout.plan(len(images), options.job, options.jobs, options.images_per_shard)
     folder = RunFolder(parts, images, layout, info, batch_size)
@@ -145,7 +144,7 @@ def _label(
         outdated = folder.outdated(output)
         if not outdated:
             shutil.rmtree(parts, ignore_errors=True)
-            logger.info("%s is complete already", output)
+            logger.info("%s is already complete", output)
             return RunReport(output, read_skipped(output), label_statistics([load_index(output)]))
         folder.open(resume=False, overwrite=True)
         folder.take_back(output, outdated)
@@ -161,7 +160,7 @@ def _label(
         write_json(folder.report_path("errors"), skipped)
         write_json(folder.report_path("summary"), summary)
         return RunReport(output, skipped, summary)
-    # The label file comes last: where it stands, the run is over and its reports are there.
+    # The label file is written last: if it exists, the run is complete and has its reports.
     beside = os.path.dirname(output)
     write_json(os.path.join(beside, "errors.json"), skipped)
     write_json(os.path.join(beside, "summary.json"), summary)
@@ -171,10 +170,10 @@ def _label(
 
 
 def build_labeler(make_labeler: LabelerFactory) -> Any:
-    """The labeler with its extractor.
+    """Build the labeler with its extractor.
 
     Raises:
-        InputError: what it is configured with is not there (a package, weights) or makes no sense.
+        InputError: a package or weights are missing, or a setting is invalid.
     """
     try:
         return make_labeler(True)
@@ -183,7 +182,7 @@ def build_labeler(make_labeler: LabelerFactory) -> Any:
 
 
 def describe_run(labeler: Any, images: ImageList, batch_size: int) -> dict[str, Any]:
-    """The COCO `info`: all that the labels depend on, and nothing else, so that equal labels are equal bytes."""
+    """The COCO `info`: everything that the labels depend on and nothing else, so that equal labels are equal bytes."""
     return {
         "description": "Class-agnostic entities and their hierarchy (parent_id), made by SOHES-D2 without human labels",
         "sohes_d2": __version__,
@@ -195,7 +194,7 @@ def describe_run(labeler: Any, images: ImageList, batch_size: int) -> dict[str, 
 
 
 class _Session:
-    """One call of the tool: runs the units that are left and keeps time."""
+    """One invocation: runs the remaining units and measures time."""
 
     def __init__(
         self, folder: RunFolder, labeler: Any, make_labeler: LabelerFactory, options: LabelingOptions, batch_size: int
@@ -242,7 +241,7 @@ class _Session:
             gpus = 1.0 if extractor.device.type == "cuda" else 0.0
             return run_on_ray(units, self._make_labeler, options.ray_address, gpus)
         if not extractor.on_host and self._labeler.needs_extractor_to_finish and options.workers:
-            logger.info("crops need the device again, so that this process does all work; --workers is ignored")
+            logger.info("crops need the device again, so this process does all work; --workers is ignored")
         if options.workers == 0 or (not extractor.on_host and self._labeler.needs_extractor_to_finish):
             return run_in_process(units, self._labeler)
         if extractor.on_host:
@@ -266,14 +265,14 @@ class _Session:
 
 
 def _is_finished(output: str, info: dict[str, Any], options: LabelingOptions) -> bool:
-    """Whether a single-file run is over. Raises InputError where neither --resume nor --overwrite allows to go on."""
+    """Whether a single-file run is complete. Raises InputError if neither --resume nor --overwrite is given."""
     if not os.path.exists(output):
         return False
     if options.overwrite:
         os.unlink(output)
         return False
     if not options.resume:
-        raise InputError(f"{output!r} exists; go on with it by --resume, or replace it by --overwrite")
+        raise InputError(f"{output!r} exists; continue it with --resume, or replace it with --overwrite")
     if not is_sound(output):
         return False
     check_same_config(output, read_info(output), info)

@@ -1,4 +1,4 @@
-"""The folder of a labeling run: configuration, journals and shards, so that a killed run goes on where it stopped."""
+"""The folder of a labeling run: configuration, journals and shards; a killed run can be resumed from it."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _OWN_FILE = re.compile(
 
 
 class RunFolder:
-    """One job's view of an output folder.
+    """Access of one job to an output folder.
 
-    `pending` plans what is left to do, `add` stores what has been done, in any order of units. A shard is written
-    when its last unit arrives. A kill at any moment leaves whole shards and whole units.
+    `pending` plans the remaining units, `add` stores finished units in any order. A shard is written when its last
+    unit arrives. If the process is killed, only whole shards and whole units remain.
     """
 
     def __init__(self, folder: str, images: ImageList, layout: ShardLayout, info: Mapping[str, Any], batch_size: int):
@@ -41,15 +41,15 @@ class RunFolder:
         self._batch_size = batch_size
         self._journals: dict[int, ShardJournal] = {}
         self._left: dict[int, int] = {}
-        self._states: dict[int, PhotoState] = {}  # of the photos of units that are handed out
-        # Jobs of one folder may write the same index at the same time, under different temporary names.
+        self._states: dict[int, PhotoState] = {}  # photos of units in progress
+        # Jobs may write the same index at the same time, so their temporary names differ.
         self._writer = f".job-{layout.job}" if layout.jobs > 1 else ""
 
     def open(self, resume: bool, overwrite: bool) -> None:
-        """Create the folder, or check that a run may go on in it.
+        """Create the folder, or check that a run may continue in it.
 
         Raises:
-            InputError: the folder has an output and neither flag is given, or that output has another configuration.
+            InputError: the folder has an output and neither flag is given, or its configuration differs.
         """
         os.makedirs(self.folder, exist_ok=True)
         if overwrite:
@@ -62,7 +62,7 @@ class RunFolder:
             own = [shard for shard in self.layout.own_shards() if self._exists(shard)]
             if not resume and (self.layout.jobs == 1 or own):
                 raise InputError(
-                    f"{self.folder!r} has an output already; go on with it by --resume, or replace it by --overwrite"
+                    f"{self.folder!r} already has an output; continue it with --resume, or replace it with --overwrite"
                 )
             try:
                 check_same_config(path, read_checked_json(path), config)
@@ -76,8 +76,7 @@ class RunFolder:
             write_checked_json(path, config, self._writer)
 
     def _replace_damaged_config(self, path: str, config: Mapping[str, Any], error: CorruptFileError) -> None:
-        """Write the configuration anew. Shards tell theirs; what journals hold may be of another one, and is done
-        again."""
+        """Rewrite the configuration. Shards contain theirs; journals may be of another one and are discarded."""
         for shard in map(self._path, list_shards(self.folder)):
             check_same_config(shard, read_info(shard), config["info"])
         logger.warning("%s; the images of unfinished shards are labeled again", error)
@@ -87,10 +86,10 @@ class RunFolder:
         write_checked_json(path, config, self._writer)
 
     def pending(self, count_done: Callable[[int], None] = lambda images: None) -> Iterator[WorkUnit]:
-        """The units that are left, planned shard by shard as they are asked for.
+        """Yield the remaining units, planned lazily shard by shard.
 
         Args:
-            count_done: told the number of images of each shard that were done before.
+            count_done: called with the number of images done before, for each shard.
         """
         for shard in self.layout.own_shards():
             if self._is_finished(shard):
@@ -101,7 +100,7 @@ class RunFolder:
                 logger.warning("%s: %d damaged lines; their images are labeled again", journal.path, journal.damaged)
             known = {image_id: PhotoState(*journal.photos[image_id]) for image_id in journal.photos}
             journal.forget(self._with_batches(shard, self._changed(self._items(shard), known, journal.path)))
-            self._states.update(photo_states(self._items(shard)))  # before they are read
+            self._states.update(photo_states(self._items(shard)))  # before the photos are read
             units = plan_units(self._images, self.layout, shard, self._batch_size)
             left = list(remaining_units(units, journal.done))
             count_done(len(journal.done))
@@ -113,7 +112,7 @@ class RunFolder:
                 self._finish(shard)
 
     def add(self, result: UnitResult) -> None:
-        """Store a finished unit; on disk when this returns."""
+        """Store a finished unit; it is on disk when this returns."""
         shard = result.unit.shard
         lines = [(image.image_id, image.skipped is not None, image.lines) for image in result.results]
         photos = {}
@@ -126,7 +125,7 @@ class RunFolder:
             self._finish(shard)
 
     def write_index(self) -> None:
-        """Write index.json over all finished shards of the folder."""
+        """Write index.json of all finished shards of the folder."""
         write_folder_index(self.folder, self.layout.describe(), self._writer)
 
     def label_files(self) -> list[str]:
@@ -134,11 +133,11 @@ class RunFolder:
         return [path for path in map(self._path, self.layout.own_shards()) if os.path.exists(path)]
 
     def skipped(self) -> list[dict[str, Any]]:
-        """What `errors.json` lists: this job's images without labels."""
+        """Records of this job's images without labels, for `errors.json`."""
         return [record for path in self.label_files() for record in read_skipped(path)]
 
     def report_path(self, name: str) -> str:
-        """Path of a report ("errors", "summary"), which several jobs write under different names."""
+        """Path of a report ("errors", "summary"); each of several jobs has its own name."""
         suffix = f"-{self.layout.job}-of-{self.layout.jobs}" if self.layout.jobs > 1 else ""
         return os.path.join(self.folder, f"{name}{suffix}.json")
 
@@ -151,7 +150,7 @@ class RunFolder:
     def _finish(self, shard: int) -> None:
         journal = self._journals.pop(shard)
         ids = [item.image_id for item in self._items(shard)]
-        states = {image_id: self._states.pop(image_id) for image_id in ids}  # for journals that do not tell
+        states = {image_id: self._states.pop(image_id) for image_id in ids}  # for journals without states
         path = self._path(shard)
         write_label_file(path, self.info, journal.blocks(ids))
         index = scan_label_file(path)
@@ -161,17 +160,17 @@ class RunFolder:
         del self._left[shard]
 
     def outdated(self, label_file: str) -> set[int]:
-        """Ids of a joined label file's images whose photos were changed since."""
+        """Ids of a merged label file's images whose photos have changed since."""
         items = self._images[:]
         return self._changed(items, self._known_photos(label_file, items), label_file)
 
     def _is_finished(self, shard: int) -> bool:
-        """Whether a shard stands and its photos are still the same; what a kill left undone of it is done."""
+        """Whether a shard exists and its photos are unchanged; an interrupted write is completed."""
         path, journal_path = self._path(shard), self._journal_path(shard)
         if not os.path.exists(path) or not is_sound(path):
             return False
         if os.path.exists(journal_path):
-            if load_index(path).photos is None:  # a kill came before the index: the shard is written again
+            if load_index(path).photos is None:  # killed before the index was written: write the shard again
                 return False
             os.unlink(journal_path)
         outdated = self._changed(self._items(shard), self._known_photos(path, self._items(shard)), path)
@@ -180,20 +179,20 @@ class RunFolder:
         return not outdated
 
     def _known_photos(self, label_file: str, items: list[ImageItem]) -> dict[int, PhotoState]:
-        """States of the photos of a label file, from its index; an index without them gets the current states."""
+        """States of the photos of a label file, from its index; the current states if the index has none."""
         index = load_index(label_file)
         if index.photos is None:
-            logger.info("%s has no states of its photos, which are assumed to be unchanged", label_file)
+            logger.info("%s has no states of its photos; they are assumed to be unchanged", label_file)
             index.photos = to_array(photo_states(items), [item.image_id for item in items])
             save_index(label_file, index)
         return from_array(index.photos)
 
     def _changed(self, items: list[ImageItem], known: Mapping[int, PhotoState], path: str) -> set[int]:
-        """Ids of the images whose photos were changed, which are logged."""
+        """Ids of the images whose photos have changed; logs them."""
         changed = changed_photos(items, known)
         if changed:
             names = ", ".join(ascii(item.file_name) for item in changed[:5]) + (", ..." if len(changed) > 5 else "")
-            logger.warning("%s: %d photos were changed since, and are labeled again: %s", path, len(changed), names)
+            logger.warning("%s: %d photos have changed and are labeled again: %s", path, len(changed), names)
         return {item.image_id for item in changed}
 
     def _with_batches(self, shard: int, changed: Set[int]) -> set[int]:
@@ -202,12 +201,12 @@ class RunFolder:
         return ids if self._batch_size > 1 and ids & changed else ids & changed
 
     def take_back(self, label_file: str, outdated: Set[int], shards: Iterable[int] | None = None) -> None:
-        """Turn a label file into the journals of its shards, all by default, and delete it.
+        """Convert a label file to the journals of its shards (default: all), and delete it.
 
         Args:
-            label_file: a shard, or the joined file.
-            outdated: ids of images to leave out, with those that may share a batch with them.
-            shards: whose images it has.
+            label_file: a shard, or the merged file.
+            outdated: ids of images to omit, including those that may share a batch with them.
+            shards: shards whose images it has.
         """
         labels = ShardedDataset(label_file)
         skipped = {record["id"]: record for record in read_skipped(label_file)}
@@ -223,7 +222,7 @@ class RunFolder:
             journal = ShardJournal(self._journal_path(shard))
             journal.append(0, results, known)
             journal.close()
-        os.unlink(label_file)  # before its index: without that, the photos would count as unchanged
+        os.unlink(label_file)  # before its index: without an index the photos would count as unchanged
         remove_index(label_file)
 
     def _items(self, shard: int) -> list[ImageItem]:
@@ -240,7 +239,7 @@ class RunFolder:
 
 
 def is_sound(label_file: str) -> bool:
-    """Whether a label file is as it was written; a damaged one is deleted, so that it is made again."""
+    """Whether a label file is intact; a damaged one is deleted, so that it is written again."""
     try:
         check_label_file(label_file)
     except CorruptFileError as error:
@@ -252,17 +251,17 @@ def is_sound(label_file: str) -> bool:
 
 
 def remove_run_files(folder: str) -> None:
-    """Delete the files of a run from a folder, and no others."""
+    """Delete only the files of a run from a folder."""
     for name in os.listdir(folder):
         if _OWN_FILE.fullmatch(name):
             os.unlink(os.path.join(folder, name))
 
 
 def check_same_config(path: str, before: Any, now: Any) -> None:
-    """Refuse to go on with another configuration.
+    """Check that a run continues with the same configuration.
 
     Raises:
-        InputError: naming every key that differs, with both values.
+        InputError: configurations differ; lists the keys with both values.
     """
     old, new = _flat(before), _flat(now)
     lines = [

@@ -1,4 +1,4 @@
-"""Arrays shared with another process through shared memory, without copies."""
+"""Arrays in shared memory, passed between processes without copies."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _ALIGNMENT = 64
 
 @dataclass(frozen=True)
 class SharedArrays:
-    """A block of shared memory and the arrays in it; picklable as its name and layout.
+    """A block of shared memory with arrays; pickled as its name and layout.
 
     Attributes:
-        name: of the block.
+        name: name of the block.
         layout: offset in bytes, shape and dtype of each array.
     """
 
@@ -26,7 +26,7 @@ class SharedArrays:
 
     @classmethod
     def put(cls, arrays: Sequence[np.ndarray]) -> SharedArrays:
-        """Copy arrays into a new block, which stays until `unlink`."""
+        """Copy arrays into a new block, which exists until `unlink`."""
         layout, end = [], 0
         for array in arrays:
             layout.append((end, array.shape, array.dtype.str))
@@ -39,18 +39,18 @@ class SharedArrays:
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[list[np.ndarray]]:
-        """The arrays, valid inside the block; not to be kept."""
+        """Context manager that yields the arrays; they are valid only inside it."""
         block = SharedMemory(name=self.name)
         views = _views(block, self.layout)
         try:
             yield views
         finally:
             views.clear()
-            with contextlib.suppress(BufferError):  # an exception that travels upwards may still hold a view
+            with contextlib.suppress(BufferError):  # a propagating exception may still hold a view
                 block.close()
 
     def unlink(self) -> None:
-        """Free the block; does nothing if it is gone."""
+        """Free the block; does nothing if it is already freed."""
         with contextlib.suppress(FileNotFoundError):
             block = SharedMemory(name=self.name)
             block.close()

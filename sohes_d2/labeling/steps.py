@@ -1,6 +1,6 @@
-"""The steps that turn a work unit into lines of a label file, each callable in another process than the one before.
+"""Steps from a work unit to lines of a label file; each may run in a different process.
 
-An image that fails in any step is skipped with the reason; the others of its unit go on.
+An image that fails in a step is skipped with a reason; the others of its unit continue.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ class LabelerFactory(Protocol):
     """Builds labelers in any process; picklable."""
 
     def __call__(self, with_extractor: bool) -> Any:
-        """A `PseudoLabeler`, without its extractor where only the CPU steps are wanted."""
+        """Build a `PseudoLabeler`; without extractor for the CPU steps alone."""
 
     def pinned(self, labeler: Any) -> LabelerFactory:
-        """A factory of labelers like this one: what was decided while building it is not decided anew elsewhere."""
+        """A factory that builds labelers equal to ``labeler``, with choices such as "auto" already resolved."""
 
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
@@ -51,11 +51,11 @@ _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 @dataclass
 class ImageResult:
-    """What became of one image.
+    """Result of one image.
 
     Attributes:
-        image_id: its id.
-        lines: the image record and its annotations, or the one `skipped` record, as json lines.
+        image_id: id of the image.
+        lines: the image record and its annotations, or a single `skipped` record, as json lines.
         masks: number of annotations.
         skipped: the `skipped` record (id, file_name, step, reason), or None.
         trace: the traceback of an unexpected error, for the log.
@@ -70,7 +70,7 @@ class ImageResult:
 
 @dataclass
 class UnitJob:
-    """A work unit on its way through the steps. What the steps hold is keyed by the image's position in the unit."""
+    """State of a work unit between the steps, keyed by the image's position in the unit."""
 
     unit: WorkUnit
     images: dict[int, np.ndarray] = field(default_factory=dict)
@@ -79,18 +79,18 @@ class UnitJob:
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
 
     def skip(self, position: int, step: str, reason: str, trace: str = "") -> None:
-        """Take an image out of the unit because a step failed on it."""
+        """Remove an image from the unit because a step failed on it."""
         self.results[position] = skipped_result(self.unit.items[position], step, reason, trace)
         self.drop(position)
 
     def drop(self, position: int) -> None:
-        """Free what is held for an image."""
+        """Free the data of an image."""
         self.images.pop(position, None)
         self.evidence.pop(position, None)
 
     @contextlib.contextmanager
     def guarded(self, position: int, step: str) -> Iterator[None]:
-        """Skip the image if the block fails: whatever is wrong with one image must not stop the run."""
+        """Skip the image if the block raises; one bad image must not stop the run."""
         try:
             yield
         except Exception as error:  # noqa: BLE001 - recorded with the image
@@ -114,7 +114,7 @@ class UnitJob:
 
 @dataclass
 class UnitResult:
-    """A finished unit: its images' results in order, and the seconds that each stage took."""
+    """A finished unit: results of its images in order, and seconds per stage."""
 
     unit: WorkUnit
     results: list[ImageResult]
@@ -122,7 +122,7 @@ class UnitResult:
 
 
 def label_unit(labeler: Any, unit: WorkUnit) -> UnitResult:
-    """All steps of a unit in this process, by a `PseudoLabeler` with its extractor."""
+    """Run all steps of a unit in this process; ``labeler`` is a `PseudoLabeler` with extractor."""
     job = UnitJob(unit)
     read_step(job)
     features_step(job, labeler)
@@ -141,15 +141,13 @@ def read_step(job: UnitJob) -> None:
             with job.guarded(position, "read"):
                 image = read_image(item.path)
                 if size is not None and image.shape[:2] != size:
-                    raise ImageReadError(
-                        item.path, f"its header promises the size {size}, its pixels {image.shape[:2]}"
-                    )
+                    raise ImageReadError(item.path, f"its header has the size {size}, its pixels {image.shape[:2]}")
                 size = image.shape[:2]
                 job.images[position] = image
 
 
 def features_step(job: UnitJob, labeler: Any) -> None:
-    """Features of all images of a unit as one batch; if that fails, one by one, so that only the culprit is skipped."""
+    """Features of a unit as one batch; if that fails, image by image, so that only the failing one is skipped."""
     threads = single_thread if labeler.extractor.on_host else contextlib.nullcontext
     batches = [sorted(job.images)] if job.images else []
     with job.timed("features"), threads():
@@ -157,10 +155,10 @@ def features_step(job: UnitJob, labeler: Any) -> None:
             batch = batches.pop(0)
             try:
                 job.evidence.update(zip(batch, labeler.evidence([job.images[position] for position in batch])))
-            except Exception as error:  # noqa: BLE001 - tried again alone, or recorded with the image
+            except Exception as error:  # noqa: BLE001 - retried alone, or recorded with the image
                 if len(batch) > 1:
                     logger.warning(
-                        "no features of a batch of %d images (%s); trying them one by one", len(batch), error
+                        "features of a batch of %d images failed (%s); retrying one by one", len(batch), error
                     )
                     batches = [[position] for position in batch]
                 else:
@@ -168,13 +166,12 @@ def features_step(job: UnitJob, labeler: Any) -> None:
 
 
 def finish_image(labeler: Any, item: ImageItem, image: np.ndarray, *evidence: np.ndarray) -> ImageResult:
-    """The labeler's steps after the features, encoded as lines of a label file."""
+    """Run the labeler's steps after the features and encode the result as lines of a label file."""
     with single_thread():
         forest = labeler.finish(image, *evidence)
     if len(forest) > MAX_MASKS_PER_IMAGE:
         raise ValueError(
-            f"{len(forest)} masks, more than the {MAX_MASKS_PER_IMAGE} that annotation ids have room for; "
-            "filter more strictly"
+            f"{len(forest)} masks, more than the {MAX_MASKS_PER_IMAGE} that annotation ids allow; use stricter filters"
         )
     annotations = forest.to_coco(item.image_id, item.image_id * ID_STRIDE + 1)
     lines = [dump_line(image_record(item.image_id, item.file_name, *image.shape[:2]))]
@@ -183,7 +180,7 @@ def finish_image(labeler: Any, item: ImageItem, image: np.ndarray, *evidence: np
 
 
 def describe_error(error: BaseException) -> tuple[str, str]:
-    """(reason, traceback) of a failed step. The reason is free of memory addresses, which differ between runs."""
+    """(reason, traceback) of a failed step. Memory addresses are removed from the reason: they differ between runs."""
     if isinstance(error, ImageReadError):
         return error.reason, ""
     trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
@@ -191,14 +188,14 @@ def describe_error(error: BaseException) -> tuple[str, str]:
 
 
 def skipped_result(item: ImageItem, step: str, reason: str, trace: str = "") -> ImageResult:
-    """The result of an image that gets no labels because ``step`` failed on it."""
+    """Result of an image that has no labels because ``step`` failed."""
     record = {"id": item.image_id, "file_name": item.file_name, "step": step, "reason": reason}
     return ImageResult(item.image_id, [dump_line(record)], skipped=record, trace=trace)
 
 
 @contextlib.contextmanager
 def single_thread() -> Iterator[None]:
-    """One thread for torch and OpenCV, so that sums round alike in this process and in single-threaded workers."""
+    """Limit torch and OpenCV to one thread, so that results are equal to those of single-threaded workers."""
     torch_threads, cv_threads = torch.get_num_threads(), cv2.getNumThreads()
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
@@ -211,7 +208,7 @@ def single_thread() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class CfgLabelerFactory:
-    """Builds the labeler of a config; picklable, so that worker processes can build theirs.
+    """Builds the labeler of a config; picklable, for worker processes.
 
     Attributes:
         cfg: a config with the keys of phase 1.
@@ -222,7 +219,7 @@ class CfgLabelerFactory:
     selection: Selection | None = None
 
     def __call__(self, with_extractor: bool) -> PseudoLabeler:
-        """A labeler, without its extractor and the weights of it where only the CPU steps are wanted."""
+        """Build a labeler; for the CPU steps alone, without extractor and its weights."""
         set_max_image_pixels(self.cfg.INPUT.MAX_IMAGE_PIXELS)
         labeler = (
             PseudoLabeler.from_cfg(self.cfg) if with_extractor else PseudoLabeler.from_cfg(self.cfg, extractor=None)
@@ -233,7 +230,7 @@ class CfgLabelerFactory:
         return labeler
 
     def pinned(self, labeler: Any) -> CfgLabelerFactory:
-        """A factory that names the extractor of ``labeler``: "auto" depends on caches and networks of a moment."""
+        """A factory with the extractor that ``labeler`` uses; "auto" could resolve differently in another process."""
         cfg = self.cfg.clone()
         cfg.defrost()
         cfg.EXPLORATION.FEATURES.NAME = labeler.extractor.name

@@ -38,7 +38,7 @@ _PACKAGES = (
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of the libraries that a result may depend on; those not installed are left out."""
+    """Versions of the installed libraries that results may depend on."""
     versions = {}
     for name in _PACKAGES:
         try:
@@ -49,7 +49,7 @@ def package_versions() -> dict[str, str]:
 
 
 def machine_facts(device: torch.device) -> dict[str, Any]:
-    """What the speed depends on."""
+    """Hardware facts that the speed depends on."""
     facts = {
         "platform": platform.platform(),
         "python": platform.python_version(),
@@ -64,8 +64,8 @@ def machine_facts(device: torch.device) -> dict[str, Any]:
 def label_statistics(indices: Sequence[ShardIndex]) -> dict[str, Any]:
     """Counts and histograms over label files.
 
-    `size_histogram` counts masks by COCO's sizes (areas under 32^2 and 96^2 pixels), `relative_size_histogram` by
-    their share of the image.
+    `size_histogram` counts masks by COCO's size classes (32^2 and 96^2 pixels), `relative_size_histogram` by share of
+    the image area.
     """
     masks_per_image = np.concatenate([index.rows["count"] for index in indices] or [np.zeros(0, np.int32)])
     some = len(masks_per_image) > 0
@@ -88,7 +88,7 @@ def label_statistics(indices: Sequence[ShardIndex]) -> dict[str, Any]:
 def speed(images: int, wall_seconds: float, stage_seconds: Mapping[str, float]) -> dict[str, Any]:
     """Speed of this session.
 
-    A stage's seconds are summed over the processes that worked on it, so its images/s are those of one process.
+    Seconds of a stage are summed over processes, so its images/s are per process.
     """
     return {
         "images": images,
@@ -113,7 +113,7 @@ def _sum(histograms: Iterable[Mapping[str, int]]) -> dict[str, int]:
 
 
 class Progress:
-    """Counts images; those done before this run count for the position but not for the speed."""
+    """Progress counter; images done before this run count for the position, not for the speed."""
 
     def __init__(self, total: int, terminal: bool | None = None):
         self._total = total
@@ -123,14 +123,14 @@ class Progress:
         self._bar = tqdm(total=total, unit="image", dynamic_ncols=True, smoothing=0.05) if terminal else None
 
     def count_before(self, images: int) -> None:
-        """Images found done."""
+        """Count images done before this run."""
         self._before += images
         if self._bar is not None:
             self._bar.initial += images
             self._bar.update(images)
 
     def count(self, images: int, masks: int, skipped: int) -> None:
-        """Images done now, skipped ones included."""
+        """Count images done now, including skipped ones."""
         self._done += images
         self._masks += masks
         self._skipped += skipped
@@ -142,7 +142,7 @@ class Progress:
             logger.info(self.line())
 
     def line(self) -> str:
-        """The state in words."""
+        """Current state as text."""
         seconds = max(time.monotonic() - self._start, 1e-9)
         speed = self._done / seconds
         position = self._before + self._done

@@ -12,17 +12,16 @@ from ..errors import ImageReadError
 from ..labels.shards import MAX_IMAGES_PER_SHARD
 from ..structures.images import image_size
 
-# A unit of larger images than these together is cut, which bounds the memory of a batch.
+# Largest number of pixels of a unit; bounds the memory of a batch.
 MAX_UNIT_PIXELS = 32 * 1024 * 1024
 _HEADER_READERS = 8
 
 
 @dataclass(frozen=True)
 class WorkUnit:
-    """Images of one size (so that a device can take them as one batch) of one shard; done and journaled as a whole.
+    """Images of one shard and one size, processed as one batch and journaled together.
 
-    A device may round differently in another batch, so the composition of a unit must never depend on what was done
-    before.
+    Results on a device may depend on the batch, so the composition of a unit must not depend on earlier work.
     """
 
     shard: int
@@ -32,7 +31,7 @@ class WorkUnit:
 
 @dataclass(frozen=True)
 class ShardLayout:
-    """How an image list is cut into shard files, and which of them one job of `--shard I/N` writes."""
+    """Division of an image list into shard files, and the shards of one job of `--shard I/N`."""
 
     images: int
     images_per_shard: int
@@ -41,7 +40,7 @@ class ShardLayout:
 
     @classmethod
     def plan(cls, images: int, job: int = 0, jobs: int = 1, limit: int = MAX_IMAGES_PER_SHARD) -> ShardLayout:
-        """At most ``limit`` images in a shard, and few enough that every one of ``jobs`` jobs gets a shard."""
+        """Plan shards of at most ``limit`` images, small enough that each of ``jobs`` jobs gets one."""
         return cls(images, max(1, min(limit, math.ceil(images / jobs))), job, jobs)
 
     @property
@@ -50,23 +49,23 @@ class ShardLayout:
         return math.ceil(self.images / self.images_per_shard)
 
     def own_shards(self) -> range:
-        """The shards of this job: no two jobs share one, and together they have all."""
+        """The shards of this job; the jobs' shards are disjoint and cover all."""
         return range(self.job, self.shards, self.jobs)
 
     def positions(self, shard: int) -> range:
-        """Positions in the image list of a shard's images."""
+        """Positions of a shard's images in the image list."""
         start = shard * self.images_per_shard
         return range(start, min(start + self.images_per_shard, self.images))
 
     def describe(self) -> dict[str, int]:
-        """What must be the same for all jobs of an output and for a resumed run."""
+        """Settings that must be equal for all jobs of an output and for a resumed run."""
         return {"images": self.images, "images_per_shard": self.images_per_shard, "shards": self.shards}
 
 
 def plan_units(images: ImageList, layout: ShardLayout, shard: int, batch_size: int) -> list[WorkUnit]:
-    """The units of a shard: images of one size in the order of the list, cut every ``batch_size`` images.
+    """Plan the units of a shard: images of one size in list order, in groups of ``batch_size``.
 
-    Only headers are read. An image whose header cannot be read gets a unit of its own, which will report it.
+    Only headers are read. An image with an unreadable header gets a separate unit, which will report it.
     """
     items = [images[position] for position in layout.positions(shard)]
     if batch_size == 1:
@@ -88,7 +87,7 @@ def plan_units(images: ImageList, layout: ShardLayout, shard: int, batch_size: i
 
 
 def remaining_units(units: Sequence[WorkUnit], done: Collection[int]) -> Iterator[WorkUnit]:
-    """Those units whose images are not in ``done`` (ids)."""
+    """Units whose images are not in ``done`` (ids)."""
     return (unit for unit in units if not all(item.image_id in done for item in unit.items))
 
 

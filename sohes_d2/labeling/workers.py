@@ -1,4 +1,4 @@
-"""Worker processes: a dead worker is reported with the task that it held, and replaced."""
+"""Pool of worker processes: a dead worker is reported with its task and replaced."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _THREAD_VARIABLES = (
     "NUMEXPR_NUM_THREADS",
     "NUMBA_NUM_THREADS",
 )
-# A worker that dies this often before it takes its first task will not come up at all.
+# Give up after a worker died this often before its first task.
 _MAX_FAILED_STARTS = 3
 
 
 @dataclass
 class Task:
-    """A call `function(labeler, *args)` for a worker. ``key`` is whatever the caller needs to know it again."""
+    """A call `function(labeler, *args)` for a worker. ``key`` identifies it to the caller."""
 
     key: Any
     function: Callable[..., Any]
@@ -39,7 +39,7 @@ class Task:
 
 @dataclass
 class TaskDone:
-    """A task's return value."""
+    """Return value of a task."""
 
     task: Task
     value: Any
@@ -56,18 +56,18 @@ class TaskFailed:
 
 @dataclass
 class TaskLost:
-    """The process that held a task died. ``task.losses`` counts it."""
+    """The process that ran a task died; counted in ``task.losses``."""
 
     task: Task
     exit_code: int | None
 
 
 class WorkerPool:
-    """Processes with one labeler each, one thread each, which call functions on it.
+    """Single-threaded processes with one labeler each, which run tasks.
 
-    Every worker has its own pipe, held by a thread of this process, so that the death of a worker is tied to one
-    task, and so that workers end by themselves when this process is killed. Results arrive in ``events`` as
-    TaskDone, TaskFailed, TaskLost, or as SOHESError.
+    A thread of this process holds the pipe of each worker: the death of a worker is attributed to one task, and
+    workers exit when this process is killed. Results arrive in ``events`` as TaskDone, TaskFailed, TaskLost or
+    SOHESError.
     """
 
     def __init__(self, count: int, make_labeler: LabelerFactory, with_extractor: bool, events: queue.Queue):
@@ -75,7 +75,7 @@ class WorkerPool:
         self._with_extractor = with_extractor
         self._events = events
         self._tasks: queue.Queue[Task | None] = queue.Queue()
-        self._starting = threading.Lock()  # the environment is changed while a process starts
+        self._starting = threading.Lock()  # os.environ is changed while a process starts
         self._closing = False
         self._processes: dict[int, multiprocessing.process.BaseProcess] = {}
         self._context = _context()
@@ -84,15 +84,15 @@ class WorkerPool:
             thread.start()
 
     def submit(self, task: Task) -> None:
-        """Queue a task. Nothing bounds the queue: submit as much as memory allows."""
+        """Queue a task. The queue is unbounded."""
         self._tasks.put(task)
 
     def close(self) -> None:
-        """Stop at once: tasks that are not done are dropped, their processes ended."""
+        """Stop immediately: drop unfinished tasks and terminate the processes."""
         self._closing = True
         for _ in self._threads:
             self._tasks.put(None)
-        with self._starting:  # a process that starts now is either in the list or does not start
+        with self._starting:  # a process being started is either in the list already or will not start
             for process in self._processes.values():
                 process.terminate()
         for thread in self._threads:
@@ -105,7 +105,7 @@ class WorkerPool:
         self.close()
 
     def _serve(self, slot: int) -> None:
-        """One worker's thread: hand it tasks, replace it when it dies."""
+        """Thread of one worker: send it tasks, replace it when it dies."""
         connection = None
         failed_starts = 0
         while not self._closing:
@@ -170,7 +170,7 @@ class WorkerPool:
 
 
 def _worker_main(connection: Connection, make_labeler: LabelerFactory, with_extractor: bool) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is sent to the whole group; the parent handles it
     try:
         import cv2
         import torch
@@ -186,7 +186,7 @@ def _worker_main(connection: Connection, make_labeler: LabelerFactory, with_extr
         try:
             function, args = connection.recv()
         except (EOFError, OSError):
-            return  # the parent is gone or done
+            return  # the parent has exited or is done
         try:
             reply: tuple[str, ...] = ("done", function(labeler, *args))
         except Exception as error:  # noqa: BLE001 - reported to the parent with its traceback
@@ -199,7 +199,7 @@ def _worker_main(connection: Connection, make_labeler: LabelerFactory, with_extr
 
 
 def _context() -> Any:
-    """Processes are forked from a clean server (no threads or device state in it) where the system has one."""
+    """Start method: fork from a clean server process, without threads or device state, where available."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
@@ -209,7 +209,7 @@ def _context() -> Any:
 
 @contextlib.contextmanager
 def _environment(changes: dict[str, str]) -> Iterator[None]:
-    """Environment variables for child processes: libraries read their thread counts when they are loaded."""
+    """Set environment variables for child processes; libraries read thread counts when they are loaded."""
     before = {name: os.environ.get(name) for name in changes}
     os.environ.update(changes)
     try:

@@ -1,1 +1,1 @@
-"""Label files: the only door to COCO documents, lists of results and the shards of this project."""
+"""Label files: reading and writing of COCO documents, result lists and the shards of this project."""

@@ -1,4 +1,4 @@
-"""Forests from annotations: unusable annotations are left out and reported."""
+"""Forests from annotations; unusable annotations are skipped and reported."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..structures.forest import NO_LEVEL, NO_PARENT, Forest
 from ..structures.masks import RLE, encode_runs, mask_areas, rles_from_coco
 from .schema import Annotation, Problems, annotation_place, read_score
 
-CIRCLE = "circle of parents"  # a reason of `Problems`
+CIRCLE = "cycle of parents"  # a reason of `Problems`
 _LARGEST_SCORE = 1e30  # what single precision and every page can hold
 _LARGEST_LEVEL = 2**31
 
@@ -20,15 +20,15 @@ _LARGEST_LEVEL = 2**31
 def read_forest(
     annotations: Sequence[Annotation], size: tuple[int, int], problems: Problems, where: str
 ) -> tuple[Forest, list[int]]:
-    """The forest of the masks of an image that can be used, without crowd regions.
+    """Build the forest of an image from its usable masks, without crowd regions.
 
-    Children of what is left out go to the next ancestor. A mask whose parent is not there is a whole, as are all where
-    the parents run in a circle; a score that is not a number is taken as 0.
+    Children of skipped masks move to the next ancestor. A mask whose parent is missing is a whole, as are all masks if
+    the parents form a cycle; a score that is not a number is replaced by 0.
 
     Args:
-        annotations: of one image, with ids that differ.
+        annotations: annotations of one image, with unique ids.
         size: (H, W) of the image.
-        problems: collects what is left out.
+        problems: collects skipped annotations.
         where: the image, for messages; may be empty.
 
     Returns:
@@ -42,7 +42,7 @@ def read_forest(
 def read_masks(
     annotations: Sequence[Annotation], size: tuple[int, int], problems: Problems, where: str
 ) -> list[RLE | None]:
-    """The mask of each annotation; None for one that is empty or cannot be used, of which ``problems`` is told."""
+    """The mask of each annotation; None if it is empty or unusable, which is added to ``problems``."""
     masks: list[RLE | None] = [None] * len(annotations)
     checked: list[Any] = rles_from_coco([annotation.get("segmentation") for annotation in annotations], size)
     areas = iter(mask_areas([rle for rle in checked if not isinstance(rle, RecordError)]))
@@ -64,17 +64,17 @@ def link(
     where: str,
     scores: Sequence[float] | None = None,
 ) -> Forest:
-    """The forest of all annotations of an image, crowd regions and those without a mask, which get an empty one, too.
+    """Build the forest of all annotations of an image, including crowd regions and annotations without mask (empty).
 
-    Where the parents run in a circle, all masks are wholes, and `CIRCLE` is among the reasons of ``problems``.
+    If the parents form a cycle, all masks are wholes, and the reason `CIRCLE` is added to ``problems``.
 
     Args:
-        annotations: of one image, with ids that differ.
-        masks: one for each.
+        annotations: annotations of one image, with unique ids.
+        masks: the mask of each annotation.
         size: (H, W) of the image.
-        problems: collects what is wrong.
+        problems: collects errors.
         where: the image, for messages; may be empty.
-        scores: of the masks; by default those of the annotations, 0 for a score that is not a number.
+        scores: scores of the masks; by default those of the annotations, 0 for a score that is not a number.
     """
     if scores is None:
         scores = [0.0] * len(annotations)
@@ -98,7 +98,7 @@ def link(
 
 
 def find_parents(annotations: Sequence[Annotation], problems: Problems, where: str) -> list[int]:
-    """Index of each annotation's parent, NO_PARENT for a whole and where it is not among them, which is noted."""
+    """Index of each annotation's parent; NO_PARENT for a whole and for a missing parent, which is reported."""
     index = {annotation.get("id"): k for k, annotation in enumerate(annotations)}
     parents = [index.get(annotation.get("parent_id") or None, NO_PARENT) for annotation in annotations]
     for k, annotation in enumerate(annotations):

@@ -1,4 +1,4 @@
-"""Where each image lies in a label file, and counts over its masks: read off the file once, kept beside it."""
+"""Index of a label file: position of each image and counts of its masks, computed once and stored beside the file."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from ..structures.files import atomic_writer
 from .scanner import CHECKSUM, iterate_records, readable
 from .writer import SECTIONS, SEPARATOR, copy_range, read_range
 
-# One row per image. Lengths leave out the separators; annotations of an image are one range, their records joined
-# by ",\n". The checksum is of the image record and this range.
+# One row per image. Lengths exclude the separators; annotations of an image are one range, their records joined by
+# ",\n". The checksum covers the image record and this range.
 IMAGE_DTYPE = np.dtype(
     [
         ("image_id", "<i8"),
@@ -35,17 +35,17 @@ IMAGE_DTYPE = np.dtype(
     ]
 )
 
-# What each photo was when it was labeled, skipped ones included: length and time of the last change of its file (-1:
-# there was none), and the CRC32 of its bytes (-1: unknown).
+# State of each photo when it was labeled, including skipped ones: length and modification time of its file (-1: no
+# file), and the CRC32 of its bytes (-1: unknown).
 PHOTO_DTYPE = np.dtype([("image_id", "<i8"), ("bytes", "<i8"), ("mtime_ns", "<i8"), ("crc32", "<i8")])
 
 # COCO's sizes, by mask area in pixels: small < 32^2 <= medium < 96^2 <= large.
 COCO_SIZES = (("small", 32**2), ("medium", 96**2), ("large", math.inf))
-# Sizes by the share of the image, which do not depend on its resolution.
+# Sizes by share of the image area, independent of resolution.
 RELATIVE_SIZES = (("<0.1%", 0.001), ("0.1-1%", 0.01), ("1-10%", 0.1), (">=10%", math.inf))
 
 _CHECKSUM_LINE = re.compile(rb'"%s":(\d{1,10})\}' % CHECKSUM.encode())
-_CHECKED_BYTES = 4096  # at either end of a label file, see `_checksum`
+_CHECKED_BYTES = 4096  # at both ends of a label file, see `_checksum`
 
 _HEAD = b'{"info":{'
 _SECOND_LINE = b'"categories":[{"id":1,"name":"entity"'
@@ -57,11 +57,10 @@ class ShardIndex:
 
     Attributes:
         rows: (images,) of IMAGE_DTYPE, in the order of the file.
-        sections: (3, 2) int64, offset and length of the records of skipped, images, annotations, separators between
-            them included.
+        sections: (3, 2) int64, offset and length of the records of skipped, images, annotations, including separators.
         stats: "annotations", "skipped": counts; "depth", "size", "relative_size": histograms over masks, name -> count.
-        file_bytes: length of the label file, by which a stale index is noticed.
-        photos: of PHOTO_DTYPE; None where the index was read off the label file, which does not tell.
+        file_bytes: length of the label file, to detect a stale index.
+        photos: of PHOTO_DTYPE; None if the index was computed from the label file, which does not contain them.
     """
 
     rows: np.ndarray
@@ -72,14 +71,14 @@ class ShardIndex:
 
 
 def index_path(label_file: str) -> str:
-    """The index that lies beside a label file."""
+    """Path of the index beside a label file."""
     return os.path.splitext(label_file)[0] + ".index.npz"
 
 
 def load_index(label_file: str) -> ShardIndex:
-    """The index beside a label file; where it is missing, stale or damaged, the file is scanned instead.
+    """Load the index beside a label file; if it is missing, stale or damaged, scan the file instead.
 
-    It is stale where the file has another length, or begins or ends otherwise, than when the index was saved.
+    It is stale if the length, the beginning or the end of the file differs from when the index was saved.
 
     Raises:
         CorruptFileError: the label file itself is damaged.
@@ -97,8 +96,8 @@ def load_index(label_file: str) -> ShardIndex:
             checksum = int(arrays["checksum"])
         if index.file_bytes == size and index.rows.dtype == IMAGE_DTYPE and checksum == _checksum(label_file, size):
             return index
-    except Exception:  # numpy and zipfile raise nearly anything on damaged bytes
-        pass  # the index is only a short cut: what it says is read off the file below
+    except Exception:  # numpy and zipfile may raise anything on damaged bytes
+        pass  # the index is only a cache: the file is scanned below
     return scan_label_file(label_file)
 
 
@@ -125,17 +124,17 @@ def remove_index(label_file: str) -> None:
 
 
 def _checksum(label_file: str, size: int) -> int:
-    """Of the two ends of a label file: the whole would take as long as a scan, and times do not survive copying."""
+    """Checksum of both ends of a label file; the whole file would take as long as a scan, and mtimes are not copied."""
     length = min(size, _CHECKED_BYTES)
     return zlib.crc32(read_range(label_file, size - length, length), zlib.crc32(read_range(label_file, 0, length)))
 
 
 def join_indices(indices: Sequence[ShardIndex], sections: Sequence[tuple[int, int]], file_bytes: int) -> ShardIndex:
-    """The index of the file into which label files were joined, without reading that file.
+    """The index of a joined label file, without reading it.
 
     Args:
-        indices: of the parts, at least one, in order; no image is in two of them.
-        sections: offsets and lengths in the joined file, as `write_label_file` returns them.
+        indices: indices of the parts, at least one, in order; without common images.
+        sections: offsets and lengths in the joined file, as returned by `write_label_file`.
         file_bytes: length of the joined file.
     """
     starts = np.array(sections, np.int64)[:, 0]
@@ -160,10 +159,10 @@ def join_indices(indices: Sequence[ShardIndex], sections: Sequence[tuple[int, in
 
 
 def read_info(label_file: str) -> dict[str, Any]:
-    """The `info` of a label file, on its first line.
+    """Read the `info` of a label file, on its first line.
 
     Raises:
-        CorruptFileError: the file does not begin as our label files do.
+        CorruptFileError: not a label file of this project.
     """
     with open(label_file, "rb") as file:
         line = file.readline()
@@ -176,26 +175,26 @@ def read_info(label_file: str) -> dict[str, Any]:
 
 
 def is_label_file(path: str) -> bool:
-    """Whether a file begins as our label files do; a COCO json of another origin is laid out otherwise.
+    """Whether a file starts like a label file of this project; other COCO json files have another layout.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the file cannot be read.
     """
-    if not os.path.isfile(path):  # a pipe would wait for ever
+    if not os.path.isfile(path):  # reading a pipe could block forever
         return False
     with readable(path), open(path, "rb") as file:
-        if file.read(len(_HEAD)) != _HEAD:  # a json on one line may be long
+        if file.read(len(_HEAD)) != _HEAD:  # json on a single line may be long
             return False
         file.readline()
         return file.read(len(_SECOND_LINE)) == _SECOND_LINE
 
 
 def check_label_file(label_file: str) -> None:
-    """Compare the checksum at the end of a label file with its bytes. Files of older versions have none: scan them.
+    """Verify the checksum at the end of a label file. Files of older versions have none and are scanned.
 
     Raises:
-        CorruptFileError: they differ, or the file is cut off or laid out otherwise.
-        OSError: it cannot be read.
+        CorruptFileError: the checksum differs, or the file is truncated or has another layout.
+        OSError: the file cannot be read.
     """
     size = os.path.getsize(label_file)
     tail = read_range(label_file, max(0, size - 64), min(size, 64))
@@ -217,11 +216,11 @@ def check_label_file(label_file: str) -> None:
 
 
 def scan_label_file(label_file: str) -> ShardIndex:
-    """Read the index off a label file.
+    """Compute the index of a label file by scanning it.
 
     Raises:
-        CorruptFileError: the file is cut off, damaged or laid out otherwise.
-        InputError: it cannot be read.
+        CorruptFileError: the file is truncated, damaged or has another layout.
+        InputError: the file cannot be read.
     """
     rows: list[list[int]] = []
     row_of: dict[int, int] = {}
@@ -249,7 +248,7 @@ def scan_label_file(label_file: str) -> ShardIndex:
             counts[key] += 1
             if key == "images":
                 if row_of.setdefault(value["id"], len(rows)) != len(rows):
-                    raise ValueError(f"image id {value['id']} stands twice")
+                    raise ValueError(f"image id {value['id']} occurs twice")
                 rows.append([value["id"], offset, length, 0, 0, 0, value["height"], value["width"], 0])
             elif key == "annotations":
                 number = row_of[value["image_id"]]

@@ -1,4 +1,4 @@
-"""Append-only journal of the finished images of a shard; survives a kill at any byte."""
+"""Append-only journal of the finished images of a shard, robust against kills at any time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..errors import FolderBusyError
 from ..structures.files import lock_file, output_errors, write_all
 from .writer import SEPARATOR, dump_line
 
-# Between records of one line. A raw tab is white space in json and never part of a json string.
+# Separator of the records of a line. A raw tab is white space in json and never part of a json string.
 _TAB = b",\t"
 _COMMIT = b'{"commit":'
 _CHECKSUM_BYTES = 10  # of a line's end: a tab, the CRC32 of what precedes it as 8 hexadecimal digits, a line break
@@ -20,16 +20,16 @@ _CHECKSUM_BYTES = 10  # of a line's end: a tab, the CRC32 of what precedes it as
 class ShardJournal:
     """The finished images of one shard in progress.
 
-    One line per image: a json array of its image record and its annotations, or of its `skipped` record alone. The
-    images of a work unit are written and flushed to disk together, followed by a commit line. Every line ends with a
-    checksum. Opening the file again keeps whole and sound units only: everything behind the last commit line is cut
-    off, and a unit with a damaged line is passed over, so a unit is either there or is done again.
+    One line per image: a json array of its image record and annotations, or of its `skipped` record alone. The images
+    of a work unit are written and flushed to disk together, followed by a commit line. Every line ends with a checksum.
+    Reopening keeps only complete and intact units: the file is truncated after the last commit line, and units with a
+    damaged line are ignored, to be done again.
 
     Attributes:
         path: the journal.
-        done: ids of the images in it.
-        photos: image id -> numbers that were given for it, see `append`.
-        damaged: how many lines were damaged when it was opened.
+        done: ids of the images in the journal.
+        photos: image id -> numbers passed to `append`.
+        damaged: number of damaged lines found when it was opened.
     """
 
     def __init__(self, path: str):
@@ -58,7 +58,7 @@ class ShardJournal:
         return self._where.keys()
 
     def forget(self, image_ids: Iterable[int]) -> None:
-        """Take images out of ``done``; nothing changes in the file until they are added again."""
+        """Remove images from ``done``; the file is unchanged until they are added again."""
         for image_id in image_ids:
             self._where.pop(image_id, None)
 
@@ -71,13 +71,13 @@ class ShardJournal:
         """Add a finished work unit and flush it to disk.
 
         Args:
-            unit: number of the unit, for the reader of the file.
+            unit: number of the unit, for people who read the file.
             results: per image its id, whether it was skipped, and its json lines (`dump_line`): the image record
                 followed by its annotations, or the `skipped` record.
-            photos: image id -> whole numbers to keep with it.
+            photos: image id -> integers to store with it.
 
         Raises:
-            OutputError: the unit could not be written; after that the journal takes no more.
+            OutputError: the unit could not be written; the journal accepts no more units then.
         """
         offset = self._end
         places = {}
@@ -96,8 +96,8 @@ class ShardJournal:
         self._remember(places, photos)
 
     def blocks(self, image_ids: Sequence[int]) -> dict[str, Iterator[list[bytes]]]:
-        """Sections of a label file with these images, in their order, for `write_label_file`: blocks of `skipped`, of
-        `images`, and of `annotations`, one for each image that has any."""
+        """Sections of a label file with these images, in order, for `write_label_file`: blocks of `skipped`, `images`
+        and `annotations`, one per image that has any."""
         kept = [i for i in image_ids if i not in self._skipped]
         return {
             "skipped": ([self._lines(i)[0]] for i in image_ids if i in self._skipped),
@@ -110,7 +110,7 @@ class ShardJournal:
         self._file.close()
 
     def remove(self) -> None:
-        """Delete the journal, once its shard stands."""
+        """Delete the journal, after its shard is written."""
         # unlink first: while the lock is held no other process can have reopened it
         os.unlink(self.path)
         self._file.close()
@@ -127,7 +127,7 @@ class ShardJournal:
             (self._skipped.add if skipped else self._skipped.discard)(image_id)
 
     def _recover(self) -> int:
-        """Read the whole units of an existing journal; returns the length of the file up to the last commit."""
+        """Read the complete units of an existing journal; returns the length of the file up to the last commit."""
         self._file.seek(0)
         committed = offset = 0
         places: dict[int, tuple[int, int, bool]] = {}
@@ -135,9 +135,9 @@ class ShardJournal:
             start, offset = offset, offset + len(line)
             body = _without_checksum(line)
             if body is None:
-                self.damaged += line.endswith(b"\n")  # else a line that a kill cut off
+                self.damaged += line.endswith(b"\n")  # otherwise a line truncated by a kill
             elif body.startswith(_COMMIT):
-                # fewer or more: a line of this unit, or the commit line of the one before it, is damaged
+                # other count: a line of this unit, or the commit line of the previous one, is damaged
                 commit = json.loads(body)
                 if commit["images"] == len(places):
                     self._remember(places, {i: tuple(numbers) for i, *numbers in commit.get("photos", ())})
@@ -154,6 +154,6 @@ def _with_checksum(line: bytes) -> bytes:
 
 
 def _without_checksum(line: bytes) -> bytes | None:
-    """The line as it was given to `_with_checksum`; None if it is damaged or cut off."""
+    """The original line before `_with_checksum`; None if it is damaged or truncated."""
     body = line[:-_CHECKSUM_BYTES]
     return body if body and line == _with_checksum(body) else None

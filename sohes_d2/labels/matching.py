@@ -12,7 +12,7 @@ from .schema import Id
 
 
 def last_part(name: str) -> str:
-    """The name without its folders, whichever system's separators it has."""
+    """The base name, with the separators of any system."""
     return PurePosixPath(name.replace("\\", "/")).name
 
 
@@ -23,13 +23,13 @@ DESCRIPTIONS = {"id": "image id", "name": "file name", "basename": "last part of
 def match_images(
     file: LabelFile, other: LabelFile, parts: Sequence[str] = tuple(PARTS)
 ) -> tuple[dict[Id, Id | None], str]:
-    """Image id of a label file -> that of the same image in another, or None; and what told: "id", or one of PARTS.
+    """Map image ids of a label file to those of the same images in another, or None; and the key: "id" or one of PARTS.
 
-    Ids tell only where a file has no names, such as a list of results: every tool counts its images from 1.
+    Ids are used only if a file has no names, such as a result list, since every tool counts its images from 1.
 
     Args:
         file, other: the files.
-        parts: what of names to compare, of PARTS: the first, unless a later one finds more and is unique in both. A
+        parts: parts of names to compare, of PARTS: the first, unless a later one matches more and is unique in both. A
             single one is insisted on, and none leaves the ids.
 
     Raises:
@@ -47,7 +47,7 @@ def match_images(
                 raise
             continue
         count = len(mine.keys() & theirs.keys())
-        if count > best[0]:  # as many by their last parts: full names say more
+        if count > best[0]:  # ties: prefer full names
             best = count, {i: theirs.get(name) for name, i in mine.items()}, part
     return {i: best[1].get(i) for i in file.by_image}, best[2]
 

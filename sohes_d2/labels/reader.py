@@ -1,7 +1,7 @@
-"""Label files of every origin: COCO documents, lists of results, and our own, as images with their annotations.
+"""Readers of label files of any origin: COCO documents, result lists, and those of this project.
 
-`read_label_file` takes a file into memory; `LabelStream` leaves the annotations of a large one on disk. Both give the
-records of `schema`, and both refuse what would make numbers wrong: ids that are ambiguous, two images of one file.
+`read_label_file` reads a file into memory; `LabelStream` keeps the annotations of a large file on disk. Both return the
+records of `schema`, and both refuse files that would give wrong numbers: ambiguous ids, two images of one file.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ LabelFileT = TypeVar("LabelFileT", bound="LabelFile")
 
 @dataclass
 class LabelFile:
-    """What a json file says of images.
+    """Content of a label file.
 
     Attributes:
-        path: of the file, for messages.
-        images: image id -> record, in the order of the file; empty for a list of results.
-        annotations: in the order of the file. Those of one image have different ids.
+        path: path of the file, for messages.
+        images: image id -> record, in file order; empty for a result list.
+        annotations: annotations in file order, with unique ids per image.
         categories: class id -> name.
         lists: top-level keys whose value is a list.
-        problems: records that are left out, because nothing can be known of them.
+        problems: skipped records, which have no usable id or image.
     """
 
     path: str
@@ -65,22 +65,22 @@ class LabelFile:
     def read(
         cls: type[LabelFileT], path: str | os.PathLike, strict: bool = False, results_allowed: bool = False
     ) -> LabelFileT:
-        """Read a COCO document, or a list of results, into memory.
+        """Read a COCO document or a result list into memory.
 
         Args:
             path: the file.
-            strict: refuse a file with an annotation of which nothing can be known, instead of leaving that out. For
-                evaluation, whose numbers would change.
-            results_allowed: take a list of results, too.
+            strict: refuse a file with an unusable annotation instead of skipping it. For evaluation, whose numbers
+                would change.
+            results_allowed: also accept a result list.
 
         Raises:
             InputError: the file cannot be read, is neither of these, or is ambiguous (an image id or a file name that
                 occurs twice, ids that `parent_id` cannot name); with ``strict`` also an unusable annotation.
-            CorruptFileError: damaged or cut off.
+            CorruptFileError: damaged or truncated.
         """
         file = cls(os.fspath(path), problems=Problems(os.fspath(path) if strict else ""))
         found = list(file.scan(Problems() if strict else file.problems, results_allowed))
-        for record, annotation in found:  # now that all images are known
+        for record, annotation in found:  # after all images are read
             if file.is_result_list or annotation["image_id"] in file.images:
                 file.annotations.append(annotation)
             else:
@@ -90,13 +90,13 @@ class LabelFile:
         return file
 
     def scan(self, names: Problems, results_allowed: bool = False) -> Iterator[tuple[Record, Annotation]]:
-        """Read the file: its annotations that can be used come out, all else is taken in, and checked at the end.
+        """Read the file: yield its usable annotations, store everything else, and check it at the end.
 
         Args:
             names: collects unusable names of images.
-            results_allowed: take a list of results, too.
+            results_allowed: also accept a result list.
         """
-        zeros: set[str] = set()  # what is 0 in any annotation
+        zeros: set[str] = set()  # fields that are 0 in any annotation
         for record in iterate_records(self.path):
             if not self.take(record, names, results_allowed):
                 continue
@@ -105,22 +105,22 @@ class LabelFile:
                 zeros.update(key for key in ("id", "parent_id") if annotation.get(key) == 0)
                 yield record, annotation
         self.check()
-        if len(zeros) == 2:  # a child of annotation 0 cannot be told from a root
+        if len(zeros) == 2:  # a child of annotation 0 cannot be distinguished from a root
             raise InputError(
                 f"{self.path}: annotation id 0 together with parent_id: 0 stands for no parent; number annotations "
                 "from 1"
             )
 
     def take(self, record: Record, names: Problems, results_allowed: bool = False) -> bool:
-        """Take in a record; returns whether it is an annotation or result, which are left to the caller.
+        """Store a record; returns whether it is an annotation or result, which the caller handles.
 
         Raises:
-            InputError: a list where there must be none, or the wrong way round.
+            InputError: a list where an object is expected, or vice versa.
         """
         key, value, in_list = record.key, record.value, record.index >= 0
         if key == RESULTS and not results_allowed:
             raise InputError(
-                f"{self.path} is a list of results, which says nothing of its images; pass a COCO file with 'images'"
+                f"{self.path} is a result list, which has no image records; pass a COCO file with 'images'"
             )
         if in_list or record.opens_list:
             self.lists.add(key)
@@ -137,7 +137,7 @@ class LabelFile:
         return in_list and key in (RESULTS, "annotations")
 
     def check(self) -> None:
-        """Verify what can only be known at the end of the file: that it has images, each of another file."""
+        """Check at the end of the file that it has images with distinct files."""
         if not self.is_result_list and "images" not in self.lists:
             raise InputError(f"{self.path} is not a COCO data set: it has no list 'images'")
         names: dict[str, Id] = {}
@@ -151,37 +151,37 @@ class LabelFile:
 
     @property
     def is_result_list(self) -> bool:
-        """Whether the file is a bare list of annotations, whose image ids are those of another file."""
+        """Whether the file is a result list, whose image ids refer to another file."""
         return RESULTS in self.lists
 
     @property
     def has_annotations(self) -> bool:
-        """False for a document without `annotations`, as of a test set whose truth is kept back."""
+        """False for a document without `annotations`, as of a test set with hidden ground truth."""
         return self.is_result_list or "annotations" in self.lists
 
     @cached_property
     def by_image(self) -> dict[Id, list[Annotation]]:
-        """Image id -> its annotations; of a list of results, only the images that have any."""
+        """Annotations by image id; for a result list, only of images that have any."""
         return group_by_image(self.annotations, self.images)
 
     @property
     def has_hierarchy(self) -> bool:
-        """Whether any annotation names a parent or says that it has none."""
+        """Whether any annotation has ``parent_id``."""
         return any("parent_id" in annotation for annotation in self.annotations)
 
     def size(self, image_id: Id) -> tuple[int, int]:
         """(H, W) of an image in pixels.
 
         Raises:
-            InputError: its record does not tell it.
+            InputError: its record has no size.
         """
         return image_size(self.images[image_id], self.path)
 
     def restricted(self: LabelFileT, image_ids: Iterable[Id]) -> LabelFileT:
-        """The same file with these images alone.
+        """Restrict the file to these images.
 
         Raises:
-            InputError: an image that the file does not have.
+            InputError: an image that is not in the file.
         """
         chosen = set(image_ids)
         unknown = chosen - set(self.images)
@@ -194,13 +194,13 @@ class LabelFile:
         )
 
     def for_photos(self: LabelFileT, images: str | os.PathLike[str]) -> tuple[Path, LabelFileT]:
-        """The folder that file names are relative to, and this file; for a single photo, its record alone.
+        """The base folder of the file names, and this file; for a single photo, restricted to its record.
 
         Args:
             images: the folder, or the file of a photo in it.
 
         Raises:
-            InputError: the file has no image of the photo's name.
+            InputError: the file has no image with the photo's name.
         """
         photo = Path(images)
         if not photo.is_file():
@@ -218,10 +218,10 @@ read_label_file = LabelFile.read
 
 
 def read_images(path: str | os.PathLike) -> list[ImageRecord]:
-    """The image records of a COCO document, in its order; annotations are passed over and need not be there.
+    """Read only the image records of a COCO document, in order; annotations are optional and ignored.
 
     Raises:
-        InputError, CorruptFileError: as `read_label_file`, or a list of results.
+        InputError, CorruptFileError: see `read_label_file`; also for a result list.
     """
     file = LabelFile(os.fspath(path))
     for record in iterate_records(file.path):
@@ -232,14 +232,14 @@ def read_images(path: str | os.PathLike) -> list[ImageRecord]:
 
 
 class LabelStream:
-    """A COCO document whose annotations stay on disk, for reading image by image.
+    """A COCO document read image by image, with annotations kept on disk.
 
-    What stays in memory are the image records and 20 bytes per annotation.
+    Memory: the image records and 20 bytes per annotation.
 
     Attributes:
         path: the file.
         images: image records, sorted by id.
-        problems: records that are left out.
+        problems: skipped records.
     """
 
     def __init__(self, path: str | os.PathLike, problems: Problems | None = None):
@@ -247,15 +247,15 @@ class LabelStream:
 
         Args:
             path: the file.
-            problems: collects them; by default a new object.
+            problems: collects skipped records; by default a new object.
 
         Raises:
-            InputError, CorruptFileError: as `read_label_file`, or a list of results.
+            InputError, CorruptFileError: see `read_label_file`; also for a result list.
         """
         self.path = os.fspath(path)
         self.problems = Problems() if problems is None else problems
         file = LabelFile(self.path, problems=self.problems)
-        codes: dict[Id, int] = {}  # image id -> number; the annotations may come before the images
+        codes: dict[Id, int] = {}  # image id -> number; annotations may precede the images
         numbers, offsets, lengths = array("i"), array("q"), array("i")
         for record, annotation in file.scan(self.problems):
             numbers.append(codes.setdefault(annotation["image_id"], len(codes)))
@@ -273,10 +273,10 @@ class LabelStream:
         self._file = open(self.path, "rb")
 
     def annotations(self, image_id: Id) -> list[Annotation]:
-        """The annotations of an image, in the order of the file; empty for an image that has none.
+        """The annotations of an image in file order; empty if it has none.
 
         Raises:
-            InputError: ids that are ambiguous (see `schema.check_ids`).
+            InputError: ambiguous ids (see `schema.check_ids`).
         """
         code = self._codes.get(image_id, -1)
         mine = slice(*np.searchsorted(self._numbers, [code, code + 1]))
@@ -294,7 +294,7 @@ class LabelStream:
 
 
 def group_by_image(annotations: Iterable[Any], image_ids: Iterable[Id]) -> dict[Id, list[Any]]:
-    """Image id -> its annotations, in their order; images without any have an empty list."""
+    """Group annotations by image id, in order; images without annotations have an empty list."""
     groups: dict[Id, list[Any]] = {image_id: [] for image_id in image_ids}
     for annotation in annotations:
         groups.setdefault(annotation["image_id"], []).append(annotation)
@@ -302,7 +302,7 @@ def group_by_image(annotations: Iterable[Any], image_ids: Iterable[Id]) -> dict[
 
 
 def report(path: str, problems: Problems) -> None:
-    """Log one warning that sums up what is left out, if anything is."""
+    """Log one warning that summarizes skipped records, if any."""
     if problems:
         logger.warning("%s: %s", path, problems.summary())
 

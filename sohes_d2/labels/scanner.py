@@ -1,4 +1,4 @@
-"""Streaming reader of large json files, record by record in bounded memory."""
+"""Streaming reader of large json files, record by record, in bounded memory."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import Any, BinaryIO, NamedTuple
 from ..errors import CorruptFileError, InputError
 from ..structures.files import open_regular
 
-CHECKSUM = "crc32"  # top-level key of our own label files: of all bytes before the key
-RESULTS = "results"  # the key of a file that is one list
+CHECKSUM = "crc32"  # top-level key of label files of this project: CRC32 of all bytes before the key
+RESULTS = "results"  # key of the records of a file that is a list
 
 _BLANKS = re.compile(r"[ \t\r\n]*")
 _DELIMITERS = frozenset(" \t\r\n,:]}")
 _CHUNK = 1 << 20
-_LARGEST_VALUE = 1 << 28  # bytes; a value that does not end by then is a damaged file, not a record
+_LARGEST_VALUE = 1 << 28  # bytes; a longer value means a damaged file
 _OUR_HEAD = b'{"info":{'
 _UTF8_MARK = b"\xef\xbb\xbf"
 _FOREIGN = {  # first bytes of files that are not json, with the remedy
@@ -38,11 +38,11 @@ class Record(NamedTuple):
     """A value of a json file.
 
     Attributes:
-        key: its top-level key; RESULTS in a file that is one list.
-        index: its position in the list; -1 for a value that is in no list, and for the announcement of a list, which
-            comes before its records, so that an empty one is seen too.
-        offset, length: its place in the file, in bytes; length 0 for the announcement of a list.
-        value: the json value; None for the announcement of a list.
+        key: its top-level key; RESULTS in a file that is a list.
+        index: its position in the list; -1 for a value outside a list, and for the start of a list, which precedes its
+            records so that empty lists are seen, too.
+        offset, length: its position in the file, in bytes; length 0 for the start of a list.
+        value: the json value; None for the start of a list.
     """
 
     key: str
@@ -53,13 +53,13 @@ class Record(NamedTuple):
 
     @property
     def opens_list(self) -> bool:
-        """Whether this is the announcement of a list."""
+        """Whether this is the start of a list."""
         return self.length == 0
 
 
 @contextmanager
 def readable(path: str | os.PathLike) -> Iterator[None]:
-    """Turn the OSErrors of reading a file into an InputError that names it."""
+    """Convert an OSError of reading a file to an InputError that names the file."""
     try:
         yield
     except OSError as error:
@@ -67,15 +67,14 @@ def readable(path: str | os.PathLike) -> Iterator[None]:
 
 
 def iterate_records(path: str) -> Iterator[Record]:
-    """The records of every top-level list of a json file, in the order of the file. Other top-level values come as one
-    record each.
+    """Yield the records of all top-level lists of a json file in file order; other top-level values give one record.
 
-    A UTF-8 file may begin with a byte order mark. NaN and infinities are read as Python reads them. The checksum of
-    our own label files is compared when it comes by.
+    A UTF-8 byte order mark is allowed. NaN and infinities are read as in Python. The checksum of label files of this
+    project is verified.
 
     Raises:
         InputError: the file cannot be opened, or is not a json object or list.
-        CorruptFileError: no json text, cut off, damaged, or with a checksum that is not that of its bytes.
+        CorruptFileError: not json, truncated, damaged, or with a wrong checksum.
     """
     with readable(path), open_regular(path) as file:
         yield from _records(_Scanner(os.fspath(path), file))
@@ -92,7 +91,7 @@ def _records(scanner: _Scanner) -> Iterator[Record]:
             if not isinstance(key, str):
                 raise scanner.error(f"expected the name of a key, found {key!r:.40}")
             if key in seen:
-                raise scanner.error(f"the key {key!r:.40} stands twice; keep one")
+                raise scanner.error(f"the key {key!r:.40} occurs twice; keep one")
             seen.add(key)
             scanner.take(":")
             if scanner.peek() == "[":
@@ -106,7 +105,7 @@ def _records(scanner: _Scanner) -> Iterator[Record]:
                 )
             yield record
     if scanner.peek(at_end=True):
-        raise scanner.error("the json value has ended, but the file goes on")
+        raise scanner.error("the json value has ended, but the file continues")
 
 
 def _list(scanner: _Scanner, key: str) -> Iterator[Record]:
@@ -116,10 +115,10 @@ def _list(scanner: _Scanner, key: str) -> Iterator[Record]:
 
 
 class _Scanner:
-    """Reads one json value after another from a file, a chunk at a time.
+    """Reads json values one after another from a file, in chunks.
 
-    The bytes are held as Latin-1 text, one character per byte, so that positions in the text are positions in the
-    file. The bytes of a UTF-8 character never look like one that has a meaning in json.
+    The bytes are decoded as Latin-1, one character per byte, so that positions in the text are positions in the file.
+    Bytes of multi-byte UTF-8 characters are never confused with json syntax.
     """
 
     def __init__(self, path: str, file: BinaryIO):
@@ -128,7 +127,7 @@ class _Scanner:
         self._text = ""
         self._base = 0  # offset of the text in the file
         self._at = 0  # position in the text
-        self._checksum = 0  # of the bytes before the text
+        self._checksum = 0  # CRC32 of the bytes before the text
         self._fill(max(_CHUNK, 64))
         head = self._text[:64].encode("latin-1")
         self._is_ours = head.startswith(_OUR_HEAD)
@@ -140,19 +139,19 @@ class _Scanner:
 
     @property
     def place(self) -> int:
-        """Offset in the file of what comes next."""
+        """Offset of the next character in the file."""
         return self._base + self._at
 
     def checksum(self) -> int | None:
-        """CRC32 of all bytes before what comes next; None in a file that is not laid out as our label files are, such
-        as one that a script read, changed and wrote."""
+        """CRC32 of all bytes before the next value; None in a file without the layout of our label files, such as one
+        that was rewritten by a script."""
         self.peek()
         if not self._is_ours or self._text[self._at - 1] != "\n":
             return None
         return zlib.crc32(self._text[: self._at].encode("latin-1"), self._checksum)
 
     def peek(self, at_end: bool = False) -> str:
-        """The next character that is not blank; "" where there is none, which is an error unless ``at_end``."""
+        """The next non-blank character; "" at the end of the file, which is an error unless ``at_end``."""
         while True:
             blanks = _BLANKS.match(self._text, self._at)
             self._at = blanks.end() if blanks else self._at
@@ -165,14 +164,14 @@ class _Scanner:
         return ""
 
     def take(self, character: str) -> None:
-        """Step over a character that must be there."""
+        """Skip an expected character."""
         found = self.peek()
         if found != character:
             raise self.error(f"expected {character!r}, found {found!a}")
         self._at += 1
 
     def items(self, brackets: str) -> Iterator[int]:
-        """Step over brackets and commas; yields the number of each item, which the caller takes."""
+        """Skip brackets and commas; yields the number of each item, which the caller reads."""
         self.take(brackets[0])
         number = 0
         while self.peek() != brackets[1]:
@@ -189,7 +188,7 @@ class _Scanner:
         while True:
             try:
                 value, stop = self._decode(self._text, self._at)
-                if self._text[stop : stop + 1] in _DELIMITERS:  # else a number may go on in the next chunk
+                if self._text[stop : stop + 1] in _DELIMITERS:  # otherwise a number may continue in the next chunk
                     break
                 if not self._fill(size):
                     break
@@ -209,15 +208,15 @@ class _Scanner:
         return offset, len(piece), value
 
     def error(self, message: str) -> CorruptFileError:
-        """What is wrong at this place of the file."""
+        """Error at the current position of the file."""
         return CorruptFileError(
-            f"{self.path} is not json, or not all of it: {message} (byte {self.place}); download or copy it again"
+            f"{self.path} is not valid json, or truncated: {message} (byte {self.place}); download or copy it again"
         )
 
     def _fill(self, size: int) -> bool:
         data = self._file.read(size)
         if data:
-            done = max(0, self._at - 1)  # one character stays: `checksum` looks back
+            done = max(0, self._at - 1)  # keep one character: `checksum` looks back
             self._checksum = zlib.crc32(self._text[:done].encode("latin-1"), self._checksum)
             self._text = self._text[done:] + data.decode("latin-1")
             self._base += done

@@ -1,8 +1,7 @@
-"""What a label file may say of an image and of a mask: one rule for ids, names, sizes, numbers and flags.
+"""Validation of image and annotation records: ids, names, sizes, numbers and flags.
 
-Forms that are common in the wild come out as COCO has them: ids and sizes as text or as floats that are whole,
-``iscrowd`` as a truth value or text, numbers as text, ``coco_url`` (LVIS) in the place of ``file_name``, the flag
-``ignore`` in the place of ``iscrowd``.
+Common deviations are normalized to COCO: ids and sizes as text or as whole floats, ``iscrowd`` as a boolean or text,
+numbers as text, ``coco_url`` (LVIS) instead of ``file_name``, the flag ``ignore`` instead of ``iscrowd``.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ _Length = Annotated[float, msgspec.Meta(ge=0)]
 _Box = tuple[float, float, _Length, _Length]
 _LARGEST_ID = 2**63 - 1
 _FLAGS = {"none": 0, "": 0, "false": 0, "0": 0, "0.0": 0, "true": 1, "1": 1, "1.0": 1}
-_NO_NAME = re.compile("[\0\ud800-\udfff]")  # also half of a character, as a cut "\\ud83d"
+_NO_NAME = re.compile("[\0\ud800-\udfff]")  # also half of a surrogate pair, such as a truncated "\\ud83d"
 
 
 class ImageRecord(TypedDict, total=False):
-    """An image: ``id`` always, the others where they are usable; ``height`` and ``width``, both or none, in pixels."""
+    """An image: always ``id``, other fields if usable; ``height`` and ``width``, both or none, in pixels."""
 
     id: Id
     file_name: str
@@ -40,10 +39,10 @@ class ImageRecord(TypedDict, total=False):
 
 
 class Annotation(TypedDict, total=False):
-    """A mask: ``id``, ``image_id`` and ``iscrowd`` (0 or 1) always, ``parent_id`` (0 for none) where the file has it.
+    """A mask: always ``id``, ``image_id`` and ``iscrowd`` (0 or 1), and ``parent_id`` (0 for none) if in the file.
 
-    The other fields are as the file has them; `read_score`, `read_area`, `read_box` and `masks.rle_from_coco` check and
-    normalize them where they are needed, so that an unused field does no harm.
+    Other fields are unchecked; `read_score`, `read_area`, `read_box` and `masks.rle_from_coco` validate them on use, so
+    that an unused field cannot cause errors.
     """
 
     id: Id
@@ -59,7 +58,7 @@ class Annotation(TypedDict, total=False):
     level: Any
     source: Any
     ancestor_scores: Any
-    obj_ann_id: Id  # of PACO
+    obj_ann_id: Id  # PACO only
 
 
 _IDS: tuple[Literal["id", "image_id", "obj_ann_id"], ...] = ("id", "image_id", "obj_ann_id")
@@ -67,10 +66,10 @@ _COPIED = ("category_id", "segmentation", "area", "bbox", "score", "depth", "lev
 
 
 class Problems:
-    """What of a label file is left out, by reason.
+    """Unusable records of a label file, by reason.
 
     Attributes:
-        counts: reason -> how often.
+        counts: number of records by reason.
         items: "place: message" of the first `LISTED`.
     """
 
@@ -79,7 +78,7 @@ class Problems:
     def __init__(self, refused: str = "") -> None:
         """
         Args:
-            refused: the path of a file of which nothing may be left out, since numbers would change.
+            refused: path of a file to refuse on the first problem, where skipping would change numbers.
         """
         self.counts: Counter[str] = Counter()
         self.items: list[str] = []
@@ -89,50 +88,50 @@ class Problems:
         return sum(self.counts.values())
 
     def add(self, place: str, error: RecordError, instead: str = "") -> None:
-        """Note that what is at a place cannot be used.
+        """Add an unusable record.
 
         Args:
-            place: for the message; may be empty.
-            error: what is wrong.
-            instead: what is done about it, if it is not left out.
+            place: place of the record, for the message; may be empty.
+            error: the error.
+            instead: what is done if the record is not skipped.
 
         Raises:
-            InputError: the file is one of which nothing may be left out.
+            InputError: ``refused`` was given.
         """
         message = f"{place}{place and ': '}{error}"
         if self._refused:
             raise InputError(f"{self._refused}: {message}; repair it or take it out") from error
         self.counts[error.reason] += 1
         if len(self.items) < self.LISTED:
-            # names come from files: nothing that a terminal would obey, nor another line
+            # names come from files: remove control characters and line breaks
             message += instead and f"; {instead}"
             self.items.append("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
 
     @contextmanager
     def at(self, place: str, instead: str = "") -> Iterator[None]:
-        """`add` the RecordError that ends the block, if one does."""
+        """Context manager that passes a RecordError of its block to `add`."""
         try:
             yield
         except RecordError as error:
             self.add(place, error, instead)
 
     def summary(self) -> str:
-        """One line: how many, by reason, and an example; empty if there are none."""
+        """Summary in one line: counts by reason and an example; empty if there are none."""
         if not self.counts:
             return ""
         reasons = ", ".join(f"{count} x {reason}" for reason, count in self.counts.most_common())
-        return f"{len(self)} records cannot be used as they are ({reasons}), for example {self.items[0]}"
+        return f"{len(self)} records are invalid ({reasons}), for example {self.items[0]}"
 
 
 def read_id(value: Any, name: str = "id") -> Id:
-    """An id: a whole number, or text that is none.
+    """Validate an id: a whole number, or text that is not a number.
 
     Raises:
-        RecordError: something else.
+        RecordError: not an id.
     """
     if isinstance(value, str):
         value = value.strip()
-        # "7" is 7, but "007" and what no 64 bits hold stay names
+        # "7" becomes 7, but "007" and numbers beyond 64 bits remain text
         if value.isascii() and value.isdigit() and len(value) < 19 and value == str(int(value)):
             return int(value)
         if value:
@@ -145,10 +144,10 @@ def read_id(value: Any, name: str = "id") -> Id:
 
 
 def read_number(value: Any, name: str, kind: Any = float) -> float:
-    """A finite number of a type of msgspec; text is taken where it is one.
+    """Validate a finite number with a type of msgspec; numeric text is accepted.
 
     Raises:
-        RecordError: something else.
+        RecordError: not a finite number.
     """
     try:
         number = msgspec.convert(value, kind, strict=False)
@@ -161,26 +160,26 @@ def read_number(value: Any, name: str, kind: Any = float) -> float:
 
 
 def read_score(annotation: Annotation) -> float:
-    """The score; 1 for an annotation without.
+    """The score; 1 if the annotation has none.
 
     Raises:
-        RecordError: no finite number.
+        RecordError: not a finite number.
     """
     return read_number(annotation["score"], "score") if "score" in annotation else 1.0
 
 
 def read_area(annotation: Annotation) -> float | None:
-    """The area in pixels, or None if the mask must tell it.
+    """The area in pixels; None if it has to be computed from the mask.
 
     Raises:
-        RecordError: no finite number, or negative.
+        RecordError: not a finite number, or negative.
     """
     area = annotation.get("area")
     return None if area is None else read_number(area, "area", _Length)
 
 
 def read_box(annotation: Annotation) -> list[float] | None:
-    """The box (x, y, width, height) in pixels, or None if the mask must tell it.
+    """The box (x, y, width, height) in pixels; None if it has to be computed from the mask.
 
     Raises:
         RecordError: not four finite numbers, or a negative size.
@@ -205,7 +204,7 @@ def or_none(read: Callable[..., T], *arguments: Any) -> T | None:
 
 
 def read_category(annotation: Annotation) -> int:
-    """The class as a number, 1 for an annotation without: classes only ever break ties."""
+    """The class as a number, 1 if the annotation has none; classes are only used to break ties."""
     try:
         return msgspec.convert(annotation.get("category_id"), int, strict=False)
     except msgspec.ValidationError:
@@ -213,11 +212,11 @@ def read_category(annotation: Annotation) -> int:
 
 
 def read_image(record: Any, problems: Problems, place: str) -> ImageRecord:
-    """An image record.
+    """Validate an image record.
 
     Args:
         record: the json value.
-        problems: collects unusable names; they are left out of the record, as is the size.
+        problems: collects unusable names, which are removed from the record, as are unusable sizes.
         place: file and position, for messages.
 
     Raises:
@@ -230,7 +229,7 @@ def read_image(record: Any, problems: Problems, place: str) -> ImageRecord:
     try:
         image = ImageRecord(id=read_id(record.get("id")))
     except RecordError as error:
-        raise InputError(f"{place}: image {name!r:.80} has no 'id' of its own: {error}") from error
+        raise InputError(f"{place}: image {name!r:.80} has no valid 'id': {error}") from error
     place = f"{place}: image {image['id']!r:.40}"
     if _is_path(url):
         image["coco_url"] = url
@@ -238,7 +237,7 @@ def read_image(record: Any, problems: Problems, place: str) -> ImageRecord:
     if _is_path(name):
         image["file_name"] = name
     elif name is not None:
-        problems.add(place, RecordError(f"`file_name` is {name!r:.40}, which is no path", "wrong file_name"))
+        problems.add(place, RecordError(f"`file_name` is {name!r:.40}, which is not a path", "wrong file_name"))
     size = _size(record)
     if size is not None:
         image["height"], image["width"] = size
@@ -258,10 +257,10 @@ def _size(record: dict[str, Any]) -> tuple[int, int] | None:
 
 
 def image_name(image: ImageRecord, path: str = "") -> str:
-    """The `file_name` of an image whose record must tell it.
+    """The `file_name` of an image.
 
     Raises:
-        InputError: it does not.
+        InputError: the record has none.
     """
     if "file_name" not in image:
         raise InputError(f"{path}{path and ': '}image {image['id']!r} has no usable file_name; write its path")
@@ -269,10 +268,10 @@ def image_name(image: ImageRecord, path: str = "") -> str:
 
 
 def image_size(image: ImageRecord, path: str) -> tuple[int, int]:
-    """(H, W) of an image whose record must tell it.
+    """(H, W) of an image.
 
     Raises:
-        InputError: it does not.
+        InputError: the record has none.
     """
     if "height" not in image:
         name = image.get("file_name", image["id"])
@@ -281,17 +280,17 @@ def image_size(image: ImageRecord, path: str) -> tuple[int, int]:
 
 
 def read_annotation(record: Any, needs_image: bool = True) -> Annotation:
-    """An annotation, without a look at its mask, box, area and score.
+    """Validate an annotation, except its mask, box, area and score.
 
     Args:
         record: the json value.
-        needs_image: whether ``image_id`` must be there; not in files that are about one image.
+        needs_image: whether ``image_id`` is required; not in files of a single image.
 
     Returns:
-        With ``id`` only where the file has one.
+        The annotation, with ``id`` only if the file has one.
 
     Raises:
-        RecordError: not an object, or an id or a flag that is none.
+        RecordError: not an object, or an invalid id or flag.
     """
     if not isinstance(record, dict):
         raise RecordError(f"an annotation must be an object, got {record!r:.40}", "no annotation")
@@ -309,22 +308,22 @@ def read_annotation(record: Any, needs_image: bool = True) -> Annotation:
 
 
 def annotation_place(record: Any, index: int, where: str = "") -> str:
-    """What to call an annotation in a message: by its id, else by its position from 1; after its image, if named."""
+    """Name of an annotation for messages: its id, else its 1-based position; after ``where``, if given."""
     key = record.get("id") if isinstance(record, dict) else None
     is_id = isinstance(key, int) or (isinstance(key, str) and key)
     return f"{where}{where and ', '}annotation " + (f"{key!r:.40}" if is_id else f"number {index + 1}")
 
 
 def read_annotations(records: Sequence[Any], problems: Problems, where: str) -> list[Annotation]:
-    """The usable ones among the annotations of one image, with ids that differ.
+    """The usable annotations of one image, with unique ids.
 
     Args:
-        records: the json values; they need no ``image_id``.
-        problems: collects what is left out.
+        records: the json values; ``image_id`` is optional.
+        problems: collects skipped records.
         where: file or image, for messages.
 
     Raises:
-        InputError: ids that are ambiguous, see `check_ids`.
+        InputError: ambiguous ids, see `check_ids`.
     """
     annotations: list[Annotation] = []
     for k, record in enumerate(records):
@@ -343,16 +342,16 @@ def _flag(record: dict[str, Any], name: str) -> int:
 
 
 def check_ids(annotations: Sequence[Annotation], where: str) -> None:
-    """Give every annotation of one image a unique id, where that changes no parent.
+    """Make the ids of the annotations of one image unique, in place.
 
-    Annotations without an id, and those whose id another one has, get new ones: ids matter to ``parent_id`` alone.
+    Annotations without id, or with an id that another one has, get a new one; only ``parent_id`` refers to ids.
 
     Args:
-        annotations: of one image; changed.
+        annotations: annotations of one image; modified.
         where: file and image, for messages.
 
     Raises:
-        InputError: an id that two annotations have is somebody's parent.
+        InputError: a repeated id is used as parent_id.
     """
     times = Counter(annotation.get("id") for annotation in annotations)
     unnamed = times.pop(None, 0)
@@ -361,9 +360,7 @@ def check_ids(annotations: Sequence[Annotation], where: str) -> None:
     parents = {annotation.get("parent_id") for annotation in annotations}
     repeated = next((key for key, count in times.items() if count > 1 and key in parents), None)
     if repeated is not None:
-        raise InputError(
-            f"{where}: two annotations have the id {repeated!r}, which is a parent_id; give each an id of its own"
-        )
+        raise InputError(f"{where}: two annotations have the id {repeated!r}, which is a parent_id; make ids unique")
     following = max((key for key in [*times, *parents] if isinstance(key, int)), default=0) + 1
     used: set[Any] = {None}
     for annotation in annotations:

@@ -1,4 +1,4 @@
-"""A folder of label files (shards): read lazily as one data set, listed in an index, joined to one COCO file."""
+"""A folder of label files (shards): lazy reading as one data set, its index, and joining into one COCO file."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def list_shards(folder: str) -> list[int]:
 
 
 def expected_shards(folder: str) -> int | None:
-    """How many shards a folder has when it is complete, from run.json or index.json; None if neither is there."""
+    """Number of shards of the complete folder, from run.json or index.json; None if neither exists."""
     for name in (RUN_FILE, INDEX_FILE):
         path = os.path.join(folder, name)
         if os.path.exists(path):
@@ -62,21 +62,21 @@ def expected_shards(folder: str) -> int | None:
                 return int(value["layout"]["shards"])
             except (KeyError, TypeError, ValueError) as error:
                 raise CorruptFileError(
-                    f"{path!r} does not tell how many shards the folder has; delete it, and run with --resume"
+                    f"{path!r} does not contain the number of shards; delete it, and run with --resume"
                 ) from error
     return None
 
 
 def missing_shards(folder: str) -> list[int]:
-    """Numbers of the shards that a complete folder would have and this one lacks."""
+    """Numbers of the missing shards of a folder."""
     return sorted(set(range(expected_shards(folder) or 0)) - set(list_shards(folder)))
 
 
 def write_folder_index(folder: str, layout: dict[str, Any], writer: str = "") -> None:
-    """Write index.json: the finished shards with their counts, and whether they are all.
+    """Write index.json: the finished shards with their counts, and whether the folder is complete.
 
-    It holds nothing that the shards do not say and may be written by several jobs, so it is read off the folder again
-    until no shard has come meanwhile.
+    It contains only information from the shards and may be written by several jobs, so it is computed again until no
+    shard was added in the meantime.
     """
     numbers = None
     while numbers != (found := list_shards(folder)):
@@ -92,8 +92,8 @@ def write_folder_index(folder: str, layout: dict[str, Any], writer: str = "") ->
 
 
 class ShardedDataset(Sequence):
-    """A folder of shards, or one label file, as a sequence of images, opened from the indices alone; records are read
-    when asked for.
+    """A folder of shards, or one label file, as a sequence of images. Only the indices are loaded; records are read on
+    access.
 
     `dataset[i]` is `{"image": image record, "annotations": [annotation records]}`. Memory is about 50 bytes per
     image. No file stays open.
@@ -105,13 +105,13 @@ class ShardedDataset(Sequence):
     """
 
     def __init__(self, folder: str, allow_incomplete: bool = False):
-        """Open a folder that `sohes label` wrote, or a label file of any script here.
+        """Open a folder written by `sohes label`, or a label file of this project.
 
-        A label file without an index beside it is scanned.
+        A label file without index is scanned.
 
         Raises:
             InputError: shards are missing, and ``allow_incomplete`` is off.
-            InputError: no shard at all.
+            InputError: the folder has no shard.
             CorruptFileError: a damaged shard.
         """
         self.folder = folder
@@ -145,21 +145,21 @@ class ShardedDataset(Sequence):
 
 
 def merge_shards(folder: str, output: str, allow_incomplete: bool = False) -> list[ShardIndex]:
-    """Join a folder of shards to one COCO file, in bounded memory. The records are copied byte by byte.
+    """Join a folder of shards into one COCO file, in bounded memory. Records are copied as bytes.
 
-    The joined file's index is written beside it, so that `ShardedDataset` opens it without a scan.
+    The index of the joined file is written beside it, so that `ShardedDataset` opens it without a scan.
 
     Args:
         folder: the folder.
-        output: the file to write; it appears when it is complete.
-        allow_incomplete: join what is there although shards are missing.
+        output: output file, written atomically.
+        allow_incomplete: join the existing shards even if some are missing.
 
     Returns:
-        The shards' indices.
+        Indices of the shards.
 
     Raises:
         InputError: shards are missing.
-        InputError: no shard at all, shards of different runs, or an image in two of them.
+        InputError: no shard, shards of different runs, or an image in two of them.
         CorruptFileError: a damaged shard.
     """
     paths, indices = _open_shards(folder, allow_incomplete)
@@ -180,14 +180,14 @@ def merge_shards(folder: str, output: str, allow_incomplete: bool = False) -> li
             if length:
                 yield copy_range(path, offset, length)
 
-    remove_index(output)  # of an older file: a kill from here on leaves no index rather than a wrong one
+    remove_index(output)  # of an older file: a kill from here on leaves no index instead of a wrong one
     sections = write_label_file(output, info, {name: blocks(section) for section, name in enumerate(SECTIONS)})
     save_index(output, join_indices(indices, sections, os.stat(output).st_size))
     return indices
 
 
 def read_skipped(label_file: str) -> list[dict[str, Any]]:
-    """The `skipped` records of a label file: images of the input without labels, and the reasons."""
+    """Read the `skipped` records of a label file: images without labels, and the reasons."""
     index = load_index(label_file)
     offset, length = index.sections[SECTIONS.index("skipped")].tolist()
     return json.loads(b"[" + read_range(label_file, offset, length) + b"]")

@@ -1,6 +1,6 @@
 """Statistics of labels per image: counts, depths, sizes, coverage, and outliers.
 
-One image is in memory at a time, whatever the size of the file.
+Only one image is in memory at a time.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from .reader import LabelStream
 from .schema import Annotation, ImageRecord, Problems, read_annotations, read_image
 from .shards import ShardedDataset
 
-# Bins of mask area as a share of the image, four to a factor of ten.
+# Bins of mask area as a share of the image, four per decade.
 AREA_BINS = np.logspace(-5, 0, 21)
 
 
 @dataclass(frozen=True)
 class ImageRow:
-    """One image in numbers.
+    """Statistics of one image.
 
     Attributes:
-        file_name: of the image.
-        masks: how many it has.
-        depth: of its deepest mask, 0 for a whole; -1 without masks.
+        file_name: file name of the image.
+        masks: number of masks.
+        depth: depth of its deepest mask, 0 for a whole; -1 without masks.
         coverage: share of the image under any mask.
     """
 
@@ -47,18 +47,18 @@ class ImageRow:
 
 @dataclass
 class LabelStatistics:
-    """Counts over labels.
+    """Statistics of labels.
 
     Attributes:
-        masks_per_image, deepest, coverage: per image, in the order of the file; see `ImageRow`.
-        depth: masks by depth.
-        size: masks by COCO's sizes (areas under 32^2 and 96^2 pixels).
-        relative_size: masks by their share of the image.
-        area_histogram: masks by their share of the image in `AREA_BINS`; smaller ones are in the first bin.
-        has_hierarchy: whether any annotation has ``parent_id``; without, every mask is a whole.
-        crowds: crowd regions, which are not counted as masks.
+        masks_per_image, deepest, coverage: per image, in file order; see `ImageRow`.
+        depth: number of masks by depth.
+        size: number of masks by COCO's size classes (32^2 and 96^2 pixels).
+        relative_size: number of masks by share of the image.
+        area_histogram: number of masks by share of the image in `AREA_BINS`; the first bin includes smaller ones.
+        has_hierarchy: whether any annotation has ``parent_id``; otherwise every mask is a whole.
+        crowds: number of crowd regions, which are not counted as masks.
         outstanding: outlier images: "most masks", "fewest masks", "least covered", "deepest".
-        problems: what could not be used, by reason and in words.
+        problems: unusable records, by reason and with messages.
     """
 
     masks_per_image: array = field(default_factory=lambda: array("q"))
@@ -75,16 +75,16 @@ class LabelStatistics:
 
     @property
     def images(self) -> int:
-        """How many images there are."""
+        """Number of images."""
         return len(self.masks_per_image)
 
     @property
     def masks(self) -> int:
-        """How many masks there are."""
+        """Number of masks."""
         return sum(self.masks_per_image)
 
     def summary(self) -> dict[str, Any]:
-        """Json-ready: all counts, and the images that stand out."""
+        """All counts and the outlier images, json-ready."""
         return {
             "images": self.images,
             "masks": self.masks,
@@ -104,18 +104,17 @@ class LabelStatistics:
 
 
 def inspect_labels(path: str, max_images: int = 0, outstanding: int = 5) -> LabelStatistics:
-    """Count over a label file, a folder of shards, or any COCO json.
+    """Compute statistics of a label file, a folder of shards, or any COCO json.
 
-    A mask that cannot be used, or an image whose parents run in a circle, is counted in ``problems``, and the rest goes
-    on.
+    Unusable masks, and images whose parents form a cycle, are counted in ``problems``.
 
     Args:
         path: the file or folder. A folder may be unfinished.
-        max_images: so many images, evenly spread over the list; 0 takes all.
-        outstanding: how many images to name per list.
+        max_images: number of images, evenly spread over the list; 0: all.
+        outstanding: number of outlier images per list.
 
     Raises:
-        InputError: nothing there, no labels, or ids that are ambiguous.
+        InputError: no such file, no labels, or ambiguous ids.
         CorruptFileError: a damaged file.
     """
     statistics = LabelStatistics()
@@ -135,7 +134,7 @@ def inspect_labels(path: str, max_images: int = 0, outstanding: int = 5) -> Labe
 
 
 def _labels(path: str, max_images: int, problems: Problems) -> Iterator[tuple[ImageRecord, list[Annotation]]]:
-    """Image records and their annotations."""
+    """Yield image records and their annotations."""
     if os.path.isdir(path) or is_label_file(path):
         labels = ShardedDataset(path, allow_incomplete=True)
         for k in _spread_indices(len(labels), max_images):
@@ -179,7 +178,7 @@ def _add(statistics: LabelStatistics, image: ImageRecord, annotations: list[Anno
 
 
 class _Best:
-    """The images of highest value so far; of equal ones the first."""
+    """Keeps the images of highest value; of equal values the first."""
 
     def __init__(self, count: int, value: Any):
         self._count, self._value = count, value

@@ -1,7 +1,6 @@
-"""Lines of a label file: each image, annotation and skipped image is one json record on one line.
+"""Writing of label files: each image, annotation and skipped image is a json record on one line.
 
-A label file is a plain COCO json file, laid out so that a reader can seek to a record and a writer can copy records
-without parsing:
+A label file is a plain COCO json file whose layout allows seeking to a record and copying records without parsing:
 
     {"info":{...},
     "categories":[...],
@@ -17,10 +16,9 @@ without parsing:
     ],
     "crc32":1234567890}
 
-`crc32` is the CRC32 of all bytes before that key, so that a bit that flipped on a disk or on the way is noticed.
-`skipped` names the images of the input that have no labels, and why. The annotations of one image are adjacent and in
-the order of the images. Nothing in it depends on time or machine: the same images and configuration give the
-same bytes.
+`crc32` is the CRC32 of all bytes before that key, to detect damage. `skipped` lists the input images without labels,
+with reasons. The annotations of an image are adjacent and in the order of the images. The content does not depend on
+time or machine: the same images and configuration give the same bytes.
 """
 
 from __future__ import annotations
@@ -41,10 +39,10 @@ SEPARATOR = b",\n"
 
 
 def dump_line(record: Any) -> bytes:
-    """One json record as ASCII on one line, floats rounded to 6 digits.
+    """Serialize a json record as ASCII on one line, with floats rounded to 6 digits.
 
     Raises:
-        ValueError: a number that json does not have (NaN, infinity).
+        ValueError: a number is NaN or infinite.
     """
     return json.dumps(_rounded(record), separators=(",", ":"), allow_nan=False).encode("ascii")
 
@@ -60,23 +58,23 @@ def _rounded(value: Any) -> Any:
 
 
 def image_record(image_id: int, file_name: str, height: int, width: int) -> dict[str, Any]:
-    """COCO image record; ``height`` and ``width`` in pixels of the frame that `read_image` gives."""
+    """COCO image record; ``height`` and ``width`` in pixels, as returned by `read_image`."""
     return {"id": image_id, "file_name": file_name, "height": int(height), "width": int(width)}
 
 
 def write_label_file(
     path: str, info: Mapping[str, Any], sections: Mapping[str, Iterable[Iterable[bytes]]]
 ) -> list[tuple[int, int]]:
-    """Write a label file under another name, flush it to disk, and rename it, so that ``path`` is never half written.
+    """Write a label file atomically.
 
     Args:
         path: the file to write; replaced if it exists.
         info: the COCO `info`.
-        sections: per name of SECTIONS, blocks in order. A block is an iterable of chunks that make up one or more
-            records, already joined by SEPARATOR; it must not be empty.
+        sections: blocks per name of SECTIONS, in order. A block is a non-empty iterable of chunks that form one or more
+            records, already joined by SEPARATOR.
 
     Returns:
-        Per name of SECTIONS, offset and length in bytes of its records, separators between them included.
+        Offset and length in bytes of the records per name of SECTIONS, including separators between them.
     """
     ranges = []
     with atomic_writer(path) as file:
@@ -101,7 +99,7 @@ def write_label_file(
 
 
 class _Summed:
-    """Writes to a file and keeps the length and the CRC32 of what it wrote."""
+    """Writes to a file and tracks the length and CRC32 of the written data."""
 
     def __init__(self, file: BinaryIO):
         self._file = file
@@ -114,21 +112,21 @@ class _Summed:
 
 
 def write_checked_json(path: str, value: Mapping[str, Any], writer: str = "") -> None:
-    """`write_json` of an object with a checksum of its content as one more key; `read_checked_json` reads it."""
+    """Write a json object with an additional key for the checksum of its content; read it with `read_checked_json`."""
     write_json(path, {**value, CHECKSUM: zlib.crc32(_canonical(value))}, writer)
 
 
 def read_checked_json(path: str) -> dict[str, Any]:
-    """What `write_checked_json` wrote.
+    """Read a file written by `write_checked_json`.
 
     Raises:
-        CorruptFileError: another checksum, or no json object.
-        InputError: it cannot be read.
+        CorruptFileError: a wrong checksum, or not a json object.
+        InputError: the file cannot be read.
     """
     value = read_json(path)
     checksum = value.pop(CHECKSUM, None) if isinstance(value, dict) else None
     if checksum != zlib.crc32(_canonical(value)):
-        raise CorruptFileError(f"{path!r} is damaged: its checksum is not that of its content")
+        raise CorruptFileError(f"{path!r} is damaged: its checksum does not match its content")
     return value
 
 
@@ -137,11 +135,11 @@ def _canonical(value: Any) -> bytes:
 
 
 def read_json(path: str | os.PathLike) -> Any:
-    """The content of a small json file that is none of labels, such as metrics.
+    """Read a small json file other than labels, such as metrics.
 
     Raises:
-        InputError: it cannot be read.
-        CorruptFileError: it is not json.
+        InputError: the file cannot be read.
+        CorruptFileError: the file is not json.
     """
     try:
         with readable(path), open_regular(path) as file:
@@ -149,7 +147,7 @@ def read_json(path: str | os.PathLike) -> Any:
     except InputError:
         raise
     except (ValueError, RecursionError) as error:
-        raise CorruptFileError(f"{path} is not json ({str(error):.100}); is it all of the file?") from error
+        raise CorruptFileError(f"{path} is not valid json ({str(error):.100}); it may be truncated") from error
 
 
 def read_range(path: str, offset: int, length: int) -> bytes:
@@ -162,7 +160,7 @@ def read_range(path: str, offset: int, length: int) -> bytes:
 
 
 def copy_range(path: str, offset: int, length: int, chunk: int = 1 << 20) -> Iterator[bytes]:
-    """Bytes [offset, offset + length) of a file in chunks of bounded size."""
+    """Yield the bytes [offset, offset + length) of a file in chunks."""
     with open(path, "rb") as file:
         file.seek(offset)
         while length > 0:

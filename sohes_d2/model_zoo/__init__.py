@@ -1,7 +1,7 @@
-"""What comes with the package: configs by name, and weights, so that all phases run without a download.
+"""Shipped weights, and configs by name, so that all phases run without a download.
 
-A backbone is NAME.safetensors; a whole model is a folder NAME with model.safetensors and config.yaml. They are named as
-``shipped:NAME``, see `sohes_d2.weights.shipped_files`, and each has a card beside it.
+A backbone is NAME.safetensors; a model is a folder NAME with model.safetensors and config.yaml. They are named
+``shipped:NAME``, see `sohes_d2.weights.shipped_files`, and each has a card.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ __all__ = ["get_config", "get_config_file", "shipped_configs"]
 
 
 def get_config(name: str | os.PathLike[str]) -> Any:
-    """The config of that name or path, with all defaults, not frozen; see `get_config_file`.
+    """Load a config by name or path, with all defaults, not frozen; see `get_config_file`.
 
     Raises:
-        ConfigError: there is none, or it cannot be used.
+        ConfigError: not found or invalid.
     """
     return load_config(os.fspath(name))

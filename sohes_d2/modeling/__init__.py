@@ -1,6 +1,6 @@
-"""Phase 2, self-instruction: the network that learns from pseudo-labels (SOHES, section 3.2).
+"""Phase 2, self-instruction: the network that is trained on pseudo-labels (SOHES, section 3.2).
 
-Importing it enters the backbone, the head and the meta-architecture in Detectron2's registries.
+Importing it registers the backbone, the head and the meta-architecture with Detectron2.
 """
 
 from .. import compat

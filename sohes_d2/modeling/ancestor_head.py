@@ -15,12 +15,12 @@ class AncestorHead(nn.Module):
 
         P_ij = sigmoid(<W_a q_i, W_d q_j> / sqrt(dim) + b).
 
-    SOHES has such a head [P]. Its equation was not at hand: this form is our decision [D]. Two projections, because
-    being an ancestor is not symmetric; a product of them, because a pair then costs one dot product, so that all pairs
-    of 1000 queries are one small matrix product.
+    SOHES has such a head [P]. Its equation was not available: this form is our decision [D]. There are two projections,
+    because the relation is not symmetric; with their product a pair costs one dot product, so that all pairs of 1000
+    queries are one small matrix product.
 
-    The head returns the two sides of the product instead of the pairs. Who needs the pairs of some queries only (of the
-    matched ones in training, of the kept ones in inference) takes those first and calls `ancestor_logits` on them.
+    The head returns the two factors of the product instead of the pairs. For the pairs of some queries (matched ones in
+    training, kept ones in inference), select these first and call `ancestor_logits` on them.
     """
 
     def __init__(self, hidden_dim: int, dim: int = 256, prior: float = 0.05) -> None:
@@ -28,7 +28,7 @@ class AncestorHead(nn.Module):
         Args:
             hidden_dim: channels C of the queries.
             dim: channels of the two projections.
-            prior: probability at which b starts, in (0, 1): most pairs of entities are not nested.
+            prior: initial probability, in (0, 1), that sets b; most pairs of entities are not nested.
         """
         super().__init__()
         self.as_ancestor = nn.Linear(hidden_dim, dim, bias=False)  # W_a
@@ -43,7 +43,7 @@ class AncestorHead(nn.Module):
         Returns:
             as_ancestor: (..., dim + 1), W_a q with b appended.
             as_descendant: (..., dim + 1), W_d q / sqrt(dim) with 1 appended.
-            Both have the parameters' dtype, under autocast, too: b would lose digits in less.
+            Both have the parameters' dtype, also under autocast, since b needs the precision.
         """
         ancestor = self.as_ancestor(queries).to(self.bias.dtype)
         descendant = self.as_descendant(queries).to(self.bias.dtype) / math.sqrt(self.as_descendant.out_features)

@@ -20,19 +20,19 @@ Targets = list[dict[str, torch.Tensor]]
 
 
 class SetCriterion(nn.Module):
-    """Losses of a set of predicted masks against labels, for the last layer's output and every auxiliary one.
+    """Losses of predicted masks against labels, for the output of the last layer and all auxiliary outputs.
 
-    How each is averaged decides whether several processes train as one with the whole batch would:
+    How a loss is averaged decides whether several processes give the same result as one with the whole batch:
 
     - ``loss_mask``, ``loss_dice``: over all labels of all processes (their number is exchanged): the same.
-    - ``loss_ancestor``: over the images of a process, those with nothing to learn counting as 0: the same if all
-      processes have as many images.
+    - ``loss_ancestor``: over the images of a process, where images without ancestors count as 0: the same if all
+      processes have equally many images.
     - ``loss_ce``: over the queries of a process, weighted; the sum of weights grows with the number of labels. So it is
-      the same only where the processes have as many labels. This is Mask2Former's, kept as it is.
+      the same only if the processes have equally many labels. This is as in Mask2Former.
 
-    Labels and images may have weights (of labels that are half believed, and of images about which nothing is known). A
-    weight multiplies its terms, and counts as much as it weighs where these are averaged, except that ``loss_ancestor``
-    stays a mean over all images. So without weights, or with all 1, these are Mask2Former's losses.
+    Labels and images may have weights (for uncertain labels, and for images without labels). A weight multiplies its
+    terms and enters the weighted mean, except that ``loss_ancestor`` stays a mean over all images. Without weights, or
+    if all are 1, these are Mask2Former's losses.
     """
 
     empty_weight: torch.Tensor
@@ -53,7 +53,7 @@ class SetCriterion(nn.Module):
             matcher: ``(outputs, targets) -> Matches``, see `HungarianMatcher`.
             weight_dict: weights of the losses by their names, for the caller; not applied here.
             num_classes: K, without "no object".
-            eos_coef: weight of "no object" in ``loss_ce``, over 0.
+            eos_coef: weight of "no object" in ``loss_ce``, greater than 0.
             num_points: points per mask at which ``loss_mask`` and ``loss_dice`` are taken.
             oversample_ratio, importance_sample_ratio: see `point_sampling.uncertain_points`.
 
@@ -96,8 +96,8 @@ class SetCriterion(nn.Module):
 
         Returns:
             Unweighted scalars "loss_ce", "loss_mask", "loss_dice", with an ancestor head "loss_ancestor"; and the same
-            with the suffix "_i" for the auxiliary output i. Every one reaches its part of the outputs in the backward
-            pass, though with a gradient of 0, also where there is nothing to learn: distributed training needs that.
+            with the suffix "_i" for the auxiliary output i. All are connected to the outputs, with a gradient of 0 if
+            there are no labels, as distributed training requires.
         """
         device = outputs["pred_masks"].device
         with torch.autocast(device.type, enabled=False):
@@ -105,7 +105,7 @@ class SetCriterion(nn.Module):
             num_masks = _mean_over_processes(torch.cat(weights).sum()).clamp(min=1)
             losses = self._layer_losses(outputs, targets, weights, num_masks)
             for i, layer in enumerate(outputs.get("aux_outputs", [])):
-                # each layer is matched anew
+                # each layer has its own matching
                 for name, loss in self._layer_losses(layer, targets, weights, num_masks).items():
                     losses[f"{name}_{i}"] = loss
         return losses
@@ -124,7 +124,7 @@ class SetCriterion(nn.Module):
     def _class_loss(
         self, logits: torch.Tensor, targets: Targets, weights: list[torch.Tensor], matches: Matches
     ) -> torch.Tensor:
-        """Cross-entropy, a weighted mean; queries without a label are of the class "no object", with its weight."""
+        """Weighted mean cross-entropy; queries without a label have the class "no object" and its weight."""
         classes = torch.full(logits.shape[:2], self.num_classes, dtype=torch.int64, device=logits.device)
         shares = torch.ones(logits.shape[:2], device=logits.device)
         for row, share, target, weight, (queries, labels) in zip(classes, shares, targets, weights, matches):
@@ -134,7 +134,7 @@ class SetCriterion(nn.Module):
         class_weights = self.empty_weight.float()
         losses = F.cross_entropy(logits.float().flatten(0, 1), classes.flatten(), class_weights, reduction="none")
         total = (class_weights[classes] * shares).sum()
-        # with no weight at all both are 0, and so must be the loss and its gradient: no division by something tiny
+        # if all weights are 0, so must be the loss and its gradient: do not divide by a tiny number
         return (losses * shares.flatten()).sum() / torch.where(total > 0, total, 1.0)
 
     def _mask_losses(
@@ -172,21 +172,21 @@ class SetCriterion(nn.Module):
 def pair_loss(logits: torch.Tensor, ancestors: torch.Tensor) -> torch.Tensor:
     """Class-balanced binary cross-entropy over the ordered pairs of one image's entities.
 
-    Nearly all pairs are unrelated, so related and unrelated ones are averaged apart and weigh half each; if there are
-    only ones or only the others, these weigh all. No entity is paired with itself.
+    Nearly all pairs are unrelated, so related and unrelated pairs are averaged separately with weight 1/2 each; if one
+    kind is missing, the other has weight 1. No entity is paired with itself.
 
     Args:
         logits: (n, n), [i, j] of "i is an ancestor of j".
         ancestors: (n, n) bool, the truth.
 
     Returns:
-        A scalar; 0 for less than two entities.
+        A scalar; 0 for fewer than two entities.
     """
     different = ~torch.eye(len(logits), dtype=torch.bool, device=logits.device)
     related = (ancestors & different).float()
     unrelated = (~ancestors & different).float()
     sums = torch.stack([related.sum(), unrelated.sum()])
-    # an empty kind has no pairs to weigh, and leaves the whole weight to the other
+    # if one kind is empty, the other has the whole weight
     share = 1 / (sums.clamp(min=1) * (sums > 0).sum().clamp(min=1))
     weights = related * share[0] + unrelated * share[1]
     return F.binary_cross_entropy_with_logits(logits, ancestors.float(), weights, reduction="sum")
@@ -207,7 +207,7 @@ def _ancestor_loss(
 
     It is 0 for images without known ancestors.
     """
-    # sums of nothing: 0, and connected with both outputs even if no image adds anything
+    # empty sums: 0, but connected to both outputs even if no image adds anything
     total = as_ancestor[..., :0].sum().float() + as_descendant[..., :0].sum().float()
     for ancestor, descendant, target, (queries, labels) in zip(as_ancestor, as_descendant, targets, matches):
         if "ancestors" in target:
@@ -225,7 +225,7 @@ def _dice_losses(logits: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
 
 
 def _mean_over_processes(value: torch.Tensor) -> torch.Tensor:
-    """The mean of a scalar over all processes, itself a tensor, so that a GPU need not be waited for."""
+    """The mean of a scalar over all processes, as a tensor, to avoid a GPU synchronization."""
     tensor = value.detach().clone()
     if comm.get_world_size() > 1:
         torch.distributed.all_reduce(tensor)

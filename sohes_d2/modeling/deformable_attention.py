@@ -26,11 +26,11 @@ def multi_scale_deformable_attention(
         locations: (B, Q, M, L, P, 2), sampling points (x, y); (0, 0) is the top left corner of a level's top left cell
             and (1, 1) the bottom right one of its last cell. Cells outside of the level count as zero.
         weights: (B, Q, M, L, P), attention weight of each sample.
-        method: "grid", "rows" (CPU) or "gather", see :mod:`.deformable_sampling`; "auto": the fastest that the device
-            and the type can do.
+        method: "grid", "rows" (CPU) or "gather", see :mod:`.deformable_sampling`; "auto": the fastest that supports
+            the device and dtype.
 
     Returns:
-        (B, Q, M * D), head after head.
+        (B, Q, M * D), heads concatenated.
     """
     if method == "auto":
         method = _fastest_method(value, weights)
@@ -54,7 +54,8 @@ class MSDeformAttn(nn.Module):
     """Multi-scale deformable attention with its projections (Deformable DETR, equation 3).
 
     Parameters are named as in Deformable DETR, Mask2Former and ViT-Adapter, so that their checkpoints load.
-    The sampling runs in float32 (float64 for a float64 module), whatever autocast says: float16 cannot hold locations.
+    The sampling runs in float32 (float64 for a float64 module), also under autocast: float16 is too coarse for
+    locations.
 
     Attributes:
         sampling: the ``method`` of `multi_scale_deformable_attention`. Not all methods can be traced, so that exporting
@@ -90,7 +91,7 @@ class MSDeformAttn(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Start as a ring: head m looks in direction 2 pi m / M, its k-th point k cells away (Deformable DETR, A.3)."""
+        """Offsets start as a ring: direction 2 pi m / M for head m, k cells for point k (Deformable DETR, A.3)."""
         angles = torch.arange(self.n_heads) * (2.0 * math.pi / self.n_heads)
         directions = torch.stack([angles.cos(), angles.sin()], dim=-1)
         directions = directions / directions.abs().amax(dim=-1, keepdim=True)  # onto the border of a square
@@ -146,7 +147,7 @@ class MSDeformAttn(nn.Module):
         dtype = torch.float64 if value.dtype == torch.float64 else torch.float32
         per_point = (self.n_levels, self.n_points)
         with torch.autocast(value.device.type, enabled=False):
-            # Offsets are in cells of their level. Levels, points and axes are kept as one long axis while computing.
+            # Offsets are in cells of their level. Levels, points and axes are one flat axis during the computation.
             widths_heights = [(width, height) for height, width in input_spatial_shapes for _ in range(self.n_points)]
             sizes = torch.tensor(widths_heights, dtype=dtype, device=value.device).flatten()
             centres = reference_points.to(dtype)[:, :, :, None].expand(-1, -1, *per_point, -1).flatten(2)

@@ -1,6 +1,6 @@
-"""The sampling of deformable attention, in three ways that give the same numbers.
+"""The sampling of deformable attention: three implementations with equal results.
 
-`sample_by_grid` is the plain way, for every device. `sample_by_rows` is up to five times faster on CPUs.
+`sample_by_grid` is the default, for every device. `sample_by_rows` is up to five times faster on CPUs.
 `sample_by_gather` is slow, but runs where ``grid_sample`` has no gradient, as on Apple's GPUs with many versions of
 torch. All take and return what `deformable_attention.multi_scale_deformable_attention` describes.
 """
@@ -22,7 +22,7 @@ from torch.nn import functional as F
 def sample_by_grid(
     value: Tensor, spatial_shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
 ) -> Tensor:
-    """One ``grid_sample`` per level, over heads as if they were images."""
+    """One ``grid_sample`` per level, with heads in the batch dimension."""
     batch, _, heads, channels = value.shape
     queries = locations.shape[1]
     grids = (2 * locations - 1).permute(3, 0, 2, 1, 4, 5).flatten(1, 2)  # (L, B * M, Q, P, 2)
@@ -39,7 +39,7 @@ def sample_by_grid(
 def sample_by_gather(
     value: Tensor, spatial_shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
 ) -> Tensor:
-    """One gather per level and corner, of which autograd knows the gradient on every device."""
+    """One gather per level and corner, which has a gradient on every device."""
     batch, _, heads, channels = value.shape
     queries, points = locations.shape[1], locations.shape[4]
     output = value.new_zeros(batch, heads, queries, channels)
@@ -68,12 +68,12 @@ def sample_by_rows(
 
 
 class _RowSampling(torch.autograd.Function):
-    """The output is A V: row (b, q, m) of A holds what the four cells around each of its samples count.
+    """The output is A V: row (b, q, m) of A holds the weights of the four cells around each of its samples.
 
-    V are the levels with a border of zeros, so that no sample needs to ask whether its cells exist: those beyond the
-    border are moved onto it. Each product is left to the library that is fastest at it: A V to ``embedding_bag``; the
-    gradient for V, which is A^T G, to SciPy; and the one for A, which is G V^T at A's entries, to torch.sparse.
-    Work on single samples is done in (L, P * N), long rows of one level, and transposed before and after.
+    V are the levels with a border of zeros, so that samples need no bounds check: those beyond the border are moved
+    onto it. Each product uses the fastest library: A V ``embedding_bag``; the gradient of V, which is A^T G, SciPy; and
+    the gradient of A, which is G V^T at A's entries, torch.sparse.
+    Samples are processed in the layout (L, P * N), long rows of one level, and transposed before and after.
     """
 
     @staticmethod
@@ -153,7 +153,7 @@ class _RowSampling(torch.autograd.Function):
 
 
 def _split(positions: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-    """(L, ...) positions in [0, 1] along an axis -> the cell before, what the next one counts, and which are inside.
+    """(L, ...) positions in [0, 1] along an axis -> the cell before, the weight of the next one, and which are inside.
 
     Cells run from -1 to the level's size - 1, so that both neighbours are cells of the level or of its border.
     """
@@ -161,7 +161,7 @@ def _split(positions: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor, Ten
     positions = torch.addcmul(torch.tensor(-0.5, dtype=positions.dtype), positions, size)
     inside = (positions > -1) & (positions < size)
     positions = torch.minimum(positions.clamp_(min=-1), size)
-    # Positions that are not a number keep a share that is none, but must not become a row that does not exist.
+    # NaN positions keep a NaN share, but need a valid row.
     before = torch.minimum(positions.floor(), size - 1).nan_to_num_(nan=0.0)
     return before.int(), positions.sub_(before), inside
 

@@ -39,7 +39,7 @@ class FoundMasks:
     ancestors: tuple[Tensor, Tensor] | None
 
     def placed(self, kept: Tensor, rles: list[RLE]) -> FoundMasks:
-        """Some of the masks, as ``rles`` of another image."""
+        """Select the masks ``kept``, with new ``rles`` in another image."""
         sides = self.ancestors
         if sides is not None:
             sides = (sides[0][kept.to(sides[0].device)], sides[1][kept.to(sides[1].device)])
@@ -52,14 +52,14 @@ class EntityInference:
 
     Attributes:
         max_masks: maximum number of masks per image, the best first.
-        min_score: masks scored lower, after calibration, are left out; in [0, 1].
+        min_score: masks with a lower calibrated score are removed; in [0, 1].
         calibration: of the scores, see `calibrated`; empty: none.
-        nms_threshold: of two masks that overlap by more, the lower score is left out; 1 keeps all.
-        ancestor_threshold: probability from which a predicted pair of ancestor and descendant counts.
-        theta_cover: and the share of the descendant that the ancestor's mask must cover; 0 trusts the probability.
-        theta_cover_alone: coverage that makes a hierarchy where the model predicts none.
-        max_child_area: share of its parent's area that a mask can take; larger ones are siblings.
-        refinement_radius: pixels of the model's input by which outlines may move to the photo's edges; 0: not at all.
+        nms_threshold: of two masks with a higher IoU, the lower-scored one is removed; 1 keeps all.
+        ancestor_threshold: minimum probability of a pair of ancestor and descendant.
+        theta_cover: minimum share of the descendant that the ancestor's mask must cover; 0: no condition.
+        theta_cover_alone: coverage threshold of the hierarchy if the model predicts none.
+        max_child_area: maximum share of its parent's area that a mask can take; larger ones are siblings.
+        refinement_radius: pixels of the model's input by which outlines may move to the photo's edges; 0: none.
         refinement_epsilon: see `refine_masks`.
         chunk_bytes: memory of the full-size logits that exist at once (at least one mask's).
     """
@@ -93,16 +93,16 @@ class EntityInference:
         Args:
             logits: (Q, K + 1), the last for "no entity".
             masks: (Q, h, w) logits at the decoder's resolution, over the padded image.
-            ancestors: (Q, D) each, as ancestor and as descendant, or None.
+            ancestors: (Q, D) each, embeddings as ancestor and as descendant, or None.
             padded_size: (H, W) of the model's input.
             image_size: (H, W) of the image in it, from its top left corner.
             output_size: (H, W) of the original image.
-            photo: (3, H, W) of image_size, in [0, 255]; needed where masks are refined.
+            photo: (3, H, W) of image_size, in [0, 255]; needed if masks are refined.
         """
         entity = entity_probabilities(logits, masks)
         entity, query = entity.topk(min(self.max_masks, len(entity)))
         entity = entity.cpu()
-        # a score is at most that of a mask whose pixels are sure
+        # the entity probability is an upper bound of the score
         reachable = (entity > 0) & (self._calibrated(entity) >= self.min_score)
         entity, query = entity[reachable], query[reachable.to(query.device)]
         rles, mask_confidence = self._full_size(masks[query], padded_size, image_size, output_size, photo)
@@ -112,18 +112,18 @@ class EntityInference:
     def combine(
         self, found: Sequence[FoundMasks], output_size: tuple[int, int], nms_threshold: float = 1.0
     ) -> dict[str, Any]:
-        """Merge the masks of an image, or of several crops of it, to its entities.
+        """Merge the masks of an image, or of several crops of it.
 
-        The ancestor head compares masks of one crop. Between masks of two crops coverage decides: an ancestor covers
-        the descendant by ``theta_cover_alone``.
+        The ancestor head compares masks of the same crop. Between masks of different crops an ancestor must cover at
+        least ``theta_cover_alone`` of the descendant.
 
         Args:
-            found: of `find`, with RLEs of ``output_size``.
+            found: results of `find`, with RLEs of ``output_size``.
             output_size: (H, W) of the image.
-            nms_threshold: IoU from which duplicates are left out, if it is under that of the class.
+            nms_threshold: used if it is lower than that of the class.
 
         Returns:
-            ``instances``: `Instances` of ``output_size`` by falling score, with pred_masks (`RLEMasks`), pred_boxes,
+            ``instances``: `Instances` of ``output_size`` by descending score, with pred_masks (`RLEMasks`), pred_boxes,
                 scores, pred_classes (0), on the CPU;
             ``forest``: the same masks and scores as a `Forest`;
             ``ancestor_probabilities``: (N, N) of the same masks, if there are ``ancestors``.
@@ -191,8 +191,8 @@ class EntityInference:
         return rles, torch.cat(mask_confidence)
 
     def _choose(self, rles: list[RLE], scores: Tensor, nms_threshold: float) -> Tensor:
-        """Indices by falling score of what is neither empty nor under the least score nor a duplicate."""
-        # by raw scores: of two that are nearly equal, calibration leaves no difference in float32
+        """Indices, by descending score, of masks that are not empty, below ``min_score`` or duplicates."""
+        # by raw scores, since calibration can make nearly equal scores equal in float32
         kept = torch.nonzero((scores > 0) & (self._calibrated(scores) >= self.min_score)).flatten()
         if nms_threshold < 1:
             chosen = without_duplicates([rles[k] for k in kept.tolist()], scores[kept].numpy(), nms_threshold)
@@ -228,7 +228,7 @@ def _instances(rles: list[RLE], scores: Tensor, size: tuple[int, int]) -> Instan
 
 
 def predicted_forest(output: Mapping[str, Any], image_size: tuple[int, int]) -> Forest:
-    """The forest of a model's output for one image; of a model without hierarchy, that of its masks' coverage.
+    """The forest of a model's output for one image; without a predicted hierarchy, from the coverage of the masks.
 
     Args:
         output: has "forest", or "instances" with ``pred_masks`` ((N, H, W) tensor) and ``scores``.

@@ -1,6 +1,6 @@
-"""A model's masks, moved to the edges of the photo, as tensor operations on the device.
+"""Refinement of predicted masks: outlines move to the edges of the photo, in tensor operations on the device.
 
-A decoder outlines on a quarter of the input's size; what it does not know of outlines, the photo does.
+The decoder predicts masks at a quarter of the input's size; the photo has the finer outlines.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 # The linear models are fitted on a map of half the size, an eighth of the work. On synthetic scenes that costs a
-# quarter of what refinement gains (AR@100 21.8, 23.1 and, at full size, 23.6).
+# quarter of the gain of refinement (AR@100 21.8 without, 23.1 with, 23.6 at full size).
 _STEP = 2
-_MIN_AGREEMENT = 0.5  # IoU of a mask before and after; what is changed beyond recognition had no edge nearby, and stays
+_MIN_AGREEMENT = 0.5  # IoU before and after; below it there was no edge nearby, and the mask is not changed
 
 
 def refine_masks(
@@ -22,8 +22,8 @@ def refine_masks(
 ) -> Iterator[Tensor]:
     """Fast guided filter with a colour guide (He and Sun, arXiv:1505.00996), some masks at a time.
 
-    In every square a mask is explained as a linear function of the colour; the explanations' average has its edges
-    where the photo has them. Phase 1's `guided` refiner does the same to what was clustered on cells, on the host.
+    In every square a mask is fitted by a linear function of the colour; the average of these fits has the edges of the
+    photo. Phase 1's `guided` refiner does the same for clustered masks, on the host.
 
     Args:
         masks: (N, H, W) bool.
@@ -33,8 +33,8 @@ def refine_masks(
         chunk_bytes: memory of the working copies that exist at once (at least one mask's).
 
     Yields:
-        (n, H, W) float32, in all N: over 0 inside of the refined mask, about 0.5 far from its outline. A mask whose IoU
-        with its refined self would be under 0.5 is not changed.
+        Chunks (n, H, W) float32, N masks in total: over 0 inside of the refined mask, about 0.5 far from its outline. A
+        mask whose IoU with the refined mask is under 0.5 is not changed.
     """
     height, width = masks.shape[-2:]
     guide = photo[:, :height, :width].float() / 255
@@ -47,7 +47,7 @@ def refine_masks(
         target = _shrink(inside)[:, None]
         means = mean(torch.cat([target * small, target], dim=1))
         covariance = means[:, :3] - mean_colour * means[:, 3:]
-        # an einsum would multiply one small matrix after the other
+        # an einsum would multiply the small matrices one by one
         terms = [inverse[:, k] * covariance[:, k, None] for k in range(3)]
         slope = terms[0] + terms[1] + terms[2]
         offset = means[:, 3:] - (slope * mean_colour).sum(1, keepdim=True)
@@ -66,9 +66,9 @@ def _shrink(values: Tensor) -> Tensor:
 
 
 class _Means:
-    """Means over squares of 2 radius + 1 pixels, of which only what lies inside the image counts.
+    """Means over squares of 2 radius + 1 pixels, restricted to the image.
 
-    As products with band matrices, which for maps of up to some hundred pixels is faster than pooling or running sums.
+    Computed with band matrices, which for maps of up to some hundred pixels is faster than pooling or running sums.
     """
 
     def __init__(self, size: tuple[int, int], radius: int, device: torch.device):
@@ -79,7 +79,7 @@ class _Means:
 
 
 def _band(side: int, radius: int, device: torch.device) -> Tensor:
-    """(side, side): each row averages the places within ``radius`` of it."""
+    """(side, side): each row averages the positions within ``radius`` of it."""
     place = torch.arange(side, device=device)
     near = ((place[:, None] - place[None]).abs() <= radius).float()
     return near / near.sum(1, keepdim=True)

@@ -1,7 +1,7 @@
-"""How good a predicted mask is (Mask2Former's score), measured at full size a chunk of masks at a time.
+"""Scores of predicted masks as in Mask2Former, computed at full size in chunks.
 
-A mask's score is the probability that its query is an entity, times the mean probability of its pixels inside, which
-says how sure the model is of the outline. So the first factor is the most that the score can be.
+A mask's score is the probability that its query is an entity, times the mean probability of its pixels inside (the
+confidence of the mask). The first factor is an upper bound of the score.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 
 def entity_probabilities(logits: Tensor, masks: Tensor) -> Tensor:
-    """(Q,) float32 probabilities that queries are entities; 0 for those whose masks will be empty.
+    """(Q,) float32 probabilities that queries are entities; 0 for those with empty masks.
 
     Args:
         logits: (Q, K + 1), the last for "no entity".
@@ -42,12 +42,12 @@ def full_size_logits(
         chunk_bytes: memory of the working copies that exist at once (at least one mask's).
 
     Yields:
-        (n, *output_size) float32 logits, in all N. They may share memory with ``masks``.
+        Chunks (n, *output_size) of float32 logits, N masks in total. They may share memory with ``masks``.
     """
     if not len(masks):
         return
     pixels = max(padded_size[0] * padded_size[1], output_size[0] * output_size[1])
-    # the padded and the full size exist together, and so do logits and probabilities
+    # padded and full size exist at the same time, and so do logits and probabilities
     for chunk in masks.split(max(1, chunk_bytes // (4 * 3 * pixels))):
         chunk = resize(chunk.float(), padded_size)[:, : image_size[0], : image_size[1]]
         chunk = resize(chunk, output_size)
@@ -63,9 +63,9 @@ def measure(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         mask_confidence: (n,) float32, the mean probability of the pixels inside; 0 for an empty mask.
     """
     inside = logits > 0
-    ones = inside.view(torch.uint8)  # several times as fast to count and to multiply with as bool, on CPUs
+    ones = inside.view(torch.uint8)  # on CPUs, counting and multiplying is several times faster than with bool
     areas = ones.flatten(1).sum(1, dtype=torch.int32)
-    # mask by mask: a CPU's cache holds one of a large photo, not several
+    # mask by mask: one mask of a large photo fits into a CPU's cache
     totals = [mask.sigmoid().mul_(one).sum() for mask, one in zip(logits, ones)]
     return inside, areas, torch.stack(totals) / areas.clamp(min=1)
 

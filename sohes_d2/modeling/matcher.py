@@ -20,7 +20,7 @@ class HungarianMatcher(nn.Module):
     """Matches the queries of an image one-to-one with its labels.
 
     The cost of a pair is ``cost_class * -p(class) + cost_mask * CE + cost_dice * dice``. Both mask terms are means over
-    ``num_points`` random points, which all queries and labels of an image share.
+    ``num_points`` random points, the same for all queries and labels of an image.
     """
 
     def __init__(
@@ -30,8 +30,8 @@ class HungarianMatcher(nn.Module):
         Args:
             cost_class, cost_mask, cost_dice: weights of the terms.
             num_points: P, random points per image.
-            query_chunk: queries whose (query_chunk, P) logits are worked on at once. It bounds the memory, and on CPUs
-                keeps the work in their caches; the costs do not depend on it.
+            query_chunk: queries processed at once, as (query_chunk, P) logits. It bounds the memory, and on CPUs keeps
+                the data in the cache; the costs do not depend on it.
 
         Raises:
             ValueError: all weights are 0.
@@ -71,7 +71,7 @@ class HungarianMatcher(nn.Module):
                 costs.append(self.cost_matrix(logits, masks, target["labels"], target["masks"], points))
             else:
                 costs.append(masks.new_zeros((len(masks), 0)))
-        # Only now is the device waited for.
+        # The only synchronization with the device.
         pairs = [linear_sum_assignment(self._finite(cost.double().cpu().numpy())) for cost in costs]
         return [(torch.from_numpy(i).long().to(device), torch.from_numpy(j).long().to(device)) for i, j in pairs]
 
@@ -91,7 +91,7 @@ class HungarianMatcher(nn.Module):
             masks: (Q, h, w) mask logits.
             labels: (N,) int64 classes.
             label_masks: (N, H, W) bool.
-            points: (1, P, 2) as of `point_sampling.random_points`.
+            points: (1, P, 2) from `point_sampling.random_points`.
         """
         with torch.autocast(masks.device.type, enabled=False):
             inside = point_sampling.sample_points(label_masks, points)
@@ -105,7 +105,7 @@ class HungarianMatcher(nn.Module):
     def _finite(self, cost: np.ndarray) -> np.ndarray:
         """Assign a prohibitive cost to pairs with a broken prediction (NaN, infinity), so that they are matched last.
 
-        Without this the assignment fails. The losses of such pairs stay broken: the trainer sees and reports them.
+        Without this the assignment fails. The losses of such pairs stay broken: the trainer reports them.
         """
         finite = np.isfinite(cost)
         if finite.all():
@@ -127,7 +127,7 @@ class HungarianMatcher(nn.Module):
 def _cross_entropies(logits: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
     """(Q, N) mean binary cross-entropies of logits (Q, P) against labels (N, P) in [0, 1].
 
-    As CE(x, t) = softplus(x) - x t, one matrix product makes all pairs.
+    Since CE(x, t) = softplus(x) - x t, one matrix product gives all pairs.
     """
     # relu(x) - log(sigmoid(|x|)) is softplus, three times as fast as torch's on a CPU; no gradient is needed here
     softplus = logits.relu() - logits.abs().sigmoid().log()

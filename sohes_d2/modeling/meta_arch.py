@@ -25,18 +25,18 @@ from .transformer_decoder import build_transformer_decoder
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class EntityHead(nn.Module):
-    """Mask2Former's head (CVPR 2022, section 3.2), with ancestors.
+    """Mask2Former's head (CVPR 2022, section 3.2), with ancestor prediction.
 
-    Its children are named as in the official implementation, so that published checkpoints load.
+    Submodules are named as in the official implementation, so that published checkpoints load.
     """
 
     @configurable
     def __init__(self, *, pixel_decoder: Any, predictor: nn.Module, in_features: list[str]):
         """
         Args:
-            pixel_decoder: features of the backbone to per-pixel embeddings and a pyramid for the queries.
-            predictor: queries to classes, masks and ancestors.
-            in_features: names of the backbone's maps that are used.
+            pixel_decoder: converts the backbone's features to per-pixel embeddings and multi-scale maps.
+            predictor: transformer decoder that predicts classes, masks and ancestors.
+            in_features: names of the backbone's maps to use.
         """
         super().__init__()
         self.pixel_decoder = pixel_decoder
@@ -49,7 +49,7 @@ class EntityHead(nn.Module):
         missing = [name for name in in_features if name not in input_shape]
         if missing:
             raise ValueError(
-                f"MODEL.SEM_SEG_HEAD.IN_FEATURES asks for {missing}, but the backbone {cfg.MODEL.BACKBONE.NAME} gives "
+                f"MODEL.SEM_SEG_HEAD.IN_FEATURES names {missing}, but the backbone {cfg.MODEL.BACKBONE.NAME} has "
                 f"{sorted(input_shape)}; for ResNets, set MODEL.RESNETS.OUT_FEATURES"
             )
         return {
@@ -66,7 +66,7 @@ class EntityHead(nn.Module):
         return self.predictor(multi_scale_features, mask_features)
 
 
-STRIDE = 32  # of the coarsest map: every backbone's input is padded to a multiple
+STRIDE = 32  # of the coarsest map; the input is padded to a multiple of it
 
 
 @META_ARCH_REGISTRY.register()
@@ -96,14 +96,14 @@ class SOHES(nn.Module):
         """
         Args:
             backbone: Detectron2 backbone.
-            sem_seg_head: backbone's maps to "pred_logits", "pred_masks", "pred_ancestors", "aux_outputs".
-            criterion: these and targets to losses, with a ``weight_dict``.
-            inference: these to entities.
+            sem_seg_head: from the backbone's maps to "pred_logits", "pred_masks", "pred_ancestors", "aux_outputs".
+            criterion: from these outputs and targets to losses, with a ``weight_dict``.
+            inference: from these outputs to entities.
             pixel_mean: per channel, in the units of the input.
-            pixel_std: likewise.
+            pixel_std: per channel, in the units of the input.
             views: test-time augmentation in evaluation.
-            crops: which parts of images are seen in evaluation beside the whole; images are then expected at
-                `CropLayers.scale` times the size at which the model sees them whole.
+            crops: crops that are evaluated in addition to the whole image; images are then expected at
+                `CropLayers.scale` times the size of the whole image in the model.
         """
         super().__init__()
         self.backbone = backbone
@@ -112,7 +112,7 @@ class SOHES(nn.Module):
         self.inference = inference
         self.views = views
         self.crops = crops
-        # Detectron2's Swin Transformer misspells the attribute behind this property, which then raises
+        # Detectron2's Swin Transformer misspells the attribute of this property, which then raises
         self.size_divisibility = max(getattr(backbone, "size_divisibility", 0), STRIDE)
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
@@ -213,7 +213,7 @@ class SOHES(nn.Module):
         ]
 
     def _find_in_crops(self, photo: Tensor, size: tuple[int, int]) -> dict[str, Any]:
-        """The entities of a photo (3, h, w) of `CropLayers.scale`, seen whole and in crops, at its (H, W)."""
+        """The entities of a photo (3, h, w) at `CropLayers.scale`, from the whole and its crops, at (H, W)."""
         prepared = (photo.shape[-2], photo.shape[-1])
         seen, layers = self.crops.boxes(prepared)
         found = []
@@ -229,22 +229,22 @@ class SOHES(nn.Module):
         return self.inference.combine(found, size, self.crops.nms_threshold)
 
     def segment(self, images: Tensor) -> dict[str, Any]:
-        """The query decoder's outputs for normalised and padded images (B, 3, H, W)."""
+        """The decoder's outputs for normalised and padded images (B, 3, H, W)."""
         return self.sem_seg_head(self.backbone(images))
 
     def preprocess(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
-        """The normalised images as one batch, each padded at its right and bottom to the stride of the model."""
+        """The normalised images as a batch, padded at the right and bottom to a multiple of the stride."""
         images = [(x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs]
         return ImageList.from_tensors(images, self.size_divisibility)
 
     def prepare_targets(
         self, batched_inputs: list[dict[str, Any]], padded_size: tuple[int, int]
     ) -> list[dict[str, Tensor]]:
-        """The criterion's targets: labels (N,), masks (N, H, W) of the padded size, ancestors (N, N) where known."""
+        """The criterion's targets: labels (N,), masks (N, H, W) of the padded size, ancestors (N, N) if known."""
         return [_target(x["instances"].to(self.device), padded_size) for x in batched_inputs]
 
     def losses(self, outputs: dict[str, Any], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The criterion's losses times their weights; what has no weight is left out."""
+        """The criterion's losses times their weights; losses without a weight are omitted."""
         weights = self.criterion.weight_dict
         return {k: loss * weights[k] for k, loss in self.criterion(outputs, targets).items() if k in weights}
 

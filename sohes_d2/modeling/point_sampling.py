@@ -1,7 +1,7 @@
-"""Mask losses look at points, not at whole maps (PointRend, Kirillov et al., CVPR 2020; Mask2Former, section 3.3).
+"""Point sampling for mask losses (PointRend, Kirillov et al., CVPR 2020; Mask2Former, section 3.3).
 
-Points are (x, y), x first as ``grid_sample`` has it, in [0, 1] x [0, 1] over the whole map. Being relative, they let
-predictions and labels of different resolutions be compared without either being resized.
+Points are (x, y), x first as in ``grid_sample``, in [0, 1] x [0, 1] over the whole map. Since they are relative,
+predictions and labels of different resolutions are compared without resizing.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-# Of the float copies that are made at once of maps of other types. What a CPU's cache holds is sampled three times as
-# fast there; other devices rather have few large pieces of work.
+# Size of the float copies of maps of other dtypes. Copies that fit into a CPU's cache are sampled three times as fast
+# there; other devices are faster with few large chunks.
 CPU_CHUNK_BYTES = 4 * 1024 * 1024
 CHUNK_BYTES = 64 * 1024 * 1024
 
 
 def random_points(num_sets: int, num_points: int, device: torch.device) -> torch.Tensor:
-    """(num_sets, num_points, 2) float32 points, uniform in [0, 1). All randomness of matcher and losses is here."""
+    """(num_sets, num_points, 2) float32 points, uniform in [0, 1); the only randomness of matcher and losses."""
     return torch.rand(num_sets, num_points, 2, device=device)
 
 
@@ -32,9 +32,9 @@ def sample_points(maps: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
     """
     grid = (2 * points - 1).unsqueeze(2).expand(len(maps), -1, -1, -1)
     if not len(maps):
-        # not every device samples from nothing
+        # not every device samples from an empty tensor
         return maps.new_zeros((0, points.shape[1]), dtype=torch.float32)
-    # Labels come as bool, a quarter of the memory: only a few at a time are made float.
+    # Labels are bool, a quarter of the memory: only a few at a time are converted to float.
     chunk_bytes = CPU_CHUNK_BYTES if maps.device.type == "cpu" else CHUNK_BYTES
     count = len(maps) if maps.dtype == torch.float32 else max(1, chunk_bytes // (4 * maps[0].numel()))
     values = [
@@ -50,14 +50,14 @@ def uncertain_points(
 ) -> torch.Tensor:
     """Points where the masks are uncertain, and some random ones (PointRend, section 3.1, training).
 
-    Of ``num_points * oversample_ratio`` random points those with logits nearest to 0 are kept. The logits are sampled
-    first and judged then: half-way between -1 and 1 a mask is undecided, though neither pixel is.
+    Of ``num_points * oversample_ratio`` random points those with logits nearest to 0 are kept. The uncertainty is
+    computed from the sampled logits: half-way between -1 and 1 a mask is uncertain, though neither pixel is.
 
     Args:
         logits: (N, H, W) of masks.
-        num_points: P, of the result.
+        num_points: P, number of points returned per mask.
         oversample_ratio: at least 1.
-        importance_sample_ratio: share of P, in [0, 1], that is chosen so; the others are random.
+        importance_sample_ratio: share of P, in [0, 1], chosen by uncertainty; the others are random.
 
     Returns:
         (N, P, 2), in no particular order.
@@ -66,7 +66,7 @@ def uncertain_points(
     num_chosen = int(num_points * importance_sample_ratio)
     candidates = random_points(len(logits), num_candidates, logits.device)
     certainty = sample_points(logits, candidates).abs()
-    # the order does not matter to sums over points, and sorting takes half of the time
+    # the order does not matter for sums over points, and sorting would take half of the time
     chosen = certainty.topk(num_chosen, dim=1, largest=False, sorted=False).indices
     points = candidates.gather(1, chosen.unsqueeze(2).expand(-1, -1, 2))
     if num_chosen < num_points:

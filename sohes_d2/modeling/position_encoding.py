@@ -1,4 +1,4 @@
-"""Sine positions of feature map cells, shared by the pixel decoder and the transformer decoder."""
+"""Sine position encoding of feature maps, used by the pixel decoder and the transformer decoder."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class PositionEmbeddingSine(nn.Module):
         """
         Args:
             num_pos_feats: channels per axis, even; the encoding has twice as many.
-            temperature: ratio of the longest to the shortest wavelength, nearly.
-            normalize: positions run from 0 to ``scale`` over the map, so that they do not depend on its size; else they
-                are counted in cells.
+            temperature: approximate ratio of the longest to the shortest wavelength.
+            normalize: True: positions run from 0 to ``scale`` over the map, independent of its size; False: they are
+                in cells.
             scale: the end of the normalized range, in radians.
         """
         super().__init__()
@@ -34,7 +34,7 @@ class PositionEmbeddingSine(nn.Module):
         self.scale = scale
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Positions of the cells of ``x``.
+        """Encode the positions of the cells of ``x``.
 
         Args:
             x: (B, C, H, W), of which only the size, device and type (float64 or not) matter.

@@ -20,19 +20,19 @@ from .mask_scores import entity_probabilities
 Outputs = dict[str, Any]
 
 _FUSED = ("pred_logits", "pred_masks", "pred_ancestors")
-_MEMBER_IOU = 0.5  # from which on a view's mask shows the same entity
-_SURE = 1e-6  # probabilities are kept so far from 0 and 1, where logits are infinite
+_MEMBER_IOU = 0.5  # minimum IoU at which masks of two views count as the same entity
+_SURE = 1e-6  # probabilities are clamped by this much from 0 and 1, where logits are infinite
 
 
 @dataclass(frozen=True)
 class View:
-    """A way to look at a map (..., H, W): mirrored left to right or not, then turned by quarters, counter-clockwise."""
+    """A transform of a map (..., H, W): optional horizontal flip, then 90-degree rotations, counter-clockwise."""
 
     mirrored: bool = False
     quarters: int = 0
 
     def apply(self, maps: Tensor) -> Tensor:
-        """The maps as seen in this view; of an odd number of quarters (..., W, H)."""
+        """Transform the maps to this view; an odd number of 90-degree steps gives (..., W, H)."""
         maps = maps.flip(-1) if self.mirrored else maps
         return torch.rot90(maps, self.quarters, (-2, -1)) if self.quarters else maps
 
@@ -59,8 +59,8 @@ class ViewFusion:
     """Runs a model on several views of an image and merges the outputs.
 
     Attributes:
-        views: the first one is the image as it is.
-        nms_threshold: of two masks that overlap by more, the one with less support is left out.
+        views: the first one is the unchanged image.
+        nms_threshold: of two masks with a higher IoU, the one with less support is removed.
     """
 
     views: tuple[View, ...] = (View(),)
@@ -68,57 +68,57 @@ class ViewFusion:
 
     @classmethod
     def from_config(cls, node: Any, key: str) -> ViewFusion:
-        """The settings of a node of the config, with TRANSFORMS and NMS_THRESHOLD.
+        """Build from a config node with TRANSFORMS and NMS_THRESHOLD.
 
         Args:
             node: for example ``cfg.TEST.TTA``.
             key: its name, for errors.
 
         Raises:
-            ValueError: names that are not in `VIEWS`, twice there, or do not begin with "same".
+            ValueError: names that are not in `VIEWS`, are repeated, or do not begin with "same".
         """
         names = list(node.TRANSFORMS)
         unknown = [name for name in names if name not in VIEWS]
         if unknown:
-            raise ValueError(f"{key}.TRANSFORMS has the unknown view {unknown[0]!r}; there are {', '.join(VIEWS)}")
+            raise ValueError(f"{key}.TRANSFORMS has the unknown view {unknown[0]!r}; known are {', '.join(VIEWS)}")
         if names[:1] != ["same"]:
-            raise ValueError(f"{key}.TRANSFORMS must begin with 'same', the image as it is; got {names}")
+            raise ValueError(f"{key}.TRANSFORMS must begin with 'same', the unchanged image; got {names}")
         if len(set(names)) < len(names):
             raise ValueError(f"{key}.TRANSFORMS has a view twice: {names}")
         return cls(tuple(VIEWS[name] for name in names), node.NMS_THRESHOLD)
 
     def ask(self, segment: Callable[[Tensor], Outputs], images: Tensor) -> list[Outputs]:
-        """The model's outputs in each view, with the masks as they lie in the images.
+        """The model's outputs for each view, with the masks transformed back to the images.
 
         Args:
-            segment: from normalised images (B, 3, H, W) to outputs, of which "pred_masks" are (B, Q, h, w).
+            segment: from normalised images (B, 3, H, W) to outputs with "pred_masks" (B, Q, h, w).
             images: (B, 3, H, W), padded; H and W are multiples of the masks' stride, so that a mirrored mask lies on
                 the same grid.
         """
         found = []
         for view in self.views:
             outputs = segment(view.apply(images))
-            # outputs of the decoder's earlier layers would only occupy memory
+            # outputs of earlier decoder layers are not needed
             found.append({name: outputs[name] for name in _FUSED if name in outputs})
             found[-1]["pred_masks"] = view.undo(outputs["pred_masks"])
         return found
 
     @torch.no_grad()
     def fuse(self, found: Sequence[Outputs]) -> Outputs:
-        """Merge the outputs of all views into the form of one view's outputs.
+        """Merge the outputs of all views to outputs of the same form.
 
-        A query's support is the mean over the views of the best that each has for it: the probability of a query to be
-        an entity times the overlap of both masks. Of all views' queries those with the most support are kept, none of
-        which overlaps a better one too much. Their masks are the means over the views that show them.
+        A query's support is the mean over the views of its best match there, by the product of entity probability and
+        mask IoU. The queries of all views are filtered by NMS on their support, and those with the most support are
+        kept. Their masks are the means over the views in which they match.
 
         Args:
-            found: see `ask`: "pred_logits" (B, Q, K + 1), "pred_masks" (B, Q, h, w) and, of an ancestor head,
-                "pred_ancestors", two (B, Q, D). One view alone is returned as it is.
+            found: see `ask`: "pred_logits" (B, Q, K + 1), "pred_masks" (B, Q, h, w) and, with an ancestor head,
+                "pred_ancestors", two (B, Q, D). A single view is returned unchanged.
 
         Returns:
-            The same, float32, by falling support: "pred_logits" (B, Q, 2), whose entity's probability is the support,
-            and 0 for the queries of an image where fewer than Q masks are left; "pred_masks"; "pred_ancestors", those
-            of the query of the first view that overlaps a mask most, as only embeddings of one view can be compared.
+            The same, float32, by descending support: "pred_logits" (B, Q, 2), with the support as entity probability,
+            and 0 for surplus queries where fewer than Q masks are left; "pred_masks"; "pred_ancestors" of the query of
+            the first view that overlaps a mask most, since only embeddings of one view can be compared.
         """
         if len(found) == 1:
             return found[0]
@@ -127,7 +127,7 @@ class ViewFusion:
             for k in range(len(found[0]["pred_masks"]))
         ]
         support, masks, first = (torch.stack(values) for values in zip(*images))
-        support = support.clamp(max=1)  # which rounding may pass; a support of 0 is a logit of minus infinity
+        support = support.clamp(max=1)  # rounding may exceed 1; a support of 0 is a logit of minus infinity
         fused: Outputs = {
             "pred_logits": torch.stack([support, 1 - support], dim=-1).log(),
             "pred_masks": masks,

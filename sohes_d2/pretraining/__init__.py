@@ -1,5 +1,5 @@
-"""Before phase 1: self-supervised backbone pretraining on photos without labels.
+"""Self-supervised backbone pretraining on photos without labels, before phase 1.
 
-`self_distillation` is the method without any other network, `distillation` the one that shrinks a large one;
-`dense_check` measures both. Needs the library lightly: pip install 'sohes_d2[pretrain]'.
+`self_distillation` trains from scratch, `distillation` from a large teacher network; `dense_check` measures the
+features. Needs the library lightly: pip install 'sohes_d2[pretrain]'.
 """

@@ -1,8 +1,8 @@
-"""Dense contrastive loss: one place of a photo looks alike in two crops, and unlike other places and photos.
+"""Dense contrastive loss: the same point in two crops is a positive pair, other points and photos are negatives.
 
-Dense contrastive learning (Wang et al., CVPR 2021; VICRegL, Bardes et al., NeurIPS 2022), with places that may lie a
-little apart: patches that are often neighbours belong together (Isola et al., Learning visual groups from
-co-occurrences in space and time, 2015). It learns from few photos, since every pair of places is a sample.
+Dense contrastive learning (Wang et al., CVPR 2021; VICRegL, Bardes et al., NeurIPS 2022) with a small offset between
+the points of a pair: patches that often co-occur as neighbours belong together (Isola et al., Learning visual groups
+from co-occurrences in space and time, 2015). Every pair of points is a sample, so few photos suffice.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 
 def common_places(boxes: Tensor, points: int) -> Tensor:
-    """Random places that both global views of a photo show.
+    """Sample random points visible in both global views of a photo.
 
     Args:
         boxes: (B, 2, 4) as (y0, x0, y1, x1) in pixels of the photo, overlapping.
@@ -29,9 +29,9 @@ def common_places(boxes: Tensor, points: int) -> Tensor:
 
 
 def moved_apart(places: Tensor, boxes: Tensor, patch_share: float, sigma: float) -> Tensor:
-    """``places`` (B, P, 2) moved by a Gaussian of ``sigma`` patches, but not out of the view of ``boxes`` (B, 4).
+    """Move ``places`` (B, P, 2) by Gaussian noise of ``sigma`` patches, clipped to the view ``boxes`` (B, 4).
 
-    ``patch_share`` is the side of a patch as a share of the view's.
+    ``patch_share`` is the side of a patch divided by the side of the view.
     """
     if sigma <= 0:
         return places
@@ -41,7 +41,7 @@ def moved_apart(places: Tensor, boxes: Tensor, patch_share: float, sigma: float)
 
 
 def features_at(maps: Tensor, places: Tensor, boxes: Tensor, flips: Tensor) -> Tensor:
-    """Features of views at places of the photo, bilinearly.
+    """Sample features of views bilinearly at points of the photo.
 
     Args:
         maps: (B, C, rows, cols), one view per photo.

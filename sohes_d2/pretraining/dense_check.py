@@ -1,11 +1,11 @@
-"""The dense check: do features tell the segments of an image apart?
+"""Dense check: how well do features separate the segments of an image?
 
-The area under the ROC curve (AUC) of "these two patches lie in one true segment" by the cosine of their features,
-against pairs of patches of two different segments of the same image. 0.5 is chance, 1 is perfect. Nothing is trained
-or clustered, so it takes seconds, and any COCO json will do, whose segments may overlap and nest.
+The area under the ROC curve (AUC) for classifying pairs of patches of an image as "same segment" or "different
+segments" by the cosine of their features. 0.5 is chance, 1 is perfect. There is no training or clustering, so it takes
+seconds; any COCO json can be used, segments may overlap and nest.
 
-Near patches are often of one segment and look alike, so that features of place alone do well. Phase 1 only ever merges
-neighbours; the NEAR AUC therefore pairs each "same" with a "different" that lies as far apart.
+Near patches are often in the same segment, so features that encode only position score well. Phase 1 merges only
+neighbours; the NEAR AUC therefore matches each "same" pair with a "different" pair at the same distance.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from ..labels.schema import Problems
 from ..structures.images import read_image
 from ..structures.masks import decode_mask
 
-COVERED = 0.5  # share of a cell that a segment must cover to own it
-_CANDIDATES = 64  # cells looked at for a "different" cell at the same distance
+COVERED = 0.5  # a segment owns the cells of which it covers at least this share
+_CANDIDATES = 64  # cells drawn to find a "different" cell at the same distance
 
 
 @dataclass(frozen=True)
 class DenseScore:
-    """What :meth:`DenseCheck.score` found.
+    """Result of :meth:`DenseCheck.score`.
 
     Attributes:
         auc: mean over images of the AUC of same against different pairs.
         near_auc: the same with pairs matched by distance.
-        images: that counted.
-        skipped: file name -> reason, of images that could not be read or hold no two segments.
+        images: number of images used.
+        skipped: file name -> reason, for images that are unreadable or have fewer than two segments.
     """
 
     auc: float
@@ -56,10 +56,10 @@ class DenseCheck:
     ):
         """
         Args:
-            json_file: COCO ground truth; categories do not matter, crowds are left out.
+            json_file: COCO ground truth; categories are ignored, crowds are skipped.
             image_root: folder of its images.
-            max_images: images to use, evenly spread over the file; 0: all.
-            pairs: per segment and kind.
+            max_images: number of images, evenly spread over the file; 0: all.
+            pairs: number of pairs per segment and kind.
             keep: image ids to use; empty: all.
 
         Raises:
@@ -77,7 +77,7 @@ class DenseCheck:
         self._root, self._where, self._pairs = image_root, json_file, pairs
 
     def score(self, extractor: FeatureExtractor) -> DenseScore:
-        """The AUC of an extractor's features on its own grids. The pairs of an image are the same at every call."""
+        """AUC of an extractor's features on its grids. The pairs of an image are the same in every call."""
         scores, skipped = [], {}
         for number, (image_id, record) in enumerate(self._records.items()):
             name = record["file_name"]
@@ -104,10 +104,10 @@ class DenseCheck:
 
 
 def cells_of_segments(masks: Iterable[np.ndarray], grid: tuple[int, int]) -> np.ndarray:
-    """Which cells a segment owns, because it covers half of them or more.
+    """Cells owned by each segment: those it covers by at least half.
 
     Args:
-        masks: (H, W) bool or uint8 each.
+        masks: arrays (H, W), bool or uint8.
         grid: (rows, cols).
 
     Returns:
@@ -121,13 +121,13 @@ def cells_of_segments(masks: Iterable[np.ndarray], grid: tuple[int, int]) -> np.
 def image_auc(
     features: np.ndarray, owners: np.ndarray, pairs: int, rng: np.random.Generator
 ) -> tuple[float, float] | None:
-    """AUC and near AUC of one image, or None where no segment has two cells and another segment beside it.
+    """AUC and near AUC of one image; None if no segment has two cells and another segment beside it.
 
     Args:
         features: (rows, cols, C).
         owners: (segments, rows * cols) bool.
-        pairs: per segment and kind.
-        rng: draws the pairs.
+        pairs: number of pairs per segment and kind.
+        rng: generator to draw the pairs.
     """
     rows, cols, dims = features.shape
     unit = features.reshape(-1, dims)
@@ -155,7 +155,7 @@ def image_auc(
 
 
 def pair_auc(positive: np.ndarray, negative: np.ndarray) -> float:
-    """Probability that a value of ``positive`` is above one of ``negative``; ties count half (Mann and Whitney)."""
+    """Probability that a value of ``positive`` exceeds one of ``negative``; ties count half (Mann-Whitney U)."""
     ranks = rankdata(np.concatenate([positive, negative]))
     wins = ranks[: len(positive)].sum() - len(positive) * (len(positive) + 1) / 2
     return float(wins / (len(positive) * len(negative)))

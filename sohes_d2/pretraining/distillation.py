@@ -1,7 +1,4 @@
-"""Distillation of a large self-supervised ViT into a small one, patch by patch.
-
-For those who have the weights of DINO or DINOv2 and want their features at a fraction of the time.
-"""
+"""Distillation of patch features from a large self-supervised ViT, such as DINO or DINOv2, into a small one."""
 
 from __future__ import annotations
 
@@ -24,13 +21,13 @@ from .vit import build_vit, normalization
 
 
 class FeatureDistillation(nn.Module):
-    """A student ViT whose patch tokens, after a linear layer, point where a frozen teacher's do.
+    """Trains a student ViT so that its patch tokens, after a linear layer, match those of a frozen teacher (cosine).
 
-    The teacher sees the same crop, resized so that its grid is the student's if its patches are of another size; where
-    the grids still differ, its map is resized.
+    The teacher gets the same crop, resized to match the student's grid if the patch sizes differ; if the grids still
+    differ, its feature map is resized.
 
     Attributes:
-        vit: the student, which is what is kept.
+        vit: the student, which is exported.
         teacher: frozen.
     """
 
@@ -44,17 +41,17 @@ class FeatureDistillation(nn.Module):
         """
         Args:
             vit: the student.
-            teacher: with its weights.
-            resolution: rows of the teacher's grid over those of the student's.
+            teacher: the teacher, with weights.
+            resolution: rows of the teacher's grid divided by rows of the student's.
 
         Raises:
-            ValueError: a resolution that is not positive.
+            ValueError: ``resolution`` is not positive.
         """
         super().__init__()
         if not resolution > 0:
             raise ValueError(f"PRETRAINING.TEACHER.RESOLUTION {resolution} is not above 0.")
         self.vit = vit
-        # Of a ViT with a class token nothing but its patches is taught; what only the class needs gets no gradient.
+        # Only patch tokens are distilled; parameters that only the class token uses get no gradient.
         self.teacher = freeze(teacher, torch.device("cpu"))
         self.projection = nn.Linear(vit.embed_dim, teacher.embed_dim)
         self.resolution = resolution
@@ -80,7 +77,7 @@ class FeatureDistillation(nn.Module):
         return self.vit
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Without the teacher, who never changes."""
+        """State without the frozen teacher."""
         state = super().state_dict(*args, **kwargs)
         return {key: value for key, value in state.items() if not _is_teachers(key)}
 
@@ -90,16 +87,16 @@ class FeatureDistillation(nn.Module):
         return self
 
     def begin(self, iteration: int) -> None:
-        """Nothing here depends on the iteration."""
+        """No-op: nothing depends on the iteration."""
 
     def after_step(self) -> None:
-        """Nothing follows a step."""
+        """No-op."""
 
     def after_backward(self) -> None:
-        """Gradients are left as they are."""
+        """No-op: gradients are not changed."""
 
     def forward(self, batch: list[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """1 - cosine between student and teacher, mean over the patches of the global views of `views.MultiCrop`."""
+        """Mean of 1 - cosine between student and teacher over the patches of the global views of `views.MultiCrop`."""
         views = torch.cat([sample["global"] for sample in batch]).to(self.student_mean.device).float()
         said = self.projection(self.student_maps(views))
         with torch.no_grad():
@@ -107,11 +104,11 @@ class FeatureDistillation(nn.Module):
         return {"loss_distillation": 1 + self.loss(said.float().flatten(0, 2), meant.float().flatten(0, 2))}
 
     def student_maps(self, views: Tensor) -> Tensor:
-        """(B, rows, cols, C) of views (B, 3, H, W) in 0..255."""
+        """Student features (B, rows, cols, C) of views (B, 3, H, W) in 0..255."""
         return patch_map(self.vit, (views - self.student_mean) / self.student_std)
 
     def teacher_maps(self, views: Tensor, grid: tuple[int, int]) -> Tensor:
-        """The teacher's map of views (B, 3, H, W) in 0..255 on the student's grid (rows, cols): (B, rows, cols, C)."""
+        """Teacher features (B, rows, cols, C) of views (B, 3, H, W) in 0..255, on the student's grid (rows, cols)."""
         patch = int(self.teacher.patch_embed.feat_ratio())
         size = [max(1, round(cells * self.resolution)) * patch for cells in grid]
         if list(views.shape[-2:]) != size:
@@ -128,23 +125,23 @@ def _is_teachers(key: str) -> bool:
 
 
 def _without_teacher(_: nn.Module, incompatible: Any) -> None:
-    """Not missing: no checkpoint has the teacher."""
+    """Remove the teacher from the missing keys: checkpoints do not contain it."""
     incompatible.missing_keys[:] = [key for key in incompatible.missing_keys if not _is_teachers(key)]
 
 
 def patch_map(vit: VisionTransformer, views: Tensor) -> Tensor:
-    """Patch tokens after the final norm, on their grid: (B, rows, cols, C) of normalised views (B, 3, H, W)."""
+    """Patch tokens after the final norm, (B, rows, cols, C), of normalised views (B, 3, H, W)."""
     patch = int(vit.patch_embed.feat_ratio())
     tokens = vit.forward_features(views)[:, vit.num_prefix_tokens :]
     return tokens.unflatten(1, (views.shape[-2] // patch, views.shape[-1] // patch))
 
 
 def load_teacher(name: str, weights: str, options: Mapping[str, Any]) -> VisionTransformer:
-    """The teacher with its weights; "" for the hub's of its name.
+    """Build the teacher and load its weights; "" loads timm's pretrained weights of that name.
 
     Raises:
-        WeightsError: they cannot be had, or do not fill the architecture.
-        ValueError: no such ViT.
+        WeightsError: weights that are not available or do not match the architecture.
+        ValueError: unknown ViT.
     """
     try:
         teacher = build_vit(name, options)

@@ -1,4 +1,4 @@
-"""The one place that imports lightly, the library that this package takes losses, heads, masks and schedules from."""
+"""The only import of lightly, which provides losses, heads, masks and schedules."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ try:
     from lightly.utils.scheduler import cosine_schedule
 except ImportError as error:
     raise ImportError(
-        f"pretraining needs the library lightly ({error}): pip install 'sohes_d2[pretrain]', or, to leave all that is "
-        "installed as it is, pip install --no-deps 'lightly>=1.6'"
+        f"pretraining needs the library lightly ({error}): pip install 'sohes_d2[pretrain]', or, to keep installed "
+        "packages unchanged, pip install --no-deps 'lightly>=1.6'"
     ) from error
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Self-distillation without labels: DINO's image term, iBOT's patch term, and a dense contrastive loss across crops."""
+"""Self-distillation without labels: DINO's image loss, iBOT's patch loss and a dense contrastive loss across crops."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ from .vit import build_vit, normalization
 
 
 class Branch(nn.Module):
-    """A ViT with the heads of the terms that are used; student and teacher are one each."""
+    """A ViT with the heads of the enabled losses; student and teacher are one each."""
 
     def __init__(self, vit: VisionTransformer, image_head: Any, patch_head: Any):
-        """The heads are `DINOProjectionHead`, or None where their term is left out."""
+        """Each head is a `DINOProjectionHead`, or None if its loss is disabled."""
         super().__init__()
-        # Fixed sine-cosine positions: learned ones would need more photos, and are resampled worse to larger inputs.
+        # Fixed sine-cosine positions: learned ones need more photos and interpolate worse to larger inputs.
         self.encoder = MaskedVisionTransformerTIMM(vit, weight_initialization="skip")
         self.image_head = image_head
         self.patch_head = patch_head
 
     def forward(self, views: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Tokens (B, prefix + N, C) of normalised square views (B, 3, S, S); ``mask`` (B, prefix + N) bool."""
+        """Return tokens (B, prefix + N, C) of normalised square views (B, 3, S, S); ``mask`` (B, prefix + N) bool."""
         return self.encoder.encode(views, mask=mask)
 
 
 class SelfDistillation(nn.Module):
-    """A student that learns to say of crops what its slow average, the teacher, says of others (Caron et al., DINO,
-    ICCV 2021) and of patches that were hidden from it (Zhou et al., iBOT, ICLR 2022), and to tell places apart.
+    """A student trained to predict the outputs of its EMA teacher for other crops (Caron et al., DINO, ICCV 2021) and
+    for masked patches (Zhou et al., iBOT, ICLR 2022), with a dense contrastive loss.
 
     Attributes:
-        student: the `Branch` that is trained.
-        teacher: its exponential moving average, which is what is kept in the end.
+        student: the trained `Branch`.
+        teacher: its EMA, which is exported.
     """
 
     mean: Tensor
@@ -82,33 +82,33 @@ class SelfDistillation(nn.Module):
     ):
         """
         Args:
-            vit: of the student; the teacher starts as its copy.
-            total_iterations: over which the schedules run.
-            image_weight: of the image term (DINO); 0 leaves it out, with its head and the local views.
-            patch_weight: of the patch term (iBOT); 0 leaves it out, with its head and the masks.
-            visible_weight: within the patch term, of patches that were not hidden (iBOT++).
-            dense_weight: of the dense contrastive loss; 0 leaves it out.
-            prototypes: outputs of a head.
-            head_hidden: hidden width of a head.
-            head_bottleneck: width before a head's last layer.
-            student_temperature: of the softmax; lower is sharper.
-            teacher_temperature: from and to, linear over ``temperature_warmup`` iterations.
+            vit: ViT of the student; the teacher starts as a copy.
+            total_iterations: length of the schedules.
+            image_weight: weight of the image loss (DINO); 0 disables it, its head and the local views.
+            patch_weight: weight of the patch loss (iBOT); 0 disables it, its head and the masks.
+            visible_weight: weight of visible patches within the patch loss (iBOT++).
+            dense_weight: weight of the dense contrastive loss; 0 disables it.
+            prototypes: output width of the heads.
+            head_hidden: hidden width of the heads.
+            head_bottleneck: width before the last layer of the heads.
+            student_temperature: softmax temperature of the student; lower is sharper.
+            teacher_temperature: start and end, linear over ``temperature_warmup`` iterations.
             temperature_warmup: iterations.
-            center_momentum: of the mean that is taken off the teacher's outputs, against collapse.
-            ema_momentum: of the teacher, from and to, cosine over the training.
-            mask_views: share of the global views in which patches are hidden.
-            mask_ratio: share of a view's patches that are hidden, from and to.
-            points: places per photo for the dense contrastive loss.
-            point_sigma: patches by which two places that belong together lie apart (standard deviation per axis).
-            dense_temperature: of the dense contrastive loss.
-            freeze_last_layer: iterations in which the last layers of the heads stand still.
+            center_momentum: momentum of the center that is subtracted from teacher outputs to avoid collapse.
+            ema_momentum: momentum of the teacher, start and end, cosine over the training.
+            mask_views: share of the global views with masked patches.
+            mask_ratio: smallest and largest share of masked patches in a view.
+            points: points per photo for the dense contrastive loss.
+            point_sigma: offset between the two points of a pair, standard deviation per axis in patches.
+            dense_temperature: temperature of the dense contrastive loss.
+            freeze_last_layer: number of first iterations in which the last layers of the heads are frozen.
 
         Raises:
-            ValueError: all weights are 0.
+            ValueError: all weights are 0, or the image loss is enabled for a ViT without class token.
         """
         super().__init__()
         if not max(image_weight, patch_weight, dense_weight) > 0:
-            raise ValueError("All of PRETRAINING.LOSSES' weights are 0: there is nothing to learn. Set one above 0.")
+            raise ValueError("All weights of PRETRAINING.LOSSES are 0: nothing to train. Set one above 0.")
         self.weights = {"image": image_weight, "patch": patch_weight, "dense": dense_weight}
         self.visible_weight = visible_weight
         self.total_iterations = total_iterations
@@ -122,14 +122,14 @@ class SelfDistillation(nn.Module):
         def head(weight: float) -> nn.Module | None:
             if weight <= 0:
                 return None
-            with warnings.catch_warnings():  # of torch, on the weight norm that the library takes
+            with warnings.catch_warnings():  # torch warns about the weight norm that lightly uses
                 warnings.simplefilter("ignore", FutureWarning)
                 return DINOProjectionHead(vit.embed_dim, head_hidden, head_bottleneck, prototypes)
 
         self.student = Branch(vit, head(image_weight), head(patch_weight))
-        # A parameter that no output depends on would stop distributed training.
+        # Distributed training fails with parameters that do not affect the loss.
         self.student.encoder.mask_token.requires_grad_(patch_weight > 0)
-        # The heads cannot be copied: weight norm keeps a computed tensor in them.
+        # The heads cannot be deep-copied: weight norm stores a computed tensor in them.
         self.teacher = Branch(copy.deepcopy(vit), head(image_weight), head(patch_weight)).requires_grad_(False)
         self.teacher.load_state_dict(self.student.state_dict())
         self.image_loss = DINOLoss(prototypes, student_temp=student_temperature, center_momentum=center_momentum)
@@ -139,7 +139,7 @@ class SelfDistillation(nn.Module):
         self.dense_loss = NTXentLoss(dense_temperature, gather_distributed=True)
         self.prefix: int = vit.num_prefix_tokens
         if image_weight > 0 and not self.prefix:
-            raise ValueError("The image term needs a class token: set PRETRAINING.LOSSES.IMAGE 0 for this MODEL.VIT.")
+            raise ValueError("The image loss needs a class token: set PRETRAINING.LOSSES.IMAGE 0 for this MODEL.VIT.")
         self.patch = int(vit.patch_embed.feat_ratio())
         mean, std = normalization(vit)
         self.register_buffer("mean", mean, persistent=False)
@@ -173,12 +173,12 @@ class SelfDistillation(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """Device of the parameters."""
         return self.mean.device
 
     @property
     def vit(self) -> VisionTransformer:
-        """The ViT that is kept: the teacher's."""
+        """The ViT that is exported: the teacher's."""
         return self.teacher.encoder.vit
 
     @property
@@ -187,7 +187,7 @@ class SelfDistillation(nn.Module):
         return self.student.encoder.vit
 
     def begin(self, iteration: int) -> None:
-        """Say which iteration follows; the schedules need it."""
+        """Set the current iteration for the schedules."""
         self.iteration = iteration
 
     def temperature(self) -> float:
@@ -205,15 +205,15 @@ class SelfDistillation(nn.Module):
         update_momentum(self.student, self.teacher, float(momentum))
 
     def after_backward(self) -> None:
-        """Keep the last layers still at the beginning: their gradients are largest while nothing is learned yet."""
+        """Freeze the last layers of the heads in the first iterations, when their gradients are largest."""
         for head in (self.student.image_head, self.student.patch_head):
             if head is not None and self.iteration < self.freeze_last_layer:
                 for parameter in head.last_layer.parameters():
                     parameter.grad = None
 
     def forward(self, batch: list[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """Weighted losses of samples as `views.MultiCrop` makes them; updates the centers."""
-        # All first views, then all second ones.
+        """Return the weighted losses of samples of `views.MultiCrop`; updates the centers."""
+        # all first views, then all second views
         views = self._normalized(torch.stack([sample["global"] for sample in batch], dim=1).flatten(0, 1))
         mask = self._mask(len(views), views.shape[-1] // self.patch) if self.weights["patch"] else None
         student = self.student(views, self._with_prefix(mask))
@@ -243,7 +243,7 @@ class SelfDistillation(nn.Module):
     def _patch_term(self, student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
         flat = mask.flatten(1)
         patches, targets = student[:, self.prefix :], teacher[:, self.prefix :]
-        if not self.visible_weight:  # then only what was hidden need go through the heads
+        if not self.visible_weight:  # then only masked patches need the heads
             hidden = flat.any(dim=1)
             patches, targets, flat = patches[hidden], targets[hidden], flat[hidden]
         said = self.student.patch_head(patches).float()
@@ -264,9 +264,9 @@ class SelfDistillation(nn.Module):
         return self.dense_loss(first.flatten(0, 1), second.flatten(0, 1))
 
     def _mask(self, views: int, side: int) -> Tensor:
-        """(views, side, side) bool: hidden patches."""
+        """Random masks (views, side, side) bool; True: masked."""
         low, high = self.mask_ratio
-        share = max(self.mask_views, 1.001 / views)  # at least one view, whatever the batch
+        share = max(self.mask_views, 1.001 / views)  # at least one view for any batch size
         block = min(4, max(1, int(low * side**2)))
         mask = random_block_mask((views, side, side), share, low, high, min_num_masks_per_block=block)
         return mask.to(self.device)

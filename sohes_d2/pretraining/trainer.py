@@ -44,8 +44,8 @@ BEST, LAST, CARD = "backbone_best.safetensors", "backbone_last.safetensors", "mo
 class PretrainingTrainer(SOHESTrainer):
     """Trains a ViT on photos without labels: construct, `resume_or_load`, `train`.
 
-    OUTPUT_DIR receives the last and the best backbone beside what every training writes. As there, a training that was
-    stopped and resumed is the same as one that was not.
+    In addition to the files of every training, the last and the best backbone are written to OUTPUT_DIR. A resumed
+    training gives the same result as an uninterrupted one.
     """
 
     def __init__(self, cfg: CfgNode):
@@ -54,22 +54,22 @@ class PretrainingTrainer(SOHESTrainer):
             cfg: see `sohes_d2.config`, PRETRAINING.
 
         Raises:
-            ConfigError: a setting that cannot be used.
-            InputError: PRETRAINING.IMAGES names nothing usable.
-            WeightsError: MODEL.VIT.WEIGHTS or PRETRAINING.TEACHER.WEIGHTS cannot be had, read or matched.
+            ConfigError: an invalid setting.
+            InputError: PRETRAINING.IMAGES contains no usable photos.
+            WeightsError: MODEL.VIT.WEIGHTS or PRETRAINING.TEACHER.WEIGHTS is missing, unreadable or does not match.
         """
         if not cfg.PRETRAINING.IMAGES:
             raise ConfigError("PRETRAINING.IMAGES is empty; name one or more folders of photos")
         set_max_image_pixels(cfg.INPUT.MAX_IMAGE_PIXELS)
         self._photos = list_photos(cfg.PRETRAINING.IMAGES)
-        self.build_mapper(cfg)  # its errors come before the weights are loaded
+        self.build_mapper(cfg)  # raise its errors before weights are loaded
         super().__init__(cfg)
         model = self.checkpointer.model
         _check_sizes(cfg, int(model.student_vit.patch_embed.feat_ratio()))
         self._trainer.optimizer.register_step_pre_hook(lambda *_: model.after_backward())
 
     def load_initial_weights(self) -> None:
-        """Load MODEL.VIT.WEIGHTS into the student and, if there is one, the teacher; "random" leaves them alone."""
+        """Load MODEL.VIT.WEIGHTS into the student and, if any, the EMA teacher; "random" loads nothing."""
         source = self.cfg.MODEL.VIT.WEIGHTS or f"hub:{self.cfg.MODEL.VIT.NAME}"
         model = self.checkpointer.model
         if source != "random":
@@ -79,10 +79,10 @@ class PretrainingTrainer(SOHESTrainer):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
-        """The model of ``PRETRAINING.METHOD``.
+        """Build the model of ``PRETRAINING.METHOD``.
 
         Raises:
-            ConfigError: a setting that it cannot be built with.
+            ConfigError: an invalid setting.
         """
         if cfg.PRETRAINING.METHOD not in METHODS:
             raise ConfigError(f"PRETRAINING.METHOD {cfg.PRETRAINING.METHOD!r} is not one of {', '.join(METHODS)}")
@@ -93,7 +93,7 @@ class PretrainingTrainer(SOHESTrainer):
 
     @classmethod
     def build_mapper(cls, cfg: CfgNode, is_train: bool = True) -> Callable[[Any], Any]:
-        """From a photo's record to its views.
+        """Build the mapper from a photo's record to its views.
 
         Raises:
             ConfigError: a setting out of range.
@@ -108,11 +108,11 @@ class PretrainingTrainer(SOHESTrainer):
     def build_train_loader(  # type: ignore[override]  # needs the photos of the instance
         self, cfg: CfgNode, start_iteration: int = 0
     ) -> Iterable[list[dict[str, Any]]]:
-        """Batches of views from an iteration on."""
+        """Build the iterable of batches of views, starting at an iteration."""
         return build_training_loader(cfg, self.build_mapper(cfg), self._photos, start_iteration)
 
     def build_hooks(self) -> list[HookBase]:
-        """What happens beside a step, in this order."""
+        """Build the hooks, in order."""
         model, cfg = self.checkpointer.model, self.cfg
         hooks: list[HookBase] = [
             detectron2_hooks.IterationTimer(),
@@ -131,11 +131,13 @@ def _check_sizes(cfg: CfgNode, patch: int) -> None:
     for key in ("GLOBAL_SIZE", "LOCAL_SIZE"):
         size = cfg.PRETRAINING.VIEWS[key]
         if size < patch or size % patch:
-            raise ConfigError(f"PRETRAINING.VIEWS.{key} {size} is no multiple of the patch size {patch} of MODEL.VIT")
+            raise ConfigError(
+                f"PRETRAINING.VIEWS.{key} {size} is not a multiple of the patch size {patch} of MODEL.VIT"
+            )
 
 
 class _FollowTeacher(HookBase):
-    """Tells the model the iteration, and lets the teacher follow after the step."""
+    """Sets the model's iteration before a step and updates the EMA teacher after it."""
 
     def __init__(self, model: Any):
         self._model = model
@@ -148,17 +150,17 @@ class _FollowTeacher(HookBase):
 
 
 class KeepBackbone(HookBase):
-    """Every TEST.EVAL_PERIOD iterations and at the end: write the backbone, check it, keep the best, write the card.
+    """Every TEST.EVAL_PERIOD iterations and at the end: write and check the backbone, keep the best, write the card.
 
-    It checks the file as it was written, so the score is that of what is kept.
+    The check reads the written file, so the score is that of the stored weights.
     """
 
     def __init__(self, cfg: CfgNode, model: Any, photos: int):
         """
         Args:
-            cfg: the training's.
-            model: with `vit`, the ViT to keep.
-            photos: that it learns from.
+            cfg: config of the training.
+            model: its attribute `vit` is the ViT to export.
+            photos: number of training photos.
         """
         self._cfg, self._model, self._photos = cfg, model, photos
         self._history: list[dict[str, float]] = []
@@ -169,11 +171,11 @@ class KeepBackbone(HookBase):
         self._begun = time.perf_counter()
 
     def state_dict(self) -> dict[str, Any]:
-        """The checks so far and the time that training took."""
+        """Checks so far and elapsed training time."""
         return {"history": json.dumps(self._history), "seconds": self._elapsed()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` gave."""
+        """Restore the state of `state_dict`."""
         self._history, self._seconds = json.loads(state["history"]), state["seconds"]
 
     def after_step(self) -> None:
@@ -206,7 +208,7 @@ class KeepBackbone(HookBase):
         if is_best:
             with open(last, "rb") as source, atomic_writer(os.path.join(folder, BEST)) as best:
                 shutil.copyfileobj(source, best)
-        # The time of the check is no training.
+        # The check does not count as training time.
         self._begun = time.perf_counter() - (seconds - self._seconds)
         write_json(os.path.join(folder, CARD), self._card(architecture))
 
@@ -245,14 +247,14 @@ class KeepBackbone(HookBase):
 
 
 def _rank(entry: dict[str, float]) -> float:
-    """What "best" means: the near AUC, or, without a check, the iteration."""
+    """Sort key of "best": the near AUC, or, without a check, the iteration."""
     value = entry.get("near_auc", entry["iteration"])
     return -math.inf if math.isnan(value) else value
 
 
 @contextmanager
 def _quiet(name: str) -> Iterator[None]:
-    """One logger's information left out for a while."""
+    """Silence the info messages of a logger."""
     quiet = logging.getLogger(name)
     level = quiet.level
     quiet.setLevel(logging.WARNING)

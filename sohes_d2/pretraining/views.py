@@ -17,38 +17,38 @@ from ..data.training.views import StrongView
 
 
 def list_photos(sources: Sequence[str]) -> list[dict[str, Any]]:
-    """Detectron2 dicts ``{"file_name": path}`` of all sources, in their order.
+    """List the photos of all sources, in order, as Detectron2 dicts ``{"file_name": path}``.
 
     Args:
-        sources: each as `read_image_list` takes it: a folder (with sub-folders), a list of paths, or a COCO file, whose
+        sources: inputs of `read_image_list`: folders (with sub-folders), lists of paths, or COCO files, whose
             annotations are not read.
 
     Raises:
-        InputError: a source that names nothing usable.
+        InputError: a source without usable photos.
     """
     return [{"file_name": item.path} for source in sources for item in read_image_list(source)]
 
 
 class PhotoStore:
-    """Reads photos, shrinks them, and keeps them decoded as long as there is room.
+    """Reads and downsizes photos, and caches the decoded ones up to a memory limit.
 
-    Decoding costs more than all else that is done to a small photo, and every epoch needs it again.
+    Decoding dominates the cost of a small photo, and every epoch repeats it.
     """
 
     def __init__(self, side: int, megabytes: int):
         """
         Args:
-            side: pixels; photos whose shorter side is longer are shrunk to it; 0: none is.
-            megabytes: of memory for decoded photos, in each process that reads them.
+            side: photos with a longer shorter side are downsized to it, in pixels; 0: never.
+            megabytes: size of the cache of decoded photos, per reading process.
         """
         self._side = side
         self._cache = ArrayCache(megabytes)
 
     def __call__(self, path: str) -> np.ndarray:
-        """The photo as (H, W, 3) uint8 RGB, not to be written to.
+        """Return the photo as (H, W, 3) uint8 RGB; do not modify it.
 
         Raises:
-            InputError: it cannot be read.
+            InputError: the file cannot be read.
         """
         (image,) = self._cache.get(path, lambda: (_shrunk(read_photo({"file_name": path}), self._side),))
         return image
@@ -64,14 +64,14 @@ def _shrunk(image: np.ndarray, side: int) -> np.ndarray:
 
 
 _ASPECTS = (3 / 4, 4 / 3)  # width over height of a crop before it is resized to a square
-_ATTEMPTS = 20  # at a second global crop that overlaps the first
+_ATTEMPTS = 20  # to draw a second global crop that overlaps the first
 
 
 class MultiCrop:
-    """From a photo's record to two large ("global") and several small ("local") square views.
+    """Maps a photo's record to two large ("global") and several small ("local") square views.
 
-    The two global views overlap, so that there are places that both show. All chance comes from numpy's global
-    generator, which the training stream seeds for each sample.
+    The two global views overlap. All randomness comes from numpy's global generator, which the training stream seeds
+    for each sample.
     """
 
     @configurable
@@ -89,17 +89,17 @@ class MultiCrop:
     ):
         """
         Args:
-            read: from a path to (H, W, 3) uint8 RGB.
+            read: reads a path as (H, W, 3) uint8 RGB.
             global_size: side of the two global views in pixels.
-            global_scale: their area as a share of the photo's, from and to.
-            local_count: local views.
+            global_scale: smallest and largest area of a global view as a share of the photo.
+            local_count: number of local views.
             local_size: side of a local view in pixels.
             local_scale: as ``global_scale``.
-            min_overlap: share of the smaller global view that the other shows, too.
-            appearance: what changes the pixels of each view; None: nothing does.
+            min_overlap: smallest share of the smaller global view that the other one covers.
+            appearance: colour augmentation of each view; None: none.
 
         Raises:
-            ValueError: a share outside of (0, 1] or in the wrong order.
+            ValueError: a share outside (0, 1] or in the wrong order.
         """
         for key, scale in (("GLOBAL_SCALE", global_scale), ("LOCAL_SCALE", local_scale)):
             if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
@@ -139,8 +139,8 @@ class MultiCrop:
             record: with "file_name".
 
         Returns:
-            "global": (2, 3, S, S) uint8, "local": (L, 3, s, s) uint8, and of the global views "boxes": (2, 4) float32
-            (y0, x0, y1, x1) in pixels of the photo, and "flips": (2,) bool, mirrored left to right.
+            "global": (2, 3, S, S) uint8; "local": (L, 3, s, s) uint8; "boxes": (2, 4) float32, the global views as
+            (y0, x0, y1, x1) in pixels of the photo; "flips": (2,) bool, global views mirrored left to right.
 
         Raises:
             InputError: the photo cannot be read.
@@ -184,9 +184,9 @@ class MultiCrop:
 
 
 def sample_box(size: tuple[int, int], scale: Sequence[float], rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """A random box (y0, x0, y1, x1) in an image of ``size`` (H, W) whose area is a share in ``scale`` of it.
+    """Sample a box (y0, x0, y1, x1) in an image of ``size`` (H, W) whose area is a share in ``scale`` of the image.
 
-    Its sides are cut to the image's, so that of a narrow photo the share may come out smaller.
+    Sides are clipped to the image, so the share may be smaller in a narrow photo.
     """
     area = rng.uniform(scale[0], scale[1]) * size[0] * size[1]
     aspect = np.exp(rng.uniform(*np.log(_ASPECTS)))

@@ -1,4 +1,4 @@
-"""The ViT that is pretrained: construction, and export as safetensors in timm's names."""
+"""Construction of the ViT to pretrain, and its export as safetensors with timm's key names."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 
 def build_vit(name: str, options: Mapping[str, Any], drop_path: float = 0.0) -> VisionTransformer:
-    """A ViT of timm for inputs of any size, with initial values.
+    """Build a randomly initialised timm ViT for inputs of any size.
 
     Args:
-        name: a VisionTransformer of timm; its tag gives the normalisation.
+        name: a VisionTransformer of timm; its tag selects the normalisation.
         options: more arguments of ``timm.create_model``, for example ``{"patch_size": 8, "depth": 4}``.
-        drop_path: of the last block.
+        drop_path: drop path rate of the last block.
 
     Raises:
-        ValueError: no such ViT, or options that do not fit it; the message names the config key.
+        ValueError: unknown ViT or invalid options; the message names the config key.
     """
     try:
         vit = timm.create_model(name, num_classes=0, dynamic_img_size=True, drop_path_rate=drop_path, **options)
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         raise ValueError(
             f"MODEL.VIT.NAME {name!r} with MODEL.VIT.OPTIONS {dict(options)} cannot be built ({error}); "
-            "timm.list_models('vit_*') lists what there is."
+            "timm.list_models('vit_*') lists the available ones."
         ) from error
     if not isinstance(vit, VisionTransformer) or not hasattr(vit, "pos_embed"):
         raise ValueError(f"MODEL.VIT.NAME {name!r} is a {type(vit).__name__} of timm, not a plain VisionTransformer.")
@@ -43,19 +43,19 @@ def build_vit(name: str, options: Mapping[str, Any], drop_path: float = 0.0) -> 
 
 
 def normalization(vit: VisionTransformer) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation (1, 3, 1, 1) of the ViT's input, for pixels in 0..255."""
+    """Input mean and standard deviation, (1, 3, 1, 1) each, for pixels in 0..255."""
     cfg: Any = vit.pretrained_cfg
     mean, std = (torch.tensor(cfg[key]).mul(255).view(1, 3, 1, 1) for key in ("mean", "std"))
     return mean, std
 
 
 def export_vit(vit: nn.Module, path: str, architecture: Mapping[str, Any], dtype: str = "float16") -> None:
-    """Write a ViT's weights, whole or not at all.
+    """Write a ViT's weights atomically.
 
     Args:
-        vit: of timm.
-        path: of the safetensors file; its folder is made.
-        architecture: json-ready, goes into the file's header: "name" and "options" of ``timm.create_model``.
+        vit: a timm ViT.
+        path: path of the safetensors file; its folder is created.
+        architecture: "name" and "options" of ``timm.create_model``, stored as json in the file's header.
         dtype: float32, float16 (half the size) or bfloat16.
 
     Raises:
@@ -69,5 +69,5 @@ def export_vit(vit: nn.Module, path: str, architecture: Mapping[str, Any], dtype
         raise ValueError(f"{', '.join(bad[:4])} is not finite in {dtype}; set PRETRAINING.OUTPUT_DTYPE float32.")
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     with atomic_writer(path) as file:
-        # A single entry, since several come in any order, and then equal weights would be unequal files.
+        # A single entry: the order of several is not fixed, and equal weights must give equal files.
         file.write(save(state, metadata={METADATA_KEY: json.dumps(architecture, sort_keys=True)}))

@@ -1,4 +1,4 @@
-"""One self-contained html page that shows the forests of a COCO file, or of two side by side."""
+"""Report: a self-contained html page that shows the forests of a COCO file, or of two files side by side."""
 
 from .build import ReportOptions, ReportSummary, write_report
 from .label_file import LabelFile, match_masks, read_label_file, read_metrics

@@ -1,4 +1,4 @@
-"""Make the page, an image at a time, so that only one photo and its masks are in memory."""
+"""Writing of the page, image by image, so that only one photo and its masks are in memory."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from .packing import embed_json, pack_forest
 from .page import data_element, page_parts
 from .photos import check_shape, pack_photo, photo_path, read_photo, shown_size
 
-# Numbers of entities that the page's slider offers, beside the one that it opens on.
+# Numbers of entities on the page's slider, in addition to the initial one.
 ENTITY_COUNTS = (1, 2, 3, 5, 10, 15, 20, 30, 50)
-BAR_DELAY = 1.0  # seconds until a progress bar appears, where there is a terminal
+BAR_DELAY = 1.0  # seconds until a progress bar appears on a terminal
 
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """What of the files goes into a page.
+    """Options of a page.
 
     Attributes:
-        max_images: the first so many images; 0 takes all.
-        max_side: longer side, in pixels, of the pictures in the page; smaller ones are not enlarged.
-        max_masks: the best-scored so many masks of an image; 0 takes all.
-        score_threshold: masks of lower score are left out; None takes all, whatever their scores mean.
-        title: of the page; the files' names by default.
-        entities: the page opens on so many entities of each image, see `Forest.select`; 0: on all masks.
+        max_images: number of images, from the first; 0: all.
+        max_side: longer side of the pictures in the page, in pixels; smaller ones are not enlarged.
+        max_masks: number of best-scored masks per image; 0: all.
+        score_threshold: masks with a lower score are dropped; None: keep all.
+        title: title of the page; the file names by default.
+        entities: initial number of entities per image, see `Forest.select`; 0: all masks.
     """
 
     max_images: int = 0
@@ -49,17 +49,17 @@ class ReportOptions:
 
 @dataclass
 class ReportSummary:
-    """What came of a page.
+    """Summary of a page.
 
     Attributes:
-        images: in the page, with or without their photo.
-        masks: per file, in the page.
-        matched: pairs of masks, where two files are compared.
-        crowds: crowd regions that were left out.
-        missing: messages on photos that are shown as missing.
-        problems: messages on images and masks that could not be used as they are.
-        unmatched_images: images in the page that the second file lacks.
-        size: of the page, in bytes.
+        images: number of images in the page, with or without photo.
+        masks: number of masks in the page, per file.
+        matched: number of pairs of masks, if two files are compared.
+        crowds: number of skipped crowd regions.
+        missing: messages about photos that are shown as missing.
+        problems: messages about invalid images and masks.
+        unmatched_images: number of images in the page that are not in the second file.
+        size: size of the page in bytes.
     """
 
     images: int = 0
@@ -73,7 +73,7 @@ class ReportSummary:
 
     @property
     def complete(self) -> bool:
-        """Whether everything could be shown as the files have it."""
+        """Whether everything could be shown unchanged."""
         return not self.missing and not self.problems
 
 
@@ -85,18 +85,18 @@ def write_report(
     metrics: list[dict[str, Any]] | None = None,
     options: ReportOptions | None = None,
 ) -> ReportSummary:
-    """Write one self-contained html file. It appears under its name when it is complete.
+    """Write a self-contained html file, atomically.
 
     Args:
         output: the file to write; replaced if it exists.
         file: the labels to show.
-        images: folder that the labels' file names are relative to.
+        images: base folder of the file names in the labels.
         other: labels to show beside them.
         metrics: from :func:`read_metrics`.
-        options: what of them to show.
+        options: see `ReportOptions`.
 
     Returns:
-        Counts, and what could not be shown.
+        Counts, and messages about content that could not be shown.
 
     Raises:
         InputError: the two files have no image in common.
@@ -107,7 +107,7 @@ def write_report(
     names = names_of(label_files)
     pairs = match_images(file, other) if other is not None else {}
     if other is not None and not any(v is not None for v in pairs.values()):
-        raise InputError(f"{other.path} has no image in common with {file.path}; give the right pair of files")
+        raise InputError(f"{other.path} has no image in common with {file.path}; pass a matching pair of files")
     chosen = list(file.images)[: options.max_images or None]
     summary = ReportSummary(masks=[0] * len(label_files))
     title = options.title or " and ".join(names)
@@ -151,7 +151,7 @@ def _write_image(
     folder: str | Path,
     options: ReportOptions,
 ) -> dict[str, Any] | str:
-    """Write one image's data; returns its line of the index, or why there is nothing to show.
+    """Write one image's data; returns its entry of the index, or the reason why it cannot be shown.
 
     ``files`` are the names of the label files, the files, and the image's id in each.
     """
@@ -160,7 +160,7 @@ def _write_image(
     name = record.get("file_name", f"image {first_id}")
     size = _record_size(record) or _file_size(Path(folder), record)
     if size is None:
-        return f"{name!r} is left out: neither its record nor its file tells a usable height and width"
+        return f"{name!r} is skipped: neither its record nor its file has a usable height and width"
     shown = shown_size(size, options.max_side)
     photo, photo_problem = None, ""
     try:

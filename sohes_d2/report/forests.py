@@ -13,7 +13,7 @@ from ..structures.forest import Forest
 from ..visualization.colors import canonical_order
 from .label_file import LabelFile
 
-THETA_COVER = 0.9  # where a file has no parents, as in the labels of the first phase
+THETA_COVER = 0.9  # for files without parents, as in phase 1
 
 
 @dataclass
@@ -23,9 +23,9 @@ class ImageForest:
     Attributes:
         forest: from large to small masks.
         annotations: the record of each mask.
-        problems: what could not be used as it is, and what was done instead.
-        crowds: crowd regions, which are not entities and are left out.
-        by_coverage: whether the parents were read off the masks, for lack of usable ones in the file.
+        problems: invalid records, and what was done instead.
+        crowds: number of skipped crowd regions.
+        by_coverage: whether parents were computed from the masks, for lack of usable ones in the file.
     """
 
     forest: Forest
@@ -42,14 +42,14 @@ def image_forest(
     score_threshold: float | None = None,
     max_masks: int = 0,
 ) -> ImageForest:
-    """The forest of an image. A broken mask is left out and its children go to the next ancestor.
+    """The forest of an image. An invalid mask is skipped and its children move to the next ancestor.
 
     Args:
         file: the labels.
-        image_id: of the image, in that file.
+        image_id: id of the image in that file.
         size: (H, W) of the image.
-        score_threshold: masks of lower score are left out; None takes all.
-        max_masks: at most so many of the best scores are taken; 0 takes all.
+        score_threshold: masks with a lower score are dropped; None: keep all.
+        max_masks: number of best-scored masks to keep; 0: all.
     """
     annotations = file.by_image.get(image_id, [])
     problems = Problems()

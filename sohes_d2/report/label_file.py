@@ -1,4 +1,4 @@
-"""Label files of a report, with distinguishable names."""
+"""Label files of a report, with distinct display names."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def read_label_file(path: str | Path, results_allowed: bool = False) -> LabelFil
     file = LabelFile.read(path, results_allowed=results_allowed)
     if not file.images and not file.is_result_list:
         raise InputError(f"{path} has no images, so there is nothing to show")
-    if len(file.categories) == 1:  # a single class, such as our "entity", says nothing of a mask
+    if len(file.categories) == 1:  # a single class, such as "entity", carries no information
         file.categories = {}
     return file
 
 
 def names_of(files: Sequence[LabelFile]) -> list[str]:
-    """The names of files, with as many of their folders as tell them apart: "a/labels.json" and "b/labels.json"."""
+    """File names, with as many parent folders as needed to be unique: "a/labels.json" and "b/labels.json"."""
     parts = [Path(file.path).parts for file in files]
     names: list[str] = []
     for count in range(1, max(map(len, parts)) + 1):
@@ -47,9 +47,10 @@ MATCH_IOU = 0.5
 
 
 def match_masks(a: Sequence[RLE], b: Sequence[RLE], min_iou: float = MATCH_IOU) -> list[tuple[int, int, float]]:
-    """Pairs (index in ``a``, index in ``b``, IoU), best first; each mask is in one pair at most.
+    """Greedy one-to-one matching by descending IoU, down to ``min_iou``.
 
-    The pair of the highest IoU is taken first, then the highest of the rest, down to ``min_iou``.
+    Returns:
+        Pairs (index in ``a``, index in ``b``, IoU), best first.
     """
     overlaps = iou_matrix(a, b)
     rows, columns = np.nonzero(overlaps >= min_iou)
@@ -64,10 +65,10 @@ def match_masks(a: Sequence[RLE], b: Sequence[RLE], min_iou: float = MATCH_IOU) 
 
 
 def match_images(file: LabelFile, other: LabelFile) -> dict[Any, Any]:
-    """Image id of ``file`` -> that of ``other``, or None where it has no such image.
+    """Map image ids of ``file`` to those of ``other``, or None if it has no such image.
 
-    By file name, or by its last part where that finds more and is unique in both files. Only where a file has no names,
-    such as a list of results, do equal ids mean the same image: every tool counts its images from 1.
+    By file name, or by base name if that matches more images and is unique in both files. Ids are compared only if a
+    file has no names, such as a result list, since every tool counts its images from 1.
     """
     try:
         return matching.match_images(file, other)[0]
@@ -79,17 +80,17 @@ _Metric = Union[float, None, list[list[float]]]
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """Groups of numbers for the page.
+    """Read groups of metrics for the page.
 
     Args:
         path: a json object of numbers, null (undefined) and matrices; names may have a group before a slash
-            ("segm/AR@1000"), and objects may be nested, which means the same.
+            ("segm/AR@1000"), or be in nested objects.
 
     Returns:
         Per group ``title``, ``rows`` of [name, number or None], and ``matrices`` of [name, rows of numbers].
 
     Raises:
-        InputError: the file is missing, no json, or holds nothing of the kind.
+        InputError: the file is missing, not json, or has no numbers.
     """
     content = read_json(path)
     if not isinstance(content, dict):
@@ -108,7 +109,7 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
             group["matrices"].append([short, found])
     result = [group for group in groups.values() if group["rows"] or group["matrices"]]
     if not result:
-        raise InputError(f"{path} holds no numbers; give the file that sohes evaluate --output wrote")
+        raise InputError(f"{path} has no numbers; pass the file written by sohes evaluate --output")
     return result
 
 

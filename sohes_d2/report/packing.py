@@ -1,4 +1,4 @@
-"""Forests as compact json: run lengths stay compressed, and are decoded by the page for the image that is shown."""
+"""Forests as compact json: run lengths stay compressed, and the page decodes those of the shown image."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ..visualization.colors import forest_colors
 from ..visualization.shapes import scaled_shape
 from .forests import ImageForest
 
-# COCO's run lengths use the 64 characters from "0" to "o". Two of them cost several characters each inside json inside
-# html; the page reads their stand-ins. A space, which is none of them, separates the masks.
+# COCO's run lengths use the 64 characters from "0" to "o". Two of them need escapes in json inside html, so they are
+# replaced; the page reverts this. A space, which is not one of the 64, separates the masks.
 COUNTS_TO_PAGE = bytes.maketrans(b"<\\", b"pq")
 SEPARATOR = " "
 
@@ -22,13 +22,13 @@ def embed_json(value: Any) -> str:
     """Json that is safe inside a ``<script>`` element: ASCII, and no "<" that could end it or open a comment.
 
     Raises:
-        ValueError: a number that json does not have (NaN, infinity).
+        ValueError: a number is NaN or infinite.
     """
     return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
 def pack_masks(masks: Sequence[RLE], size: tuple[int, int]) -> str:
-    """The run lengths of masks, brought to (H, W) ``size``, as one text. No mask vanishes, however small."""
+    """The run lengths of masks, scaled to (H, W) ``size``, as one text. Small masks keep at least one pixel."""
     packed = []
     for rle in masks:
         if tuple(rle["size"]) != size:
@@ -41,17 +41,17 @@ def pack_masks(masks: Sequence[RLE], size: tuple[int, int]) -> str:
 def pack_forest(
     image: ImageForest, size: tuple[int, int], categories: dict[Any, str], counts: Sequence[int] = ()
 ) -> dict[str, Any]:
-    """One image of one file for the page.
+    """Data of one image of one file for the page.
 
     Args:
         image: its forest, from large to small masks.
         size: (H, W) of the picture in the page.
-        categories: names to label masks with; may be empty.
+        categories: class names of masks; may be empty.
         counts: numbers of entities to select.
 
     Returns:
         ``ids``, ``parents`` (-1 = whole), ``scores``, ``areas`` (share of the image), ``colors`` (six hexadecimal
-        digits per mask), ``labels`` and ``sources`` (texts, or None where no mask has one), ``counts``, ``problems``;
+        digits per mask), ``labels`` and ``sources`` (texts, or None if no mask has one), ``counts``, ``problems``;
         ``selections``, for each of ``counts`` the indices that `Forest.select` keeps, ``collapsed``, those that
         `Forest.collapse` keeps, and ``maxChildArea`` of a part among these.
     """

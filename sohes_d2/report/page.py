@@ -8,7 +8,7 @@ import html
 from importlib.resources import files
 from string import Template
 
-# In the order of their use; they share one scope.
+# In loading order; they share one scope.
 SCRIPTS = (
     "runs.js",
     "contour.js",
@@ -26,10 +26,10 @@ _DATA_MARK = "<!-- data -->"
 
 
 def page_parts(title: str) -> tuple[str, str]:
-    """The page before and after its data, which go in as :func:`data_element` texts.
+    """The parts of the page before and after its data, which are inserted as :func:`data_element` texts.
 
-    The policy admits this style and this script by their checksums and nothing else: no network, no other script, even
-    if a name from a file should end up as markup.
+    The content security policy allows only this style and script, by their checksums: no network and no other script,
+    even if a name from a file were interpreted as markup.
     """
     style = _asset("style.css")
     script = '"use strict";\n(() => {\n' + "\n".join(_asset(name) for name in SCRIPTS) + "\n})();\n"
@@ -52,7 +52,7 @@ def page_parts(title: str) -> tuple[str, str]:
 
 
 def data_element(element_id: str, content: str) -> str:
-    """An element that holds json from :func:`packing.embed_json`; browsers do not run it."""
+    """An element with json from :func:`packing.embed_json`, which browsers do not execute."""
     return f'<script type="application/json" id="{element_id}">{content}</script>\n'
 
 

@@ -1,4 +1,4 @@
-"""Photos of a report: read from their folder only, resized and encoded."""
+"""Photos of a report: read only from their folder, resized and encoded."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from ..visualization.overlay import resize
 # WebP needs half the bytes of JPEG; a build of Pillow without it is rare.
 FORMAT = "WEBP" if features.check("webp") else "JPEG"
 QUALITY = 82
-THUMBNAIL_SIDE = 160  # pixels of the longer side; shown at half of it, for screens of twice the density
+THUMBNAIL_SIDE = 160  # pixels of the longer side; shown at half the size, for high-density screens
 THUMBNAIL_QUALITY = 70
-# A photo may have another size than its labels as long as it has their shape.
+# A photo may have another size than its labels if the aspect ratio differs by at most this.
 ASPECT_TOLERANCE = 0.02
 
 
@@ -33,17 +33,17 @@ class PackedPhoto:
 
 
 def photo_path(folder: Path, file_name: Any) -> Path:
-    """Where an image's file lies. A name from a json file never leads out of the folder.
+    """Path of an image file. Names from a json file cannot point outside the folder.
 
     Raises:
-        InputError: the name is not text, is absolute (on any system), or climbs with "..".
+        InputError: the name is not text, is absolute (on any system), or contains "..".
     """
     if not isinstance(file_name, str) or not file_name or "\0" in file_name:
         raise InputError(f"the file name {file_name!r} is not a name; give each image its path below --images")
     for path in (PurePosixPath(file_name), PureWindowsPath(file_name)):
         if path.drive or path.root or ".." in path.parts:
             raise InputError(
-                f"the file name {file_name!r} leads out of the images folder and was not opened; write names relative "
+                f"the file name {file_name!r} points outside the images folder and was not opened; use names relative "
                 "to --images, without '..'"
             )
     return folder / file_name
@@ -53,7 +53,7 @@ def read_photo(folder: Path, file_name: Any) -> np.ndarray:
     """(H, W, 3) uint8 RGB of an image inside the folder.
 
     Raises:
-        InputError: it leads out of the folder, is missing or broken.
+        InputError: the file is outside the folder, missing or damaged.
     """
     try:
         return read_image(photo_path(folder, file_name))
@@ -62,16 +62,16 @@ def read_photo(folder: Path, file_name: Any) -> np.ndarray:
 
 
 def check_shape(photo: np.ndarray, size: tuple[int, int]) -> None:
-    """Verify that masks of (H, W) ``size`` fit a photo, which may be a larger or smaller copy.
+    """Check that a photo has the aspect ratio of its labels, of (H, W) ``size``; it may be a larger or smaller copy.
 
     Raises:
-        InputError: it has another shape.
+        InputError: another aspect ratio.
     """
     height, width = photo.shape[:2]
     if abs(height * size[1] - width * size[0]) > ASPECT_TOLERANCE * max(height * size[1], width * size[0]):
         raise InputError(
-            f"the photo is {height} x {width} (height x width), its labels are for {size[0]} x {size[1]}; give the "
-            "photos that the labels were made on"
+            f"the photo is {height} x {width} (height x width), its labels are for {size[0]} x {size[1]}; pass the "
+            "photos that were labeled"
         )
 
 
@@ -82,7 +82,7 @@ def shown_size(size: tuple[int, int], max_side: int) -> tuple[int, int]:
 
 
 def pack_photo(photo: np.ndarray, size: tuple[int, int]) -> PackedPhoto:
-    """A photo at (H, W) ``size`` and its thumbnail. Only pixels are kept, nothing that a camera noted beside them."""
+    """Encode a photo at (H, W) ``size`` and its thumbnail, without metadata."""
     full = resize(photo, size)
     thumbnail = resize(full, shown_size(size, THUMBNAIL_SIDE))
     return PackedPhoto(_data_address(full, QUALITY), _data_address(thumbnail, THUMBNAIL_QUALITY))

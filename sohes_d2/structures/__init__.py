@@ -1,1 +1,1 @@
-"""Ground floor: masks, forests and images, shared by every other part. No torch modules here."""
+"""Basic structures shared by all other packages: masks, forests and images. No torch modules."""

@@ -12,13 +12,13 @@ Index = Union[torch.Tensor, Sequence[int], slice, int]
 
 
 class AncestorMatrix:
-    """The ancestor relation among the N masks of one image (SOHES, section 3.2: what the ancestor head learns).
+    """Ancestor relation of the N masks of one image, the target of the ancestor head (SOHES, section 3.2).
 
-    The relation is the transitive closure of "parent of", so that it stays right when masks between two others are
-    dropped: that is why labels carry it instead of parents.
+    It is the transitive closure of "parent of". Labels carry it instead of parents because it stays valid when
+    intermediate masks are dropped.
 
     Attributes:
-        tensor: (N, N) bool, ``tensor[i, j]`` says that mask i is a proper ancestor of mask j.
+        tensor: (N, N) bool, ``tensor[i, j]``: mask i is a proper ancestor of mask j.
     """
 
     def __init__(self, tensor: torch.Tensor):
@@ -41,7 +41,7 @@ class AncestorMatrix:
         return f"AncestorMatrix({len(self)} masks, {int(self.tensor.sum())} pairs)"
 
     def __getitem__(self, item: Index) -> AncestorMatrix:
-        """The relation among the chosen masks, in the order they are chosen; one index gives a matrix of one mask.
+        """Select masks, in the given order; a single index gives a matrix of one mask.
 
         Raises:
             IndexError: an index out of range, or a bool mask of another length.
@@ -68,7 +68,7 @@ class AncestorMatrix:
 
     @staticmethod
     def cat(matrices: Sequence[AncestorMatrix]) -> AncestorMatrix:
-        """Put the masks of several matrices into one; masks of different matrices are unrelated (block-diagonal)."""
+        """Concatenate matrices block-diagonally: masks of different matrices are unrelated."""
         if not matrices:
             return AncestorMatrix(torch.zeros(0, 0, dtype=torch.bool))
         total = sum(len(matrix) for matrix in matrices)

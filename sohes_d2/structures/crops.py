@@ -1,7 +1,7 @@
 """Crop layers at inference, as in Segment Anything's automatic mask generator (Kirillov et al., 2023, appendix B).
 
-At the one size at which a model sees a whole photo, small entities have too few pixels. Layer k shows 2**k x 2**k
-overlapping crops as well, each at about that size.
+At the input size of a whole photo, small entities have too few pixels. Layer k adds 2**k x 2**k overlapping crops, each
+resized to about the same input size.
 """
 
 from __future__ import annotations
@@ -20,16 +20,15 @@ Box = tuple[int, int, int, int]  # y0, x0, y1, x1 in pixels, ends exclusive
 
 @dataclass(frozen=True)
 class CropLayers:
-    """Which crops of a photo a model sees, and which of their masks count.
+    """Crops of a photo for inference, and the filter of their masks.
 
     Attributes:
-        layers: number of layers of crops beside the whole photo; 0 for none.
-        overlap: share of a crop's side that the next crop shows, too, in [0, 1).
-        margin: a mask that comes this close to a side of its crop, in pixels of the model's input, is left out as cut,
-            unless that is a side of the photo; 0 keeps all.
-        nms_threshold: of two masks of a photo that overlap by more (IoU), the one of lower score is left out; in
-            (0, 1].
-        batch_size: crops that the model sees at once.
+        layers: number of crop layers in addition to the whole photo; 0 for none.
+        overlap: share of a crop's side that overlaps with the next crop, in [0, 1).
+        margin: masks closer than this to a side of their crop, in pixels of the model's input, are dropped as cut,
+            unless it is also a side of the photo; 0 keeps all.
+        nms_threshold: NMS threshold (IoU) over the masks of a photo, in (0, 1].
+        batch_size: crops per batch.
     """
 
     layers: int = 0
@@ -53,7 +52,7 @@ class CropLayers:
 
     @classmethod
     def from_config(cls, cfg: Any) -> CropLayers:
-        """As ``cfg.TEST.CROPS`` says.
+        """Read ``cfg.TEST.CROPS``.
 
         Raises:
             ValueError: a setting out of range.
@@ -62,11 +61,11 @@ class CropLayers:
 
     @property
     def scale(self) -> float:
-        """Side of the prepared image over that of the whole photo as the model sees it, so that no crop is enlarged."""
+        """Side of the prepared image divided by the input size of the whole photo, such that no crop is enlarged."""
         return self._ratio(self.layers)
 
     def _ratio(self, layer: int) -> float:
-        """Side of the photo over the side of a crop of that layer."""
+        """Side of the photo divided by the side of a crop of that layer."""
         count = 2**layer
         return count - (count - 1) * self.overlap
 
@@ -77,8 +76,8 @@ class CropLayers:
             size: (H, W) of the prepared image.
 
         Returns:
-            The (h, w) at which the model sees every crop; and ``layers + 1`` lists of 4**layer crops of the prepared
-            image, row by row. The crops of a layer have one size, and together they cover the image.
+            The input size (h, w) of all crops; and ``layers + 1`` lists of 4**layer boxes in the prepared image, row by
+            row. The crops of a layer have equal size and cover the image.
         """
         seen = (max(1, round(size[0] / self.scale)), max(1, round(size[1] / self.scale)))
         layers = []
@@ -89,16 +88,16 @@ class CropLayers:
         return seen, layers
 
     def place(self, masks: Sequence[RLE], window: Box, photo_size: Size, seen: Size) -> tuple[np.ndarray, list[RLE]]:
-        """The masks of a crop as masks of the photo, without those that the crop cuts.
+        """Convert the masks of a crop to masks of the photo, without those cut by the crop.
 
         Args:
             masks: N RLEs of the window's size.
             window: the crop in the photo.
             photo_size: (H, W).
-            seen: (h, w) at which the model saw the crop.
+            seen: (h, w) input size of the crop.
 
         Returns:
-            (M,) indices of the masks that are left, and these as RLEs of ``photo_size``.
+            (M,) indices of the remaining masks, and their RLEs of ``photo_size``.
         """
         y0, x0, y1, x1 = window
         height, width = y1 - y0, x1 - x0
@@ -117,7 +116,7 @@ NO_CROPS = CropLayers()
 
 
 def window_of(box: Box, size: Size, photo_size: Size) -> Box:
-    """A box of an image of ``size`` in the photo of ``photo_size``, in whole pixels, of which it has at least one."""
+    """Scale a box from an image of ``size`` to a photo of ``photo_size``, in whole pixels, at least one."""
     y0, y1 = _scaled(box[0], box[2], photo_size[0] / size[0], photo_size[0])
     x0, x1 = _scaled(box[1], box[3], photo_size[1] / size[1], photo_size[1])
     return y0, x0, y1, x1
@@ -129,5 +128,5 @@ def _scaled(start: int, end: int, factor: float, side: int) -> tuple[int, int]:
 
 
 def _starts(side: int, crop: int, count: int) -> list[int]:
-    """Where ``count`` crops start that are spread evenly over a side, the last one ending with it."""
+    """Starts of ``count`` crops spread evenly over a side; the last one ends with the side."""
     return [round(k * (side - crop) / max(1, count - 1)) for k in range(count)]

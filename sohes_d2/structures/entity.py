@@ -1,4 +1,4 @@
-"""Masks of a forest: one with its relatives, and the selection of some by number, score and depth."""
+"""Entity: one mask of a forest, with its parent and children; selection of masks by number, score and depth."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 class Entity:
-    """A mask of a `Forest`: a view, which copies nothing.
+    """A view of one mask of a `Forest`, without copies.
 
     Attributes:
-        forest: the forest that it belongs to.
-        index: its place there.
+        forest: the forest of the mask.
+        index: its index in the forest.
     """
 
     __slots__ = ("forest", "index")
@@ -39,7 +39,7 @@ class Entity:
 
     @property
     def mask(self) -> np.ndarray:
-        """(H, W) bool, decoded anew at each use."""
+        """(H, W) bool, decoded at each access."""
         return decode_mask(self.rle)
 
     @property
@@ -65,12 +65,12 @@ class Entity:
 
     @property
     def depth(self) -> int:
-        """0 for a whole, 1 for a part, 2 and more for the parts of parts."""
+        """0 for a whole, 1 for a part, 2 or more for subparts."""
         return int(self.forest._depths[self.index])
 
     @property
     def name(self) -> str:
-        """Its path, such as "2.1.3": the third part of the first part of the second whole, larger ones first."""
+        """Path name such as "2.1.3": the third part of the first part of the second whole, by descending area."""
         return self.forest.names[self.index]
 
     @property
@@ -80,7 +80,7 @@ class Entity:
 
     @property
     def parent(self) -> Entity | None:
-        """What it is a part of; None for a whole."""
+        """Its parent; None for a whole."""
         parent = int(self.forest.parents[self.index])
         return None if parent == NO_PARENT else Entity(self.forest, parent)
 
@@ -91,7 +91,7 @@ class Entity:
 
     @property
     def chain(self) -> list[Entity]:
-        """From its whole down to itself."""
+        """The path from its whole down to itself."""
         chain = [self]
         while (parent := chain[-1].parent) is not None:
             chain.append(parent)
@@ -100,13 +100,13 @@ class Entity:
 
 @dataclass(frozen=True)
 class Selection:
-    """The options ``--entities``, ``--min-score`` and ``--max-depth`` of all tools, as a function of a forest.
+    """The options ``--entities``, ``--min-score`` and ``--max-depth`` of all commands, as a function of a forest.
 
     Attributes:
         entities: number of masks that explain a photo best (`Forest.select`); 0: all masks.
-        min_score: masks scored lower are left out; in [0, 1].
-        max_depth: deeper masks are left out, 0: wholes only; None: any depth. With ``entities``, these are the wholes.
-        parts: with ``entities``, whether what is inside of each is kept, too.
+        min_score: masks with a lower score are dropped; in [0, 1].
+        max_depth: deeper masks are dropped, 0: wholes only; None: any depth. With ``entities``, these are the wholes.
+        parts: with ``entities``, also keep the masks inside each.
         rules: thresholds of the selection; None: those of the forest.
     """
 
@@ -125,11 +125,11 @@ class Selection:
             raise ValueError(f"max_depth must be at least 0, got {self.max_depth}")
 
     def __bool__(self) -> bool:
-        """Whether anything is left out."""
+        """Whether any mask may be dropped."""
         return bool(self.entities or self.min_score > 0 or self.max_depth is not None)
 
     def __call__(self, forest: Forest) -> Forest:
-        """The selected part of a forest."""
+        """Return the selected masks of a forest."""
         if self.min_score > 0:
             forest = forest.filter(min_score=self.min_score)
         if self.entities:

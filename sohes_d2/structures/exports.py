@@ -16,8 +16,8 @@ from .masks import decode_mask, decode_masks
 if TYPE_CHECKING:
     from .forest import Forest
 
-_ALPHA = 0.5  # of a mask over the photo
-_GOLDEN = 0.618034  # of a turn: hues so far apart never meet again
+_ALPHA = 0.5  # opacity of a mask over the photo
+_GOLDEN = 0.618034  # step between hues, as a share of the colour circle: hues never repeat
 _HTML_SIDE = 480  # pixels of the longer side in a notebook
 _HTML_ROWS = 10
 
@@ -28,7 +28,7 @@ def to_numpy(forest: Forest) -> np.ndarray:
 
 
 def to_pandas(forest: Forest) -> Any:
-    """A DataFrame, a row per mask, indexed by path name."""
+    """A DataFrame with a row per mask, indexed by path name."""
     pandas = _library("pandas")
     boxes = forest.boxes.astype(np.int64)
     names = forest.names
@@ -66,7 +66,7 @@ def to_supervision(forest: Forest) -> Any:
 
 
 def to_sam(forest: Forest) -> list[dict[str, Any]]:
-    """Dicts as ``SamAutomaticMaskGenerator.generate`` returns them, by falling area as there."""
+    """Dicts in the format of ``SamAutomaticMaskGenerator.generate``, by descending area."""
     height, width = forest.image_size
     records = []
     for k in np.argsort(-forest.areas, kind="stable"):
@@ -87,7 +87,7 @@ def to_sam(forest: Forest) -> list[dict[str, Any]]:
 
 
 def _point_inside(mask: np.ndarray) -> list[float]:
-    """[x, y] of the pixel of a mask that is nearest to its centre; zeros for an empty one."""
+    """[x, y] of the mask pixel nearest to the centre of the mask; zeros for an empty mask."""
     ys, xs = np.nonzero(mask)
     if not len(ys):
         return [0.0, 0.0]
@@ -96,7 +96,7 @@ def _point_inside(mask: np.ndarray) -> list[float]:
 
 
 def plot(forest: Forest, photo: np.ndarray | None, max_depth: int | None, names: bool) -> Image.Image:
-    """The photo under its masks, parts in other shades above their wholes."""
+    """Draw the masks over the photo, parts in other shades on top of their wholes."""
     if photo is None:
         photo = np.full((*forest.image_size, 3), 128, np.uint8)
     if photo.shape[:2] != forest.image_size:

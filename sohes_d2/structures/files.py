@@ -1,7 +1,7 @@
-"""The one writer: files appear whole or not at all, and folders belong to one run at a time.
+"""Atomic writing of files, and locks that give a folder to one run at a time.
 
-A file is written under a temporary name beside its place, flushed to disk and renamed, so that a kill, a full disk or a
-power cut at any moment leaves the older file or the new one, never a part. Errors of the disk become `OutputError`.
+A file is written under a temporary name in the same folder, flushed to disk and renamed, so a kill, a full disk or a
+power cut leaves the old file or the new one, never a part of it. Disk errors become `OutputError`.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ except ImportError:  # not a posix system
 
 TEMPORARY = ".tmp"  # suffix of a file in progress
 _LOCK, _GATE = ".{}.lock", ".gate.lock"
-_GATE_SECONDS = 60.0  # it is held for the time that a folder takes to open
+_GATE_SECONDS = 60.0  # the gate is held only while a folder is opened
 
-_ROOM = "free some space there and run the command again; what was written before is as it was"
+_ROOM = "free some space there and run the command again; earlier files are unchanged"
 _PERMISSION = "choose another place, or change its permissions"
 _REMEDIES = {
     errno.ENOSPC: _ROOM,
     errno.EDQUOT: _ROOM,
     errno.EFBIG: "the file system or a limit (ulimit -f) allows no file of this size",
-    errno.EIO: "the disk or network drive does not work as it should; choose another place",
+    errno.EIO: "the disk or network drive reports an error; choose another place",
     errno.EACCES: _PERMISSION,
     errno.EPERM: _PERMISSION,
     errno.EROFS: _PERMISSION,
-    errno.ENOENT: "its folder is not there (any more)",
+    errno.ENOENT: "its folder does not exist (any more)",
     errno.EISDIR: "a folder is in the way",
     errno.ENOTDIR: "a file is in the way of its folder",
 }
@@ -46,10 +46,10 @@ _REMEDIES = {
 
 @contextmanager
 def output_errors(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Errors of the disk within, as errors of writing ``path``.
+    """Context manager that turns disk errors into errors of writing ``path``.
 
     Raises:
-        OutputError: in place of any OSError.
+        OutputError: instead of any OSError.
     """
     try:
         yield
@@ -61,17 +61,15 @@ def output_errors(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 class atomic_writer:
-    """``with atomic_writer(path) as file``: binary writing that appears under ``path`` as a whole, on disk, or not at
-    all.
+    """``with atomic_writer(path) as file``: write a binary file atomically and flush it to disk.
 
-    A killed process leaves a file with the suffix ``.tmp``, which the next writing of ``path`` takes over. Processes
-    that write one path at the same time wait for one another where the file system has locks; elsewhere they must give
-    themselves different ``writer`` names. A symbolic link stays one, and an irregular file (a pipe, /dev/stdout)
-    is written to as it is.
+    A killed process leaves a file with the suffix ``.tmp``, which the next write of ``path`` reuses. Processes that
+    write the same path wait for one another if the file system has locks; otherwise they need different ``writer``
+    names. A symbolic link is kept, and an irregular file (a pipe, /dev/stdout) is written directly.
 
     Raises:
-        OutputError: the file cannot be written; the older one is as it was. Also where a library that was given the
-            file hides the error in one of its own.
+        OutputError: the file cannot be written; the old one is unchanged. Also raised if a library that writes to the
+            file hides the error.
     """
 
     def __init__(self, path: str | os.PathLike[str], writer: str = ""):
@@ -118,7 +116,7 @@ class atomic_writer:
 
 
 class _RawFile(io.FileIO):
-    """Remembers the error of a write, which libraries that write to a file do not always hand on."""
+    """Stores the error of a write, because some libraries do not propagate it."""
 
     failure: OSError | None = None
 
@@ -131,7 +129,7 @@ class _RawFile(io.FileIO):
 
 
 def _open_temporary(path: str) -> _RawFile:
-    """An empty file, locked until it is closed; waits for the process that has it."""
+    """Open an empty file, locked until it is closed; waits for another process that holds it."""
     while True:
         file = _RawFile(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666), "wb")
         try:
@@ -143,15 +141,15 @@ def _open_temporary(path: str) -> _RawFile:
         except BaseException:
             file.close()
             raise
-        file.close()  # it was renamed while we waited
+        file.close()  # it was renamed during the wait
 
 
 def lock_file(file: IO[Any], wait: bool = True) -> bool:
-    """Whether a file is this process's alone now, until it is closed. True, too, on a file system without locks.
+    """Lock a file until it is closed; returns whether that succeeded. Also True on a file system without locks.
 
     Args:
-        file: opened.
-        wait: for the process that has it.
+        file: an open file.
+        wait: whether to wait for the process that holds it.
     """
     try:
         if fcntl is not None:
@@ -164,14 +162,14 @@ def lock_file(file: IO[Any], wait: bool = True) -> bool:
 
 
 def open_regular(path: str | os.PathLike[str], pipes: bool = False) -> BinaryIO:
-    """Open a file for reading. Files that are not regular are refused unopened: opening could block or have effects.
+    """Open a regular file for reading. Other files are refused unopened: opening could block or have side effects.
 
     Args:
-        path: of the file.
-        pipes: take a pipe, too. A pipe without a writer is empty.
+        path: path of the file.
+        pipes: also accept a pipe. A pipe without a writer is empty.
 
     Raises:
-        OSError: it cannot be opened; ``strerror`` says why.
+        OSError: the file cannot be opened; ``strerror`` gives the reason.
     """
 
     def is_file(found: os.stat_result) -> bool:
@@ -196,11 +194,11 @@ def open_regular(path: str | os.PathLike[str], pipes: bool = False) -> BinaryIO:
     except PermissionError as error:
         reason = f"no permission to {'list the folder' if os.path.isdir(path) else 'read the file'}"
         raise PermissionError(error.errno, reason, path) from error
-    raise OSError(errno.EINVAL, "no regular file (a pipe, socket or device)", path)
+    raise OSError(errno.EINVAL, "not a regular file (a pipe, socket or device)", path)
 
 
 def sync_folder(folder: str) -> None:
-    """Flush a folder's entries to disk, so that a rename or a new file survives a power cut."""
+    """Flush the entries of a folder to disk, so that a rename or a new file survives a power cut."""
     if os.name != "posix":  # other systems cannot open a folder
         return
     descriptor = os.open(folder or os.curdir, os.O_RDONLY)
@@ -211,12 +209,12 @@ def sync_folder(folder: str) -> None:
 
 
 def check_output(path: str | os.PathLike[str], folder: bool, option: str = "--output") -> None:
-    """Make sure that a file or folder can be written, before any work is done for it. Nothing is created.
+    """Check that an output file or folder can be written, before any work is done. Nothing is created.
 
     Args:
-        path: of the output; it may exist, as may the folders above it.
-        folder: whether it is to be a folder.
-        option: that named it, for the message.
+        path: path of the output; it and its parent folders may exist.
+        folder: whether the output is a folder.
+        option: the command line option, for the message.
 
     Raises:
         InputError: the path is blocked, or permission is missing.
@@ -226,32 +224,32 @@ def check_output(path: str | os.PathLike[str], folder: bool, option: str = "--ou
     wanted, kind = f"{option} {shown!r}", "folder" if folder else "file"
     try:
         if not path or "\0" in path:
-            raise InputError(f"{wanted} is no path; name a {kind}")
+            raise InputError(f"{wanted} is not a path; name a {kind}")
         if os.path.exists(path) and os.path.isdir(path) != folder:
             raise InputError(f"{wanted} is a {'file' if folder else 'folder'}; name a {kind} instead")
         existing = os.path.abspath(path)
         if not folder:
             existing = os.path.dirname(existing)
         with suppress(FileNotFoundError, NotADirectoryError):
-            os.lstat(path)  # raises where the name is too long
+            os.lstat(path)  # raises if the name is too long
         while not os.path.lexists(existing):
             existing = os.path.dirname(existing)
     except OSError as error:
         raise InputError(f"{wanted} cannot be written: {error.strerror}") from error
     if not os.path.isdir(existing):
-        raise InputError(f"{wanted} cannot be written: {existing!r} is no folder; choose another place")
+        raise InputError(f"{wanted} cannot be written: {existing!r} is not a folder; choose another place")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise InputError(f"{wanted} cannot be written: no permission to write into {existing!r}; choose another place")
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file, see `atomic_writer`."""
+    """Write a file atomically, see `atomic_writer`."""
     with atomic_writer(path) as file:
         file.write(data)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text in UTF-8, line ends as they are, see `atomic_writer`."""
+    """Write a text in UTF-8 with unchanged line ends, see `atomic_writer`."""
     write_bytes(path, text.encode("utf-8"))
 
 
@@ -260,13 +258,13 @@ def write_json(path: str | os.PathLike[str], value: Any, writer: str = "", inden
 
     Args:
         path: the file.
-        value: of json; numbers must be finite.
-        writer: as in `atomic_writer`.
-        indent: spaces a level; None for all on one line.
+        value: json value; numbers must be finite.
+        writer: see `atomic_writer`.
+        indent: spaces per level; None for a single line.
 
     Raises:
-        ValueError: a number that json does not have (NaN, infinity).
-        OutputError: as of `atomic_writer`.
+        ValueError: a number is NaN or infinite.
+        OutputError: see `atomic_writer`.
     """
     data = json.dumps(value, indent=indent, allow_nan=False).encode("ascii") + b"\n"
     with atomic_writer(path, writer) as file:
@@ -278,9 +276,9 @@ def write_picture(path: str | os.PathLike[str], picture: Any, kind: str, **optio
 
     Args:
         path: the file.
-        picture: of Pillow, or an array, (H, W, 3) uint8.
+        picture: a Pillow image, or an array (H, W, 3) uint8.
         kind: "PNG" or "JPEG".
-        options: of Pillow's ``save``.
+        options: options of Pillow's ``save``.
     """
     from PIL import Image
 
@@ -291,7 +289,7 @@ def write_picture(path: str | os.PathLike[str], picture: Any, kind: str, **optio
 
 
 class LineFile:
-    """Whole lines at the end of a file that may be there already. A last line that a kill cut off is taken away."""
+    """Appends whole lines to a new or existing file. An incomplete last line, left by a kill, is removed."""
 
     def __init__(self, path: str | os.PathLike[str]):
         """Open or create the file.
@@ -306,10 +304,10 @@ class LineFile:
             self._file.truncate(self._file.read().rfind(b"\n") + 1)  # whole lines only
 
     def append(self, lines: Iterable[str]) -> None:
-        """Add lines, without their line breaks, and flush them to disk: all of them, or none.
+        """Append lines (without line breaks) and flush them to disk: all or none.
 
         Raises:
-            OutputError: none was added.
+            OutputError: no line was added.
         """
         data = "".join(f"{line}\n" for line in lines).encode("utf-8")
         end = os.fstat(self._file.fileno()).st_size
@@ -328,30 +326,29 @@ class LineFile:
 
 
 def write_all(descriptor: int, data: bytes | bytearray) -> None:
-    """`os.write` until nothing is left."""
+    """Call `os.write` until all data is written."""
     left = memoryview(data)
     while left:
         left = left[os.write(descriptor, left) :]
 
 
 class FolderLock:
-    """The right to write into a folder, held until `release` or the end of the process, however that comes.
+    """Lock for writing to a folder, held until `release` or the end of the process.
 
-    Several jobs that share out one piece of work may hold it together (``job`` of ``jobs``); others are excluded.
-    It costs hidden files in the folder (``.gate.lock``, ``.job-0-of-1.lock``), which stay. On a file system without
-    locks it does nothing.
+    Several jobs of one split (``job`` of ``jobs``) may hold it together; others are excluded. It leaves hidden files in
+    the folder (``.gate.lock``, ``.job-0-of-1.lock``). On a file system without locks it does nothing.
     """
 
     def __init__(self, folder: str, job: int = 0, jobs: int = 1):
-        """Take the right, without any wait for the one who has it.
+        """Acquire the lock without waiting.
 
         Args:
-            folder: is made.
+            folder: folder to lock; created if missing.
             job: number of this job, from 0.
-            jobs: how many share the folder.
+            jobs: number of jobs that share the folder.
 
         Raises:
-            FolderBusyError: another process has it.
+            FolderBusyError: another process holds the lock.
             OutputError: the folder cannot be written to.
         """
         from filelock import BaseFileLock, FileLock, Timeout
@@ -371,17 +368,17 @@ class FolderLock:
                     self._lock.acquire(timeout=0)
             except Timeout as error:
                 raise FolderBusyError(
-                    f"{folder!r} is in use: another process is writing into it; wait for its end, stop it, or choose "
+                    f"{folder!r} is in use: another process is writing to it; wait until it ends, stop it, or choose "
                     "another folder"
                 ) from error
-            except NotImplementedError:  # raised by filelock where the file system has no locks
+            except NotImplementedError:  # raised by filelock if the file system has no locks
                 self._lock = None
 
     def release(self, remove: bool = False) -> None:
-        """Let others write into the folder.
+        """Release the lock.
 
         Args:
-            remove: also remove what the lock costs there, and the folder if nothing else is in it.
+            remove: also remove the lock files, and the folder if it is empty then.
         """
         if remove:
             with suppress(OSError):

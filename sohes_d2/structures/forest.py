@@ -1,4 +1,4 @@
-"""The one carrier of hierarchy: the masks of an image and who is inside whom, from clustering to json to model."""
+"""Forest: the masks of an image and their hierarchy, used from clustering to json to model."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ NO_LEVEL = -1
 
 
 class Forest:
-    """Masks of one image and their parents (SOHES, section 3: entities, their parts, the parts of these).
+    """Masks of one image with their parents: wholes, parts and subparts (SOHES, section 3).
 
-    >>> forest[0].mask, forest["2.1"].score             # by place, or by the path of names
+    >>> forest[0].mask, forest["2.1"].score             # by index or by path name
     >>> [entity.name for entity in forest.select(20)]   # the 20 entities that explain the photo best
 
-    A forest does not change: all methods give new ones.
+    Forests are immutable: all methods return new ones.
 
     Attributes:
         masks: N compressed RLEs, all of ``image_size``.
         parents: (N,) int64, index of the parent, -1 for a root. A root is a whole, its children are parts, and so on.
         scores: (N,) float32 in [0, 1].
-        levels: (N,) int64, index of the merging threshold at which a mask first stood; -1 where that has no meaning.
+        levels: (N,) int64, index of the merging threshold theta_merge at which a mask first appeared; -1 if undefined.
         sources: N strings, the step that found each mask ("global", "local", "model", ...).
         image_size: (H, W) in pixels.
-        photo: (H, W, 3) uint8 RGB, what `plot` draws on; None where it is not known.
-        file_name: of the photo; "" where it is not known.
+        photo: (H, W, 3) uint8 RGB, the background of `plot`; None if unknown.
+        file_name: file name of the photo; "" if unknown.
         rules: thresholds of `collapse` and `select`.
     """
 
@@ -93,13 +93,13 @@ class Forest:
         coverage: np.ndarray | None = None,
         **fields: Any,
     ) -> Forest:
-        """Read the hierarchy off the masks, see `hierarchy.parents_by_coverage`.
+        """Compute the hierarchy from the masks, see `hierarchy.parents_by_coverage`.
 
         Args:
             masks: N RLEs of ``image_size``.
             theta_cover: coverage in (0, 1].
-            max_child_area: share of its parent's area that a mask can take, in (0, 1].
-            coverage: (N, N) of `coverage_matrix`, where it is known already.
+            max_child_area: largest area of a mask as a share of its parent's area, in (0, 1].
+            coverage: (N, N) result of `coverage_matrix`, if already computed.
             fields: ``scores``, ``levels``, ``sources``, ``photo``, ``rules`` as in the constructor.
         """
         if coverage is None:
@@ -125,8 +125,8 @@ class Forest:
             probabilities: (N, N) in [0, 1], ``[i, j]`` = probability that i is an ancestor of j; the diagonal is
                 ignored.
             threshold: probability in [0, 1].
-            theta_cover: coverage in [0, 1]; 0 trusts the probabilities alone.
-            max_child_area: share of its parent's area that a mask can take, in (0, 1].
+            theta_cover: coverage in [0, 1]; 0: only the probabilities count.
+            max_child_area: largest area of a mask as a share of its parent's area, in (0, 1].
             fields: ``scores``, ``levels``, ``sources``, ``photo``, ``rules`` as in the constructor.
         """
         if np.shape(probabilities) != (len(masks), len(masks)):
@@ -141,17 +141,17 @@ class Forest:
     # Entities.
 
     def __getitem__(self, key: int | str | slice) -> Entity | list[Entity]:
-        """The entity at a place, or of a path name such as "2.1.3"; a list of them for a slice.
+        """The entity with an index or a path name such as "2.1.3"; a list of entities for a slice.
 
         Raises:
-            IndexError: no such place.
+            IndexError: index out of range.
             KeyError: no such name.
         """
         if isinstance(key, str):
             try:
                 return Entity(self, self._index_of_name[key])
             except KeyError:
-                raise KeyError(f"no entity is named {key!r}; names are paths such as '2.1', from '1' on") from None
+                raise KeyError(f"no entity is named {key!r}; names are paths such as '2.1', starting at '1'") from None
         if isinstance(key, slice):
             return [Entity(self, k) for k in range(len(self))[key]]
         return Entity(self, range(len(self))[key])
@@ -171,7 +171,7 @@ class Forest:
 
     @cached_property
     def names(self) -> list[str]:
-        """N path names such as "2.1.3": wholes and the parts of each are numbered from the largest on."""
+        """N path names such as "2.1.3": wholes, and the parts of each, are numbered from the largest."""
         return hierarchy.path_names(self.parents, np.lexsort((-self.scores, -self.areas)))
 
     @cached_property
@@ -192,18 +192,18 @@ class Forest:
         return [Entity(self, int(k)) for k in self.roots()]
 
     def at(self, x: float, y: float) -> list[Entity]:
-        """The chain under a point: from a whole down to the smallest mask that holds the pixel; empty where none does.
+        """The masks at a point, from a whole down to the smallest mask that contains the pixel; empty if there is none.
 
         Args:
             x, y: pixel, from 0.
 
         Raises:
-            ValueError: a point outside of the image.
+            ValueError: a point outside the image.
         """
         column, row = int(np.floor(x)), int(np.floor(y))
         height, width = self.image_size
         if not (0 <= column < width and 0 <= row < height):
-            raise ValueError(f"the point ({x}, {y}) is outside of an image of {width} x {height} pixels")
+            raise ValueError(f"the point ({x}, {y}) is outside an image of {width} x {height} pixels")
         pixel = encode_window(np.ones((1, 1), bool), (row, column), self.image_size)
         inside = np.flatnonzero(coverage_matrix([pixel], self.masks)[0] > 0) if len(self) else ()
         if not len(inside):
@@ -211,16 +211,16 @@ class Forest:
         return Entity(self, int(inside[np.argmin(self.areas[inside])])).chain
 
     def in_box(self, box: Sequence[float]) -> list[Entity]:
-        """The chain inside a box: from the mask that fits it best, down by the largest part to the smallest.
+        """The masks inside a box: the best match, then repeatedly its largest part.
 
-        Of the masks of which ``rules.theta_cover`` lies in the box, the first one is that whose own box has the
-        greatest IoU with it. Empty where no mask lies in the box.
+        Masks count as inside if the box covers ``rules.theta_cover`` of them. The best match is the one whose bounding
+        box has the highest IoU with ``box``. Empty if no mask is inside.
 
         Args:
             box: (x, y, width, height) in pixels.
 
         Raises:
-            ValueError: not four numbers, or a box without pixels of the image.
+            ValueError: not four numbers, or a box outside the image.
         """
         x, y, width, height = (float(v) for v in box)
         rows, columns = self.image_size
@@ -259,10 +259,10 @@ class Forest:
         return self._children[index]
 
     def depths(self) -> np.ndarray:
-        """(N,) int64: 0 for a whole, 1 for a part, 2 and more for subparts.
+        """(N,) int64: 0 for a whole, 1 for a part, 2 or more for subparts.
 
         Raises:
-            ValueError: the parents run in a circle.
+            ValueError: the parents run in a cycle.
         """
         return self._depths.copy()
 
@@ -271,10 +271,10 @@ class Forest:
         return hierarchy.ancestors_of(self.parents)
 
     def subset(self, keep: Sequence[int] | np.ndarray) -> Forest:
-        """The forest of some masks, each linked to its nearest kept ancestor: ancestors among them stay the same.
+        """The forest of a subset of the masks, each linked to its nearest kept ancestor.
 
         Args:
-            keep: (N,) bool, or indices in the wanted order without repetition.
+            keep: (N,) bool, or unique indices in the desired order.
         """
         keep = np.asarray(keep)
         index = np.flatnonzero(keep) if keep.dtype == bool else keep.astype(np.int64)
@@ -285,8 +285,8 @@ class Forest:
         return self._taken(index, hierarchy.linked_to_kept(self.parents, kept))
 
     def _taken(self, index: np.ndarray, parents: np.ndarray) -> Forest:
-        """The masks at ``index`` with ``parents``, (N,) indices of this forest's masks, all of them among ``index``."""
-        new_index = np.full(len(self) + 1, NO_PARENT)  # the last entry stands for "no parent", which -1 addresses
+        """The masks ``index`` with ``parents``, (N,) indices into this forest that are all in ``index``."""
+        new_index = np.full(len(self) + 1, NO_PARENT)  # the last entry, addressed by -1, means "no parent"
         new_index[index] = np.arange(len(index))
         return Forest(
             [self.masks[i] for i in index],
@@ -308,13 +308,13 @@ class Forest:
         max_area: float | None = None,
         keep: Callable[[Entity], bool] | None = None,
     ) -> Forest:
-        """The masks that pass all of these, each linked to its nearest ancestor that passes.
+        """Keep the masks that meet all conditions, each linked to its nearest kept ancestor.
 
         Args:
-            min_score: score in [0, 1].
-            max_depth: depth in this forest; None for any.
+            min_score: smallest score, in [0, 1].
+            max_depth: largest depth in this forest; None for any.
             min_area, max_area: pixels; None for any.
-            keep: more conditions, asked of the entities that pass the others.
+            keep: additional condition, called for the entities that meet the others.
         """
         passes = (self.scores >= min_score) & (self.areas >= min_area)
         if max_area is not None:
@@ -327,9 +327,9 @@ class Forest:
         return self.subset(passes)
 
     def collapse(self, rules: Rules | None = None) -> Forest:
-        """The forest that people see: one mask of those that say the same, disjoint wholes, few levels.
+        """Simplify the forest for display: no near-duplicates, disjoint wholes, few levels.
 
-        See `hierarchy.collapse`. Scores are compared, their scale does not matter.
+        See `hierarchy.collapse`. Only the order of the scores matters.
 
         Args:
             rules: thresholds; by default those of this forest.
@@ -345,7 +345,7 @@ class Forest:
         return np.flatnonzero(self._collapsed(self.rules)[0])
 
     def selected_indices(self, count: int, rules: Rules | None = None) -> np.ndarray:
-        """Indices of the masks that `select` keeps, by falling value."""
+        """Indices of the masks that `select` keeps, by descending value."""
         if count < 0:
             raise ValueError(f"count must be at least 0, got {count}")
         rules = rules or self.rules
@@ -356,19 +356,19 @@ class Forest:
         )
 
     def select(self, count: int, parts: bool = False, rules: Rules | None = None) -> Forest:
-        """The entities that explain the photo best: at most ``count`` masks, none of which overlaps another.
+        """Select the entities that explain the photo best: at most ``count`` masks without overlap.
 
-        The cut through the trees with the greatest sum of `hierarchy.entity_values`, exact where masks overlap only if
-        one is inside the other (`hierarchy.best_cut`); elsewhere the better of two that overlap stays and the rest is
-        chosen anew (`hierarchy.disjoint_cut`).
+        The cut through the trees with the largest sum of `hierarchy.entity_values`. It is exact if masks overlap only
+        when nested (`hierarchy.best_cut`); otherwise the better of two overlapping masks is kept and the rest is
+        selected again (`hierarchy.disjoint_cut`).
 
         Args:
             count: at least 0.
-            parts: also take what is inside of each, as `collapse` shows it; the entities are the roots then.
+            parts: also keep the masks inside each entity, simplified as by `collapse`; the entities become roots.
             rules: thresholds; by default those of this forest.
 
         Returns:
-            The entities by falling value, as wholes; with ``parts``, their parts after them.
+            The entities as wholes, by descending value; with ``parts``, followed by their parts.
         """
         rules = rules or self.rules
         chosen = self.selected_indices(count, rules)
@@ -406,11 +406,11 @@ class Forest:
 
     @classmethod
     def from_coco(cls, annotations: Sequence[dict[str, Any]], image_size: tuple[int, int]) -> Forest:
-        """The forest of one image's COCO annotations; those without ``parent_id`` are roots, without ``score`` certain.
+        """The forest of one image's COCO annotations; without ``parent_id`` they are roots, without ``score`` it is 1.
 
         Raises:
             InputError: two annotations share an id, or a parent is not among the annotations.
-            ValueError: a segmentation that is none, or of another size than the image.
+            ValueError: an invalid segmentation, or one of another size than the image.
         """
         index = {a["id"]: k for k, a in enumerate(annotations)}
         if len(index) != len(annotations):
@@ -452,23 +452,23 @@ class Forest:
         return exports.to_supervision(self)
 
     def to_sam(self) -> list[dict[str, Any]]:
-        """The dicts that ``SamAutomaticMaskGenerator.generate`` returns, by falling area.
+        """Dicts in the format of ``SamAutomaticMaskGenerator.generate``, by descending area.
 
         ``segmentation`` is (H, W) bool, ``bbox`` (x, y, width, height); ``predicted_iou`` and ``stability_score`` are
-        both the score; ``point_coords`` is the pixel of the mask nearest to its centre.
+        both the score; ``point_coords`` is the mask pixel nearest to its centre.
         """
         return exports.to_sam(self)
 
     def plot(self, photo: Any = None, max_depth: int | None = None, names: bool = False) -> Image.Image:
-        """The masks over their photo, parts in other shades of their whole's hue.
+        """Draw the masks over the photo, parts in other shades of the hue of their whole.
 
         Args:
-            photo: what to draw on, as `images.as_rgb` takes it; by default ``self.photo``, else grey.
+            photo: background, anything `images.as_rgb` accepts; by default ``self.photo``, else grey.
             max_depth: deeper masks are not drawn; None for all.
-            names: whether each mask's path name is written on it.
+            names: write the path name on each mask.
 
         Returns:
-            A Pillow image of the size of the photo, which notebooks show.
+            A Pillow image of the size of the photo.
 
         Raises:
             ValueError: a photo of another size.
@@ -479,7 +479,7 @@ class Forest:
         return exports.to_html(self)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a COCO json with this one image, which `load` and all tools read. The photo itself is not in it."""
+        """Write a COCO json of this image, readable by `load` and all commands. It does not contain the photo."""
         height, width = self.image_size
         content = {
             "images": [{"id": 1, "file_name": self.file_name, "height": height, "width": width}],
@@ -510,7 +510,7 @@ class Forest:
         return forest
 
     def check(self, theta_cover: float | None = None) -> None:
-        """Verify the rules: sizes, parents in range, no circle, scores in [0, 1], optionally coverage by the parent.
+        """Verify sizes, parents in range, no cycle, scores in [0, 1] and, optionally, coverage by the parent.
 
         Raises:
             ValueError: with the first broken rule and the masks concerned.
@@ -536,5 +536,5 @@ class Forest:
 
 
 def _coverage_of(masks: Sequence[RLE]) -> hierarchy.Coverage:
-    """Shares of one mask inside others, computed when they are asked for."""
+    """Shares of one mask inside others, computed on demand."""
     return lambda k, others: coverage_matrix([masks[k]], [masks[j] for j in others])[0]

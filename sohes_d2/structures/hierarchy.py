@@ -1,8 +1,8 @@
 """Rules of the hierarchy: parents, near-duplicates, and selection of the entities that explain a photo best.
 
-Everything here works on arrays (parents, areas, scores, overlaps) with numpy alone, so that the labels, the model, the
-teacher and an exported file share one set of rules. ``parents`` is (N,) int64, the index of each mask's parent, -1 for
-a whole; a parent's area is larger than its child's, so that no circle can arise.
+All functions work on numpy arrays (parents, areas, scores, overlaps), so that labels, model, teacher and exported files
+share the same rules. ``parents`` is (N,) int64, the index of each mask's parent, -1 for a whole; a parent's area is
+larger than its child's, so there are no cycles.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 NO_PARENT = -1
-_CANDIDATES = 10  # per entity that is wanted, the best masks by score
-TIE = 1e-6  # sums of probabilities that differ by less are equal
+_CANDIDATES = 10  # number of best-scored masks considered per requested entity
+TIE = 1e-6  # sums of probabilities that differ by less count as equal
 
 # (index, other indices) -> shares of the first mask that lie inside each of the others
 Coverage = Callable[[int, np.ndarray], np.ndarray]
@@ -23,15 +23,15 @@ Coverage = Callable[[int, np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Rules:
-    """Thresholds of the forest that people see, the keys of EXPLORATION.HIERARCHY; see sohes_d2/config.
+    """Thresholds of the displayed forest, the keys of EXPLORATION.HIERARCHY; see sohes_d2/config.
 
     Attributes:
-        theta_cover: share of a mask that its parent covers, at least.
-        max_child_area: share of its parent's area that a mask takes, at most; over it, both are one entity.
+        theta_cover: smallest share of a mask that its parent covers.
+        max_child_area: largest area of a mask as a share of its parent's area; above it, both are one entity.
         max_only_child_area: the same for a mask without siblings.
-        max_overlap: share of the smaller of two wholes, or of two selected entities, that both cover, at most.
-        max_depth: of a mask; 0 for a whole.
-        rank_scale: how fast a mask's value to a selection falls with its rank, see `entity_values`.
+        max_overlap: largest overlap of two wholes, or of two selected entities, as a share of the smaller one.
+        max_depth: largest depth of a mask; 0 for a whole.
+        rank_scale: how fast the value of a mask for a selection decreases with its rank, see `entity_values`.
     """
 
     theta_cover: float = 0.9
@@ -54,19 +54,19 @@ class Rules:
 def parents_by_coverage(
     coverage: np.ndarray, areas: np.ndarray, theta_cover: float, max_child_area: float = 1.0
 ) -> np.ndarray:
-    """The smallest mask that each is inside of (SOHES, section 3.1; threshold as in HASSOD).
+    """Parent of each mask: the smallest mask that contains it (SOHES, section 3.1; threshold as in HASSOD).
 
-    A is inside B if B covers A by ``theta_cover``, and not the reverse. That implies a strictly larger area; masks that
-    cover each other both ways are siblings.
+    A is inside B if B covers A by ``theta_cover``, and not vice versa. This implies a strictly larger area; masks that
+    cover each other are siblings.
 
     Args:
         coverage: (N, N) in [0, 1], [i, j] = share of mask i inside mask j.
         areas: (N,) pixels.
         theta_cover: in (0, 1].
-        max_child_area: share in (0, 1]: A is not inside B either if its area is a larger share of B's.
+        max_child_area: in (0, 1]; A is not inside B if its area is a larger share of B's.
 
     Returns:
-        (N,) parents; of equal areas, the first.
+        (N,) parents; among candidates of equal area, the first.
     """
     covered = coverage >= theta_cover
     inside = covered & ~covered.T
@@ -86,24 +86,24 @@ def parents_by_probability(
     theta_cover: float,
     max_child_area: float,
 ) -> np.ndarray:
-    """Decode predicted ancestors to a forest, by probability and coverage.
+    """Decode predicted ancestor probabilities and coverage to parents.
 
-    A pair is kept if its probability reaches ``threshold``, the ancestor covers the descendant by ``theta_cover``, and
-    the descendant's area is at most ``max_child_area`` of the ancestor's: masks of nearly one area are two outlines of
-    one entity, and siblings. From the largest mask to the smallest, each gets the kept ancestor as its parent whose
-    whole chain of ancestors is the likeliest: the sum of (probability - threshold) over the chain is largest, where a
-    pair that is not kept counts as improbable (0). Of equal chains, the one of the smallest parent.
+    A pair is valid if its probability reaches ``threshold``, the ancestor covers the descendant by ``theta_cover``, and
+    the descendant's area is at most ``max_child_area`` of the ancestor's; masks of nearly equal area are two outlines
+    of one entity and become siblings. From the largest mask to the smallest, each gets the valid ancestor as parent
+    whose chain of ancestors is the likeliest: the sum of (probability - threshold) over the chain is largest, where
+    invalid pairs have probability 0. Of equal chains, the one with the smallest parent is taken.
 
     Args:
         probabilities: (N, N) in [0, 1], [i, j] = probability that i is an ancestor of j; the diagonal is ignored.
         areas: (N,) pixels.
-        coverage: asked for pairs whose probability and areas pass.
+        coverage: called for pairs whose probability and areas are valid.
         threshold: probability in [0, 1].
-        theta_cover: coverage in [0, 1]; 0 trusts the probabilities alone.
+        theta_cover: coverage in [0, 1]; 0: only the probabilities count.
         max_child_area: share in (0, 1]; with 1, any smaller mask can be a child.
 
     Returns:
-        (N,) parents. No child is over ``max_child_area`` of its parent.
+        (N,) parents. No child has more than ``max_child_area`` of its parent's area.
     """
     probabilities = np.asarray(probabilities, np.float64)
     areas = np.asarray(areas)
@@ -135,14 +135,14 @@ def _likeliest(inside: np.ndarray, probabilities: np.ndarray, threshold: float, 
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# What follows from parents.
+# Attributes computed from parents.
 
 
 def depths_of(parents: np.ndarray) -> np.ndarray:
-    """(N,) int64: 0 for a whole, 1 for a part, 2 and more below.
+    """(N,) int64: 0 for a whole, 1 for a part, 2 or more below.
 
     Raises:
-        ValueError: the parents run in a circle.
+        ValueError: the parents run in a cycle.
     """
     depths = np.zeros(len(parents), np.int64)
     current = parents.copy()
@@ -152,7 +152,7 @@ def depths_of(parents: np.ndarray) -> np.ndarray:
             return depths
         depths[above] += 1
         current[above] = parents[current[above]]
-    raise ValueError(f"the parents of mask {int(np.flatnonzero(current != NO_PARENT)[0])} run in a circle")
+    raise ValueError(f"the parents of mask {int(np.flatnonzero(current != NO_PARENT)[0])} run in a cycle")
 
 
 def ancestors_of(parents: np.ndarray) -> np.ndarray:
@@ -167,19 +167,19 @@ def ancestors_of(parents: np.ndarray) -> np.ndarray:
 
 
 def children_of(parents: np.ndarray) -> list[np.ndarray]:
-    """N arrays, the indices of each mask's direct children, ascending."""
+    """N arrays with the indices of each mask's direct children, ascending."""
     order = np.argsort(parents, kind="stable")
     bounds = np.searchsorted(parents[order], np.arange(len(parents) + 1))
     return [order[start:end] for start, end in zip(bounds, bounds[1:])]
 
 
 def linked_to_kept(parents: np.ndarray, keep: np.ndarray) -> np.ndarray:
-    """(N,) parents where each mask is linked to its nearest ancestor of those that ``keep``, (N,) bool, marks.
+    """(N,) parents where each mask is linked to its nearest ancestor in ``keep``, (N,) bool.
 
     Raises:
-        ValueError: the parents run in a circle.
+        ValueError: the parents run in a cycle.
     """
-    depths_of(parents)  # a circle would never end below
+    depths_of(parents)  # raises on a cycle, which would not terminate below
     linked = parents.copy()
     while True:
         dropped = (linked != NO_PARENT) & ~keep[linked]
@@ -193,10 +193,10 @@ def path_names(parents: np.ndarray, order: np.ndarray) -> list[str]:
 
     Args:
         parents: (N,).
-        order: all indices in the order in which siblings are numbered.
+        order: all indices, in the order in which siblings are numbered.
     """
     names = [""] * len(parents)
-    counts = np.zeros(len(parents) + 1, np.int64)  # the last one counts the wholes, which -1 addresses
+    counts = np.zeros(len(parents) + 1, np.int64)  # the last entry, addressed by -1, counts the wholes
     numbers = np.zeros(len(parents), np.int64)
     for k in order:
         counts[parents[k]] += 1
@@ -207,15 +207,15 @@ def path_names(parents: np.ndarray, order: np.ndarray) -> list[str]:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The forest that people see.
+# The displayed forest.
 
 
 def distinct_masks(parents: np.ndarray, areas: np.ndarray, scores: np.ndarray, max_child_area: float) -> np.ndarray:
-    """(N,) bool: masks that differ enough from those above and below them; of two that do not, the better stays.
+    """(N,) bool: masks to keep so that no kept mask has nearly the same area as its nearest kept ancestor.
 
-    Along each line from a whole to its smallest part, masks are kept by falling score (of equal ones, the larger first)
-    if their area is at most ``max_child_area`` of that of the nearest kept mask above, and the same the other way
-    round below. Only the order of the scores counts.
+    Along each path from a whole to its smallest part, masks are visited by descending score (ties: the larger first)
+    and kept if their area is at most ``max_child_area`` of that of the nearest kept ancestor, and that of the nearest
+    kept descendant is at most ``max_child_area`` of theirs. Only the order of the scores matters.
 
     Args:
         parents: (N,).
@@ -224,7 +224,7 @@ def distinct_masks(parents: np.ndarray, areas: np.ndarray, scores: np.ndarray, m
         max_child_area: share in (0, 1].
     """
     keep = np.zeros(len(parents), bool)
-    # per mask, the area of the largest kept mask below it: what the nearest kept one above has to exceed
+    # per mask, the area of the largest kept descendant, which the nearest kept ancestor has to exceed
     largest_below = np.zeros(len(parents))
     for k in np.lexsort((-areas, -scores)):
         if largest_below[k] > max_child_area * areas[k]:
@@ -249,17 +249,17 @@ def without_only_children(
     max_only_child_area: float,
     keep: np.ndarray | None = None,
 ) -> np.ndarray:
-    """(N,) bool: masks that stay when runs of only children collapse.
+    """(N,) bool: masks to keep when runs of only children are collapsed.
 
-    An only child of more than ``max_only_child_area`` of its parent is the same entity: the better of the two stays. Of
-    a longer run of only children, each inside the one before, the first mask and the best of the others stay.
+    An only child with more than ``max_only_child_area`` of its parent's area is the same entity: the better of the two
+    is kept. Of a longer run of nested only children, the first mask and the best of the others are kept.
 
     Args:
         parents: (N,).
         areas: (N,) pixels.
-        scores: (N,) any scale; only their order counts.
+        scores: (N,) any scale; only their order matters.
         max_only_child_area: share in (0, 1].
-        keep: (N,) bool, the masks to look at; all by default.
+        keep: (N,) bool, the masks to consider; all by default.
     """
     keep = np.ones(len(parents), bool) if keep is None else keep.copy()
     while True:
@@ -268,7 +268,7 @@ def without_only_children(
         only = keep & (linked != NO_PARENT) & (count[linked] == 1)
         same = np.flatnonzero(only & (areas > max_only_child_area * areas[linked]))
         if len(same):
-            # one link of a run at a time: the others are checked again afterwards
+            # one link of a run at a time; the others are checked again afterwards
             above = linked[same]
             first = ~np.isin(above, same)
             worse = np.where(scores[same] > scores[above], above, same)
@@ -283,13 +283,13 @@ def without_only_children(
 
 
 def with_few_levels(parents: np.ndarray, scores: np.ndarray, max_depth: int, keep: np.ndarray) -> np.ndarray:
-    """(N,) bool: of a line that has too many levels, the worst mask between its whole and its end is left out.
+    """(N,) bool: masks to keep so that no path is deeper than ``max_depth``; the worst inner masks are dropped.
 
     Args:
         parents: (N,).
-        scores: (N,) any scale; only their order counts.
-        max_depth: of what stays, at least 0; with 0, the wholes stay.
-        keep: (N,) bool, the masks to look at.
+        scores: (N,) any scale; only their order matters.
+        max_depth: largest depth of the result, at least 0; with 0, the wholes remain.
+        keep: (N,) bool, the masks to consider.
     """
     keep = keep.copy()
     linked = linked_to_kept(parents, keep)
@@ -318,18 +318,18 @@ def disjoint_wholes(
     keep: np.ndarray,
     rules: Rules,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Take away wholes that overlap better ones; what was inside of them goes to what covers it, or is a whole.
+    """Remove wholes that overlap better ones; masks inside them move to a mask that covers them, or become wholes.
 
     Args:
         parents: (N,).
         areas: (N,) pixels.
         scores: (N,) any scale.
-        coverage: of any masks.
-        keep: (N,) bool, the masks to look at.
-        rules: theta_cover, max_child_area and max_overlap count.
+        coverage: coverage of any masks.
+        keep: (N,) bool, the masks to consider.
+        rules: theta_cover, max_child_area and max_overlap are used.
 
     Returns:
-        (N,) bool, the masks that stay, and (N,) parents among these.
+        (N,) bool, the remaining masks, and (N,) parents among these.
     """
     keep, parents = keep.copy(), linked_to_kept(parents, keep)
     children = children_of(np.where(keep, parents, len(parents)))  # removed masks have no children
@@ -344,7 +344,7 @@ def disjoint_wholes(
             wholes.append(k)
             continue
         above = others[(shared >= rules.theta_cover * areas[k]) & (areas[k] <= rules.max_child_area * areas[others])]
-        if len(above):  # inside of a better whole: a part of it, or of the smallest of its parts that covers it
+        if len(above):  # inside a better whole: a part of it, or of its smallest part that covers it
             whole = above[np.argmin(areas[above])]
             parents[k] = _smallest_cover(k, int(whole), children, areas, coverage, rules)
             children[parents[k]] = np.append(children[parents[k]], k)
@@ -359,7 +359,7 @@ def disjoint_wholes(
 def _smallest_cover(
     k: int, whole: int, children: list[np.ndarray], areas: np.ndarray, coverage: Coverage, rules: Rules
 ) -> int:
-    """The smallest mask on the way down from ``whole`` that covers mask ``k``."""
+    """The smallest mask below ``whole``, or ``whole``, that covers mask ``k``."""
     while True:
         below = children[whole][areas[k] <= rules.max_child_area * areas[children[whole]]]
         covers = below[np.asarray(coverage(k, below)) >= rules.theta_cover] if len(below) else below
@@ -376,21 +376,21 @@ def collapse(
     rules: Rules,
     wholes: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The forest that people see: masks that say the same become one, and wholes do not overlap.
+    """The displayed forest: near-duplicates are merged and wholes do not overlap.
 
-    `distinct_masks`, `disjoint_wholes`, `without_only_children` and `with_few_levels`, one after the other. Of the
-    scores only the order counts.
+    Applies `distinct_masks`, `disjoint_wholes`, `without_only_children` and `with_few_levels`. Only the order of the
+    scores matters.
 
     Args:
         parents: (N,).
         areas: (N,) pixels.
         scores: (N,) any scale.
-        coverage: of any masks.
+        coverage: coverage of any masks.
         rules: the thresholds.
-        wholes: indices of disjoint masks that are the wholes, and stay, with what is inside of them; chosen by default.
+        wholes: indices of disjoint masks to use as wholes, kept with the masks inside them; by default chosen here.
 
     Returns:
-        (N,) bool, the masks that stay, and (N,) their parents among these.
+        (N,) bool, the remaining masks, and (N,) parents among these.
     """
     if wholes is None:
         keep = distinct_masks(parents, areas, scores, rules.max_child_area)
@@ -412,22 +412,22 @@ def collapse(
 
 
 def best_cut(parents: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:
-    """Indices of at most ``count`` masks, none of which is inside another, with the greatest sum of values.
+    """Indices of at most ``count`` masks, none inside another, with the largest sum of values.
 
-    Exact, by dynamic programming over the trees: the best k masks of a subtree are its root alone, or the best split of
-    k among the root's children. About N * count steps.
+    Exact dynamic programming over the trees: the best k masks of a subtree are its root alone, or the best split of k
+    among the root's children. About N * count steps.
 
     Args:
         parents: (N,).
-        values: (N,) numbers; masks of value 0 or less are never taken.
+        values: (N,) numbers; masks of value 0 or less are never selected.
         count: at least 0.
 
     Returns:
-        Ascending indices. Where a mask is worth as much as the best masks inside, it is taken instead of these.
+        Ascending indices. A mask is preferred to masks inside it of equal total value.
     """
     roof = len(parents)  # virtual parent of the wholes
     parents = np.where(parents == NO_PARENT, roof, parents)
-    # [k] = the greatest sum of at most k masks: of a subtree without its root, and how it was split among the children
+    # [k] = the largest sum of at most k masks of a subtree without its root, and its split among the children
     tables = [np.zeros(1)] * (roof + 1)
     splits: list[list[tuple[int, np.ndarray]]] = [[] for _ in range(roof + 1)]
     for k in np.argsort(-depths_of(np.where(parents == roof, NO_PARENT, parents)), kind="stable"):
@@ -451,7 +451,7 @@ def best_cut(parents: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:
 
 
 def _with_root(table: np.ndarray, value: float) -> np.ndarray:
-    """The table of a subtree, from that of its root's children."""
+    """The table of a subtree, given that of its root's children."""
     if value <= 0:
         return table
     table = table if len(table) > 1 else np.zeros(2)
@@ -459,7 +459,7 @@ def _with_root(table: np.ndarray, value: float) -> np.ndarray:
 
 
 def _add_tables(a: np.ndarray, b: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The table of two sets of masks together, and how many of each number of masks come from ``b``."""
+    """The table of the union of two sets of masks, and how many of each number of masks come from ``b``."""
     size = min(len(a) + len(b) - 2, count) + 1
     of_b = np.arange(len(b))[None]
     of_a = np.arange(size)[:, None] - of_b
@@ -469,13 +469,13 @@ def _add_tables(a: np.ndarray, b: np.ndarray, count: int) -> tuple[np.ndarray, n
 
 
 def entity_values(scores: np.ndarray, shares: np.ndarray, count: int, rank_scale: float = 0.5) -> np.ndarray:
-    """(N,) what a mask is worth to a selection of ``count``, in [0, 1]: (1 - share) * exp(-r / (rank_scale * count)).
+    """(N,) value of each mask for a selection of ``count``, in [0, 1]: (1 - share) * exp(-r / (rank_scale * count)).
 
-    share (N,) is of the photo's area: what fills the photo is rather the ground of its entities than one of them. r is
-    the number of better masks. Ranks and not scores, since what a score means differs between phase 1 and models: all
-    that is assumed is that a higher one is better. With a small scale the best masks are selected whatever else fits
-    beside them; with a large one, two parts soon outweigh their whole. From the ``10 * count``-th on, a mask is worth
-    nothing, so that these need not be looked at. Of fewer masks than ``count``, their number is taken for it.
+    share (N,) is the area as a share of the photo: a mask that fills the photo is background rather than an entity. r
+    is the number of better masks. Ranks are used because the scale of scores differs between phase 1 and models. With a
+    small ``rank_scale`` the best masks are selected whatever else fits beside them; with a large one, two parts soon
+    outweigh their whole. Masks of rank ``10 * count`` and above have value 0 and are not considered. If there are fewer
+    masks than ``count``, their number replaces it.
     """
     scores = np.asarray(scores)
     count = min(count, len(scores))
@@ -487,22 +487,22 @@ def entity_values(scores: np.ndarray, shares: np.ndarray, count: int, rank_scale
 def disjoint_cut(
     parents: np.ndarray, areas: np.ndarray, values: np.ndarray, coverage: Coverage, count: int, max_overlap: float
 ) -> np.ndarray:
-    """`best_cut` where masks overlap that are not inside one another: the better of two stays, and all is chosen anew.
+    """`best_cut` for masks that overlap without nesting: the better of two is kept, and the selection is repeated.
 
     Args:
         parents: (N,).
         areas: (N,) pixels.
-        values: (N,) numbers; masks of value 0 or less are never taken.
-        coverage: of any masks.
+        values: (N,) numbers; masks of value 0 or less are never selected.
+        coverage: coverage of any masks.
         count: at least 0.
-        max_overlap: pixels that two chosen masks may share, as a share of the smaller one.
+        max_overlap: largest overlap of two selected masks, as a share of the smaller one.
 
     Returns:
-        At most ``count`` indices by falling value.
+        At most ``count`` indices by descending value.
     """
     values = np.maximum(values, 0)
     fixed = np.zeros(len(parents), bool)
-    bonus = values.sum() + 1  # no sum of others replaces a mask that is fixed
+    bonus = values.sum() + 1  # larger than any sum of values, so that fixed masks stay selected
     everything = np.arange(len(parents))
 
     def overlapping(k: int, others: np.ndarray) -> np.ndarray:

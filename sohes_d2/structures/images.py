@@ -1,7 +1,7 @@
-"""The one door to photos: regular files in raster formats, of bounded size, become (H, W, 3) uint8 RGB.
+"""Reading of photos: regular files in raster formats, of bounded size, as (H, W, 3) uint8 RGB.
 
-Files are untrusted. Irregular files are never opened, only decoders of a list see the bytes, and the size in the
-header is checked before any pixel is decoded. The frame is that of Detectron2's `read_image`.
+Files are untrusted. Irregular files are never opened, only listed decoders are used, and the size in the header is
+checked before pixels are decoded. The orientation is that of Detectron2's `read_image`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .files import open_regular
 PathLike = Union[str, "os.PathLike[str]"]
 
 # Files with these suffixes count as photos: each is labeled, or listed with the reason why not. Those
-# of the third line may need a plugin of Pillow, those of the fourth are raw files of cameras, which are not read.
+# of the third line may need a Pillow plugin; those of the fourth are raw camera files, which are not supported.
 IMAGE_SUFFIXES = frozenset(
     ".apng .bmp .dib .gif .j2k .jfif .jp2 .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tga .tif .tiff "
     ".webp "
@@ -34,24 +34,24 @@ IMAGE_SUFFIXES = frozenset(
     ".arw .cr2 .cr3 .dng .nef .orf .raf .rw2".split()
 )
 
-# Names of Pillow's decoders. Others run programs (PostScript), open further files, or draw vectors.
+# Allowed decoders of Pillow. Others run programs (PostScript), open further files, or render vectors.
 _RASTER_FORMATS = "AVIF BMP DIB GIF HEIF JPEG JPEG2000 JXL MPO PNG PPM TGA TIFF WEBP".split()
 
 # More than the largest picture of most phones (108 megapixels), and 384 MB as RGB.
 MAX_IMAGE_PIXELS = 128_000_000
 MAX_IMAGE_PIXELS_KEY = "INPUT.MAX_IMAGE_PIXELS"
 MAX_IMAGE_PIXELS_VARIABLE = "SOHES_MAX_IMAGE_PIXELS"  # for tools without a config
-_BYTES_PER_PIXEL = 8  # 16-bit RGBA without compression; a larger file is none of MAX_IMAGE_PIXELS
+_BYTES_PER_PIXEL = 8  # uncompressed 16-bit RGBA; a larger file exceeds MAX_IMAGE_PIXELS
 _HEADER_BYTES = 64 << 20  # room for metadata and colour profiles
 
-# A progressive JPEG has about ten scans. Each can cover the whole picture, so that a small file of thousands of scans
-# would be decoded for hours.
+# A progressive JPEG has about ten scans. Each can cover the whole picture, so a small file of thousands of scans would
+# take hours to decode.
 _MAX_JPEG_SCANS = 500
 
 _REMEDIES = {errno.ENOENT: "Check the path, or the link.", errno.EACCES: "Check its access rights."}
 _CONVERT = "convert it to JPEG or PNG"
 
-# What files are that no decoder of the list takes: bytes at their beginning -> name, and what to do.
+# Known unsupported files: first bytes -> name and remedy.
 _OTHER_KINDS = (
     (rb"%!PS|\xc5\xd0\xd3\xc6", "a PostScript file", _CONVERT),
     (rb"%PDF-", "a PDF", _CONVERT),
@@ -83,7 +83,7 @@ _PNG_METADATA_CHUNKS = (b"eXIf", b"iTXt", b"tEXt", b"zTXt")
 
 
 def set_max_image_pixels(pixels: int) -> None:
-    """Refuse larger images (height times width) from now on, in this process and in those that it starts.
+    """Set the largest number of pixels (height times width) per image, for this process and its children.
 
     Raises:
         ValueError: not at least 1.
@@ -94,7 +94,7 @@ def set_max_image_pixels(pixels: int) -> None:
 
 
 def max_image_pixels() -> int:
-    """The limit that holds: of `set_max_image_pixels`, the environment, or MAX_IMAGE_PIXELS.
+    """The current limit: that of `set_max_image_pixels`, the environment variable, or MAX_IMAGE_PIXELS.
 
     Raises:
         InputError: the environment variable is not a positive integer.
@@ -108,11 +108,10 @@ def max_image_pixels() -> int:
 def read_image(path: PathLike) -> np.ndarray:
     """Read a file as 8-bit RGB.
 
-    The pixels lie in the frame that `detectron2.data.detection_utils.read_image` gives (EXIF orientation applied).
-    For ordinary 8-bit files the values are the same as well. They differ on purpose where Pillow's `convert("RGB")`
-    loses the picture: deeper integers and floats are scaled to 8 bits (Pillow clips them to white), and transparent
-    pixels are laid over white, as a viewer shows them (Pillow uncovers whatever colour is hidden below them). Of an
-    animation, the first frame is taken.
+    The orientation is that of `detectron2.data.detection_utils.read_image` (EXIF orientation applied). For ordinary
+    8-bit files the values are the same, too. They differ where Pillow's `convert("RGB")` loses the picture: deeper
+    integers and floats are scaled to 8 bits (Pillow clips them to white), and transparent pixels are composited over
+    white, as in a viewer (Pillow shows the hidden colour). Of an animation, the first frame is read.
 
     Args:
         path: an image file.
@@ -121,24 +120,24 @@ def read_image(path: PathLike) -> np.ndarray:
         (H, W, 3) uint8 RGB, C-contiguous and writable.
 
     Raises:
-        ImageReadError: the file is missing, no regular file, empty, truncated, not in a raster format that is read,
-            or has more pixels than `max_image_pixels` allows.
+        ImageReadError: the file is missing, not regular, empty, truncated, not in a supported raster format, or has
+            more pixels than `max_image_pixels`.
     """
     with open_image(path) as image:
         return _upright(image)
 
 
 def as_rgb(image: Any) -> np.ndarray:
-    """Any image as 8-bit RGB.
+    """Convert any image to 8-bit RGB.
 
     Args:
         image: the path of a file, see `read_image`; a Pillow image of any mode (EXIF orientation is applied); an array
-            (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); or a torch tensor on any device, where the channels come first,
-            (3, H, W), or last. Grey becomes RGB, transparent pixels are laid over white. Values are 0..255 as uint8,
-            0..1 as floats or bools; other types and ranges are scaled as those of files of that kind.
+            (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); or a torch tensor on any device, with channels first, (3, H, W),
+            or last. Grey becomes RGB, transparent pixels are composited over white. Values are 0..255 as uint8, 0..1
+            as floats or bools; other types and ranges are scaled like files of that type.
 
     Returns:
-        (H, W, 3) uint8 RGB, C-contiguous. An array that is one already is returned as it is.
+        (H, W, 3) uint8 RGB, C-contiguous. An array of this form is returned without a copy.
 
     Raises:
         ImageReadError: a file that cannot be read.
@@ -167,7 +166,7 @@ def as_rgb(image: Any) -> np.ndarray:
 
 
 def _channels_last(image: np.ndarray, first: bool) -> np.ndarray:
-    """(H, W, C) of an array; where both ends could be the channels, ``first`` tells which are."""
+    """Convert to (H, W, C); if both the first and the last axis could be channels, ``first`` decides."""
     shape = image.shape
     if image.ndim == 2:
         image = image[:, :, None]
@@ -183,15 +182,15 @@ def _channels_last(image: np.ndarray, first: bool) -> np.ndarray:
 
 
 def image_size(path: PathLike) -> tuple[int, int]:
-    """The (H, W) that `read_image(path)` will have, from the file's header, without decoding pixels.
+    """(H, W) of `read_image(path)`, from the file's header, without decoding pixels.
 
     Raises:
-        ImageReadError: the header cannot be read. (A good header says nothing about the pixels behind it.)
+        ImageReadError: the header cannot be read. (The pixels may still be damaged if it can.)
     """
     with open_image(path) as image:
         width, height = image.size
         if isinstance(image, PngImageFile) and not _png_metadata_after_pixels(image.fp):
-            # PngImageFile.getexif() decodes the pixels in search of metadata that may follow them; here none does.
+            # PngImageFile.getexif() decodes the pixels to find metadata after them; there is none here.
             orientation = _orientation(image, Image.Image.getexif)
         else:
             orientation = _orientation(image)
@@ -199,23 +198,23 @@ def image_size(path: PathLike) -> tuple[int, int]:
 
 
 def reduced(image: np.ndarray, max_pixels: int) -> np.ndarray:
-    """An (H, W, 3) image as it is, or reduced to at most ``max_pixels`` by area; 0: any size."""
-    import cv2  # here, so that readers of label files do without
+    """Downsize an (H, W, 3) image to at most ``max_pixels`` by area interpolation; 0: no limit."""
+    import cv2  # here, since readers of label files do not need it
 
     height, width = image.shape[:2]
     if not max_pixels or height * width <= max_pixels:
         return image
     shrink = np.sqrt(max_pixels / (height * width))
     height, width = max(1, int(height * shrink)), max(1, int(width * shrink))
-    # a side of 1 shrinks no further, so that the other must
+    # a side of 1 cannot shrink further, so the other one must
     size = (max(1, min(width, max_pixels // height)), max(1, min(height, max_pixels // width)))
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
 def file_fingerprint(path: PathLike) -> tuple[int, int] | None:
-    """Size in bytes and time of the last change in nanoseconds; None if the file does not exist.
+    """Size in bytes and modification time in nanoseconds; None if the file does not exist.
 
-    Two fingerprints of a path differ if the file was replaced or changed in between. No byte of it is read.
+    Two fingerprints of a path differ if the file was replaced or changed in between. The file is not read.
     """
     try:
         found = os.stat(path)
@@ -226,15 +225,15 @@ def file_fingerprint(path: PathLike) -> tuple[int, int] | None:
 
 @contextmanager
 def open_image(path: PathLike) -> Iterator[Image.Image]:
-    """A file as Pillow opens it, in its own mode, for label maps and headers; photos are read by `read_image`.
+    """Open a file with Pillow in its native mode, for label maps and headers; for photos use `read_image`.
 
     Raises:
-        ImageReadError: as `read_image`, also out of the block: everything that goes wrong with the file there.
+        ImageReadError: see `read_image`; also for errors of the file inside the ``with`` block.
     """
     try:
         with open_regular(path) as file, warnings.catch_warnings():
             _check_bytes(path, os.fstat(file.fileno()).st_size)
-            # Pillow's, about damaged metadata and sizes near its own limit, name no file
+            # Pillow warns about damaged metadata and sizes near its own limit, without naming the file
             warnings.simplefilter("ignore")
             head = file.read(512)
             file.seek(0)
@@ -247,14 +246,14 @@ def open_image(path: PathLike) -> Iterator[Image.Image]:
                 yield image
     except InputError:
         raise
-    except Image.DecompressionBombError as error:  # a frame that is larger than the header says
+    except Image.DecompressionBombError as error:  # a frame larger than the size in the header
         raise _too_large(path) from error
     except MemoryError as error:
         raise ImageReadError(path, "not enough memory to decode it", "Resize the image.") from error
     except OSError as error:
         remedy = _REMEDIES.get(error.errno or 0, REPLACE_IMAGE)
         raise ImageReadError(path, error.strerror or str(error), remedy) from error
-    except Exception as error:  # decoders raise nearly anything on damaged bytes
+    except Exception as error:  # decoders may raise anything on damaged bytes
         raise ImageReadError(path, f"damaged file ({type(error).__name__}: {error})") from error
 
 
@@ -266,12 +265,12 @@ def _check_bytes(path: PathLike, size: int) -> None:
 
 
 def _identified(path: PathLike, file: BinaryIO, head: bytes) -> Image.Image:
-    # most raw formats are TIFF files, of which Pillow would read a thumbnail at best
+    # most raw formats are TIFF files, from which Pillow would read a thumbnail at best
     if os.path.splitext(os.fspath(path))[1].lower() in _RAW_SUFFIXES and head[:4] in (b"II*\0", b"MM\0*"):
         raise _other_kind(path, "a camera's raw file", f"{_CONVERT} by a raw converter")
     _register_plugins(head)
     Image.init()
-    if Image.MAX_IMAGE_PIXELS is not None:  # Pillow's own limit, which must not hold for what ours allows
+    if Image.MAX_IMAGE_PIXELS is not None:  # raise Pillow's own limit to ours
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, max_image_pixels())
     try:
         return Image.open(file, formats=[name for name in _RASTER_FORMATS if name in Image.OPEN])
@@ -279,18 +278,18 @@ def _identified(path: PathLike, file: BinaryIO, head: bytes) -> Image.Image:
         for pattern, kind, remedy in _OTHER_KINDS:
             if re.match(pattern, head, re.DOTALL):
                 raise _other_kind(path, kind, remedy) from error
-        raise ImageReadError(path, "no image in a raster format that is read, or its header is damaged") from error
+        raise ImageReadError(path, "not an image in a supported raster format, or its header is damaged") from error
     except Image.DecompressionBombError as error:
         raise _too_large(path) from error
 
 
 def _other_kind(path: PathLike, kind: str, remedy: str) -> ImageReadError:
-    # the remedy in the reason, too, because the lists of skipped photos hold that alone
-    return ImageReadError(path, f"{kind}, which is not read; {remedy}", "Or take it off the list.")
+    # the reason includes the remedy, because lists of skipped photos contain only the reason
+    return ImageReadError(path, f"{kind}, which is not supported; {remedy}", "Or remove it from the list.")
 
 
 def _register_plugins(head: bytes) -> None:
-    """Let plugins that are installed tell Pillow about formats that it does not know itself."""
+    """Register installed plugins for formats that Pillow does not support itself."""
     for pattern, plugin in _PLUGINS:
         if re.match(pattern, head, re.DOTALL):
             with suppress(ImportError):
@@ -321,7 +320,7 @@ def _check_scans(path: PathLike, file: BinaryIO) -> None:
 
 
 def _upright(image: Image.Image) -> np.ndarray:
-    """(H, W, 3) uint8 RGB, turned as the EXIF orientation says."""
+    """(H, W, 3) uint8 RGB with the EXIF orientation applied."""
     method = _ORIENTATION_TO_TRANSPOSE.get(_orientation(image) or 1)
     return _to_rgb(image if method is None else image.transpose(method))
 
@@ -330,12 +329,12 @@ def _orientation(image: Image.Image, getexif=None) -> int | None:
     """The EXIF orientation 1..8, or None. Unreadable EXIF is ignored, as Detectron2 does."""
     try:
         return (image.getexif() if getexif is None else getexif(image)).get(_EXIF_ORIENTATION)
-    except Exception:  # malformed EXIF raises nearly anything; the pixels may still be good
+    except Exception:  # malformed EXIF may raise anything; the pixels may still be valid
         return None
 
 
 def _png_metadata_after_pixels(file: Any) -> bool:
-    """Whether a PNG has metadata chunks behind its pixel data. The file position is kept."""
+    """Whether a PNG has metadata chunks after its pixel data. The file position is kept."""
     position = file.tell()
     file.seek(len(_PNG_SIGNATURE))
     pixels_seen = found = False
@@ -366,9 +365,9 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
 def _scale_to_8_bits(values: np.ndarray, is_16_bit: bool) -> np.ndarray:
     """(H, W) integers or floats -> (H, W) uint8.
 
-    16-bit files are scaled by their full range. 32-bit files do not tell their range: the smallest usual one that
-    holds the values is taken (0..1 for floats, 0..255, 0..65535), otherwise the values are stretched from the least
-    to the greatest.
+    16-bit files are scaled by their full range. The range of 32-bit files is unknown: the smallest usual one that
+    contains the values is used (0..1 for floats, 0..255, 0..65535), otherwise the values are stretched from minimum to
+    maximum.
     """
     usual_tops = [255.0, 65535.0] if values.dtype.kind in "iu" else [1.0, 255.0, 65535.0]
     finite = values if values.dtype.kind in "iu" else np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
@@ -379,6 +378,6 @@ def _scale_to_8_bits(values: np.ndarray, is_16_bit: bool) -> np.ndarray:
         low, high = next(((0.0, top) for top in usual_tops if high <= top), (low, high))
     scale = 255.0 / (high - low) if high > low else 0.0
     scaled = np.empty(values.shape, np.uint8)
-    for into, row in zip(scaled, finite):  # row by row, since doubles of a large image are many bytes
+    for into, row in zip(scaled, finite):  # row by row, since float64 of a large image needs much memory
         into[:] = np.clip(np.rint((row.astype(np.float64) - low) * scale), 0, 255)
     return scaled

@@ -1,10 +1,10 @@
 """Binary masks as run lengths (RLE): encoding in bounded memory, and exact overlap matrices without decoding.
 
-An RLE here is what pycocotools calls one: ``{"size": [H, W], "counts": bytes}``. Json files hold ``counts`` as ``str``.
+An RLE is that of pycocotools: ``{"size": [H, W], "counts": bytes}``. Json files store ``counts`` as ``str``.
 
-This is the only module that imports pycocotools, which reads and writes past its buffers when it is given unsound run
-lengths, and draws polygons at any cost of memory. Segmentations from files come in by `rle_from_coco`, which checks
-them; all other functions take RLEs that were made here.
+This is the only module that imports pycocotools, which reads and writes past its buffers if run lengths are invalid,
+and rasterizes polygons with unbounded memory. Segmentations from files are checked by `rle_from_coco`; all other
+functions expect RLEs made here.
 """
 
 from __future__ import annotations
@@ -22,15 +22,14 @@ from .run_lengths import batch_run_lengths, check_runs, merge_empty_runs
 
 RLE = dict[str, Any]
 
-# pycocotools wants the masks of one call as one Fortran-ordered copy: this bounds that copy, whatever the number of
-# masks.
+# pycocotools needs the masks of one call as a Fortran-ordered copy: this bounds that copy for any number of masks.
 CHUNK_BYTES = 64 * 1024 * 1024
 
-# More pixels than any photo has whose labels can be worked on: a size from a broken file must not take all memory.
+# Upper bound of image sizes: a size from a broken file must not use up all memory.
 MAX_PIXELS = 1 << 29
-# How far from the origin a polygon may reach, in longer sides of its image.
+# How far a polygon may extend from the origin, in units of the longer side of its image.
 REACH = 2
-# Of all polygons of a mask, in pixels; pycocotools takes some 100 bytes for each to draw them.
+# Largest outline of all polygons of a mask, in pixels; pycocotools needs about 100 bytes per pixel to rasterize it.
 MAX_OUTLINE = 1 << 21
 _POINTS = list[tuple[float, float]]
 
@@ -42,7 +41,7 @@ def encode_masks(masks: Any, chunk_bytes: int = CHUNK_BYTES) -> list[RLE]:
         masks: (N, H, W) array or tensor (any device), or an iterable of (H, W) arrays; non-zero is inside. A generator
         is
             read lazily, so that N full masks never have to exist at once.
-        chunk_bytes: upper bound, in bytes, of the working copy (at least one mask is taken).
+        chunk_bytes: upper bound of the working copy in bytes (at least one mask is processed).
 
     Returns:
         N RLEs.
@@ -93,8 +92,7 @@ def decode_masks(rles: Sequence[RLE]) -> np.ndarray:
 
 def mask_areas(rles: Sequence[RLE]) -> np.ndarray:
     """(N,) int64 areas in pixels."""
-    # One call takes at most 255: pycocotools 2.0.11 keeps the number of masks in a uint8, which numpy 2 refuses to
-    # overflow.
+    # At most 255 per call: pycocotools 2.0.11 stores the number of masks in a uint8, and numpy 2 raises on overflow.
     chunks = [mask_util.area(list(rles[k : k + 255])) for k in range(0, len(rles), 255)]
     return np.concatenate([np.zeros(0, np.int64), *chunks]).astype(np.int64)
 
@@ -105,15 +103,15 @@ def mask_boxes(rles: Sequence[RLE]) -> np.ndarray:
 
 
 def coverage_matrix(a: Sequence[RLE], b: Sequence[RLE]) -> np.ndarray:
-    """(len(a), len(b)) float64: the share of each mask of ``a`` that lies inside each mask of ``b``, |a & b| / |a|.
+    """(len(a), len(b)) float64 coverage: share of each mask of ``a`` inside each mask of ``b``, |a & b| / |a|.
 
-    Exact, on the run lengths. An empty mask of ``a`` is covered by nothing (0).
+    Exact, computed on run lengths. The coverage of an empty mask of ``a`` is 0.
     """
     return _overlaps(a, b, crowd=1)
 
 
 def iou_matrix(a: Sequence[RLE], b: Sequence[RLE]) -> np.ndarray:
-    """(len(a), len(b)) float64 intersection over union; 0 where both masks are empty."""
+    """(len(a), len(b)) float64 intersection over union; 0 if both masks are empty."""
     return _overlaps(a, b, crowd=0)
 
 
@@ -132,16 +130,16 @@ def rle_to_json(rle: RLE) -> RLE:
 
 
 def rle_from_coco(segmentation: Any, image_size: tuple[int, int]) -> RLE:
-    """A checked, compressed RLE from any COCO segmentation, as a json file has it.
+    """Validate any COCO segmentation of a json file and convert it to a compressed RLE.
 
     Args:
-        segmentation: polygons in any of the forms that are common: a list of flat lists x, y, x, y, ... or of lists of
-            points [x, y], or one such polygon without the outer list; uncompressed RLE (``counts`` a list of whole
-            numbers), or compressed RLE (``counts`` a string).
+        segmentation: polygons in a common form: a list of flat lists x, y, x, y, ... or of lists of points [x, y], or
+            one such polygon without the outer list; uncompressed RLE (``counts`` a list of whole numbers), or
+            compressed RLE (``counts`` a string).
         image_size: (H, W) of the image in pixels.
 
     Raises:
-        RecordError: not a segmentation, of another size than the image, or one that pycocotools must not see.
+        RecordError: not a segmentation, of another size than the image, or unsafe for pycocotools.
     """
     rle: Any = rles_from_coco([segmentation], image_size)[0]
     if isinstance(rle, RecordError):
@@ -152,12 +150,12 @@ def rle_from_coco(segmentation: Any, image_size: tuple[int, int]) -> RLE:
 def rles_from_coco(
     segmentations: Sequence[Any], image_size: tuple[int, int], draw: bool = True
 ) -> list[RLE | RecordError | None]:
-    """As `rle_from_coco` for many masks of one image, faster; an error stands in the place of its mask.
+    """`rle_from_coco` for many masks of one image, faster; an invalid mask is replaced by its error.
 
     Args:
         segmentations: as of `rle_from_coco`.
         image_size: (H, W) of the image in pixels.
-        draw: make the masks; without, they are only checked, and None stands in the place of a sound one.
+        draw: rasterize polygons; otherwise masks are only checked, and a valid one is replaced by None.
     """
     results: list[RLE | RecordError | None] = []
     for segmentation, decoded in zip(segmentations, _decoded(segmentations)):
@@ -170,7 +168,7 @@ def rles_from_coco(
 
 
 def _decoded(segmentations: Sequence[Any]) -> list[np.ndarray | RecordError | None]:
-    """The run lengths of those that are compressed RLEs, else None."""
+    """Run lengths of compressed RLEs; None for other segmentations."""
     counts = [s.get("counts") if isinstance(s, dict) else None for s in segmentations]
     texts = {k: text for k, text in enumerate(counts) if isinstance(text, (str, bytes))}
     runs = dict(zip(texts, batch_run_lengths(list(texts.values()))))
@@ -211,19 +209,19 @@ def _check(
 
 
 def has_segmentation(annotation: Mapping[str, Any]) -> bool:
-    """Whether an annotation says anything of its mask: tools write none, null or [] for a box without a mask."""
+    """Whether an annotation has a mask: tools omit it or write null or [] for a box without mask."""
     return annotation.get("segmentation") not in (None, [], {}, "")
 
 
 def _checked_size(image_size: tuple[int, int]) -> tuple[int, int]:
     height, width = (int(v) for v in image_size)
     if height < 1 or width < 1 or height * width > MAX_PIXELS:
-        raise RecordError(f"{height} x {width} is no size of an image (height x width)", "size of the image")
+        raise RecordError(f"{height} x {width} is not a valid image size (height x width)", "size of the image")
     return height, width
 
 
 def _numbers(values: Any, form: Any = list[float]) -> np.ndarray:
-    """(K,) float64 of numbers in a form of msgspec; a single NaN for anything else."""
+    """(K,) float64 of values that msgspec converts to ``form``; a single NaN for anything else."""
     try:
         return np.array(msgspec.convert(values, form), np.float64).reshape(-1)
     except msgspec.ValidationError:
@@ -231,7 +229,7 @@ def _numbers(values: Any, form: Any = list[float]) -> np.ndarray:
 
 
 def _whole_numbers(values: Any, what: str) -> np.ndarray:
-    """(K,) int64; numbers of type float are taken where they are whole."""
+    """(K,) int64; floats are accepted if they are whole numbers."""
     numbers = _numbers(values.tolist() if isinstance(values, np.ndarray) else values)
     if not ((np.abs(numbers) <= 2.0**53) & (numbers == np.floor(numbers))).all():
         raise RecordError(f"the {what} must be whole numbers, got {str(values)[:40]}", what)
@@ -249,7 +247,7 @@ def _polygons(segmentation: Sequence[Any], size: tuple[int, int]) -> list[np.nda
         raise RecordError(
             "the segmentation is a table of 0 and 1, not a list of polygons; encode the mask as RLE", "table of 0 and 1"
         )
-    if isinstance(pieces[0], (int, float)) or len(_numbers(pieces, _POINTS)) > 1:  # a polygon alone
+    if isinstance(pieces[0], (int, float)) or len(_numbers(pieces, _POINTS)) > 1:  # a single polygon
         pieces = [pieces]
     polygons = []
     for piece in pieces:
@@ -274,26 +272,26 @@ def _check_extent(polygons: Sequence[np.ndarray], size: tuple[int, int]) -> None
 
 
 def _is_table(pieces: Sequence[Any], size: tuple[int, int]) -> bool:
-    """Whether these are the rows of a mask: as many and as long as the image, or many of one length, of 0 and 1."""
+    """Whether these are the rows of a 0/1 mask: of the image's size, or many of equal length."""
     table = np.array(pieces, object)
     has_form = table.shape == size or (table.ndim == 2 and min(table.shape) > 2)
     return has_form and all(isinstance(value, (int, float)) and value in (0, 1) for value in table.flat)
 
 
 def encode_runs(runs: Sequence[int] | np.ndarray, image_size: tuple[int, int]) -> RLE:
-    """The RLE of run lengths that tile the image, down its columns, outside and inside by turns."""
+    """The RLE of run lengths that tile the image column by column, alternating outside and inside."""
     height, width = image_size
     counts = runs.tolist() if isinstance(runs, np.ndarray) else list(runs)
     return mask_util.frPyObjects({"size": [height, width], "counts": counts}, height, width)
 
 
 def union_area(rles: Sequence[RLE]) -> int:
-    """How many pixels are under any of some masks of one image."""
+    """Number of pixels covered by at least one of several masks of an image."""
     return int(mask_util.area(mask_util.merge(list(rles)))) if len(rles) else 0
 
 
 def reference_evaluation() -> tuple[Any, Any]:
-    """pycocotools' `COCO` and `COCOeval`, which overlap masks by its own code."""
+    """`COCO` and `COCOeval` of pycocotools."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -301,10 +299,10 @@ def reference_evaluation() -> tuple[Any, Any]:
 
 
 def encode_window(mask: np.ndarray, origin: tuple[int, int], image_size: tuple[int, int]) -> RLE:
-    """Encode a mask that is known to be empty outside a window, at the cost of the window instead of the image.
+    """Encode a mask that is empty outside a window, at the cost of the window instead of the image.
 
     Args:
-        mask: (h, w) bool, the window's part of the mask.
+        mask: (h, w) bool, the mask inside the window.
         origin: (y, x) of the window's first pixel.
         image_size: (H, W) of the image; the window must lie inside.
 
@@ -324,11 +322,10 @@ def encode_window(mask: np.ndarray, origin: tuple[int, int], image_size: tuple[i
 
 
 def encode_intervals(starts: np.ndarray, ends: np.ndarray, image_size: tuple[int, int]) -> RLE:
-    """Encode a mask given as intervals of its pixels, counted down the columns.
+    """Encode a mask given as intervals of pixel positions in column-major order.
 
     Args:
-        starts, ends: (R,) ascending positions in [0, H * W], each start before its end and no later than the next
-            start; where an interval begins at the end of the one before, the two are one run.
+        starts, ends: (R,) ascending positions in [0, H * W], start < end <= next start; adjacent intervals are joined.
         image_size: (H, W).
     """
     height, width = image_size

@@ -1,4 +1,4 @@
-"""Non-maximum suppression (NMS) of masks: of run lengths on the CPU, and of tensors on any device."""
+"""Non-maximum suppression (NMS) of masks, for RLEs on the CPU and for tensors on any device."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from .masks import RLE, iou_matrix, mask_areas, mask_boxes
 
 
 def without_duplicates(masks: Sequence[RLE], scores: np.ndarray, nms_threshold: float) -> np.ndarray:
-    """Indices of the best masks, by falling score, no two of which overlap by more than an IoU.
+    """NMS of masks: indices of the kept masks by descending score, without pairs of IoU above ``nms_threshold``.
 
     Args:
         masks: N RLEs of one size.
-        scores: (N,), the better of two duplicates stays; of equals, the first.
+        scores: (N,), the better of two duplicates is kept; of equal scores, the first.
         nms_threshold: in [0, 1].
     """
     order = np.argsort(-scores, kind="stable")
@@ -27,7 +27,7 @@ def without_duplicates(masks: Sequence[RLE], scores: np.ndarray, nms_threshold: 
     for k in range(len(order)):
         if not alive[k]:
             continue
-        # Only masks of about the same area and place can overlap that much; of the others no overlap is computed.
+        # Only masks of similar area and position can overlap that much; for others no overlap is computed.
         shared = np.minimum(ends[k], ends) - np.maximum(boxes[k, :2], boxes[:, :2])
         near = alive & (np.minimum(areas[k], areas) > nms_threshold * np.maximum(areas[k], areas))
         near &= np.prod(np.maximum(shared, 0), axis=1) > nms_threshold * areas[k]
@@ -38,22 +38,22 @@ def without_duplicates(masks: Sequence[RLE], scores: np.ndarray, nms_threshold: 
     return order[alive]
 
 
-# Of the float copies of the pixels that are made at once. What a CPU's cache holds is multiplied faster there.
+# Size of the float copies of the pixels per step. Chunks that fit into the CPU cache are multiplied faster.
 CPU_CHUNK_BYTES = 4 * 1024 * 1024
 CHUNK_BYTES = 128 * 1024 * 1024
 
 
 def intersections(a: Tensor, b: Tensor) -> Tensor:
-    """(N, M) float32 numbers of pixels that masks (N, H, W) and (M, H, W), bool, share; exact up to 2^24 pixels."""
+    """(N, M) float32 intersections in pixels of masks (N, H, W) and (M, H, W), bool; exact up to 2^24 pixels."""
     same = a is b
-    # bytes become floats ten times as fast as bools, on CPUs
+    # on CPUs, uint8 converts to float ten times as fast as bool
     a, b = (masks.view(torch.uint8).flatten(1) for masks in (a, b))
     common = torch.zeros(len(a), len(b), device=a.device)
     if not common.numel():
         return common
     chunk_bytes = CPU_CHUNK_BYTES if a.device.type == "cpu" else CHUNK_BYTES
     pixels = max(1, chunk_bytes // (4 * (len(a) + len(b))))
-    # half precision could not count to more than 65504
+    # half precision cannot represent counts above 65504
     with torch.autocast(a.device.type, enabled=False):
         for some_of_a, some_of_b in zip(a.split(pixels, dim=1), b.split(pixels, dim=1)):
             left = some_of_a.float()
@@ -62,20 +62,20 @@ def intersections(a: Tensor, b: Tensor) -> Tensor:
 
 
 def ious(common: Tensor, areas_of_a: Tensor, areas_of_b: Tensor) -> Tensor:
-    """(N, M) intersections over unions of masks with ``common`` (N, M) pixels and areas (N,) and (M,) in pixels."""
+    """(N, M) IoUs of masks with intersections ``common`` (N, M) and areas (N,) and (M,), in pixels."""
     unions = areas_of_a[:, None] + areas_of_b[None] - common
     return common / unions.clamp(min=1)
 
 
 def first_of_each(repeats: Tensor) -> Tensor:
-    """(N,) bool: greedily from the first on, what repeats nothing that is kept (Cluster-NMS, Zheng et al., 2020).
+    """Greedy NMS in the given order (Cluster-NMS, Zheng et al., 2020): (N,) bool, items that duplicate no kept one.
 
     Args:
-        repeats: (N, N) bool, symmetric: which are the same.
+        repeats: (N, N) bool, symmetric: which pairs are duplicates.
     """
     repeats = repeats.tril(-1)
     kept = torch.ones(len(repeats), dtype=torch.bool, device=repeats.device)
-    # each round settles at least one more; few are needed
+    # each round settles at least one more item; few rounds are needed
     while True:
         after = ~(repeats & kept).any(1)
         if torch.equal(after, kept):

@@ -9,13 +9,13 @@ import torch
 
 from .masks import RLE, decode_mask, decode_masks, encode_masks, encode_runs
 
-# Bounds the working copies: some 4 of this size, and 16 bytes for each end of a run.
+# Bounds the working memory: about 4 copies of this size, and 16 bytes per run end.
 CHUNK_BYTES = 16 * 1024 * 1024
 
 
 def encode_tensor(masks: torch.Tensor) -> list[RLE]:
-    """RLEs of (N, H, W) masks, by the faster way for where they are; see `encode_on_device`."""
-    # On the host, pycocotools reads pixels faster than torch finds run ends.
+    """RLEs of (N, H, W) masks, with the faster encoder for their device; see `encode_on_device`."""
+    # On the CPU, pycocotools is faster than torch.
     return encode_masks(masks) if masks.device.type == "cpu" else encode_on_device(masks)
 
 
@@ -24,10 +24,10 @@ def encode_on_device(masks: torch.Tensor, chunk_bytes: int = CHUNK_BYTES) -> lis
 
     Args:
         masks: (N, H, W), any type and device; non-zero is inside.
-        chunk_bytes: memory of the masks, at one byte a pixel, that are worked on at once (at least one mask).
+        chunk_bytes: memory of the masks per chunk, at one byte per pixel (at least one mask).
 
     Returns:
-        N RLEs, the same as `sohes_d2.structures.masks.encode_masks` gives.
+        N RLEs, equal to those of `sohes_d2.structures.masks.encode_masks`.
 
     Raises:
         ValueError: not (N, H, W), or without pixels.
@@ -52,10 +52,10 @@ def encode_on_device(masks: torch.Tensor, chunk_bytes: int = CHUNK_BYTES) -> lis
 
 
 class RLEMasks:
-    """N masks of one image as compressed RLEs, decoded one by one when they are read.
+    """N masks of one image as compressed RLEs, decoded one by one on access.
 
-    1,000 bool masks of a 1500x2250 photo take 3.4 GB, their RLEs some MB. Where Detectron2 reads ``pred_masks`` as a
-    tensor, mask by mask (its evaluators) or all at once (its `Visualizer`), this reads the same.
+    1,000 bool masks of a 1500x2250 photo take 3.4 GB, their RLEs a few MB. Detectron2 can use this object as
+    ``pred_masks`` like a tensor, mask by mask (its evaluators) or all at once (its `Visualizer`).
 
     Attributes:
         rles: the RLEs, all of ``image_size``.
@@ -76,9 +76,9 @@ class RLEMasks:
         return f"RLEMasks({len(self)} masks, image_size={self.image_size})"
 
     def __getitem__(self, item: int | slice | torch.Tensor | np.ndarray | Sequence[int]) -> torch.Tensor | RLEMasks:
-        """An (H, W) bool tensor for an int; for a slice, indices or a bool mask of length N, the `RLEMasks` of these.
+        """An (H, W) bool tensor for an int; `RLEMasks` for a slice, indices or a bool mask of length N.
 
-        As all fields of `Instances`, which calls this with a slice for a single index.
+        `Instances` passes a slice for a single index.
         """
         if isinstance(item, (int, np.integer)):
             return torch.from_numpy(decode_mask(self.rles[item]))
@@ -90,15 +90,15 @@ class RLEMasks:
         return (torch.from_numpy(decode_mask(rle)) for rle in self.rles)
 
     def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
-        """(N, H, W) bool, all decoded."""
+        """(N, H, W) bool, all masks decoded."""
         masks = decode_masks(self.rles) if self.rles else np.zeros((0, *self.image_size), bool)
         return masks if dtype is None else masks.astype(dtype)
 
     def to(self, *args: object, **kwargs: object) -> RLEMasks:
-        """Itself: RLEs are on the host. `Instances.to` calls this."""
+        """Return itself: RLEs are always on the CPU. Called by `Instances.to`."""
         return self
 
     @staticmethod
     def cat(parts: Sequence[RLEMasks]) -> RLEMasks:
-        """The masks of several, which are of one size."""
+        """Concatenate masks of equal size."""
         return RLEMasks([rle for part in parts for rle in part.rles], parts[0].image_size)

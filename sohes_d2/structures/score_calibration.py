@@ -1,6 +1,6 @@
-"""Calibration of a model's scores without labels: to the share of masks that come back under another look.
+"""Label-free calibration of a model's scores to the share of masks that are found again in a transformed photo.
 
-The scores of phase 1 have this meaning (`sohes_d2.exploration.scoring`); `tools/calibrate_scores.py` measures both.
+Scores of phase 1 have the same meaning (`sohes_d2.exploration.scoring`); `tools/calibrate_scores.py` measures both.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ Knots = Sequence[Sequence[float]]
 
 
 def check_knots(knots: Knots) -> None:
-    """Verify that knots are a calibration.
+    """Verify the knots of a calibration.
 
     Args:
-        knots: (raw score, share) pairs, both rising strictly, from (0, 0) to a raw score of 1; empty: no calibration.
+        knots: (raw score, share) pairs, both strictly increasing, from (0, 0) to a raw score of 1; empty: none.
 
     Raises:
         ValueError: anything else.
@@ -29,17 +29,17 @@ def check_knots(knots: Knots) -> None:
         values = np.zeros(0)
     fits = values.ndim == 2 and values.shape[1] == 2 and len(values) >= 2
     if not (fits and (np.diff(values, axis=0) > 0).all() and not values[0].any() and values[-1, 0] == 1):
-        raise ValueError(f"must be [raw, share] pairs that rise strictly from [0, 0] to a raw score of 1, got {knots}")
+        raise ValueError(f"must be strictly increasing [raw, share] pairs from [0, 0] to a raw score of 1, got {knots}")
     if values[-1, 1] > 1:
         raise ValueError(f"has a share over 1: {values[-1, 1]:g}")
 
 
 def calibrated(scores: np.ndarray, knots: Knots) -> np.ndarray:
-    """Scores of the same shape, in [0, 1], linear between the knots; their order stays.
+    """Calibrate scores by linear interpolation between the knots; shape and order are preserved.
 
     Args:
-        scores: raw, in [0, 1].
-        knots: see `check_knots`; empty: the scores are returned as they are.
+        scores: raw scores in [0, 1].
+        knots: see `check_knots`; empty: the scores are returned unchanged.
     """
     if not len(knots):
         return scores

@@ -1,4 +1,4 @@
-"""Pictures of forests: overlays per level or depth, whole-to-part strips, trees of thumbnails, and figures of all."""
+"""Pictures of forests: overlays per level or depth, whole-to-part strips, trees of thumbnails, and combined figures."""
 
 from .colors import color_distance, forest_colors
 from .draw import MAX_MASKS, MIN_WIDTH, best_scored, forest_figure

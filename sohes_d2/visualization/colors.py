@@ -1,7 +1,7 @@
-"""Colours for a forest: a hue per whole, shades of it for its parts, told apart by colour-blind readers too.
+"""Colours of a forest: a hue per whole and shades of it for its parts, distinguishable with colour blindness.
 
-Colours are compared in OKLab (Ottosson, 2020), where equal distances look about equally large, as seen by people with
-normal vision, protanopia and deuteranopia (simulation of Machado et al., IEEE TVCG 2009, severity 1).
+Colours are compared in OKLab (Ottosson, 2020), which is perceptually uniform, for normal vision, protanopia and
+deuteranopia (simulation of Machado et al., IEEE TVCG 2009, severity 1).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from ..structures.forest import NO_PARENT, Forest
 from ..structures.masks import mask_areas, mask_boxes
 from .shapes import scaled_shape
 
-# Hues in degrees, lightness and chroma of OKLCH. The first ones are the strongest; lightness alternates because it is
-# the one difference that every reader sees.
+# Hues in degrees, lightness and chroma in OKLCH. The first ones are the strongest; lightness alternates because it is
+# visible to all readers.
 WHOLE_PALETTE = (
     (255, 0.62, 0.16),  # blue
     (60, 0.76, 0.16),  # orange
@@ -32,21 +32,20 @@ WHOLE_PALETTE = (
     (275, 0.76, 0.11),  # lavender
 )
 
-# What a part may change of its parent's colour: steps of lightness, and of hue in units of the turn below.
+# Changes of a part's colour relative to its parent: steps of lightness, and of hue in units of HUE_TURN.
 LIGHTNESS_STEPS = (0.10, -0.10, 0.20, -0.18, 0.0)
 HUE_STEPS = (0.0, 1.0, -1.0, 0.5, -0.5)
-# Degrees of hue for parts of a small whole, and for those of one that fills the picture: where nearly everything is
-# part of one whole, a single hue would leave nothing to tell apart.
+# Hue range in degrees for parts of a small whole, and of one that fills the picture: if nearly everything is part of
+# one whole, a single hue would not distinguish the parts.
 HUE_TURN = (22.0, 75.0)
 
-# Past this OKLab distance two colours are easily told apart, and a fresh colour is preferred over a still more distant
+# Above this OKLab distance two colours are easily distinguished, and an unused colour is preferred to a more distant
 # one.
 FAR_ENOUGH = 0.12
-# Least distance of a shade from its parent's colour, beside which it is drawn in a strip.
+# Smallest distance of a shade from its parent's colour, next to which it is drawn in a strip.
 FROM_PARENT = 0.06
 
-# Neighbourhood is judged on a grid of at most this many cells per side: enough to see who touches whom, small enough
-# for 1,000 masks.
+# Neighbours are computed on a grid of at most this number of cells per side, which is fast enough for 1,000 masks.
 NEIGHBOUR_GRID = 96
 
 # Linear-light RGB as seen with protanopia and deuteranopia.
@@ -73,14 +72,14 @@ _LMS_TO_RGB = np.linalg.inv(_RGB_TO_LMS)
 
 
 def forest_colors(forest: Forest) -> np.ndarray:
-    """A colour for every mask of a forest.
+    """Assign a colour to every mask of a forest.
 
-    Each whole takes the palette colour that differs most from those of the wholes it touches; each other mask takes a
-    shade of its parent's colour that differs from its neighbours of the same depth. Masks come from large to small,
-    whatever their order in the forest, so the same masks always get the same colours.
+    Each whole gets the palette colour that differs most from those of the wholes it touches; each other mask gets a
+    shade of its parent's colour that differs from its neighbours of the same depth. Masks are processed from large to
+    small, so the colours do not depend on their order in the forest.
 
     Args:
-        forest: N masks.
+        forest: a forest of N masks.
 
     Returns:
         (N, 3) uint8 RGB.
@@ -101,7 +100,7 @@ def forest_colors(forest: Forest) -> np.ndarray:
         for k in level:
             candidates, views, taken = palettes[int(forest.parents[k])]
             distance = np.minimum(_least_distance(views, seen[near[k] & done]), FAR_ENOUGH).round(3)
-            # Of those taken least, the one that differs most from its siblings elsewhere; wholes keep to the palette.
+            # Of the least used colours, the one that differs most from its siblings; wholes follow the palette.
             siblings = seen[done & (forest.parents == forest.parents[k])] if depth else seen[:0]
             among = np.minimum(_least_distance(views, siblings), FAR_ENOUGH).round(3)
             best = int(np.lexsort((-among, taken, -distance))[0])
@@ -111,8 +110,8 @@ def forest_colors(forest: Forest) -> np.ndarray:
 
 
 def _palettes(parents: np.ndarray, colors: np.ndarray, shares: np.ndarray, seen: np.ndarray) -> dict[int, tuple]:
-    """For each parent (NO_PARENT for wholes) what its children may take: (C, 3) OKLCH colours, (C, visions, 3) OKLab
-    as each reader sees them, and (C,) how often each was taken, from 0."""
+    """For each parent (NO_PARENT for wholes) the candidate colours of its children: (C, 3) OKLCH, (C, visions, 3) OKLab
+    for each vision, and (C,) use counts, initially 0."""
     if list(parents) == [NO_PARENT]:
         candidates = [np.array([(lightness, chroma, hue) for hue, lightness, chroma in WHOLE_PALETTE])]
     else:
@@ -128,7 +127,7 @@ def _palettes(parents: np.ndarray, colors: np.ndarray, shares: np.ndarray, seen:
 
 
 def canonical_order(forest: Forest, indices: Sequence[int] | np.ndarray) -> list[int]:
-    """Indices from large to small; equal areas by score, higher last and so on top, then by box and run lengths."""
+    """Indices from large to small; equal areas by ascending score (drawn on top), then by box and run lengths."""
     areas, boxes = mask_areas(forest.masks), mask_boxes(forest.masks)
 
     def key(k: int) -> tuple:
@@ -138,9 +137,9 @@ def canonical_order(forest: Forest, indices: Sequence[int] | np.ndarray) -> list
 
 
 def oklch_to_rgb(colors: np.ndarray) -> np.ndarray:
-    """OKLCH colours (N, 3) of lightness 0-1, chroma, and hue in degrees, to (N, 3) uint8 RGB.
+    """Convert OKLCH colours (N, 3) of lightness 0-1, chroma, and hue in degrees to (N, 3) uint8 RGB.
 
-    What sRGB cannot show loses chroma, not hue.
+    Colours outside sRGB are reduced in chroma, not in hue.
     """
     colors = np.atleast_2d(np.asarray(colors, np.float64))
     result = np.zeros(colors.shape)
@@ -158,7 +157,7 @@ def oklch_to_rgb(colors: np.ndarray) -> np.ndarray:
 
 
 def rgb_to_oklab(rgb: np.ndarray, vision: np.ndarray | None = None) -> np.ndarray:
-    """uint8 RGB (..., 3) to OKLab, optionally as seen through a (3, 3) matrix on linear light."""
+    """Convert uint8 RGB (..., 3) to OKLab, optionally after a (3, 3) matrix on linear light."""
     srgb = np.asarray(rgb, np.float64) / 255
     linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
     if vision is not None:
@@ -167,27 +166,27 @@ def rgb_to_oklab(rgb: np.ndarray, vision: np.ndarray | None = None) -> np.ndarra
 
 
 def color_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Distance of uint8 RGB colours (..., 3) in OKLab for the reader who sees it worst (1.0 is black to white)."""
+    """OKLab distance of uint8 RGB colours (..., 3), minimum over the visions (1.0 is black to white)."""
     return np.min([np.linalg.norm(rgb_to_oklab(a, v) - rgb_to_oklab(b, v), axis=-1) for v in _VISIONS], axis=0)
 
 
 def _as_seen(rgb: np.ndarray) -> np.ndarray:
-    """(N, 3) uint8 RGB to (N, visions, 3) OKLab."""
+    """Convert (N, 3) uint8 RGB to (N, visions, 3) OKLab."""
     return np.stack([rgb_to_oklab(rgb, vision) for vision in _VISIONS], axis=1)
 
 
 def _least_distance(views: np.ndarray, rivals: np.ndarray) -> np.ndarray:
-    """(C,) distance of each candidate (C, visions, 3) to the nearest rival (R, visions, 3), for its worst reader."""
+    """(C,) distance of each candidate (C, visions, 3) to the nearest rival (R, visions, 3), minimum over visions."""
     if not len(rivals):
         return np.full(len(views), np.inf)
     return np.linalg.norm(views[:, None] - rivals[None], axis=-1).min(axis=(1, 2))
 
 
 def _shades(parent: np.ndarray, share: float) -> np.ndarray:
-    """(C, 3) OKLCH colours that still read as the parent's, which covers that share of the picture."""
+    """(C, 3) OKLCH shades of the colour of a parent that covers ``share`` of the picture."""
     lightness, chroma, hue = parent.tolist()
     turn = HUE_TURN[0] + (HUE_TURN[1] - HUE_TURN[0]) * share
-    # Both change from one candidate to the next, so that the first few parts differ in lightness and in hue.
+    # Both change from one candidate to the next, so that the first parts differ in lightness and in hue.
     n = len(LIGHTNESS_STEPS)
     steps = [(LIGHTNESS_STEPS[(k + k // n) % n], HUE_STEPS[k % n]) for k in range(n * n)]
     shades = [
@@ -198,12 +197,12 @@ def _shades(parent: np.ndarray, share: float) -> np.ndarray:
         )
         for lighter, turned in steps
     ]
-    # once each: at the end of the scale two steps come to the same lightness
+    # remove duplicates: at the ends of the scale two steps give the same lightness
     return np.array(list({(round(s[0], 3), round(s[2], 3)): s for s in reversed(shades)}.values())[::-1])
 
 
 def _neighbours(forest: Forest) -> np.ndarray:
-    """(N, N) bool: the two masks touch or overlap, judged on a coarse grid."""
+    """(N, N) bool: the two masks touch or overlap on a coarse grid."""
     height, width = forest.image_size
     scale = NEIGHBOUR_GRID / max(height, width, NEIGHBOUR_GRID)
     size = max(1, round(height * scale)), max(1, round(width * scale))

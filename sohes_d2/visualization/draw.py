@@ -1,4 +1,4 @@
-"""The picture of a forest: the photo, its wholes, parts and subparts side by side, and the tree below."""
+"""Figure of a forest: the photo, its wholes, parts and subparts side by side, and the tree below."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .thumbnails import INK, MUTED, NARROW, REFERENCE_WIDTH, drawing_scale, font
 from .tree import draw_tree
 
 MARGIN, GAP = 24, 14  # pixels at REFERENCE_WIDTH
-# More than this cannot be taken in at a glance; labels of the first phase have several hundred, most of low score.
+# More masks are hard to read in one figure; labels of phase 1 have several hundred, most of low score.
 MAX_MASKS = 60
 MIN_WIDTH = 240  # pixels
-# Photos flatter than the first number are drawn two by two, flatter than the second one below the other.
+# Photos with a larger aspect ratio than the first number are drawn in two columns, than the second in one column.
 TWO_COLUMNS, ONE_COLUMN = 2.4, 6.0
-# Nothing is drawn flatter or steeper than this; a panorama of 20000x50 is squeezed, so that masks stay visible.
+# Limits of the drawn aspect ratio; a panorama of 20000x50 is squeezed, so that masks stay visible.
 FLATTEST, STEEPEST = 16.0, 1 / 3
 
 
@@ -33,21 +33,21 @@ def forest_figure(
     max_masks: int = MAX_MASKS,
     max_area: float = 1.0,
 ) -> np.ndarray:
-    """Photo, wholes, parts, subparts, and the tree of the largest families, in one picture.
+    """Draw the photo, wholes, parts, subparts, and the tree of the largest families in one picture.
 
     Args:
         image: (H, W, 3) uint8 RGB, or (H, W) grey, of the forest's size.
         forest: its masks; may be empty.
-        title: printed above, for example the file's name.
-        width: of the result in pixels, at least MIN_WIDTH; type and lines scale with it down to 800 pixels, below
-            which photos are drawn two by two and the tree shows less.
-        max_masks: a forest of more masks is thinned to so many of the highest scores, each linked to its nearest shown
-            ancestor, and the figure says so; 0 shows all.
-        max_area: larger masks, as a share of the image, are left out likewise: first-phase labels hold unions of nearly
-            everything, under which the picture of the wholes would show nothing else.
+        title: printed above, for example the file name.
+        width: width of the result in pixels, at least MIN_WIDTH; type and lines scale with it down to 800 pixels, below
+            which photos are drawn in two columns and the tree shows less.
+        max_masks: of more masks, only this number of best-scored ones is shown, each linked to its nearest shown
+            ancestor, with a note in the figure; 0 shows all.
+        max_area: larger masks, as a share of the image, are dropped in the same way: labels of phase 1 contain unions
+            of nearly the whole image, which would hide the other wholes.
 
     Returns:
-        (height, width, 3) uint8 RGB; the height follows the photo's shape and the tree.
+        (height, width, 3) uint8 RGB; the height depends on the photo's shape and the tree.
 
     Raises:
         ValueError: the image is not of the forest's size, or the width is too small.
@@ -103,12 +103,12 @@ def forest_figure(
 
 
 def best_scored(forest: Forest, count: int) -> Forest:
-    """The forest of the ``count`` masks of highest score; of equal scores the larger ones."""
+    """The forest of the ``count`` best-scored masks; of equal scores the larger ones."""
     return forest.subset(np.sort(np.lexsort((-mask_areas(forest.masks), -forest.scores))[:count]))
 
 
 def _panel_layout(image_size: tuple[int, int], room: int, gap: int, most: int) -> tuple[int, tuple[int, int]]:
-    """Columns (``most`` at most), and the (H, W) of one panel, for photos of a size in a figure with that much room."""
+    """Number of columns (at most ``most``) and (H, W) of a panel, in a figure ``room`` pixels wide."""
     aspect = min(max(image_size[1] / image_size[0], STEEPEST), FLATTEST)
     columns = min(most, 4 if aspect < TWO_COLUMNS else 2 if aspect < ONE_COLUMN else 1)
     width = (room - gap * (columns - 1)) // columns
@@ -116,7 +116,7 @@ def _panel_layout(image_size: tuple[int, int], room: int, gap: int, most: int) -
 
 
 def _shortened(pen: ImageDraw.ImageDraw, text: str, room: int, typeface: Any) -> str:
-    """The text, cut with dots if it does not fit."""
+    """The text, truncated with dots if it does not fit."""
     text = " ".join(text.split())
     shown = text
     while shown and pen.textlength(shown, font=typeface) > room:
@@ -130,14 +130,14 @@ _LONGEST = 100
 
 
 def file_stem(file_name: str, taken: set[str]) -> str:
-    """A name without suffix for what is made for an image; it is entered in ``taken``, and differs from all in it.
+    """A unique output name without suffix for an image; it is added to ``taken``.
 
-    Folders of the image's name become part of it; whatever is not a letter, digit, dot, dash or underscore becomes
-    "_", and it neither begins nor ends with a dot.
+    Folders become part of the name; characters other than letters, digits, dots, dashes and underscores become "_", and
+    the name neither starts nor ends with a dot.
 
     Args:
-        file_name: of the image.
-        taken: lower-case names given so far, since some file systems do not tell A.png from a.png.
+        file_name: file name of the image.
+        taken: lower-case names used so far, since some file systems do not distinguish A.png from a.png.
     """
     name = re.sub(r"[^\w.-]+", "_", _SUFFIX.sub("", file_name)).strip("._-")[:_LONGEST] or "image"
     candidate, number = name, 1

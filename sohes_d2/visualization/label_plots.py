@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-# Of the palette for wholes: told apart by colour-blind readers, too.
+# From the palette of wholes, distinguishable with colour blindness.
 _BLUE, _ORANGE, _GREEN, _PINK = "#3573d9", "#e8953a", "#2aa876", "#d9569a"
 
 
@@ -18,14 +18,14 @@ def plot_label_statistics(
     area_bins: np.ndarray,
     title: str = "",
 ) -> np.ndarray:
-    """Four histograms: masks per image, depth of masks, their size, and how much of the images they cover.
+    """Plot four histograms: masks per image, depth of masks, size of masks, and coverage of images.
 
     Args:
         masks_per_image: (images,) counts.
         coverage: (images,) shares of the image under any mask.
-        depth: masks by depth.
-        area_histogram: (B,) masks by share of the image.
-        area_bins: (B + 1,) borders of these shares, evenly spaced in the logarithm.
+        depth: number of masks by depth.
+        area_histogram: (B,) number of masks by share of the image.
+        area_bins: (B + 1,) borders of the bins, evenly spaced in the logarithm.
         title: printed above.
 
     Returns:
@@ -39,7 +39,7 @@ def plot_label_statistics(
     canvas = FigureCanvasAgg(figure)
     counts, depths, sizes, covered = figure.subplots(2, 2).ravel()
     if title:
-        # "$" would begin a formula
+        # "$" would start a formula
         figure.suptitle(title.replace("$", r"\$"), fontsize=13)
 
     most = max(masks_per_image, default=0) + 1

@@ -13,16 +13,16 @@ from .shapes import Shape, scaled_shape
 
 LEVELS = ("wholes", "parts", "subparts")
 
-FILL = 0.68  # how much of a mask's pixel is its colour; the rest is the photo
-DIM = 0.42  # brightness that is left to pixels under no mask
-LINE = 0.0018  # thickness of an outline, in diagonals of the picture
+FILL = 0.68  # opacity of a mask over the photo
+DIM = 0.42  # brightness of pixels without mask
+LINE = 0.0018  # thickness of an outline, as a share of the picture's diagonal
 DARK = (18, 20, 24)
-# Small pictures are drawn twice as large and shrunk, so that edges are smooth; large ones need no such care.
+# Smaller pictures are drawn at twice the size and downsized for smooth edges.
 SMOOTH_BELOW = 1400
 
 
 def level_indices(forest: Forest, level: str) -> np.ndarray:
-    """Indices of the masks of a level: "wholes" (depth 0), "parts" (depth 1) or "subparts" (depth 2 and more).
+    """Indices of the masks of a level: "wholes" (depth 0), "parts" (depth 1) or "subparts" (depth 2 or more).
 
     Raises:
         ValueError: another level.
@@ -39,9 +39,9 @@ def draw_level(
     colors: np.ndarray | None = None,
     size: tuple[int, int] | None = None,
 ) -> np.ndarray:
-    """One level of a forest over its photo; arguments and result as in :func:`draw_masks`.
+    """Draw one level of a forest over its photo; see :func:`draw_masks`.
 
-    In the pictures of parts and subparts the wholes that they belong to show as thin lines, for orientation.
+    In pictures of parts and subparts, their wholes are shown as thin lines.
     """
     indices = level_indices(forest, level)
     return draw_masks(image, forest, indices, colors, size, _wholes_of(forest, indices))
@@ -54,13 +54,13 @@ def draw_depth(
     colors: np.ndarray | None = None,
     size: tuple[int, int] | None = None,
 ) -> np.ndarray:
-    """The masks of exactly one depth (0: wholes) over the photo, with their wholes as thin lines; see `draw_masks`."""
+    """Draw the masks of one depth (0: wholes) over the photo, with their wholes as thin lines; see `draw_masks`."""
     indices = np.flatnonzero(forest.depths() == depth)
     return draw_masks(image, forest, indices, colors, size, _wholes_of(forest, indices))
 
 
 def _wholes_of(forest: Forest, indices: np.ndarray) -> np.ndarray:
-    """The wholes that some masks belong to, without those that are among them."""
+    """The wholes of some masks, except those in ``indices``."""
     roots = indices
     while (above := forest.parents[roots] != NO_PARENT).any():
         roots = np.where(above, forest.parents[roots], roots)
@@ -75,18 +75,17 @@ def draw_masks(
     size: tuple[int, int] | None = None,
     context: Sequence[int] | np.ndarray = (),
 ) -> np.ndarray:
-    """Some masks of a forest over its photo.
+    """Draw masks of a forest over its photo.
 
-    Larger masks are painted first, so that small ones stay visible; of two equally large ones the better-scored is on
-    top.
+    Larger masks are drawn first, so that small ones stay visible; of equal areas the better-scored is on top.
 
     Args:
         image: (H, W, 3) uint8 RGB, or (H, W) grey, of the forest's size.
         forest: the masks.
-        indices: which of them to paint.
+        indices: indices of the masks to draw.
         colors: (N, 3) uint8 RGB for all N masks of the forest; ``forest_colors(forest)`` by default.
         size: (H, W) of the result; the image's size by default.
-        context: masks of which only a faint line is drawn, under the others.
+        context: indices of masks drawn only as faint outlines, below the others.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -109,13 +108,13 @@ def draw_masks(
         _outline(canvas, scaled_shape(forest.masks[k], canvas_size), (150, 150, 150), max(1, line // 2), casing=0)
     for k in canonical_order(forest, indices):
         shape = scaled_shape(forest.masks[k], canvas_size)
-        # The photo gives its light and dark, hardly its colour: a blue over an orange would end as mud.
+        # Blend with the grey photo: its colours would distort those of the masks.
         light = grey[shape.window][shape.mask].astype(np.float32)
         ground = 0.8 * light + 0.2 * photo[shape.window][shape.mask]
         canvas[shape.window][shape.mask] = np.clip(
             FILL * (0.55 + 0.65 * light / 255) * colors[k] + (1 - FILL) * ground, 0, 255
         )
-        # Small and thin masks get a hairline, or a crowd of them would be all outline.
+        # Small and thin masks get a hairline; otherwise outlines would hide them.
         thin = shape.mask.sum() < 10 * line * max(1, *shape.mask.shape)
         if thin:
             _outline(canvas, shape, _lighter(colors[k], 0.4), max(1, line // 2), casing=0)
@@ -139,7 +138,7 @@ def as_rgb(image: np.ndarray) -> np.ndarray:
 
 
 def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The image at (H, W), smooth both ways."""
+    """Resize an image to (H, W), smoothly in both directions."""
     if image.shape[:2] == tuple(size):
         return image
     shrinks = size[0] < image.shape[0] or size[1] < image.shape[1]
@@ -147,7 +146,7 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _outline(canvas: np.ndarray, shape: Shape, color: Sequence[int] | np.ndarray, thickness: int, casing: int) -> None:
-    """Draw the border of a shape in place: a dark casing below a line, so that it stands out on any ground."""
+    """Draw the outline of a shape in place, with a dark casing for contrast on any background."""
     contours, _ = cv2.findContours(
         shape.mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE, offset=(shape.x, shape.y)
     )
@@ -157,5 +156,5 @@ def _outline(canvas: np.ndarray, shape: Shape, color: Sequence[int] | np.ndarray
 
 
 def _lighter(color: np.ndarray, white: float) -> np.ndarray:
-    """The colour with that share of white."""
+    """Mix the colour with a share of white."""
     return ((1 - white) * color + white * 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Masks at drawing scale, each cropped to its box."""
+"""Masks at drawing size, each cropped to its box."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ..structures.masks import RLE, decode_mask, mask_boxes
 
 @dataclass(frozen=True)
 class Shape:
-    """A mask cut to its box on a canvas.
+    """A mask cropped to its box on a canvas.
 
     Attributes:
-        y, x: where the patch lies on the canvas, in pixels of the canvas.
+        y, x: position of the patch on the canvas, in pixels.
         mask: (h, w) bool patch; at least one pixel is set unless the mask itself is empty.
     """
 
@@ -25,12 +25,12 @@ class Shape:
 
     @property
     def window(self) -> tuple[slice, slice]:
-        """The patch's place on the canvas, to index an (H, W, ...) array."""
+        """Slices of the patch on the canvas, to index an (H, W, ...) array."""
         return slice(self.y, self.y + self.mask.shape[0]), slice(self.x, self.x + self.mask.shape[1])
 
 
 def scaled_shape(rle: RLE, size: tuple[int, int]) -> Shape:
-    """The mask on a canvas of another size (the axes may scale differently). No mask vanishes, however small.
+    """Scale a mask to a canvas of another size (axes may scale differently). Small masks keep at least one pixel.
 
     Args:
         rle: mask of any size.
@@ -52,7 +52,7 @@ def scaled_shape(rle: RLE, size: tuple[int, int]) -> Shape:
 
 
 def _spans(low: int, high: int, source: int, target: int) -> tuple[slice, slice]:
-    """Matching stretches of a source and a target axis around the source's ``[low, high)``, on the coarser pixels."""
+    """Matching slices of a source and a target axis around the source's ``[low, high)``, on the coarser pixels."""
     scale = target / source
     if scale >= 1:
         low, high = max(low - 1, 0), min(high + 1, source)  # room for the interpolated edge

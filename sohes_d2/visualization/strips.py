@@ -1,4 +1,4 @@
-"""Whole-to-part strips: each leads from a whole to its part, to the part of that, always closer to the photo."""
+"""Whole-to-part strips: a whole, its part, the part of that part, and so on, with increasing zoom."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .thumbnails import INK, MUTED, NARROW, PANEL, REFERENCE_WIDTH, drawing_scal
 
 # Sizes are pixels at REFERENCE_WIDTH.
 TILE, ARROW, STRIP_GAP, MARGIN = 220, 44, 60, 24
-LEAST_TILES = 3  # side by side, however narrow the picture
+LEAST_TILES = 3  # smallest number of tiles per row
 MAX_ROWS, NARROW_MAX_ROWS = 3, 5
 _NAMES = ("whole", "part", "subpart")
 
@@ -25,20 +25,20 @@ def draw_strips(
     width: int = REFERENCE_WIDTH,
     max_rows: int = 0,
 ) -> np.ndarray:
-    """The longest lines of descent, one per whole, the most telling first.
+    """Draw the longest path of each whole to a descendant, best wholes first.
 
-    Each tile shows a mask cut out of the photo, framed in its colour, and in it the mask of the next tile. Below stand
-    what it is and its share of the photo. A line with more masks than fit in a row is thinned between its ends.
+    Each tile shows a mask cut out of the photo, framed in its colour, and in it the mask of the next tile. The level
+    and share of the photo are printed below. Paths with more masks than fit in a row are thinned between their ends.
 
     Args:
         image: (H, W, 3) uint8 RGB, or (H, W) grey, of the forest's size.
         forest: the masks.
         colors: (N, 3) uint8 RGB; ``forest_colors(forest)`` by default.
-        width: of the result in pixels.
-        max_rows: rows of strips at most; 0: three, or five in a picture narrower than NARROW.
+        width: width of the result in pixels.
+        max_rows: largest number of rows; 0: three, or five in a picture narrower than NARROW.
 
     Returns:
-        (H, width, 3) uint8 RGB; the height follows the content.
+        (H, width, 3) uint8 RGB; the height depends on the content.
     """
     image = as_rgb(image)
     colors = forest_colors(forest) if colors is None else colors
@@ -80,10 +80,10 @@ def draw_strips(
 
 
 def _chains(forest: Forest, most: int) -> list[list[int]]:
-    """Per whole with parts, the line to its deepest descendant, of at most ``most`` masks; the best wholes first."""
+    """Per whole with parts, the path to its deepest descendant, of at most ``most`` masks; best wholes first."""
     areas = mask_areas(forest.masks)
     weights = np.sqrt(areas) * forest.scores
-    reach = np.zeros(len(forest), np.int64)  # how many masks hang below one another under each
+    reach = np.zeros(len(forest), np.int64)  # length of the longest path below each mask
     for k in np.argsort(-forest.depths(), kind="stable"):
         if forest.parents[k] != NO_PARENT:
             reach[forest.parents[k]] = max(reach[forest.parents[k]], reach[k] + 1)
@@ -104,7 +104,7 @@ def _chains(forest: Forest, most: int) -> list[list[int]]:
 
 
 def _rows(chains: list[list[int]], room: int, side: int, arrow: int, gap: int) -> list[list[list[int]]]:
-    """Strips in rows: each row takes the first strip that is left, and then whatever still fits beside it."""
+    """Arrange strips in rows: each row takes the first remaining strip, then others that still fit."""
     rows = []
     left = list(chains)
     while left:
@@ -146,5 +146,5 @@ def _arrow(pen: ImageDraw.ImageDraw, x: int, y: int, length: int, scale: float) 
 
 
 def _percent(share: float) -> str:
-    """A share of the photo for people: two digits where it is small."""
+    """Format a share of the photo, with two digits if it is small."""
     return f"{share:.0%}" if share >= 0.1 else f"{share:.1%}" if share >= 0.001 else "<0.1%"

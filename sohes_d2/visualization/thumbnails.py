@@ -1,4 +1,4 @@
-"""Thumbnails of masks, and the fonts, greys and scales that all figures share."""
+"""Thumbnails of masks, and the fonts, greys and scales shared by all figures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ INK, MUTED, RULE, PANEL = (31, 35, 40), (101, 109, 118), (208, 215, 222), (246, 
 REFERENCE_WIDTH = 1600  # sizes of figures are pixels at this width and scale with it
 NARROW = 800  # narrower figures keep the sizes of this width
 SMALLEST_TYPE = 10  # pixels
-INNER_TINT = 0.4  # share of its colour in a mask that is shown inside another one
+INNER_TINT = 0.4  # opacity of a mask that is shown inside another one
 
 
 def thumbnail(
@@ -23,7 +23,7 @@ def thumbnail(
     color: np.ndarray,
     inner: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> np.ndarray:
-    """(side, side, 3) uint8 cut-out of a photo: the mask in full colour and outlined, what surrounds it washed out.
+    """(side, side, 3) uint8 cut-out of a photo: the mask in full colour with outline, its surroundings faded.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -31,13 +31,13 @@ def thumbnail(
         box: (x, y, width, height) of the mask.
         side: in pixels.
         color: (3,) uint8 RGB of the outline.
-        inner: another mask (H, W) and its colour, tinted and outlined on top: what the next picture looks into.
+        inner: another mask (H, W) and its colour, tinted and outlined on top: the mask of the next picture.
     """
     x, y, w, h = (int(v) for v in box)
     window = max(w, h) + 2 * max(2, round(0.1 * max(w, h)))
     rows, cols = _inside(y + h / 2, window, mask.shape[0]), _inside(x + w / 2, window, mask.shape[1])
     crop, inside = image[rows, cols], mask[rows, cols]
-    # A sliver keeps a few pixels of height, else it could not be seen at all.
+    # Thin masks keep a few pixels of height to stay visible.
     size = tuple(max(min(side, 6), round(side * v / max(crop.shape[:2]))) for v in crop.shape[:2])
     alpha = _soft(inside, size)
     photo = resize(np.ascontiguousarray(crop), size).astype(np.float32)
@@ -62,29 +62,29 @@ def framed(picture: np.ndarray, color: np.ndarray, border: int, radius: int) -> 
         picture: (side, side, 3) uint8 RGB.
         color: (3,) uint8 RGB of the frame.
         border: width of the frame in pixels, added on each side.
-        radius: of the corners, in pixels.
+        radius: radius of the corners, in pixels.
     """
     side = picture.shape[0] + 2 * border
     frame = Image.new("RGB", (side, side), tuple(int(v) for v in color))
     frame.paste(Image.fromarray(picture), (border, border))
-    corners = Image.new("L", (4 * side, 4 * side), 0)  # drawn large and shrunk, to be smooth
+    corners = Image.new("L", (4 * side, 4 * side), 0)  # drawn large and downsized, for smooth edges
     ImageDraw.Draw(corners).rounded_rectangle((0, 0, 4 * side - 1, 4 * side - 1), radius=4 * radius, fill=255)
     return frame, corners.resize((side, side), Image.Resampling.LANCZOS)
 
 
 def drawing_scale(width: int) -> float:
-    """By what lengths at REFERENCE_WIDTH are multiplied in a picture of a width: below NARROW they shrink no further.
+    """Factor of lengths at REFERENCE_WIDTH in a picture of a width; constant below NARROW.
 
-    There a layout takes less side by side instead, to stay readable.
+    Narrower layouts use fewer columns instead, to stay readable.
     """
     return max(width, NARROW) / REFERENCE_WIDTH
 
 
 def _soft(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The mask at a size, as float32 in [0, 1] with smooth edges."""
+    """Resize a mask to float32 in [0, 1] with smooth edges."""
     alpha = resize(mask.astype(np.float32), size)
     enlarged = max(size) / max(mask.shape)
-    if enlarged > 1:  # round off the staircase of single pixels
+    if enlarged > 1:  # smooth the steps of single pixels
         alpha = np.clip(2 * cv2.GaussianBlur(alpha, (0, 0), 0.6 * enlarged) - 0.5, 0, 1)
     return alpha
 
@@ -96,11 +96,11 @@ def _outline(cut: np.ndarray, alpha: np.ndarray, color: np.ndarray, side: int) -
 
 
 def _inside(centre: float, window: int, length: int) -> slice:
-    """A stretch of ``window`` pixels around the centre, pushed into ``[0, length)``; all of it if it is shorter."""
+    """A slice of ``window`` pixels around the centre, shifted into ``[0, length)``; all of it if that is shorter."""
     start = min(max(0, round(centre - window / 2)), max(0, length - window))
     return slice(start, min(length, start + window))
 
 
 def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """The typeface that comes inside Pillow (10.1 and newer), so that pictures look the same everywhere."""
+    """The typeface included in Pillow (10.1 and newer), so that pictures look the same everywhere."""
     return ImageFont.load_default(max(SMALLEST_TYPE, size))

@@ -1,4 +1,4 @@
-"""The tree of a forest, drawn: every family from whole over parts to subparts, each as a cut-out of the photo."""
+"""Drawing of the trees of a forest: wholes, parts and subparts as cut-outs of the photo."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .thumbnails import INK, MUTED, NARROW, PANEL, REFERENCE_WIDTH, RULE, drawin
 TILES = (136, 98, 66)  # side of a thumbnail of a whole, a part, a subpart
 ROW_GAPS = (40, 32)  # between wholes and parts, between parts and subparts
 GAP, FAMILY_GAP, MARGIN = 12, 44, 24
-# Parts per whole and subparts per part: of these the choice is taken that fills its rows best.
+# Candidate limits of parts per whole and subparts per part; the one that fills the rows best is used.
 MAX_CHILDREN = ((6, 3), (4, 3), (4, 2))
 NARROW_MAX_CHILDREN = ((3, 2), (2, 2), (2, 1), (1, 1))
 MAX_ROWS, NARROW_MAX_ROWS = 2, 4
@@ -25,7 +25,7 @@ MAX_ROWS, NARROW_MAX_ROWS = 2, 4
 
 @dataclass
 class _Node:
-    """A thumbnail and what hangs below it; ``index`` is None for a note on those left out."""
+    """A thumbnail and its children; ``index`` is None for a note on omitted masks."""
 
     index: int | None
     depth: int
@@ -49,20 +49,20 @@ def draw_tree(
     width: int = REFERENCE_WIDTH,
     max_rows: int = 0,
 ) -> np.ndarray:
-    """The most telling families of a forest as trees of thumbnails; what does not fit is counted, not shown.
+    """Draw the main families (a whole with its descendants) as trees of thumbnails; omitted masks are counted.
 
-    Families rank by size, score and number of descendants. The frame of a thumbnail has the mask's colour in the
+    Families are ranked by size, score and number of descendants. The frame of a thumbnail has the mask's colour in the
     overlays.
 
     Args:
         image: (H, W, 3) uint8 RGB, or (H, W) grey, of the forest's size.
         forest: the masks.
         colors: (N, 3) uint8 RGB; ``forest_colors(forest)`` by default.
-        width: of the result in pixels; everything scales with it.
-        max_rows: rows of families at most; 0: two, or four in a picture narrower than NARROW.
+        width: width of the result in pixels; everything scales with it.
+        max_rows: largest number of rows of families; 0: two, or four in a picture narrower than NARROW.
 
     Returns:
-        (H, width, 3) uint8 RGB; the height follows the content.
+        (H, width, 3) uint8 RGB; the height depends on the content.
     """
     image = as_rgb(image)
     colors = forest_colors(forest) if colors is None else colors
@@ -78,7 +78,7 @@ def draw_tree(
     for row, row_height in zip(rows, heights):
         widths = [node.width(scale) for node in row]
         spare = width - 2 * margin - sum(widths)
-        step = spare / len(row)  # equal air around every family
+        step = spare / len(row)  # equal space around every family
         if len(row) > 1 and step > 3 * FAMILY_GAP * scale:
             step = 3 * FAMILY_GAP * scale
         x = margin + (spare - step * len(row)) / 2 + step / 2
@@ -90,13 +90,13 @@ def draw_tree(
 
 
 def _arrange(forest: Forest, width: int, scale: float, max_rows: int) -> tuple[list[list[_Node]], int]:
-    """Families in rows that fit the width, the most telling first; and how many masks they show."""
+    """Families in rows that fit the width, best first; and the number of shown masks."""
     if not len(forest):
         return [], 0
     weights = np.sqrt(mask_areas(forest.masks)) * forest.scores
     below = forest.ancestors().sum(axis=1)
     families = [k for k in canonical_order(forest, forest.roots()) if mask_areas([forest.masks[k]])[0]]
-    # A whole without parts tells nothing in a tree: such ones only fill what room is left.
+    # Wholes without parts only fill the remaining space.
     families.sort(key=lambda k: (below[k] == 0, -weights[k] * (1 + np.log1p(below[k]))))
     room = width - 2 * round(MARGIN * scale)
     arrangements = []
@@ -107,7 +107,7 @@ def _arrange(forest: Forest, width: int, scale: float, max_rows: int) -> tuple[l
 
 
 def _rows(families: list[_Node], room: int, scale: float, max_rows: int) -> list[list[_Node]]:
-    """Families in rows of at most ``room`` pixels, in their order; those that fit nowhere are left out."""
+    """Arrange families in rows of at most ``room`` pixels, in order; those that do not fit are omitted."""
     gap = round(FAMILY_GAP * scale)
     rows: list[list[_Node]] = [[]]
     used = 0
@@ -126,7 +126,7 @@ def _rows(families: list[_Node], room: int, scale: float, max_rows: int) -> list
 def _family(
     forest: Forest, index: int, weights: np.ndarray, below: np.ndarray, limits: tuple[int, ...], depth: int = 0
 ) -> _Node:
-    """A mask and the largest, best-scored of its children, with theirs, down to the depth that ``limits`` goes."""
+    """A mask with its largest, best-scored children, recursively to the depth of ``limits``."""
     node = _Node(index, depth)
     if depth == len(limits):
         node.note = f"+{below[index]}" if below[index] else ""
@@ -152,7 +152,7 @@ def _heading(forest: Forest, shown: int) -> str:
 
 @dataclass
 class _Drawing:
-    """A picture in the making: what every thumbnail of it needs to know."""
+    """State of a drawing, shared by its thumbnails."""
 
     picture: Image.Image
     image: np.ndarray
@@ -164,11 +164,11 @@ class _Drawing:
         self.pen = ImageDraw.Draw(self.picture)
 
     def pixels(self, size: float, least: int = 1) -> int:
-        """A length at REFERENCE_WIDTH in pixels of this picture."""
+        """Convert a length at REFERENCE_WIDTH to pixels of this picture."""
         return max(least, round(size * self.scale))
 
     def draw(self, node: _Node, x: int, y: int, width: int) -> None:
-        """Draw a node, centred in the width, and all below it."""
+        """Draw a node, centred in the width, and its descendants."""
         side, centre = round(TILES[node.depth] * self.scale), x + width // 2
         label = font(self.pixels(20 if node.depth < 2 else 17))
         if node.index is None:
@@ -183,7 +183,7 @@ class _Drawing:
         self._tile(node.index, node.depth, centre - side // 2, y, side)
 
     def _children(self, node: _Node, centre: int, bottom: int) -> None:
-        """The children below a tile that ends at ``bottom``, and the lines to them."""
+        """Draw the children below a tile that ends at ``bottom``, and the lines to them."""
         drop, gap = round(ROW_GAPS[node.depth] * self.scale), round(GAP * self.scale)
         widths = [child.width(self.scale) for child in node.children]
         x = centre - (sum(widths) + gap * (len(widths) - 1)) // 2

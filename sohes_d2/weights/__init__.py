@@ -1,8 +1,8 @@
-"""The one door to weights: where they come from, which layout they have, what was loaded.
+"""Loading of weights: sources, checkpoint layouts, and reports of what was loaded.
 
 `load_weights` serves the feature extractors of phase 1 and the backbones of phases 2 and 3, `read_weights` whole
-models. Files are untrusted: no code of theirs is run, and what they can make this process allocate is bounded by their
-size.
+models. Files are untrusted: no code in them is run, and the memory they can make this process allocate is bounded by
+their size.
 """
 
 from .files import read_weights, safetensors_metadata

@@ -1,4 +1,4 @@
-"""Checkpoints: read without running code from them, written whole or not at all."""
+"""Checkpoints: safe reading without running code from them, and atomic writing."""
 
 from __future__ import annotations
 
@@ -22,19 +22,18 @@ LAST_CHECKPOINT = "last_checkpoint"  # names the file to resume from
 
 
 def has_checkpoint(folder: str) -> bool:
-    """Whether a training left a checkpoint there to go on with."""
+    """Whether the folder has a checkpoint to resume from."""
     return os.path.isfile(os.path.join(folder, LAST_CHECKPOINT))
 
 
 class SOHESCheckpointer(DetectionCheckpointer):
-    """Detectron2's checkpointer, but safe against hostile files and against kills.
+    """Detectron2's checkpointer, made safe against malicious files and interrupted writes.
 
     Reads ``.safetensors``, torch files (``.pth``, ``.pt``, ``.bin``; also ``.pyth`` of pycls), and ``.pkl`` of the
-    model zoos of Detectron2 and Mask2Former. What does not fit the model (missing, unexpected, another shape) is logged
-    and left out, as Detectron2 does.
+    model zoos of Detectron2 and Mask2Former. Tensors that do not match the model (missing, unexpected, another shape)
+    are logged and skipped, as in Detectron2.
 
-    A checkpoint is written under a temporary name first, and ``last_checkpoint`` after it: a kill at any moment leaves
-    the previous one usable.
+    A checkpoint is written atomically, and ``last_checkpoint`` after it: a kill leaves the previous one usable.
     """
 
     def __init__(
@@ -50,10 +49,10 @@ class SOHESCheckpointer(DetectionCheckpointer):
         Args:
             model: to save and load.
             save_dir: folder of the checkpoints; "" to save none.
-            max_unmatched: share of the model's tensors that a file may lack or have in another shape.
-            parts_may_lack: do not count the parts of the model (the names up to the first dot) of which the file has
-                nothing at all: training may begin with a backbone alone.
-            options: of `DetectionCheckpointer`, and what else belongs to a checkpoint.
+            max_unmatched: largest share of the model's tensors that may be missing or have another shape.
+            parts_may_lack: do not count parts of the model (names up to the first dot) of which the file has no tensor:
+                training may start from a backbone alone.
+            options: of `DetectionCheckpointer`, and additional checkpointables.
         """
         super().__init__(model, save_dir, **options)
         self._max_unmatched = max_unmatched
@@ -61,7 +60,7 @@ class SOHESCheckpointer(DetectionCheckpointer):
         self._loading = ""
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Write ``name``.pth with the model, all checkpointables and ``kwargs``, and make it the last checkpoint."""
+        """Write ``name``.pth with the model, all checkpointables and ``kwargs``, and set it as the last checkpoint."""
         if not self.save_dir or not self.save_to_disk:
             return
         content = {"model": self.model.state_dict()}
@@ -74,12 +73,12 @@ class SOHESCheckpointer(DetectionCheckpointer):
         self.tag_last_checkpoint(f"{name}.pth")
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        """Make a file of the folder the one to resume from."""
+        """Set the file of the folder to resume from."""
         with atomic_writer(os.path.join(self.save_dir, LAST_CHECKPOINT)) as file:
             file.write(last_filename_basename.encode())
 
     def get_checkpoint_file(self) -> str:
-        """Path that ``last_checkpoint`` names, "" without any; what is no text there becomes a name of no file."""
+        """Path named in ``last_checkpoint``, "" if there is none; invalid bytes give the path of no file."""
         try:
             with open(os.path.join(self.save_dir, LAST_CHECKPOINT), encoding="utf-8", errors="replace") as file:
                 return os.path.join(self.save_dir, file.read().strip())
@@ -87,10 +86,10 @@ class SOHESCheckpointer(DetectionCheckpointer):
             return ""
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
-        """Load the last checkpoint of the folder if ``resume`` and there is one, else the model of ``path``.
+        """Load the last checkpoint of the folder if ``resume`` is set and one exists, else the model of ``path``.
 
-        If the last checkpoint is damaged or missing, the newest of the others that can be read becomes the last one;
-        a warning names both.
+        If the last checkpoint is damaged or missing, the newest readable one becomes the last checkpoint; a warning
+        names both.
 
         Raises:
             WeightsError: as of `load`; of the last checkpoint if no other can be read.
@@ -106,28 +105,28 @@ class SOHESCheckpointer(DetectionCheckpointer):
             for other in self._periodic_checkpoints():
                 with suppress(WeightsError):
                     extra = self.load(other)
-                    self.logger.warning("Training goes on from %s, because: %s", other, error)
+                    self.logger.warning("Training continues from %s, because: %s", other, error)
                     if self.save_to_disk:
                         self.tag_last_checkpoint(os.path.basename(other))
                     return extra
             raise
 
     def _periodic_checkpoints(self) -> list[str]:
-        """Those that a training wrote, the newest first."""
+        """Periodic checkpoints of the folder, the newest first."""
         names = [os.path.basename(path) for path in self.get_all_checkpoint_files()]
         numbered = sorted((name for name in names if re.fullmatch(r"model_\d{7}\.pth", name)), reverse=True)
         final = [name for name in names if name == "model_final.pth"]
         return [os.path.join(self.save_dir, name) for name in final + numbered]
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Load ``path``, a file, ``shipped:NAME`` or an address that Detectron2 knows ("" loads nothing).
+        """Load ``path``, a file, ``shipped:NAME`` or a URL that Detectron2 supports ("" loads nothing).
 
         Returns:
-            What the file has beside the model and the checkpointables.
+            Entries of the file other than the model and the checkpointables.
 
         Raises:
             WeightsError: no such file, or one without a model.
-            WeightsError: damaged, or it could be read only by running code from it.
+            WeightsError: a damaged file, or one that could only be read by running code from it.
         """
         path = local_path(path or "")
         if path and "://" not in path and not os.path.isfile(path.partition("?")[0]):
@@ -144,8 +143,8 @@ class SOHESCheckpointer(DetectionCheckpointer):
         wanted = {name for name, _ in self.model.named_parameters()}
         if wanted and wanted <= set(incompatible.missing_keys):
             raise WeightsError(
-                f"checkpoint {self._loading!r}: nothing in it is of this model (it has {', '.join(found)}); use the "
-                "config that it was trained with, or, for teacher and student, export one of them by "
+                f"checkpoint {self._loading!r}: no tensor in it matches this model (it has {', '.join(found)}); use "
+                "the config that it was trained with, or, for teacher and student, export one of them with "
                 "sohes export"
             )
         self._check_fit(incompatible)
@@ -163,8 +162,8 @@ class SOHESCheckpointer(DetectionCheckpointer):
             examples = "; ".join(shapes.get(key, f"no {key}") for key in wrong[:4])
             allowed = f" (MODEL.MAX_UNMATCHED allows {self._max_unmatched:.0%})" if self._max_unmatched else ""
             raise WeightsError(
-                f"checkpoint {self._loading!r}: the weights are not those of this config's model: {len(wrong)} of its "
-                f"{len(counted)} tensors are not in them{allowed}: {examples}. Pass the config.yaml that the training "
+                f"checkpoint {self._loading!r}: the weights do not match the model of this config: {len(wrong)} of its "
+                f"{len(counted)} tensors are missing{allowed}: {examples}. Pass the config.yaml that the training "
                 "wrote beside them"
             )
 
@@ -181,7 +180,7 @@ class SOHESCheckpointer(DetectionCheckpointer):
                 content = {"model": content.get("state_dict", content)}
         content = _with_model(content, filename)
         content["model"] = current_names(content["model"])
-        # Detectron2's way to say that names are those of another code base: FILE?matching_heuristics=True
+        # Detectron2's notation for names of another code base: FILE?matching_heuristics=True
         parsed = getattr(self, "_parsed_url_during_load", None)
         if parsed is not None and parse_qs(parsed.query).get("matching_heuristics") == ["True"]:
             content["matching_heuristics"] = True
@@ -204,7 +203,7 @@ def _with_model(content: Any, filename: str) -> dict[str, Any]:
     if not isinstance(model, dict) or not all(isinstance(value, Tensor) for value in model.values()):
         found = list(content)[:8] if isinstance(content, dict) else type(content).__name__
         raise WeightsError(
-            f"checkpoint {filename!r} has no model, that is no dict of names to tensors, at the top or under 'model' "
+            f"checkpoint {filename!r} has no model: no dict of names to tensors at the top level or under 'model' "
             f"(found: {found})"
         )
     return content

@@ -1,4 +1,4 @@
-"""Reading files of weights: safetensors, torch checkpoints, and pickles of model zoos, none of which runs code here."""
+"""Safe reading of weights files: safetensors, torch checkpoints and pickles of model zoos, without running code."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from ..structures.files import open_regular
 
 _ZIP = b"PK\x03\x04"
 _TORCH_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # before torch 1.6: its magic number, pickled
-_MAX_DEPTH = 32  # containers one inside the other; those of an optimizer are about 8
+_MAX_DEPTH = 32  # nested containers; an optimizer state has about 8 levels
 
 
 def read_weights(path: str) -> Any:
     """Read a weights file on the CPU without running any code from it.
 
     Args:
-        path: safetensors, a torch checkpoint, or a pickle of Detectron2's or Mask2Former's model zoo; told apart by
-            content, so the file's suffix does not matter.
+        path: safetensors, a torch checkpoint, or a pickle of Detectron2's or Mask2Former's model zoo; detected by
+            content, so the suffix does not matter.
 
     Returns:
-        What the file holds: a mapping of names to tensors, possibly nested in the dict of a training checkpoint. Arrays
-        of numbers have become tensors. Every tensor is dense and lies within the bytes that the file has for it.
+        The content of the file: a mapping of names to tensors, possibly nested in the dict of a training checkpoint.
+        Numeric arrays are converted to tensors. Every tensor is dense and within the bytes of the file.
 
     Raises:
-        WeightsError: not found, not a weights file, damaged, nested without end, or in need of code execution.
+        WeightsError: not found, not a weights file, damaged, nested too deeply, or not readable without running code.
     """
     path = os.path.expanduser(path)
     size, head = _beginning(path)
@@ -58,23 +58,23 @@ def _read(file: BinaryIO, size: int, head: bytes) -> Any:
     if head[:4] == _ZIP:
         _check_zip(file, size)
     if head[:4] == _ZIP or head == _TORCH_LEGACY:
-        # Training checkpoints of DINO and timm keep their command line in a Namespace, which is plain data.
+        # Training checkpoints of DINO and timm store their command line in a Namespace, which is plain data.
         with torch.serialization.safe_globals([argparse.Namespace]):
-            # not of the path, since torch would look at its suffix
+            # given a path, torch would check the suffix
             return torch.load(file, map_location="cpu", weights_only=True)
     if head[:1] == b"\x80" or file.name.endswith(".pkl"):
         return _ArrayUnpickler(file, encoding="latin1").load()
     raise WeightsError(
-        f"Weights {file.name!r}: not a torch or safetensors file ({size} bytes, begins with {head!r}). A saved web "
-        "page, a Git LFS pointer or a broken download looks like this: delete it and download the file itself."
+        f"Weights {file.name!r}: not a torch or safetensors file ({size} bytes, begins with {head!r}), perhaps a saved "
+        "web page, a Git LFS pointer or a broken download: delete it and download the file itself."
     )
 
 
 def safetensors_metadata(path: str) -> dict[str, str]:
-    """The texts in the header of a safetensors file, without its tensors.
+    """Read the metadata of a safetensors file, without its tensors.
 
     Raises:
-        WeightsError: no such file, or no readable safetensors file.
+        WeightsError: no such file, or not a readable safetensors file.
     """
     from safetensors import safe_open
 
@@ -91,14 +91,14 @@ def _beginning(path: str) -> tuple[int, bytes]:
             return os.fstat(file.fileno()).st_size, file.read(len(_TORCH_LEGACY))
     except OSError as error:
         raise WeightsError(
-            f"Weights {path!r}: {error.strerror}. Give a .pth, .pt or .safetensors file, a URL, or 'hub:NAME' for the "
+            f"Weights {path!r}: {error.strerror}. Pass a .pth, .pt or .safetensors file, a URL, or 'hub:NAME' for the "
             "weights of a timm model."
         ) from error
 
 
 @contextmanager
 def _damaged(path: str) -> Iterator[None]:
-    """Turn what a reader raises, which is nearly any type, into a WeightsError, and keep its warnings back."""
+    """Convert any exception of a reader to a WeightsError, and silence its warnings."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -116,35 +116,35 @@ def _damaged(path: str) -> Iterator[None]:
             ) from error
         line = shorten((str(error).splitlines() or [type(error).__name__])[0], 200)
         raise WeightsError(
-            f"Weights {path!r}: no readable safetensors file, torch file or pickle: truncated or damaged ({line}). "
+            f"Weights {path!r}: not a readable safetensors file, torch file or pickle: truncated or damaged ({line}). "
             "Download it again."
         ) from error
 
 
 def _check_zip(file: BinaryIO, size: int) -> None:
-    """Sizes and checksums. torch.save stores without compression; what is compressed, or overlaps, could unpack to any
+    """Check sizes and checksums. torch.save does not compress; compressed or overlapping entries could unpack to any
     size.
     """
     with zipfile.ZipFile(file) as archive:
         unpacked = sum(entry.file_size for entry in archive.infolist())
         if unpacked > size:
             raise ValueError(f"{size} bytes that would unpack to {unpacked}")
-        damaged = archive.testzip()  # torch reads the records without a look at their CRC32
+        damaged = archive.testzip()  # torch does not check the CRC32 of the records
     if damaged is not None:
-        raise ValueError(f"the CRC32 of {damaged} in it does not hold")
+        raise ValueError(f"the CRC32 of {damaged} in it does not match")
     file.seek(0)
 
 
 def _check_content(value: Any, above: tuple[int, ...], sound: set[int]) -> None:
-    """Check containers and tensors, and turn arrays of numbers in dicts into tensors, in place.
+    """Check containers and tensors, and convert numeric arrays in dicts to tensors, in place.
 
     Args:
-        value: what a file holds, or something in it.
-        above: ids of the containers around it.
-        sound: ids of containers that were checked.
+        value: content of a file, or a part of it.
+        above: ids of the enclosing containers.
+        sound: ids of containers already checked.
 
     Raises:
-        ValueError: containers that contain themselves or are nested too deeply, or a tensor that is not dense, or
+        ValueError: containers that contain themselves or are nested too deeply, or a tensor that is not dense or is
             larger than its bytes.
     """
     if isinstance(value, Tensor):
@@ -170,34 +170,34 @@ def _check_tensor(value: Tensor) -> None:
 
 
 def _as_tensor(array: np.ndarray) -> Any:
-    """An array of numbers as a tensor; of anything else (text, objects) the array as it is."""
+    """Convert a numeric array to a tensor; other arrays (text, objects) are returned unchanged."""
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:  # long doubles
         return array
     return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
 
 
 class _RefusedError(pickle.UnpicklingError):
-    """A pickle that asks for more than arrays and containers."""
+    """A pickle that needs more than arrays and containers."""
 
 
 def _storage_from_bytes(content: bytes) -> Any:
-    """Pickled tensors carry their storage as a torch file of its own; torch would read it without restrictions."""
+    """Read the storage of a pickled tensor, a nested torch file that torch would load without restrictions."""
     if content[:4] == _ZIP:
         raise _RefusedError("a compressed storage")
     return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
 def _encode(text: str, encoding: str = "latin1") -> bytes:
-    """How pickles of protocol 2 write bytes. Other codecs can multiply them."""
+    """Decode bytes as written by pickle protocol 2. Other codecs could expand the data."""
     if encoding not in ("latin1", "latin-1"):
         raise _RefusedError(f"the codec {encoding}")
     return codecs.encode(text, "latin1")
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Reads numpy arrays, torch tensors, numbers, strings and containers; refuses all else."""
+    """Reads numpy arrays, torch tensors, numbers, strings and containers; refuses everything else."""
 
-    # The helpers' modules have moved with numpy's versions, so files name them in several ways.
+    # numpy has moved these helpers between modules, so files use several names.
     _ARRAY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric", "numpy._core.numeric")
     _HELPERS: tuple[Any, ...] = (
         np.zeros(1).__reduce__()[0],  # _reconstruct

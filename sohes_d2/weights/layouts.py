@@ -19,15 +19,15 @@ from ..errors import WeightsError
 # Entries of a training checkpoint that hold a state dict, best first: official DINO evaluates the teacher, not the
 # student.
 _WRAPPERS = ("teacher", "model_ema", "student", "model", "state_dict", "model_state_dict", "module", "encoder")
-_MAX_WRAPPERS = 8  # one inside the other
+_MAX_WRAPPERS = 8  # nesting depth
 _CHUNKED_BLOCK = re.compile(r"(^|\.)blocks\.\d+\.(\d+)\.")
-# Names of earlier versions of this package, and today's.
+# Names of earlier versions of this package -> current names.
 _RENAMED = ((re.compile(r"(^|\.)vit\.trunk\."), r"\1vit.model."), (re.compile(r"^trunk\."), "vit."))
 _ARCHITECTURE = "the architecture that the file was made with (EXPLORATION.FEATURES.NAME; to train, MODEL.VIT.NAME)"
 
 
 def current_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a model of this package under the names of today; those of other models are left as they are."""
+    """Convert names of earlier versions of this package to the current ones; other names are unchanged."""
     renamed = {}
     for key, value in state.items():
         for pattern, new in _RENAMED:
@@ -36,7 +36,7 @@ def current_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-# How a position embedding is resampled to another grid.
+# Resampling of a position embedding to another grid.
 #   official: bicubic without antialias, by (n + 0.1) / M from M to n cells, as DINO and DINOv2 without registers do
 #   timm:     antialiased bicubic, from grid to grid
 RESAMPLINGS = ("auto", "official", "timm")
@@ -46,11 +46,11 @@ def resampling_of(name: str, wanted: str = "auto") -> str:
     """Either "official" or "timm", for a timm name such as "vit_base_patch8_224.dino".
 
     Args:
-        name: a model of timm.
-        wanted: of RESAMPLINGS; "auto" is the way of the authors of the weights that the name promises.
+        name: a timm model name.
+        wanted: one of RESAMPLINGS; "auto" is the method used by the authors of the named weights.
 
     Raises:
-        ValueError: none of RESAMPLINGS.
+        ValueError: not one of RESAMPLINGS.
     """
     if wanted not in RESAMPLINGS:
         raise ValueError(f"POSITIONS {wanted!r} is not one of {', '.join(RESAMPLINGS)}")
@@ -62,10 +62,10 @@ def resampling_of(name: str, wanted: str = "auto") -> str:
 
 
 def resample_positions(positions: Tensor, old: tuple[int, int], new: tuple[int, int], way: str) -> Tensor:
-    """Position embeddings (1, rows * columns, C) of patches on another grid (1, new rows * new columns, C).
+    """Resample position embeddings of patches (1, rows * columns, C) to another grid (1, new rows * new columns, C).
 
     Args:
-        positions: without those of class and register tokens.
+        positions: position embeddings without class and register tokens.
         old, new: (rows, columns).
         way: "official" or "timm".
     """
@@ -82,18 +82,18 @@ def resample_positions(positions: Tensor, old: tuple[int, int], new: tuple[int, 
 
 
 def use_official_resampling(vit: Any) -> None:
-    """Let timm's ViT (built with ``dynamic_img_size``) resample its positions to each image in the official way.
+    """Make timm's ViT (built with ``dynamic_img_size``) resample its positions to each image with "official".
 
     Raises:
-        ValueError: a model that has its own way to embed positions.
+        ValueError: a model with another kind of position embedding.
     """
     if type(vit)._pos_embed is not VisionTransformer._pos_embed:
-        raise ValueError(f"a {type(vit).__name__} of timm embeds positions in its own way; set POSITIONS to timm")
+        raise ValueError(f"timm's {type(vit).__name__} has its own position embedding; set POSITIONS to timm")
     vit._pos_embed = types.MethodType(_embed_positions, vit)
 
 
 def _embed_positions(vit: Any, x: Tensor) -> Tensor:
-    """Patches (B, rows, columns, C) -> tokens (B, prefix + rows * columns, C) with their positions, as timm does it."""
+    """Add positions: patches (B, rows, columns, C) -> tokens (B, prefix + rows * columns, C), as in timm."""
     rows, columns = x.shape[1:3]
     x = x.flatten(1, 2)
     prefix = [token.expand(len(x), -1, -1) for token in (vit.cls_token, vit.reg_token) if token is not None]
@@ -108,7 +108,7 @@ def _embed_positions(vit: Any, x: Tensor) -> Tensor:
 
 
 def match(checkpoint: object, model: nn.Module, source: str) -> tuple[dict[str, Tensor], list[str], str]:
-    """Translate ``checkpoint`` to the names and shapes of ``model``: (state, unexpected names, layout in words)."""
+    """Map ``checkpoint`` to the names and shapes of ``model``: (state, unexpected names, description of the layout)."""
     notes: list[str] = []
     found = _unwrap(checkpoint, source, notes)
     wanted = model.state_dict()
@@ -141,8 +141,8 @@ def match(checkpoint: object, model: nn.Module, source: str) -> tuple[dict[str, 
     layout = ", ".join(notes) or "timm"
     if 2 * len(state) < len(wanted):
         raise WeightsError(
-            f"Weights {source!r}: only {len(state)} of the model's {len(wanted)} tensors are in this file (layout "
-            f"seen: {layout}; names like {', '.join(list(found)[:3])}; the model wants names like "
+            f"Weights {source!r}: only {len(state)} of the model's {len(wanted)} tensors are in this file (layout: "
+            f"{layout}; names like {', '.join(list(found)[:3])}; the model has names like "
             f"{', '.join(list(wanted)[:3])}). Choose {_ARCHITECTURE}, or rename its "
             "tensors to timm's names."
         )
@@ -150,7 +150,7 @@ def match(checkpoint: object, model: nn.Module, source: str) -> tuple[dict[str, 
 
 
 def _unwrap(checkpoint: object, source: str, notes: list[str]) -> dict[str, Tensor]:
-    """Go down into the dict of a training checkpoint until names map to tensors."""
+    """Descend into the dict of a training checkpoint until names map to tensors."""
     while isinstance(checkpoint, Mapping) and len(notes) < _MAX_WRAPPERS:
         nested = [key for key, value in checkpoint.items() if isinstance(value, Mapping)]
         known = [key for key in _WRAPPERS if key in nested]
@@ -164,17 +164,17 @@ def _unwrap(checkpoint: object, source: str, notes: list[str]) -> dict[str, Tens
         checkpoint = checkpoint[step]
     seen = f"entries {list(checkpoint)[:8]}" if isinstance(checkpoint, Mapping) else type(checkpoint).__name__
     raise WeightsError(
-        f"Weights {source!r}: no state dict found (seen: {seen}). Save a dict of names to tensors, at the top or "
-        f"under one of {', '.join(_WRAPPERS)}."
+        f"Weights {source!r}: no state dict (found: {seen}). Save a dict of names to tensors, at the top level "
+        f"or under one of {', '.join(_WRAPPERS)}."
     )
 
 
 def _rename_official_dinov2(
     found: dict[str, Tensor], wanted: Mapping[str, Tensor], notes: list[str]
 ) -> dict[str, Tensor]:
-    """The official DINOv2 names in timm's terms, each rule only where the model has a use for it."""
+    """Convert official DINOv2 names to timm's; each rule only if the model needs it."""
     rules = []
-    if not any(_CHUNKED_BLOCK.search(key) for key in wanted):  # an EfficientNet has blocks.0.0. of its own
+    if not any(_CHUNKED_BLOCK.search(key) for key in wanted):  # EfficientNet also has names blocks.0.0.
         rules.append((_CHUNKED_BLOCK, r"\1blocks.\2.", "chunked blocks"))
     if "reg_token" in wanted:
         rules.append((re.compile(r"(^|\.)register_tokens$"), r"\1reg_token", "register_tokens"))
@@ -190,7 +190,7 @@ def _rename_official_dinov2(
 
 
 def _choose_prefix(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
-    """The prefix with most of the model's names behind it; among equals a teacher, no student, then the shortest."""
+    """The prefix that matches most names of the model; ties: a teacher, not a student, then the shortest."""
     anchors = list(wanted)[:8]
     prefixes = {""}
     for key in found:
@@ -208,8 +208,8 @@ def _fit_position_embedding(
 ) -> None:
     """Resample ``pos_embed`` (1, prefix + N, C) in ``found`` to the model's grid and prefix tokens, in place.
 
-    A file may carry one position for the class token where the model has none (DINOv2 with registers: timm adds it to
-    the class token itself, which is the same sum), or lack it where the model has one (then it is zero).
+    A file may have a position for the class token where the model has none (DINOv2 with registers: timm adds it to the
+    class token, with the same result), or lack it where the model has one (then it is zero).
     """
     target, value = wanted.get("pos_embed"), found.get("pos_embed")
     if target is None or value is None or value.ndim != 3 or target.ndim != 3 or value.shape[2] != target.shape[2]:
@@ -222,7 +222,7 @@ def _fit_position_embedding(
         if value.shape == target.shape:
             return
         raise WeightsError(
-            f"Weights {source!r}: pos_embed has {count} positions, which is no square grid, and the model wants "
+            f"Weights {source!r}: pos_embed has {count} positions, which is not a square grid, and the model has "
             f"{target.shape[1]}. Choose {_ARCHITECTURE}."
         )
     own = squares[0]
@@ -241,7 +241,7 @@ def _fit_position_embedding(
 
 
 def summary(names: tuple[str, ...]) -> str:
-    """Names for a log line, grouped by their first part: ``head.* (4), mask_token``."""
+    """Format names for a log line, grouped by their first part: ``head.* (4), mask_token``."""
     groups = Counter(f"{name.split('.')[0]}.*" if "." in name else name for name in names)
     words = [f"{group} ({count})" if group.endswith(".*") else group for group, count in groups.items()]
     return ", ".join(words) or "none"

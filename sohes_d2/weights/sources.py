@@ -1,6 +1,6 @@
-"""Where weights come from (hub, URL, file, the package itself), and :func:`load_weights`, the entrance to them.
+"""Sources of weights (hub, URL, file, shipped with the package) and :func:`load_weights`, which loads them.
 
-Nothing is downloaded unless the caller named a hub model or a URL.
+Nothing is downloaded unless the caller names a hub model or a URL.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 TORCHVISION_PREFIX = "torchvision/"
 PREFIX = "shipped:"
-BACKBONE = f"{PREFIX}vit_mini8"  # features for phase 1, and a start for phase 2
+BACKBONE = f"{PREFIX}vit_mini8"  # features for phase 1 and initial weights for phase 2
 
 _SHIPPED = Path(__file__).parents[1] / "model_zoo"
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -36,15 +36,15 @@ _PASS_A_FILE = "pass a local file: --weights FILE (EXPLORATION.FEATURES.WEIGHTS)
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What :func:`load_weights` did.
+    """Result of :func:`load_weights`.
 
     Attributes:
         origin: ``hub:NAME``, ``shipped:NAME``, ``url:URL``, ``file:BASENAME`` or ``random:SEED``; the same on every
             machine.
-        layout: the naming found in the source, in words ("timm" when nothing had to be translated).
+        layout: description of the naming in the source ("timm" if no name was changed).
         loaded: number of tensors of the model that were set.
-        missing: names of the model's tensors that the source lacks; they keep their initial values.
-        unexpected: names in the source that the model has no place for (heads, mask tokens, optimizer-side copies).
+        missing: tensors of the model that the source lacks; they keep their initial values.
+        unexpected: names in the source that are not in the model (heads, mask tokens, further copies).
         digest: sha256 of the loaded tensors, see :func:`state_digest`.
     """
 
@@ -57,9 +57,9 @@ class LoadReport:
 
 
 def load_weights(model: nn.Module, source: str) -> LoadReport:
-    """Load weights into ``model`` in place and say in one log line what matched.
+    """Load weights into ``model`` in place and log what matched in one line.
 
-    Understood layouts: the model's own names; any common prefix in front of them (``module.``, ``backbone.``,
+    Supported layouts: the model's own names; any common prefix before them (``module.``, ``backbone.``,
     ``teacher.backbone.``, ...; a teacher is preferred to a student); training checkpoints that wrap them
     (``teacher``, ``model``, ``state_dict``, ...); the official DINOv2 names (chunked blocks, register tokens,
     SwiGLU). An absolute position embedding is resampled to the model's grid.
@@ -86,7 +86,7 @@ def load_weights(model: nn.Module, source: str) -> LoadReport:
 
     state, unexpected, layout = match(checkpoint, model, source)
     missing = model.load_state_dict(state, strict=False).missing_keys
-    # Old checkpoints lack this counter, which nothing but a cumulative batch norm reads.
+    # Old checkpoints lack this counter, which only a cumulative batch norm reads.
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]
     report = LoadReport(origin, layout, len(state), tuple(missing), tuple(unexpected), state_digest(state))
     logger.info(
@@ -112,17 +112,17 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
 
 
 def shipped_files() -> dict[str, Path]:
-    """The weights that ``shipped:NAME`` can name, by name."""
+    """Files of the weights ``shipped:NAME``, by name."""
     backbones = {path.stem: path for path in _SHIPPED.glob("*.safetensors")}
     models = {path.parent.name: path for path in _SHIPPED.glob("*/model.safetensors")}
     return backbones | models
 
 
 def local_path(source: str) -> str:
-    """The file of ``shipped:NAME``; any other source is returned as it is.
+    """The file of ``shipped:NAME``; any other source is returned unchanged.
 
     Raises:
-        WeightsError: no such weights come with the package.
+        WeightsError: no such weights are shipped with the package.
     """
     if not source.startswith(PREFIX):
         return source
@@ -131,7 +131,7 @@ def local_path(source: str) -> str:
         return str(files[source[len(PREFIX) :]])
     except KeyError:
         raise WeightsError(
-            f"Weights {source!r} do not come with this package; it has {', '.join(sorted(files))}."
+            f"Weights {source!r} are not shipped with this package; it has {', '.join(sorted(files))}."
         ) from None
 
 
@@ -148,7 +148,7 @@ def _download(url: str) -> str:
 
 
 def _pretrained_cfg(name: str):
-    """timm's record of pretrained weights for ``name`` ("arch" or "arch.tag"), or None when there are none."""
+    """timm's record of pretrained weights for ``name`` ("arch" or "arch.tag"), or None if there are none."""
     import timm
 
     return timm.get_pretrained_cfg(name) if timm.is_model_pretrained(name) else None
@@ -162,22 +162,22 @@ def _read_hub(name: str) -> Mapping[str, Tensor]:
     cfg = _pretrained_cfg(name)
     if cfg is None:
         raise WeightsError(
-            f"Weights 'hub:{name}': timm {timm.__version__} knows no pretrained weights of this name "
-            f"(timm.list_pretrained() lists those it has); {_PASS_A_FILE}."
+            f"Weights 'hub:{name}': timm {timm.__version__} has no pretrained weights of this name "
+            f"(see timm.list_pretrained()); {_PASS_A_FILE}."
         )
     cached = hub_cached_file(name)
     where = " or ".join(filter(None, [cfg.hf_hub_id and f"https://huggingface.co/{cfg.hf_hub_id}", str(cfg.url or "")]))
     remedy = f"Connect, or download them from {where} and {_PASS_A_FILE}."
     if cached is None and cfg.hf_hub_id and not hub_reachable(name, timeout=10.0):
-        # Asked first, because the hub's client would spend a minute on retries before it says the same.
+        # Checked first, because the hub's client would retry for a minute before failing.
         raise WeightsError(f"Weights 'hub:{name}' are not in the local cache and the hub cannot be reached. {remedy}")
     try:
-        # timm translates its hub files per architecture, so a donor model is the one reader that is right for all of
-        # them. A cached file is handed over by path: then a run without a network does not wait for one.
+        # timm converts its hub files per architecture, so loading them into a donor model works for all of them. A
+        # cached file is passed by path, so that a run without network does not wait for one.
         donor = timm.create_model(
             name, pretrained=True, num_classes=0, pretrained_cfg_overlay={"file": cached} if cached else None
         )
-    except Exception as error:  # the hub, its HTTP library and timm raise a dozen unrelated types here
+    except Exception as error:  # the hub, its HTTP library and timm raise many unrelated types
         reason = f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}"
         raise WeightsError(
             f"Weights 'hub:{name}' could not be loaded from {cached or where} ({reason}). {remedy}"
@@ -211,7 +211,7 @@ def hub_cached_file(name: str) -> str | None:
 
 
 def hub_reachable(name: str, timeout: float = 3.0) -> bool:
-    """Whether the hub answers for timm model ``name`` within ``timeout`` seconds; False when HF_HUB_OFFLINE is set."""
+    """Whether the hub responds for timm model ``name`` within ``timeout`` seconds; False if HF_HUB_OFFLINE is set."""
     import huggingface_hub
 
     cfg = _pretrained_cfg(name)
@@ -229,7 +229,7 @@ def hub_reachable(name: str, timeout: float = 3.0) -> bool:
         except (OSError, HTTPException, ValueError):
             answer.put(False)
 
-    # In a thread, because the timeout of a socket does not cover a name server that never answers.
+    # In a thread, because the socket timeout does not cover a name server that never responds.
     threading.Thread(target=ask, daemon=True).start()
     try:
         return answer.get(timeout=timeout)
@@ -246,11 +246,11 @@ def _load_random(model: nn.Module, source: str) -> LoadReport:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim >= 2:
-                # Tokens and position embeddings are (1, N, C); kernels get the scale that keeps a signal's variance.
+                # Tokens and position embeddings are (1, N, C); kernels are scaled to keep the variance.
                 scale = 0.02 if parameter.ndim == 3 else parameter[0].numel() ** -0.5
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
             elif name.endswith("bias"):
                 parameter.zero_()
     state = model.state_dict()
-    logger.info("Weights random:%d: seeded random values, of use for tests only", seed)
+    logger.info("Weights random:%d: seeded random values, for tests only", seed)
     return LoadReport(f"random:{seed}", "random", len(state), (), (), state_digest(state))

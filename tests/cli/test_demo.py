@@ -93,7 +93,7 @@ def test_without_weights_phase_1_is_shown(photos, tmp_path, capsys):
     assert "<img src=x" not in page
 
 
-def test_a_model_is_asked_by_folder_or_by_file(photos, model, tmp_path, capsys):
+def test_a_model_is_loaded_from_folder_or_file(photos, model, tmp_path, capsys):
     expected = SOHESPredictor(model, device="cpu")(photos / "a.png")
     ways = {
         "folder": ["--weights", str(model)],
@@ -139,7 +139,7 @@ def test_thresholds_act_on_json_and_pictures(photos, tmp_path):
     assert counts == [] and depths == [] and "a_depth0.jpg" in kinds
 
 
-def test_a_photo_that_fails_does_not_take_its_batch_along(photos, tmp_path, monkeypatch):
+def test_a_failing_photo_does_not_affect_its_batch(photos, tmp_path, monkeypatch):
     folder = tmp_path / "in"
     folder.mkdir()
     for k in range(3):
@@ -176,12 +176,12 @@ def test_inputs_are_files_folders_and_patterns(photos, tmp_path, monkeypatch):
     assert read_inputs([str(bracket)]).file_names == ["[x].png"]
     monkeypatch.chdir(photos / "sub")
     assert read_inputs(["../a.png", "."]).file_names == ["a.png", f"sub/{EVIL}"]  # no name climbs
-    for wrong, message in (("nowhere.jpg", "does not exist"), ("*.gif", "no file matches"), ("../s?b", "folders only")):
+    for wrong, message in (("nowhere.jpg", "does not exist"), ("*.gif", "no file matches"), ("../s?b", "only folders")):
         with pytest.raises(InputError, match=message):
             read_inputs([wrong])
 
 
-def test_mistakes_are_explained_in_a_line(photos, model, tmp_path, capsys):
+def test_errors_are_reported_in_one_line(photos, model, tmp_path, capsys):
     output = ["--output", str(tmp_path / "out")]
     photo = ["--input", str(photos / "a.png")]
     (tmp_path / "alone.pth").write_bytes((model / "model_final.pth").read_bytes())
@@ -209,7 +209,7 @@ def test_mistakes_are_explained_in_a_line(photos, model, tmp_path, capsys):
         assert code == 2 and message in error and "Traceback" not in error, (arguments, error)
 
 
-def test_a_threshold_over_all_scores_says_so(photos, tmp_path, capsys):
+def test_a_threshold_above_all_scores_is_reported(photos, tmp_path, capsys):
     arguments = ["--input", str(photos / "a.png"), "--output", str(tmp_path), "--width", "300"]
     assert tool.main([*arguments, "--score-threshold", "1", *FAST]) == 0
     assert "no mask has a score of 1.0 or more: the best is 0." in capsys.readouterr().err

@@ -21,7 +21,7 @@ def by_name(findings):
     return {finding.name: finding for finding in findings}
 
 
-def test_a_whole_installation_can_run(capsys):
+def test_a_complete_installation(capsys):
     assert doctor.main([]) == 0
     printed = capsys.readouterr().out
     assert "Phases 1 to 3 can run here." in printed and "!!" not in printed
@@ -32,7 +32,7 @@ def test_a_whole_installation_can_run(capsys):
     assert "labels of a tiny teacher, and its prediction, ran on cpu" in words
 
 
-def test_what_is_missing_is_named_with_a_remedy(monkeypatch, capsys):
+def test_missing_parts_are_reported_with_a_remedy(monkeypatch, capsys):
     missing = {"timm", "cv2", "onnxruntime", "detectron2.modeling", "sohes_d2.cli.probes"}
     broken = {"ray": AttributeError("no attribute 'float'")}
     real = doctor.importlib.import_module
@@ -66,7 +66,7 @@ def test_what_is_missing_is_named_with_a_remedy(monkeypatch, capsys):
     assert f"cannot run here: {failed}." in capsys.readouterr().out
 
 
-def test_a_phase_that_fails_is_told(monkeypatch):
+def test_a_failing_phase_is_reported(monkeypatch):
     from sohes_d2.cli import probes
 
     monkeypatch.setattr(probes, "probe_labeling", lambda: (_ for _ in ()).throw(RuntimeError("bad\n  driver")))
@@ -75,7 +75,7 @@ def test_a_phase_that_fails_is_told(monkeypatch):
     assert found["phase 2"].state == found["phase 3"].state == OK
 
 
-def test_probes_notice_wrong_results(monkeypatch):
+def test_probes_detect_wrong_results(monkeypatch):
     from sohes_d2.cli import probes
     from sohes_d2.modeling.criterion import SetCriterion
     from sohes_d2.structures.forest import Forest
@@ -89,7 +89,7 @@ def test_probes_notice_wrong_results(monkeypatch):
             probe()
     monkeypatch.setattr(SetCriterion, "forward", forward)
     monkeypatch.setattr(probes.TeacherStatistics, "from_sums", lambda sums: SimpleNamespace(labels=0.0))
-    with pytest.raises(SOHESError, match="no label"):
+    with pytest.raises(SOHESError, match="no pseudo-label"):
         probes.probe_correction()
     monkeypatch.setattr(probes.PseudoLabeler, "generate", lambda self, image: Forest([], [], image.shape[:2]))
     with pytest.raises(SOHESError, match="no mask"):
@@ -105,7 +105,7 @@ def test_cached_weights_are_found_and_missing_ones_explained(monkeypatch):
     assert small.state == OPTIONAL and "hf download timm/vit_small_patch16_224.dino" in small.remedy
 
 
-def test_a_browser_is_found_by_name_or_where_told(monkeypatch, tmp_path):
+def test_a_browser_is_found_by_name_or_environment_variable(monkeypatch, tmp_path):
     monkeypatch.delenv("SOHES_BROWSER", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     (found,) = doctor.check_browser()
@@ -124,7 +124,7 @@ def test_a_browser_is_found_by_name_or_where_told(monkeypatch, tmp_path):
     assert found.state == OPTIONAL and str(other) in found.detail and "SOHES_BROWSER" in found.remedy
 
 
-def test_every_optional_library_has_its_line():
+def test_every_optional_library_is_listed():
     names = {package.pip for package in doctor.EXTRAS}
     assert {"onnx", "onnxscript", "onnxruntime", "playwright", "faster-coco-eval", "ray"} <= names
 
@@ -155,7 +155,7 @@ def test_lines_do_not_break_commands_and_paths():
     assert doctor.version_of(Package("sys", "no-such-package")) == "of unknown version"
 
 
-def test_it_runs_where_nothing_can_be_imported():
+def test_it_runs_without_any_library():
     # without site-packages: a Python with nothing but itself, in a clone
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": ""}
     command = [sys.executable, "-S", "-m", "sohes_d2", "doctor"]

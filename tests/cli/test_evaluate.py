@@ -95,7 +95,7 @@ def test_a_result_list(files):
         ({1: "photos\\b.jpg", 2: "photos\\a.jpg"}, "last part of the file name"),
     ],
 )
-def test_a_coco_file_with_ids_of_its_own(files, names, how):
+def test_a_coco_file_with_other_ids(files, names, how):
     # the second image's masks are mirrored, so that a wrong match shows
     files.truth["annotations"] = [a for a in files.truth["annotations"] if a["image_id"] == 21]
     labels = data_set(names)
@@ -113,7 +113,7 @@ def test_a_coco_file_with_ids_of_its_own(files, names, how):
     assert "forest/parent_F1" not in files.metrics
 
 
-def test_ids_where_there_are_no_names(files):
+def test_ids_are_used_without_names(files):
     labels = data_set(NAMES)
     for image in labels["images"]:
         del image["file_name"]
@@ -124,7 +124,7 @@ def test_ids_where_there_are_no_names(files):
     assert files.metrics["segm/AR@1000"] == pytest.approx(100)
 
 
-def test_last_parts_that_are_not_unique_match_nothing(files):
+def test_ambiguous_base_names_do_not_match(files):
     labels = data_set({1: "x/a.jpg", 2: "y/a.jpg"})
     assert files.run(labels) == 2
     assert "2 of 2 images are not in" in files.err
@@ -157,7 +157,7 @@ def test_uncompressed_and_polygon_predictions_and_classes(files):
     assert files.metrics["segm/AR@1000"] == pytest.approx(100 / 3)
 
 
-def test_boxes_among_masks_are_no_part_of_the_masks(files):
+def test_boxes_without_masks_are_not_evaluated_as_masks(files):
     """On either side; a parent without a mask still is one, and children keep their next ancestor."""
     prediction = copy.deepcopy(files.truth)
     assert files.run(prediction) == 0
@@ -173,7 +173,7 @@ def test_boxes_among_masks_are_no_part_of_the_masks(files):
     assert files.run(prediction, "--iou-type", "bbox") == 0 and files.metrics["bbox/AR@1000"] == 100
 
 
-def test_broken_masks_do_not_matter_to_boxes(files):
+def test_broken_masks_do_not_affect_boxes(files):
     prediction = copy.deepcopy(files.truth)
     for content in (files.truth, prediction):
         content["annotations"][0].update(segmentation=[[1, 2, 3]], bbox=[0, 0, 9, 9], area=81)
@@ -181,7 +181,7 @@ def test_broken_masks_do_not_matter_to_boxes(files):
     assert files.run(prediction) == 2
 
 
-def test_the_folder_of_the_output_is_made(files):
+def test_the_output_folder_is_created(files):
     path = files.folder / "new" / "folder" / "metrics.json"
     assert files.run(files.truth, "--output", str(path)) == 0
     assert json.loads(path.read_text())["segm/AR@1000"] == 100
@@ -215,15 +215,15 @@ RLE = broken()[0]["segmentation"]
         (broken(score=float("nan")), "finite number, got nan"),
         (broken(image_id=None), "annotation 77: it has no image_id"),
         (broken(parent_id=78), "names the parent 78"),
-        (broken(parent_id=77), "circle"),
+        (broken(parent_id=77), "cycle"),
         ([3], "annotation number 1: an annotation must be an object"),
         ({"images": []}, "neither a result list nor a COCO data set"),
         ({"annotations": []}, "no list 'images'"),
         ({"annotations": [], "images": [{"id": 21, "file_name": "val/a.jpg"}]}, "no usable 'height'"),
-        ("[{", "is not json"),
+        ("[{", "is not valid json"),
     ],
 )
-def test_broken_predictions_are_named(files, prediction, message):
+def test_invalid_predictions_are_reported(files, prediction, message):
     assert files.run(prediction, "--iou-type", "segm", "bbox") == 2
     assert message in files.err
     assert str(files.folder / "pred.json") in files.err
@@ -256,7 +256,7 @@ def test_another_image_size(files):
         (lambda t: t.pop("images"), "not a COCO data set"),
     ],
 )
-def test_broken_ground_truth_is_named(files, change, message):
+def test_invalid_ground_truth_is_reported(files, change, message):
     prediction = copy.deepcopy(files.truth)
     change(files.truth)
     assert files.run(prediction) == 2
@@ -264,7 +264,7 @@ def test_broken_ground_truth_is_named(files, change, message):
     assert str(files.folder / "gt.json") in files.err
 
 
-def test_crowd_is_no_part_of_the_hierarchy(files):
+def test_crowds_are_not_in_the_hierarchy(files):
     """A crowd region in the middle of a chain: its child goes to the next ancestor."""
     files.truth["annotations"] = files.truth["annotations"][:2]
     outer, inner = files.truth["annotations"]
@@ -275,7 +275,7 @@ def test_crowd_is_no_part_of_the_hierarchy(files):
     assert files.metrics["forest/ancestor_F1"] == files.metrics["forest/mask_recall"] == 100
 
 
-def test_empty_masks_are_counted_and_missing_files_are_named(files, tmp_path):
+def test_empty_masks_are_counted_and_missing_files_are_reported(files, tmp_path):
     empty = encode_masks([np.zeros(SIZE, bool)])[0]
     result = {"image_id": 21, "segmentation": {**empty, "counts": empty["counts"].decode()}}
     assert files.run([result]) == 0

@@ -51,7 +51,7 @@ def loaded(exported):
         ("phase2", [], 0),
     ],
 )
-def test_what_is_written_is_the_plain_model(folder, tmp_path, capsys, phase, arguments, seed):
+def test_the_export_is_the_plain_model(folder, tmp_path, capsys, phase, arguments, seed):
     checkpoint = folder / phase / "model.pth"
     assert export_model([str(checkpoint), "--output", str(tmp_path / "out"), *arguments]) == 0
     weights = "model.pth" if "pth" in arguments else "model.safetensors"
@@ -66,7 +66,7 @@ def test_what_is_written_is_the_plain_model(folder, tmp_path, capsys, phase, arg
     assert weights in capsys.readouterr().out
 
 
-def test_half_precision_is_half_the_size_and_nearly_the_same(folder, tmp_path):
+def test_half_precision_is_half_the_size_and_close(folder, tmp_path):
     checkpoint = str(folder / "phase3" / "model.pth")
     for name, arguments in (("full", []), ("half", ["--half"])):
         assert export_model([checkpoint, "--output", str(tmp_path / name), *arguments]) == 0
@@ -88,7 +88,7 @@ def test_keys_at_the_end_change_the_config(folder, tmp_path, capsys):
     assert "TEST.MIN_SCORE" in capsys.readouterr().err
 
 
-def test_an_export_evaluates_as_the_teacher_does(folder, tmp_path):
+def test_an_export_evaluates_like_the_teacher(folder, tmp_path):
     write_scenes(tmp_path / "scenes", count=2)
     register_coco_entities("export_scenes", str(tmp_path / "scenes/labels.json"), str(tmp_path / "scenes/images"))
     try:
@@ -112,7 +112,7 @@ def test_an_export_evaluates_as_the_teacher_does(folder, tmp_path):
         MetadataCatalog.remove("export_scenes")
 
 
-def test_mistakes_are_explained(folder, tmp_path, capsys):
+def test_errors_are_explained(folder, tmp_path, capsys):
     out = ["--output", str(tmp_path / "out")]
     phase2, phase3 = (str(folder / name / "model.pth") for name in ("phase2", "phase3"))
 
@@ -121,10 +121,10 @@ def test_mistakes_are_explained(folder, tmp_path, capsys):
         assert not (tmp_path / "out").exists()
         return capsys.readouterr().err
 
-    assert "it has no student: it holds one model" in error(phase2, "--which", "student")
+    assert "it has no student: it contains a single model" in error(phase2, "--which", "student")
     assert "none.pth': the file does not exist" in error(str(tmp_path / "none.pth"))
     torch.save({"epoch": 3}, tmp_path / "empty.pth")
-    assert "it holds no model" in error(str(tmp_path / "empty.pth"))
+    assert "it contains no model" in error(str(tmp_path / "empty.pth"))
     torch.save({"model": {}}, tmp_path / "w.pth")
     assert "config.yaml' does not exist" in error(str(tmp_path / "w.pth"))
 
@@ -132,11 +132,11 @@ def test_mistakes_are_explained(folder, tmp_path, capsys):
     other.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES = 20
     (tmp_path / "other.yaml").write_text(other.dump())
     message = error(phase3, "--config-file", str(tmp_path / "other.yaml"))
-    assert "not of the model of the config: 2 of" in message
+    assert "does not match the model of the config: 2 of" in message
     assert "query_embed.weight" in message
 
     state = plain_model().state_dict()
     next(iter(state.values())).fill_(1e6)
     torch.save({"model": state}, tmp_path / "large.pth")
     message = error(str(tmp_path / "large.pth"), "--half", "--config-file", str(folder / "phase2" / "config.yaml"))
-    assert "beyond the range of float16" in message
+    assert "not finite in float16" in message

@@ -114,14 +114,14 @@ def decoded(model, image, channels="RGB", **changes):
     return Forest.from_coco(run_onnx.to_coco(entities, parents, image.shape[:2], 1, 1), image.shape[:2])
 
 
-def test_the_example_decodes_as_the_predictor(predictor):
+def test_the_example_decodes_like_the_predictor(predictor):
     expected = [predictor(photo(k)) for k in range(3)]
     assert all(same(decoded(predictor.model, photo(k)), expected[k]) for k in range(3))
     assert min(map(len, expected)) >= 4
     assert max(forest.depths().max() for forest in expected) >= 1
 
 
-def test_the_example_decodes_deep_forests_as_the_predictor(predictor):
+def test_the_example_decodes_deep_forests_like_the_predictor(predictor):
     """Random ancestors, among which the smallest one is often not the likeliest."""
     rng = np.random.default_rng(0)
     settings = {"ancestor_threshold": 0.3, "theta_cover": 0.5, "max_child_area": 0.8, "theta_cover_alone": 0.8}
@@ -147,7 +147,7 @@ def test_the_example_decodes_deep_forests_as_the_predictor(predictor):
     assert deepest >= 4
 
 
-def test_the_example_leaves_out_what_the_predictor_does(tmp_path):
+def test_the_example_drops_the_same_masks_as_the_predictor(tmp_path):
     def change(cfg):
         cfg.TEST.NMS_THRESHOLD, cfg.TEST.MIN_SCORE, cfg.TEST.DETECTIONS_PER_IMAGE = 0.6, 0.1, 9
         cfg.TEST.SCORE_CALIBRATION = [[0.0, 0.0], [0.4, 0.2], [1.0, 0.9]]
@@ -175,7 +175,7 @@ def test_a_model_without_ancestors_and_with_bgr(tmp_path):
     assert len(graph(torch.zeros(1, 3, *SIZE))) == 2
 
 
-def test_outputs_are_the_predictors(predictor):
+def test_outputs_equal_the_predictors(predictor):
     graph = SegmenterGraph(predictor.model)
     with torch.no_grad():
         logits, masks, ancestors = graph(torch.zeros(1, 3, *SIZE))
@@ -184,7 +184,7 @@ def test_outputs_are_the_predictors(predictor):
     assert ancestors.max() > 0.5 > ancestors.min() >= 0
 
 
-def test_a_program_is_the_model_without_this_package(predictor, program, tmp_path):
+def test_a_program_equals_the_model_without_this_package(predictor, program, tmp_path):
     layers = [layer for layer in predictor.model.modules() if isinstance(layer, MSDeformAttn)]
     assert {layer.sampling for layer in layers} == {"auto"}  # as before the tracing
     operators = {str(node.target).split(".")[0] for node in program.graph.nodes if node.op == "call_function"}
@@ -224,7 +224,7 @@ def test_a_file_that_differs_is_not_kept(folder, program, traced, tmp_path, monk
     assert "MB, differs by at most" in capsys.readouterr().out
 
 
-def test_differences_that_are_no_numbers_are_infinite():
+def test_nan_differences_are_infinite():
     def runner(*values):
         return lambda image: [torch.tensor(value) for value in values]
 
@@ -314,7 +314,7 @@ def test_the_example_pads_and_encodes():
     assert run_onnx.overlap(whole, run_onnx.Entity(mask[:3, :2], 1, 1, 6, 1.0, 2)) == 2
 
 
-def test_mistakes_are_explained(folder, predictor, tmp_path, monkeypatch, capsys):
+def test_errors_are_explained(folder, predictor, tmp_path, monkeypatch, capsys):
     def error(*arguments, size=("64", "96"), output="a.pt2"):
         code = export_onnx([*map(str, arguments), "--size", *size, "--output", str(tmp_path / output)])
         assert code == 2 and os.listdir(tmp_path) == []
@@ -322,11 +322,11 @@ def test_mistakes_are_explained(folder, predictor, tmp_path, monkeypatch, capsys
 
     assert "multiples of 32, got 64 and 100" in error(folder, size=("64", "100"))
     assert "must end in .onnx or .pt2" in error(folder, output="a.pt")
-    assert "is no folder with a config.yaml" in error(tmp_path / "none")
+    assert "is not a folder with a config.yaml" in error(tmp_path / "none")
     assert "does not exist" in error(folder, "--image", tmp_path / "none.jpg")
     with monkeypatch.context() as patch:
         patch.setattr(importlib.util, "find_spec", lambda name: None)
-        assert "onnxruntime, missing here; pip install 'sohes_d2[onnx]'" in error(folder, output="a.onnx")
+        assert "needs onnxruntime; pip install 'sohes_d2[onnx]'" in error(folder, output="a.onnx")
     with pytest.raises(InputError, match="not TinySegmenter"):
         export_segmenter(build_model(tiny_cfg("")), [str(tmp_path / "a.pt2")], SIZE)
     predictor.model.train()

@@ -120,7 +120,7 @@ def test_plain_coco_has_polygons_crowds_and_no_parents(tmp_path, capsys):
     assert "1 crowd regions; no parent_id, so all masks are wholes" in capsys.readouterr().out
 
 
-def test_broken_masks_are_counted_and_the_rest_goes_on(tmp_path, capsys):
+def test_invalid_masks_are_counted_and_skipped(tmp_path, capsys):
     good = FORESTS[0].to_coco(1)
     rle = good[0]["segmentation"]
     broken = [
@@ -143,21 +143,21 @@ def test_broken_masks_are_counted_and_the_rest_goes_on(tmp_path, capsys):
     assert said.out.startswith("2 images, 6 masks\n")
     for k in range(len(broken)):
         assert f"a.jpg, annotation {50 + k}: " in said.err
-    assert "names the parent 4711" in said.err and "run in a circle" in said.err
-    assert "no usable height and width" in said.err and "10 records cannot be used as they are" in said.err
+    assert "names the parent 4711" in said.err and "form a cycle" in said.err
+    assert "no usable height and width" in said.err and "10 records are invalid" in said.err
     assert "\x1b" not in said.err
 
 
-def test_what_is_no_labels_is_explained(tmp_path, capsys):
+def test_files_without_labels_are_explained(tmp_path, capsys):
     cases = {"list.json": "[{}]", "cut.json": '{"images": [{"id": 1', "other.json": '{"a": 1}', "text.json": "hello"}
     for name, content in cases.items():
         (tmp_path / name).write_text(content)
     (tmp_path / "empty").mkdir()
     messages = {
-        "list.json": "is a list of results",
+        "list.json": "is a result list",
         "cut.json": "cut off",
         "other.json": "no list 'images'",
-        "text.json": "is not json",
+        "text.json": "is not valid json",
         "empty": "no shard_",
         "none": "does not exist",
     }

@@ -31,7 +31,7 @@ def label(photos, output, *arguments, keys=()):
     return generate([*command, "EXPLORATION.FEATURES.NAME", "color_texture", *keys])
 
 
-def test_a_folder_becomes_one_coco_file(photos, tmp_path, capsys):
+def test_a_folder_is_labeled_to_one_coco_file(photos, tmp_path, capsys):
     assert label(photos, tmp_path / "labels.json", "--workers", "0", "--refiner", "guided") == 0
     assert "3 images" in capsys.readouterr().out
     content = json.loads((tmp_path / "labels.json").read_text())
@@ -94,7 +94,7 @@ def test_exit_codes_of_skipped_files_and_refused_resumes(photos, tmp_path, capsy
     assert "another configuration" in message and '"guided"' in message and '"none"' in message
 
 
-def test_odd_files_are_labeled_in_detectron2s_frame_or_listed(tmp_path):
+def test_unusual_files_are_labeled_in_detectron2s_orientation_or_listed(tmp_path):
     from detectron2.data.detection_utils import read_image
 
     folder = tmp_path / "odd"

@@ -41,13 +41,13 @@ def helps():
     return texts
 
 
-def test_help_comes_at_once(helps):
+def test_help_is_fast(helps):
     for name, (text, seconds) in helps.items():
         assert text.startswith(f"usage: sohes {name}".rstrip()) and seconds < LIMIT_SECONDS, name
     assert all(name in helps[""][0] for name in COMMANDS)
 
 
-def test_options_have_one_spelling(helps):
+def test_options_have_uniform_names(helps):
     """Older names stay as aliases, but only beside the one that all tools share."""
     aliases = {
         "--score-threshold": "--min-score",
@@ -65,7 +65,7 @@ def test_options_have_one_spelling(helps):
     assert all("--workers" in helps[name][0] and "--device" in helps[name][0] for name in ("label",))
 
 
-def test_mistakes_and_version(capsys):
+def test_errors_and_version(capsys):
     assert main(["labl"]) == 2
     assert "Did you mean label?" in capsys.readouterr().err
     assert main([]) == 2 and main(["--help"]) == 0
@@ -73,7 +73,7 @@ def test_mistakes_and_version(capsys):
     assert sohes_d2.__version__ in capsys.readouterr().out
 
 
-def test_the_doors_lead_to_the_commands():
+def test_the_scripts_call_the_commands():
     doors = {}
     for path in (REPOSITORY / "tools").glob("*.py"):
         found = re.search(r"from sohes_d2\.cli\.(\w+) import main$", path.read_text(), re.MULTILINE)
@@ -84,7 +84,7 @@ def test_the_doors_lead_to_the_commands():
     assert set(doors.values()) <= modules and modules - set(doors.values()) == {"convert", "doctor"}
 
 
-def test_a_single_photo_is_taken_where_a_folder_is(tmp_path, capsys):
+def test_a_single_photo_is_accepted_instead_of_a_folder(tmp_path, capsys):
     masks = np.zeros((2, 40, 60), bool)
     masks[0, 5:30, 5:40] = True
     masks[1, 10:20, 10:20] = True
@@ -104,7 +104,7 @@ def test_a_single_photo_is_taken_where_a_folder_is(tmp_path, capsys):
     assert "has no image 'labels.json'" in capsys.readouterr().err
 
 
-def test_a_reader_that_goes_away_gets_no_traceback():
+def test_a_closed_pipe_gives_no_traceback():
     command = [sys.executable, "-m", "sohes_d2", "--help"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=Path(__file__).parents[2])
     process.stdout.close()

@@ -69,7 +69,7 @@ def test_usage_errors_are_one_line(photos, capsys, more, says):
 
 
 @pytest.mark.parametrize("flags", [["--teacher-weights", "a.pth"], ["--num-gpus", "-1"], ["--machine-rank", "1"]])
-def test_flags_that_do_not_go_together(photos, flags):
+def test_incompatible_flags(photos, flags):
     with pytest.raises(SystemExit) as stopped:
         parse_arguments(["--config-file", str(photos / "tiny.yaml"), *flags])
     assert stopped.value.code == 2

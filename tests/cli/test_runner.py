@@ -56,7 +56,7 @@ def _environment(monkeypatch):
         (ValueError(), 1, "tool: ValueError (--debug shows where)"),
     ],
 )
-def test_errors_become_a_line_and_a_code(error, code, line, capsys):
+def test_errors_give_one_line_and_a_code(error, code, line, capsys):
     assert run_tool("tool", parse, raising(error), []) == code
     printed = capsys.readouterr()
     assert printed.out == "" and printed.err.startswith(line)
@@ -65,11 +65,11 @@ def test_errors_become_a_line_and_a_code(error, code, line, capsys):
     assert "Traceback (most recent call last)" in capsys.readouterr().err
 
 
-def test_codes_of_what_ends_otherwise(capsys):
+def test_codes_of_other_endings(capsys):
     assert run_tool("tool", parse, lambda args: None, []) == 0
     assert run_tool("tool", parse, lambda args: 3, []) == 3
-    assert run_tool("tool", parse, raising(KeyboardInterrupt()), [], when_stopped="go on with --resume") == 130
-    assert capsys.readouterr().err == "\ntool: stopped; go on with --resume\n"
+    assert run_tool("tool", parse, raising(KeyboardInterrupt()), [], when_stopped="continue with --resume") == 130
+    assert capsys.readouterr().err == "\ntool: stopped; continue with --resume\n"
     assert run_tool("tool", parse, raising(SOHESError("x")), [], when_failed="Kept.") == 1
     assert capsys.readouterr().err == "tool: x\nKept.\n"
     assert run_tool("tool", parse, raising(InputError("x")), [], when_failed="Kept.") == 2
@@ -80,7 +80,7 @@ def test_codes_of_what_ends_otherwise(capsys):
 
 
 @pytest.mark.parametrize("name", TOOLS)
-def test_help_comes_at_once(name):
+def test_help_is_fast(name):
     """CPU seconds of the child, which other processes of the machine do not change much."""
     before = os.times()
     result = subprocess.run(
@@ -95,7 +95,7 @@ def test_help_comes_at_once(name):
     assert seconds < LIMIT_SECONDS
 
 
-def test_a_reader_that_goes_away_is_no_error(tmp_path):
+def test_a_closed_pipe_is_not_an_error(tmp_path):
     script = (
         "import sys; from sohes_d2.cli.runner import run_tool, tool_parser\n"
         "def talk(args):\n"
@@ -115,7 +115,7 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path):
     process.stderr.close()
 
 
-def test_threads_follow_the_load_unless_the_user_says_otherwise(monkeypatch):
+def test_threads_follow_the_load_unless_set_by_the_user(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
     for load, expected in ((0.0, 8), (2.6, 5), (7.9, 1), (30.0, 1)):
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
@@ -127,6 +127,6 @@ def test_threads_follow_the_load_unless_the_user_says_otherwise(monkeypatch):
     assert choose_threads() == 4
 
 
-def test_the_options_of_all_tools():
+def test_the_common_options():
     args = tool_parser("A tool.").parse_args(["--debug", "-v"])
     assert isinstance(args, argparse.Namespace) and args.debug and args.verbose

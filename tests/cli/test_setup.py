@@ -23,7 +23,7 @@ def make_archive(path: Path, files: dict[str, bytes]) -> Path:
     return path
 
 
-def test_wheel_holds_python_and_yaml_files_only(tmp_path):
+def test_wheel_contains_only_python_and_yaml_files(tmp_path):
     archive = make_archive(
         tmp_path / "pkg-0.6.tar.gz",
         {
@@ -60,23 +60,23 @@ def test_archive_without_the_package(tmp_path):
         script.build_wheel(archive, tmp_path)
 
 
-def test_digest_is_that_of_the_wheel_format():
+def test_digest_has_the_wheel_format():
     assert script.digest(b"") == "sha256=47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU"
 
 
-def test_what_is_installed_is_used(monkeypatch, capsys):
+def test_an_existing_installation_is_used(monkeypatch, capsys):
     monkeypatch.setattr(script, "importable", lambda: "0.6 at /somewhere")
     assert script.main([]) == 0
-    assert capsys.readouterr().out == "Detectron2: using the one that is installed already: 0.6 at /somewhere\n"
+    assert capsys.readouterr().out == "Detectron2: already installed: 0.6 at /somewhere\n"
 
 
-def test_sdist_follows_when_git_does_not_answer(monkeypatch, tmp_path, capsys):
+def test_sdist_is_used_if_git_does_not_respond(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(script, "importable", lambda: None)
     monkeypatch.setattr(script, "REPOSITORY", f"file://{tmp_path}/absent.git")
     monkeypatch.setattr(script, "install_from_sdist", lambda: "the archive")
     assert script.main([]) == 0
     first, second = capsys.readouterr().out.splitlines()
-    assert first.startswith("Detectron2: not from git: ")
+    assert first.startswith("Detectron2: could not be installed from git: ")
     assert second == "Detectron2: took the archive"
 
 
@@ -86,4 +86,4 @@ def test_nothing_reachable(monkeypatch, capsys):
 
     monkeypatch.setattr(script, "install_from_sdist", fail)
     assert script.main(["--source", "sdist", "--force"]) == 1
-    assert "not from sdist: no index" in capsys.readouterr().out
+    assert "could not be installed from sdist: no index" in capsys.readouterr().out

@@ -74,7 +74,7 @@ def test_missing_and_refused_photos_give_code_3_and_reasons(files, capsys):
     assert run(files, labels="odd.json") == 3
     captured = capsys.readouterr()
     assert "the file does not exist: 'gone.png'" in captured.err
-    assert "'../images/a.png' leads out of the images folder" in captured.err
+    assert "'../images/a.png' points outside the images folder" in captured.err
     assert "2 photos are shown as missing, reasons above" in captured.err
     assert "2 images, 4 masks" in captured.out and (files / "out" / "report.html").exists()
 
@@ -87,12 +87,12 @@ def test_broken_masks_give_code_3(files, capsys):
     assert run(files, labels="odd.json") == 3
     captured = capsys.readouterr()
     assert "annotation 11: counts" in captured.err and "1 problems, reasons above" in captured.err
-    assert "1 records cannot be used as they are (1 x no such image)" in captured.err
+    assert "1 records are invalid (1 x no such image)" in captured.err
 
 
 @pytest.mark.parametrize(
     "content, message",
-    [("{", "is not json"), ("[]", "list of results"), ('{"images": 3}', "is not a list")],
+    [("{", "is not valid json"), ("[]", "is a result list"), ('{"images": 3}', "is not a list")],
 )
 def test_files_that_cannot_be_used_give_code_2(files, capsys, content, message):
     (files / "odd.json").write_text(content)
@@ -115,6 +115,6 @@ def test_arguments_that_cannot_be_used_give_code_2(files, capsys, more, images, 
     assert stop.value.code == 2 and message in capsys.readouterr().err
 
 
-def test_an_output_in_whose_place_a_folder_is_gives_code_2(files, capsys):
+def test_a_folder_at_the_output_path_gives_code_2(files, capsys):
     assert run(files, "--output", ".") == 2
     assert "is a folder; name a file" in capsys.readouterr().err

@@ -85,7 +85,7 @@ def test_train_then_resume_then_evaluate(run, folder, capfd):
         assert run("--eval-only", "--resume", "TEST.EXPECTED_RESULTS", option) == code
 
 
-def test_wrong_labels_are_left_out_and_the_exit_code_says_so(run, folder, tmp_path, capfd):
+def test_invalid_labels_are_skipped_with_an_exit_code(run, folder, tmp_path, capfd):
     content = json.loads((folder / "labels.json").read_text())
     annotations = content["annotations"]
     annotations.append({**annotations[0], "id": 9001, "segmentation": []})  # a box among masks
@@ -112,7 +112,7 @@ def test_wrong_labels_are_left_out_and_the_exit_code_says_so(run, folder, tmp_pa
         assert (code == 3) == any("1 x polygon far outside" in line and "odd.json" in line for line in last)
 
 
-def test_evaluation_of_images_that_are_not_there_is_refused(run, folder, tmp_path, capfd):
+def test_evaluation_of_missing_images_is_refused(run, folder, tmp_path, capfd):
     assert run("SOLVER.MAX_ITER", "1", "DATASETS.TEST", "()", "OUTPUT_DIR", str(tmp_path)) == 0
     command = ("--eval-only", "MODEL.WEIGHTS", str(tmp_path / "model_final.pth"), "OUTPUT_DIR", str(tmp_path))
     images = sorted((folder / "images").iterdir())
@@ -132,7 +132,7 @@ def test_evaluation_of_images_that_are_not_there_is_refused(run, folder, tmp_pat
         images[0].write_bytes(good)
 
 
-def test_what_is_printed_is_brief_and_the_log_has_all(run, tmp_path, capfd):
+def test_output_is_brief_and_the_log_is_complete(run, tmp_path, capfd):
     assert run("SOLVER.MAX_ITER", "1", "DATASETS.TEST", "()", "OUTPUT_DIR", str(tmp_path)) == 0
     printed = capfd.readouterr()
     assert len(printed.out.splitlines()) + len(printed.err.splitlines()) < 30
@@ -156,12 +156,12 @@ def test_what_is_printed_is_brief_and_the_log_has_all(run, tmp_path, capfd):
         (["DATASETS.REGISTER.x", "only_one_path"], "'x' must be `json, images`"),
         (["MODEL.WEIGHTS", "none.pth"], "checkpoint 'none.pth' does not exist"),
         (["--eval-only", "MODEL.WEIGHTS", "none.pth"], "checkpoint 'none.pth' does not exist"),
-        (["--eval-only", "MODEL.WEIGHTS", "", "OUTPUT_DIR", "nowhere"], "give MODEL.WEIGHTS FILE"),
+        (["--eval-only", "MODEL.WEIGHTS", "", "OUTPUT_DIR", "nowhere"], "pass MODEL.WEIGHTS FILE"),
         (["OUTPUT_DIR", __file__], "is a file; name a folder"),
         (["SOLVER.OPTIMIZER", "ADAM"], "'ADAM' is not one of ADAMW, SGD"),
     ],
 )
-def test_mistakes_are_explained_in_a_line(run, capfd, monkeypatch, tmp_path, arguments, message):
+def test_errors_are_reported_in_one_line(run, capfd, monkeypatch, tmp_path, arguments, message):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     assert run(*arguments) == 2
     error = capfd.readouterr().err
@@ -181,7 +181,7 @@ def test_an_output_dir_in_use_is_refused(run, folder, capfd):
     lock.release()
 
 
-def test_a_config_file_is_needed(capsys, tmp_path):
+def test_a_config_file_is_required(capsys, tmp_path):
     with pytest.raises(SystemExit) as error:
         train_net([])
     assert error.value.code == 2
@@ -199,6 +199,6 @@ def test_training_that_diverges_ends_with_code_1(run, folder, capfd, monkeypatch
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the config is for CUDA, which is there")
-def test_without_a_gpu_the_cpu_is_taken(folder):
+def test_without_a_gpu_the_cpu_is_used(folder):
     args = tool.parse_arguments(["--config-file", str(folder / "c.yaml"), "--num-gpus", "1"])
     assert tool.build_cfg(args).MODEL.DEVICE == "cpu"

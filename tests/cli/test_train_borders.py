@@ -32,7 +32,7 @@ SOLVER:
 """
 
 
-def test_a_round_from_photos_to_a_file_that_phase_one_takes(photos, tmp_path, monkeypatch, capfd):
+def test_a_round_writes_weights_usable_in_phase_one(photos, tmp_path, monkeypatch, capfd):
     from sohes_d2.model_zoo import get_config_file
 
     (tmp_path / "tiny.yaml").write_text(TINY.format(base=get_config_file("border_student")))
@@ -51,7 +51,7 @@ def test_a_round_from_photos_to_a_file_that_phase_one_takes(photos, tmp_path, mo
     assert "--resume" in capfd.readouterr().err
 
 
-def test_each_round_takes_the_network_of_the_one_before(photos, tmp_path, monkeypatch):
+def test_each_round_starts_from_the_previous_network(photos, tmp_path, monkeypatch):
     exported, labeled, trained = [], [], []
     monkeypatch.setattr(train_borders, "_label", lambda args, folder, weights: labeled.append(weights))
     monkeypatch.setattr(train_borders, "_train", lambda args, folder, weights: trained.append((folder.name, weights)))

@@ -56,7 +56,7 @@ def test_every_labeling_config_builds(path):
     assert labeler.looks.leaves == written.get("LEAVES", {}).get("NAME", "superpixels")
 
 
-def test_the_papers_configuration_is_the_papers():
+def test_the_papers_config_matches_the_paper():
     labeler = PseudoLabeler.from_cfg(
         load(REPOSITORY / "configs" / "exploration" / "sohes_dino_vitb8.yaml"), extractor=ColorTextureExtractor()
     )

@@ -20,7 +20,7 @@ def test_file_then_options(tmp_path):
     assert not cfg.is_frozen()
 
 
-def test_free_options_come_from_the_command_line_too():
+def test_free_options_can_be_set_on_the_command_line():
     cfg = load_config("", ["MODEL.VIT.OPTIONS.depth", "4", "MODEL.VIT.OPTIONS.qkv_bias", "False"])
     assert dict(cfg.MODEL.VIT.OPTIONS) == {"depth": 4, "qkv_bias": False}
     assert (
@@ -35,7 +35,7 @@ def test_free_options_come_from_the_command_line_too():
         ("MODEL.NUM_OBJECT_QUERIES", "MASK_FORMER.NUM_OBJECT_QUERIES"),
     ],
 )
-def test_unknown_keys_are_refused_with_the_nearest(tmp_path, key, hint):
+def test_unknown_keys_are_refused_with_suggestions(tmp_path, key, hint):
     with pytest.raises(ConfigError, match=f"there is no key {key}.*{hint}"):
         load_config("", [key, "3"])
     section, leaf = key.split(".")
@@ -52,7 +52,7 @@ def dotted(node, prefix=""):
             yield from dotted(value, f"{prefix}{key}.")
 
 
-def test_every_key_of_an_earlier_version_names_the_one_of_today():
+def test_renamed_keys_are_reported_with_their_new_name():
     cfg = load_config("")
     today = set(dotted(cfg))
     assert len(RENAMED) > 20
@@ -62,7 +62,7 @@ def test_every_key_of_an_earlier_version_names_the_one_of_today():
             load_config("", [old, "1"])
 
 
-def test_a_file_with_keys_of_an_earlier_version_names_all_of_them(tmp_path):
+def test_all_renamed_keys_of_a_file_are_reported(tmp_path):
     (tmp_path / "c.yaml").write_text("TEST: {DUPLICATE_IOU: 0.9, VIEWS: {NAMES: [same]}}\nSOLVER: {MAX_ITER: 2}\n")
     with pytest.raises(ConfigError) as error:
         load_config(str(tmp_path / "c.yaml"))
@@ -113,7 +113,7 @@ def test_data_sets_are_registered_by_name(tmp_path):
         load_config(str(tmp_path / "old.yaml"))
 
 
-def test_files_that_cannot_be_read_are_named(tmp_path):
+def test_unreadable_files_are_reported(tmp_path):
     with pytest.raises(ConfigError, match="none.yaml' does not exist"):
         load_config(str(tmp_path / "none.yaml"))
     (tmp_path / "c.yaml").write_text("_BASE_: gone.yaml\n")
@@ -160,25 +160,25 @@ def test_code_in_a_file_is_not_run(tmp_path, text):
             "more than 20000 values",
         ),
         ("#" * (1 << 20) + "\n", "larger than 1048576 bytes"),
-        ("- a\n- b\n", "holds list, not keys and values"),
-        ("", "holds NoneType"),
-        ("3: 4\n", "the key 3 is no text"),
-        ("INPUT: {3: 4}\n", "the key 3 is no text"),
+        ("- a\n- b\n", "contains list, not keys and values"),
+        ("", "contains NoneType"),
+        ("3: 4\n", "the key 3 is not a string"),
+        ("INPUT: {3: 4}\n", "the key 3 is not a string"),
         ("SOLVER: 3\n", "SOLVER"),
         ("INPUT: {FORMAT: {a: 1}}\n", "INPUT.FORMAT"),
         ("SOLVER: {BASE_LR: 2001-99-99}\n", "a value cannot be read"),
         ("SOLVER: {BASE_LR: 2001-01-01}\n", "BASE_LR"),
         ("SOLVER: {STEPS: '" + "(" * 3000 + ")" * 3000 + "'}\n", "SOLVER.STEPS"),
         ("VERSION: 1\n", "VERSION is 1, not 2"),
-        ("_BASE_: c.yaml\n", "_BASE_ leads in a circle"),
+        ("_BASE_: c.yaml\n", "_BASE_ forms a cycle"),
         ("_BASE_: [a.yaml]\n", "not the path of a file"),
         ("_BASE_: .\n", "a folder, not a file"),
         ("a: *none\n", "found undefined alias 'none' in line 1"),
         ("a: 1\n\tb: 2\n", "in line 2"),
-        ("\x00", "no yaml"),
+        ("\x00", "invalid yaml"),
     ],
 )
-def test_odd_files_are_refused_in_a_line(tmp_path, text, reason):
+def test_unusual_files_are_refused_in_one_line(tmp_path, text, reason):
     (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(ConfigError) as error:
         load_config(str(tmp_path / "c.yaml"))
@@ -186,12 +186,12 @@ def test_odd_files_are_refused_in_a_line(tmp_path, text, reason):
     assert "\n" not in str(error.value) and len(str(error.value)) < 500
 
 
-def test_bytes_and_pipes_are_no_configs(tmp_path):
+def test_bytes_and_pipes_are_refused(tmp_path):
     (tmp_path / "c.yaml").write_bytes(b"\xff\xfe\xfa")
     with pytest.raises(ConfigError, match="not UTF-8 text"):
         load_config(str(tmp_path / "c.yaml"))
     os.mkfifo(tmp_path / "pipe.yaml")
-    with pytest.raises(ConfigError, match="no regular file"):
+    with pytest.raises(ConfigError, match="not a regular file"):
         load_config(str(tmp_path / "pipe.yaml"))
 
 

@@ -42,7 +42,7 @@ def test_the_loss_is_weighted_cross_entropy_without_padding():
     torch.testing.assert_close(loss, expected.mean())
 
 
-def test_the_teacher_follows_and_answers():
+def test_the_teacher_follows_and_predicts():
     model = student(momentum=0.5).train()
     with torch.no_grad():
         for parameter in model.student.parameters():

@@ -31,7 +31,7 @@ def test_labels_are_compared_with_the_best_mask():
     assert best_overlaps(labels[:0], logits(predicted)).tolist() == []
 
 
-def test_many_places_are_thinned_out():
+def test_many_pixels_are_subsampled():
     labels, predicted = squares((0, 0, 256), size=512), squares((0, 0, 128), size=512)
     assert best_overlaps(labels, logits(predicted)).tolist() == [0.25]
 
@@ -53,7 +53,7 @@ def test_statistics_are_means_over_all_images_and_labels():
 
 @pytest.mark.parametrize("name", ["pred_logits", "pred_masks"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_not_finite_is_seen(name, value):
+def test_non_finite_values_are_detected(name, value):
     outputs = {"pred_logits": torch.zeros(3, 4, 2), "pred_masks": torch.zeros(3, 4, 8, 8)}
     assert finite_images(outputs).tolist() == [True] * 3
     outputs[name][1].view(-1)[-1] = value

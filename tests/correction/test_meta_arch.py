@@ -54,7 +54,7 @@ def test_the_initial_branch_is_phase_2_times_its_weight():
     assert model.statistics is None  # nobody asked the teacher
 
 
-def test_the_teacher_teaches_by_raw_scores_and_answers_with_calibrated_ones():
+def test_the_teacher_uses_raw_scores_for_labels_and_calibrated_ones_for_predictions():
     cfg = mutual_cfg("")
     cfg.CORRECTION.THRESHOLD.NAME, cfg.CORRECTION.THRESHOLD.FIXED = "fixed", 0.2
     models = []
@@ -85,7 +85,7 @@ def test_the_teachers_branch_scales_and_stands_alone():
         assert value == pytest.approx(3 * once[name], rel=1e-5)
 
 
-def test_the_student_learns_what_the_teacher_sees_in_the_weak_view():
+def test_the_student_learns_the_teachers_predictions_on_the_weak_view():
     """Its labels are those of the plain model on the weak view, best first."""
     model = mutual_model()
     seen = []
@@ -104,7 +104,7 @@ def test_the_student_learns_what_the_teacher_sees_in_the_weak_view():
         assert torch.equal(target["masks"][0], torch.as_tensor(best.pred_masks[0]).squeeze(0).bool())
 
 
-def test_nothing_is_learned_of_what_the_teacher_sees_in_the_padding():
+def test_predictions_in_the_padding_are_not_learned():
     model = mutual_model()
     seen = []
     model.observer = lambda inputs, targets: seen.append(targets)
@@ -119,7 +119,7 @@ def test_nothing_is_learned_of_what_the_teacher_sees_in_the_padding():
     assert torch.equal(other_before["masks"], other_after["masks"])
 
 
-def test_each_sees_its_own_view():
+def test_teacher_and_student_get_their_own_views():
     model = mutual_model()
     seen = {}
     for name in ("student", "teacher"):
@@ -133,7 +133,7 @@ def test_each_sees_its_own_view():
     torch.testing.assert_close(seen["student"] * std + mean, 255 - weak.float())
 
 
-def test_the_teacher_is_asked_in_all_of_its_views():
+def test_the_teacher_uses_all_tta_transforms():
     views = CfgNode({"TRANSFORMS": ["same", "mirrored", "turned_90"], "NMS_THRESHOLD": 0.6})
     model = mutual_model(TEACHER_TTA=views)
     seen, labels = [], []
@@ -152,7 +152,7 @@ def test_the_teacher_is_asked_in_all_of_its_views():
         assert torch.equal(target["masks"][0], torch.as_tensor(output["instances"].pred_masks[0]).squeeze(0).bool())
 
 
-def test_a_teacher_that_breaks_in_one_view_is_noticed():
+def test_non_finite_outputs_in_one_transform_are_detected():
     views = CfgNode({"TRANSFORMS": ["same", "mirrored"], "NMS_THRESHOLD": 0.6})
     model = mutual_model(TEACHER_TTA=views)
     calls = []
@@ -187,7 +187,7 @@ def test_images_without_labels_are_learned_from_the_teacher_alone(labels):
     assert all(p.grad is not None for p in model.student.parameters())
 
 
-def test_nothing_to_learn_is_a_loss_of_zero_that_is_connected():
+def test_nothing_to_learn_is_a_connected_loss_of_zero():
     """Neither labels nor anything that the teacher is sure of: no gradient, but every process can go on."""
     model = mutual_model(MIN_AREA=10**6)
     losses = losses_of(model, batch(labels=False))
@@ -272,7 +272,7 @@ def test_its_own_checkpoint_keeps_them_apart(tmp_path, caplog, checkpointer):
     assert any(not torch.equal(p, q) for p, q in zip(other.student.parameters(), other.teacher.parameters()))
 
 
-def test_what_does_not_fit_is_left_out_and_said(tmp_path, caplog):
+def test_mismatched_tensors_are_skipped_and_logged(tmp_path, caplog):
     content = plain_model().state_dict()
     content["sem_seg_head.predictor.query_feat.weight"] = torch.zeros(99, 32)
     content["sem_seg_head.unknown"] = torch.zeros(2)
@@ -290,7 +290,7 @@ def test_what_does_not_fit_is_left_out_and_said(tmp_path, caplog):
 
 
 @pytest.mark.parametrize(("who", "seed"), [("student", 0), ("teacher", 1)])
-def test_one_of_them_answers(who, seed):
+def test_teacher_or_student_predicts(who, seed):
     model = mutual_model(EVALUATE=who)
     model.teacher.load_state_dict(plain_model(seed=1).state_dict())
     inputs = [{"image": x["image"]} for x in batch()]
@@ -301,6 +301,6 @@ def test_one_of_them_answers(who, seed):
         assert len(mine["forest"]) == len(other["forest"]) > 0
 
 
-def test_nobody_else_answers():
+def test_other_models_do_not_predict():
     with pytest.raises(ValueError, match="'both' is not one of student, teacher"):
         mutual_model(EVALUATE="both")

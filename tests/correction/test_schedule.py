@@ -32,7 +32,7 @@ def test_branches_move_from_start_to_end(shape, quarter, half, last):
         ({"initial": (0.0, 1.0), "teacher": (0.0, 1.0)}, "both 0 at the start"),
     ],
 )
-def test_branches_that_make_no_sense_are_refused(settings, message):
+def test_invalid_branch_weights_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         BranchSchedule(**settings)
 
@@ -52,7 +52,7 @@ def test_the_longest_warm_up_is_mean_teachers():
         assert schedule.at(t) == pytest.approx(min(1 - 1 / (t + 1), 0.99))
 
 
-def test_momenta_that_are_none_are_refused():
+def test_invalid_momenta_are_refused():
     assert MomentumSchedule(1.0, warmup=5).at(0) == 1.0
     with pytest.raises(ValueError, match="EMA_MOMENTUM"):
         MomentumSchedule(1.1)

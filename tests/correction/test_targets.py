@@ -77,7 +77,7 @@ def _seed():
     torch.manual_seed(0)
 
 
-def test_small_masks_need_lower_scores_and_are_labels_by_falling_score():
+def test_small_masks_need_lower_scores_and_labels_are_sorted_by_score():
     # two of 1/3 of the image, with a tau of 0.7, and two of some 49 pixels, with one of 0.54
     masks = [block(0, 0, 8, 8), block(1, 12, 2, 13, 99.0), block(5, 12, 6, 13, 99.0), block(8, 8, 12, 16)]
     target = labels_of(make(dynamic()), outputs_of([0.65, 0.62, 0.5, 0.9], masks))
@@ -94,7 +94,7 @@ def test_small_masks_need_lower_scores_and_are_labels_by_falling_score():
     assert len(labels_of(make(top_k(k=3)), outputs_of([0.65, 0.62, 0.5, 0.9], masks))["labels"]) == 3
 
 
-def test_labels_are_what_inference_gives():
+def test_labels_equal_the_predictions_of_inference():
     """Masks, scores and the ancestors of its forest, at the size of the input."""
     outputs = random_outputs()
     teacher = make(fixed(tau=0.3), nms_threshold=1.0, min_area=0)
@@ -153,7 +153,7 @@ def test_duplicates_of_initial_labels_weigh_what_is_left():
     assert labels_of(make(), outputs, empty)["label_weights"].tolist() == [1, 1, 1]
 
 
-def test_of_the_teachers_own_duplicates_the_best_is_the_label():
+def test_the_best_of_the_teachers_duplicates_is_the_label():
     masks = [block(0, 0, 8, 8), block(0, 0, 8, 8, 9.0), block(0, 0, 8, 7)]
     outputs = outputs_of([0.7, 0.9, 0.8], masks)
     assert labels_of(make(), outputs)["scores"].tolist() == pytest.approx([0.9, 0.8], abs=0.03)
@@ -221,7 +221,7 @@ def test_an_image_without_labels_weighs_nothing(broken):
     assert not logits.grad[0].any() and logits.grad[1].any()
 
 
-def test_what_cannot_pass_is_not_brought_to_full_size(monkeypatch):
+def test_rejected_masks_are_not_upsampled(monkeypatch):
     counts = []
 
     def counting(masks, *arguments):
@@ -264,7 +264,7 @@ def test_chunks_and_precision_do_not_matter():
         assert target["scores"].dtype == target["label_weights"].dtype == torch.float32
 
 
-def test_labels_carry_no_gradient_and_outputs_stay_as_they_are():
+def test_labels_carry_no_gradient_and_outputs_are_unchanged():
     outputs = random_outputs()
     before = outputs["pred_masks"].clone()
     for tensor in (outputs["pred_logits"], outputs["pred_masks"], *outputs["pred_ancestors"]):
@@ -295,7 +295,7 @@ def photo_with_a_square(y0, x0, y1, x1):
     return photo
 
 
-def test_outlines_move_to_the_edges_of_the_photo():
+def test_outlines_are_refined_to_edges():
     # the decoder's 4-pixel cells outline the square 3 pixels off, on all sides
     outputs, photo = outputs_of([0.9], [block(3, 4, 9, 10)]), photo_with_a_square(15, 19, 33, 37)
     (plain,) = make()(outputs, [None], PADDED, [IMAGE], (1.0, 2.0), [photo])

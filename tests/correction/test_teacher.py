@@ -37,7 +37,7 @@ def test_the_teacher_is_the_closed_form(schedule):
         torch.testing.assert_close(found.double(), wanted, atol=1e-6, rtol=1e-6)
 
 
-def test_a_teacher_that_agrees_stays_exactly():
+def test_a_teacher_equal_to_the_student_stays_exactly_equal():
     model = student()
     teacher = teacher_of(model)
     for _ in range(20):
@@ -69,5 +69,5 @@ def test_a_teacher_has_no_gradient_and_its_own_memory():
 
 def test_half_precision_is_refused():
     model = student().bfloat16()
-    with pytest.raises(TypeError, match="torch.bfloat16, in which a moving average stands still"):
+    with pytest.raises(TypeError, match="torch.bfloat16, too coarse for a moving average"):
         update_teacher(teacher_of(model), model, 0.9)

@@ -47,7 +47,7 @@ def test_the_best_few():
 
 
 @pytest.mark.parametrize("threshold", [dynamic(), fixed(tau=0.4), top_k(k=2)])
-def test_what_is_promised_to_fail_fails(threshold):
+def test_invalid_settings_are_refused(threshold):
     below = torch.full((3,), threshold.least_score) - 1e-4
     if threshold.least_score:
         assert not threshold(torch.tensor([1e-4, 0.02, 0.5]), below).any()

@@ -129,7 +129,7 @@ def test_a_collapse_stops_and_names_the_last_good_checkpoint(tmp_path, phase2):
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000006.pth"
 
 
-def test_a_teacher_that_is_not_a_number_stops_at_once(tmp_path, phase2):
+def test_a_teacher_with_nan_outputs_stops_at_once(tmp_path, phase2):
     def poison(trainer):
         with torch.no_grad():
             next(trainer.model.teacher.parameters()).fill_(float("nan"))
@@ -138,7 +138,7 @@ def test_a_teacher_that_is_not_a_number_stops_at_once(tmp_path, phase2):
         train(mutual_cfg(tmp_path, phase2), act=poison)
 
 
-def test_labels_are_drawn_now_and_then(tmp_path, phase2):
+def test_labels_are_drawn_periodically(tmp_path, phase2):
     cfg = mutual_cfg(tmp_path, phase2, MAX_ITER=3)
     cfg.TEST.VISUALIZE = 1
     cfg.SOLVER.IMS_PER_BATCH = 1
@@ -171,7 +171,7 @@ def test_phase_3_needs_a_model_to_start_from(tmp_path):
         ("EMA_MOMENTUM", 2.0, "EMA_MOMENTUM must lie"),
     ],
 )
-def test_settings_that_make_no_sense_are_errors_of_the_config(tmp_path, key, value, message):
+def test_invalid_settings_are_config_errors(tmp_path, key, value, message):
     cfg = mutual_cfg(tmp_path)
     cfg.CORRECTION[key] = value
     with pytest.raises(ConfigError, match=message):

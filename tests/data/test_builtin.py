@@ -68,7 +68,7 @@ def test_the_table_has_every_benchmark_and_its_script(tmp_path):
         assert metadata.has_parents == row.has_parents
 
 
-def test_a_data_set_is_read_when_asked_for_with_its_hierarchy(tmp_path):
+def test_a_data_set_is_read_on_access_with_its_hierarchy(tmp_path):
     register_builtin_datasets(str(tmp_path))
     write(tmp_path / BUILTIN["entities_paco_lvis_v1_test"].labels, labels())
     (record,) = DatasetCatalog.get("entities_paco_lvis_v1_test")
@@ -119,7 +119,7 @@ def test_sa1b_is_read_image_by_image(tmp_path):
 
 
 @pytest.mark.parametrize("form", ["text", "mapping"])
-def test_any_coco_json_without_python(tmp_path, form):
+def test_any_coco_json_by_config(tmp_path, form):
     value = labels()
     value["categories"] = [{"id": 3, "name": "cat"}, {"id": 17, "name": "dog"}]
     value["annotations"][0]["category_id"], value["annotations"][1]["category_id"] = 3, 17
@@ -136,7 +136,7 @@ def test_any_coco_json_without_python(tmp_path, form):
 
 
 @pytest.mark.parametrize("specs", ["just text", "my_set: a.json", "my_set: {json: a}", "a: [", "my_set: a, b, c"])
-def test_a_bad_description_says_the_form(specs):
+def test_an_invalid_description_shows_the_form(specs):
     with pytest.raises(ConfigError):
         register_datasets(specs)
     assert "my_set" not in DatasetCatalog.list()

@@ -19,7 +19,7 @@ def write(path, annotations, images=2, **size):
     return str(path)
 
 
-def test_a_box_among_masks_costs_itself_alone(tmp_path, caplog):
+def test_a_box_without_mask_is_skipped_alone(tmp_path, caplog):
     annotations = [
         {"id": 1, "image_id": 1, "bbox": [0, 0, 5, 5], "segmentation": []},
         {"id": 1, "image_id": 1, "bbox": [0, 0, 5, 5], "segmentation": SQUARE},  # ids matter to parents alone
@@ -51,6 +51,6 @@ def test_a_box_among_masks_costs_itself_alone(tmp_path, caplog):
         ([{"id": 0, "image_id": 1, "parent_id": 0}], {}, "annotation id 0 together with parent_id"),
     ],
 )
-def test_what_would_train_the_wrong_thing_is_refused(tmp_path, annotations, size, message):
+def test_files_that_would_train_wrong_labels_are_refused(tmp_path, annotations, size, message):
     with pytest.raises(InputError, match=message):
         load_entities(write(tmp_path / "a.json", annotations, **size), "photos")

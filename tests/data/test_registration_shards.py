@@ -72,7 +72,7 @@ def identity(record):
     return record
 
 
-def test_records_are_those_of_a_file_that_is_loaded(folder, register, tmp_path):
+def test_records_equal_those_of_a_loaded_file(folder, register, tmp_path):
     dataset = DatasetCatalog.get(register(folder))
     assert isinstance(dataset, LabelDataset) and len(dataset) == 5
     merged = str(tmp_path / "merged.json")
@@ -88,7 +88,7 @@ def test_records_are_those_of_a_file_that_is_loaded(folder, register, tmp_path):
         dataset[5]
 
 
-def test_metadata_says_where_the_labels_are(folder, register):
+def test_metadata_has_the_path_of_the_labels(folder, register):
     metadata = MetadataCatalog.get(register(folder))
     assert metadata.label_folder == str(folder) and metadata.get("json_file") is None
     assert metadata.thing_classes == ["entity"] and metadata.evaluator_type == "entity"
@@ -110,7 +110,7 @@ def test_one_label_file(folder, register, tmp_path, indexed):
 @pytest.mark.parametrize(
     "text", ['{"info":{"a":1},"images":[],"annotations":[]}', '{"images": []}', '{"info":{},\n"im']
 )
-def test_files_of_others_are_not_taken_for_ours(tmp_path, folder, text):
+def test_other_coco_files_are_loaded(tmp_path, folder, text):
     (tmp_path / "other.json").write_text(text)
     assert not is_label_file(str(tmp_path / "other.json"))
     assert is_label_file(str(folder / shard_name(1)))
@@ -132,7 +132,7 @@ def test_it_feeds_the_loaders_of_detectron2(folder, register, workers):
     assert seen == {record["image_id"]: record for record in DatasetCatalog.get(name)}
 
 
-def test_images_without_masks_are_left_out_by_the_index(folder, register):
+def test_images_without_masks_are_skipped_by_the_index(folder, register):
     dataset = DatasetCatalog.get(register(folder))
     with_masks = Subset(dataset, np.flatnonzero(dataset.labels.rows["count"]))
     train = build_detection_train_loader(dataset=with_masks, mapper=identity, total_batch_size=1)
@@ -147,7 +147,7 @@ def test_a_pickled_copy_is_small_and_reads(folder, register):
     assert list(pickle.loads(data)) == list(dataset)
 
 
-def test_what_is_missing_is_named(folder, register, tmp_path):
+def test_missing_files_are_reported(folder, register, tmp_path):
     (folder / shard_name(1)).unlink()
     name = register(folder)
     with pytest.raises(InputError, match="shard_00001.json"):

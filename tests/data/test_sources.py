@@ -47,7 +47,7 @@ def test_names_that_are_not_utf8(folder):
     images.describe()
 
 
-def test_a_folder_that_cannot_be_listed_is_named(folder, monkeypatch):
+def test_a_folder_that_cannot_be_listed_is_reported(folder, monkeypatch):
     listed = os.scandir
 
     def scandir(path):
@@ -65,7 +65,7 @@ def test_a_folder_that_cannot_be_listed_is_named(folder, monkeypatch):
         read_image_list(str(folder / "a"))
 
 
-def test_whatever_has_the_suffix_of_a_photo_is_listed(tmp_path):
+def test_every_file_with_a_photo_suffix_is_listed(tmp_path):
     names = ["a.heic", "b.AVIF", "c.jxl", "d.dng", "e.jpg", "f.mpo", "g.jp2"]
     for name in names:
         (tmp_path / name).write_bytes(b"")
@@ -76,7 +76,7 @@ def test_whatever_has_the_suffix_of_a_photo_is_listed(tmp_path):
     assert read_image_list(str(tmp_path)).file_names == expected
 
 
-def test_a_list_may_come_from_a_pipe_that_has_a_writer(tmp_path):
+def test_a_list_can_be_read_from_a_pipe(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(InputError, match="is empty"):
         read_image_list(str(tmp_path / "pipe"))
@@ -114,13 +114,13 @@ def test_coco_keeps_ids_and_names(tmp_path):
     "name, content, message",
     [
         ("coco.json", '{"annotations": []}', "not a COCO data set"),
-        ("coco.json", "[", "list of results"),
+        ("coco.json", "[", "result list"),
         ("coco.json", '{"images": []}', "empty"),
-        ("coco.json", '{"images": [{"id": "a", "file_name": "x.jpg"}]}', "no whole number"),
+        ("coco.json", '{"images": [{"id": "a", "file_name": "x.jpg"}]}', "not an integer"),
         ("coco.json", '{"images": [{"id": 1, "file_name": "x.jpg"}, {"id": 1, "file_name": "y"}]}', "have the id 1"),
         ("coco.json", '{"images": [{"id": 1, "file_name": "x.jpg"}, {"id": 2, "file_name": "./x.jpg"}]}', "both"),
         ("coco.json", '{"images": [{"id": 922337203685477, "file_name": "x.jpg"}]}', "922337203685476"),
-        ("coco.json", '{"images": [{"id": -1, "file_name": "x.jpg"}]}', "no whole number"),
+        ("coco.json", '{"images": [{"id": -1, "file_name": "x.jpg"}]}', "not an integer"),
         ("coco.json", '{"images": [{"id": 1, "file_name": 3}]}', "file_name"),
         ("list.txt", "\n", "empty"),
         ("list.txt", "a.jpg\na.jpg\n", "'a.jpg' twice"),
@@ -141,7 +141,7 @@ def test_a_single_image_is_a_list_of_one(tmp_path, monkeypatch):
     assert read_image_list("photo.jpg")[0].path == "photo.jpg"
 
 
-def test_forms_of_coco_files_that_are_common(tmp_path):
+def test_common_forms_of_coco_files(tmp_path):
     records = [{"id": "3", "coco_url": "http://x/val2017/a.jpg"}, {"id": 4.0, "file_name": "b.jpg"}]
     (tmp_path / "c.json").write_bytes(b"\xef\xbb\xbf" + json.dumps({"images": records}).encode())
     images = read_image_list(str(tmp_path / "c.json"))
@@ -158,7 +158,7 @@ def test_missing_and_empty_folders_are_refused(tmp_path, folder):
         read_image_list(str(folder), image_root="/data")
 
 
-def test_description_tells_lists_apart(tmp_path):
+def test_description_distinguishes_lists(tmp_path):
     path = tmp_path / "list.txt"
     digests = set()
     for content in ("a.jpg\nb.jpg", "b.jpg\na.jpg", "a.jpgb.jpg"):

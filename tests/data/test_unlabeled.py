@@ -88,7 +88,7 @@ def test_all_images_of_a_folder(photos, register, form):
     assert len(get_detection_dataset_dicts(name)) == 3  # nor does Detectron2 take them for images without objects
 
 
-def test_labels_are_never_taken_for_missing(register, tmp_path):
+def test_empty_labels_are_not_missing_labels(register, tmp_path):
     assert not is_unlabeled(register(f"labeled_set: {tmp_path}/x.json, {tmp_path}"))
 
 
@@ -99,7 +99,7 @@ def test_other_descriptions_are_refused(value):
     assert "unlabeled_set" not in DatasetCatalog.list()
 
 
-def test_an_empty_json_without_quotes_is_no_yaml():
+def test_an_empty_json_without_quotes_is_invalid_yaml():
     with pytest.raises(ConfigError, match="`name: {images: folder}` for images without labels"):
         register_datasets("unlabeled_set: , photos/")
 
@@ -123,7 +123,7 @@ def test_folders_that_cannot_be_used(photos, register, tmp_path):
 
 
 @pytest.mark.parametrize("filtered", [True, False])
-def test_kept_for_a_teacher_and_only_then(photos, register, labeled, filtered, caplog):
+def test_kept_only_for_models_with_a_teacher(photos, register, labeled, filtered, caplog):
     """FILTER_EMPTY_ANNOTATIONS is about images that were looked at."""
     names = (register("unlabeled_rest", labeled), register(f"unlabeled_set: {{images: {photos}}}"))
     cfg = config()
@@ -134,7 +134,7 @@ def test_kept_for_a_teacher_and_only_then(photos, register, labeled, filtered, c
 
     cfg.MODEL.META_ARCHITECTURE = "SOHES"
     assert len(training_dataset(cfg)) == (1 if filtered else 2)
-    assert "unlabeled_set: left out" in caplog.text
+    assert "unlabeled_set: skipped" in caplog.text
     cfg.DATASETS.TRAIN = names[1:]
     with pytest.raises(ValueError, match=r"\(unlabeled_set\) has only images without labels.*sohes label"):
         training_dataset(cfg)
@@ -160,7 +160,7 @@ def test_samples(photos, register, labeled):
     assert not loader.skipped
 
 
-def test_a_photo_that_cannot_be_read_is_named(photos, register):
+def test_an_unreadable_photo_is_reported(photos, register):
     (photos / "a.png").write_text("no image")
     cfg = config()
     cfg.DATASETS.TRAIN = (register(f"unlabeled_set: {{images: {photos}}}"),)
@@ -169,7 +169,7 @@ def test_a_photo_that_cannot_be_read_is_named(photos, register):
     assert list(loader.skipped) == [str(photos / "a.png")]
 
 
-def test_nothing_is_pasted_where_the_rest_is_unknown(photos, register, labeled):
+def test_nothing_is_pasted_onto_unlabeled_photos(photos, register, labeled):
     cfg = config()
     cfg.INPUT.COPY_PASTE.PROBABILITY = 1.0
     unlabeled = DatasetCatalog.get(register(f"unlabeled_set: {{images: {photos}}}"))

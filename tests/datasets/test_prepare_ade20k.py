@@ -42,7 +42,7 @@ def full(tmp_path, write_json):
     return tmp_path
 
 
-def test_full_has_parts_and_parts_of_parts(load_script, full, read_labels):
+def test_full_has_parts_and_subparts(load_script, full, read_labels):
     assert load_script("prepare_ade20k").main(["--root", str(full)]) == 0
     labels = read_labels(full / "entities" / "ade20k_full_val.json")
     assert [i["file_name"] for i in labels["images"]] == ["urban/street/ADE_val_00000001.jpg"]
@@ -54,13 +54,13 @@ def test_full_has_parts_and_parts_of_parts(load_script, full, read_labels):
     assert {number: a["area"] for number, a in found.items()} == {0: 144, 2: 200, 5: 36, 6: 4}
 
 
-def test_amodal_takes_what_is_hidden_too(load_script, full, read_labels):
+def test_amodal_includes_occluded_pixels(load_script, full, read_labels):
     assert load_script("prepare_ade20k").main(["--root", str(full), "--amodal"]) == 0
     labels = read_labels(full / "entities" / "ade20k_full_val.json")
     assert {a["source_id"]: a["area"] for a in labels["annotations"]}[2] == 240
 
 
-def test_a_whole_without_pixels_leaves_its_parts_to_its_own_whole(load_script, full, read_labels):
+def test_parts_of_an_empty_object_move_to_its_parent(load_script, full, read_labels):
     door = full / FULL / "ADE_val_00000001" / "instance_005_ADE_val_00000001.png"
     Image.fromarray(np.zeros(SIZE, np.uint8)).save(door)
     assert load_script("prepare_ade20k").main(["--root", str(full)]) == 0

@@ -70,7 +70,7 @@ def test_coco_limit_and_output(load_script, coco, read_labels):
     assert [i["id"] for i in read_labels(output)["images"]] == [4]
 
 
-def test_coco_says_what_is_missing_and_where_to_get_it(load_script, coco, capsys):
+def test_missing_coco_files_are_reported_with_their_source(load_script, coco, capsys):
     (coco / "coco" / "val2017" / "4.jpg").unlink()
     script = load_script("prepare_coco")
     assert script.main(["--root", str(coco)]) == 2
@@ -82,7 +82,7 @@ def test_coco_says_what_is_missing_and_where_to_get_it(load_script, coco, capsys
     assert "annotations_trainval2017.zip" in capsys.readouterr().err
 
 
-def test_a_cut_off_json_is_an_error(load_script, coco, capsys):
+def test_a_truncated_json_is_an_error(load_script, coco, capsys):
     path = coco / "coco" / "annotations" / "instances_val2017.json"
     path.write_bytes(path.read_bytes()[:-40])
     assert load_script("prepare_coco").main(["--root", str(coco)]) == 2
@@ -113,7 +113,7 @@ def lvis(coco, write_json):
     return coco
 
 
-def test_lvis_takes_the_2017_folders_from_the_urls(load_script, lvis, read_labels, capsys):
+def test_lvis_reads_the_2017_folders_from_the_urls(load_script, lvis, read_labels, capsys):
     script = load_script("prepare_lvis")
     assert script.main(["--root", str(lvis)]) == 2  # the images are not there
     assert "2 of 2 images" in capsys.readouterr().err
@@ -125,7 +125,7 @@ def test_lvis_takes_the_2017_folders_from_the_urls(load_script, lvis, read_label
     assert all(a["iscrowd"] == 0 for a in labels["annotations"])
 
 
-def test_coco_and_lvis_together_have_each_object_once(load_script, lvis, read_labels):
+def test_coco_and_lvis_objects_are_merged(load_script, lvis, read_labels):
     script = load_script("prepare_coco_lvis")
     assert script.main(["--root", str(lvis), "--no-images"]) == 0
     labels = read_labels(lvis / "entities" / "coco_lvis_val.json")
@@ -138,7 +138,7 @@ def test_coco_and_lvis_together_have_each_object_once(load_script, lvis, read_la
     assert script.main(["--root", str(lvis), "--duplicate-iou", "0"]) == 2
 
 
-def test_paco_parts_name_their_object(load_script, tmp_path, write_json, read_labels, rectangle, rle):
+def test_paco_parts_have_their_object_as_parent(load_script, tmp_path, write_json, read_labels, rectangle, rle):
     part = rle(rectangle(SIZE, 12, 12, 14, 14))
     write_json(
         tmp_path / "paco" / "paco_lvis_v1_test.json",
@@ -196,7 +196,7 @@ def test_entityseg_finds_images_in_folders_of_any_depth(load_script, tmp_path, w
     assert "may be any of" in capsys.readouterr().err
 
 
-def test_partimagenet_ood_has_parts_alone(load_script, tmp_path, write_json, read_labels):
+def test_partimagenet_ood_has_only_parts(load_script, tmp_path, write_json, read_labels):
     name = "n01443537_445.JPEG"
     write_json(
         tmp_path / "partimagenet_ood" / "val.json",

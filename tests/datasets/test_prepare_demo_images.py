@@ -39,7 +39,7 @@ def source(script, tmp_path, monkeypatch):
     return folder
 
 
-def test_small_photos_are_copied_and_large_ones_shrunk(script, source, tmp_path, capsys):
+def test_small_photos_are_copied_and_large_ones_downsized(script, source, tmp_path, capsys):
     output = tmp_path / "out" / "images"
     assert script.main(["--output", str(output), "--max-side", "300"]) == 0
     assert (output / "small.png").read_bytes() == (source / "small.png").read_bytes()
@@ -57,7 +57,7 @@ def test_no_limit_keeps_all_pixels(script, source, tmp_path):
     assert (tmp_path / "out" / "large.jpg").read_bytes() == (source / "large.jpg").read_bytes()
 
 
-def test_another_file_under_the_same_name_is_left_out(script, source, tmp_path, capsys):
+def test_another_file_of_the_same_name_is_skipped(script, source, tmp_path, capsys):
     Image.fromarray(np.zeros((5, 5, 3), np.uint8)).save(source / "small.png")
     assert script.main(["--output", str(tmp_path / "out")]) == 3
     assert not (tmp_path / "out" / "small.png").exists()
@@ -71,7 +71,7 @@ def test_no_photo_at_all_is_an_error(script, source, tmp_path):
     assert script.main(["--output", str(tmp_path / "out")]) == 2
 
 
-def test_missing_scikit_image_is_said_with_the_remedy(script, tmp_path, monkeypatch, capsys):
+def test_missing_scikit_image_is_reported_with_the_remedy(script, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(script, "find_spec", lambda name: None)
     assert script.main(["--output", str(tmp_path / "out")]) == 2
     assert "pip install scikit-image" in capsys.readouterr().err

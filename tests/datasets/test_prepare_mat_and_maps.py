@@ -41,7 +41,7 @@ def bsds(tmp_path):
     return tmp_path
 
 
-def test_bsds_takes_what_two_people_drew_alike_once(load_script, bsds, read_labels):
+def test_bsds_merges_duplicate_segments_of_two_annotators(load_script, bsds, read_labels):
     assert load_script("prepare_bsds500").main(["--root", str(bsds)]) == 0
     labels = read_labels(bsds / "entities" / "bsds500_val.json")
     assert labels["images"][0]["id"] == 3096
@@ -51,7 +51,7 @@ def test_bsds_takes_what_two_people_drew_alike_once(load_script, bsds, read_labe
     np.testing.assert_array_equal(labels["annotations"][3]["mask"][8:, 10:], True)
 
 
-def test_bsds_keeps_both_where_alike_is_not_alike_enough(load_script, bsds, read_labels):
+def test_bsds_keeps_segments_below_the_duplicate_threshold(load_script, bsds, read_labels):
     assert load_script("prepare_bsds500").main(["--root", str(bsds), "--duplicate-iou", "1"]) == 0
     assert len(read_labels(bsds / "entities" / "bsds500_val.json")["annotations"]) == 5
 
@@ -95,7 +95,7 @@ def pascal(tmp_path):
     return tmp_path
 
 
-def test_pascal_parts_name_their_object(load_script, pascal, read_labels):
+def test_pascal_parts_have_their_object_as_parent(load_script, pascal, read_labels):
     assert load_script("prepare_pascal_part").main(["--root", str(pascal)]) == 0
     labels = read_labels(pascal / "entities" / "pascal_part_val.json")
     assert [(i["id"], i["file_name"]) for i in labels["images"]] == [(2008000002, "2008_000002.jpg")]
@@ -106,7 +106,7 @@ def test_pascal_parts_name_their_object(load_script, pascal, read_labels):
     assert head["mask"][:4, :8].all()
 
 
-def test_pascal_says_that_a_split_has_no_annotations(load_script, pascal, capsys):
+def test_pascal_reports_a_split_without_annotations(load_script, pascal, capsys):
     assert load_script("prepare_pascal_part").main(["--root", str(pascal), "--split", "train"]) == 2
     assert "roozbehm.info" in capsys.readouterr().err
 
@@ -126,7 +126,7 @@ def partimagenet(tmp_path):
     return tmp_path
 
 
-def test_partimagenet_parts_name_the_whole_they_lie_in(load_script, partimagenet, read_labels):
+def test_partimagenet_parts_have_the_surrounding_whole_as_parent(load_script, partimagenet, read_labels):
     assert load_script("prepare_partimagenet").main(["--root", str(partimagenet)]) == 0
     labels = read_labels(partimagenet / "entities" / "partimagenet_val.json")
     assert labels["images"][0]["file_name"] == "n01530575_1.JPEG"

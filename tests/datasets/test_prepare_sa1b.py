@@ -56,14 +56,14 @@ def test_training_lists_are_nested_and_have_no_test_image(script, sa1b):
     assert {script.number(name) for name in large} == set(range(21, 51))
 
 
-def test_too_few_images_are_an_error_not_another_split(script, sa1b, capsys):
+def test_too_few_images_are_an_error(script, sa1b, capsys):
     assert script.main(["--root", str(sa1b), "--train", "31"]) == 2
-    assert "31 training images are wanted, 30 are there" in capsys.readouterr().err
+    assert "31 training images are requested, but only 30 exist" in capsys.readouterr().err
     for number in range(1, 18):
         (sa1b / "sa1b" / "sa_000000" / f"sa_{number}.json").unlink()
     assert script.main(["--root", str(sa1b), "--test"]) == 2
     message = capsys.readouterr().err
-    assert "only 3 of them are there" in message and "sa_000000.tar" in message
+    assert "only 3 of them exist" in message and "sa_000000.tar" in message
 
 
 def test_a_damaged_json_is_skipped_with_its_reason(script, sa1b, read_labels):
@@ -71,9 +71,9 @@ def test_a_damaged_json_is_skipped_with_its_reason(script, sa1b, read_labels):
     (sa1b / "sa1b" / names[1]).with_suffix(".json").write_text("{")
     assert script.main(["--root", str(sa1b), "--test"]) == 3
     labels = read_labels(sa1b / "entities" / "sa1b_test_1000.json")
-    assert len(labels["images"]) == 3 and "is not json" in labels["skipped"][0]["reason"]
+    assert len(labels["images"]) == 3 and "is not valid json" in labels["skipped"][0]["reason"]
 
 
-def test_nothing_to_do_is_said(script):
+def test_nothing_to_do_is_reported(script):
     with pytest.raises(SystemExit):
         script.main([])

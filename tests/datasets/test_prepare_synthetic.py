@@ -53,7 +53,7 @@ def test_images_and_forests_are_the_scenes(write, tmp_path, read_labels, capsys)
     assert "train.json: 2 images" in capsys.readouterr().out
 
 
-def test_more_scenes_begin_with_the_same_and_fewer_leave_none_behind(write, tmp_path):
+def test_larger_splits_start_with_the_same_scenes_and_smaller_ones_delete_the_rest(write, tmp_path):
     assert write("--train", "3") == 0
     first = (tmp_path / "train" / "scene_0000000.png").read_bytes()
     (tmp_path / "train" / "mine.png").touch()
@@ -63,7 +63,7 @@ def test_more_scenes_begin_with_the_same_and_fewer_leave_none_behind(write, tmp_
     assert not (tmp_path / "val").exists()
 
 
-def test_a_stopped_run_leaves_no_json_that_does_not_fit(script, write, tmp_path, monkeypatch, read_labels):
+def test_a_stopped_run_leaves_no_mismatched_json(script, write, tmp_path, monkeypatch, read_labels):
     assert write("--train", "3") == 0
     complete = (tmp_path / "annotations" / "train.json").read_bytes()
 
@@ -83,7 +83,7 @@ def test_a_stopped_run_leaves_no_json_that_does_not_fit(script, write, tmp_path,
         assert (np.asarray(file) == generate_scene(0, 0, SIZE)[0]).all()
 
 
-def test_what_cannot_be_made_costs_nothing(write, tmp_path, capsys):
+def test_invalid_settings_do_not_delete_files(write, tmp_path, capsys):
     assert write("--val", "1") == 0
     before = (tmp_path / "annotations" / "val.json").read_bytes()
     assert write("--val", "1", "--size", "16", "64") == 2

@@ -31,7 +31,7 @@ def test_two_processes_have_the_gradients_of_one_with_all_images(tmp_path, monke
 
 
 @pytest.mark.parametrize("exit_code", [None, 3])
-def test_processes_end_as_they_say_whatever_happens_while_python_ends(tmp_path, capfd, exit_code):
+def test_exit_codes_are_kept_during_finalization(tmp_path, capfd, exit_code):
     if exit_code is None:
         launch(leave, 2, args=(str(tmp_path), None), use_gpus=False)
         left = ["left0", "left1"]
@@ -47,18 +47,18 @@ def test_processes_end_as_they_say_whatever_happens_while_python_ends(tmp_path, 
         assert name in printed
 
 
-def test_one_process_is_simply_called():
+def test_one_process_is_called_directly():
     called = []
     launch(called.append, 1, args=("here",), use_gpus=False)
     assert called == ["here"]
 
 
-def test_a_process_that_is_killed_is_named():
+def test_a_killed_process_is_reported():
     with pytest.raises(SOHESError, match="process 1 of 2 .*SIGKILL"):
         launch(die, 2, use_gpus=False)
 
 
-def test_an_error_comes_as_it_was_with_its_traceback():
+def test_an_error_is_raised_with_its_traceback():
     with pytest.raises(FloatingPointError, match="^no number$") as error:
         launch(fail, 2, use_gpus=False)
     assert isinstance(error.value.__cause__, RemoteTraceback)
@@ -67,7 +67,7 @@ def test_an_error_comes_as_it_was_with_its_traceback():
 
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("address", ["auto", "tcp://host.invalid:1234", "tcp://127.0.0.1", "nowhere", "file:///tmp/x"])
-def test_addresses_that_are_none_fail_at_once(address, rank):
+def test_invalid_addresses_fail_at_once(address, rank):
     start = time.monotonic()
     with pytest.raises(ConfigError, match="--dist-url"):
         launch(print, 1, machines=2, machine_rank=rank, address=address, use_gpus=False)

@@ -144,7 +144,7 @@ def test_adamw_is_decoupled_from_the_decay():
     assert model[0][0, 0].item() == pytest.approx(1 - 0.1 * 0.5)
 
 
-def test_what_is_not_known_is_named():
+def test_unknown_parameters_are_reported():
     with pytest.raises(ConfigError, match="OPTIMIZER 'ADAM' is not one of ADAMW, SGD"):
         optimizer_for(two_weights(0.0), OPTIMIZER="ADAM")
     with pytest.raises(ConfigError, match="CLIP_TYPE 'total' is not one of full_model, norm, value"):
@@ -177,7 +177,7 @@ def rates(optimizer, scheduler, count):
     return found
 
 
-def test_poly_falls_to_zero_after_the_warm_up():
+def test_poly_decreases_to_zero_after_the_warm_up():
     found = rates(*make("WarmupPolyLR"), 100)
     assert found[0] == pytest.approx((0.1, 0.01))
     assert found[5][0] == pytest.approx((0.1 + 0.9**0.9) / 2)  # half-way to the curve
@@ -206,7 +206,7 @@ def test_cosine():
 
 
 @pytest.mark.parametrize("name", ["WarmupPolyLR", "WarmupMultiStepLR", "WarmupCosineLR"])
-def test_a_resumed_schedule_goes_on(name):
+def test_a_resumed_schedule_continues(name):
     whole = rates(*make(name), 100)
     optimizer, scheduler = make(name)
     rates(optimizer, scheduler, 42)

@@ -48,7 +48,7 @@ def step_of(scaler):
     return TrainingStep(model, optimizer, torch.autocast("cpu", enabled=False), scaler)
 
 
-def test_the_scale_is_kept_in_checkpoints_and_of_another_precision_left_alone():
+def test_the_scale_is_checkpointed_unless_the_precision_changes():
     scaled = torch.amp.GradScaler("cpu", init_scale=8.0)
     state = step_of(scaled).state_dict()
     assert state["grad_scaler"]["scale"] == 8.0

@@ -68,7 +68,7 @@ def test_a_signal_ends_all_processes_with_a_checkpoint(tmp_path, number, to_grou
     (os.killpg if to_group else os.kill)(process.pid, number)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert errors.strip().splitlines() == ["train: stopped; go on with --resume"]
+    assert errors.strip().splitlines() == ["train: stopped; continue with --resume"]
     assert ends(process.pid)
     last = (tmp_path / "run" / "last_checkpoint").read_text()
     done = torch.load(tmp_path / "run" / last)["iteration"] + 1

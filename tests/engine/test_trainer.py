@@ -89,7 +89,7 @@ def test_the_real_model_resumes_exactly(tmp_path):
     assert_same_in_parts(tmp_path, make_cfg, half=3)
 
 
-def test_iterations_have_their_own_chance(tmp_path):
+def test_iterations_have_their_own_randomness(tmp_path):
     """The same weights and images give other losses, because dropout draws anew."""
     cfg = tiny_cfg(tmp_path, BASE_LR=0.0, MAX_ITER=4)
     cfg.MODEL.VIT.DROP_PATH = 0.5
@@ -144,7 +144,7 @@ def test_broken_images_are_counted(tmp_path, scenes):
     assert json.loads(lines[-1])["skipped_images"] == 2
 
 
-def test_evaluation_comes_in_time_and_at_the_end(tmp_path, monkeypatch):
+def test_evaluation_runs_periodically_and_at_the_end(tmp_path, monkeypatch):
     cfg = tiny_cfg(tmp_path, test=("tiny_scenes",), MAX_ITER=6)
     cfg.TEST.EVAL_PERIOD = 4
     written = []
@@ -193,7 +193,7 @@ def test_examples_are_drawn(tmp_path):
     assert trainer.model.training  # as before
 
 
-def test_annotations_without_parents_get_those_of_coverage():
+def test_missing_parents_are_computed_by_coverage():
     def square(side):
         return {"segmentation": [[0, 0, side, 0, side, side, 0, side]], "bbox": [0, 0, side, side]}
 
@@ -219,7 +219,7 @@ def test_a_loss_that_is_not_finite_stops_with_advice(tmp_path):
 @pytest.mark.parametrize(
     ("weights", "expected"), [("", "hub:vit_base_patch8_224.dino"), ("my.pth", "my.pth"), ("random", None)]
 )
-def test_the_backbone_is_pretrained_unless_told_otherwise(tmp_path, weights, expected):
+def test_the_backbone_is_pretrained_by_default(tmp_path, weights, expected):
     cfg = tiny_cfg(tmp_path)
     cfg.MODEL.VIT.WEIGHTS = weights
     trainer = SOHESTrainer(cfg)
@@ -241,7 +241,7 @@ def test_the_backbone_is_not_pretrained_when_weights_come_from_a_checkpoint(tmp_
         assert torch.equal(trainer.model.head.weight, first.model.head.weight)
 
 
-def test_errors_of_the_config_are_named(tmp_path):
+def test_config_errors_are_reported(tmp_path):
     with pytest.raises(ConfigError, match="POLY"):
         SOHESTrainer(tiny_cfg(tmp_path, LR_SCHEDULER_NAME="POLY"))
     with pytest.raises(ConfigError, match="IMS_PER_BATCH is 0"):
@@ -252,7 +252,7 @@ def test_errors_of_the_config_are_named(tmp_path):
         SOHESTrainer(cfg).resume_or_load(resume=True)
 
 
-def test_damaged_lines_of_metrics_are_named(tmp_path, caplog):
+def test_damaged_lines_of_metrics_are_reported(tmp_path, caplog):
     path = tmp_path / "metrics.json"
     path.write_bytes(b'{"iteration": 0}\n{"iteration": \xb1}\n{"iteration": 2}\n')
     MetricsWriter(str(path)).close()
@@ -274,7 +274,7 @@ class DemandingSegmenter(TinySegmenter):
         return [hook]
 
 
-def test_a_model_says_what_it_needs(tmp_path):
+def test_a_model_declares_what_it_needs(tmp_path):
     cfg = tiny_cfg(tmp_path, MAX_ITER=2)
     cfg.MODEL.META_ARCHITECTURE = "DemandingSegmenter"
     assert needs_teacher_view(cfg) and not needs_teacher_view(tiny_cfg(tmp_path))

@@ -85,7 +85,7 @@ def test_edges_of_the_definition(backend):
 
 
 @backends
-def test_of_equal_scores_the_first_comes_first(backend):
+def test_equal_scores_keep_their_order(backend):
     truth = [annotate(3, square(0, 0, 20, 20))]
     right, wrong = annotate(3, square(0, 0, 20, 20), score=0.5), annotate(3, square(60, 60, 20, 20), score=0.5)
     assert evaluate_detections(IMAGES, truth, [right, wrong], backend=backend)["AR@1"] == pytest.approx(100)
@@ -177,7 +177,7 @@ def test_backends_agree_with_the_coco_api(case, iou_type):
 
 
 @backends
-def test_equal_overlaps_go_to_the_true_mask_that_the_coco_api_takes(backend):
+def test_equal_overlaps_are_resolved_as_by_the_coco_api(backend):
     """It goes through true masks class by class and takes the last of two equal ones."""
     left, right = square(0, 0, 20, 20), square(0, 20, 20, 20)
     detections = [annotate(3, left | right, score=0.9), annotate(3, left, score=0.8)]
@@ -190,7 +190,7 @@ def test_equal_overlaps_go_to_the_true_mask_that_the_coco_api_takes(backend):
 
 
 @backends
-def test_images_may_be_named_by_strings_and_records_stay_as_they_are(backend):
+def test_image_ids_may_be_strings_and_records_are_unchanged(backend):
     truths, predictions = generated(6)
     before = copy.deepcopy((truths, predictions))
     expected = evaluate_detections(IMAGES, truths, predictions, backend=backend)

@@ -94,7 +94,7 @@ def test_every_form_of_masks(truth_file, form):
     assert {"segm/AR@1000", "segm/AR@1000-small", "bbox/AR@1000", "segm/AP", "bbox/AP50"} <= set(flat)
 
 
-def test_boxes_alone_and_beside_masks(truth_file):
+def test_boxes_with_and_without_masks(truth_file):
     boxes = [[x, y, x + w, y + h] for y, x, h, w in SQUARES]
     evaluator = EntityEvaluator(truth_file)
     results = run(evaluator, {11: instances(boxes=boxes), 12: instances(boxes=boxes)})
@@ -188,7 +188,7 @@ def test_several_processes_are_gathered_on_the_first(truth_file, monkeypatch):
     assert evaluator.evaluate() == {}
 
 
-def test_some_images_only(truth_file):
+def test_a_subset_of_the_images(truth_file):
     evaluator = EntityEvaluator(truth_file)
     evaluator.process([{"image_id": 11}], [instances(torch.from_numpy(MASKS))])
     assert evaluator.evaluate([11])["segm"]["AR@1000"] == pytest.approx(100)
@@ -206,7 +206,7 @@ def test_without_annotations_predictions_are_saved_only(truth_file, tmp_path):
     assert len(json.loads((tmp_path / "entity_results.json").read_text())) == 3
 
 
-def test_errors_say_what_is_wrong(truth_file):
+def test_errors_are_explained(truth_file):
     with pytest.raises(InputError, match="neither a registered data set nor a file"):
         EntityEvaluator("no_such_set")
     assert "no_such_set" not in MetadataCatalog.list()

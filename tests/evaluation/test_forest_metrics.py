@@ -75,14 +75,14 @@ def test_worked_example():
     assert confusion.tolist() == expected.tolist()
 
 
-def test_the_truth_itself_is_perfect_in_any_order():
+def test_the_ground_truth_is_perfect_in_any_order():
     order = [4, 2, 0, 3, 1]
     m, confusion = compute((TRUTH, TRUTH.subset(order)))
     assert set(m.values()) == {100.0}
     assert np.array_equal(confusion, np.diag([2, 2, 1, 0, 0]))
 
 
-def test_over_matched_masks_a_false_mask_between_two_right_ones_does_no_harm():
+def test_unmatched_masks_in_between_do_not_affect_matched_metrics():
     truth = forest([(0, 60), (0, 10)], [-1, 0])
     m, _ = compute((truth, forest([(0, 60), (0, 25), (0, 10)], [-1, 0, 1])))
     assert m["parent_F1-matched"] == m["ancestor_F1-matched"] == pytest.approx(100)
@@ -91,7 +91,7 @@ def test_over_matched_masks_a_false_mask_between_two_right_ones_does_no_harm():
     assert m["ancestor_recall"] == pytest.approx(100)
 
 
-def test_images_are_added_up_before_dividing():
+def test_images_are_summed_before_dividing():
     flat = forest(TRUE_STRIPS, [-1] * 5)
     m, _ = compute((TRUTH, TRUTH), (TRUTH, flat))
     assert m["ancestor_precision"] == pytest.approx(100)
@@ -99,7 +99,7 @@ def test_images_are_added_up_before_dividing():
     assert m["parent_F1"] == pytest.approx(100 * 2 * 3 / (3 + 6))
 
 
-def test_nothing_to_be_right_about_is_undefined():
+def test_metrics_without_pairs_are_undefined():
     empty = Forest([], [], SIZE)
     m, confusion = compute((empty, empty))
     assert all(math.isnan(value) for value in m.values())
@@ -115,14 +115,14 @@ def test_nothing_to_be_right_about_is_undefined():
     assert confusion[4].tolist() == [2, 2, 1, 0, 0]
 
 
-def test_depths_beyond_the_last_are_counted_with_it():
+def test_larger_depths_are_counted_as_the_last():
     chain = forest([(0, 100), (0, 90), (0, 80), (0, 70), (0, 60), (0, 50)], [-1, 0, 1, 2, 3, 4])
     _, confusion = compute((chain, chain))
     assert np.array_equal(confusion, np.diag([1, 1, 1, 3, 0]))
 
 
-def test_a_circle_is_refused():
-    with pytest.raises(ValueError, match="circle"):
+def test_a_cycle_is_refused():
+    with pytest.raises(ValueError, match="cycle"):
         compute((TRUTH, forest(TRUE_STRIPS, [1, 0, -1, -1, -1])))
 
 
@@ -152,7 +152,7 @@ def test_average_precision_does_not_depend_on_the_order_of_equal_scores():
     assert math.isnan(average_precision(scores, np.zeros(4, bool), 0))
 
 
-def test_matching_takes_the_best_sum_and_each_mask_once():
+def test_matching_is_one_to_one_with_the_best_sum():
     ious = np.array([[0.9, 0.8, 0.0], [0.85, 0.3, 0.0], [0.0, 0.0, 0.5], [0.86, 0.0, 0.0]])
     # greedily, 0 would take column 0 and leave column 1 to nobody
     assert match_masks(ious, 0.5).tolist() == [1, -1, 2, 0]

@@ -67,7 +67,7 @@ def test_recall_is_that_of_all_images_together():
     assert all(d.low < d.after - d.before < d.high for d in differences.values())
 
 
-def test_sizes_that_are_not_there_are_left_out_and_one_image_has_no_interval():
+def test_missing_sizes_are_skipped_and_one_image_has_no_interval():
     truths = [box(5, 0), box(6, 0, iscrowd=1)]
     differences = compare(truths, [], found(truths))
     assert list(differences) == ["AR@10", "AR@10-small"]
@@ -75,7 +75,7 @@ def test_sizes_that_are_not_there_are_left_out_and_one_image_has_no_interval():
     assert math.isnan(differences["AR@10"].low) and math.isnan(differences["AR@10"].high)
 
 
-def test_a_seed_gives_one_answer():
+def test_results_are_deterministic_for_a_seed():
     truths = [box(i, 0) for i in range(40)]
     first, again, other = (
         compare(truths, found(truths[:9]), found(truths[5:30]), samples=50, seed=seed)["AR@10"] for seed in (1, 1, 2)

@@ -63,7 +63,7 @@ def test_weights_of_something_else_are_refused(tmp_path):
     save_file({"fc.weight": torch.zeros(2, 3)}, tmp_path / "other.safetensors")
     state = network().state_dict()
     save_file({k: v for k, v in state.items() if not k.startswith("head")}, tmp_path / "part.safetensors")
-    for name, words in (("other", "not those of a border network"), ("part", "lack 2 tensors")):
+    for name, words in (("other", "do not hold a border network"), ("part", "lack 2 tensors")):
         with pytest.raises(WeightsError, match=words):
             LearnedBorders(str(tmp_path / f"{name}.safetensors"))
 

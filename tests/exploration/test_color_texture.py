@@ -30,7 +30,7 @@ def test_dark_and_bright_of_one_hue_differ():
     assert labels[0, 0] != labels[0, -1]
 
 
-def test_texture_tells_stripes_from_their_mean():
+def test_texture_distinguishes_stripes_from_their_mean():
     lab = np.full((32, 64, 3), 0.5, np.float32)
     lab[:, 32:, 0] += 0.2 * (-1.0) ** (np.arange(32) // 2)
     texture = gradient_texture(lab, [1.0])

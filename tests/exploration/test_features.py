@@ -73,7 +73,7 @@ def test_grid_keeps_the_aspect_within_the_budget(image, budget, grid):
     assert extractor.grid_size(image) == grid
 
 
-def test_no_image_breaks_the_budget():
+def test_the_budget_is_never_exceeded():
     rng = np.random.default_rng(0)
     for height, width, budget in rng.integers(1, 3000, (500, 3)):
         rows, cols = ColorTextureExtractor(token_budget=int(budget)).grid_size((int(height), int(width)))
@@ -188,7 +188,7 @@ def hooks(model: torch.nn.Module) -> int:
     return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
 
 
-def test_the_hook_goes_whatever_happens_and_later_blocks_do_not_run():
+def test_the_hook_is_removed_and_later_blocks_do_not_run():
     for facet in ("key", "token"):
         extractor = vit(block=1, facet=facet)
         ran = []
@@ -304,7 +304,7 @@ def test_the_config_chooses_by_name():
             build_feature_extractor(config(NAME=wrong))
 
 
-def test_users_register_their_own():
+def test_users_can_register_extractors():
     @FEATURE_EXTRACTORS.register()
     def doubled_budget(cfg):
         return ColorTextureExtractor(token_budget=2 * cfg.EXPLORATION.FEATURES.TOKEN_BUDGET)
@@ -315,7 +315,7 @@ def test_users_register_their_own():
         del FEATURE_EXTRACTORS._obj_map["doubled_budget"]
 
 
-def test_auto_takes_the_vit_when_its_weights_are_given(monkeypatch, caplog, tmp_path):
+def test_auto_uses_the_vit_if_its_weights_are_given(monkeypatch, caplog, tmp_path):
     monkeypatch.setattr(build, "AUTO_MODEL", "test_vit.r160_in1k")
     torch.save(timm.create_model("test_vit").state_dict(), tmp_path / "w.pth")
     extractor = build_feature_extractor(config(WEIGHTS=str(tmp_path / "w.pth")))
@@ -332,7 +332,7 @@ def test_auto_falls_back_offline_with_a_warning(monkeypatch, caplog):
 
 
 @pytest.mark.parametrize("name", ["joint", "vit_file", "test_vit", "test_resnet"])
-def test_the_default_device_of_detectron2_is_the_cpu_where_there_is_no_gpu(monkeypatch, name):
+def test_the_default_device_is_the_cpu_without_gpu(monkeypatch, name):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     cfg = config(NAME=name, WEIGHTS="random" if name.startswith("test") else "")
     cfg.defrost()

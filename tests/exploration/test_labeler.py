@@ -56,7 +56,7 @@ def paper(**options) -> PseudoLabeler:
 
 
 @pytest.mark.parametrize("make", [labeler, paper])
-def test_a_known_scene_becomes_the_known_forest(make):
+def test_a_known_scene_gives_the_known_forest(make):
     image, *truth = scene()
     forest = make().generate(image)
     forest.check(theta_cover=0.9)
@@ -88,7 +88,7 @@ def test_any_kind_of_image_and_an_extractor_by_name(tmp_path):
         PseudoLabeler("color_textur")
 
 
-def test_sources_and_levels_say_where_a_mask_comes_from():
+def test_sources_and_levels_of_masks():
     image, *_ = scene()
     forest = labeler().generate(image)
     assert {"look0"} < set(forest.sources) <= {"look0", "look1", "look2"}
@@ -114,7 +114,7 @@ def test_filters_and_duplicates(make):
 
 
 @pytest.mark.parametrize("make", [labeler, paper])
-def test_what_covers_corners_is_dropped_on_request(make):
+def test_masks_that_cover_corners_are_dropped_on_request(make):
     image, *_ = scene()
     most = []
     for corners in (0, 3, 1):
@@ -129,7 +129,7 @@ def test_what_covers_corners_is_dropped_on_request(make):
 
 @pytest.mark.parametrize("make", [labeler, paper])
 @pytest.mark.parametrize("size", [(240, 360), (241, 355)])
-def test_large_photos_are_clustered_small_and_get_masks_of_their_own_size(make, size):
+def test_large_photos_are_downsized_and_get_full_size_masks(make, size):
     small, *truth = scene()
     image = cv2.resize(small, size[::-1], interpolation=cv2.INTER_NEAREST)
     masks = [cv2.resize(mask.view(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST) > 0 for mask in truth]
@@ -168,7 +168,7 @@ def test_the_most_separated_candidates_are_refined():
     assert MaskFilter().candidates([]) == []
 
 
-def test_of_duplicates_the_better_score_stays_also_when_not_adjacent():
+def test_the_better_scored_duplicate_is_kept_even_if_not_adjacent():
     masks = np.zeros((3, 10, 30), bool)
     masks[0, :, :20] = True
     masks[1, :, 25:] = True
@@ -236,7 +236,7 @@ def test_images_too_small_for_a_label_give_an_empty_forest(make, size):
     assert forest.image_size == size
 
 
-def test_holes_are_filled_but_not_bays():
+def test_holes_are_filled_but_not_concavities():
     mask = np.ones((7, 9), bool)
     mask[2:4, 2:4] = False
     mask[5:, 6] = False
@@ -284,7 +284,7 @@ def default_cfg():
     return cfg
 
 
-def test_from_cfg_takes_every_key(tmp_path):
+def test_from_cfg_reads_every_key(tmp_path):
     save_file(BorderNetwork((4, 6)).state_dict(), tmp_path / "borders.safetensors")
     changed = {**CHANGED, "BORDER.WEIGHTS": str(tmp_path / "borders.safetensors")}
     cfg = default_cfg()
@@ -318,7 +318,7 @@ def test_from_cfg_takes_every_key(tmp_path):
     assert PseudoLabeler.from_cfg(cfg, extractor=None).borders is None  # a worker gets the answers
 
 
-def test_bad_settings_name_the_remedy():
+def test_invalid_settings_give_the_remedy():
     cfg = default_cfg()
     cfg.EXPLORATION.REFINEMENT.NAME = "sharp"
     with pytest.raises(ValueError, match="none, "):

@@ -16,7 +16,7 @@ def closer(**options) -> LocalReclustering:
     return LocalReclustering(**{"enabled": True, "large": True, **options})
 
 
-def test_small_regions_first_by_persistence_then_large_ones():
+def test_small_regions_come_first_by_persistence_then_large_ones():
     proposals = [
         proposal((0, 0, 60, 60)),
         proposal((10, 10, 20, 20), birth=0.5, death=0.4),
@@ -32,7 +32,7 @@ def test_small_regions_first_by_persistence_then_large_ones():
     assert LocalReclustering(min_side=8).choose(proposals, SIZE) == []
 
 
-def test_a_crop_that_shows_the_same_is_left_out():
+def test_duplicate_crops_are_skipped():
     proposals = [proposal((10, 10, 20, 20)), proposal((10, 10, 20, 19)), proposal((10, 30, 20, 40))]
     chosen = closer(min_side=4, context=1.0, nms_threshold=0.8).choose(proposals, SIZE)
     assert [k for k, _ in chosen] == [0, 2]
@@ -45,7 +45,7 @@ def test_crops_have_context_and_stay_in_the_image():
     assert closer(crop_size=64).crop(image, (0, 190, 10, 200)).shape == (64, 64, 3)
 
 
-def test_sub_masks_lie_inside_the_region_that_was_looked_at():
+def test_sub_masks_are_inside_their_region():
     # left half and right half of the crop differ; the region is the left half, with five columns more
     features = np.zeros((8, 8, 2), np.float32)
     features[:, :4, 0] = 1
@@ -59,5 +59,5 @@ def test_sub_masks_lie_inside_the_region_that_was_looked_at():
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 200)])
-def test_tiny_images_have_nothing_to_look_at(size):
+def test_tiny_images_have_no_crops(size):
     assert closer().choose([proposal((0, 0, 1, 1))], size) == []

@@ -82,6 +82,6 @@ def test_looks_differ_in_their_weights_and_scales_only():
         ({"leaves": "grid"}, "must be equal"),
     ],
 )
-def test_bad_looks_are_refused(options, message):
+def test_invalid_looks_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         Looks(**options)

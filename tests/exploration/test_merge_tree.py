@@ -53,7 +53,7 @@ def outline(mask: np.ndarray, strength: np.ndarray) -> list[int]:
 
 @pytest.mark.parametrize("options", [{}, {"border_weight": 2.0}, {"border_weight": 1.0, "size_power": 0.3}])
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_every_node_is_what_its_mask_is(seed, options):
+def test_attributes_of_nodes_equal_those_of_their_masks(seed, options):
     tree, history, _, strength = random_tree(seed, **options)
     masks = masks_of(tree, history)
     assert len(tree) == len(masks) == 2 * tree.leaves - 1
@@ -72,7 +72,7 @@ def test_every_node_is_what_its_mask_is(seed, options):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_parents_intervals_and_lives_follow_the_merges(seed):
+def test_parents_intervals_and_lifetimes_follow_the_merges(seed):
     tree, history, *_ = random_tree(seed, size_power=0.3)
     members = members_of(history)
     lowest = np.minimum.accumulate(history.priority)

@@ -153,7 +153,7 @@ def test_the_merged_feature_is_the_sum():
     np.testing.assert_allclose(history.similarity, [0.8, 0.6 / np.sqrt(3.6)], rtol=1e-6)
 
 
-def test_a_snapshot_is_taken_when_the_best_first_falls_under_theta():
+def test_a_snapshot_is_taken_when_the_best_first_falls_below_theta():
     history = history_of([0, 0, 0, 0], [1, 2, 3, 4], [0.9, 0.4, 0.8, 0.3])
     # after the fall to 0.4, the rise to 0.8 is too late for theta 0.5
     assert history.steps([0.95, 0.9, 0.5, 0.4, 0.35, 0.1]).tolist() == [0, 1, 1, 3, 3, 4]

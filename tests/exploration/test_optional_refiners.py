@@ -56,14 +56,14 @@ def fake_crf(monkeypatch):
     monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", module)
 
 
-def test_crf_names_the_install_command_when_its_package_is_missing(monkeypatch):
+def test_missing_crf_package_gives_the_install_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "pydensecrf", None)
     monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", None)
     with pytest.raises(ImportError, match=r"pip install 'sohes_d2\[crf\]'"):
         REFINERS.get("crf")()
 
 
-def test_crf_hands_probabilities_and_kernels_to_the_package(fake_crf):
+def test_crf_passes_probabilities_and_kernels_to_the_package(fake_crf):
     image, mask = square()
     refined = REFINERS.get("crf")(confidence=0.8, softness=0).refine(image, mask)
     assert np.array_equal(refined, mask)  # without kernels the unary decides
@@ -85,7 +85,7 @@ def test_crf_shrinks_large_crops_and_returns_their_size(fake_crf):
     assert refined.shape == mask.shape and (refined ^ mask).sum() < 0.05 * mask.sum()
 
 
-def test_refiners_see_some_surroundings_however_small_the_cells(fake_crf):
+def test_refiners_get_some_surroundings_for_any_cell_size(fake_crf):
     assert REFINERS.get("crf")().reach(3) == 24 and REFINERS.get("crf")().reach(20) == 40
 
 
@@ -134,13 +134,13 @@ def fake_cascadepsp(monkeypatch):
     monkeypatch.setitem(sys.modules, "segmentation_refinement", package)
 
 
-def test_cascadepsp_names_the_install_command_when_its_package_is_missing(monkeypatch):
+def test_missing_cascadepsp_package_gives_the_install_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "segmentation_refinement", None)
     with pytest.raises(ImportError, match=r"pip install 'sohes_d2\[cascadepsp\]'"):
         REFINERS.get("cascadepsp")()
 
 
-def test_cascadepsp_says_which_weights_file_to_put_where(fake_cascadepsp, tmp_path):
+def test_cascadepsp_names_the_weights_file_and_its_path(fake_cascadepsp, tmp_path):
     with pytest.raises(FileNotFoundError) as caught:
         REFINERS.get("cascadepsp")(weights=str(tmp_path))
     module = sys.modules["sohes_d2.exploration.refinement.cascadepsp"]
@@ -156,7 +156,7 @@ def test_cascadepsp_leaves_no_empty_file_when_the_download_fails(fake_cascadepsp
 
 
 @pytest.mark.parametrize("as_file", [False, True])
-def test_cascadepsp_warns_that_its_weights_saw_human_masks(fake_cascadepsp, tmp_path, caplog, as_file):
+def test_cascadepsp_warns_that_its_weights_used_human_masks(fake_cascadepsp, tmp_path, caplog, as_file):
     (tmp_path / "model").write_bytes(b"weights")
     with caplog.at_level(logging.WARNING):
         refiner = REFINERS.get("cascadepsp")(
@@ -171,7 +171,7 @@ def test_cascadepsp_warns_that_its_weights_saw_human_masks(fake_cascadepsp, tmp_
     assert refiner._network.fast is True and refiner._network.side == 300
 
 
-def test_cascadepsp_leaves_alone_what_the_network_cannot_take(fake_cascadepsp, tmp_path):
+def test_cascadepsp_skips_masks_that_the_network_cannot_process(fake_cascadepsp, tmp_path):
     (tmp_path / "model").write_bytes(b"weights")
     refiner = REFINERS.get("cascadepsp")(weights=str(tmp_path))
     sliver = np.zeros((1, 400), dtype=bool)

@@ -45,7 +45,7 @@ def test_nodes_in_pixels_equal_the_upsampled_snapshots():
         assert firsts == sorted(firsts)
 
 
-def test_the_origin_places_the_tree_in_the_photo_and_areas_are_pixels():
+def test_the_origin_offsets_the_tree_and_areas_are_in_pixels():
     tree = grid_tree(np.array([[[1, 0], [0.3, np.sqrt(1 - 0.09)]]]), (4, 10))
     levels = tree.levels([0.5, 0.1])
     found = proposals_from_tree(tree, levels, (10, 20), 5.0, min_area=20, max_area=20, source="local")

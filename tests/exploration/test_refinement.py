@@ -50,7 +50,7 @@ def test_equals_the_linear_model_of_the_paper():
     assert np.array_equal(refined[decided], soft[decided] > 0.5)
 
 
-def test_a_window_gives_what_the_whole_image_gives():
+def test_a_window_gives_the_same_result_as_the_whole_image():
     image = two_colours()
     mask = np.zeros((40, 60), bool)
     mask[15:25, 20:31] = True

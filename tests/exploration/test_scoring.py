@@ -53,7 +53,7 @@ def test_scores_rise_with_value_and_agreement_within_bounds(slope):
     assert scored(scorer, [], []).shape == (0,)
 
 
-def test_what_remains_falls_with_the_overlap():
+def test_the_remaining_score_decreases_with_the_overlap():
     scorer = EntityScorer(redundancy=0.4, redundancy_power=2.0)
     left = scorer.remaining(np.array([0.0, 0.5, 1.0]))
     np.testing.assert_allclose(left, [1, 0.9, 0.6], rtol=1e-6)

@@ -38,7 +38,7 @@ def image(seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (48, 72, 3), dtype=np.uint8)
 
 
-def test_the_file_says_what_it_holds(weights):
+def test_the_file_contains_its_architecture(weights):
     found = load_vit_file(weights, token_budget=24)
     expected = ViTExtractor(NAME, options=OPTIONS, weights=weights, facet="value", token_budget=24)
     assert found.facet == "value" and found.dims == 24 and found.cell == 8
@@ -48,7 +48,7 @@ def test_the_file_says_what_it_holds(weights):
     assert load_vit_file(weights, facet="key").facet == "key"
 
 
-def test_other_files_are_refused_by_name(tmp_path):
+def test_other_files_are_refused(tmp_path):
     plain = str(tmp_path / "plain.safetensors")
     save_file({"a": torch.zeros(1)}, plain)
     with pytest.raises(WeightsError, match="header does not say.*EXPLORATION.FEATURES.NAME"):
@@ -56,7 +56,7 @@ def test_other_files_are_refused_by_name(tmp_path):
     with pytest.raises(WeightsError, match="does not exist"):
         load_vit_file(str(tmp_path / "none.safetensors"))
     (tmp_path / "cut.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{")
-    with pytest.raises(WeightsError, match="no readable safetensors file"):
+    with pytest.raises(WeightsError, match="not a readable safetensors file"):
         load_vit_file(str(tmp_path / "cut.safetensors"))
     for text in ("{", "[1]", '{"options": {}}', '{"name": 3}', '{"name": "a", "options": []}', "[" * 100_000):
         save_file({"a": torch.zeros(1)}, plain, metadata={"sohes_d2": text})
@@ -120,6 +120,6 @@ def test_joint_by_config_has_the_grid_of_colour(weights):
 
 
 @pytest.mark.parametrize("settings", [{"weight": -0.1}, {"weight": 1.1}, {"shrink": 0.5}])
-def test_joint_refuses_nonsense(settings):
+def test_joint_refuses_invalid_settings(settings):
     with pytest.raises(ValueError, match=r"weight in \[0, 1\] and a shrink from 1 on"):
         JointExtractor(Fixed(np.ones((1, 1, 1))), Fixed(np.ones((1, 1, 1))), **settings)

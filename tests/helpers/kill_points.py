@@ -70,7 +70,7 @@ def run(output: Path, resume: bool, iterations: int = 6, processes: int = 1, wor
     def command(args: argparse.Namespace) -> int:
         return training_command.run_processes(train, args, "cpu")
 
-    return run_tool("train", lambda _: args, command, when_stopped="go on with --resume")
+    return run_tool("train", lambda _: args, command, when_stopped="continue with --resume")
 
 
 class Operations:

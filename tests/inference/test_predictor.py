@@ -93,7 +93,7 @@ def test_batches_do_not_change_results(predictor):
     assert _batches_of_one_size(sizes, 2) == [[0, 2], [1, 5], [3], [4]]
 
 
-def test_weights_are_found_in_the_order_that_is_promised(folder, tmp_path):
+def test_weights_are_found_in_the_documented_order(folder, tmp_path):
     config = (folder / "config.yaml").read_text()
     state = torch.load(folder / "model_final.pth")["model"]
     (tmp_path / "config.yaml").write_text(config)
@@ -136,8 +136,8 @@ def test_weights_of_another_model_are_refused(folder, predictor, tmp_path):
         SOHESPredictor(predictor.cfg, weights=tmp_path / "a.pth")
 
 
-def test_mistakes_are_explained(predictor, folder, tmp_path):
-    with pytest.raises(ConfigError, match="is no folder with a config.yaml"):
+def test_errors_are_explained(predictor, folder, tmp_path):
+    with pytest.raises(ConfigError, match="is not a folder with a config.yaml"):
         SOHESPredictor(tmp_path / "nowhere")
     with pytest.raises(ConfigError, match="has no config.yaml"):
         SOHESPredictor(tmp_path)
@@ -158,10 +158,10 @@ def test_mistakes_are_explained(predictor, folder, tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-def test_a_config_for_a_gpu_runs_on_the_cpu_unless_a_gpu_is_asked_for(folder):
+def test_a_gpu_config_runs_on_the_cpu_unless_a_gpu_is_requested(folder):
     predictor = SOHESPredictor(folder)
     assert predictor.device.type == "cpu"
-    with pytest.raises(ConfigError, match="torch sees none"):
+    with pytest.raises(ConfigError, match="not available to torch"):
         SOHESPredictor(folder, device="cuda:0")
 
 
@@ -173,7 +173,7 @@ def test_on_a_gpu(folder, predictor):
     assert np.allclose(forest[0].scores, expected[0].scores, atol=1e-2)
 
 
-def test_models_without_a_hierarchy_get_that_of_coverage(tmp_path):
+def test_models_without_hierarchy_use_coverage(tmp_path):
     cfg = tiny_cfg(tmp_path)
     torch.manual_seed(0)
     torch.save(build_model(cfg).state_dict(), tmp_path / "tiny.pth")

@@ -108,7 +108,7 @@ def test_a_lost_machine_loses_no_image(cluster, photos, tmp_path):
     check_same(tmp_path / "ray", tmp_path / "local")
 
 
-def test_without_ray_the_error_names_the_remedy(monkeypatch):
+def test_without_ray_the_error_gives_the_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=r"pip install 'sohes_d2\[ray\]'"):
         next(ray_executor.run_on_ray([], FakeFactory()))

@@ -136,7 +136,7 @@ def test_failing_images_are_listed_and_the_rest_is_labeled(photos, tmp_path, on_
     assert found.pop("b/cut.png")[0] == "read"
     assert found == {
         "b/empty.jpg": ("read", "the file is empty"),
-        "b/text.png": ("read", "no image in a raster format that is read, or its header is damaged"),
+        "b/text.png": ("read", "not an image in a supported raster format, or its header is damaged"),
         "b/gone.png": ("read", "a link to a file that does not exist"),
         "c/features.png": ("features", "RuntimeError: no features for this one"),
         "c/finish.png": ("finish", "ValueError: no forest for this one"),
@@ -190,7 +190,7 @@ def test_no_shared_memory_is_left_behind(photos, tmp_path):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_labeler_that_asks_its_device_again_runs_in_one_process(photos, tmp_path, workers):
+def test_a_labeler_with_crops_on_the_device_runs_in_one_process(photos, tmp_path, workers):
     write_image(photos / "c" / "finish.png", first=fake_labeler.FAIL_FINISH)
     factory = FakeFactory(on_host=False, crops=True, only_in=os.getpid())
     assert run(photos, tmp_path / "w0", factory).exit_code == 3
@@ -238,7 +238,7 @@ def test_killed_at_random_and_resumed_gives_the_same_bytes(photos, tmp_path, hos
     assert contents(tmp_path / "killed") == contents(tmp_path / "straight")
 
 
-def test_resume_mends_every_flipped_bit(photos, tmp_path):
+def test_resume_repairs_every_flipped_bit(photos, tmp_path):
     """Of a folder with a finished shard and an unfinished one: whatever is damaged is labeled again."""
     run(photos, tmp_path / "straight")
     reference = contents(tmp_path / "straight")
@@ -272,7 +272,7 @@ def test_resume_mends_every_flipped_bit(photos, tmp_path):
             assert found == {key: value for key, value in reference.items() if key != "shard_00000.index.npz"}
 
 
-def test_resume_makes_a_damaged_label_file_again(photos, tmp_path):
+def test_resume_rewrites_a_damaged_label_file(photos, tmp_path):
     run(photos, tmp_path / "labels.json")
     good = (tmp_path / "labels.json").read_bytes()
     for damaged in (good[:3000] + b"~" + good[3001:], good + b" ", good + b"\n", good[:-1]):
@@ -306,11 +306,11 @@ def test_photos_that_were_replaced_are_labeled_again(photos, tmp_path, caplog, m
         again = run(photos, output, factory, resume=True)
         assert again.summary.get("this_run", {"images": 0})["images"] == 0
         assert labels(output) == before
-    assert not [record for record in caplog.records if "were changed" in record.msg]
+    assert not [record for record in caplog.records if "have changed" in record.msg]
     write_image(photos / "a" / "04.png", (12, 10), seed=99)
     write_image(photos / "b" / "99.png", (10, 12), seed=98)
     report = run(photos, output, factory, resume=True)
-    told = [record.args[1:] for record in caplog.records if "were changed" in record.msg]
+    told = [record.args[1:] for record in caplog.records if "have changed" in record.msg]
     if name == "unfinished":  # 99.png is in a shard that was not begun
         assert told == [(1, "'a/04.png'")] and report.summary["this_run"]["images"] == 25 - 9 * on_host
     else:
@@ -324,7 +324,7 @@ def test_photos_that_were_replaced_are_labeled_again(photos, tmp_path, caplog, m
 
 
 @pytest.mark.parametrize("name", ["out", "labels.json"])
-def test_labels_of_older_versions_are_taken_as_they_are_and_of_photos_that_went_stay(photos, tmp_path, caplog, name):
+def test_labels_of_older_versions_and_of_deleted_photos_are_kept(photos, tmp_path, caplog, name):
     listed = tmp_path / "list.txt"
     listed.write_text("\n".join(sorted(str(path) for path in photos.rglob("*.png"))))
     caplog.set_level("INFO")
@@ -402,7 +402,7 @@ def test_two_processes_cannot_write_one_shard(photos, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["out", "labels.json"])
-def test_a_folder_in_use_is_left_alone(photos, tmp_path, name):
+def test_a_folder_in_use_is_unchanged(photos, tmp_path, name):
     output = tmp_path / name
     run(photos, output)
     before = contents(tmp_path)

@@ -36,7 +36,7 @@ def assert_same(found, expected) -> None:
         np.testing.assert_array_equal(one, other)
 
 
-def test_arrays_come_back_in_another_process():
+def test_arrays_are_read_in_another_process():
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
     shared = SharedArrays.put(arrays())

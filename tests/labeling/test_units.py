@@ -12,7 +12,7 @@ from sohes_d2.labeling.units import ShardLayout, plan_units, remaining_units
 @pytest.mark.parametrize(
     "images, jobs, limit", [(1, 1, 1000), (24, 3, 1000), (25, 3, 4), (5, 8, 1000), (2001, 2, 1000)]
 )
-def test_jobs_share_all_images_without_overlap(images, jobs, limit):
+def test_jobs_cover_all_images_without_overlap(images, jobs, limit):
     layouts = [ShardLayout.plan(images, job, jobs, limit) for job in range(jobs)]
     shards = [shard for layout in layouts for shard in layout.own_shards()]
     assert sorted(shards) == list(range(layouts[0].shards))
@@ -21,7 +21,7 @@ def test_jobs_share_all_images_without_overlap(images, jobs, limit):
     assert max(len(layouts[0].positions(shard)) for shard in shards) <= limit
 
 
-def test_units_hold_images_of_one_size_in_order(tmp_path, monkeypatch):
+def test_units_have_images_of_one_size_in_order(tmp_path, monkeypatch):
     sizes = [(4, 6), (6, 4), (4, 6), (4, 6), (6, 4), (9, 9), (4, 6), (4, 6)]
     names = [f"{k}.png" for k in range(len(sizes))]
     for name, size in zip(names, sizes):

@@ -54,7 +54,7 @@ def write(tmp_path):
         ({"parent_id": "7"}, {"parent_id": 7}),
     ],
 )
-def test_common_forms_are_one(write, changes, expected):
+def test_common_forms_are_normalized(write, changes, expected):
     file = read_label_file(write(document(**changes)), strict=True)
     assert list(file.images) == [1, 2] and file.size(1) == (20, 30)
     annotation = file.by_image[1][0]
@@ -88,7 +88,7 @@ def test_a_byte_order_mark_and_names_by_url(write):
         (b"\x1f\x8b123", "gzip"),
         (json.dumps(document()).encode("utf-16"), "UTF-16"),
         (json.dumps(document()).encode()[:-30], "cut off"),
-        (json.dumps(document()).encode() + b"{}", "goes on"),
+        (json.dumps(document()).encode() + b"{}", "continues"),
         (b'{"images": [' + b"[" * 100_000, "nested too deeply"),
         (b'{"images": [{"id": 1' + b"0" * 5000 + b"}]}", "damaged or cut off"),
         (b'{"images": [{"id": 1, "file_name": "\xff"}]}', "not UTF-8"),
@@ -116,7 +116,7 @@ def test_files_that_would_make_numbers_wrong_are_refused(write, content, message
         ({"parent_id": {}}, "wrong parent_id"),
     ],
 )
-def test_a_wrong_annotation_costs_itself_and_is_counted(write, changes, reason):
+def test_an_invalid_annotation_is_skipped_and_counted(write, changes, reason):
     path = write(document(**changes))
     file = read_label_file(path)
     assert [annotation["id"] for annotation in file.annotations] == [2] and file.problems.counts == {reason: 1}
@@ -128,7 +128,7 @@ def test_a_wrong_annotation_costs_itself_and_is_counted(write, changes, reason):
     stream.close()
 
 
-def test_sizes_that_are_none_are_left_to_who_needs_them(write):
+def test_invalid_sizes_are_refused_on_use(write):
     for height in (0, -1, "x", None, 2.5, True, 10**6):
         file = read_label_file(write(document(image_height=height, image_width=10**6)))
         assert "height" not in file.images[1]
@@ -136,7 +136,7 @@ def test_sizes_that_are_none_are_left_to_who_needs_them(write):
             file.size(1)
 
 
-def test_ids_that_are_missing_or_stand_twice_are_given_anew_unless_they_are_parents(write):
+def test_missing_or_repeated_ids_are_replaced_unless_they_are_parents(write):
     content = document()
     content["annotations"] = [
         {"image_id": 1, "id": 5, "segmentation": SQUARE},
@@ -152,7 +152,7 @@ def test_ids_that_are_missing_or_stand_twice_are_given_anew_unless_they_are_pare
         read_label_file(write(content))
 
 
-def test_fields_are_read_where_they_are_needed():
+def test_fields_are_validated_on_use():
     assert [read_id(v) for v in (7, "7", 7.0, " 7 ", "007", "a", "1" * 30)] == [7, 7, 7, 7, "007", "a", "1" * 30]
     annotation = read_annotation({"id": 1, "image_id": 1, "area": float("nan"), "bbox": [1, 2, 3], "score": "high"})
     for read in (read_area, read_box, read_score):
@@ -167,7 +167,7 @@ def test_fields_are_read_where_they_are_needed():
             read_box({"bbox": box})
 
 
-def test_a_changed_file_is_not_read_as_another(write):
+def test_a_file_changed_while_reading_is_refused(write):
     stream = LabelStream(write(document()))
     write(document(id=123456))
     with pytest.raises(CorruptFileError, match="was changed"):
@@ -175,7 +175,7 @@ def test_a_changed_file_is_not_read_as_another(write):
     stream.close()
 
 
-def test_a_forest_leaves_out_what_is_wrong_and_keeps_the_ancestors():
+def test_invalid_masks_are_skipped_and_ancestors_kept():
     chain = [{"id": k, "parent_id": k - 1, "iscrowd": 0, "segmentation": SQUARE} for k in range(1, 6)]
     chain[1]["segmentation"] = [[1, 1]]
     chain[2]["iscrowd"] = 1

@@ -101,7 +101,7 @@ def test_index_finds_records_and_counts(folder):
     }
 
 
-def test_missing_stale_or_damaged_index_is_read_off_the_file(folder):
+def test_a_missing_stale_or_damaged_index_is_computed_from_the_file(folder):
     path = str(folder / shard_name(2))
     saved = open(index_path(path), "rb").read()
     for damage in (None, b"", b"PK\x03\x04 not a zip", saved[:100]):
@@ -128,7 +128,7 @@ def test_an_index_is_stale_for_another_file_of_the_same_length(folder, info):
     assert np.array_equal(index.rows, scanned.rows) and index.stats == scanned.stats
 
 
-def test_a_file_changed_while_it_is_open_is_noticed(folder):
+def test_a_file_changed_while_open_is_detected(folder):
     for results in ([result(7, 0), result(6, 3)], [result(6, 3), result(7, 0)], [result(666, 3), result(777, 0)]):
         write_shard(folder, 2, [result(6, 0), result(7, 3)])
         dataset = ShardedDataset(str(folder))
@@ -137,7 +137,7 @@ def test_a_file_changed_while_it_is_open_is_noticed(folder):
             _read_all(dataset)
 
 
-def test_cut_or_foreign_files_are_refused(folder):
+def test_truncated_or_foreign_files_are_refused(folder):
     path = folder / shard_name(0)
     data = path.read_bytes()
     os.unlink(index_path(str(path)))
@@ -196,7 +196,7 @@ def test_merging_saves_the_index_that_a_scan_would_give(folder, tmp_path, monkey
     assert list(dataset) == list(shards)
 
 
-def test_merging_anew_replaces_the_index(folder, tmp_path):
+def test_merging_again_replaces_the_index(folder, tmp_path):
     merged = str(tmp_path / "merged.json")
     merge_shards(str(folder), merged)
     write_shard(folder, 2, [result(6, 2), result(7, 1)])
@@ -232,7 +232,7 @@ def test_incomplete_and_mixed_folders_are_refused(folder, tmp_path):
         ShardedDataset(str(tmp_path / "labels" / ".."))
 
 
-def test_journal_keeps_whole_units_wherever_it_is_cut(tmp_path):
+def test_a_truncated_journal_keeps_whole_units(tmp_path):
     path = str(tmp_path / "shard_00000.partial.jsonl")
     journal = ShardJournal(path)
     journal.append(0, [result(1, 1), skipped(2)])
@@ -290,7 +290,7 @@ def test_a_journal_with_a_flipped_bit_keeps_the_other_units(tmp_path):
 
 
 @pytest.mark.parametrize("indexed", [True, False])
-def test_every_flipped_bit_of_a_shard_is_noticed(folder, tmp_path, indexed):
+def test_every_flipped_bit_of_a_shard_is_detected(folder, tmp_path, indexed):
     path = folder / shard_name(0)
     good = path.read_bytes()
     if not indexed:
@@ -308,7 +308,7 @@ def test_every_flipped_bit_of_a_shard_is_noticed(folder, tmp_path, indexed):
                 read_label_file(path)
 
 
-def test_a_damaged_record_is_noticed_when_it_is_read(folder, monkeypatch):
+def test_a_damaged_record_is_detected_on_access(folder, monkeypatch):
     """The index says what the records must be, without a look at the rest of the file."""
     monkeypatch.setattr("sohes_d2.labels.index._CHECKED_BYTES", 16)
     path = folder / shard_name(0)
@@ -334,7 +334,7 @@ def test_files_of_older_versions_have_no_checksum_and_are_read(folder):
 
 
 @pytest.mark.parametrize("style", [{}, {"separators": (",", ":")}, {"indent": 0}, {"indent": 2}])
-def test_a_file_that_a_script_changed_is_read(folder, tmp_path, style):
+def test_a_file_changed_by_a_script_is_read(folder, tmp_path, style):
     content = json.loads((folder / shard_name(0)).read_text())
     content["annotations"].pop()
     (tmp_path / "changed.json").write_text(json.dumps(content, **style))

@@ -34,7 +34,7 @@ def test_names(tmp_path, monkeypatch):
         get_config_file("x")
 
 
-def test_a_config_is_that_of_its_file():
+def test_a_config_equals_its_file():
     cfg = get_config("synthetic")
     assert cfg == load_config(str(CONFIGS / "exploration" / "synthetic.yaml"))
     assert cfg.EXPLORATION.LEAVES.NAME == "grid" and not cfg.is_frozen()

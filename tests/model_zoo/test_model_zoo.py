@@ -25,12 +25,12 @@ def photo(seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (48, 72, 3), dtype=np.uint8)
 
 
-def test_the_backbone_is_there_and_others_are_refused_by_name():
+def test_the_backbone_exists_and_others_are_refused():
     assert os.path.isfile(local_path(BACKBONE))
     assert local_path("some/file.pth") == "some/file.pth"
-    with pytest.raises(WeightsError, match="'shipped:none' do not come with this package; it has .*vit_mini8"):
+    with pytest.raises(WeightsError, match="'shipped:none' are not shipped with this package; it has .*vit_mini8"):
         local_path("shipped:none")
-    with pytest.raises(WeightsError, match="do not come with this package"):
+    with pytest.raises(WeightsError, match="are not shipped with this package"):
         local_path("shipped:../weights")
 
 
@@ -47,7 +47,7 @@ def test_every_file_is_small_in_half_precision_and_has_a_card(name):
         assert word in text, f"{card} lacks {word!r}"
 
 
-def test_auto_takes_it_with_one_loud_line_where_dino_cannot_be_had(monkeypatch, caplog):
+def test_auto_falls_back_to_it_with_a_warning(monkeypatch, caplog):
     monkeypatch.setattr(build, "hub_cached_file", lambda name: None)
     monkeypatch.setattr(build, "hub_reachable", lambda name, timeout: timeout > 4)
     with caplog.at_level(logging.INFO):
@@ -64,7 +64,7 @@ def test_auto_takes_it_with_one_loud_line_where_dino_cannot_be_had(monkeypatch, 
     np.testing.assert_array_equal(named.extract([photo()]), expected)
 
 
-def test_it_also_starts_phase_2():
+def test_it_initialises_phase_2():
     architecture = build_feature_extractor(config(NAME="vit_file")).model
     options = {"patch_size": 8, "img_size": 96, "embed_dim": 128, "depth": 3, "num_heads": 4}
     vit = ViT("vit_tiny_patch16_224", options=options)
@@ -75,14 +75,14 @@ def test_it_also_starts_phase_2():
         assert (blocks[key] == value).all()
 
 
-def test_names_do_not_leave_the_folder():
+def test_names_stay_in_the_folder():
     folder = Path(local_path(BACKBONE)).parent
     for name, path in shipped_files().items():
         assert folder in path.parents and not set(name) & set("/\\") and local_path(PREFIX + name) == str(path)
 
 
 @pytest.mark.parametrize("name", [name for name, path in shipped_files().items() if path.name == "model.safetensors"])
-def test_a_model_segments_as_it_is(name):
+def test_the_shipped_model_segments(name):
     predictor = SOHESPredictor(PREFIX + name)
     image = np.full((120, 160, 3), 60, np.uint8)
     image[30:90, 50:110] = (220, 120, 40)

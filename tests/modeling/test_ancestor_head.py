@@ -34,7 +34,7 @@ def test_direction_matters(head, queries):
     assert (logits - logits.transpose(1, 2))[:, off_diagonal].abs().min() > 1e-4
 
 
-def test_a_known_ancestor():
+def test_a_known_ancestor_pair():
     head = AncestorHead(hidden_dim=2, dim=1)
     with torch.no_grad():
         head.as_ancestor.weight.copy_(torch.tensor([[3.0, 0.0]]))
@@ -46,7 +46,7 @@ def test_a_known_ancestor():
 
 
 @pytest.mark.parametrize("subset", [torch.tensor([4, 1, 2]), torch.tensor([True, False, True, False, False, True])])
-def test_taking_queries_before_the_product_is_taking_pairs_after_it(head, queries, subset):
+def test_selecting_queries_equals_selecting_pairs(head, queries, subset):
     a, d = head(queries)
     after = ancestor_logits(a, d)[:, subset][:, :, subset]
     torch.testing.assert_close(ancestor_logits(a[:, subset], d[:, subset]), after)
@@ -57,7 +57,7 @@ def test_sides_can_be_of_different_queries(head, queries):
     torch.testing.assert_close(ancestor_logits(a[:, :2], d[:, 3:]), ancestor_logits(a, d)[:, :2, 3:])
 
 
-def test_ancestors_start_rare():
+def test_initial_ancestor_probabilities_are_low():
     torch.manual_seed(0)
     head = AncestorHead(hidden_dim=256, dim=256)
     assert torch.sigmoid(head.bias).item() == pytest.approx(0.05)

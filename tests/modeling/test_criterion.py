@@ -288,7 +288,7 @@ def test_a_label_without_weight_is_neither_entity_nor_background(same_points):
     assert logits.grad[0, [0, 2, 3, 4]].all() and masks.grad[0, [2, 3]].flatten(1).any(1).all()
 
 
-def test_few_labels_of_little_weight_stay_little(same_points):
+def test_few_labels_of_low_weight_keep_a_low_loss(same_points):
     """A mean over less than one label would make as much of a doubtful label as of a sure one."""
     outputs = {name: value[:1] for name, value in matching_case.layer(0.0).items()}
     one, half = (make_criterion()(outputs, weighted_targets([[weight, 0.0, 0.0]], [1.0])[:1]) for weight in (1.0, 0.5))
@@ -354,7 +354,7 @@ def test_half_precision_is_computed_in_float32(dtype, same_points):
     assert all(tensor.grad.dtype == dtype and tensor.grad.isfinite().all() for tensor in tensors)
 
 
-def test_broken_predictions_do_not_stop_the_criterion():
+def test_non_finite_predictions_do_not_stop_the_criterion():
     outputs = matching_case.outputs()
     outputs["pred_masks"][0] = float("nan")
     losses = make_criterion()(outputs, matching_case.targets())
@@ -407,6 +407,6 @@ def test_two_processes_are_one_batch(same_points, weighted):
         assert (first[name] + second[name]) / 2 == pytest.approx(whole[name].item(), abs=1e-6)
 
 
-def test_one_process_is_not_asked_for_the_others(monkeypatch):
+def test_one_process_needs_no_communication(monkeypatch):
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda *_: pytest.fail("no group to reduce in"))
     assert criterion_module._mean_over_processes(torch.tensor(3.0)).item() == 3

@@ -151,7 +151,7 @@ def test_values_and_gradients_of_the_official_implementation(padded, dtype):
         )
 
 
-def test_padding_is_never_seen():
+def test_padding_is_ignored():
     module, query, reference, cells, padding = attention_inputs()
     changed = torch.where(padding[..., None], 1e3, cells.detach())
     kept = module(query, reference, cells, SHAPES, padding)
@@ -206,7 +206,7 @@ def test_autocast_samples_in_float32():
     assert all(parameter.grad.isfinite().all() for parameter in module.parameters())
 
 
-def test_values_that_are_not_numbers_come_out_as_such():
+def test_nan_values_are_propagated():
     value, locations, weights = sampling_inputs()
     locations[0, 0, 0, 0, 0, 0] = math.nan
     output = multi_scale_deformable_attention(value, SHAPES, locations, weights, "rows")
@@ -223,7 +223,7 @@ def test_values_that_are_not_numbers_come_out_as_such():
         ({"reference_points": torch.zeros(2, 6, 2, 4)}, "Reference points must be"),
     ],
 )
-def test_inputs_that_do_not_fit_are_refused(changes, message):
+def test_inconsistent_inputs_are_refused(changes, message):
     module, query, reference, cells, _ = attention_inputs()
     inputs = {"query": query, "reference_points": reference, "input_flatten": cells, "input_spatial_shapes": SHAPES}
     with pytest.raises(ValueError, match=message):

@@ -52,14 +52,14 @@ def test_best_masks_come_first_at_the_size_of_the_output():
     assert "ancestor_probabilities" not in out
 
 
-def test_an_unsure_outline_lowers_the_score():
+def test_an_uncertain_outline_lowers_the_score():
     masks = torch.stack([block(0, 0, 4, 4, inside=0.2), block(0, 4, 4, 8, inside=8.0)])
     out = entities(EntityInference(), entity_logits(0.9, 0.7), masks, None, **SIZES)
     assert out["instances"].pred_boxes.tensor[0].tolist()[0] >= 30, "the surer mask is first"
     assert out["instances"].scores[0] > 0.65 and out["instances"].scores[1] < 0.55
 
 
-def test_empty_duplicate_and_weak_masks_are_left_out():
+def test_empty_duplicate_and_weak_masks_are_dropped():
     masks = torch.stack([block(0, 0, 4, 4), torch.full((8, 8), -1.0), block(0, 0, 4, 4), block(4, 0, 6, 4)])
     logits = entity_logits(0.9, 0.95, 0.8, 0.1)
     assert len(entities(EntityInference(), logits, masks, None, **SIZES)["instances"]) == 3
@@ -88,7 +88,7 @@ def test_calibration_changes_scores_and_neither_order_nor_masks():
         assert found["forest"].parents.tolist() == plain["forest"].parents.tolist()
 
 
-def test_masks_that_calibration_cannot_tell_apart_keep_their_order():
+def test_masks_of_equal_calibrated_score_keep_their_order():
     masks = torch.stack([block(0, 0, 4, 4), block(0, 4, 4, 8), block(4, 0, 6, 4)])
     logits = entity_logits(0.9, 0.900002, 0.900001)
     flat = [[0, 0], [0.5, 0.1], [1, 0.1000001]]
@@ -97,7 +97,7 @@ def test_masks_that_calibration_cannot_tell_apart_keep_their_order():
     assert found["forest"].masks == plain["forest"].masks
 
 
-def test_the_least_score_is_of_calibrated_scores():
+def test_min_score_applies_to_calibrated_scores():
     masks = torch.stack([block(0, 0, 4, 4), block(0, 4, 4, 8), block(4, 0, 6, 4)])
     logits = entity_logits(0.9, 0.75, 0.5)
     scores = entities(EntityInference(calibration=KNOTS), logits, masks, None, **SIZES)["instances"].scores
@@ -117,7 +117,7 @@ def test_chunks_do_not_matter():
 
 
 @pytest.mark.parametrize("output_size", [(24, 32), (48, 64)])
-def test_outlines_move_to_the_edges_of_the_photo_and_scores_stay(output_size):
+def test_outlines_are_refined_to_edges_and_scores_are_unchanged(output_size):
     # the map's 4-pixel cells outline the square 2 pixels off, on all sides
     masks, logits = block(1, 2, 4, 5)[None], entity_logits(0.9)
     photo = torch.full((3, 24, 32), 20.0)
@@ -153,7 +153,7 @@ def test_predicted_ancestors_follow_the_chosen_queries():
     assert out["forest"].parents.tolist() == [1, -1]
 
 
-def test_masks_of_several_looks_become_one_forest():
+def test_masks_of_several_crops_form_one_forest():
     def found(entity, masks, sides=None):
         return EntityInference().find(entity_logits(*entity), torch.stack(masks), sides, **SIZES)
 

@@ -53,7 +53,7 @@ def test_a_mask_some_pixels_off_finds_the_edge(size):
     assert (refined(mask, photo, 6) != truth).sum() < 20
 
 
-def test_without_edges_a_straight_outline_stays():
+def test_without_edges_a_straight_outline_is_unchanged():
     mask = torch.zeros(1, 40, 40, dtype=torch.bool)
     mask[:, :, :20] = True
     assert torch.equal(refined(mask, torch.full((3, 40, 40), 128.0), 4), mask)
@@ -66,18 +66,18 @@ def test_chunks_change_nothing_and_none_is_nothing():
     assert refined(masks[:0], photo, 5).shape == (0, *size)
 
 
-def test_a_mask_that_would_be_taken_apart_stays():
+def test_a_mask_that_would_change_too_much_is_unchanged():
     mask = torch.zeros(1, 48, 48, dtype=torch.bool)
     mask[:, 8:40, 20:23] = True
     assert torch.equal(refined(mask, torch.full((3, 48, 48), 90.0), 12), mask)
 
 
-def test_what_the_photo_has_beside_the_masks_does_not_count():
+def test_pixels_far_from_the_masks_have_no_effect():
     masks, photo = blobs(3, (48, 64)), patchwork((56, 80))
     assert torch.equal(refined(masks, photo, 5), refined(masks, photo[:, :48, :64], 5))
 
 
-def test_masks_stay_whose_iou_with_their_refined_self_is_under_a_half(monkeypatch):
+def test_masks_are_unchanged_if_iou_with_the_refined_mask_is_below_one_half(monkeypatch):
     size = (64, 64)
     rows = torch.arange(64)[:, None].expand(size)
     widths = range(8, 26)

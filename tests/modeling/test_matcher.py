@@ -96,7 +96,7 @@ def test_no_labels_and_more_labels_than_queries():
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_broken_predictions_are_matched_last_and_reported_once(bad, caplog):
+def test_non_finite_predictions_are_matched_last_and_reported_once(bad, caplog):
     torch.manual_seed(0)
     label_masks = torch.rand(3, 8, 8) < 0.5
     labels = torch.zeros(3, dtype=torch.int64)
@@ -116,7 +116,7 @@ def test_broken_predictions_are_matched_last_and_reported_once(bad, caplog):
     assert len(queries) == 3 and sorted(found.tolist()) == [0, 1, 2]
 
 
-def test_a_broken_pair_costs_more_than_any_other_assignment():
+def test_a_non_finite_pair_costs_more_than_any_other_assignment():
     cost = matcher()._finite(np.array([[np.nan, 100.0], [100.0, 0.0]]))
     assert cost[0, 0] > 200 and np.isfinite(cost).all()
     assert linear_sum_assignment(cost)[1].tolist() == [1, 0]
@@ -134,7 +134,7 @@ def test_half_precision_is_computed_in_float32(dtype):
     torch.testing.assert_close(costs, expected, atol=1e-6, rtol=0)
 
 
-def test_large_logits_cost_what_they_should():
+def test_costs_of_large_logits():
     """Far from 0 the cross-entropy is the logit itself."""
     masks = torch.full((1, 4, 4), 90.0)
     label_masks = torch.stack([torch.ones(4, 4), torch.zeros(4, 4)]).bool()
@@ -144,6 +144,6 @@ def test_large_logits_cost_what_they_should():
     torch.testing.assert_close(costs, torch.tensor([[0.0, 90.0]]), atol=1e-3, rtol=0)
 
 
-def test_some_cost_is_needed():
+def test_at_least_one_cost_is_required():
     with pytest.raises(ValueError, match="all matching costs are 0"):
         matcher(cost_class=0, cost_mask=0, cost_dice=0)

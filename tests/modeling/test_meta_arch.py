@@ -136,7 +136,7 @@ def test_learns_masks_and_ancestors_of_one_image():
     assert out["ancestor_probabilities"][where[0], where[1]] > 0.5 > out["ancestor_probabilities"][where[1], where[0]]
 
 
-def test_batch_of_two_sizes_answers_each_in_its_own():
+def test_a_batch_of_two_sizes_gives_masks_of_each_size():
     model = build_model(small_config()).eval()
     images = [
         torch.randint(0, 256, (3, 40, 64), dtype=torch.uint8),
@@ -174,7 +174,7 @@ def test_an_image_without_labels_trains():
     assert all(p.grad is not None for p in model.sem_seg_head.predictor.parameters())
 
 
-def test_missing_maps_are_named():
+def test_missing_maps_are_reported():
     cfg = small_config()
     cfg.MODEL.BACKBONE.NAME = "build_resnet_backbone"
     with pytest.raises(ValueError, match="MODEL.RESNETS.OUT_FEATURES"):

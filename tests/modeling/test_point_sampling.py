@@ -18,7 +18,7 @@ def test_values_by_hand():
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.float16, torch.bfloat16, torch.float64])
-def test_all_types_in_all_chunks_are_sampled_in_float32(dtype, monkeypatch):
+def test_all_dtypes_and_chunks_are_sampled_in_float32(dtype, monkeypatch):
     torch.manual_seed(0)
     maps = (torch.rand(7, 9, 5) * 2).floor().to(dtype)
     own, shared = torch.rand(7, 11, 2), torch.rand(1, 11, 2)

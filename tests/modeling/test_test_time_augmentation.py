@@ -47,7 +47,7 @@ def inside_of(fused):
     return fused["pred_masks"][0] > 0
 
 
-def test_views_are_the_eight_symmetries_of_a_square_and_can_be_undone():
+def test_transforms_are_the_eight_invertible_symmetries_of_a_square():
     maps = torch.rand(2, 3, 5, 7)
     seen = [view.apply(maps) for view in VIEWS.values()]
     assert len({tuple(each.flatten().tolist()) for each in seen}) == 8
@@ -60,7 +60,7 @@ def test_views_are_the_eight_symmetries_of_a_square_and_can_be_undone():
     assert VIEWS["mirrored_turned_180"].apply(corner).tolist() == [[3, 4], [1, 2]]
 
 
-def test_masks_lie_in_the_image_whatever_the_view():
+def test_masks_are_mapped_back_for_every_transform():
     """A model that answers with the bright pixels, on a map of a quarter of the size."""
     seen = []
 
@@ -87,14 +87,14 @@ def test_masks_lie_in_the_image_whatever_the_view():
     assert torch.equal(found[0]["pred_masks"], 2 * images[:, :1, ::4, ::4] - 1)
 
 
-def test_one_view_is_left_as_it_is():
+def test_one_transform_changes_nothing():
     outputs = said([0.9, 0.2], [cells(0, 0, 4, 4), cells(0, 0, 4, 5)])
     assert fuse(outputs) is outputs
     [found] = AS_IT_IS.ask(lambda images: outputs, torch.zeros(1, 3, 64, 64))
     assert found["pred_masks"] is outputs["pred_masks"]
 
 
-def test_what_both_views_see_comes_before_what_one_is_sure_of():
+def test_masks_of_both_transforms_rank_above_confident_masks_of_one():
     both, alone = cells(0, 0, 8, 8), cells(10, 10, 14, 14)
     fused = fuse(said([0.95, 0.7], [alone, both]), said([0.6, 0.3], [both, cells(12, 0, 16, 4)]))
     assert support_of(fused) == pytest.approx([(0.7 + 0.6) / 2, 0.95 / 2])
@@ -108,7 +108,7 @@ def test_support_is_weighed_by_the_overlap():
     assert support_of(fused) == pytest.approx([(0.8 + 0.75 * 0.4) / 2])
 
 
-def test_a_mask_is_the_mean_of_those_that_show_it():
+def test_a_mask_is_the_mean_over_matching_transforms():
     # three views outline it three ways; a fourth shows another one, which has no say
     views = [said([0.9], [cells(0, 0, 8, width)]) for width in (6, 7, 8)] + [said([0.9], [cells(12, 12, 16, 16)])]
     fused = fuse(*views)
@@ -119,7 +119,7 @@ def test_a_mask_is_the_mean_of_those_that_show_it():
     assert probabilities[0, 0] > 0.999 and probabilities[15, 15] < 0.001
 
 
-def test_of_masks_that_overlap_one_is_left_and_a_chain_is_not_torn_away():
+def test_nms_keeps_one_of_overlapping_masks_but_not_only_one_of_a_chain():
     # each overlaps the next by 0.6, and the one after it by a third
     chain = [cells(0, x, 8, x + 8) for x in (0, 2, 4, 6)]
     one = said([0.9, 0.8, 0.7, 0.6], chain)
@@ -130,7 +130,7 @@ def test_of_masks_that_overlap_one_is_left_and_a_chain_is_not_torn_away():
     assert support_of(fuse(one, none, nms_threshold=0.65)) == pytest.approx([0.45, 0.4, 0.35, 0.3])
 
 
-def test_places_that_no_mask_fills_are_never_entities():
+def test_empty_slots_are_never_entities():
     fused = fuse(said([0.9, 0.8], [cells(0, 0, 8, 8)] * 2), said([0.7, 0.6], [cells(0, 0, 8, 8)] * 2))
     assert fused["pred_masks"].shape == (1, 2, SIDE, SIDE) and fused["pred_logits"].shape == (1, 2, 2)
     assert support_of(fused) == pytest.approx([0.8, 0]) and support_of(fused)[1] == 0
@@ -138,7 +138,7 @@ def test_places_that_no_mask_fills_are_never_entities():
     assert not fused["pred_logits"].isnan().any()
 
 
-def test_ancestors_are_asked_of_the_first_view():
+def test_ancestors_come_from_the_first_transform():
     first, second = cells(0, 0, 8, 8), cells(10, 10, 14, 14)
     up, down = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[5.0], [6.0]])
     # the other view has them the other way round, and surer
@@ -157,7 +157,7 @@ def test_images_do_not_mix():
             assert torch.equal(together[name][k], value[0]), name
 
 
-def test_what_is_not_a_number_does_not_spread():
+def test_nan_values_do_not_spread():
     good = said([0.9], [cells(0, 0, 8, 8)])
     bad = said([math.nan], [torch.full((SIDE, SIDE), math.nan)])
     fused = fuse(good, bad)
@@ -184,7 +184,7 @@ def test_settings():
     cfg.TEST.TTA.NMS_THRESHOLD = 0.7
     assert ViewFusion.from_config(cfg.TEST.TTA, "KEY") == ViewFusion((VIEWS["same"], VIEWS["turned_180"]), 0.7)
     for names, message in [
-        (["same", "upside_down"], "KEY.TRANSFORMS has the unknown view 'upside_down'; there are same, mirrored"),
+        (["same", "upside_down"], "KEY.TRANSFORMS has the unknown view 'upside_down'; known are same, mirrored"),
         (["mirrored"], "KEY.TRANSFORMS must begin with 'same'"),
         ([], "KEY.TRANSFORMS must begin with 'same'"),
         (["same", "mirrored", "mirrored"], "KEY.TRANSFORMS has a view twice"),

@@ -18,7 +18,7 @@ def coordinate_map(box: torch.Tensor, flip: bool, cells: int = 10) -> torch.Tens
     return maps.flip(-1) if flip else maps
 
 
-def test_features_are_read_at_the_place_in_the_photo():
+def test_features_are_sampled_at_the_point_in_the_photo():
     places = torch.tensor([[[20.0, 40.0], [33.0, 51.0]]])
     for view, flip in ((0, False), (0, True), (1, False), (1, True)):
         box = BOXES[:, view]
@@ -26,7 +26,7 @@ def test_features_are_read_at_the_place_in_the_photo():
         torch.testing.assert_close(found, places, atol=1e-4, rtol=0)
 
 
-def test_places_lie_in_both_views():
+def test_points_are_in_both_views():
     torch.manual_seed(0)
     places = common_places(BOXES, 500)
     assert places.shape == (1, 500, 2)
@@ -35,7 +35,7 @@ def test_places_lie_in_both_views():
     torch.testing.assert_close(places[0].mean(0), torch.tensor([25.0, 45.0]), atol=1.5, rtol=0)
 
 
-def test_places_move_by_patches_and_stay_in_the_view():
+def test_points_move_by_patches_and_stay_in_the_view():
     torch.manual_seed(0)
     box = torch.tensor([[0.0, 0.0, 100.0, 200.0]])
     places = torch.tensor([50.0, 100.0]).expand(1, 4000, 2)

@@ -27,7 +27,7 @@ def test_pair_auc_counts_wins(positive, negative, auc):
     assert pair_auc(np.array(positive), np.array(negative)) == pytest.approx(auc)
 
 
-def test_a_cell_belongs_to_whom_covers_half_of_it():
+def test_a_cell_belongs_to_the_segment_that_covers_half_of_it():
     left = np.zeros((4, 4), bool)
     left[:, :2] = True
     half, less = np.zeros((4, 4), bool), np.zeros((4, 4), bool)
@@ -62,14 +62,14 @@ def test_nested_segments_count_as_different_outside_of_the_inner_one():
     assert image_auc(unit(0, 80, 0, 80), owners, 64, np.random.default_rng(0))[0] == pytest.approx(0.25, abs=0.1)
 
 
-def test_where_nothing_can_be_compared_there_is_no_auc():
+def test_no_auc_without_pairs():
     rng = np.random.default_rng(0)
     assert image_auc(unit(0, 1, 2, 3), np.ones((1, 4), bool), 8, rng) is None
     assert image_auc(unit(0, 1, 2, 3), np.eye(4, dtype=bool), 8, rng) is None
     assert image_auc(unit(0, 1, 2, 3), np.zeros((0, 4), bool), 8, rng) is None
 
 
-def test_place_alone_does_well_until_pairs_are_matched_by_distance():
+def test_position_scores_high_unless_pairs_are_matched_by_distance():
     rows, cols = 24, 24
     y, x = np.mgrid[:rows, :cols] / 24
     features = np.stack([np.cos(y), np.sin(y), np.cos(x), np.sin(x)], axis=-1).astype(np.float32)

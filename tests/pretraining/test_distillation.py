@@ -30,7 +30,7 @@ def batch(count: int = 4, seed: int = 0) -> list[dict[str, torch.Tensor]]:
         return [crops({"file_name": str(index)}) for index in range(count)]
 
 
-def test_the_teacher_sees_the_crop_at_the_size_that_gives_the_students_grid():
+def test_the_crop_is_resized_to_match_the_students_grid():
     model = method()
     views = torch.stack([sample["global"][0] for sample in batch()]).float()
     resized = torch.nn.functional.interpolate(views, size=(64, 64), mode="bicubic", antialias=True).clamp(0, 255)
@@ -50,7 +50,7 @@ def test_another_resolution_is_resized_to_the_students_grid():
         method(resolution=0)
 
 
-def test_loss_falls_and_features_come_near_the_teachers():
+def test_loss_decreases_and_features_approach_the_teachers():
     model = method().train()
     assert not model.teacher.training
     before = {key: value.clone() for key, value in model.teacher.state_dict().items()}
@@ -71,7 +71,7 @@ def test_loss_falls_and_features_come_near_the_teachers():
     assert all(torch.equal(value, before[key]) for key, value in model.teacher.state_dict().items())
 
 
-def test_checkpoints_leave_the_teacher_out_and_loading_does_not_miss_it():
+def test_checkpoints_exclude_the_teacher():
     model = method()
     state = model.state_dict()
     assert state and not [key for key in state if "teacher" in key.split(".")]

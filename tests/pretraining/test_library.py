@@ -16,7 +16,7 @@ except ImportError as error:
 """
 
 
-def test_a_missing_library_is_named_with_its_remedy():
+def test_a_missing_library_is_reported_with_the_remedy():
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
     assert "needs the library lightly" in done.stdout and "pip install 'sohes_d2[pretrain]'" in done.stdout
     assert "pip install --no-deps 'lightly" in done.stdout

@@ -38,7 +38,7 @@ def losses_of(model: SelfDistillation, samples, seed: int = 0) -> dict[str, torc
         return model(samples)
 
 
-def test_each_term_has_its_weight_and_is_left_out_at_zero():
+def test_each_loss_has_a_weight_and_is_disabled_at_zero():
     samples = batch()
     one = losses_of(method(), samples)
     assert set(one) == {"loss_image", "loss_patch", "loss_dense"}
@@ -48,18 +48,18 @@ def test_each_term_has_its_weight_and_is_left_out_at_zero():
     alone = method(image_weight=0.0, patch_weight=0.0)
     assert set(losses_of(alone, samples)) == {"loss_dense"}
     assert alone.student.image_head is None and alone.student.patch_head is None
-    with pytest.raises(ValueError, match="nothing to learn"):
+    with pytest.raises(ValueError, match="nothing to train"):
         method(image_weight=0, patch_weight=0, dense_weight=0)
 
 
-def test_at_the_start_all_prototypes_are_as_likely():
+def test_initial_prototypes_are_equally_likely():
     """Features of an untrained head say little: the cross-entropies are near log(prototypes)."""
     losses = losses_of(method(teacher_temperature=(1.0, 1.0), student_temperature=1.0), batch())
     assert losses["loss_image"].item() == pytest.approx(np.log(16), abs=0.4)
     assert losses["loss_patch"].item() == pytest.approx(np.log(16), abs=0.4)
 
 
-def test_patches_that_are_hidden_do_not_show():
+def test_masked_patches_are_not_visible():
     model = method(mask_views=1.0, mask_ratio=(0.25, 0.5))
     mask = model._mask(8, 4)
     counts = mask.flatten(1).sum(1)
@@ -84,7 +84,7 @@ def test_every_trained_parameter_gets_a_gradient():
         assert all(p.grad is None for p in model.teacher.parameters())
 
 
-def test_the_teacher_is_the_slow_average():
+def test_the_teacher_is_the_ema():
     model = method(ema_momentum=(0.9, 1.0))
     before = copy.deepcopy(model.teacher.encoder.state_dict())
     with torch.no_grad():
@@ -100,7 +100,7 @@ def test_the_teacher_is_the_slow_average():
     torch.testing.assert_close(model.teacher.encoder.state_dict()[key], after[key])
 
 
-def test_temperature_rises_over_its_warmup():
+def test_temperature_increases_over_its_warmup():
     model = method(teacher_temperature=(0.04, 0.08), temperature_warmup=10)
     found = []
     for iteration in (0, 5, 10, 50):
@@ -109,7 +109,7 @@ def test_temperature_rises_over_its_warmup():
     assert found == pytest.approx([0.04, 0.06, 0.08, 0.08])
 
 
-def test_last_layers_stand_still_at_first():
+def test_last_layers_are_frozen_at_first():
     model = method(freeze_last_layer=2)
     for iteration, still in ((1, True), (2, False)):
         model.begin(iteration)
@@ -131,7 +131,7 @@ def test_the_center_follows_the_teacher():
     torch.testing.assert_close(model.image_loss.center.flatten(), 0.5 * said.mean(0))
 
 
-def test_the_dense_contrastive_loss_learns_to_tell_places_apart():
+def test_the_dense_contrastive_loss_learns_to_distinguish_points():
     """After some steps on a few photos, two views agree on a place far better than at first."""
     model = method(image_weight=0.0, patch_weight=0.0, dense_temperature=0.2)
     optimizer = torch.optim.AdamW(model.student.parameters(), lr=3e-3)
@@ -145,7 +145,7 @@ def test_the_dense_contrastive_loss_learns_to_tell_places_apart():
     assert np.mean(found[-8:]) < np.mean(found[:8]) - 0.4
 
 
-def test_a_vit_without_a_class_token_cannot_learn_the_image_term():
+def test_the_image_loss_needs_a_class_token():
     options = {**OPTIONS, "class_token": False, "global_pool": "avg"}
     with pytest.raises(ValueError, match="LOSSES.IMAGE 0"):
         SelfDistillation(vit=build_vit(NAME, options), total_iterations=10, prototypes=16)
@@ -161,6 +161,6 @@ def test_a_vit_without_a_class_token_cannot_learn_the_image_term():
         ("resnet18", {}, "cannot be built|not a plain VisionTransformer"),
     ],
 )
-def test_bad_vits_name_the_key(name, options, says):
+def test_invalid_vits_are_reported_with_their_key(name, options, says):
     with pytest.raises(ValueError, match=says):
         build_vit(name, options)

@@ -39,7 +39,7 @@ def straight(tmp_path_factory):
     return folder, trainer, json.loads((folder / "run" / CARD).read_text())
 
 
-def test_resumed_is_as_straight(straight):
+def test_resumed_equals_uninterrupted(straight):
     folder, trainer, card = straight
     output = folder / "resumed"
     cfg = tiny_cfg(folder, output)
@@ -73,7 +73,7 @@ def test_resumed_is_as_straight(straight):
     assert (output / BEST).read_bytes() == (folder / "run" / BEST).read_bytes()
 
 
-def test_the_card_tells_what_was_done(straight):
+def test_the_card_describes_the_training(straight):
     folder, trainer, card = straight
     assert card["architecture"]["name"] == "vit_tiny_patch16_224" and card["architecture"]["options"] == OPTIONS
     assert card["data"] == {"images": ["photos"], "photos": 7, "broken_photos": 1, "labels": "none"}
@@ -88,7 +88,7 @@ def test_the_card_tells_what_was_done(straight):
     assert list((folder / "run").glob("events.out.tfevents.*"))
 
 
-def test_the_kept_file_is_half_precision_in_timms_names_and_serves_all_phases(straight):
+def test_the_exported_file_is_half_precision_with_timms_names_and_works_in_all_phases(straight):
     folder, trainer, card = straight
     path = str(folder / "run" / LAST)
     vit = trainer.checkpointer.model.vit
@@ -108,7 +108,7 @@ def test_the_kept_file_is_half_precision_in_timms_names_and_serves_all_phases(st
     assert not backbone.load_pretrained(path).missing
 
 
-def test_dtypes_of_the_kept_file(tmp_path):
+def test_dtypes_of_the_exported_file(tmp_path):
     vit = build_vit("vit_tiny_patch16_224", OPTIONS)
     with pytest.raises(ValueError, match="OUTPUT_DTYPE 'float8' is not one of float32"):
         export_vit(vit, str(tmp_path / "a.safetensors"), {}, "float8")
@@ -162,7 +162,7 @@ def test_distillation_trains_and_resumes(straight, tmp_path):
     assert all(torch.equal(expected[key], found[key]) for key in expected)
 
 
-def test_training_goes_on_from_given_weights(straight, tmp_path):
+def test_training_starts_from_given_weights(straight, tmp_path):
     folder, trainer, _ = straight
     path = str(folder / "run" / LAST)
     fresh = PretrainingTrainer(tiny_cfg(folder, tmp_path, MODEL__VIT__WEIGHTS=path))
@@ -178,11 +178,11 @@ def test_training_goes_on_from_given_weights(straight, tmp_path):
     [
         ({"PRETRAINING__METHOD": "magic"}, "self_distillation, distillation"),
         ({"PRETRAINING__IMAGES": []}, "PRETRAINING.IMAGES is empty"),
-        ({"PRETRAINING__VIEWS__GLOBAL_SIZE": 36}, "GLOBAL_SIZE 36 is no multiple of the patch size 8"),
+        ({"PRETRAINING__VIEWS__GLOBAL_SIZE": 36}, "GLOBAL_SIZE 36 is not a multiple of the patch size 8"),
         ({"PRETRAINING__VIEWS__GLOBAL_SCALE": [0.5, 0.1]}, "GLOBAL_SCALE"),
         ({"MODEL__VIT__OPTIONS__depht": 3}, "MODEL.VIT.OPTIONS"),
     ],
 )
-def test_bad_settings_are_said_before_training(straight, tmp_path, changes, says):
+def test_invalid_settings_are_reported_before_training(straight, tmp_path, changes, says):
     with pytest.raises(ConfigError, match=says):
         PretrainingTrainer(tiny_cfg(straight[0], tmp_path, **changes))

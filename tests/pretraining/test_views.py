@@ -24,7 +24,7 @@ def test_several_folders_follow_each_other(tmp_path):
         list_photos([str(first), str(tmp_path / "none")])
 
 
-def test_photos_are_shrunk_kept_and_broken_ones_named(tmp_path):
+def test_photos_are_downsized_cached_and_broken_ones_reported(tmp_path):
     path = tmp_path / "photo.png"
     Image.fromarray(np.full((40, 60, 3), 90, np.uint8)).save(path)
     store = PhotoStore(side=20, megabytes=1)
@@ -47,7 +47,7 @@ def test_overlap_by_hand():
     assert overlap((0, 0, 10, 10), (20, 20, 30, 30)) == 0.0
 
 
-def test_boxes_have_their_share_of_the_photo_and_lie_in_it():
+def test_boxes_have_their_share_of_the_photo_and_are_inside():
     rng = np.random.default_rng(0)
     boxes = np.array([sample_box((300, 400), (0.1, 0.3), rng) for _ in range(300)])
     shares = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) / (300 * 400)
@@ -67,7 +67,7 @@ def crops(**settings) -> MultiCrop:
     return MultiCrop(**{**defaults, **settings})
 
 
-def test_views_show_what_their_boxes_say():
+def test_views_show_the_content_of_their_boxes():
     multi_crop = crops(min_overlap=0.4)
     for seed in range(20):
         with seeded(seed):
@@ -84,7 +84,7 @@ def test_views_show_what_their_boxes_say():
             assert (view.permute(1, 2, 0).numpy() == expected).all()
 
 
-def test_chance_comes_from_the_seed_alone():
+def test_randomness_depends_only_on_the_seed():
     multi_crop = crops(appearance=StrongView(erase_probability=0.0))
     samples = []
     for seed in (1, 1, 2):
@@ -95,6 +95,6 @@ def test_chance_comes_from_the_seed_alone():
 
 
 @pytest.mark.parametrize("scale", [(0.0, 1.0), (0.5, 0.2), (0.5, 1.5), (0.5,)])
-def test_bad_scales_are_refused(scale):
+def test_invalid_scales_are_refused(scale):
     with pytest.raises(ValueError, match="GLOBAL_SCALE.*0 < from <= to <= 1"):
         crops(global_scale=scale)

@@ -58,7 +58,7 @@ def report(tmp_path, content, photos=("a.png",), compare=None, **options):
 # What is in the page
 
 
-def test_masks_parents_and_scores_arrive(tmp_path):
+def test_masks_parents_and_scores_are_in_the_page(tmp_path):
     data, summary, _ = report(tmp_path, coco({7: "a.png"}))
     assert summary.complete and summary.images == 1 and summary.masks == [6]
     image = data["image-0"]
@@ -76,14 +76,14 @@ def test_masks_parents_and_scores_arrive(tmp_path):
     assert data["index"]["images"][0]["depths"] == [3]
 
 
-def test_colors_are_those_of_the_pictures(tmp_path):
+def test_colors_equal_those_of_the_pictures(tmp_path):
     content = coco({1: "a.png"})
     data, _, _ = report(tmp_path, content)
     forest = image_forest(read_label_file(tmp_path / "labels.json"), 1, SIZE).forest
     assert bytes.fromhex(data["image-0"]["sides"][0]["colors"]) == forest_colors(forest).tobytes()
 
 
-def test_large_images_shrink_with_their_masks_and_none_vanishes(tmp_path):
+def test_large_images_and_masks_are_downsized_without_losing_masks(tmp_path):
     size = (600, 900)
     masks = [box_mask(100, 200, 500, 700, size), box_mask(300, 300, 301, 301, size)]
     content = {
@@ -121,7 +121,7 @@ def test_plain_coco_gets_its_hierarchy_by_coverage(tmp_path):
     assert not data["index"]["files"][0]["hierarchy"]
 
 
-def test_files_of_one_name_are_told_apart():
+def test_files_of_equal_name_are_distinguished():
     def names(*paths):
         return names_of([LabelFile(path) for path in paths])
 
@@ -133,7 +133,7 @@ def test_files_of_one_name_are_told_apart():
     assert names("a/one.json") == ["one.json"]
 
 
-def test_options_leave_out_masks_and_relink_their_children(tmp_path):
+def test_options_drop_masks_and_relink_their_children(tmp_path):
     content = coco({1: "a.png"})
     content["annotations"][2]["score"] = 0.1  # the part in the middle of the chain
     data, summary, _ = report(tmp_path, content, score_threshold=0.3)
@@ -193,20 +193,20 @@ def test_the_same_files_give_the_same_page(tmp_path):
         "",
     ],
 )
-def test_names_never_lead_out_of_the_folder(tmp_path, name):
+def test_names_never_point_outside_the_folder(tmp_path, name):
     with pytest.raises(InputError):
         photo_path(tmp_path, name)
 
 
-def test_a_name_that_climbs_is_refused_with_a_message(tmp_path):
+def test_a_name_with_dot_dot_is_refused(tmp_path):
     write_photo(tmp_path / "secret.png")
     data, summary, _ = report(tmp_path, coco({1: "../secret.png", 2: "sub/a.png"}), photos=("sub/a.png",))
     assert not summary.complete and len(summary.missing) == 1
-    assert "leads out of the images folder" in summary.missing[0]
+    assert "points outside the images folder" in summary.missing[0]
     assert data["image-0"]["photo"] is None and data["image-1"]["photo"].startswith("data:image/")
 
 
-def test_missing_and_ill_fitting_photos_are_counted_and_their_masks_shown(tmp_path):
+def test_missing_and_mismatched_photos_are_counted_and_their_masks_shown(tmp_path):
     write_photo(tmp_path / "images" / "square.png", (60, 60))
     write_photo(tmp_path / "images" / "double.png", (120, 180))
     (tmp_path / "images" / "broken.png").write_bytes(b"no image")
@@ -220,7 +220,7 @@ def test_missing_and_ill_fitting_photos_are_counted_and_their_masks_shown(tmp_pa
     assert len(unpack(data["image-0"]["sides"][0]["counts"], SIZE)) == 6
 
 
-def test_broken_masks_are_left_out_and_named(tmp_path):
+def test_invalid_masks_are_skipped_and_reported(tmp_path):
     content = coco({1: "a.png"})
     annotations = content["annotations"]
     annotations[2]["segmentation"] = {"size": [60, 90], "counts": "11"}
@@ -245,7 +245,7 @@ def test_unusable_parents_fall_back_to_coverage(tmp_path):
     assert "parent_ids are not used" in summary.problems[0]
 
 
-def test_an_unknown_parent_makes_a_whole(tmp_path):
+def test_an_unknown_parent_gives_a_whole(tmp_path):
     content = coco({1: "a.png"})
     content["annotations"][2]["parent_id"] = 99
     data, summary, _ = report(tmp_path, content)
@@ -253,7 +253,7 @@ def test_an_unknown_parent_makes_a_whole(tmp_path):
     assert "names the parent 99" in summary.problems[0]
 
 
-def test_crowds_are_left_out(tmp_path):
+def test_crowds_are_skipped(tmp_path):
     content = coco({1: "a.png"})
     content["annotations"][0]["iscrowd"] = 1
     data, summary, _ = report(tmp_path, content)
@@ -261,13 +261,13 @@ def test_crowds_are_left_out(tmp_path):
     assert data["image-0"]["sides"][0]["parents"] == [-1, -1, -1, 1, 3]
 
 
-def test_sizes_come_from_the_photo_where_the_record_has_none(tmp_path):
+def test_missing_sizes_are_read_from_the_photo(tmp_path):
     content = coco({1: "a.png", 2: "gone.png"})
     for image in content["images"]:
         del image["height"], image["width"]
     data, summary, _ = report(tmp_path, content)
     assert summary.images == 1 and (data["image-0"]["height"], data["image-0"]["width"]) == SIZE
-    assert "'gone.png' is left out" in summary.problems[0]
+    assert "'gone.png' is skipped" in summary.problems[0]
 
 
 @pytest.mark.parametrize(
@@ -275,13 +275,13 @@ def test_sizes_come_from_the_photo_where_the_record_has_none(tmp_path):
     [
         ({"annotations": []}, "no list 'images'"),
         ({"images": []}, "no images"),
-        ([], "list of results"),
-        ({"images": [{"file_name": "a"}]}, "'a' has no 'id'"),
+        ([], "result list"),
+        ({"images": [{"file_name": "a"}]}, "'a' has no valid 'id'"),
         ({"images": [{"id": 1}, {"id": 1}]}, "two images have the id 1"),
         ({"images": [{"id": 1}], "annotations": {"a": 1}}, "not a list"),
     ],
 )
-def test_files_that_are_no_coco_are_refused(tmp_path, content, message):
+def test_files_that_are_not_coco_are_refused(tmp_path, content, message):
     with pytest.raises(InputError, match=message):
         read_label_file(write_json(tmp_path / "x.json", content))
 
@@ -323,7 +323,7 @@ def test_two_files_are_linked_by_name_not_by_id(tmp_path):
     assert summary.complete
 
 
-def test_a_list_of_results_is_found_by_id(tmp_path):
+def test_a_result_list_is_matched_by_id(tmp_path):
     results = [result(box_mask(*BOXES[2]), 2), result(box_mask(0, 0, 5, 5), 2), result(box_mask(0, 0, 5, 5), 9)]
     data, summary, _ = report(tmp_path, coco({1: "a.png", 2: "b.png"}), ("a.png", "b.png"), results)
     assert data["image-0"]["sides"][1] is None
@@ -399,7 +399,7 @@ def test_the_page_allows_only_its_own_script_and_style_and_no_network(tmp_path):
     assert 'style="' not in text  # the policy would block it
 
 
-def test_nothing_of_the_camera_reaches_the_page(tmp_path):
+def test_camera_metadata_is_removed(tmp_path):
     exif = Image.Exif()
     exif[0x010F] = "SecretCamera"
     path = tmp_path / "images" / "a.jpg"
@@ -420,7 +420,7 @@ def test_every_asset_is_installed_and_used(tmp_path):
     assert '"sohes_d2.report": ["assets/*"]' in setup
 
 
-def test_a_bar_tells_how_far_it_is_in_a_terminal_only(tmp_path, monkeypatch):
+def test_a_progress_bar_is_shown_only_in_a_terminal(tmp_path, monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self):
             return True

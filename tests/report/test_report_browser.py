@@ -241,7 +241,7 @@ def test_the_page_opens_on_the_selection(opened):
     assert page.texts("#filter-entities-value") == ["best 2"]
 
 
-def test_hover_shows_the_smallest_mask_and_all_it_belongs_to(opened):
+def test_hover_shows_the_smallest_mask_and_its_ancestors(opened):
     page = opened(coco({1: "a.png"}))
     page.point(15, 15)
     assert page.caption == (["2", "2.1", "2.1.1", "2.1.1.1"], ["2"])
@@ -293,7 +293,7 @@ def test_arrows_walk_siblings_and_depths(opened):
     assert page.crumbs == ["Picture"]
 
 
-def test_the_tree_is_in_step_and_has_its_own_keys(opened):
+def test_the_tree_is_synchronised_and_has_its_own_keys(opened):
     page = opened(coco({1: "a.png"}))
     assert page.rows == ["1", "2"]
     page.page.locator("#tree .row").nth(1).focus()
@@ -314,7 +314,7 @@ def test_the_tree_is_in_step_and_has_its_own_keys(opened):
     assert [row.get_attribute(name) for name in attributes] == ["2", "1", "2", "false", "true"]
 
 
-def test_filters_relink_what_they_leave(opened):
+def test_filters_relink_remaining_masks(opened):
     content = coco({1: "a.png", 2: "b.png"})
     content["annotations"][2]["score"] = 0.45
     page = opened(content)
@@ -358,7 +358,7 @@ def test_two_files_are_linked(opened):
     assert page.rows == ["1"] and page.texts("#shown") == ["1 of 6 masks"]
 
 
-def test_a_match_that_the_filters_hide_is_shown_with_its_subject(opened):
+def test_a_hidden_match_is_shown_with_its_mask(opened):
     results = [result(box_mask(5, 5, 30, 38), 1, 0.3), result(box_mask(40, 50, 50, 60), 1, 0.8)]
     page = opened(coco({1: "a.png"}), compare=results)
     page.slide("score", 0.35)  # hides the match
@@ -385,7 +385,7 @@ def test_a_match_that_the_filters_hide_is_shown_with_its_subject(opened):
     assert page.page.locator("#tree [aria-selected=true] .match").inner_text() == "1"
 
 
-def test_rows_have_cut_outs_drawn_when_they_are_seen(opened):
+def test_thumbnails_are_drawn_when_rows_become_visible(opened):
     content = coco({1: "a.png"})
     masks = [box_mask(y, x, y + 8, x + 8) for y in range(0, 50, 10) for x in range(0, 80, 10)]
     content["annotations"] = [{**result(mask, 1, 0.5), "id": k + 1} for k, mask in enumerate(masks)]
@@ -401,7 +401,7 @@ def test_rows_have_cut_outs_drawn_when_they_are_seen(opened):
     assert inside[3] == 255 and outside[3] < 100  # the mask in full, what is beside it fainter
 
 
-def test_what_is_shown_can_be_saved(opened, tmp_path):
+def test_the_shown_masks_can_be_saved(opened, tmp_path):
     page = opened(coco({1: "a.png", 2: "b.png"}))
     page.press("j")
     assert page.save("#save-json", tmp_path / "saved.json") == "b_masks.json"
@@ -428,7 +428,7 @@ def test_what_is_shown_can_be_saved(opened, tmp_path):
     assert picture.shape == photo.shape and np.abs(picture - photo)[20, 30].max() > 20
 
 
-def test_masks_of_a_shrunk_photo_are_saved_at_its_own_size(opened, tmp_path):
+def test_masks_of_a_downsized_photo_are_saved_at_the_original_size(opened, tmp_path):
     page = opened(coco({1: "a.png"}), max_side=64)
     page.save("#save-json", tmp_path / "saved.json")
     saved, expected = Forest.load(tmp_path / "saved.json"), nested_forest()
@@ -622,7 +622,7 @@ def test_every_control_has_a_name(opened):
     assert color == (0x2F, 0x5F, 0xD8)  # the ring, above the picture
 
 
-def test_two_hundred_images_of_a_hundred_masks_are_quick(browser, tmp_path):
+def test_two_hundred_images_of_a_hundred_masks_are_fast(browser, tmp_path):
     """The page of one image, its data repeated: loading and pointing do not depend on their being different."""
     size = (480, 640)
     rng = np.random.RandomState(0)

@@ -39,7 +39,7 @@ def raises(arguments):
         (lambda arguments: sys.exit("a sentence"), None),
     ],
 )
-def test_every_end_is_judged(main, wrong):
+def test_every_ending_is_checked(main, wrong):
     found = violation(run_forked(main, [], seconds=1.5 if wrong == "still running" else 60, memory=1 << 30))
     assert found is None if wrong is None else wrong in found
 

@@ -159,7 +159,7 @@ def read(arguments: list[str]) -> int:
 
 @hypothesis.given(content=CONTENTS, kind=st.sampled_from(["file"] * 20 + KINDS), name=st.sampled_from(NAMES))
 @settings(60)
-def test_a_photo_is_read_or_named_with_a_reason(content, kind, name):
+def test_a_photo_is_read_or_reported_with_a_reason(content, kind, name):
     with tempfile.TemporaryDirectory() as folder:
         outcome = run_forked(read, [place(Path(folder), name, ".jpg", kind, content)], seconds=10)
         assert violation(outcome) is None and outcome.code in (0, 2), (violation(outcome), outcome.stderr)

@@ -91,7 +91,7 @@ class Findings:
         assert not self.wrong
 
 
-def test_damaged_shards_are_joined_right_or_refused(runs, tmp_path):
+def test_damaged_shards_are_joined_correctly_or_refused(runs, tmp_path):
     work, findings = tmp_path / "work", Findings(tmp_path)
 
     @settings(4)

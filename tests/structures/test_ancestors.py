@@ -29,7 +29,7 @@ def chain():
     return AncestorMatrix(closure([-1, 0, 1, -1]))
 
 
-def test_both_axes_are_sliced(chain):
+def test_both_axes_are_indexed(chain):
     assert pairs(chain) == [(0, 1), (0, 2), (1, 2)]
     # the middle is dropped: the grandparent is still an ancestor
     assert pairs(chain[torch.tensor([True, False, True, True])]) == [(0, 1)]

@@ -33,12 +33,12 @@ def test_neighbouring_crops_share_the_overlap():
     assert CropLayers().scale == 1
 
 
-def test_windows_of_crops_are_whole_pixels_inside_the_photo():
+def test_windows_of_crops_have_whole_pixels_inside_the_photo():
     assert window_of((0, 150, 100, 350), (175, 350), (350, 700)) == (0, 300, 200, 700)
     assert window_of((0, 1, 1, 2), (2, 2), (1, 1)) == (0, 0, 1, 1), "never empty"
 
 
-def test_masks_that_a_crop_cuts_are_left_out_and_the_others_are_placed():
+def test_masks_cut_by_a_crop_are_dropped_and_others_placed():
     masks = np.zeros((4, 20, 20), bool)
     masks[0, 5:9, 6:10] = True  # inside
     masks[1, 0:4, 5:9] = True  # at the photo's own upper side

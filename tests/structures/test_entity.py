@@ -29,7 +29,7 @@ def forest():
         (Selection(entities=5, min_score=0.5, max_depth=0), [324, 256]),
     ],
 )
-def test_what_is_left(selection, areas):
+def test_remaining_masks(selection, areas):
     assert selection(forest()).areas.tolist() == areas
     assert bool(selection) == (selection != Selection())
 

@@ -64,7 +64,7 @@ def save_noise(path):
         lambda path: write_json(path, list(range(1 << 15))),
     ],
 )
-def test_what_does_not_fit_leaves_the_older_file(tmp_path, save, small_files):
+def test_a_full_disk_keeps_the_old_file(tmp_path, save, small_files):
     path = tmp_path / "file"
     path.write_bytes(b"older")
     with pytest.raises(OutputError) as error:
@@ -76,7 +76,7 @@ def test_what_does_not_fit_leaves_the_older_file(tmp_path, save, small_files):
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EACCES, errno.EROFS])
 @pytest.mark.parametrize("call", ["open", "fsync", "replace"])
-def test_errors_of_each_step_name_the_file_and_the_remedy(tmp_path, monkeypatch, number, call):
+def test_errors_of_each_step_contain_file_and_remedy(tmp_path, monkeypatch, number, call):
     path = tmp_path / "file"
     path.write_bytes(b"older")
 
@@ -93,7 +93,7 @@ def test_errors_of_each_step_name_the_file_and_the_remedy(tmp_path, monkeypatch,
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_other_errors_are_what_they_were(tmp_path):
+def test_other_errors_are_unchanged(tmp_path):
     with pytest.raises(FileNotFoundError), atomic_writer(tmp_path / "file"):
         open(tmp_path / "input")
     with pytest.raises(KeyboardInterrupt), atomic_writer(tmp_path / "file") as file:
@@ -124,7 +124,7 @@ def test_links_stay_links_and_pipes_are_written_to(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["link", "pipe", "target"]
 
 
-def test_a_temporary_file_of_a_killed_process_is_taken_over(tmp_path):
+def test_a_temporary_file_of_a_killed_process_is_reused(tmp_path):
     (tmp_path / "file.tmp").write_bytes(b"a longer rest of a killed process")
     write_bytes(tmp_path / "file", b"new")
     assert (tmp_path / "file").read_bytes() == b"new"
@@ -169,7 +169,7 @@ def test_lines_are_whole_after_a_cut_and_after_a_full_disk(tmp_path, small_files
     assert path.read_text() == ""
 
 
-def test_a_folder_belongs_to_one(tmp_path):
+def test_a_folder_is_locked_by_one_run(tmp_path):
     lock = FolderLock(str(tmp_path / "run"))
     for job, jobs in ((0, 1), (0, 2), (1, 2)):
         with pytest.raises(FolderBusyError, match="in use"):
@@ -178,7 +178,7 @@ def test_a_folder_belongs_to_one(tmp_path):
     FolderLock(str(tmp_path / "run")).release()
 
 
-def test_jobs_of_one_work_share_a_folder(tmp_path):
+def test_jobs_of_one_split_share_a_folder(tmp_path):
     locks = [FolderLock(str(tmp_path), job, 3) for job in range(3)]
     for job, jobs in ((0, 1), (1, 3), (0, 2)):
         with pytest.raises(FolderBusyError):
@@ -201,7 +201,7 @@ def hold(folder, ready):
     signal.pause()
 
 
-def test_a_lock_ends_with_its_process_however_it_ends(tmp_path):
+def test_a_lock_ends_with_its_process(tmp_path):
     receive, send = multiprocessing.Pipe(duplex=False)
     holder = multiprocessing.get_context("fork").Process(target=hold, args=(str(tmp_path), send))
     holder.start()
@@ -229,14 +229,14 @@ def test_outputs_that_cannot_be_written_are_refused_before_the_work(tmp_path, mo
     for path, folder, reason in (
         ("file", True, "is a file; name a folder"),
         ("folder", False, "is a folder; name a file"),
-        ("file/below", True, "is no folder"),
-        ("file/below.json", False, "is no folder"),
+        ("file/below", True, "is not a folder"),
+        ("file/below.json", False, "is not a folder"),
         ("x" * 300, True, "File name too long"),
         (f"{'x' * 300}.json", False, "File name too long"),
         (f"{'x' * 300}/new.json", False, "File name too long"),
         ("a/" * 3000, True, "File name too long"),
-        ("", True, "is no path"),
-        ("a\0b", True, "is no path"),
+        ("", True, "is not a path"),
+        ("a\0b", True, "is not a path"),
     ):
         with pytest.raises(InputError, match=reason):
             check_output(path, folder)

@@ -41,7 +41,7 @@ def test_hierarchy_from_masks():
     forest.check(theta_cover=0.9)
 
 
-def test_inside_is_decided_by_coverage_and_not_the_reverse():
+def test_inside_needs_coverage_in_one_direction():
     # 9 of the 10 columns of the second lie in the first: coverage 0.9
     masks = boxes((0, 0, 10, 14), (0, 5, 5, 15))
     assert Forest.from_masks(masks, SIZE, theta_cover=0.9).parents.tolist() == [-1, 0]
@@ -56,7 +56,7 @@ def test_the_parent_is_the_smallest_of_those_that_cover():
     assert Forest.from_masks(masks, SIZE).parents.tolist() == [2, -1, 3, 1]
 
 
-def test_random_masks_never_make_a_circle():
+def test_random_masks_never_make_a_cycle():
     generator = np.random.default_rng(0)
     for _ in range(20):
         masks = encode_masks(generator.random((12, 4, 4)) > generator.random((12, 1, 1)))
@@ -67,7 +67,7 @@ def test_random_masks_never_make_a_circle():
         assert np.array_equal(ancestors, ancestors | (ancestors.astype(int) @ ancestors > 0))  # transitive
 
 
-def test_probabilities_become_a_forest_without_circles():
+def test_probabilities_become_a_forest_without_cycles():
     masks = boxes(*NESTED)
     everything = np.ones((5, 5))  # every pair both ways, and each with itself
     assert Forest.from_probabilities(masks, everything, SIZE).parents.tolist() == [-1, 0, 1, 0, -1]
@@ -127,14 +127,14 @@ def test_coco_with_broken_links_is_refused():
 @pytest.mark.parametrize(
     ("parents", "scores", "message"),
     [
-        ([1, 0, -1, -1, -1], None, "circle"),
+        ([1, 0, -1, -1, -1], None, "cycle"),
         ([9, -1, -1, -1, -1], None, "outside"),
         ([-1, -1, -1, -1, -1], [0, 0, 2, 0, 0], "outside"),
         ([-1, -1, -1, -1, -1], [0, 0, float("nan"), 0, 0], "outside"),
         ([-1, 4, -1, -1, -1], None, "covered"),
     ],
 )
-def test_check_says_which_rule_is_broken(parents, scores, message):
+def test_check_names_the_broken_rule(parents, scores, message):
     with pytest.raises(ValueError, match=message):
         Forest(boxes(*NESTED), parents, SIZE, scores=scores).check(theta_cover=0.9)
 
@@ -178,7 +178,7 @@ def test_the_likeliest_chain_wins_over_the_smallest_ancestor():
     assert Forest.from_probabilities(masks, probabilities, SIZE).parents.tolist() == [-1, 0, -1, 2]
 
 
-def test_entities_by_place_and_name():
+def test_entities_by_index_and_name():
     forest = nested(scores=[0.9, 0.8, 0.7, 0.6, 0.5], sources=list("abcde"))
     assert [entity.name for entity in forest] == ["1", "1.1", "1.1.1", "1.2", "2"], "larger ones first"
     assert forest.names == [entity.name for entity in forest]
@@ -199,7 +199,7 @@ def test_entities_by_place_and_name():
         forest["3.1"]
 
 
-def test_the_chain_under_a_point():
+def test_masks_at_a_point():
     forest = nested()
     assert [e.name for e in forest.at(3, 4)] == ["1", "1.1", "1.1.1"]
     assert [e.name for e in forest.at(15.9, 0.2)] == ["1"]
@@ -210,7 +210,7 @@ def test_the_chain_under_a_point():
     assert Forest.from_masks([], SIZE).at(0, 0) == []
 
 
-def test_the_chain_in_a_box():
+def test_masks_in_a_box():
     forest = nested()
     assert [e.name for e in forest.in_box((0, 0, 10, 10))] == ["1.1", "1.1.1"]
     assert [e.name for e in forest.in_box((0, 0, 17, 17))] == ["1", "1.1", "1.1.1"]
@@ -294,7 +294,7 @@ def test_detections():
     assert found[found.data["depth"] == 0].data["name"].tolist() == ["1", "2"]
 
 
-def test_missing_libraries_are_named(monkeypatch):
+def test_missing_libraries_are_reported(monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "pandas", None)

@@ -72,7 +72,7 @@ def likeliest_by_loops(probabilities, areas, coverage, threshold, theta_cover, m
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_decoding_is_the_rule_written_out(seed):
+def test_decoding_equals_plain_loops(seed):
     rng = np.random.default_rng(seed)
     n = [1, 6, 15, 40, 60][seed % 5]
     rles = encode_masks(random_masks(rng, n))
@@ -88,7 +88,7 @@ def test_decoding_is_the_rule_written_out(seed):
     assert n < 40 or deepest >= 4
 
 
-def test_masks_of_nearly_one_area_are_siblings():
+def test_masks_of_nearly_equal_area_are_siblings():
     """A chain of outlines of one entity, each a tenth smaller, inside a whole; and a real part."""
     masks = np.zeros((5, *SIZE), bool)
     masks[0, :, :] = True
@@ -114,11 +114,11 @@ def test_empty():
     assert H.path_names(none, none) == []
 
 
-def test_a_circle_is_found():
+def test_a_cycle_is_found():
     for function in (H.depths_of, H.ancestors_of):
-        with pytest.raises(ValueError, match="circle"):
+        with pytest.raises(ValueError, match="cycle"):
             function(np.array([-1, 2, 1]))
-    with pytest.raises(ValueError, match="circle"):
+    with pytest.raises(ValueError, match="cycle"):
         H.linked_to_kept(np.array([1, 0]), np.array([True, False]))
 
 
@@ -148,7 +148,7 @@ def test_the_cut_is_the_best_of_all(seed):
             assert values[cut].sum() == pytest.approx(best)
 
 
-def test_a_thousand_masks_are_cut_in_a_moment():
+def test_the_cut_of_a_thousand_masks_is_fast():
     import time
 
     rng = np.random.default_rng(0)
@@ -178,7 +178,7 @@ def test_overlapping_trees_keep_the_better_mask():
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_what_is_selected_does_not_overlap(seed):
+def test_selected_masks_do_not_overlap(seed):
     rng = np.random.default_rng(seed)
     rles = encode_masks(random_masks(rng, 40))
     areas, coverage = mask_areas(rles), coverage_matrix(rles, rles)
@@ -211,7 +211,7 @@ def chain_forest():
     return np.array([-1, 0, 1, 2, 3]), np.array([1000, 950, 900, 540, 160])
 
 
-def test_of_masks_that_say_the_same_the_better_stays():
+def test_the_better_of_near_duplicates_is_kept():
     parents, areas = chain_forest()
     assert H.distinct_masks(parents, areas, np.array([0.1, 0.9, 0.2, 0.1, 0.1]), 0.7).tolist() == [0, 1, 0, 1, 1]
     assert H.distinct_masks(parents, areas, np.array([0.9, 0.1, 0.2, 0.1, 0.1]), 0.7).tolist() == [1, 0, 0, 1, 1]
@@ -250,7 +250,7 @@ def test_runs_of_only_children_collapse():
     assert keep.tolist() == [1, 1]
 
 
-def test_levels_are_few():
+def test_depth_is_limited():
     parents, scores = np.array([-1, 0, 1, 2, 3, 0]), np.array([0.1, 0.5, 0.2, 0.3, 0.1, 0.1])
     everything = np.ones(6, bool)
     assert H.with_few_levels(parents, scores, 4, everything).all()
@@ -277,7 +277,7 @@ def test_wholes_do_not_overlap():
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_what_people_see_keeps_the_rules(seed):
+def test_the_collapsed_forest_keeps_the_rules(seed):
     rng = np.random.default_rng(seed)
     rles = encode_masks(random_masks(rng, 60))
     areas, coverage = mask_areas(rles), coverage_matrix(rles, rles)

@@ -36,7 +36,7 @@ def check_against_detectron2(path):
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp", "bmp", "gif", "ppm"])
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "1", "CMYK"])
-def test_ordinary_files_are_as_detectron2_reads_them(tmp_path, suffix, mode):
+def test_ordinary_files_are_read_as_by_detectron2(tmp_path, suffix, mode):
     path = tmp_path / f"image.{suffix}"
     try:
         Image.fromarray(RGB).convert(mode).save(path)
@@ -57,7 +57,7 @@ def test_exif_orientation(tmp_path, suffix, orientation):
         assert shape[:2] == ((7, 5) if 5 <= orientation <= 8 else (5, 7))
 
 
-def test_png_with_its_orientation_behind_the_pixels(tmp_path):
+def test_png_with_orientation_after_the_pixels(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     file = io.BytesIO()
@@ -141,14 +141,14 @@ def test_extreme_sizes(tmp_path, size):
     assert image_size(tmp_path / "image.png") == size
 
 
-def test_bad_files_are_named_with_reason_and_remedy(tmp_path):
+def test_bad_files_are_reported_with_reason_and_remedy(tmp_path):
     Image.fromarray(RGB).save(tmp_path / "good.png")
     good = (tmp_path / "good.png").read_bytes()
     file = io.BytesIO()
     Image.fromarray(np.tile(RGB, (40, 40, 1))).save(file, "JPEG")
     cases = {
         "empty.jpg": (b"", "the file is empty"),
-        "text.jpg": (b"no image at all", "no image in a raster format"),
+        "text.jpg": (b"no image at all", "not an image in a supported raster format"),
         "cut.jpg": (file.getvalue()[: len(file.getvalue()) // 2], "truncated"),
         "cut.png": (good[:-30], ""),
         "head.png": (good[:20], ""),
@@ -221,13 +221,13 @@ def test_a_file_too_large_for_the_limit_is_not_read(tmp_path):
         (b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>', "an SVG drawing"),
         (b"\n<!DOCTYPE html><html></html>", "a web page"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "a HEIC file, which is not read; pip install pillow-heif"),
-        (b"\0\0\0\x0cJXL \r\n\x87\n", "a JPEG XL file, which is not read; pip install pillow-jxl-plugin"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "a HEIC file, which is not supported; pip install pillow-heif"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "a JPEG XL file, which is not supported; pip install pillow-jxl-plugin"),
         (b"\xff\x0a\xfa\x1f", "a JPEG XL file"),
         (b"8BPS\0\x01", "a Photoshop file"),
     ],
 )
-def test_other_kinds_of_files_are_named(tmp_path, monkeypatch, data, reason):
+def test_other_kinds_of_files_are_reported(tmp_path, monkeypatch, data, reason):
     monkeypatch.setattr("subprocess.Popen", lambda *a, **k: pytest.fail("a program was started"))
     (tmp_path / "photo.jpg").write_bytes(data)
     for function in (read_image, image_size):
@@ -236,14 +236,14 @@ def test_other_kinds_of_files_are_named(tmp_path, monkeypatch, data, reason):
         assert reason in caught.value.reason
 
 
-def test_raw_files_are_not_read_as_their_thumbnails(tmp_path):
+def test_thumbnails_of_raw_files_are_not_read(tmp_path):
     Image.fromarray(RGB).save(tmp_path / "raw.tif")
     (tmp_path / "raw.tif").rename(tmp_path / "raw.NEF")
     with pytest.raises(ImageReadError, match="a camera's raw file"):
         read_image(tmp_path / "raw.NEF")
 
 
-def test_what_is_no_regular_file_is_not_opened(tmp_path, monkeypatch):
+def test_irregular_files_are_not_opened(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # a socket's path must be short
     os.mkfifo(tmp_path / "fifo.jpg")
     (tmp_path / "device.jpg").symlink_to("/dev/zero")
@@ -252,9 +252,9 @@ def test_what_is_no_regular_file_is_not_opened(tmp_path, monkeypatch):
     (tmp_path / "circle.jpg").symlink_to(tmp_path / "circle.jpg")
     (tmp_path / "dangling.jpg").symlink_to(tmp_path / "none")
     cases = {
-        "fifo.jpg": "no regular file",
-        "device.jpg": "no regular file",
-        "s.jpg": "no regular file",
+        "fifo.jpg": "not a regular file",
+        "device.jpg": "not a regular file",
+        "s.jpg": "not a regular file",
         "circle.jpg": "symbolic links",
         "dangling.jpg": "a link to a file that does not exist",
         f"{'x' * 300}.jpg": "too long",
@@ -286,7 +286,7 @@ def test_names_of_any_bytes(tmp_path):
         np.testing.assert_array_equal(read_image(path), RGB)
 
 
-def test_fingerprint_tells_a_replaced_file(tmp_path):
+def test_fingerprint_detects_a_replaced_file(tmp_path):
     path = tmp_path / "photo.png"
     assert file_fingerprint(path) is None
     Image.fromarray(RGB).save(path)
@@ -299,7 +299,7 @@ def test_fingerprint_tells_a_replaced_file(tmp_path):
 
 @pytest.mark.parametrize("size", [(100, 200), (1, 5000), (5000, 1), (33, 31)])
 @pytest.mark.parametrize("most", [50, 1000, 19_999])
-def test_reduced_photos_stay_under_the_bound(size, most):
+def test_downsized_photos_are_below_the_limit(size, most):
     image = np.zeros((*size, 3), np.uint8)
     small = reduced(image, most)
     height, width = small.shape[:2]
@@ -312,5 +312,5 @@ def test_reduced_photos_stay_under_the_bound(size, most):
 
 
 @pytest.mark.parametrize("size", [(1, 5000), (5000, 1)])
-def test_even_the_thinnest_photo_stays_under_the_bound(size):
+def test_very_thin_photos_are_below_the_limit(size):
     assert reduced(np.zeros((*size, 3), np.uint8), 1000).shape[:2] == ((1, 1000) if size[0] == 1 else (1000, 1))

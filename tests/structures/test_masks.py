@@ -41,7 +41,7 @@ def test_round_trip_from_arrays_tensors_and_generators():
         encode_masks(masks[0])
 
 
-def test_encoding_many_masks_needs_memory_for_a_chunk_only():
+def test_encoding_many_masks_needs_memory_only_for_a_chunk():
     tracemalloc.start()
     # 60 masks of 1500 x 2250 are 200 MB as bytes; a generator is never held whole.
     rles = encode_masks((np.zeros((1500, 2250), bool) for _ in range(60)), chunk_bytes=2**24)
@@ -75,7 +75,7 @@ def test_overlaps_equal_the_plain_formulas():
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_window_encodes_as_the_whole_mask_does(seed):
+def test_a_window_is_encoded_like_the_whole_mask(seed):
     generator = np.random.default_rng(seed)
     height, width = generator.integers(1, 12, 2)
     y0, x0 = generator.integers(0, height), generator.integers(0, width)
@@ -129,7 +129,7 @@ def test_all_common_forms_of_polygons_are_read(segmentation):
     assert rle_from_coco(segmentation, (20, 30)) == encode_masks([mask])[0]
 
 
-def test_numbers_of_an_rle_may_be_floats_that_are_whole():
+def test_numbers_of_an_rle_may_be_whole_floats():
     rle = rle_from_coco({"size": [4.0, 5], "counts": [3.0, 2, 15]}, (4, 5))
     assert mask_areas([rle]).tolist() == [2]
 
@@ -171,15 +171,15 @@ def test_numbers_of_an_rle_may_be_floats_that_are_whole():
         ({"size": [20, 30], "counts": "\ud83d"}, "runs of the RLE"),
     ],
 )
-def test_what_pycocotools_must_not_see(segmentation, reason):
+def test_segmentations_unsafe_for_pycocotools_are_refused(segmentation, reason):
     with pytest.raises(RecordError) as error:
         rle_from_coco(segmentation, (20, 30))
     assert error.value.reason == reason
 
 
 @pytest.mark.parametrize("size", [(0, 5), (5, -1), (1 << 15, 1 << 15)])
-def test_sizes_that_no_image_has(size):
-    with pytest.raises(RecordError, match="no size"):
+def test_invalid_image_sizes_are_refused(size):
+    with pytest.raises(RecordError, match="not a valid image size"):
         rle_from_coco([SQUARE], size)
 
 

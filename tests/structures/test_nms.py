@@ -35,7 +35,7 @@ def test_no_masks():
     assert intersections(none, torch.ones(2, *SIZE, dtype=torch.bool)).shape == (0, 2)
 
 
-def test_masks_whose_iou_equals_the_threshold_stay():
+def test_masks_with_iou_equal_to_the_threshold_are_kept():
     masks = np.zeros((2, *SIZE), bool)
     masks[0, 4, 5:8] = masks[1, 4, 6:9] = True  # 2 of 4 pixels are shared
     encoded, scores = encode_masks(masks), np.array([0.5, 0.9])

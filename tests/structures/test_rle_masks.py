@@ -66,7 +66,7 @@ def test_detectron2_evaluates_and_draws_it(instances, masks):
     assert drawn.any()
 
 
-def test_none_and_wrong_size():
+def test_no_masks_and_wrong_size():
     assert np.asarray(RLEMasks([], (9, 7))).shape == (0, 9, 7)
     with pytest.raises(ValueError, match=r"size \(2, 3\) among masks of \(9, 7\)"):
         RLEMasks(encode_masks(np.ones((1, 2, 3), bool)), (9, 7))

@@ -27,7 +27,7 @@ def test_run_lengths_are_those_of_the_mask():
         check_runs(run_lengths(rle["counts"]), mask.shape)
 
 
-def test_a_damaged_mask_leaves_its_neighbours_as_they_are():
+def test_a_damaged_mask_does_not_affect_others():
     rng = np.random.default_rng(1)
     masks = [rng.random((13, 17)) < p for p in (0.02, 0.5, 0.9)]
     a, b, c = (rle["counts"] for rle in encode_masks(masks))
@@ -55,7 +55,7 @@ def test_a_damaged_mask_leaves_its_neighbours_as_they_are():
         (lambda c: b"20N", "negative"),
     ],
 )
-def test_unsound_counts_are_refused(change, reason):
+def test_invalid_counts_are_refused(change, reason):
     mask = np.zeros((20, 30), bool)
     mask[3:9, 4:20] = True
     (rle,) = encode_masks([mask])

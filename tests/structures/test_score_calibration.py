@@ -18,7 +18,7 @@ def test_scores_are_linear_between_the_knots_and_keep_their_order():
 
 
 @pytest.mark.parametrize("knots", [[], KNOTS, ((0, 0), (1, 1)), np.array(KNOTS)])
-def test_calibrations_pass(knots):
+def test_valid_calibrations_are_accepted(knots):
     check_knots(knots)
 
 
@@ -38,6 +38,6 @@ def test_calibrations_pass(knots):
         [["a", "b"], [1, 1]],
     ],
 )
-def test_what_is_no_calibration_is_refused(knots):
+def test_invalid_calibrations_are_refused(knots):
     with pytest.raises(ValueError):
         check_knots(knots)

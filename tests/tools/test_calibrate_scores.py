@@ -20,7 +20,7 @@ def generated(share, count=20000):
 
 
 @pytest.mark.parametrize("share", [lambda raw: raw**3, lambda raw: 0.3 + 0 * raw, lambda raw: 0.9 * (raw > 0.5)])
-def test_a_models_knots_give_the_share_that_comes_back(share):
+def test_a_models_knots_give_the_share_found_again(share):
     raw, returned = generated(share)
     knots = calibrate_scores.isotonic_knots(raw, returned)
     check_knots(knots)
@@ -31,7 +31,7 @@ def test_a_models_knots_give_the_share_that_comes_back(share):
     assert (np.diff(found[np.argsort(raw)]) > 0).all()
 
 
-def test_knots_of_scores_that_are_all_alike():
+def test_knots_of_equal_scores():
     knots = calibrate_scores.isotonic_knots(np.full(100, 0.7), np.arange(100) < 40)
     check_knots(knots)
     assert calibrated(np.array([0.7]), knots)[0] == pytest.approx(0.4, abs=0.02)
@@ -58,7 +58,7 @@ def bright_square(image):
     return Forest.from_masks(masks, image.shape[:2], scores=np.array([0.8, 0.4]))
 
 
-def test_masks_that_follow_the_photo_come_back_and_others_do_not(tmp_path, capsys, monkeypatch):
+def test_masks_that_follow_the_photo_are_found_again_and_others_not(tmp_path, capsys, monkeypatch):
     image = np.full((60, 90, 3), 30, np.uint8)
     image[10:40, 15:45] = 220
     for k in range(3):
@@ -66,7 +66,7 @@ def test_masks_that_follow_the_photo_come_back_and_others_do_not(tmp_path, capsy
     monkeypatch.setattr(calibrate_scores, "model", lambda args: (bright_square, 0.0))
     assert calibrate_scores.main(["--images", str(tmp_path), "--photos", "3", "--model", "any", "--check"]) == 0
     text = capsys.readouterr().out
-    assert "3 photos, 6 masks, 0.500 of them come back" in text
+    assert "3 photos, 6 masks, 0.500 of them found again" in text
     assert "observed 1.000" in text and "observed 0.000" in text
     assert calibrate_scores.main(["--images", str(tmp_path), "--photos", "3", "--model", "any"]) == 0
     assert "TEST.SCORE_CALIBRATION [[0.0, 0.0]," in capsys.readouterr().out

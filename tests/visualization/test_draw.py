@@ -81,13 +81,13 @@ def test_colors_do_not_depend_on_the_order_of_the_masks():
     assert colors.dtype == np.uint8 and colors.shape == (40, 3)
 
 
-def test_touching_wholes_and_sibling_parts_differ_for_every_reader():
+def test_touching_wholes_and_sibling_parts_differ_for_every_vision():
     colors = forest_colors(nested_forest())
     assert color_distance(colors[0], colors[1]) >= FAR_ENOUGH
     assert color_distance(colors[2], colors[3]) >= 0.08
 
 
-def test_a_grid_of_wholes_never_puts_like_beside_like():
+def test_neighbours_in_a_grid_of_wholes_differ():
     size = (60, 60)
     masks = [box_mask(size, y, x, y + 10, x + 10) for y in range(0, 60, 10) for x in range(0, 60, 10)]
     colors = forest_colors(Forest(encode_masks(masks), [-1] * 36, size)).reshape(6, 6, 3)
@@ -104,7 +104,7 @@ def test_parts_keep_the_hue_of_their_whole():
     assert not np.array_equal(colors[2], colors[0])
 
 
-def test_every_part_differs_from_what_it_lies_on_for_every_reader():
+def test_every_part_differs_from_its_parent_for_every_vision():
     size, n = (64, 64), 12
     chain = Forest(encode_masks([box_mask(size, k, k, 64 - k, 64 - k) for k in range(n)]), range(-1, n - 1), size)
     for forest in (random_forest(80, (80, 120)), chain):
@@ -140,7 +140,7 @@ def test_a_single_pixel_survives_shrinking_and_an_empty_mask_stays_empty():
 # Overlays
 
 
-def test_levels_are_wholes_parts_and_all_that_is_deeper():
+def test_levels_are_wholes_parts_and_deeper_masks():
     forest = nested_forest()
     assert [level_indices(forest, level).tolist() for level in ("wholes", "parts", "subparts")] == [
         [0, 1],
@@ -162,7 +162,7 @@ def test_overlay_tints_masks_and_dims_the_rest():
     assert rest.max() < 70 and rest.max() - rest.min() < 3
 
 
-def test_small_masks_are_on_top_whatever_the_order():
+def test_small_masks_are_on_top_in_any_order():
     size = (40, 40)
     masks = [box_mask(size, 10, 10, 30, 30), box_mask(size, 0, 0, 40, 40)]
     colors = np.array([(255, 0, 0), (0, 0, 255)], np.uint8)
@@ -198,7 +198,7 @@ def test_grey_images_and_wrong_images():
 # Trees and figures
 
 
-def test_tree_says_how_many_masks_it_leaves_out():
+def test_tree_shows_the_number_of_omitted_masks():
     forest, image = random_forest(200, (100, 150)), photo((100, 150))
     tree = draw_tree(image, forest, width=1000)
     assert tree.shape[1] == 1000 and tree.shape[0] < 1000
@@ -241,7 +241,7 @@ def test_strips_lead_to_the_deepest_part():
     assert (first == colors[2]).all(axis=2).sum() > 50 and not (first == colors[4]).all(axis=2).any()
 
 
-def test_a_strip_goes_where_the_forest_is_deepest_and_the_best_come_first():
+def test_strips_follow_the_deepest_path_and_the_best_come_first():
     size = (60, 90)
     # The smaller child of the first whole leads deeper; the second whole is larger but has one part.
     boxes = [(0, 0, 40, 40), (0, 0, 30, 30), (32, 0, 40, 8), (0, 0, 9, 9), (33, 1, 39, 7), (34, 2, 38, 6)]
@@ -353,7 +353,7 @@ def labels(tmp_path):
     return path, images
 
 
-def test_tool_draws_what_it_can_and_reports_the_rest(labels, tmp_path, capsys):
+def test_tool_draws_usable_images_and_reports_others(labels, tmp_path, capsys):
     path, images = labels
     output = tmp_path / "out"
     arguments = ["--json", str(path), "--images", str(images), "--output", str(output), "--width", "500"]
@@ -391,14 +391,14 @@ def test_tool_options(labels, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"images": 3}'])
-def test_tool_says_what_is_wrong_with_a_json(tmp_path, capsys, content):
+def test_tool_reports_errors_of_a_json(tmp_path, capsys, content):
     path = tmp_path / "bad.json"
     path.write_text(content)
     assert tool.main(["--json", str(path), "--images", str(tmp_path), "--output", str(tmp_path / "o")]) == 2
     assert str(path) in capsys.readouterr().err
 
 
-def test_masks_over_a_share_of_the_photo_can_be_left_out():
+def test_masks_above_a_share_of_the_photo_can_be_dropped():
     masks = np.zeros((3, 40, 60), bool)
     masks[0] = True
     masks[1, 5:30, 5:40] = True

@@ -61,7 +61,7 @@ def test_safetensors(tmp_path):
 
 
 @pytest.mark.parametrize("wrap", ["model", "state_dict", None])
-def test_torch_files_however_they_wrap_the_weights(tmp_path, wrap):
+def test_torch_files_with_any_wrapping(tmp_path, wrap):
     torch.save({wrap: weights()} if wrap else weights(), tmp_path / "w.pth")
     assert_same(loaded(tmp_path / "w.pth"), weights())
 
@@ -115,7 +115,7 @@ def test_a_tensor_in_a_pickle_cannot_smuggle_code(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_files_that_are_no_checkpoint_are_named(tmp_path):
+def test_files_that_are_not_checkpoints_are_reported(tmp_path):
     with pytest.raises(WeightsError, match="none.pth' does not exist"):
         loaded(tmp_path / "none.pth")
     torch.save({"epoch": 3, "args": argparse.Namespace(lr=1.0)}, tmp_path / "w.pth")
@@ -129,7 +129,7 @@ def test_files_that_are_no_checkpoint_are_named(tmp_path):
         loaded(tmp_path / "list.pkl")
 
 
-def test_what_does_not_fit_is_said_and_the_rest_is_loaded(tmp_path, caplog):
+def test_mismatched_tensors_are_logged_and_the_rest_is_loaded(tmp_path, caplog):
     """A published Mask2Former: other classes, other queries, a module that we lack, and none of our additions."""
     published = weights(classes=80, queries=100)
     published["sem_seg_head.predictor.static_query.weight"] = torch.zeros(3)
@@ -151,7 +151,7 @@ def test_what_does_not_fit_is_said_and_the_rest_is_loaded(tmp_path, caplog):
     assert "static_query" in caplog.text
 
 
-def test_how_much_may_be_missing(tmp_path):
+def test_the_limit_of_missing_tensors(tmp_path):
     """Five of seven tensors of the head are of other sizes or missing; a part of which nothing is there may lack."""
     published = weights(classes=80, queries=100)
     del published["sem_seg_head.predictor.decoder_norm.bias"]
@@ -170,7 +170,7 @@ def test_how_much_may_be_missing(tmp_path):
     with pytest.raises(WeightsError, match="6 of its 7 tensors"):
         load(unmatched, extra_part=True)
     load(unmatched, extra_part=True, parts_may_lack=True)
-    with pytest.raises(WeightsError, match="4 of its 5 tensors are not in them:"):
+    with pytest.raises(WeightsError, match="4 of its 5 tensors are missing:"):
         load(0.0, extra_part=True, parts_may_lack=True)
 
 
@@ -188,7 +188,7 @@ class Counter:
         assert state["momentum"][0].tolist() == [self.count] * 2
 
 
-def test_a_round_trip_with_what_belongs_to_it(tmp_path):
+def test_a_round_trip_with_checkpointables(tmp_path):
     model, counter = Model(), Counter(3)
     SOHESCheckpointer(model, str(tmp_path), counter=counter).save("model_0000003", iteration=3)
     other, other_counter = Model(), Counter()
@@ -239,7 +239,7 @@ def test_a_kill_while_writing_leaves_the_previous_checkpoint(tmp_path, monkeypat
     assert sorted(os.listdir(tmp_path)) == ["last_checkpoint", "model_0000001.pth"]
 
 
-def test_a_missing_last_checkpoint_is_named(tmp_path):
+def test_a_missing_last_checkpoint_is_reported(tmp_path):
     (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
     with pytest.raises(WeightsError, match="train without --resume"):
         SOHESCheckpointer(Model(), str(tmp_path)).resume_or_load("", resume=True)
@@ -255,7 +255,7 @@ def flip_a_weight(path, model):
     flip(path, path.read_bytes().index(model.sem_seg_head.predictor.query_feat.weight.detach().numpy().tobytes()) + 5)
 
 
-def test_a_flipped_bit_of_a_weight_is_noticed(tmp_path):
+def test_a_flipped_bit_of_a_weight_is_detected(tmp_path):
     model = Model()
     SOHESCheckpointer(model, str(tmp_path)).save("model_0000001", iteration=1)
     flip_a_weight(tmp_path / "model_0000001.pth", model)
@@ -266,7 +266,7 @@ def test_a_flipped_bit_of_a_weight_is_noticed(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["weight", "name", "no text"])
-def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(tmp_path, caplog, damage):
+def test_a_damaged_last_checkpoint_is_replaced_by_the_previous_one(tmp_path, caplog, damage):
     model, counter = Model(), Counter(1)
     checkpointer = SOHESCheckpointer(model, str(tmp_path), counter=counter)
     checkpointer.save("model_0000001", iteration=1)
@@ -288,7 +288,7 @@ def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(tmp_path, caplog,
         extra = SOHESCheckpointer(other, str(tmp_path), counter=other_counter).resume_or_load("", resume=True)
     assert (extra["iteration"], other_counter.count) == (1, 1)
     assert_same(other.state_dict(), before)
-    assert "goes on from" in caplog.text and "model_0000001.pth, because" in caplog.text
+    assert "continues from" in caplog.text and "model_0000001.pth, because" in caplog.text
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000001.pth"
 
 
@@ -298,7 +298,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
         SOHESCheckpointer(torch.nn.Linear(2, 2), str(tmp_path)).load(str(tmp_path / "other.pth"))
 
 
-def test_names_of_earlier_versions_are_those_of_today():
+def test_names_of_earlier_versions_are_converted():
     old = [
         "backbone.vit.trunk.pos_embed",
         "teacher.backbone.vit.trunk.norm.bias",

@@ -155,7 +155,7 @@ def test_position_embedding_is_resampled_like_timm(tmp_path):
         ("vit_base_patch16_224", "timm"),
     ],
 )
-def test_whose_way_positions_are_resampled(name, way):
+def test_methods_of_resampling_positions(name, way):
     assert resampling_of(name) == way
     assert resampling_of(name, "timm") == "timm" and resampling_of(name, "official") == "official"
     with pytest.raises(ValueError, match="not one of auto, official, timm"):
@@ -164,7 +164,7 @@ def test_whose_way_positions_are_resampled(name, way):
 
 @pytest.mark.parametrize("shape", [(7, 12), (20, 20), (10, 9)])
 @pytest.mark.parametrize("options", [{}, {"reg_tokens": 4, "no_embed_class": True}])
-def test_positions_of_an_image_in_the_official_way(shape, options):
+def test_official_resampling_of_positions(shape, options):
     """Bicubic by (n + 0.1) / M, written out: weights of Keys' kernel with a = -0.75, places clamped to the border."""
 
     def matrix(n, m):
@@ -195,7 +195,7 @@ def test_positions_of_an_image_in_the_official_way(shape, options):
     assert torch.equal(model._pos_embed(native), tiny_vit(1, dynamic_img_size=True, **options)._pos_embed(native))
 
 
-def test_names_without_a_place_are_reported_in_one_line(tmp_path, caplog):
+def test_unexpected_names_are_reported_in_one_line(tmp_path, caplog):
     state = tiny_vit(1).state_dict()
     del state["norm.weight"]
     state.update({"head.weight": torch.ones(1000, 64), "head.bias": torch.ones(1000), "mask_token": torch.ones(1, 64)})
@@ -209,7 +209,7 @@ def test_names_without_a_place_are_reported_in_one_line(tmp_path, caplog):
         assert word in record.getMessage()
 
 
-def test_a_head_of_another_size_is_left_out(tmp_path):
+def test_a_head_of_another_size_is_skipped(tmp_path):
     torch.save(timm.create_model("test_vit", num_classes=7).state_dict(), tmp_path / "w.pth")
     model = timm.create_model("test_vit", num_classes=3)
     report = load_weights(model, str(tmp_path / "w.pth"))
@@ -228,9 +228,9 @@ def test_a_convolutional_network_keeps_its_own_block_names(tmp_path):
     ("content", "says"),
     [
         ({"a": torch.ones(2), "b": torch.ones(3)}, "only 0 of the model's"),
-        ({"epoch": 3}, "no state dict found (seen: entries ['epoch'])"),
-        ([1, 2], "no state dict found (seen: list)"),
-        ({"pos_embed": torch.ones(1, 13, 64)}, "13 positions, which is no square grid"),
+        ({"epoch": 3}, "no state dict (found: entries ['epoch'])"),
+        ([1, 2], "no state dict (found: list)"),
+        ({"pos_embed": torch.ones(1, 13, 64)}, "13 positions, which is not a square grid"),
         ({**tiny_vit().state_dict(), "norm.bias": torch.ones(64, dtype=torch.int64)}, "norm.bias is torch.int64"),
         (
             {**tiny_vit().state_dict(), "norm.bias": torch.ones(64, dtype=torch.complex64)},
@@ -238,14 +238,14 @@ def test_a_convolutional_network_keeps_its_own_block_names(tmp_path):
         ),
     ],
 )
-def test_contents_that_do_not_fit_are_explained(content, says, tmp_path):
+def test_mismatched_contents_are_explained(content, says, tmp_path):
     torch.save(content, tmp_path / "odd.pth")
     with pytest.raises(WeightsError) as error:
         load_weights(tiny_vit(), str(tmp_path / "odd.pth"))
     assert says in str(error.value) and "odd.pth" in str(error.value)
 
 
-def test_another_width_names_both_shapes(tmp_path):
+def test_another_width_reports_both_shapes(tmp_path):
     torch.save(timm.create_model("test_vit3", num_classes=0).state_dict(), tmp_path / "wide.pth")
     with pytest.raises(WeightsError, match=r"\(1, 101, 96\) in the file and \(1, 101, 64\) in the model"):
         load_weights(tiny_vit(), str(tmp_path / "wide.pth"))
@@ -297,7 +297,7 @@ def circle():
         (lambda: {"a": torch.ones(3, device="meta")}, ""),
     ],
 )
-def test_contents_that_would_take_for_ever_are_refused(make, says, name, tmp_path):
+def test_cyclic_or_deep_contents_are_refused(make, says, name, tmp_path):
     if name == "w.pth":
         torch.save(make(), tmp_path / name)
     else:
@@ -307,14 +307,14 @@ def test_contents_that_would_take_for_ever_are_refused(make, says, name, tmp_pat
     assert "\n" not in str(error.value)
 
 
-def test_deep_pickles_end_in_a_line(tmp_path):
+def test_deep_pickles_give_one_line(tmp_path):
     deep = b"\x80\x04" + b"]" * 200_000 + b"a" * 199_999 + b"."
     (tmp_path / "deep.pkl").write_bytes(deep)
     with pytest.raises(WeightsError, match="nested more than 32 deep"):
         read_weights(str(tmp_path / "deep.pkl"))
 
 
-def test_archives_that_unpack_to_more_than_they_are_are_refused(tmp_path):
+def test_decompression_bombs_are_refused(tmp_path):
     torch.save({"a": torch.zeros(1 << 20)}, tmp_path / "w.pth")
     with (
         zipfile.ZipFile(tmp_path / "w.pth") as whole,
@@ -326,7 +326,7 @@ def test_archives_that_unpack_to_more_than_they_are_are_refused(tmp_path):
         read_weights(str(tmp_path / "small.pth"))
 
 
-def test_codecs_that_multiply_are_refused(tmp_path):
+def test_expanding_codecs_are_refused(tmp_path):
     class Bomb:
         def __reduce__(self):
             return codecs.encode, ("a" * 10, "hex")
@@ -336,7 +336,7 @@ def test_codecs_that_multiply_are_refused(tmp_path):
         read_weights(str(tmp_path / "w.pkl"))
 
 
-def test_the_content_says_what_a_file_is_not_its_name(tmp_path):
+def test_files_are_detected_by_content(tmp_path):
     good = tiny_vit(1)
     save_file(good.state_dict(), str(tmp_path / "a.pkl"))
     torch.save(good.state_dict(), tmp_path / "b.safetensors")
@@ -348,7 +348,7 @@ def test_the_content_says_what_a_file_is_not_its_name(tmp_path):
 
 
 @pytest.mark.parametrize("writer", ["zip", "legacy", "pickle", "safetensors"])
-def test_damaged_bytes_end_in_a_line(writer, tmp_path):
+def test_damaged_bytes_give_one_line(writer, tmp_path):
     state = {"a": torch.arange(40.0), "b": torch.ones(3, 3)}
     path = tmp_path / "w.bin"
     if writer == "safetensors":
@@ -370,7 +370,7 @@ def test_damaged_bytes_end_in_a_line(writer, tmp_path):
             assert "w.bin" in str(error) and "\n" not in str(error)
 
 
-def test_broken_files_name_file_and_remedy(tmp_path):
+def test_errors_of_broken_files_have_file_and_remedy(tmp_path):
     torch.save(tiny_vit().state_dict(), tmp_path / "whole.pth")
     save_file(tiny_vit().state_dict(), str(tmp_path / "whole.safetensors"))
     cases = {
@@ -386,12 +386,16 @@ def test_broken_files_name_file_and_remedy(tmp_path):
             load_weights(tiny_vit(), str(tmp_path / name))
         assert name in str(error.value) and says in str(error.value)
     os.mkfifo(tmp_path / "pipe")
-    for name, says in {"absent.pth": "does not exist", "": "a folder, not a file", "pipe": "no regular file"}.items():
+    for name, says in {
+        "absent.pth": "does not exist",
+        "": "a folder, not a file",
+        "pipe": "not a regular file",
+    }.items():
         with pytest.raises(WeightsError, match=says):
             load_weights(tiny_vit(), str(tmp_path / name))
 
 
-def test_random_weights_depend_on_the_seed_alone():
+def test_random_weights_depend_only_on_the_seed():
     before = torch.random.get_rng_state()
     digests = []
     for initial, source in [(1, "random"), (2, "random:0"), (1, "random:5")]:
@@ -454,7 +458,7 @@ def test_urls_are_downloaded_once(server, tmp_path):
         load_weights(tiny_vit(), f"{address}/b/w.pth")
 
 
-def test_the_hub_is_asked_for_a_few_seconds_only(server, monkeypatch):
+def test_the_hub_is_queried_only_for_a_few_seconds(server, monkeypatch):
     address, pages = server
     monkeypatch.setattr(huggingface_hub, "hf_hub_url", lambda repo, filename, revision: f"{address}/{repo}/{filename}")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
@@ -469,7 +473,7 @@ def test_the_hub_is_asked_for_a_few_seconds_only(server, monkeypatch):
     assert not W.hub_reachable(HUB_NAME)
 
 
-def test_offline_the_error_names_the_remedy(monkeypatch):
+def test_offline_the_error_gives_the_remedy(monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *args, **kwargs: None)
     with pytest.raises(WeightsError) as error:

@@ -1,13 +1,13 @@
 #!/usr/bin/env python
-"""Measure selections and collapsed forests: recall of N entities, the overlap left, depth, only children, parents.
+"""Measure selections and collapsed forests: recall of N entities, remaining overlap, depth, only children, parents.
 
     python tools/benchmarks/benchmark_entities.py --gt entities_val.json --pred labels.json --entities 10 20
 
-Compares the N entities of `Forest.select` with the N best masks by score, and the forests as they are found with what
-people see of them (`Forest.collapse`). --pred is a label file or the labels.json of sohes demo; only its images
-count. Where --gt has parent_id, the F1 of parents and ancestors (IoU 0.5) is told of both forests.
+Compares the N entities of `Forest.select` with the N best masks by score, and the forests as found with the displayed
+ones (`Forest.collapse`). --pred is a label file or the labels.json of sohes demo; only its images are used. If --gt has
+parent_id, the F1 of parents and ancestors (IoU 0.5) is printed for both forests.
 
-Exit code: 0 measured, 2 the files do not fit or usage error.
+Exit code: 0 measured, 2 the files do not match or usage error.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; exits with code 2 where it is wrong."""
+    """Parse the command line; exits with code 2 if it is invalid."""
     parser = tool_parser(__doc__)
     add = parser.add_argument
     add("--gt", required=True, metavar="GT.json", help="ground truth, a COCO file")
     add("--pred", required=True, metavar="PRED.json", help="labels or predictions, a COCO file")
-    add("--entities", nargs="+", type=int, default=[10, 20], metavar="N", help="of a selection (default: 10 20)")
+    add("--entities", nargs="+", type=int, default=[10, 20], metavar="N", help="sizes of selections (default: 10 20)")
     add("--output", metavar="FILE.json", help="write all numbers")
     args = parser.parse_args(arguments)
     if min(args.entities) < 1:
@@ -42,7 +42,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def overlap_left(forest: Forest, indices: Sequence[int] | np.ndarray) -> float:
-    """Mean over some masks of the greatest share, of the smaller one, that each has in common with another of them."""
+    """Mean over masks of the largest overlap with another of them, as a share of the smaller one."""
     import numpy as np
 
     from sohes_d2.structures.masks import coverage_matrix
@@ -82,7 +82,7 @@ def shape_of(forests: Sequence[Forest]) -> dict[str, float]:
 
 
 def measure(args: argparse.Namespace) -> None:
-    """Measure, and print the numbers."""
+    """Measure and print the numbers."""
     from sohes_d2.evaluation.detection_metrics import evaluate_detections
     from sohes_d2.evaluation.forest_metrics import ForestMetrics
     from sohes_d2.evaluation.ground_truth import GroundTruth, predicted_forest
@@ -114,7 +114,7 @@ def measure(args: argparse.Namespace) -> None:
                     chosen = forest.selected_indices(count)
                 overlaps.append(overlap_left(forest, chosen))
                 detections += [
-                    # all of them count, so that only their number matters
+                    # all of them are used, so only their number matters
                     {"image_id": image_id, "score": 1 - rank / (count + 1), "segmentation": forest.masks[k]}
                     for rank, k in enumerate(chosen)
                 ]

@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""How fast is the fast evaluation, beside plain pycocotools, and does it give the same numbers.
+"""Compare faster-coco-eval with pycocotools: speed and equality of the results.
 
     python tools/benchmarks/benchmark_evaluation.py                       # 100 images x 700 detections
     python tools/benchmarks/benchmark_evaluation.py --images 10 --iou-type bbox
 
-Generated images of blobs in blobs; detections are noisy copies of the true masks and random ones, with some equal
-scores. The same checked records go through both backends, one after the other. Prints ``speedup`` and whether the
-metrics are ``equal`` (to 1e-9 percent). pycocotools uses one core, faster-coco-eval up to 8 threads for mask overlaps.
+Uses generated images of nested blobs; detections are noisy copies of the true masks and random ones, with some equal
+scores. Both backends evaluate the same records, one after the other. Prints ``speedup`` and whether the metrics are
+``equal`` (to 1e-9 percent). pycocotools uses one core, faster-coco-eval up to 8 threads for mask overlaps.
 
 Exit code: 0 equal, 1 not equal, 2 faster-coco-eval is not installed.
 """
@@ -29,11 +29,11 @@ HEIGHT, WIDTH = 480, 640
 
 
 def generate(images: int, truths: int, detections: int, seed: int = 0) -> tuple[list[dict], list[dict], list[dict]]:
-    """COCO images, true annotations and detections, the same for the same arguments.
+    """Generate COCO images, true annotations and detections, deterministically.
 
     Args:
         images, truths, detections: number of images, and of masks in each.
-        seed: of all randomness.
+        seed: random seed.
     """
     rng = np.random.default_rng(seed)
     rows, columns = np.ogrid[:HEIGHT, :WIDTH]
@@ -43,7 +43,7 @@ def generate(images: int, truths: int, detections: int, seed: int = 0) -> tuple[
         return ((rows - y) / a) ** 2 + ((columns - x) / b) ** 2 <= 1
 
     def random_shapes(n: int) -> np.ndarray:
-        radii = np.exp(rng.uniform(np.log(6), np.log(160), (n, 2)))  # as many small as large ones
+        radii = np.exp(rng.uniform(np.log(6), np.log(160), (n, 2)))  # small and large ones equally often
         return np.concatenate([rng.uniform(0, HEIGHT, (n, 1)), rng.uniform(0, WIDTH, (n, 1)), radii], axis=1)
 
     coco_images, true_annotations, predictions = [], [], []
@@ -71,7 +71,7 @@ def generate(images: int, truths: int, detections: int, seed: int = 0) -> tuple[
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; exits with code 2 where it is wrong."""
+    """Parse the command line; exits with code 2 if it is invalid."""
     parser = tool_parser(__doc__)
     parser.add_argument("--images", type=int, default=100, metavar="N")
     parser.add_argument("--truths", type=int, default=60, metavar="N", help="true masks per image (default: 60)")
@@ -81,7 +81,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, and print the numbers; returns the exit code."""
+    """Measure and print the numbers; returns the exit code."""
     resolve_backend(FAST)
 
     data = generate(args.images, args.truths, args.detections)

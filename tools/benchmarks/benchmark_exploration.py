@@ -1,15 +1,15 @@
 #!/usr/bin/env python
-"""CPU seconds by stage and peak memory of phase 1, per photo, of one or two configurations side by side.
+"""Measure CPU seconds by stage and peak memory of phase 1 per photo, for one or two configurations.
 
     python tools/benchmarks/benchmark_exploration.py --images photos/
     python tools/benchmarks/benchmark_exploration.py --images photos/ --against configs/exploration/color_texture.yaml
     python tools/benchmarks/benchmark_exploration.py --images photos/ --against-checkout ../older \\
         --sizes 0 0.15 1 3.4 12
 
-Each configuration and size is measured in processes of its own, in turn, on one thread: one photo to warm up (numba
+Each configuration and size is measured in separate processes, in turn, on one thread: one photo to warm up (numba
 compiles, weights load), then every photo once. ``--against-checkout`` measures another checkout of this project with
-its own defaults. Sizes are in megapixels, to which the photos are resized; 0 leaves them as they are. Peak memory is
-the largest resident size of the process, libraries and weights included.
+its defaults. Photos are resized to the sizes, in megapixels; 0 keeps their size. Peak memory is the largest resident
+size of the process, including libraries and weights.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
 PACKAGE = "sohes_d2.exploration."
-# Stage -> what is timed as it, in this version of the project and in older ones; a stage inside counts for itself.
+# Stage -> timed functions, in this version of the project and in older ones; nested stages are counted separately.
 STAGES = {
     "features": ["labeler:PseudoLabeler.features", "features.base:FeatureExtractor.extract"],
     "crops": ["labeler:PseudoLabeler.crop_features", "labeler:PseudoLabeler._closer_looks"],
@@ -43,25 +43,25 @@ STAGES = {
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; exits with code 2 where it is wrong."""
+    """Parse the command line; exits with code 2 if it is invalid."""
     from sohes_d2.cli.runner import tool_parser
 
     parser = tool_parser(__doc__)
     add = parser.add_argument
     add("--images", required=True, metavar="DIR", help="folder of photos")
-    add("--photos", type=int, default=4, metavar="N", help="how many, spread over the folder (default: 4)")
+    add("--photos", type=int, default=4, metavar="N", help="number of photos, spread over the folder (default: 4)")
     add("--config-file", default=str(ROOT / "configs/exploration/joint.yaml"), metavar="YAML", help="default: joint")
     add("--against", metavar="YAML", help="another configuration")
     add("--against-checkout", metavar="DIR", help="another checkout, with its configs/exploration/joint.yaml")
-    add("--sizes", type=float, nargs="+", default=[0.0], metavar="MP", help="megapixels; 0: as they are (default)")
+    add("--sizes", type=float, nargs="+", default=[0.0], metavar="MP", help="megapixels; 0: unchanged (default)")
     args = parser.parse_args(arguments)
     if args.photos < 1 or min(args.sizes) < 0:
-        parser.error("--photos counts from 1, and --sizes are not negative")
+        parser.error("--photos must be at least 1, and --sizes must not be negative")
     return args
 
 
 def benchmark(args: argparse.Namespace) -> int:
-    """Measure, and print the numbers; returns the exit code."""
+    """Measure and print the numbers; returns the exit code."""
     rivals = {"A": (ROOT, args.config_file)}
     if args.against_checkout:
         folder = Path(args.against_checkout).resolve()
@@ -93,8 +93,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run_child(args: argparse.Namespace, folder: Path, config: str, size: float) -> dict:
-    """Measure one configuration of one checkout at one size, in a process of its own."""
-    # Not this tool's command line: an older checkout may lack what that needs.
+    """Measure one configuration of one checkout at one size, in a separate process."""
+    # Does not use this command line, since an older checkout may lack imports of it.
     arguments = (os.path.abspath(args.images), args.photos, os.path.abspath(config), size)
     call = f"import json, benchmark_exploration as tool; print(json.dumps(tool.measure(*{arguments})))"
     command = [sys.executable, "-c", call]
@@ -105,11 +105,11 @@ def run_child(args: argparse.Namespace, folder: Path, config: str, size: float) 
 
 
 def measure(images: str, count: int, config: str, size: float) -> dict:
-    """Label some photos with the package on the path; seconds, masks and memory."""
+    """Label photos with the package on the path; returns seconds, masks and memory."""
     import cv2
     import torch
 
-    import sohes_d2  # before Detectron2, which it mends
+    import sohes_d2  # before Detectron2, which it patches
     from sohes_d2.exploration.labeler import PseudoLabeler
     from sohes_d2.structures.images import read_image
 
@@ -128,7 +128,7 @@ def measure(images: str, count: int, config: str, size: float) -> dict:
     before = peak_mib()
     seconds = wrap_stages()
     total, masks, pixels = 0.0, 0, 0
-    for path in paths:  # one in memory at a time, as in a labeling process
+    for path in paths:  # one in memory at a time, as in a labeling worker
         photo = resized(read_image(str(path)), size, cv2)
         start = time.process_time()
         masks += len(labeler.generate(photo))
@@ -147,7 +147,7 @@ def measure(images: str, count: int, config: str, size: float) -> dict:
 
 
 def resized(photo, megapixels: float, cv2):
-    """The (H, W, 3) photo at a size, larger or smaller."""
+    """Resize an (H, W, 3) photo to a number of megapixels."""
     if not megapixels:
         return photo
     scale = (megapixels * 1e6 / (photo.shape[0] * photo.shape[1])) ** 0.5
@@ -162,7 +162,7 @@ def peak_mib() -> float:
 
 
 def wrap_stages() -> dict[str, float]:
-    """Time the functions of STAGES that this version has; returns CPU seconds by stage, which grow as they run."""
+    """Wrap the existing functions of STAGES with timers; returns CPU seconds by stage, updated as they run."""
     seconds: dict[str, float] = defaultdict(float)
     running: list[str] = []
     since = [0.0]
@@ -197,7 +197,7 @@ def wrap_stages() -> dict[str, float]:
             function = getattr(owner, last, None)
             if function is None:
                 continue
-            # a class method is bound already, and must stay so
+            # class methods are already bound
             bound = isinstance(vars(owner).get(last), classmethod)
             setattr(owner, last, staticmethod(wrap(function, stage)) if bound else wrap(function, stage))
     return seconds

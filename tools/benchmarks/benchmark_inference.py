@@ -1,13 +1,13 @@
 #!/usr/bin/env python
-"""How long it takes, and how much memory beside the model, to turn a decoder's outputs into an image's entities.
+"""Measure time and memory, without the model, of converting a decoder's outputs to the entities of an image.
 
     python tools/benchmarks/benchmark_inference.py  # 1000 masks of a photo of 1500 x 2250 pixels, on the CPU
-    python tools/benchmarks/benchmark_inference.py --wide  # masks that wander over the whole photo: long run lengths
+    python tools/benchmarks/benchmark_inference.py --wide  # masks spread over the whole photo: many run lengths
     python tools/benchmarks/benchmark_inference.py --device cuda --masks 1000 --size 1500 2250
 
-The outputs are generated: smooth blobs, as many small as large ones, and random ancestors among them. What is measured
-is `EntityInference`: choosing queries, upsampling, scoring and encoding masks, boxes, and the forest. Memory is the
-most in use over what was in use before: tensors on CUDA devices, elsewhere what the process has resident (Linux).
+The outputs are generated: smooth blobs of all sizes with random ancestors. Measures `EntityInference`: selecting
+queries, upsampling, scoring and encoding masks, boxes, and the forest. Memory is the peak minus the memory before:
+tensors on CUDA devices, otherwise resident memory of the process (Linux).
 
 Exit code: 0 less than 2 GiB, 1 not.
 """
@@ -22,27 +22,34 @@ from sohes_d2.cli.runner import run_tool, tool_parser
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; exits with code 2 where it is wrong."""
+    """Parse the command line; exits with code 2 if it is invalid."""
     parser = tool_parser(__doc__)
     add = parser.add_argument
     add("--device", default="cpu", help="default: cpu")
     add("--masks", type=int, default=1000, metavar="N", help="default: 1000")
-    add("--size", type=int, nargs=2, default=(1500, 2250), metavar=("H", "W"), help="of the photo (default: 1500 2250)")
-    add("--wide", action="store_true", help="masks that wander over the whole photo")
+    add(
+        "--size",
+        type=int,
+        nargs=2,
+        default=(1500, 2250),
+        metavar=("H", "W"),
+        help="size of the photo (default: 1500 2250)",
+    )
+    add("--wide", action="store_true", help="masks spread over the whole photo")
     args = parser.parse_args(arguments)
     if args.masks < 1 or min(args.size) < 1:
-        parser.error("--masks and --size count from 1")
+        parser.error("--masks and --size must be at least 1")
     return args
 
 
 if __name__ == "__main__":
-    parse_arguments()  # --help and mistakes come before what takes seconds to import
+    parse_arguments()  # handle --help and errors before slow imports
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-import sohes_d2  # noqa: F401  (before Detectron2, which it mends)
+import sohes_d2  # noqa: F401  (before Detectron2, which it patches)
 from sohes_d2.engine.part_meter import MIB, PeakMemory
 from sohes_d2.modeling.inference import EntityInference
 
@@ -54,13 +61,13 @@ SHORTEST_SIDE = 800  # of the model's input
 
 
 def generate(count: int, image_size: tuple[int, int], wide: bool, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Class logits (count, 2) and mask logits (count, h, w) of a decoder, the same for the same arguments.
+    """Generate class logits (count, 2) and mask logits (count, h, w) of a decoder, deterministically.
 
     Args:
-        count: of queries.
+        count: number of queries.
         image_size: (H, W) of the model's input.
         wide: random fields instead of ellipses with wavy outlines.
-        seed: of all randomness.
+        seed: random seed.
     """
     generator = torch.Generator().manual_seed(seed)
     height, width = (-(-side // PADDED_TO) * PADDED_TO // STRIDE for side in image_size)
@@ -79,7 +86,7 @@ def generate(count: int, image_size: tuple[int, int], wide: bool, seed: int = 0)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, and print the numbers; returns the exit code."""
+    """Measure and print the numbers; returns the exit code."""
     height, width = args.size
     scale = SHORTEST_SIDE / min(args.size)
     image_size = round(height * scale), round(width * scale)

@@ -4,12 +4,12 @@
     python tools/benchmarks/benchmark_loading.py /data/benchmark  # 200,000 images x 100 masks, about 6 GB
     python tools/benchmarks/benchmark_loading.py /data/benchmark --images 20000 --keep
 
-Makes two sets of labels in the folder, with small masks: a large one, which is opened and read at random places, and a
-small one, which `load_coco_json` loads too, from one joined file. Every measurement is a process of its own, with the
-libraries imported before the clock starts; the first reads (cold) come from the disk where the system can be told to
-forget files (Linux). Plain reads of as many bytes elsewhere in the same files take turns with them: what the disk, and
-other processes on the machine, cost anyone. The processor time of the cold accesses is what this project's code costs.
-Memory is the most that the process had resident, and in brackets how much of it came after the imports.
+Writes two sets of labels with small masks to the folder: a large one, which is opened and read at random positions, and
+a small one, which `load_coco_json` also loads from one joined file. Every measurement is a separate process, with
+libraries imported before the timer starts; the first reads (cold) are from disk if the file cache can be dropped
+(Linux). Plain reads of the same number of bytes elsewhere in these files alternate with them, as a baseline of disk and
+machine. The processor time of cold accesses is the cost of this project's code. Memory is the peak resident memory of
+the process, with the part after the imports in brackets.
 
 Exit code: 0 the targets are met (open in 10 s and 1 GiB; a cold access takes 5 ms on average, and 99 of 100 cost less
 processor time than that), 1 they are not, 2 usage error.
@@ -36,19 +36,19 @@ from sohes_d2.labels.shards import merge_shards, missing_shards, shard_name, wri
 from sohes_d2.labels.writer import SEPARATOR, dump_line, image_record, write_label_file
 
 HEIGHT, WIDTH = 480, 640
-FIRST_ID = 1_000_001  # all ids have seven digits, so that the shards are laid out alike
+FIRST_ID = 1_000_001  # all ids have seven digits, so all shards have the same layout
 MAX_IMAGES = 9_999_999 - FIRST_ID
 IMAGES_PER_SHARD = 1000
-TEMPLATES = 20  # images of different masks; the others repeat them
+TEMPLATES = 20  # number of images with different masks; the others repeat them
 OPEN_SECONDS, OPEN_BYTES, ACCESS_MS = 10.0, 2**30, 5.0
-_ID = b"1000000"  # stands for the image id in a template
+_ID = b"1000000"  # placeholder of the image id in a template
 
 
 def make_folder(folder: str, images: int, masks: int) -> bool:
-    """Write a folder of shards with their indices; what is complete already and of that size is left as it is.
+    """Write a folder of shards with their indices, unless it is already complete.
 
     Args:
-        folder: the folder, made if it lacks.
+        folder: the folder; created if missing.
         images: number of images, at most MAX_IMAGES.
         masks: number of masks in each, below 100,000.
 
@@ -84,7 +84,7 @@ def make_folder(folder: str, images: int, masks: int) -> bool:
         write_label_file(path, info, sections)
         if layout is None or len(layout.rows) != len(ids):
             layout = scan_label_file(path)
-        # Scanning every shard would take most of the time, and full ones differ by the digits of the ids only.
+        # Scanning every shard would take most of the time, and full ones differ only in the digits of the ids.
         rows = layout.rows.copy()
         rows["image_id"] = ids
         rows["crc32"] = [zlib.crc32(annotations(i), zlib.crc32(image(i))) for i in ids]
@@ -130,12 +130,12 @@ def measure_lazy(path: str, accesses: int) -> dict[str, float]:
 
     Args:
         path: folder of shards, or a label file.
-        accesses: how many images to read.
+        accesses: number of images to read.
 
     Returns:
-        images; open_s; rss, rss_added: most bytes resident after opening, and of them what came after the imports;
-        {cold,work,plain,warm}_{mean,p99,max}_ms: of an access the first time, of the processor time in it, of a read
-        of as many bytes from the disk without parsing them, and of the same accesses again; rss_end after all.
+        images; open_s; rss, rss_added: peak resident bytes after opening, and the part after the imports;
+        {cold,work,plain,warm}_{mean,p99,max}_ms: of the first access, of its processor time, of a plain read of the
+        same number of bytes, and of a repeated access; rss_end at the end.
     """
     from sohes_d2.data.registration import open_entities
 
@@ -154,7 +154,7 @@ def measure_lazy(path: str, accesses: int) -> dict[str, float]:
         times["cold"].append(wall)
         times["work"].append(work)
         times["plain"].append(timed(read_plainly, other)[0])
-    times["warm"] = [timed(dataset.__getitem__, index)[0] for index in places]  # the same places again
+    times["warm"] = [timed(dataset.__getitem__, index)[0] for index in places]  # the same positions again
     for kind, values in times.items():
         for name, value in (("mean", np.mean(values)), ("p99", np.percentile(values, 99)), ("max", np.max(values))):
             result[f"{kind}_{name}_ms"] = float(value)
@@ -163,7 +163,7 @@ def measure_lazy(path: str, accesses: int) -> dict[str, float]:
 
 
 def _read_plainly(path: str, rows: np.ndarray, index: int) -> bytes:
-    """The bytes of the masks of image ``index``: what the disk takes, whoever reads."""
+    """Read the bytes of the masks of image ``index``, as a baseline of the disk."""
     name = os.path.join(path, shard_name(index // IMAGES_PER_SHARD)) if os.path.isdir(path) else path
     descriptor = os.open(name, os.O_RDONLY)
     try:
@@ -173,14 +173,14 @@ def _read_plainly(path: str, rows: np.ndarray, index: int) -> bytes:
 
 
 def measure_loaded(path: str, accesses: int) -> dict[str, float]:
-    """Load a COCO json with Detectron2; for a fresh process. ``accesses`` does not matter. Returns as above."""
+    """Load a COCO json with Detectron2; for a fresh process. ``accesses`` is ignored. Returns as above."""
     from detectron2.data.datasets import load_coco_json
 
     return _opened(path, load_coco_json)[1]
 
 
 def _opened(path: str, function: Callable[[str, str], Sequence]) -> tuple[Sequence, dict[str, float]]:
-    """What ``function`` gives for the labels and their images, and what that took."""
+    """Result of ``function`` for the labels and their images, and its time and memory."""
     _forget(path)
     _reset_peak()
     before = _memory("VmRSS")
@@ -196,7 +196,7 @@ MEASUREMENTS = {"lazy": measure_lazy, "loaded": measure_loaded}
 
 
 def _in_fresh_process(measurement: str, path: str, accesses: int = 0) -> dict[str, float]:
-    # -W: what torch says about Detectron2 at import would stand between the lines of the table
+    # -W: suppress warnings of torch at the import of Detectron2, which would interrupt the table
     command = [
         sys.executable,
         "-W",
@@ -213,11 +213,11 @@ def _in_fresh_process(measurement: str, path: str, accesses: int = 0) -> dict[st
 
 
 def _memory(field: str) -> int:
-    """Bytes resident in this process: "VmRSS" now, "VmHWM" at most since `_reset_peak`."""
+    """Resident bytes of this process: "VmRSS" now, "VmHWM" peak since `_reset_peak`."""
     try:
         with open("/proc/self/status", encoding="ascii") as file:
             return next(int(line.split()[1]) * 1024 for line in file if line.startswith(field))
-    except OSError:  # no Linux: the most since the start of the process stands for both
+    except OSError:  # not Linux: the peak since the start of the process is used for both
         import resource
 
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -225,7 +225,7 @@ def _memory(field: str) -> int:
 
 
 def _reset_peak() -> None:
-    """Let the peak begin at what is resident now, without what importing took for a moment."""
+    """Reset the peak to the current resident memory, to exclude the imports."""
     try:
         with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
             file.write("5")
@@ -234,7 +234,7 @@ def _reset_peak() -> None:
 
 
 def _forget(path: str) -> None:
-    """Drop a file, or the files of a folder, from the system's cache."""
+    """Drop a file, or the files of a folder, from the file cache."""
     if not hasattr(os, "posix_fadvise"):
         return
     paths = [entry.path for entry in os.scandir(path)] if os.path.isdir(path) else [path]
@@ -260,21 +260,23 @@ def _mebibytes(result: dict[str, float]) -> str:
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; exits with code 2 where it is wrong."""
+    """Parse the command line; exits with code 2 if it is invalid."""
     parser = tool_parser(__doc__)
     add = parser.add_argument
-    add("folder", help="where to make the labels, in the sub-folders `large` and `small`")
+    add("folder", help="folder for the labels, in the sub-folders `large` and `small`")
     add("--images", type=_count, default=200_000, metavar="N", help="images of the large set (default: %(default)s)")
-    add("--small-images", type=_count, default=2_000, metavar="N", help="of the small set (default: %(default)s)")
+    add(
+        "--small-images", type=_count, default=2_000, metavar="N", help="images of the small set (default: %(default)s)"
+    )
     add("--masks", type=_count, default=100, metavar="M", help="masks per image (default: %(default)s)")
     add("--accesses", type=int, default=2_000, metavar="N", help="images to read at random (default: %(default)s)")
     add("--keep", action="store_true", help="keep the labels, for another run")
-    add("--measure", choices=tuple(MEASUREMENTS), help=argparse.SUPPRESS)  # what a fresh process does
+    add("--measure", choices=tuple(MEASUREMENTS), help=argparse.SUPPRESS)  # measurement in a fresh process
     return parser.parse_args(arguments)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, and print the numbers; returns the exit code."""
+    """Measure and print the numbers; returns the exit code."""
     if args.measure:
         print(json.dumps(MEASUREMENTS[args.measure](args.folder, args.accesses)))
         return 0

@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""How fast is the global clustering, beside the published algorithm: a dictionary of pairs, scanned at every merge.
+"""Compare the speed of global clustering with the published algorithm: a dictionary of pairs, scanned at every merge.
 
     python tools/benchmarks/benchmark_merging.py                  # 96 x 96 x 768, then 192 x 192 x 768 for the growth
     python tools/benchmarks/benchmark_merging.py --grid 24 --channels 32
 
-Both run on one thread in the same process, on the same smooth random features, so that their ratio means something on
-any machine. The numba code is compiled before the clock starts. Prints ``speedup`` and whether the partitions are
+Both run on one thread in the same process, on the same smooth random features, so that their ratio is comparable
+between machines. The numba code is compiled before the timer starts. Prints ``speedup`` and whether the partitions are
 ``identical``.
 """
 
@@ -23,16 +23,16 @@ from sohes_d2.cli.runner import run_tool, tool_parser
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; exits with code 2 where it is wrong."""
+    """Parse the command line; exits with code 2 if it is invalid."""
     parser = tool_parser(__doc__)
     parser.add_argument("--grid", type=int, default=96, help="rows and columns (default: 96)")
     parser.add_argument("--channels", type=int, default=768, help="feature size (default: 768, a ViT-B's)")
-    parser.add_argument("--repeats", type=int, default=5, help="runs of the fast path; the best counts (default: 5)")
+    parser.add_argument("--repeats", type=int, default=5, help="runs of the fast path; the best is used (default: 5)")
     return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":
-    parse_arguments()  # --help and mistakes come before what takes seconds to import
+    parse_arguments()  # handle --help and errors before slow imports
 
 import numpy as np
 
@@ -43,14 +43,14 @@ THETAS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 
 
 def merge_plainly(features: np.ndarray, stop: float = -2.0) -> MergeHistory:
-    """Greedy merging as the papers describe it: keep all pairs' similarities, take the best, merge, update; no heap.
+    """Greedy merging as described in the papers: store similarities of all pairs, merge the best, update; no heap.
 
     The numerical rules are those of `sohes_d2.exploration.merging`: float32 sums, similarities accumulated in float64
-    and rounded to float32, equal ones by the lower pair of ids.
+    and rounded to float32, ties by the lower pair of ids.
 
     Args:
         features: (rows, cols, C).
-        stop: ends as soon as the best similarity falls under it.
+        stop: ends when the best similarity falls below it.
     """
     rows, cols, channels = features.shape
     sums = features.reshape(-1, channels).astype(np.float32)
@@ -91,7 +91,7 @@ def merge_plainly(features: np.ndarray, stop: float = -2.0) -> MergeHistory:
             edges[pair] = similarity(a, c)
             unlike += lengths[pair] * (1.0 - float(edges[pair]))
             around += lengths[pair]
-        surround.append(unlike / max(around, 1))  # not compared: of rounded similarities
+        surround.append(unlike / max(around, 1))  # not compared: computed from rounded similarities
     kept, absorbed, similarities, removed = zip(*merges) if merges else ((), (), (), ())
     similarities = np.asarray(similarities, np.float32)
     return MergeHistory(
@@ -107,13 +107,13 @@ def merge_plainly(features: np.ndarray, stop: float = -2.0) -> MergeHistory:
 
 
 def merge_grid(features: np.ndarray) -> MergeHistory:
-    """The package's merging of a (rows, cols, C) grid, the paper's case of it."""
+    """The package's merging of a (rows, cols, C) grid, as in the paper."""
     rows, cols, channels = features.shape
     return merge_regions(features.reshape(-1, channels), RegionGraph.of_grid(rows, cols))
 
 
 def smooth_features(grid: int, channels: int, seed: int = 0) -> np.ndarray:
-    """(grid, grid, channels) float32 that vary slowly, with steps between blobs, as a ViT's do."""
+    """(grid, grid, channels) float32, slowly varying with steps between blobs, like features of a ViT."""
     import cv2
 
     generator = np.random.default_rng(seed)
@@ -125,18 +125,17 @@ def smooth_features(grid: int, channels: int, seed: int = 0) -> np.ndarray:
 
 
 def timed(function, *arguments) -> tuple[float, MergeHistory]:
-    """(seconds, result) of one call."""
+    """Return (seconds, result) of one call."""
     start = time.perf_counter()
     result = function(*arguments)
     return time.perf_counter() - start, result
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, and print the numbers; returns the exit code."""
-    merge_grid(smooth_features(8, 4))  # compiles, or loads what an earlier run compiled
+    """Measure and print the numbers; returns the exit code."""
+    merge_grid(smooth_features(8, 4))  # compiles, or loads the compiled code
     features = smooth_features(args.grid, args.channels)
-    # The best of some short runs: what else the machine does can only add to one, and the plain run is long enough to
-    # average it out.
+    # The best of several short runs, since other load only adds time; the plain run is long enough to average it out.
     fast, history = min((timed(merge_grid, features) for _ in range(args.repeats)), key=lambda run: run[0])
     size = f"{args.grid} x {args.grid} x {args.channels}"
     print(f"{size}: heap {fast:.3f} s", flush=True)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""How long the parts of a training iteration take and how much memory, and beside the official Mask2Former's head.
+"""Measure time and memory of the parts of a training iteration, and compare with the official Mask2Former head.
 
     python tools/benchmarks/benchmark_training.py  # a small model, on the CPU
     python tools/benchmarks/benchmark_training.py --config-file configs/sohes_vitb8_sa1b_instruction.yaml \\
@@ -7,15 +7,14 @@
     git clone https://github.com/facebookresearch/Mask2Former
     python tools/benchmarks/benchmark_training.py --official Mask2Former
 
-Synthetic scenes of INPUT.IMAGE_SIZE and their true labels are the batch, and random weights the model, so no files are
-needed. Weights do not change (the learning rate is 0): every iteration does the same work. Medians over the iterations
-are printed; memory is the most in use during a part over what was in use before the iteration, taken in an iteration of
-its own: tensors on CUDA devices, elsewhere what the process has resident.
+The batch consists of synthetic scenes of INPUT.IMAGE_SIZE with their true labels, and the model has random weights, so
+no files are needed. The learning rate is 0, so that all iterations do the same work. Prints medians over iterations;
+memory is the peak during a part minus the memory before the iteration, measured in a separate iteration: tensors on
+CUDA devices, otherwise resident memory of the process.
 
-With --official, the head of a checkout of that repository, which need not be installed or compiled, takes turns with
-ours in this process: with the same weights, features, labels and sampled points. Both are without an ancestor head
-then, because the official one has none. Without its compiled extension it computes deformable attention in plain
-PyTorch, as it does on CPUs.
+With --official, the head of a checkout of that repository, which need not be installed or compiled, alternates with
+ours in this process, with the same weights, features, labels and sampled points. Both have no ancestor head then, since
+the official one has none. Without its compiled extension it computes deformable attention in plain PyTorch, as on CPUs.
 
 Exit code: 0, 1 the official head's outputs, losses or gradients differ from ours, 2 usage error.
 """
@@ -40,28 +39,28 @@ DEFAULT_CONFIG = os.path.join(os.path.dirname(__file__), "..", "..", "configs", 
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; exits with code 2 where it is wrong."""
+    """Parse the command line; exits with code 2 if it is invalid."""
     parser = tool_parser(__doc__)
     add = parser.add_argument
     add("--config-file", default=DEFAULT_CONFIG, help="default: configs/sohes_synthetic_instruction.yaml")
     add("--device", default="cpu", help="default: cpu")
     add("--batch-size", type=int, default=4, metavar="N", help="scenes per iteration (default: 4)")
-    add("--iterations", type=int, default=5, metavar="N", help="that are timed (default: 5)")
+    add("--iterations", type=int, default=5, metavar="N", help="timed iterations (default: 5)")
     add("--official", metavar="DIR", help="a checkout of facebookresearch/Mask2Former")
-    add("opts", nargs="*", metavar="KEY VALUE", help="of the config")
+    add("opts", nargs="*", metavar="KEY VALUE", help="config keys and values")
     args = parser.parse_args(arguments)
     if args.batch_size < 1 or args.iterations < 1:
-        parser.error("--batch-size and --iterations count from 1")
+        parser.error("--batch-size and --iterations must be at least 1")
     return args
 
 
 if __name__ == "__main__":
-    parse_arguments()  # --help and mistakes come before what takes seconds to import
+    parse_arguments()  # handle --help and errors before slow imports
 
 import torch
 from torch import Tensor, nn
 
-import sohes_d2  # noqa: F401  (before Detectron2, which it mends)
+import sohes_d2  # noqa: F401  (before Detectron2, which it patches)
 from sohes_d2.config.load import load_config
 from sohes_d2.data.synthetic.scene import generate_scene
 from sohes_d2.engine.optimizer import build_optimizer
@@ -71,7 +70,7 @@ from sohes_d2.errors import ConfigError
 from sohes_d2.structures.ancestors import AncestorMatrix
 from sohes_d2.structures.masks import decode_masks
 
-# Relative to the largest value. Masked attention jumps where a logit's sign hangs on rounding.
+# Relative to the largest value. Masked attention is discontinuous where the sign of a logit depends on rounding.
 TOLERANCE = 1e-2
 BACKBONE, PIXELS, QUERIES = "backbone", "pixel decoder", "transformer decoder"
 MATCHING, LOSSES = "matching", "losses"
@@ -82,7 +81,7 @@ OUR_PARTS = (BACKBONE, *HEAD_PARTS, BACKBONE_BACK, OPTIMIZER)
 
 
 def make_batch(count: int, side: int, seed: int = 0) -> list[dict[str, Any]]:
-    """Inputs of a model in training: synthetic scenes of ``side`` x ``side`` pixels with their true labels."""
+    """Training inputs: synthetic scenes of ``side`` x ``side`` pixels with their true labels."""
     from detectron2.structures import BitMasks, Instances
 
     batch = []
@@ -97,12 +96,12 @@ def make_batch(count: int, side: int, seed: int = 0) -> list[dict[str, Any]]:
 
 
 def cut(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The same values as the start of a graph of their own, so that each part's backward pass can be taken alone."""
+    """Detach tensors as leaves of a new graph, so that the backward pass of each part can be measured alone."""
     return [tensor.detach().requires_grad_() for tensor in tensors]
 
 
 def backward_through(tensors: Sequence[Tensor], leaves: Sequence[Tensor]) -> None:
-    """Go on with the gradients that arrived at ``leaves``, made by `cut` of ``tensors``."""
+    """Continue the backward pass with the gradients of ``leaves``, made by `cut` of ``tensors``."""
     pairs = [(x, leaf.grad) for x, leaf in zip(tensors, leaves) if x.requires_grad and leaf.grad is not None]
     if pairs:
         torch.autograd.backward(*zip(*pairs))
@@ -114,9 +113,9 @@ class Head:
 
     Attributes:
         pixel_decoder, predictor, criterion: the modules.
-        weights: of the losses; others are not summed up.
-        autocast, scaler: of forward and backward passes.
-        meter: what counts the parts.
+        weights: weights of the losses; other losses are not summed.
+        autocast, scaler: for forward and backward passes.
+        meter: measures the parts.
     """
 
     pixel_decoder: nn.Module
@@ -153,7 +152,7 @@ class Head:
 
     @contextmanager
     def _matching_counted(self) -> Iterator[None]:
-        """Seconds in the matcher count as `MATCHING`, not as `LOSSES`, within which it is called."""
+        """Count the time of the matcher as `MATCHING` instead of `LOSSES`, within which it is called."""
         meter, matcher, starts = self.meter, self.criterion.matcher, []
 
         def stop(*_: Any) -> None:
@@ -170,7 +169,7 @@ class Head:
             hook.remove()
 
     def gradients(self) -> list[Tensor]:
-        """Of all parameters, in the order of their names; what got none is left out."""
+        """Gradients of all parameters that have one, sorted by name."""
         named = [*self.pixel_decoder.named_parameters("pixel_decoder"), *self.predictor.named_parameters("predictor")]
         return [parameter.grad.clone() for _, parameter in sorted(named) if parameter.grad is not None]
 
@@ -186,12 +185,12 @@ class Training:
         from detectron2.modeling import build_model
 
         if cfg.MODEL.META_ARCHITECTURE != "SOHES":
-            raise ConfigError(f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}; this measures SOHES alone")
+            raise ConfigError(f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}; only SOHES can be measured")
         torch.manual_seed(0)
         self.model = build_model(cfg).train()
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
-                # Untrained, deformable attention samples exactly at cells, where there is no one derivative.
+                # Untrained deformable attention samples exactly at cell centres, where it is not differentiable.
                 if "sampling_offsets" in name:
                     parameter += 0.01 * torch.randn_like(parameter)
         self.optimizer = build_optimizer(cfg, self.model)
@@ -214,7 +213,7 @@ class Training:
         self.targets = self.model.prepare_targets(self.batch, tuple(images.tensor.shape[-2:]))
 
     def features(self) -> dict[str, Tensor]:
-        """The backbone's maps for the batch that the head reads."""
+        """Feature maps of the backbone for the batch."""
         with self.autocast:
             maps = self.model.backbone(self.model.preprocess(self.batch).tensor)
         return {name: maps[name] for name in self.model.sem_seg_head.in_features}
@@ -238,16 +237,16 @@ def import_official(folder: str) -> Callable[[str], Any]:
     """Make a checkout of Mask2Former's repository importable; returns a function from a module's name to the module.
 
     Raises:
-        ConfigError: the folder is no checkout of it.
+        ConfigError: the folder is not a checkout of it.
     """
     if not os.path.isfile(os.path.join(folder, "mask2former", "modeling", "criterion.py")):
-        raise ConfigError(f"--official: {folder!r} is no checkout of facebookresearch/Mask2Former")
-    # The __init__ files of these import data sets, evaluators and Swin, with more dependencies. They are left out.
+        raise ConfigError(f"--official: {folder!r} is not a checkout of facebookresearch/Mask2Former")
+    # Skip the __init__ files of these, which import data sets, evaluators and Swin, with more dependencies.
     for name in ("mask2former", "mask2former.modeling"):
         package = types.ModuleType(name)
         package.__path__ = [os.path.join(folder, *name.split("."))]
         sys.modules.setdefault(name, package)
-    # The compiled extension is imported, but not needed: where a call into it fails, plain PyTorch is used.
+    # The compiled extension is imported, but not needed: if a call into it fails, plain PyTorch is used.
     extension = "MultiScaleDeformableAttention"
     if extension not in sys.modules and importlib.util.find_spec(extension) is None:
         sys.modules[extension] = types.ModuleType(extension)
@@ -258,7 +257,7 @@ def build_official(folder: str, cfg: Any, training: Training) -> Head:
     """The official head with the settings of a config and the weights of our model's head.
 
     Raises:
-        ConfigError: the folder is no checkout, or the official head has no such settings.
+        ConfigError: the folder is not a checkout, or the official head does not support the settings.
     """
     module = import_official(folder)
     head, settings = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.MASK_FORMER
@@ -293,7 +292,7 @@ def build_official(folder: str, cfg: Any, training: Training) -> Head:
         pixel_decoder.load_state_dict(ours.pixel_decoder.state_dict())
         predictor.load_state_dict(ours.predictor.state_dict())
     except RuntimeError as error:
-        raise ConfigError(f"the official head does not take the weights of ours: {error}") from error
+        raise ConfigError(f"the official head cannot load the weights of ours: {error}") from error
     criterion = module("criterion").SetCriterion(
         head.NUM_CLASSES,
         matcher=module("matcher").HungarianMatcher(
@@ -311,7 +310,7 @@ def build_official(folder: str, cfg: Any, training: Training) -> Head:
 
 
 def largest_difference(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
-    """The largest difference of two lists of tensors over the largest value of the first."""
+    """The largest difference of two lists of tensors divided by the largest value of the first."""
     if len(a) != len(b):
         return float("inf")
     scale = max((float(x.abs().max()) for x in a if x.numel()), default=0.0)
@@ -322,7 +321,7 @@ def compare(ours: Head, official: Head, features: dict[str, Tensor], targets: li
     """`largest_difference` of outputs, losses and gradients of two heads, on the same features and points."""
     found = []
     for head in (ours, official):
-        with head.meter.round(memory=True):  # the first round of a process tells nothing about time
+        with head.meter.round(memory=True):  # the first round of a process is not timed
             outputs, losses = head.run(dict(zip(features, cut(features.values()))), targets)
         layers = [outputs, *outputs.get("aux_outputs", ())]
         found.append(
@@ -337,7 +336,7 @@ def compare(ours: Head, official: Head, features: dict[str, Tensor], targets: li
 
 
 def measure_training(training: Training, iterations: int) -> None:
-    """Take seconds, and then memory, of whole iterations; the first is not counted."""
+    """Measure time, and then memory, of whole iterations; the first is discarded."""
     training.iterate(memory=True)
     for memory in [False] * iterations + [True]:
         training.iterate(memory)
@@ -346,7 +345,7 @@ def measure_training(training: Training, iterations: int) -> None:
 def measure_heads(
     heads: Sequence[Head], features: dict[str, Tensor], targets: list[dict[str, Tensor]], iterations: int
 ) -> None:
-    """Take seconds, and then memory, of heads that take turns on the same features."""
+    """Measure time, and then memory, of heads that alternate on the same features."""
     for memory in [False] * iterations + [True]:
         for head in heads:
             with head.meter.round(memory):
@@ -355,7 +354,7 @@ def measure_heads(
 
 
 def table(meter: PartMeter) -> str:
-    """Seconds and memory of every part of an iteration."""
+    """Table of time and memory of the parts of an iteration."""
     total = meter.seconds(*OUR_PARTS)
     lines = [f"{'part':40}{'ms':>9}{'share':>8}{'peak MiB':>10}"]
     for name in OUR_PARTS:
@@ -366,7 +365,7 @@ def table(meter: PartMeter) -> str:
 
 
 def table_of_two(ours: PartMeter, official: PartMeter) -> str:
-    """Seconds and memory of every part of the head, of both, and the ratio of seconds."""
+    """Table of time and memory of the parts of both heads, and the ratio of times."""
     lines = [f"{'part of the head alone':40}{'ours ms':>9}{'official':>10}{'ratio':>7}{'ours MiB':>10}{'official':>10}"]
     for name, parts in [*((name, (name,)) for name in HEAD_PARTS), ("head", HEAD_PARTS)]:
         mine, theirs = ours.seconds(*parts), official.seconds(*parts)
@@ -378,14 +377,14 @@ def table_of_two(ours: PartMeter, official: PartMeter) -> str:
 
 
 def _mebibytes(meter: PartMeter, *parts: str) -> str:
-    """The highest peak of some parts; "" for matching alone, which is within the losses."""
+    """The highest peak of some parts; "" for matching, which is part of the losses."""
     peaks = [meter.peaks[part] for part in parts if part in meter.peaks]
     return f"{max(peaks) / MIB:.0f}" if peaks else ""
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, and print the numbers; returns the exit code."""
-    # the official code uses some of torch's old names
+    """Measure and print the numbers; returns the exit code."""
+    # the official code uses deprecated names of torch
     warnings.filterwarnings("ignore", category=FutureWarning)
     official = None
     cfg = load_config(args.config_file, args.opts)
@@ -393,7 +392,7 @@ def run(args: argparse.Namespace) -> int:
     if args.official:
         cfg.MODEL.ANCESTOR_HEAD.ENABLED = False
         if cfg.SOLVER.AMP.ENABLED and torch.device(args.device).type != "cuda":
-            raise ConfigError("the official head knows mixed precision on CUDA alone: set SOLVER.AMP.ENABLED False")
+            raise ConfigError("the official head supports mixed precision only on CUDA: set SOLVER.AMP.ENABLED False")
     cfg.freeze()
     training = Training(cfg, args.batch_size)
     if args.official:

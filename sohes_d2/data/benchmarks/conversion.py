@@ -1,8 +1,8 @@
-"""What the `datasets/prepare_*.py` scripts share: any source of masks to a class-agnostic COCO json with parents.
+"""Shared code of the `datasets/prepare_*.py` scripts: convert any source of masks to a class-agnostic COCO json.
 
-A script lists its images (`Item`) and reads one at a time (`Scene`); `convert` does the rest. The images done so far
-are kept in a journal beside the output, so that a killed run resumes where it stopped, and the output appears
-only when it is complete. Its layout is that of `sohes_d2.labels.writer`.
+A script lists its images (`Item`) and reads one at a time (`Scene`); `convert` does the rest. Finished images are
+stored in a journal beside the output, so a killed run can be resumed, and the output is written atomically. Its layout
+is that of `sohes_d2.labels.writer`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ...labels.writer import dump_line, image_record, write_label_file
 from ...structures.forest import NO_PARENT, Forest
 from ...structures.masks import RLE, mask_areas, rle_from_coco
 
-# Ids of an image's annotations start at its position in the list times this, so that they depend on nothing else.
+# Ids of an image's annotations start at its position in the list times this.
 ANNOTATION_ID_STRIDE = 100_000
 _IMAGES_PER_UNIT = 32
 _SECONDS_BETWEEN_REPORTS = 10.0
@@ -42,7 +42,7 @@ class Item:
     Attributes:
         image_id: its id in the output.
         file_name: its path under the image root.
-        source: whatever the script needs to read it.
+        source: data that the script needs to read it.
     """
 
     image_id: int
@@ -55,14 +55,13 @@ class Entity:
     """One mask of a scene.
 
     Attributes:
-        mask: RLE of the image's size, or None where the source has no usable mask (it is then left out, and its
-            children go to its own parent).
+        mask: RLE of the image's size, or None if the source has no usable mask (it is then skipped, and its children
+            move to its parent).
         parent: index of the parent among the scene's entities, -1 for a whole.
         iscrowd: 1 for a region of many objects, which evaluation ignores.
-        area: the source's own area in pixels, by which COCO sorts objects into small, medium and large; None: that of
-            the mask.
-        bbox: the source's own box (x, y, width, height) in pixels; None: that of the mask.
-        source_id: the source's own id.
+        area: area in the source, in pixels, which defines COCO's size classes; None: that of the mask.
+        bbox: box (x, y, width, height) in the source, in pixels; None: that of the mask.
+        source_id: id in the source.
     """
 
     mask: RLE | None
@@ -83,12 +82,12 @@ class Scene:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a finished file has.
+    """Summary of a finished file.
 
     Attributes:
         output: the file.
         images, annotations, skipped: counts of its records.
-        dropped: masks of the source that are empty or damaged, and therefore not in it.
+        dropped: number of empty or damaged masks of the source, which are not in the file.
         depths: annotations per depth, "0" = wholes.
     """
 
@@ -103,7 +102,7 @@ class Summary:
         depths = ", ".join(f"depth {depth}: {count}" for depth, count in self.depths.items())
         return (
             f"{self.output}: {self.images} images, {self.annotations} masks ({depths}), "
-            f"{self.dropped} empty or damaged masks left out, {self.skipped} images skipped"
+            f"{self.dropped} empty or damaged masks dropped, {self.skipped} images skipped"
         )
 
 
@@ -115,10 +114,10 @@ def convert(
     An image that cannot be read is recorded under `skipped` with the reason, and the run continues.
 
     Args:
-        output: the file to write; its folder is made.
-        info: the COCO `info`; also what decides whether an unfinished run may be continued.
-        items: the images, in order, ids not repeated.
-        read: gives the masks of an image; raises ValueError or OSError where it cannot.
+        output: the file to write; its folder is created.
+        info: the COCO `info`; an unfinished run is continued only if it is unchanged.
+        items: the images in order, with unique ids.
+        read: reads the masks of an image; raises ValueError or OSError on failure.
         report: print the progress to stderr.
 
     Raises:
@@ -171,10 +170,10 @@ def _image_lines(item: Item, read: Callable[[Item], Scene], position: int) -> tu
 
 
 def annotation_records(scene: Scene, image_id: int, first_id: int) -> tuple[list[dict[str, Any]], int]:
-    """Json-ready annotations of a scene, and how many of its masks are empty or missing and therefore left out.
+    """Json-ready annotations of a scene, and the number of its masks dropped as empty or missing.
 
     Raises:
-        ValueError: the parents run in a circle or lie outside the list, or a mask has another size than the image.
+        ValueError: the parents form a cycle or lie outside the list, or a mask has another size than the image.
     """
     empty = {"size": list(scene.image_size), "counts": b""}
     forest = Forest(
@@ -188,7 +187,7 @@ def annotation_records(scene: Scene, image_id: int, first_id: int) -> tuple[list
     records = forest.subset(present).to_coco(image_id, first_id)
     for record, index in zip(records, np.flatnonzero(present)):
         entity = scene.entities[index]
-        for key in ("score", "level", "source"):  # what only found masks have
+        for key in ("score", "level", "source"):  # fields of predicted masks only
             del record[key]
         record["iscrowd"] = entity.iscrowd
         if entity.area is not None:
@@ -201,14 +200,13 @@ def annotation_records(scene: Scene, image_id: int, first_id: int) -> tuple[list
 
 
 def coco_entity(annotation: Annotation, size: tuple[int, int]) -> Entity:
-    """The entity of a COCO, LVIS or PACO annotation, without its parent.
+    """Convert a COCO, LVIS or PACO annotation to an entity without parent.
 
-    Polygons of fewer than three points are left out, as long as others are left. A mask that cannot be used becomes
-    None; an area or box that cannot is that of the mask.
+    Polygons of fewer than three points are dropped if others remain. An unusable mask becomes None; an unusable area or
+    box is replaced by that of the mask.
 
     Args:
-        annotation: with `segmentation` (polygons, or RLE compressed or not) and perhaps `area`, `bbox`, `iscrowd`,
-            `id`.
+        annotation: with `segmentation` (polygons or RLE) and optionally `area`, `bbox`, `iscrowd`, `id`.
         size: (H, W) of its image in pixels.
     """
     segmentation = annotation.get("segmentation")
@@ -224,7 +222,7 @@ def coco_entity(annotation: Annotation, size: tuple[int, int]) -> Entity:
 
 
 def coco_file_name(image: ImageRecord) -> str:
-    """The path of an image record; where it has a `coco_url`, as in LVIS, that of the 2017 folders it names.
+    """The path of an image record; with a `coco_url`, as in LVIS, the path in the 2017 folders that it names.
 
     Raises:
         InputError: the record has neither.
@@ -248,16 +246,16 @@ def convert_coco(
 
     Args:
         annotations: the file.
-        output, info: as in `convert`.
+        output, info: see `convert`.
         limit: only the first images by id; 0 for all.
-        file_name: path under the image root, from the image record.
-        image_root: where the images must lie; None to go without a look.
-        link_parents: gives, for the annotations of one image, the index of each one's parent or -1.
-        remedy: where to get what is missing.
+        file_name: computes the path under the image root from the image record.
+        image_root: folder of the images; None to skip the check that they exist.
+        link_parents: returns, for the annotations of one image, the index of each one's parent or -1.
+        remedy: where to get missing files.
 
     Raises:
         InputError: images are missing.
-        InputError, CorruptFileError: as `LabelStream`.
+        InputError, CorruptFileError: see `LabelStream`.
     """
     require(remedy, annotations)
     source = LabelStream(annotations)
@@ -285,7 +283,7 @@ def take(items: Sequence[Any], limit: int) -> Sequence[Any]:
 
 
 def fingerprint(path: str) -> dict[str, Any]:
-    """Name and size of a source file for `info`, so that a run is never continued with another file."""
+    """Name and size of a source file for `info`, so that a run is not continued with another file."""
     return {"source": os.path.basename(path), "source_bytes": os.path.getsize(path)}
 
 
@@ -293,7 +291,7 @@ def require(remedy: str, *paths: str) -> None:
     """Check that files and folders exist.
 
     Raises:
-        InputError: names those that do not, and says where to get them.
+        InputError: names missing ones, and where to get them.
     """
     missing = [path for path in paths if not os.path.exists(path)]
     if missing:
@@ -304,22 +302,22 @@ def require_images(root: str, file_names: Sequence[str], remedy: str) -> None:
     """Check that images exist under a folder.
 
     Raises:
-        InputError: says how many do not, names the first, and where to get them.
+        InputError: gives the number of missing images, the first one, and where to get them.
     """
     missing = [name for name in file_names if not os.path.isfile(os.path.join(root, name))]
     if missing:
         raise InputError(
-            f"{len(missing)} of {len(file_names)} images are not under {root!r}, the first is {missing[0]!r}. {remedy} "
-            "(--no-images converts the masks without them.)"
+            f"{len(missing)} of {len(file_names)} images are missing under {root!r}, the first is {missing[0]!r}. "
+            f"{remedy} (--no-images converts the masks without them.)"
         )
 
 
 def read_mat(path: str) -> dict[str, Any]:
-    """The variables of a MATLAB file (version 7 or older).
+    """Read the variables of a MATLAB file (version 7 or older).
 
     Raises:
         ValueError: the file is damaged.
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     from scipy.io import loadmat
 
@@ -327,15 +325,15 @@ def read_mat(path: str) -> dict[str, Any]:
         return loadmat(path)
     except OSError:
         raise
-    except Exception as error:  # scipy raises nearly anything on damaged bytes
-        raise ValueError(f"{path!r} is not a MATLAB file that scipy reads ({type(error).__name__}: {error})") from error
+    except Exception as error:  # scipy may raise anything on damaged bytes
+        raise ValueError(f"{path!r} cannot be read as MATLAB file ({type(error).__name__}: {error})") from error
 
 
 def image_files(folder: str, suffixes: tuple[str, ...] = (".jpg", ".jpeg")) -> list[str]:
-    """Names of the images of one folder, sorted."""
+    """Sorted names of the images in a folder."""
     return sorted(entry.name for entry in os.scandir(folder) if entry.name.lower().endswith(suffixes))
 
 
 def path_of(given: str | None, root: str, default: str) -> str:
-    """A path from the command line as it is, or the default one under the root."""
+    """The path given on the command line, or else the default path under the root."""
     return given if given is not None else os.path.join(root, default)

@@ -1,7 +1,7 @@
 """Kinds of objects in synthetic scenes, each with its own parts and subparts.
 
-Kinds give the scenes what photos have and random shapes lack: things of one kind share their build while size, colour,
-texture and proportions differ.
+Unlike random shapes, objects of one kind share their structure, while size, colour, texture and proportions vary, as in
+photos.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from .shapes import Box, Ellipse, Polygon, Shape, smoothed, star
 
 @dataclass
 class Piece:
-    """A thing, or a part at its place in the piece that it belongs to. Later parts lie over earlier ones.
+    """An object, or a part with its position in its parent piece. Later parts are drawn over earlier ones.
 
     Attributes:
-        shape: in the piece's own units; None for what consists of its parts alone.
-        paint: of the shape.
-        y, x, unit, turn: the piece's frame, in the units of the piece it belongs to; ignored for a whole thing.
-        clipped: lies on the surface of the piece it belongs to, and ends where that does.
-        parts: what belongs to it.
+        shape: in the piece's units; None if it consists only of its parts.
+        paint: surface of the shape.
+        y, x, unit, turn: the piece's frame, in units of the parent piece; ignored for a whole object.
+        clipped: whether it is on the surface of its parent piece and clipped to it.
+        parts: its parts.
     """
 
     shape: Shape | None
@@ -38,7 +38,7 @@ class Piece:
 
 
 def random_thing(rng: np.random.Generator, color: Color) -> Piece:
-    """A thing of a random kind, of about this colour; one unit is about half of its size."""
+    """An object of a random kind and of about this colour; one unit is about half of its size."""
     return choice(rng, *KINDS)(rng, color)
 
 
@@ -198,7 +198,7 @@ def flower(rng: np.random.Generator, color: Color) -> Piece:
 
 
 def bottle(rng: np.random.Generator, color: Color) -> Piece:
-    """A neck with a cap, and a body with a label that bears an emblem."""
+    """A neck with a cap, and a body with a label that has an emblem."""
     width = uniform(rng, 0.35, 0.55)
     emblem = Piece(_any_shape(rng), random_paint(rng, random_color(rng), 0.5), unit=uniform(rng, 0.18, 0.26))
     label = Piece(
@@ -220,7 +220,7 @@ def bottle(rng: np.random.Generator, color: Color) -> Piece:
 
 
 def decorated(rng: np.random.Generator, color: Color) -> Piece:
-    """Any shape, with up to three patches, some of which have one themselves."""
+    """Any shape with up to three patches, some of which have a patch themselves."""
     patches = []
     for k in range(int(rng.random() * 4)):
         patch = near_color(rng, color, uniform(rng, 0.08, 0.45))
@@ -240,7 +240,7 @@ def decorated(rng: np.random.Generator, color: Color) -> Piece:
 
 
 def plain(rng: np.random.Generator, color: Color) -> Piece:
-    """Any shape, without parts."""
+    """Any shape without parts."""
     return Piece(_any_shape(rng), random_paint(rng, color))
 
 

@@ -1,6 +1,6 @@
-"""Surfaces of synthetic scenes: colours, textures, light, shadow, and what a camera adds.
+"""Surfaces of synthetic scenes: colours, textures, light, shadow, blur and noise.
 
-Arithmetic as in `synthetic_shapes`: the same bits on every machine. Colours are RGB in [0, 1].
+Arithmetic as in `shapes`: bit-identical on every machine. Colours are RGB in [0, 1].
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ class Paint:
     Attributes:
         color: mean RGB in [0, 1].
         texture: "plain", "noise", "stripes" or "spots".
-        strength: how far the texture moves the colour, as a share of it.
-        period: of the texture, in pixels.
+        strength: amplitude of the texture, as a share of the colour.
+        period: period of the texture, in pixels.
         turn: direction of stripes, in full turns.
-        tint: what the texture's peaks add to R, G, B.
+        tint: offset of R, G, B at the peaks of the texture.
     """
 
     color: Color
@@ -35,7 +35,7 @@ class Paint:
     tint: Color = (0.0, 0.0, 0.0)
 
     def render(self, image_size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-        """(H, W, 3) float64 of the surface in even light."""
+        """(H, W, 3) float64, the surface in even light."""
         color = np.asarray(self.color)
         if self.texture == "plain":
             return np.broadcast_to(color, (*image_size, 3)).copy()
@@ -49,26 +49,26 @@ class Paint:
 
 
 def uniform(rng: np.random.Generator, low: float, high: float) -> float:
-    """One number of [low, high)."""
+    """A random number in [low, high)."""
     return low + (high - low) * float(rng.random())
 
 
 def choice(rng: np.random.Generator, *options):
-    """One of the options."""
+    """A random option."""
     return options[int(rng.random() * len(options))]
 
 
 def random_color(rng: np.random.Generator) -> Color:
     """Any hue, from dull to vivid and from dark to bright."""
     hue, saturation, value = 6 * float(rng.random()), uniform(rng, 0.05, 0.75), uniform(rng, 0.2, 0.9)
-    # Each channel falls and rises along the circle of hues; the three are a third of the circle apart.
+    # Each channel is a triangle wave over the hue circle; the three are shifted by a third of it.
     away = (abs((hue + shift) % 6 - 3) for shift in (0, 4, 2))
     red, green, blue = (value * (1 - saturation * (1 - min(max(d - 1, 0.0), 1.0))) for d in away)
     return red, green, blue
 
 
 def near_color(rng: np.random.Generator, color: Color, distance: float) -> Color:
-    """A colour about ``distance`` from another one, per channel; brightness changes most."""
+    """A random colour at about ``distance`` from another, per channel; brightness changes most."""
     brightness = choice(rng, -1, 1) * distance * uniform(rng, 0.4, 1.0)
     if not 0.12 < sum(color) / 3 + brightness < 0.92:
         brightness = -brightness
@@ -76,10 +76,10 @@ def near_color(rng: np.random.Generator, color: Color, distance: float) -> Color
 
 
 def random_paint(rng: np.random.Generator, color: Color, roughness: float = 1.0) -> Paint:
-    """A texture for a colour.
+    """A random texture for a colour.
 
     Args:
-        roughness: factor on how strong the texture is.
+        roughness: factor of the texture's strength.
     """
     texture = choice(rng, "plain", "noise", "noise", "noise", "stripes", "spots")
     period = uniform(rng, 3.0, 10.0) if texture == "stripes" else uniform(rng, 2.0, 18.0)
@@ -89,7 +89,7 @@ def random_paint(rng: np.random.Generator, color: Color, roughness: float = 1.0)
 
 
 def value_noise(image_size: tuple[int, int], period: float, rng: np.random.Generator) -> np.ndarray:
-    """(H, W) float64 in [0, 1]: random values on a lattice of ``period`` pixels, smooth between."""
+    """(H, W) float64 in [0, 1]: random values on a lattice of ``period`` pixels, smoothly interpolated."""
     height, width = image_size
     lattice = rng.random((int(height / period) + 3, int(width / period) + 3))
     offset_y, offset_x = rng.random(), rng.random()
@@ -103,7 +103,7 @@ def value_noise(image_size: tuple[int, int], period: float, rng: np.random.Gener
 
 
 def stripes(image_size: tuple[int, int], period: float, turn: float, rng: np.random.Generator) -> np.ndarray:
-    """(H, W) float64 in [-1, 1]: a triangle wave, a little bent."""
+    """(H, W) float64 in [-1, 1]: a slightly distorted triangle wave."""
     cosine, sine = unit_vector(turn)
     y, x = np.arange(image_size[0])[:, None], np.arange(image_size[1])[None, :]
     phase = (y * cosine + x * sine) / period + 2 * value_noise(image_size, 8 * period, rng)
@@ -111,7 +111,7 @@ def stripes(image_size: tuple[int, int], period: float, turn: float, rng: np.ran
 
 
 def blur(image: np.ndarray, rounds: int = 1) -> np.ndarray:
-    """(H, W, ...) after ``rounds`` of the 3 x 3 binomial filter, the border repeated."""
+    """Apply ``rounds`` of the 3 x 3 binomial filter to (H, W, ...), with replicated borders."""
     for _ in range(rounds):
         for axis in (0, 1):
             first, last = image.take([0], axis), image.take([-1], axis)
@@ -123,7 +123,7 @@ def blur(image: np.ndarray, rounds: int = 1) -> np.ndarray:
 
 
 def shifted(mask: np.ndarray, dy: int, dx: int) -> np.ndarray:
-    """The (H, W) bool mask moved down by ``dy`` and right by ``dx``; what leaves the image is lost."""
+    """Shift a (H, W) bool mask down by ``dy`` and right by ``dx``, cropped to the image."""
     height, width = mask.shape
     moved = np.zeros_like(mask)
     moved[max(dy, 0) : height + min(dy, 0), max(dx, 0) : width + min(dx, 0)] = mask[
@@ -133,5 +133,5 @@ def shifted(mask: np.ndarray, dy: int, dx: int) -> np.ndarray:
 
 
 def grain(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """Noise of mean 0 and standard deviation 1: four even draws added up are near enough to a Gaussian."""
+    """Approximately Gaussian noise of mean 0 and standard deviation 1: the sum of four uniform draws."""
     return (rng.random(shape) + rng.random(shape) + rng.random(shape) + rng.random(shape) - 2) * 1.7320508

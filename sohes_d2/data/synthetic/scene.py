@@ -1,7 +1,7 @@
-"""Synthetic scenes with a known forest: for tests, and for trying and measuring methods without a download.
+"""Synthetic scenes with a known forest, for tests and for experiments without a download.
 
-Objects of several kinds (`kinds`) occlude each other on a textured background. Light falls from one side,
-things cast shadows, textures and a camera's blur and noise lie over all. The masks are those of what is visible.
+Objects of several kinds (`kinds`) occlude each other on a textured background, with directional light, shadows,
+textures, blur and noise. Masks cover the visible pixels.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from .paint import (
 )
 from .shapes import Frame, unit_vector
 
-VERSION = 1  # of the scenes: rises when the same seed and index no longer give the same
+VERSION = 1  # of the scenes: incremented when the same seed and index give another scene
 DEFAULT_SIZE = (128, 128)
 SMALLEST_SIDE = 32
-MIN_AREA = 150  # pixels: less of a mask cannot be told from noise
+MIN_AREA = 150  # pixels: smaller visible masks cannot be distinguished from noise
 MOST_THINGS = 4
-# A part that is nearly all that is left of what it belongs to is not told from it: they would be one mask twice.
+# Largest visible share of a parent for a part: above it, both would be nearly the same mask.
 _MOST_OF_PARENT = 0.8
 _NOTHING = -1
 
@@ -38,17 +38,17 @@ _NOTHING = -1
 def generate_scene(
     seed: int, index: int, size: tuple[int, int] = DEFAULT_SIZE, min_area: int = MIN_AREA
 ) -> tuple[np.ndarray, Forest]:
-    """One scene and its forest; the same on every machine, whatever scenes were made before.
+    """Generate a scene and its forest; deterministic on every machine and independent of other scenes.
 
     Args:
-        seed: of the series of scenes, not negative.
-        index: of the scene in the series, not negative.
+        seed: seed of the series of scenes, not negative.
+        index: index of the scene in the series, not negative.
         size: (H, W) in pixels, both at least 32.
-        min_area: pixels; masks of which less is visible are left out, and their parts go to what they belong to.
+        min_area: pixels; masks with a smaller visible area are dropped, and their parts move to their parent.
 
     Returns:
-        The image, (H, W, 3) uint8 RGB, and its forest: every mask lies inside its parent's, whose area is at least a
-        quarter larger. Only in images much smaller than the default can it be empty.
+        The image, (H, W, 3) uint8 RGB, and its forest: every mask is inside its parent's, whose area is at least a
+        quarter larger. It can be empty only in images much smaller than the default.
 
     Raises:
         ValueError: a negative seed or index, or too small an image.
@@ -66,37 +66,37 @@ def generate_scene(
 
 
 def _arrangement(size: tuple[int, int], ground: Color, rng: np.random.Generator) -> list[tuple[Piece, Frame]]:
-    """2 to 4 things and where they stand, from back to front: each takes the freest of a few places."""
+    """2 to 4 objects and their frames, from back to front: each takes the freest of a few random places."""
     height, width = size
     placed: list[tuple[Piece, Frame]] = []
     for _ in range(2 + int(float(rng.random()) ** 2 * (MOST_THINGS - 1))):
-        # Squared: there are more small things than large ones.
+        # Squared: more small objects than large ones.
         unit = min(size) * (0.24 + 0.24 * float(rng.random()) ** 2)
         places = [(uniform(rng, 0.08, 0.92) * height, uniform(rng, 0.08, 0.92) * width) for _ in range(3)]
         y, x = max(places, key=lambda place: min([_gap(place, unit, frame) for _, frame in placed], default=0.0))
         turn = uniform(rng, -0.07, 0.07) if rng.random() < 0.7 else float(rng.random())
-        # Some are of about the ground's colour.
+        # Some have about the colour of the ground.
         color = near_color(rng, ground, uniform(rng, 0.1, 0.3)) if rng.random() < 0.35 else random_color(rng)
         placed.append((random_thing(rng, color), Frame(y, x, unit, turn)))
-    # Mostly small before large, so that few are hidden.
+    # Mostly small in front of large, so that few are hidden.
     return sorted(placed, key=lambda item: -item[1].unit * uniform(rng, 0.6, 1.4))
 
 
 def _gap(place: tuple[float, float], unit: float, frame: Frame) -> float:
-    """Squared distance of two things in units of their size: which is largest needs no root."""
+    """Squared distance of two objects in units of their size."""
     dy, dx, reach = place[0] - frame.y, place[1] - frame.x, unit + frame.unit
     return (dy * dy + dx * dx) / (reach * reach)
 
 
 class _Scene:
-    """The picture as it is painted from back to front, and which piece is seen at each pixel."""
+    """The picture, painted from back to front, and the visible piece at each pixel."""
 
     def __init__(self, size: tuple[int, int], ground: Color, rng: np.random.Generator):
         self.size = size
         self.rng = rng
         self.parents: list[int] = []
         self.owner = np.full(size, _NOTHING)
-        self.light = unit_vector(float(rng.random()))  # direction to it, (y, x)
+        self.light = unit_vector(float(rng.random()))  # direction towards the light, (y, x)
         self.image = self._ground(ground)
 
     def _ground(self, color: Color) -> np.ndarray:
@@ -110,7 +110,7 @@ class _Scene:
         return ground + random_paint(rng, near_color(rng, color, uniform(rng, 0.05, 0.3))).render(self.size, rng) * far
 
     def add(self, thing: Piece, frame: Frame) -> None:
-        """Put a thing before all that stands there, with its shadow."""
+        """Add an object with its shadow in front of the others."""
         layer = np.zeros_like(self.image)
         owner = np.full(self.size, _NOTHING)
         self._draw(thing, frame, NO_PARENT, None, layer, owner)
@@ -129,7 +129,7 @@ class _Scene:
         layer: np.ndarray,
         owner: np.ndarray,
     ) -> None:
-        """Draw a piece and what belongs to it; ``surface`` is the (H, W) mask that a clipped piece stays inside of."""
+        """Draw a piece and its parts; ``surface`` is the (H, W) mask that clips a clipped piece."""
         index = len(self.parents)
         self.parents.append(parent)
         mask = None
@@ -144,21 +144,21 @@ class _Scene:
             self._draw(part, frame.inner(part.y, part.x, part.unit, part.turn), index, mask, layer, owner)
 
     def _shading(self, frame: Frame) -> np.ndarray:
-        """(H, W, 1) light on a thing: bright towards the light, dark away from it, more or less round."""
+        """(H, W, 1) shading of an object: bright towards the light, dark away from it."""
         y, x = Frame(frame.y, frame.x, frame.unit).coordinates(self.size)
         slope = y * self.light[0] + x * self.light[1]
         shading = 1 + uniform(self.rng, 0.2, 0.8) * slope - uniform(self.rng, 0.0, 0.35) * (y * y + x * x - 0.5)
         return np.clip(shading, 0.4, 1.5)[..., None]
 
     def _shadow(self, silhouette: np.ndarray, frame: Frame) -> np.ndarray:
-        """(H, W, 1) factor on what lies behind a thing."""
+        """(H, W, 1) brightness factor of the pixels behind an object."""
         reach = uniform(self.rng, 0.1, 0.5) * frame.unit
         dy, dx = (-int(reach * component) for component in self.light)
         depth = uniform(self.rng, 0.1, 0.65)
         return 1 - depth * blur(shifted(silhouette, dy, dx).astype(np.float64), 4)[..., None]
 
     def photograph(self) -> np.ndarray:
-        """(H, W, 3) uint8 RGB: the picture in uneven light, blurred, and noisy as from a camera at night."""
+        """(H, W, 3) uint8 RGB: the picture with uneven light, blur and noise."""
         rng = self.rng
         period = max(self.size) * uniform(rng, 0.3, 0.7)
         light = 1 + uniform(rng, 0.2, 1.0) * (value_noise(self.size, period, rng) - 0.5)
@@ -168,15 +168,15 @@ class _Scene:
         return np.clip(np.floor(image + 0.5), 0, 255).astype(np.uint8)
 
     def forest(self, min_area: int) -> Forest:
-        """What is visible of each piece and its parts, where that is enough to be told."""
+        """The forest of the visible pixels of each piece with its parts, if their area suffices."""
         n = len(self.parents)
         masks = np.stack([self.owner == k for k in range(n)])
-        for k in reversed(range(n)):  # parts come after what they belong to
+        for k in reversed(range(n)):  # parts come after their parents
             if self.parents[k] != NO_PARENT:
                 masks[self.parents[k]] |= masks[k]
         areas = masks.sum(axis=(1, 2))
         kept: list[int] = []
-        nearest: dict[int, int] = {}  # each piece, or else what it belongs to, that is kept
+        nearest: dict[int, int] = {}  # nearest kept piece: itself or an ancestor
         for k in range(n):
             above = nearest.get(self.parents[k], NO_PARENT)
             nearest[k] = above

@@ -1,7 +1,7 @@
-"""Shapes of synthetic scenes: which pixels lie inside, from arithmetic that gives the same bits on every machine.
+"""Shapes of synthetic scenes, computed with arithmetic that is bit-identical on every machine.
 
-Only +, -, *, / and comparisons touch the pixels, which IEEE 754 rounds alike everywhere. Cosines, which differ in the
-last bit between math libraries, are only taken of single numbers and rounded (`unit_vector`).
+Pixels are computed only with +, -, *, / and comparisons, which IEEE 754 rounds identically. Cosines, which differ in
+the last bit between math libraries, are only computed for single numbers and rounded (`unit_vector`).
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ def unit_vector(turn: float) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Frame:
-    """A coordinate system in the image: a shape's own units, shifted, scaled and turned.
+    """A coordinate system in the image: shifted, scaled and rotated.
 
     Attributes:
-        y, x: of its origin, in pixels.
-        unit: length of its unit, in pixels.
-        turn: of its axes, in full turns.
+        y, x: origin, in pixels.
+        unit: length of a unit, in pixels.
+        turn: rotation of the axes, in full turns.
     """
 
     y: float
@@ -34,7 +34,7 @@ class Frame:
     turn: float = 0.0
 
     def inner(self, y: float, x: float, unit: float = 1.0, turn: float = 0.0) -> Frame:
-        """A frame whose origin, unit and turn are given in the units of this one."""
+        """A frame with origin, unit and turn relative to this one."""
         cosine, sine = unit_vector(self.turn)
         return Frame(
             self.y + self.unit * (y * cosine + x * sine),
@@ -78,7 +78,7 @@ class Box:
         y, x = np.abs(y), np.abs(x)
         beyond_y = np.maximum(y - (self.height - radius), 0)
         beyond_x = np.maximum(x - (self.width - radius), 0)
-        # The box itself too: with a radius of 0 nothing is left of the corner's circle.
+        # Also compare with the box: with a radius of 0 the corner's circle is empty.
         return (beyond_y * beyond_y + beyond_x * beyond_x <= radius * radius) & (y <= self.height) & (x <= self.width)
 
 
@@ -101,11 +101,11 @@ Shape = Union[Ellipse, Box, Polygon]
 
 
 def star(radii: list[float], aspect: float = 1.0, start: float = 0.0) -> Polygon:
-    """A polygon with a corner at each radius, at even angles around the origin.
+    """A polygon with a corner at each radius, at equal angles around the origin.
 
     Args:
         radii: three or more, in units of the frame.
-        aspect: factor on y.
+        aspect: factor of y.
         start: angle of the first corner, in full turns.
     """
     corners = []

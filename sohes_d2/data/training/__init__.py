@@ -1,1 +1,1 @@
-"""The training data: a stream of images and labels, mapped to what the model takes."""
+"""Training data: a stream of images and labels, mapped to model inputs."""

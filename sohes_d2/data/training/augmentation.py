@@ -1,5 +1,4 @@
-"""The geometry of a training image (large-scale jitter, crop, flip, padding) and of a test image, as Detectron2's
-augmentations."""
+"""Geometric augmentations of training images (large-scale jitter, crop, flip, padding), and resizing of test images."""
 
 from __future__ import annotations
 
@@ -8,8 +7,8 @@ from fvcore.transforms.transform import PadTransform
 
 from detectron2.data import transforms as T
 
-# Mid-grey, as in Detectron2's `FixedSizeCrop`: near the usual PIXEL_MEAN, so near 0 for the model, as the padding of
-# batches is.
+# Mid-grey, as in Detectron2's `FixedSizeCrop`: near the usual PIXEL_MEAN, so near 0 after normalisation, like the
+# padding of batches.
 PAD_VALUE = 128
 FLIPS = ("horizontal", "vertical", "none")
 
@@ -23,15 +22,15 @@ def training_augmentations(
 ) -> list[T.Augmentation]:
     """Large-scale jitter (Ghiasi et al., Simple Copy-Paste, CVPR 2021, section 3): every image becomes one square.
 
-    Detectron2's `FixedSizeCrop` is not used: it draws one number for both axes, so that it only ever crops along the
-    diagonal, and on the main branch it marks padding as part of every mask.
+    Detectron2's `FixedSizeCrop` is not used: it draws one number for both axes, so it crops only along the diagonal,
+    and on the main branch it marks padding as part of every mask.
 
     Args:
         image_size: side of the square in pixels.
         min_scale: the image is resized to fit a square of ``image_size`` times a factor uniform between this...
         max_scale: ...and this.
         flip: one of FLIPS, with probability 0.5.
-        pad_value: 0..255, what an image smaller than the square is filled up with, to the right and below.
+        pad_value: 0..255, padding of an image smaller than the square, to the right and below.
 
     Raises:
         ValueError: a setting out of range.
@@ -43,31 +42,31 @@ def training_augmentations(
     square = (image_size, image_size)
     augmentations = [LargeScaleJitter(min_scale, max_scale, *square), T.RandomCrop("absolute", square)]
     if flip != "none":
-        # behind the crop, where it is cheapest; the crop being uniform, the distribution is the same as before it
+        # after the crop, where it is cheapest; as the crop is uniform, the distribution is the same
         augmentations.append(T.RandomFlip(horizontal=flip == "horizontal", vertical=flip == "vertical"))
     return [*augmentations, PadToSize(image_size, image_size, pad_value)]
 
 
 def inference_augmentations(min_size: int, max_size: int, scale: float = 1.0) -> list[T.Augmentation]:
-    """Resize so that the shorter side is ``min_size`` pixels, or the longer ``max_size`` if that is less; 0 keeps.
+    """Resize the shorter side to ``min_size``, or the longer to ``max_size`` if that is smaller; 0 keeps the size.
 
     Args:
         min_size, max_size: INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST, pixels.
-        scale: of both, see `CropLayers.scale`.
+        scale: factor of both, see `CropLayers.scale`.
 
     Raises:
-        ValueError: a scale for images that keep their size.
+        ValueError: ``scale`` is not 1, but ``min_size`` is 0.
     """
     if scale != 1 and min_size == 0:
-        raise ValueError("TEST.CROPS.LAYERS needs INPUT.MIN_SIZE_TEST, the size at which a crop is seen; it is 0")
+        raise ValueError("TEST.CROPS.LAYERS needs INPUT.MIN_SIZE_TEST, the input size of a crop; it is 0")
     min_size, max_size = round(min_size * scale), round(max_size * scale)
     return [T.ResizeShortestEdge([min_size, min_size], max_size, "choice")]
 
 
 class LargeScaleJitter(T.ResizeScale):
-    """Detectron2's `ResizeScale`, whose result it makes Python integers of at least 1.
+    """Detectron2's `ResizeScale`, with sizes converted to Python integers of at least 1.
 
-    The release of Detectron2 passes numpy integers on; and a panorama at a small scale would lose its short side.
+    The release of Detectron2 passes numpy integers on; and the short side of a panorama could become 0.
     """
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
@@ -76,13 +75,13 @@ class LargeScaleJitter(T.ResizeScale):
 
 
 class PadToSize(T.Augmentation):
-    """Fill an image up to a size, to the right and below. Masks get nothing: padding belongs to no entity."""
+    """Pad an image to a size, to the right and below. Masks are padded with 0."""
 
     def __init__(self, height: int, width: int, pad_value: int = PAD_VALUE):
         """
         Args:
-            height, width: pixels; an image that is larger stays as it is.
-            pad_value: 0..255, of the padding in the image.
+            height, width: pixels; larger images are unchanged.
+            pad_value: 0..255, value of the padding.
         """
         super().__init__()
         self._init(locals())

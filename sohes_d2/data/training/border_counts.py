@@ -1,4 +1,4 @@
-"""Dense training targets: how many labels of a photo end at each pixel, from their run lengths."""
+"""Dense training targets of the border network: number of labels that end at each pixel, from run lengths."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ OUTSIDE = -1  # count of pixels that are padding
 
 
 class BorderCountMapper:
-    """From a Detectron2 dict to a random crop of the photo and the number of its labels that end at each pixel.
+    """Maps a Detectron2 dict to a random crop of the photo and the number of labels that end at each pixel.
 
-    Called with a dict that has `annotations`, it returns `image` (3, S, S) uint8 and `border_counts` (S, S) int16, see
-    `border_counts`; OUTSIDE where a photo smaller than the crop was padded. Reading a thousand labels costs more than
-    all else, and every epoch needs them again, so photos and counts are cached while memory allows.
+    Returns `image` (3, S, S) uint8 and `border_counts` (S, S) int16, see `border_counts`; OUTSIDE in the padding of
+    photos smaller than the crop. Reading a thousand labels dominates the cost and is repeated in every epoch, so photos
+    and counts are cached up to a memory limit.
 
-    All chance comes from numpy's global generator, which the training stream seeds for each sample.
+    All randomness comes from numpy's global generator, which the training stream seeds for each sample.
     """
 
     @configurable
@@ -42,10 +42,10 @@ class BorderCountMapper:
         """
         Args:
             crop_size: side of the crop in pixels.
-            max_pixels: larger photos are reduced to at most so many first; 0: never.
-            min_label_score: labels scored lower are left out.
+            max_pixels: larger photos are downsized to this first; 0: never.
+            min_label_score: labels with a lower score are dropped.
             image_format: "RGB" or "BGR", channel order of the result.
-            cache_megabytes: of memory for photos and counts, in each process that reads them.
+            cache_megabytes: size of the cache of photos and counts, per reading process.
 
         Raises:
             ValueError: a setting out of range.
@@ -74,7 +74,7 @@ class BorderCountMapper:
         }
 
     def map_or_raise(self, dataset_dict: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-        """One sample.
+        """Map one sample.
 
         Raises:
             InputError: the photo cannot be read, its size is not that of its labels, or none of them is usable.
@@ -100,7 +100,7 @@ class BorderCountMapper:
     __call__ = map_or_raise
 
     def _photo(self, dataset_dict: Mapping[str, Any]) -> tuple[np.ndarray, ...]:
-        """(H, W, 3) uint8 and (H, W) int16 of a whole photo, not to be written to."""
+        """Photo (H, W, 3) uint8 and counts (H, W) int16; do not modify them."""
         return self._cache.get(dataset_dict["file_name"], lambda: self._read(dataset_dict))
 
     def _read(self, dataset_dict: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
@@ -108,43 +108,44 @@ class BorderCountMapper:
         annotations = dataset_dict.get("annotations", ())
         labels = read_labels(annotations, photo.shape[:2], self.min_label_score, where=dataset_dict["file_name"])
         if not labels.run_ends:
-            raise InputError(f"the image {dataset_dict['file_name']!r} has no label that can be used")
+            raise InputError(f"the image {dataset_dict['file_name']!r} has no usable label")
         counts: np.ndarray = border_counts(labels.run_ends, photo.shape[:2]).astype(np.int16)
         image = reduced(photo, self.max_pixels)
         if image is not photo:
-            block = -(-photo.shape[0] // image.shape[0])  # of pixels that become one, at which all their borders are
+            block = -(
+                -photo.shape[0] // image.shape[0]
+            )  # block of pixels that becomes one pixel, with all their borders
             counts = cv2.dilate(counts, np.ones((block, block), np.uint8))
             counts = cv2.resize(counts, image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
         return image, counts
 
 
 def border_counts(run_ends: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
-    """How many masks end at each pixel: one of the pixel and a neighbour is inside, the other is not.
+    """Number of masks that end at each pixel: either the pixel or its neighbour is inside, the other is not.
 
     Args:
-        run_ends: of each mask (K,) cumulative sums of its run lengths, which go down the columns, outside and inside by
-            turns.
+        run_ends: (K,) cumulative sums of the column-major run lengths of each mask, alternating outside and inside.
         size: (H, W) of the image.
 
     Returns:
-        (H, W) int64: the largest number over the four neighbours of a pixel.
+        (H, W) int64: the maximum over the four neighbours of a pixel.
     """
     height, width = size
     pixels = height * width
     below, right = np.zeros(pixels, np.int64), np.zeros(pixels + 1, np.int64)
     for ends in run_ends:
         ends = ends[ends < pixels]
-        # Where a run begins within a column, the pixel above is of the run before.
+        # If a run starts within a column, the pixel above belongs to the previous run.
         below[ends[ends % height > 0] - 1] += 1
-        # A mask and the same shifted by a column differ in the runs between the borders of both.
+        # A mask and its copy shifted by a column differ in the runs between the borders of both.
         borders = np.sort(np.concatenate([ends, ends[ends >= height] - height]))
-        first = np.count_nonzero(ends < height) & 1  # what lies a column further at pixel 0 is inside
+        first = np.count_nonzero(ends < height) & 1  # whether the pixel next to pixel 0 in the second column is inside
         signs = 1 - 2 * ((np.arange(len(borders)) + first) & 1)
         np.add.at(right, borders, signs)
         right[0] += first
     right_counts = np.cumsum(right[:pixels]).reshape(width, height).T
     below_counts = below.reshape(width, height).T
-    right_counts[:, -1] = 0  # no column follows
+    right_counts[:, -1] = 0  # last column
     ends_at = np.maximum(right_counts, below_counts)
     ends_at[:, 1:] = np.maximum(ends_at[:, 1:], right_counts[:, :-1])
     ends_at[1:] = np.maximum(ends_at[1:], below_counts[:-1])

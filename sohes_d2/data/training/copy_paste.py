@@ -1,7 +1,7 @@
-"""Copy-paste of whole trees: entities of one image, each with its parts, pasted over another image.
+"""Copy-paste of trees: entities of one image, each with its parts, are pasted onto another image.
 
-After Ghiasi et al. (Simple Copy-Paste, CVPR 2021, section 3), who paste single objects: both images go through
-large-scale jitter first, the pasted pixels replace what was there, and the masks underneath lose them. No blending.
+After Ghiasi et al. (Simple Copy-Paste, CVPR 2021, section 3), who paste single objects: both images are augmented by
+large-scale jitter, the pasted pixels replace the image, and masks underneath lose them. No blending.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 
 from .labeled_crop import LabeledCrop
 
-# An entity over this share of the image would not join the image but replace it.
+# Larger entities, as a share of the image, are not pasted: they would replace the image.
 MAX_SHARE = 0.5
 
 
@@ -21,8 +21,8 @@ def trees_in_random_order(ancestors: np.ndarray, visible: np.ndarray, rng: np.ra
 
     Args:
         ancestors: (N, N) bool, ``[i, j]`` = i is a proper ancestor of j.
-        visible: (N,) bool, masks that may be taken. One without a visible ancestor is a whole.
-        rng: draws the order.
+        visible: (N,) bool, masks that may be used. One without visible ancestor is a whole.
+        rng: generator for the order.
 
     Yields:
         (K,) int64 indices, the whole first.
@@ -33,16 +33,16 @@ def trees_in_random_order(ancestors: np.ndarray, visible: np.ndarray, rng: np.ra
 
 
 def paste(target: LabeledCrop, donor: LabeledCrop, min_area: int) -> LabeledCrop:
-    """The target with all masks of the donor pasted over it, in the same place.
+    """Paste all masks of the donor onto the target, at the same positions.
 
     Args:
-        target: is left as it is.
-        donor: of the same size, with the masks to paste and no others.
-        min_area: pixels; masks of the target of which less stays visible are dropped.
+        target: not modified.
+        donor: of the same size, with only the masks to paste.
+        min_area: pixels; masks of the target with a smaller remaining area are dropped.
 
     Returns:
-        The remaining masks of the target without the pasted pixels, then those of the donor. Ancestors are those of
-        either image; pasted entities are not parts of what they cover.
+        The remaining masks of the target without the pasted pixels, then those of the donor. Ancestors are kept within
+        each image; pasted entities are not parts of entities that they cover.
     """
     if not donor.masks:
         return target

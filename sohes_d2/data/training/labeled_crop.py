@@ -18,7 +18,7 @@ class MaskWindow:
     """A mask that is empty outside a window.
 
     Attributes:
-        mask: (h, w) bool, the window's part of the mask.
+        mask: (h, w) bool, the mask inside the window.
         y, x: the window's first pixel in the image.
     """
 
@@ -30,16 +30,16 @@ class MaskWindow:
         self.area = int(np.count_nonzero(self.mask))
 
     def of(self, image: np.ndarray) -> np.ndarray:
-        """The window's part of an (H, W, ...) array, as a view."""
+        """View of an (H, W, ...) array inside the window."""
         height, width = self.mask.shape
         return image[self.y : self.y + height, self.x : self.x + width]
 
     def without(self, region: np.ndarray) -> MaskWindow:
-        """The mask outside of a region, (H, W) bool."""
+        """The mask without a region, (H, W) bool."""
         return MaskWindow(self.mask & ~self.of(region), self.y, self.x)
 
     def box(self) -> tuple[int, int, int, int]:
-        """Tight (x0, y0, x1, y1) in pixels of the image, ends excluded; zeros for an empty mask."""
+        """Tight box (x0, y0, x1, y1) in pixels of the image, ends exclusive; zeros for an empty mask."""
         if not self.area:
             return 0, 0, 0, 0
         rows, columns = np.flatnonzero(self.mask.any(axis=1)), np.flatnonzero(self.mask.any(axis=0))
@@ -53,11 +53,11 @@ class MaskWindow:
 
 @dataclass
 class LabeledCrop:
-    """An image as training sees it.
+    """An augmented training image with its masks.
 
     Attributes:
         image: (H, W, 3) uint8.
-        masks: N masks in the frame of ``image``.
+        masks: N masks in the coordinates of ``image``.
         ancestors: (N, N) bool, ``[i, j]`` = i is a proper ancestor of j.
     """
 
@@ -66,11 +66,11 @@ class LabeledCrop:
     ancestors: np.ndarray
 
     def areas(self) -> np.ndarray:
-        """(N,) int64 in pixels."""
+        """(N,) int64 areas in pixels."""
         return np.array([mask.area for mask in self.masks], np.int64)
 
     def subset(self, keep: Sequence[int] | np.ndarray) -> LabeledCrop:
-        """The same image with some of the masks, by indices; ancestors among them stay the same."""
+        """The same image with a subset of the masks, by indices, and their ancestors."""
         keep = np.asarray(keep, np.int64)
         return LabeledCrop(self.image, [self.masks[k] for k in keep], self.ancestors[np.ix_(keep, keep)])
 

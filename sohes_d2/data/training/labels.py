@@ -1,4 +1,4 @@
-"""Photo and labels of one training image: checked, the labels with all ancestors and still encoded."""
+"""Reading and validation of the photo and labels of one training image; labels stay encoded and have all ancestors."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from ...structures.run_lengths import batch_run_lengths
 
 
 class ArrayCache:
-    """Arrays by a key, kept while memory allows: what is read once is needed again in every epoch.
+    """Cache of arrays by key, up to a memory limit; every epoch reads the same data.
 
     Args:
-        megabytes: of memory, in each process that reads.
+        megabytes: memory limit, per reading process.
     """
 
     def __init__(self, megabytes: int):
@@ -28,7 +28,7 @@ class ArrayCache:
         self._kept: dict[str, tuple[np.ndarray, ...]] = {}
 
     def get(self, key: str, read: Callable[[], tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
-        """The arrays of a key, not to be written to; ``read`` is called for those that are not kept."""
+        """Return the arrays of a key, calling ``read`` if they are not cached; do not modify them."""
         found = self._kept.get(key)
         if found is None:
             found = read()
@@ -40,7 +40,7 @@ class ArrayCache:
 
 
 def read_photo(dataset_dict: Mapping[str, Any]) -> np.ndarray:
-    """The image (H, W, 3) uint8 RGB of a Detectron2 dict.
+    """Read the image (H, W, 3) uint8 RGB of a Detectron2 dict.
 
     Raises:
         InputError: it cannot be read, or its size is not that of its labels.
@@ -51,14 +51,14 @@ def read_photo(dataset_dict: Mapping[str, Any]) -> np.ndarray:
     if image.shape[:2] != expected:
         raise InputError(
             f"the image {path!r} has size {image.shape[:2]}, its labels {expected} (height, width): it was replaced, "
-            "resized or turned after it was labelled. Restore it or label it again"
+            "resized or rotated after labeling. Restore it or label it again"
         )
     return image
 
 
 @dataclass
 class TrainingLabels:
-    """The labels of one image that may be trained on.
+    """The usable labels of one training image.
 
     Attributes:
         run_ends: per mask, (K,) cumulative sum of the run lengths of its RLE.
@@ -80,21 +80,20 @@ def read_labels(
     problems: Problems | None = None,
     where: str = "the image",
 ) -> TrainingLabels:
-    """Read COCO annotations: polygons, compressed or uncompressed RLE, with `parent_id` and `score` if they have any.
+    """Read COCO annotations: polygons, compressed or uncompressed RLE, with optional `parent_id` and `score`.
 
-    The ancestors are taken over all annotations before any is left out, so that a grandparent stays an ancestor when
-    the parent goes. Boxes and areas are those of the masks; what the annotations say of them is not read. What is wrong
-    costs the annotation that it is about.
+    Ancestors are computed over all annotations before any is dropped, so that a grandparent remains an ancestor when
+    the parent is dropped. Boxes and areas are computed from the masks. Invalid annotations are skipped.
 
     Args:
-        annotations: of one image.
+        annotations: annotations of one image.
         image_size: (H, W) of the image.
-        min_score: labels with a lower one are left out, as are crowds and empty masks.
-        problems: collects what is left out because it is wrong.
-        where: the image, for these messages.
+        min_score: labels with a lower score are dropped, as are crowds and empty masks.
+        problems: collects invalid annotations.
+        where: the image, for messages.
 
     Raises:
-        InputError: ids that are ambiguous.
+        InputError: ambiguous ids.
     """
     problems = Problems() if problems is None else problems
     records = read_annotations(annotations, problems, where)
@@ -110,20 +109,19 @@ def read_labels(
     )
 
 
-# Areas of one bin differ by less than this factor: lengths by less than 2.
+# Ratio of areas per bin; lengths differ by less than a factor of 2.
 BIN_FACTOR = 4.0
 
 
 def stratified_order(areas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A random order of masks of which any beginning is spread evenly over sizes.
+    """A random order of masks in which every prefix is balanced over sizes.
 
-    The masks are binned by the logarithm of their area, and the bins take turns, in an order that is drawn anew every
-    round; a bin that is used up sits out. So the first K hold all masks of rare sizes and a random sample of the
-    common ones.
+    The masks are binned by the logarithm of their area, and each round takes one mask of every non-empty bin, in random
+    order. So the first K masks contain all masks of rare sizes and a random sample of common ones.
 
     Args:
         areas: (N,) in pixels, positive.
-        rng: the only source of chance.
+        rng: random generator.
 
     Returns:
         (N,) int64, a permutation.
@@ -135,5 +133,5 @@ def stratified_order(areas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     for value in np.unique(bins):
         members = shuffled[bins[shuffled] == value]
         rounds[members] = np.arange(len(members))
-    # within a round, the order of the shuffle: random, and independent of the sizes
+    # within a round, the shuffled order: random and independent of size
     return shuffled[np.argsort(rounds[shuffled], kind="stable")]

@@ -1,4 +1,4 @@
-"""Dataset mapper: from a Detectron2 dict of an image with (pseudo-)labels to a training sample."""
+"""Dataset mapper from the Detectron2 dict of an image with (pseudo-)labels to a training sample."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ class PseudoLabelDatasetMapper:
     """Read an image and its labels, augment both, and keep the remaining labels and their ancestors.
 
     Called with a Detectron2 dict, it returns one with `image` (3, H, W) uint8 in the channel order of INPUT.FORMAT,
-    what the dict has of `file_name`, `image_id`, `height`, `width` (of the file) and, for training, `instances` with
-    `gt_classes` (zeros), `gt_boxes`, `gt_masks` (BitMasks) and `gt_ancestors` (AncestorMatrix). Those of an image
-    without labels (no `annotations` in the dict, as of `registration.load_unlabeled`) are empty.
+    `file_name`, `image_id`, `height`, `width` (of the file) if the input has them and, for training, `instances` with
+    `gt_classes` (zeros), `gt_boxes`, `gt_masks` (BitMasks) and `gt_ancestors` (AncestorMatrix). For an image without
+    labels (no `annotations` in the dict, see `registration.load_unlabeled`) the instances are empty.
 
-    With views, `image_weak` is the same image for the teacher, and `image` the student's strong view of it: pixel for
-    pixel the same places, so that the instances are those of both. `photo_size` (h, w) says how much of both, from the
-    top left corner, is photo: the rest is padding, in which a teacher may see things.
+    With views, `image_weak` is the teacher's view and `image` the student's strong view of the same pixels, so the
+    instances are valid for both. `photo_size` (h, w) is the part of both, from the top left corner, that is photo; the
+    rest is padding, in which a teacher could predict masks.
 
-    For training, an image that cannot be used is logged once, counted in `skipped`, and gives None, which Detectron2's
-    loaders and `stream` replace by another image. At test time it raises: Detectron2 would replace it there,
-    too, and so evaluate another image twice.
+    In training, an unusable image is logged once, counted in `skipped`, and gives None, which Detectron2's loaders and
+    `stream` replace by another image. At test time it raises, because Detectron2 would replace it and evaluate another
+    image twice.
 
-    All chance comes from numpy's global generator, as in Detectron2's augmentations.
+    All randomness comes from numpy's global generator, as in Detectron2's augmentations.
 
     Attributes:
-        skipped: how many calls of this copy of the mapper gave None (workers have their own copies).
+        skipped: number of calls of this copy of the mapper that gave None (workers have their own copies).
     """
 
     @configurable
@@ -67,17 +67,17 @@ class PseudoLabelDatasetMapper:
     ):
         """
         Args:
-            is_train: whether labels are wanted.
-            augmentations: for the image; masks follow.
+            is_train: whether to return labels.
+            augmentations: augmentations of the image and its masks.
             image_format: "RGB" or "BGR".
-            max_labels: per image; of more, a sample is taken, even over sizes (see `label_sampling`).
+            max_labels: labels per image; of more, a sample balanced over sizes is drawn (see `stratified_order`).
             min_label_area: pixels after the augmentations, at least 1; smaller labels are dropped.
-            min_label_score: labels scored lower are left out.
-            copy_paste_probability: that an image gets entities of another one. Needs `set_donors`, and augmentations
-                that give every image the same size.
-            copy_paste_entities: most wholes that are pasted at once, each with its descendants. Images without labels
-                get none: the rest of them would look like background.
-            views: from the teacher's view (H, W, 3) uint8 RGB to the student's, as `StrongView`; None for one image.
+            min_label_score: labels with a lower score are dropped.
+            copy_paste_probability: probability of pasting entities of another image. Needs `set_donors`, and
+                augmentations that give every image the same size.
+            copy_paste_entities: largest number of pasted wholes, each with its descendants. Not used for images without
+                labels: the rest of them would look like background.
+            views: maps the teacher's view (H, W, 3) uint8 RGB to the student's, see `StrongView`; None for one view.
 
         Raises:
             ValueError: a setting out of range.
@@ -124,11 +124,11 @@ class PseudoLabelDatasetMapper:
         }
 
     def set_donors(self, dataset: Any) -> None:
-        """Say where copy-paste takes its images from: a list or map-style data set of Detectron2 dicts."""
+        """Set the source of copy-paste: a list or map-style data set of Detectron2 dicts."""
         self._donors = dataset
 
     def __call__(self, dataset_dict: Mapping[str, Any]) -> dict[str, Any] | None:
-        """One sample, or None where `map_or_raise` raises InputError while training.
+        """Map one sample; None if `map_or_raise` raises InputError in training.
 
         Raises:
             InputError: at test time.
@@ -143,7 +143,7 @@ class PseudoLabelDatasetMapper:
             return None
 
     def map_or_raise(self, dataset_dict: Mapping[str, Any]) -> dict[str, Any]:
-        """One sample.
+        """Map one sample.
 
         Raises:
             InputError: the image cannot be read, its size is not that of its labels, or the labels are broken.
@@ -159,7 +159,7 @@ class PseudoLabelDatasetMapper:
             if self.views is not None:
                 sample["photo_size"] = view.warp.photo_size()
                 sample["image_weak"] = self._as_tensor(image)
-                # drawn last, so that the teacher sees what a training without views would
+                # drawn last, so that the teacher's view is the same as in a training without views
                 image = self.views(image, np.random.default_rng(np.random.randint(2**31)))  # noqa: NPY002
         else:
             inputs = T.AugInput(read_photo(dataset_dict))
@@ -170,7 +170,9 @@ class PseudoLabelDatasetMapper:
     def _as_tensor(self, image: np.ndarray) -> torch.Tensor:
         if self.image_format == "BGR":
             image = image[:, :, ::-1]
-        return torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))  # a copy: Pillow's may not be writable
+        return torch.from_numpy(
+            np.array(image.transpose(2, 0, 1), order="C")
+        )  # a copy: Pillow's array may not be writable
 
     def _training_crop(self, dataset_dict: Mapping[str, Any], view: _View, rng: np.random.Generator) -> LabeledCrop:
         crop = self._sample_labels(view, rng)
@@ -187,19 +189,19 @@ class PseudoLabelDatasetMapper:
         size, problems = image.shape[:2], Problems()
         annotations, name = dataset_dict.get("annotations", ()), dataset_dict["file_name"]
         labels = read_labels(annotations, size, self.min_label_score, problems, name)
-        if problems and not len(labels.areas):  # without any, the image would teach that there is nothing
-            raise InputError(f"of the labels of an image none can be used: {problems.summary()}")
-        # boxes among masks are common, and counted when the data set is read
+        if problems and not len(labels.areas):  # training on it without labels would teach that there is nothing
+            raise InputError(f"an image has no usable label: {problems.summary()}")
+        # boxes without mask are common, and reported when the data set is read
         reasons = problems.counts.keys() - {"no segmentation"}
         if not self._reported >= reasons:
             self._reported |= reasons
-            logger.warning("%s; of each reason the first is logged", problems.summary())
+            logger.warning("%s; only the first of each reason is logged", problems.summary())
         inputs = T.AugInput(image)
         transforms = self.augmentations(inputs)
         return _View(inputs.image, labels, MaskWarp(transforms, size, inputs.image.shape[:2]))
 
     def _sample_labels(self, view: _View, rng: np.random.Generator) -> LabeledCrop:
-        """Decode labels in the order of the sampling until there are enough: the others need not be decoded."""
+        """Decode labels in sampling order until there are enough."""
         visible = np.flatnonzero(view.estimated_areas > 0)
         kept: dict[int, MaskWindow] = {}
         for k in visible[stratified_order(view.estimated_areas[visible], rng)]:
@@ -211,7 +213,7 @@ class PseudoLabelDatasetMapper:
         return view.crop({k: kept[k] for k in sorted(kept)})
 
     def _donor_trees(self, donor: _View, rng: np.random.Generator) -> LabeledCrop:
-        """Some entities of an image, each with its descendants."""
+        """Random entities of an image, each with its descendants."""
         wanted = int(rng.integers(1, self.copy_paste_entities + 1))
         largest = MAX_SHARE * donor.image.shape[0] * donor.image.shape[1]
         kept: dict[int, MaskWindow] = {}
@@ -227,7 +229,7 @@ class PseudoLabelDatasetMapper:
         return donor.crop(kept)
 
     def _donor_views(self, dataset_dict: Mapping[str, Any], rng: np.random.Generator) -> Iterator[_View]:
-        """Other images of the data set, until the caller has one; none if a few attempts find none."""
+        """Yield other images of the data set; stops after a few failed attempts."""
         if self._donors is None:
             raise RuntimeError(
                 "INPUT.COPY_PASTE needs the data set to copy from: use sohes_d2.data.training.stream, or call "
@@ -240,7 +242,7 @@ class PseudoLabelDatasetMapper:
                     yield self._view(donor)
             except InputError as error:
                 self._report(error)
-            except (OSError, ValueError, KeyError) as error:  # a record of a lazy data set that cannot be read
+            except (OSError, ValueError, KeyError) as error:  # an unreadable record of a lazy data set
                 self._report(InputError(f"record {index} of the data set cannot be read: {error!r}"))
 
     def _report(self, error: InputError) -> None:
@@ -262,7 +264,7 @@ class _View:
         boxes = self.labels.boxes
         self._windows = self.warp.windows(boxes)
         y0, y1, x0, x1 = self._windows.T
-        # as if each mask filled its box evenly: good enough to tell small from large
+        # as if each mask filled its box evenly: accurate enough to distinguish small from large
         self.estimated_areas = (y1 - y0) * (x1 - x0) * (self.labels.areas / (boxes[:, 2] * boxes[:, 3]))
 
     def mask(self, index: int) -> MaskWindow:

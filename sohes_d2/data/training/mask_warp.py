@@ -1,8 +1,8 @@
-"""Masks through an image's transforms, from their run lengths, at the cost of what is left of them in the result.
+"""Geometric transforms of masks from run lengths, at the cost of the mask in the result.
 
-Resizing, cropping, flipping and padding take each row of the result from one row of the source, and each column from
-one column. So a mask need not be decoded at the size of its photo: where its runs cross the columns that are taken is
-all that counts. The result is that of Detectron2's `apply_segmentation` on the decoded mask, pixel by pixel.
+Resizing, cropping, flipping and padding map each row of the result to one row of the source, and each column to one
+column. So masks need not be decoded at the size of the photo: only the crossings of runs with the sampled columns
+matter. The result is equal to Detectron2's `apply_segmentation` of the decoded mask.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from detectron2.data import transforms as T
 
 from .labeled_crop import MaskWindow
 
-PADDING = -1  # in the place of a source row or column
+PADDING = -1  # marks rows and columns without source
 
 _COLOURS_ONLY = (T.NoOpTransform, BlendTransform, T.ColorTransform, T.PILColorTransform)
 
 
 class MaskWarp:
-    """What one image's transforms do to its masks.
+    """Applies the transforms of one image to its masks.
 
     Attributes:
         output_size: (H, W) of the result.
@@ -31,8 +31,8 @@ class MaskWarp:
     def __init__(self, transforms: T.TransformList, input_size: tuple[int, int], output_size: tuple[int, int]):
         """
         Args:
-            transforms: as an `AugmentationList` returns them. With transforms that do not keep rows and columns
-                (rotation, ...) or are not known here, masks are decoded and go through them one by one.
+            transforms: the result of an `AugmentationList`. With transforms that do not keep rows and columns
+                (rotation, ...) or are unknown here, masks are decoded and transformed one by one.
             input_size: (H, W) of the source.
             output_size: (H, W) of the result.
         """
@@ -42,13 +42,13 @@ class MaskWarp:
         self._lines = _source_lines(transforms, input_size)
 
     def windows(self, boxes: np.ndarray) -> np.ndarray:
-        """Where masks may be found in the result.
+        """Windows that contain the masks in the result.
 
         Args:
             boxes: (N, 4) as (x, y, width, height), integers, tight around the masks in the source.
 
         Returns:
-            (N, 4) int64 as (y0, y1, x0, x1), ends excluded; empty for a mask that is not in the result.
+            (N, 4) int64 as (y0, y1, x0, x1), ends exclusive; empty for a mask outside the result.
         """
         if self._lines is None:
             return np.tile(np.array([0, self.output_size[0], 0, self.output_size[1]]), (len(boxes), 1))
@@ -59,16 +59,16 @@ class MaskWarp:
         )
 
     def photo_size(self) -> tuple[int, int]:
-        """(h, w), how far the source reaches into the result: what lies below or to the right is padding."""
+        """(h, w), extent of the source in the result; the area below and to the right is padding."""
         height, width = self._input_size
         _, below, _, right = self.windows(np.array([[0, 0, width, height]]))[0]
         return int(below), int(right)
 
     def warp(self, run_ends: np.ndarray, window: np.ndarray) -> MaskWindow:
-        """One mask in the result.
+        """Transform one mask.
 
         Args:
-            run_ends: (K,) where the runs of its RLE end, that is their cumulative sum.
+            run_ends: (K,) cumulative sum of the run lengths of its RLE.
             window: (4,) its row of `windows`.
         """
         y0, y1, x0, x1 = (int(v) for v in window)
@@ -77,16 +77,16 @@ class MaskWarp:
             return MaskWindow(sample_runs(run_ends, self._input_size[0], rows[y0:y1], columns[x0:x1]), y0, x0)
         height, width = self._input_size
         mask = sample_runs(run_ends, height, np.arange(height), np.arange(width)).astype(np.uint8)
-        # == 1 because some transforms mark what they fill with another number
+        # == 1 because some transforms fill with another number
         return MaskWindow(np.asarray(self._transforms.apply_segmentation(mask)) == 1, 0, 0)
 
 
 def sample_runs(run_ends: np.ndarray, height: int, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """``mask[rows][:, columns]`` of a mask that is given by its run lengths.
+    """``mask[rows][:, columns]`` of a mask given by its run lengths.
 
     Args:
-        run_ends: (K,) cumulative sum of the run lengths, which go down the columns, outside and inside by turns.
-        height: of the mask in pixels.
+        run_ends: (K,) cumulative sum of the column-major run lengths, alternating outside and inside.
+        height: height of the mask in pixels.
         rows: (h,) ascending or descending, repetitions allowed.
         columns: (w,) in any order.
 
@@ -97,15 +97,15 @@ def sample_runs(run_ends: np.ndarray, height: int, rows: np.ndarray, columns: np
         return sample_runs(run_ends, height, rows[::-1], columns)[::-1]
     h, w = len(rows), len(columns)
     starts = columns * height
-    # The border of a run is a toggle. Those at or above a column's first pixel say what that pixel is.
+    # The border of a run is a toggle. Those at or before a column's first pixel determine its value.
     first = np.searchsorted(run_ends, starts, side="right")
     count = np.searchsorted(run_ends, starts + height, side="left") - first
     top = first & 1
-    # toggles inside the columns, each moved to the first row of the result that lies at or below it
+    # toggles inside the columns, each moved to the first row of the result at or below it
     column = np.repeat(np.arange(w), count)
     index = np.arange(count.sum()) + np.repeat(first - (np.cumsum(count) - count), count)
     toggles = column * h + np.searchsorted(rows, run_ends[index] - starts[column], side="left")
-    # and one where a column begins otherwise than the one before it ended
+    # and one where the start of a column differs from the end of the previous one
     before = np.concatenate([[0], (top + count)[:-1] & 1]) if w else top
     borders = np.sort(np.concatenate([toggles, np.flatnonzero(top != before) * h]))
     runs = np.diff(np.concatenate([[0], borders, [w * h]]))
@@ -113,7 +113,7 @@ def sample_runs(run_ends: np.ndarray, height: int, rows: np.ndarray, columns: np
 
 
 def _source_lines(transforms: T.TransformList, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray] | None:
-    """The source row of each row of the result, and so for columns; None where a transform does not keep them."""
+    """Source row of each row of the result, and the same for columns; None if a transform does not keep them."""
     rows, columns = np.arange(size[0]), np.arange(size[1])
     for transform in _flat(transforms):
         if isinstance(transform, T.ResizeTransform):
@@ -143,14 +143,14 @@ def _flat(transforms: T.TransformList) -> Iterator[T.Transform]:
 
 
 def _nearest(old: int, new: int) -> np.ndarray:
-    """(new,) the line that Pillow's nearest resizing takes for each; it adds up the steps, and so rounds as this."""
+    """(new,) source line of each line in Pillow's nearest resizing, with the same accumulation and rounding."""
     step = old / new
     return np.minimum(np.cumsum(np.r_[step * 0.5, np.full(new - 1, step)]).astype(np.int64), old - 1)
 
 
 def _spans(lines: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """(N, 2) first and one past the last of the ``lines`` that lie in [start, start + length); (0, 0) for none."""
-    # padding, being negative, is in no interval
+    """(N, 2) first and end (exclusive) of the ``lines`` in [start, start + length); (0, 0) for none."""
+    # padding is negative, so it is in no interval
     inside = (lines >= starts[:, None]) & (lines < (starts + lengths)[:, None])
     first, last = inside.argmax(axis=1), inside.shape[1] - inside[:, ::-1].argmax(axis=1)
     return np.where(inside.any(axis=1)[:, None], np.stack([first, last], axis=1), 0)

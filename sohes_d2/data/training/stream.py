@@ -1,8 +1,8 @@
-"""Endless stream of training images: the sample at a position depends on (seed, position) alone.
+"""Endless stream of training images: the sample at a position depends only on (seed, position).
 
-Not on the number of workers or processes, and not on whether training was stopped and resumed in between. One pass over
-the data set is an epoch; every epoch has its own order. The positions of one iteration are dealt out to the processes
-one by one, so that the images of an iteration are the same however many processes share them.
+It does not depend on the number of workers or processes, or on whether training was resumed. One pass over the data set
+is an epoch; every epoch has another order. The positions of an iteration are distributed to the processes one by one,
+so its images are the same for any number of processes.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from .views import needs_teacher_view
 
 logger = logging.getLogger(__name__)
 
-# Broken images in a row after which the data set is taken to be unusable: the folder is wrong, a disk is gone.
+# Consecutive broken images after which the data set is considered unusable: wrong folder, missing disk.
 MAX_BROKEN_IN_A_ROW = 100
 
-# Uses of the seed, so that two of them never draw the same numbers.
+# Uses of the seed, for independent random numbers.
 _ORDER, _AUGMENTATION = 0, 1
 
 
@@ -45,19 +45,19 @@ def build_training_loader(
     dataset: Sequence[Mapping[str, Any]] | Dataset | None = None,
     start_iteration: int = 0,
 ) -> TrainingLoader:
-    """The loader of a training, as Detectron2's trainers want it: an endless iterable of lists of samples.
+    """Build the training loader for Detectron2's trainers: an endless iterable of lists of samples.
 
     Args:
-        cfg: SEED, DATASETS.TRAIN, DATALOADER.NUM_WORKERS and FILTER_EMPTY_ANNOTATIONS, SOLVER.IMS_PER_BATCH (of all
-            processes together). With a negative SEED one is drawn, and a resumed training sees other images.
-        mapper: from a Detectron2 dict to a sample, or None to have the image replaced. Of a mapper with a method
-            `map_or_raise` that is called instead, so that the reason is known. It takes its chance from the global
-            generators of Python, numpy and torch (CPU).
+        cfg: SEED, DATASETS.TRAIN, DATALOADER.NUM_WORKERS and FILTER_EMPTY_ANNOTATIONS, SOLVER.IMS_PER_BATCH (total of
+            all processes). With a negative SEED a random one is drawn, and a resumed training gets other images.
+        mapper: maps a Detectron2 dict to a sample, or to None to have the image replaced. If it has a method
+            `map_or_raise`, that is called instead, to get the reason. It uses the global generators of Python, numpy
+            and torch (CPU).
         dataset: Detectron2 dicts in a list or map-style data set; None for those of DATASETS.TRAIN.
-        start_iteration: the first iteration whose batch is wanted: a resumed training passes that of its checkpoint.
+        start_iteration: iteration of the first batch; a resumed training passes that of its checkpoint.
 
     Raises:
-        ValueError: a batch that the processes cannot share, or an unsuitable or empty data set.
+        ValueError: the batch size is not divisible by the number of processes, or an unsuitable or empty data set.
     """
     images: Any = training_dataset(cfg) if dataset is None else _map_style(dataset)
     if isinstance(mapper, PseudoLabelDatasetMapper):
@@ -75,50 +75,50 @@ def build_training_loader(
         collate_fn=_as_list,
         drop_last=True,
         worker_init_fn=_begin_worker,
-        # a separate one: each iteration over a DataLoader draws a number, by default from the global generator
+        # a separate generator: iterating over a DataLoader draws a number, by default from the global generator
         generator=torch.Generator().manual_seed(seed),
     )
     return TrainingLoader(loader)
 
 
 def images_per_process(total: int, processes: int) -> int:
-    """SOLVER.IMS_PER_BATCH over the number of processes.
+    """SOLVER.IMS_PER_BATCH divided by the number of processes.
 
     Raises:
-        ValueError: it does not divide.
+        ValueError: it is not divisible.
     """
     if total < 1 or total % processes:
         below = total // processes * processes
         raise ValueError(
-            f"SOLVER.IMS_PER_BATCH is {total}, which {processes} processes cannot share evenly; set it to "
+            f"SOLVER.IMS_PER_BATCH is {total}, which is not divisible by {processes} processes; set it to "
             + (f"{below} or {below + processes}" if below > 0 else str(processes))
         )
     return total // processes
 
 
 def training_dataset(cfg: Any) -> Dataset:
-    """The data sets of DATASETS.TRAIN as one.
+    """Concatenate the data sets of DATASETS.TRAIN.
 
-    Without images that have no labels if FILTER_EMPTY_ANNOTATIONS: they would teach that there is nothing. Of data sets
-    that are read image by image, only those with an index (`LabelDataset`) can be filtered. Data sets that are marked
-    as unlabeled (`registration.register_unlabeled`) teach nothing by themselves: they are there, and whole, if and only
-    if the model learns from a teacher.
+    With FILTER_EMPTY_ANNOTATIONS, images without labels are removed: they would teach that there is nothing. Of data
+    sets that are read image by image, only those with an index (`LabelDataset`) can be filtered. Data sets marked as
+    unlabeled (`registration.register_unlabeled`) are included, unfiltered, if and only if the model learns from a
+    teacher.
 
     Raises:
         KeyError: a name that is not registered.
-        ValueError: nothing is left.
+        ValueError: no image is left.
     """
     names = [cfg.DATASETS.TRAIN] if isinstance(cfg.DATASETS.TRAIN, str) else list(cfg.DATASETS.TRAIN)
     parts = []
     for name in names:
         if is_unlabeled(name) and not needs_teacher_view(cfg):
-            logger.warning("%s: left out: images without labels are for models that learn from a teacher", name)
+            logger.warning("%s: skipped: images without labels are for models that learn from a teacher", name)
             continue
         dataset = DatasetCatalog.get(name)
         images = len(dataset)
         if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS and not is_unlabeled(name):
             dataset = _without_empty(dataset)
-        logger.info("%s: %d images, %d of them without labels and left out", name, images, images - len(dataset))
+        logger.info("%s: %d images, %d of them skipped for lack of labels", name, images, images - len(dataset))
         if len(dataset):
             parts.append(_map_style(dataset))
     if parts:
@@ -126,14 +126,14 @@ def training_dataset(cfg: Any) -> Dataset:
     if names and all(map(is_unlabeled, names)):
         raise InputError(
             f"DATASETS.TRAIN ({', '.join(names)}) has only images without labels, which this model cannot learn from: "
-            "make labels by sohes label, or train a model whose teacher makes them "
+            "make labels with sohes label, or train a model whose teacher makes them "
             "(MODEL.META_ARCHITECTURE SOHESMutualLearning)"
         )
     raise InputError(f"DATASETS.TRAIN ({', '.join(names) or 'empty'}) has no images with labels; check the data sets")
 
 
 class PositionSampler(Sampler):
-    """Positions ``start + rank``, ``start + rank + world_size``, ... without end."""
+    """Endless positions ``start + rank``, ``start + rank + world_size``, ..."""
 
     def __init__(self, start: int = 0, rank: int = 0, world_size: int = 1):
         self._first = start + rank
@@ -147,16 +147,16 @@ class PositionSampler(Sampler):
 
 
 class PositionDataset(Dataset):
-    """The stream by position: ``stream[p]`` is (sample, broken images that it replaces as (file name, reason) pairs).
+    """The stream by position: ``stream[p]`` is (sample, replaced broken images as (file name, reason) pairs).
 
-    A broken image is replaced by the next one in the order of its epoch that is not.
+    A broken image is replaced by the next intact one in the order of its epoch.
     """
 
     def __init__(self, dataset: Any, mapper: Callable[[Mapping[str, Any]], dict[str, Any] | None], seed: int):
         """
         Args:
             dataset: map-style, of Detectron2 dicts.
-            mapper: as in `build_training_loader`.
+            mapper: see `build_training_loader`.
             seed: not negative.
         """
         self._dataset = dataset
@@ -170,7 +170,7 @@ class PositionDataset(Dataset):
         broken: list[tuple[str, str]] = []
         while len(broken) < min(len(order), MAX_BROKEN_IN_A_ROW):
             index = int(order[(slot + len(broken)) % len(order)])
-            # again for every attempt, so that the sample does not depend on how far the attempt before it came
+            # seed again for every attempt, so that the sample does not depend on the previous one
             with seeded(self._seed, _AUGMENTATION, int(position)):
                 sample, name, reason = self._attempt(index)
             if sample is not None:
@@ -197,17 +197,17 @@ class PositionDataset(Dataset):
 
     def _order_of(self, epoch: int) -> np.ndarray:
         if epoch != self._epoch:
-            indices = np.arange(len(self._dataset), dtype=np.int32)  # half the memory, which every worker needs
+            indices = np.arange(len(self._dataset), dtype=np.int32)  # half the memory, in every worker
             self._order = np.random.default_rng([self._seed, _ORDER, epoch]).permutation(indices)
             self._epoch = epoch
         return self._order
 
 
 class TrainingLoader:
-    """Iterates over batches, lists of samples, without end; every iterator begins at the start iteration.
+    """Endless iterable of batches (lists of samples); every iterator begins at the start iteration.
 
     Attributes:
-        skipped: file name -> reason, of the broken images that came up in this process's batches so far.
+        skipped: file name -> reason, of broken images in the batches of this process so far.
     """
 
     def __init__(self, loader: DataLoader):
@@ -226,15 +226,15 @@ class TrainingLoader:
             _end_workers(batches)
 
     def _report(self, name: str, reason: str) -> None:
-        # here and not in the workers, which do not know of each other, and whose logs may go nowhere
+        # here and not in the workers, which would repeat messages, and whose logs may be lost
         if name not in self.skipped:
             self.skipped[name] = reason
-            logger.warning("skipped (%d so far), another image takes its place: %s", len(self.skipped), reason)
+            logger.warning("skipped (%d so far) and replaced by another image: %s", len(self.skipped), reason)
 
 
 @contextmanager
 def seeded(*numbers: int) -> Iterator[None]:
-    """Seed the global generators of Python, numpy and torch's CPU from some numbers; afterwards they are as before."""
+    """Seed the global generators of Python, numpy and torch (CPU) inside the block; restore them afterwards."""
     states = random.getstate(), np.random.get_state(), torch.default_generator.get_state()  # noqa: NPY002
     words = np.random.SeedSequence(numbers).generate_state(3)
     random.seed(int(words[0]))
@@ -249,16 +249,16 @@ def seeded(*numbers: int) -> Iterator[None]:
 
 
 def _begin_worker(worker: int) -> None:
-    # A signal to the group is for the training, which finishes its iteration; the workers end with it.
+    # A signal to the process group is handled by the training, which finishes its iteration; the workers end with it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     cv2.setNumThreads(0)  # by default the OpenCV of each worker uses all cores (torch does not)
 
 
 def _end_workers(batches: Any) -> None:
-    """End the processes of a DataLoader's iterator, which ignore the SIGTERM that would be sent to them at exit."""
+    """Stop the worker processes of a DataLoader's iterator, which ignore the SIGTERM sent at exit."""
     if isinstance(batches, _MultiProcessingDataLoaderIter):
-        batches._shutdown_workers()  # lets them finish an item, for some seconds
+        batches._shutdown_workers()  # waits some seconds for their current item
         for worker in batches._workers:
             worker.kill()
 
@@ -274,13 +274,13 @@ def _map_style(dataset: Any) -> Dataset:
         )
     if len(dataset) == 0:
         raise ValueError("the training set has no images; check DATASETS.TRAIN")
-    # serialized: as Python objects, a list would be copied into every worker bit by bit
+    # serialized: a list of Python objects would gradually be copied into every worker (copy-on-write)
     return DatasetFromList(dataset, copy=False) if isinstance(dataset, list) else dataset
 
 
 def _without_empty(dataset: Any) -> Any:
     if isinstance(dataset, LabelDataset):
-        # An array, not a list: the loaders' workers would copy that number by number.
+        # An array instead of a list, which would gradually be copied into every worker.
         labelled: Any = np.flatnonzero(dataset.labels.rows["count"])
         return dataset if len(labelled) == len(dataset) else Subset(dataset, labelled)
     if isinstance(dataset, list):

@@ -1,7 +1,7 @@
-"""The student's strong view of an image, from the weak one that the teacher sees (as in HASSOD, Cao et al., NeurIPS
-2023, which takes its operations from Unbiased Teacher, Liu et al., ICLR 2021).
+"""Strong view of an image for the student, from the teacher's weak view (as in HASSOD, Cao et al., NeurIPS 2023, with
+the operations of Unbiased Teacher, Liu et al., ICLR 2021).
 
-Only what pixels look like is changed, never where they are, so that the masks of one view are those of the other.
+Only pixel values change, not positions, so masks are valid for both views.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import numpy as np
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 
-# Height over width of erased rectangles, as in Random Erasing (Zhong et al., AAAI 2020, section 3).
+# Aspect ratio (height / width) of erased rectangles, as in Random Erasing (Zhong et al., AAAI 2020, section 3).
 _ERASE_ASPECTS = (0.3, 3.3)
 
 
 def needs_teacher_view(cfg: Any) -> bool:
-    """Whether the model of a config learns from a teacher, which needs its own view, but no labels.
+    """Whether the model of a config learns from a teacher, which needs a view of its own and no labels.
 
-    The model's class says so: ``needs_teacher_view = True``.
+    Such models have the class attribute ``needs_teacher_view = True``.
     """
     name = cfg.MODEL.META_ARCHITECTURE
     return name in META_ARCH_REGISTRY and getattr(META_ARCH_REGISTRY.get(name), "needs_teacher_view", False)
@@ -31,7 +31,7 @@ def needs_teacher_view(cfg: Any) -> bool:
 class StrongView:
     """Colour jitter, grey, blur and erased rectangles, in this order, each with a probability.
 
-    OpenCV does the work, on 8 bits: of 1024 x 1024 pixels, torchvision turns the hue in 60 ms and blurs in 80 to 150.
+    Uses OpenCV on uint8; for 1024 x 1024 pixels, torchvision takes 60 ms for the hue and 80 to 150 for the blur.
     """
 
     @configurable
@@ -51,14 +51,14 @@ class StrongView:
         """
         Args:
             jitter: 0..1, brightness, contrast and saturation are each multiplied by a factor in 1 - this .. 1 + this.
-            hue: 0..0.5, the hue is turned by up to this share of a full turn, either way.
-            jitter_probability: that these four are done, in random order.
-            grey_probability: that the colours go.
-            blur_probability: that the image is blurred...
-            blur_sigma: ...by a Gaussian whose standard deviation in pixels is uniform between these two.
-            erase_probability: that 1 to ``erase_count`` (evenly) rectangles are filled with noise.
-            erase_count: at least 1.
-            erase_area_ratio: of each rectangle, as a share of the image, is uniform between these two.
+            hue: 0..0.5, largest shift of the hue, as a share of the hue circle, in either direction.
+            jitter_probability: probability of these four, in random order.
+            grey_probability: probability of conversion to grey.
+            blur_probability: probability of a Gaussian blur.
+            blur_sigma: range of its standard deviation in pixels, uniform.
+            erase_probability: probability of filling 1 to ``erase_count`` (uniform) rectangles with noise.
+            erase_count: largest number of rectangles, at least 1.
+            erase_area_ratio: range of the area of each rectangle as a share of the image, uniform.
 
         Raises:
             ValueError: a setting out of range.
@@ -94,8 +94,8 @@ class StrongView:
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """
         Args:
-            image: (H, W, 3) uint8 RGB, with any strides; is left as it is.
-            rng: all chance comes from it.
+            image: (H, W, 3) uint8 RGB, with any strides; not modified.
+            rng: random generator.
 
         Returns:
             (H, W, 3) uint8 RGB, a new array.
@@ -123,28 +123,28 @@ class StrongView:
 
 
 def adjust_brightness(image: np.ndarray, factor: float) -> np.ndarray:
-    """(H, W, 3) uint8 RGB times a factor >= 0; 1 changes nothing."""
+    """Multiply (H, W, 3) uint8 RGB by a factor >= 0; 1 changes nothing."""
     return cv2.addWeighted(image, factor, image, 0, 0)
 
 
 def adjust_contrast(image: np.ndarray, factor: float) -> np.ndarray:
-    """(H, W, 3) uint8 RGB, its distance from the mean grey level times a factor >= 0; 1 changes nothing."""
+    """Scale the distance of (H, W, 3) uint8 RGB from the mean grey level by a factor >= 0; 1 changes nothing."""
     mean = float(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).mean())
     return cv2.addWeighted(image, factor, image, 0, (1 - factor) * mean)
 
 
 def adjust_saturation(image: np.ndarray, factor: float) -> np.ndarray:
-    """(H, W, 3) uint8 RGB, its distance from its own greys times a factor >= 0; 1 changes nothing."""
+    """Scale the distance of (H, W, 3) uint8 RGB from its grey version by a factor >= 0; 1 changes nothing."""
     return cv2.addWeighted(image, factor, _grey(image), 1 - factor, 0)
 
 
 def turn_hue(image: np.ndarray, turn: float) -> np.ndarray:
-    """(H, W, 3) uint8 RGB with its hue turned by a share of a full turn, rounded to a 256th; 0 changes nothing."""
+    """Shift the hue of (H, W, 3) uint8 RGB by a share of the hue circle, rounded to 1/256; 0 changes nothing."""
     steps = round(256 * turn) % 256
-    if steps == 0:  # there and back would change values by up to 5
+    if steps == 0:  # the conversion to HSV and back would change values by up to 5
         return image
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
-    hsv[:, :, 0] += np.uint8(steps)  # wraps around, as hues do
+    hsv[:, :, 0] += np.uint8(steps)  # wraps around
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
 
 
@@ -153,7 +153,7 @@ def _grey(image: np.ndarray) -> np.ndarray:
 
 
 def _erase(image: np.ndarray, share: float, rng: np.random.Generator) -> None:
-    """Fill a random rectangle of a share of the image with noise, in place: no colour that could mean "erased"."""
+    """Fill a random rectangle of a share of the image with noise, in place; a fixed colour could be recognised."""
     height, width = image.shape[:2]
     aspect = np.exp(rng.uniform(*np.log(_ERASE_ASPECTS)))
     area = share * height * width

@@ -40,7 +40,7 @@ class FeatureExtractor(ABC):
 
     @property
     def on_host(self) -> bool:
-        """Whether it computes on the CPU, so that each worker process should have its own."""
+        """Whether it computes on the CPU, so that each worker process should run its own copy."""
         return self.device.type == "cpu"
 
     def grid_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
@@ -67,7 +67,7 @@ class FeatureExtractor(ABC):
 
     @abstractmethod
     def describe(self) -> dict:
-        """Json-ready facts that identify these features: they go into the ``info`` of every file made with them."""
+        """JSON-ready facts that identify these features, stored in the ``info`` of every file made with them."""
 
 
 def check_images(images: Sequence[np.ndarray]) -> tuple[int, int]:

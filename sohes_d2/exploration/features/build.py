@@ -19,7 +19,7 @@ AUTO_MODEL = "vit_base_patch8_224.dino"  # the backbone of SOHES
 
 
 def build_feature_extractor(cfg) -> FeatureExtractor:
-    """Build the extractor that ``cfg.EXPLORATION.FEATURES`` describes.
+    """Build the extractor of ``cfg.EXPLORATION.FEATURES``.
 
     It runs on ``cfg.MODEL.DEVICE``, or on the CPU if that is not available: Detectron2's default is "cuda".
 

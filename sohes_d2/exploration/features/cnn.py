@@ -1,4 +1,4 @@
-"""Features of a frozen convolutional network from timm or torchvision: one of its maps."""
+"""Features of a frozen convolutional network from timm or torchvision: one of its feature maps."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _SMALLEST_INPUT = 64  # kernels without padding need some pixels, also for a gri
 class CNNExtractor(FeatureExtractor):
     """One feature vector per cell of a feature map at a given stride.
 
-    The images are resized (antialiased bicubic) so that the map has rows x cols cells; where the network's paddings
-    make it come out a little different, or the grid is tiny, the map itself is resampled.
+    The images are resized (antialiased bicubic) so that the map has rows x cols cells; where the network's padding
+    changes its size slightly, or the grid is tiny, the map itself is resampled.
 
     Args:
         name: a timm model ("convnext_tiny.fb_in22k") or "torchvision/resnet50".
@@ -124,8 +124,8 @@ def _build(name: str) -> tuple[nn.Module, Sequence[float], Sequence[float]]:
 def find_stage(model: nn.Module, stride: int, name: str) -> tuple[str, int, set[str]]:
     """The stage of ``model`` whose map has ``stride``: (module name, channels, names of the modules run up to it).
 
-    The libraries name stages differently, so a probe image tells: of the modules whose output is a (B, C, H, W) map
-    of that stride, those nearest to the root are whole stages, and the last of these is the deepest.
+    The libraries name stages differently, so the stage is found with a probe image: of the modules whose output is a
+    (B, C, H, W) map of that stride, those nearest to the root are whole stages, and the last of these is the deepest.
     """
     seen: list[tuple[str, tuple[int, ...]]] = []
 

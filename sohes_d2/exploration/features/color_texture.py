@@ -1,4 +1,4 @@
-"""Training-free features: colour, texture and place, so that everything runs with no weights at all.
+"""Training-free features: colour, texture and position. They need no weights.
 
 The clustering compares sums of features by their cosine. Of raw colours a cosine sees only the direction (dark red
 equals bright red); of KERNEL features the cosine of two sums is the normalised mean kernel similarity of two sets of
@@ -16,18 +16,18 @@ import numpy as np
 
 from .base import FeatureExtractor, check_images
 
-_SEED = 2024  # of the random Fourier features: one fixed draw, so that every machine clusters alike
+_SEED = 2024  # of the random Fourier features; fixed, so that results are the same on every machine
 
 
 class ColorTextureExtractor(FeatureExtractor):
     """Lab colour, smoothed gradient magnitudes at several scales and directions, and position.
 
-    All values are ours, found on photos of the training split of BSDS500 by the recall of the labels; the cells are
-    finer than a ViT's because nothing else blurs these features.
+    The defaults are our own, chosen for the recall of the labels on the training split of BSDS500. The cells are
+    finer than a ViT's because these features are not blurred otherwise.
 
     Args:
         token_budget: maximum number of cells per image.
-        samples: pixels per cell side after resizing; texture is measured on these, averages are taken over them.
+        samples: pixels per cell side after resizing; texture is measured on these pixels and averaged over them.
         dims: random Fourier features per cue.
         color_sigma: bandwidth of the colour kernel, with L, a and b divided by 100.
         texture_sigma: bandwidth of the texture kernel, on square roots of gradient magnitudes of the same colours.
@@ -38,7 +38,7 @@ class ColorTextureExtractor(FeatureExtractor):
     """
 
     name = "color_texture"
-    cell = 4  # of a zoomed crop: 64 x 64 cells in 256 pixels, since a zoom at no finer resolution finds little new
+    cell = 4  # of a zoomed crop: 64 x 64 cells in 256 pixels; crops of the same resolution find little new
     default_token_budget = 17400  # about 3 pixels per cell in a 481 x 321 photo
 
     def __init__(
@@ -112,9 +112,9 @@ def fourier_features(values: np.ndarray, dims: int, sigma: float, seed: int) -> 
 
     Args:
         values: (..., K) float32.
-        dims: number of features; the kernel's error falls with its square root.
+        dims: number of features; the error of the kernel falls with the square root of it.
         sigma: bandwidth, in units of ``values``.
-        seed: of the draw.
+        seed: random seed.
 
     Returns:
         (..., dims) float32, whose inner products approximate the kernel.

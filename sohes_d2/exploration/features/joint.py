@@ -1,8 +1,8 @@
-"""Two kinds of features in one: a network's beside colour and texture.
+"""Features of a network concatenated with colour and texture.
 
-Colour and texture know where things end, to the pixel, but not what belongs together; the tokens of a small network
-know a little of that, on a coarser grid. Each part is scaled to unit length and then by the square root of its weight
-and put side by side, so that the cosine of two cells is the weighted mean of the two parts' cosines.
+Colour and texture locate borders to the pixel, but do not group what belongs together; the tokens of a small network
+help with grouping, on a coarser grid. Each part is scaled to unit length, multiplied by the square root of its weight
+and concatenated, so that the cosine of two cells is the weighted mean of the two parts' cosines.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from .vit_file import load_vit_file, vit_settings
 
 
 class JointExtractor(FeatureExtractor):
-    """Features of one extractor on its own grid, concatenated with another's, resampled to that grid.
+    """Features of one extractor on its grid, concatenated with those of another, resampled to that grid.
 
-    Both defaults are ours, found on photos of the training split of BSDS500 by the recall of the labels.
+    Both defaults are our own, chosen for the recall of the labels on the training split of BSDS500.
 
     Args:
         fine: defines the grid and the cell.
@@ -70,7 +70,7 @@ class JointExtractor(FeatureExtractor):
 
 def scale_to_unit_length(features: np.ndarray) -> None:
     """Scale every vector of (..., C) float32 to length 1, in place; zeros stay zeros."""
-    # einsum makes no array of squares: of the many crops of a photo that would be as much work as the network
+    # einsum makes no array of squares, which for the many crops of a photo would cost as much as the network
     squares = np.einsum("...c,...c->...", features, features)
     features /= np.maximum(np.sqrt(squares), 1e-12)[..., None]
 

@@ -1,4 +1,4 @@
-"""Feature extractor from a ViT file of this project, which stores its architecture. One is shipped."""
+"""Feature extractor from a ViT file of this project, which stores its architecture. The package includes one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def read_architecture(path: str) -> dict[str, Any]:
     """Read the metadata that ``sohes pretrain`` wrote into the header of a weights file.
 
     Args:
-        path: of the file, or ``shipped:NAME``.
+        path: the file, or ``shipped:NAME``.
 
     Returns:
         "name" and "options" of ``timm.create_model``, and "facet", the selected features.
@@ -35,7 +35,9 @@ def read_architecture(path: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise WeightsError(f"Weights {path!r}: the header's entry {METADATA_KEY!r} is no json ({error}).") from error
+        raise WeightsError(
+            f"Weights {path!r}: the header's entry {METADATA_KEY!r} is not valid json ({error})."
+        ) from error
     types = {"name": str, "options": dict, "facet": str}
     wrong = not isinstance(found, dict) or "name" not in found
     if wrong or any(key in found and not isinstance(found[key], kind) for key, kind in types.items()):
@@ -47,8 +49,8 @@ def load_vit_file(path: str, **settings: Any) -> FeatureExtractor:
     """The `ViTExtractor` of a file of ``sohes pretrain``.
 
     Args:
-        path: of the safetensors file, or ``shipped:NAME``; empty for the one that comes with the package.
-        settings: further arguments of `ViTExtractor`; "facet" is the file's own by default.
+        path: the safetensors file, or ``shipped:NAME``; empty for the one included in the package.
+        settings: further arguments of `ViTExtractor`; "facet" defaults to that of the file.
 
     Raises:
         WeightsError: not such a file.
@@ -57,7 +59,7 @@ def load_vit_file(path: str, **settings: Any) -> FeatureExtractor:
 
     path = path or BACKBONE
     found = read_architecture(path)
-    # pretraining resamples positions in timm's way, whichever weights the name promises
+    # pretraining resamples positions as timm does, whatever the name implies
     settings = {"facet": found.get("facet", "token"), "positions": "timm", **settings}
     return ViTExtractor(found["name"], options=found.get("options"), weights=path, **settings)
 
@@ -69,7 +71,7 @@ def vit_file(cfg) -> FeatureExtractor:
 
 
 def vit_settings(cfg) -> dict[str, Any]:
-    """Arguments of `ViTExtractor` that come from the config for every file."""
+    """Arguments of `ViTExtractor` that are read from the config for every file."""
     node = cfg.EXPLORATION.FEATURES
     settings = {"block": node.BLOCK, "dtype": node.DTYPE, "device": cfg.MODEL.DEVICE}
     return {**settings, "token_budget": node.TOKEN_BUDGET} if node.TOKEN_BUDGET else settings

@@ -1,4 +1,4 @@
-"""Interface of mask refiners: from a mask on the feature grid to one with pixel-accurate borders."""
+"""Interface of mask refiners, which turn a mask on the feature grid into one with pixel-accurate borders."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class Refiner(ABC):
     """Refines one mask at a time, on a window of the image: the mask's box plus a margin.
 
     Attributes:
-        training_free: False where the refiner's weights saw human masks, which a self-supervised claim must then
-        mention.
+        training_free: False if the refiner's weights were trained on human masks; labels refined with it are then not
+        purely self-supervised.
     """
 
     training_free: bool = True
 
     def reach(self, cell: float) -> int:
-        """How far, in pixels, the edge of a mask with cells of ``cell`` pixels may move: the margin it needs."""
+        """How far, in pixels, the outline of a mask with cells of ``cell`` pixels may move: the window's margin."""
         return math.ceil(2 * cell)
 
     @abstractmethod
@@ -45,13 +45,13 @@ class Refiner(ABC):
     def on(self, image: np.ndarray, cell: float) -> Callable[[Window, np.ndarray], np.ndarray]:
         """Bind to an image and a cell size in pixels; returns a function of a window and the mask in it.
 
-        Refiners override it to share work between the masks of an image, or to follow the size of a cell; cells of
-        equal ``reach`` are treated alike.
+        Refiners override it to share work between the masks of an image, or to adapt to the cell size; cells of equal
+        ``reach`` are treated alike.
         """
         return lambda window, mask: self.refine(image[window], mask)
 
     def describe(self) -> dict[str, Any]:
-        """Json-ready facts for the label file: the public settings."""
+        """JSON-ready public settings, for the label file."""
         settings = {k: v for k, v in vars(self).items() if not k.startswith("_")}
         return {"training_free": self.training_free, **settings}
 

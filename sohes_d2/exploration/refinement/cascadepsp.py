@@ -1,7 +1,7 @@
 """CascadePSP refinement (Cheng et al., CVPR 2020), as SOHES used it. NOT free of human labels.
 
 CascadePSP's network was trained on masks drawn by people. Labels refined with it are no longer purely self-supervised;
-the output file records the refiner, and choosing it logs a warning. It is here to reproduce the paper, never a default.
+the output file records the refiner, and choosing it logs a warning. It serves to reproduce the paper only.
 
 Needs the optional package ``segmentation-refinement``: ``pip install 'sohes_d2[cascadepsp]'``, and its weights file.
 """
@@ -21,10 +21,10 @@ MISSING = (
     "pip install 'sohes_d2[cascadepsp]', or choose the training-free refiner 'guided'"
 )
 WEIGHTS_URL = "https://github.com/hkchengrex/CascadePSP/releases/download/v1.0/model"
-DEFAULT_FOLDER = "~/.segmentation-refinement"  # where the package itself keeps them
+DEFAULT_FOLDER = "~/.segmentation-refinement"  # the package's own folder
 FILE_NAME = "model"  # the package takes a folder, and expects the file in it under this name
 
-THINNEST = 8  # the network cannot take a crop that is thinner than this, in pixels, once brought to its working size
+THINNEST = 8  # shortest side of a crop at its working size, in pixels, that the network accepts
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +37,8 @@ class cascadepsp(Refiner):  # noqa: N801 (the class is named as the config names
         weights: folder with the weights in a file named ``model``, or that file itself; empty for the package's own
             folder (~/.segmentation-refinement); "download" to let the package fetch them into its folder.
         device: "cpu", "cuda" or "cuda:0".
-        fast: only the global step: quicker, coarser.
-        max_side: longest side, in pixels, to which every crop is brought for the network (the package's L); at least
+        fast: only the global step: faster, coarser.
+        max_side: longest side, in pixels, to which every crop is resized for the network (the package's L); at least
             128.
 
     Raises:
@@ -56,9 +56,7 @@ class cascadepsp(Refiner):  # noqa: N801 (the class is named as the config names
         except ImportError as error:
             raise ImportError(MISSING) from error
         if max_side < 128:
-            raise ValueError(
-                f"max_side must be at least 128, or the network's pooling has nothing to pool; got {max_side}"
-            )
+            raise ValueError(f"max_side must be at least 128, or the network's pooling fails; got {max_side}")
         logger.warning(
             "The refiner 'cascadepsp' uses weights that were trained on masks drawn by people: labels refined with it "
             "are not purely self-supervised. Use 'guided' or 'crf' for labels without any supervision."

@@ -29,10 +29,10 @@ class crf(Refiner):  # noqa: N801 (the class is named as the config names it)
         smooth_weight, smooth_xy: weight, and standard deviation in pixels, of the smoothness kernel [H].
         appearance_weight, appearance_xy, appearance_rgb: weight and standard deviations (pixels, grey values of 0-255)
             of the appearance kernel [H].
-        confidence: probability, in (0.5, 1), of a label far inside the mask or far outside of it [D]. HASSOD takes 1 -
-            1e-5 over masks with soft edges; ours have hard ones, which such a certainty would never let move.
-        softness: standard deviation, in pixels, by which the mask's edge is softened before [D]; 0 for a hard edge.
-        max_side: a larger crop is shrunk to this longest side, and the result enlarged again [H: 480].
+        confidence: probability, in (0.5, 1), of a label far inside the mask or far outside of it [D]. HASSOD uses 1 -
+            1e-5 with soft mask edges; hard edges, as here, would not move with such a value.
+        softness: standard deviation, in pixels, of the blur of the mask's edge beforehand [D]; 0 for a hard edge.
+        max_side: a larger crop is reduced to this longest side, and the result enlarged again [H: 480].
 
     Raises:
         ImportError: pydensecrf is not installed; the message names the command.

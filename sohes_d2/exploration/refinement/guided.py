@@ -1,4 +1,4 @@
-"""Training-free refinement with a guided filter: the mask's edge moves to the nearest edge of the photo's colours."""
+"""Training-free refinement with a guided filter: the mask's outline moves to the nearest colour edge of the photo."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import numpy as np
 
 from .base import REFINERS, Refiner, Window
 
-# Radii in pixels that are used; few, because whatever has one radius shares what is computed for the whole image.
+# Allowed radii in pixels; few, because masks of equal radius share computations for the whole image.
 _RADII = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 
 
 @REFINERS.register()
 class guided(Refiner):  # noqa: N801 (the class is named as the config names it)
-    """Guided filter with a colour guide (He, Sun and Tang, "Guided Image Filtering", TPAMI 2013), cut at one half.
+    """Guided filter with a colour guide (He, Sun and Tang, "Guided Image Filtering", TPAMI 2013), thresholded at 0.5.
 
-    In every (2 radius + 1)-pixel square the mask is explained as a linear function of the colour; averaging the
-    explanations gives a soft mask whose edges are the photo's. Costs O(pixels of the window), whatever the radius.
+    In every (2 radius + 1)-pixel square the mask is fitted by a linear function of the colour; averaging these fits
+    gives a soft mask with the edges of the photo. Costs O(pixels of the window), whatever the radius.
 
     Args:
-        radius: of the square, in cells of the mask's feature grid: about what the clustering cannot have resolved [D].
+        radius: of the square, in cells of the mask's feature grid, about the uncertainty of its outline [D].
         max_radius: bound of the radius in pixels, 1 to 32 [D].
         epsilon: ridge on the colours' covariance, in squared units of colours in [0, 1]; smaller follows fainter edges
         [D].
@@ -47,7 +47,7 @@ class guided(Refiner):  # noqa: N801 (the class is named as the config names it)
         return self.on(image, cell=3)((slice(0, image.shape[0]), slice(0, image.shape[1])), mask)
 
     def on(self, image: np.ndarray, cell: float) -> Callable[[Window, np.ndarray], np.ndarray]:
-        # All that depends on the photo alone is computed once, on the whole of it, and shared by its masks.
+        # What depends only on the photo is computed once, on the whole photo, and shared by its masks.
         side = 2 * self._pixels(cell) + 1
         colours = image.astype(np.float32) / 255
         mean = _mean(colours, side)
@@ -76,7 +76,7 @@ def _mean(values: np.ndarray, side: int) -> np.ndarray:
 
 
 def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Inner product over the three colours; far faster than a sum over so short an axis."""
+    """Inner product over the three colours; much faster than a sum over such a short axis."""
     return a[..., 0] * b[..., 0] + a[..., 1] * b[..., 1] + a[..., 2] * b[..., 2]
 
 
@@ -95,6 +95,6 @@ def _inverse_covariance(
         a, b, c, d = (i + 1) % 3, (i + 2) % 3, (j + 1) % 3, (j + 2) % 3
         cofactor[i, j] = entry[a, c] * entry[b, d] - entry[a, d] * entry[b, c]
     determinant = sum(entry[0, j] * cofactor[0, j] for j in range(3))
-    # In exact arithmetic it is at least epsilon cubed; rounding can leave a flat square's a little under.
+    # In exact arithmetic it is at least epsilon cubed; rounding can leave it slightly below in flat squares.
     determinant = np.maximum(determinant, epsilon**3)
     return {key: (value / determinant).astype(np.float32) for key, value in cofactor.items()}

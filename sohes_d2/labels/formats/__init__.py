@@ -1,7 +1,7 @@
-"""Label files of annotation tools and other trainers: one module per format, with `write`, `read` and what is lost.
+"""Formats of annotation tools and other trainers: one module per format, with `write`, `read` and `LOSSES`.
 
-All work on `Photo`, a forest with the name of its photo; `sohes_d2.labels.formats.coco` goes between these and our own
-label files. None needs the library of its tool.
+All use `Photo`, a forest with the name of its photo; `sohes_d2.labels.formats.coco` converts between `Photo` and label
+files of this project. None needs the library of its tool.
 """
 
 from __future__ import annotations
@@ -29,5 +29,5 @@ def format_module(name: str) -> ModuleType:
         InputError: no such format.
     """
     if name not in FORMATS:
-        raise InputError(f"no format {name!r}; there are {', '.join(FORMATS)}.{near_matches(name, FORMATS)}")
+        raise InputError(f"no format {name!r}; choose from {', '.join(FORMATS)}.{near_matches(name, FORMATS)}")
     return importlib.import_module(f".{FORMATS[name]}", __package__)

@@ -1,4 +1,4 @@
-"""Types that all formats share: a photo with its forest and the path of its file."""
+"""Types and functions shared by all formats: a photo with its forest and file name."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from ...structures.hierarchy import NO_PARENT
 from ...structures.masks import RLE, mask_areas
 from ...structures.run_lengths import run_lengths
 
-LABEL = "entity"  # the class of every mask that we write
-DIGITS = 6  # of a score
+LABEL = "entity"  # the class of every written mask
+DIGITS = 6  # decimal digits of a score
 
 
 @dataclass
@@ -30,8 +30,8 @@ class Photo:
     Attributes:
         file_name: relative to the folder of photos, with forward slashes.
         forest: masks, parents and scores.
-        has_parents: whether the parents are known; else all masks are wholes until somebody looks for parents.
-        has_scores: whether the scores are known; else they are 1.
+        has_parents: whether the parents are known; otherwise all masks are wholes.
+        has_scores: whether the scores are known; otherwise they are 1.
     """
 
     file_name: str
@@ -42,12 +42,12 @@ class Photo:
 
 @dataclass(frozen=True)
 class Options:
-    """How labels are written or read.
+    """Options for writing and reading labels.
 
     Attributes:
-        tolerance: pixels by which a polygon may leave the outline; 0: exact at pixel centres.
-        images: the folder of photos; None where it is not known.
-        image_prefix: what goes before file names where a tool wants a URL.
+        tolerance: allowed deviation of a polygon from the outline in pixels; 0: exact at pixel centres.
+        images: the folder of photos; None if unknown.
+        image_prefix: prefix of file names for tools that need a URL.
     """
 
     tolerance: float = 0.5
@@ -57,13 +57,13 @@ class Options:
 
 @dataclass
 class Entity:
-    """A mask as formats have it: with identifiers instead of places in a list.
+    """A mask in a format, with identifiers instead of list indices.
 
     Attributes:
         mask: compressed RLE.
-        key: identifies it within the photo; None: nothing can refer to it.
-        parent: the key of its parent; None or a key that is not there: a whole.
-        score: None where the format or the object has none.
+        key: identifier within the photo; None if it has none.
+        parent: the key of its parent; None or an unknown key: a whole.
+        score: None if the format or the object has none.
         label: its class.
     """
 
@@ -75,15 +75,15 @@ class Entity:
 
 
 def build_photo(file_name: str, size: tuple[int, int], entities: Sequence[Entity]) -> Photo:
-    """A photo of what was read: parents by key, empty masks left out, classes other than "entity" kept as sources.
+    """Build a photo from entities: resolves parents, skips empty masks, keeps classes other than "entity" as sources.
 
     Args:
-        file_name: of the photo.
+        file_name: file name of the photo.
         size: (H, W).
-        entities: what was read, in order.
+        entities: the entities, in order.
 
     Raises:
-        InputError: the parents run in a circle.
+        InputError: the parents form a cycle.
     """
     areas = mask_areas([entity.mask for entity in entities]) if entities else np.zeros(0)
     entities = [entity for entity, area in zip(entities, areas) if area]
@@ -109,12 +109,12 @@ def build_photo(file_name: str, size: tuple[int, int], entities: Sequence[Entity
 
 
 def parent_keys(forest: Forest) -> list[int]:
-    """Keys of parents where a mask's key is its place + 1; 0 for a whole."""
+    """Keys of parents, where a mask's key is its index + 1; 0 for a whole."""
     return [int(parent) + 1 if parent != NO_PARENT else 0 for parent in forest.parents]
 
 
 def cropped(mask: RLE, box: Sequence[int]) -> np.ndarray:
-    """(h, w) bool, what of a mask lies in a box, at the cost of the columns of the box instead of the image.
+    """(h, w) bool, the mask inside a box, at the cost of the columns of the box instead of the image.
 
     Args:
         mask: compressed RLE.
@@ -129,7 +129,7 @@ def cropped(mask: RLE, box: Sequence[int]) -> np.ndarray:
 
 
 def number(text: Any) -> float | None:
-    """A finite number out of a file, or None."""
+    """Parse a finite number, or return None."""
     try:
         value = float(text)
     except (TypeError, ValueError):
@@ -138,22 +138,22 @@ def number(text: Any) -> float | None:
 
 
 def stem_of(file_name: str) -> str:
-    """Name of a label file for a photo: its path without the suffix; never outside of the folder.
+    """Name of a photo's label file: its path without suffix, never outside the folder.
 
     Raises:
-        InputError: the name leads outside.
+        InputError: the name points outside.
     """
     path = PurePosixPath(file_name)
     if path.is_absolute() or ".." in path.parts or not path.name:
-        raise InputError(f"file name {file_name!r} leads out of the folder; make it relative to the photos")
+        raise InputError(f"file name {file_name!r} points outside the folder; make it relative to the photos")
     return path.with_suffix("").as_posix()
 
 
 def check_stems(photos: Sequence[Photo]) -> None:
-    """Make sure that no two photos would share a label file.
+    """Check that no two photos share a label file.
 
     Raises:
-        InputError: two names differ in their suffixes alone, or one leads outside.
+        InputError: two names differ only in their suffixes, or one points outside the folder.
     """
     seen: dict[str, str] = {}
     for photo in photos:
@@ -163,7 +163,7 @@ def check_stems(photos: Sequence[Photo]) -> None:
 
 
 def copy_photos(photos: Sequence[Photo], images: Path | None, folder: Path) -> None:
-    """Copy the photos to where a format wants them, if their folder is known."""
+    """Copy the photos to ``folder``, if ``images`` is known."""
     if images is None:
         return
     for photo in photos:
@@ -175,24 +175,24 @@ def copy_photos(photos: Sequence[Photo], images: Path | None, folder: Path) -> N
 
 
 def read_xml(path: str | os.PathLike[str]) -> ElementTree.Element:
-    """The root of an xml file without document type declarations, which can make it expand without end.
+    """Read the root of an xml file. Document type declarations, which could expand without bound, are refused.
 
     Raises:
-        InputError: it cannot be read, or is none.
+        InputError: the file cannot be read, or is not xml.
     """
     try:
         data = Path(path).read_bytes()
         if b"<!DOCTYPE" in data or b"<!ENTITY" in data:
-            raise InputError(f"{str(path)!r} has a document type declaration, which is not read; remove it")
+            raise InputError(f"{str(path)!r} has a document type declaration, which is not supported; remove it")
         return ElementTree.fromstring(data)
     except OSError as error:
         raise InputError(f"{str(path)!r} cannot be read: {error.strerror}") from error
     except ElementTree.ParseError as error:
-        raise InputError(f"{str(path)!r} is no xml: {error}") from error
+        raise InputError(f"{str(path)!r} is not xml: {error}") from error
 
 
 def add_element(parent: ElementTree.Element, tag: str, text: Any = None, /, **attributes: Any) -> ElementTree.Element:
-    """A new child with a text and attributes."""
+    """Add a child element with text and attributes."""
     element = ElementTree.SubElement(parent, tag, {key: str(value) for key, value in attributes.items()})
     if text is not None:
         element.text = str(text)
@@ -200,16 +200,16 @@ def add_element(parent: ElementTree.Element, tag: str, text: Any = None, /, **at
 
 
 def xml_bytes(root: ElementTree.Element) -> bytes:
-    """An indented xml file."""
+    """Serialize an indented xml file."""
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
 
 
 def get(record: Mapping[str, Any], key: str, kind: type | tuple[type, ...], where: str) -> Any:
-    """A value of a json object.
+    """Get a value of a json object.
 
     Raises:
-        InputError: it is not there, or of another type.
+        InputError: it is missing or has another type.
     """
     value = record.get(key) if isinstance(record, Mapping) else None
     if not isinstance(value, kind):

@@ -15,15 +15,15 @@ from .base import Photo
 
 
 def read_photos(file: LabelFile, selection: Selection, problems: Problems) -> list[Photo]:
-    """The photos of a label file, with the masks that are asked for.
+    """Read the photos of a label file, with the selected masks.
 
     Args:
         file: a COCO document.
-        selection: which masks to take.
-        problems: collects the unusable masks that are left out.
+        selection: which masks to keep.
+        problems: collects skipped masks.
 
     Raises:
-        InputError: an image without a size.
+        InputError: an image without size.
     """
     photos = []
     for image_id, record in file.images.items():
@@ -36,12 +36,12 @@ def read_photos(file: LabelFile, selection: Selection, problems: Problems) -> li
 
 
 def write_photos(path: str | os.PathLike[str], photos: Sequence[Photo], origin: str) -> None:
-    """Write a label file; what is not known (parents, scores) is left out of the annotations.
+    """Write a label file; unknown parents and scores are omitted.
 
     Args:
         path: the json to write.
-        photos: in order; image ids count from 1.
-        origin: where they come from, for ``info``.
+        photos: the photos in order; image ids count from 1.
+        origin: origin of the labels, for ``info``.
     """
     images, annotations = [], []
     first = 1

@@ -71,14 +71,14 @@ def _add_masks(image: ElementTree.Element, forest: Forest) -> None:
 
 
 def read(source: Path, options: Options) -> list[Photo]:
-    """Read an annotations.xml: masks, polygons and boxes; tracks of videos are not read.
+    """Read an annotations.xml: masks, polygons and boxes; tracks of videos are ignored.
 
     Raises:
-        InputError: not such a file; the message says where.
+        InputError: not such a file; the message names the place.
     """
     root = read_xml(source)
     if root.tag != "annotations":
-        raise InputError(f"{str(source)!r} is no CVAT file: its root is <{root.tag}>, not <annotations>")
+        raise InputError(f"{str(source)!r} is not a CVAT file: its root is <{root.tag}>, not <annotations>")
     photos = []
     for image in root.iter("image"):
         name = image.get("name", "")
@@ -104,7 +104,7 @@ def _read_mask(shape: ElementTree.Element, size: tuple[int, int]) -> RLE:
         if min(runs) < 0 or sum(runs) != width * height or not 0 < width * height <= size[0] * size[1]:
             raise ValueError(f"the run lengths of a mask do not fill its box of {width} x {height}")
         if left < 0 or top < 0 or left + width > size[1] or top + height > size[0]:
-            raise ValueError(f"the box of a mask leaves the image of {size[0]} x {size[1]}")
+            raise ValueError(f"the box of a mask extends beyond the image of {size[0]} x {size[1]}")
         inside = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
         return encode_window(inside, (top, left), size)
     if shape.tag == "box":
@@ -115,7 +115,7 @@ def _read_mask(shape: ElementTree.Element, size: tuple[int, int]) -> RLE:
 
 
 def _row_runs(inside: np.ndarray) -> list[int]:
-    """Lengths of runs row by row, beginning with those outside."""
+    """Row-major run lengths, starting with a run outside."""
     flat = np.concatenate([[False], inside.ravel()])
     bounds = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]), [inside.size]])
     return np.diff(bounds).tolist()

@@ -1,4 +1,4 @@
-"""FiftyOne: the documents of samples, as `samples.json` of FiftyOne's own exports has them.
+"""FiftyOne: documents of samples, as in `samples.json` of FiftyOne's exports.
 
     import fiftyone as fo
     from bson import json_util
@@ -28,11 +28,11 @@ from .base import DIGITS, LABEL, Entity, Options, Photo, build_photo, cropped, g
 IS_FOLDER = False
 LOSSES = "nothing is lost"
 FIELD = "entities"
-_MAX_BYTES = 1 << 30  # of an unpacked mask
+_MAX_BYTES = 1 << 30  # largest size of an unpacked mask
 
 
 def write(photos: Sequence[Photo], output: Path, options: Options) -> None:
-    """Write the samples; their paths are absolute where the photos are known."""
+    """Write the samples; their paths are absolute if the folder of photos is known."""
     samples = []
     for photo in photos:
         height, width = photo.forest.image_size
@@ -75,11 +75,11 @@ def _detections(photo: Photo) -> list[dict[str, Any]]:
 
 
 def read(source: Path, options: Options) -> list[Photo]:
-    """Read a samples.json, ours or that of FiftyOne's export as "FiftyOneDataset": the field "entities", or the first
-    one of detections that have masks.
+    """Read a samples.json, written here or by FiftyOne's export as "FiftyOneDataset": the field "entities", or else the
+    first field of detections with masks.
 
     Raises:
-        InputError: not such a file, or a sample lacks its size.
+        InputError: not such a file, or a sample without size.
     """
     source = source / "samples.json" if source.is_dir() else source
     content = read_json(source)
@@ -121,7 +121,7 @@ def _read(detection: Mapping[str, Any], size: tuple[int, int], where: str) -> En
         columns = (np.arange(shape[1]) + 0.5) * inside.shape[1] / shape[1]
         inside = inside[np.ix_(rows.astype(int), columns.astype(int))]
     if left < 0 or top < 0 or left + shape[1] > size[1] or top + shape[0] > size[0]:
-        raise ValueError("the box of a mask leaves the photo")
+        raise ValueError("the box of a mask extends beyond the photo")
     mask = encode_window(inside, (top, left), size) if inside.any() else encode_masks([np.zeros(size, bool)])[0]
     parent = detection.get("parent")
     return Entity(

@@ -20,7 +20,7 @@ from .base import DIGITS, LABEL, Entity, Options, Photo, build_photo, cropped, g
 IS_FOLDER = False
 LOSSES = "nothing is lost"
 RELATION = "part of"
-FROM_NAME, TO_NAME = "brush", "image"  # of the labelling interface, see INTERFACE
+FROM_NAME, TO_NAME = "brush", "image"  # names in the labelling interface, see INTERFACE
 INTERFACE = f"""<View>
   <Image name="{TO_NAME}" value="$image"/>
   <BrushLabels name="{FROM_NAME}" toName="{TO_NAME}"><Label value="{LABEL}"/></BrushLabels>
@@ -34,7 +34,7 @@ _VALUE_BITS = 8
 _COUNT_BITS = (3, 4, 8, 16)
 _LARGEST_COUNT = 1 << _COUNT_BITS[-1]
 _HEAD_BITS = (32, 5, 4, 4, 4, 4)
-_CHANNELS = 4  # of the RGBA picture that is packed; a mask sets all
+_CHANNELS = 4  # channels of the packed RGBA picture; a mask sets all
 
 
 def write(photos: Sequence[Photo], output: Path, options: Options) -> None:
@@ -77,14 +77,14 @@ def _relations(photo: Photo) -> Iterator[dict[str, Any]]:
 
 
 def read(source: Path, options: Options) -> list[Photo]:
-    """Read a json of tasks, exported or written here: of each, the first annotation, else the first prediction.
+    """Read a json of tasks, exported or written here: the first annotation of each, else the first prediction.
 
     Raises:
         InputError: not such a file, or a region cannot be used.
     """
     tasks = read_json(source)
     if not isinstance(tasks, list):
-        raise InputError(f"{str(source)!r} holds no list of tasks; export the project as JSON")
+        raise InputError(f"{str(source)!r} is not a list of tasks; export the project as JSON")
     photos = []
     for k, task in enumerate(tasks):
         where = f"{str(source)!r}, task {k}"
@@ -115,7 +115,7 @@ def _read_region(region: Mapping[str, Any], size: tuple[int, int], parents: Mapp
 
 
 def pack(mask: RLE, box: Sequence[int]) -> list[int]:
-    """Label Studio's run lengths of a mask: bytes as numbers.
+    """Encode a mask as Label Studio's run lengths: a list of byte values.
 
     Args:
         mask: compressed RLE.
@@ -126,15 +126,15 @@ def pack(mask: RLE, box: Sequence[int]) -> list[int]:
     inside = np.zeros((h, w + 2), np.uint8)  # rows of the box, between columns outside
     inside[:, 1:-1] = cropped(mask, box)
     rows, columns = np.nonzero(inside[:, 1:] != inside[:, :-1])
-    bounds = (rows + top) * width + columns + left  # where rows begin and end in turn
-    if w == width:  # one may end where the next begins
+    bounds = (rows + top) * width + columns + left  # alternating starts and ends of rows
+    if w == width:  # a row may end where the next begins
         touching = np.flatnonzero(bounds[1:-1:2] == bounds[2::2]) * 2 + 1
         bounds = np.delete(bounds, [*touching, *(touching + 1)])
     bounds = np.concatenate([[0], bounds, [height * width]])
     lengths = np.diff(bounds) * _CHANNELS
-    begun = lengths > 0  # neither the first nor the last need be
+    begun = lengths > 0  # the first and the last run may be empty
     values, lengths = np.where(np.arange(len(lengths)) % 2, 255, 0)[begun], lengths[begun]
-    # a run longer than the largest count becomes several
+    # split runs longer than the largest count
     pieces = -(-lengths // _LARGEST_COUNT)
     values = np.repeat(values, pieces)
     counts = np.full(len(values), _LARGEST_COUNT)
@@ -149,18 +149,18 @@ def pack(mask: RLE, box: Sequence[int]) -> list[int]:
 
 
 def _joined_bits(values: np.ndarray, widths: np.ndarray) -> np.ndarray:
-    """uint8 of numbers, each written with so many bits, one after the other; zeros fill the last byte."""
-    last = widths.cumsum() - 1  # where the lowest bit of each goes
+    """Concatenate numbers of given bit widths to uint8; the last byte is padded with zeros."""
+    last = widths.cumsum() - 1  # position of the lowest bit of each
     shifts = np.repeat(last, widths) - np.arange(last[-1] + 1)
     return np.packbits((np.repeat(values, widths) >> shifts & 1).astype(np.uint8))
 
 
 def unpack(packed: Sequence[int], expected: int) -> np.ndarray:
-    """The values that were packed.
+    """Decode Label Studio's run lengths.
 
     Args:
-        packed: bytes as numbers.
-        expected: how many values there must be.
+        packed: list of byte values.
+        expected: expected number of values.
 
     Raises:
         ValueError: another number of values, or bytes that end too early.
@@ -169,7 +169,7 @@ def unpack(packed: Sequence[int], expected: int) -> np.ndarray:
     position = 0
 
     def take(*widths: int) -> list[int]:
-        """The next numbers of so many bits, together 57 at most."""
+        """Read the next numbers of the given bit widths, at most 57 bits in total."""
         nonlocal position
         start, total = position, sum(widths)
         position += total

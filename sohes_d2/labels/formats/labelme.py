@@ -26,7 +26,7 @@ from .polygons import fill, rings_of
 
 IS_FOLDER = True
 LOSSES = "outlines are polygons within the tolerance"
-VERSION = "5.5.0"  # of the format that is written
+VERSION = "5.5.0"  # version of the written format
 _FACTS = re.compile(r"\b(id|parent|score)=([-+.\deE]+)")
 
 
@@ -69,12 +69,12 @@ def read(source: Path, options: Options) -> list[Photo]:
     """Read the json files of a folder and its sub-folders: polygons, rectangles, masks.
 
     Raises:
-        InputError: none is there, or one cannot be used.
+        InputError: no such file, or one that cannot be used.
     """
     paths = sorted(source.rglob("*.json")) if source.is_dir() else [source]
     photos = [_read_file(path, options) for path in paths if "shapes" in _object(path)]
     if not photos:
-        raise InputError(f"{str(source)!r} has no LabelMe file, that is a json with 'shapes'")
+        raise InputError(f"{str(source)!r} has no LabelMe file (a json with 'shapes')")
     return photos
 
 

@@ -1,4 +1,4 @@
-"""Masks as polygons for tools that fill them as OpenCV and Pillow do: outlines run through the centres of pixels."""
+"""Masks as polygons for tools that fill them like OpenCV and Pillow: outlines run through pixel centres."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from .base import cropped
 
 
 def rings_of(mask: RLE, tolerance: float) -> list[np.ndarray]:
-    """One ring per connected component, with its holes joined to it by seams of no width.
+    """One ring per connected component, with holes joined to it by seams of zero width.
 
-    Filled by the even-odd rule with the outline included, the rings give the mask back, up to the tolerance.
+    Filling the rings by the even-odd rule, including the outline, reproduces the mask up to the tolerance.
 
     Args:
         mask: compressed RLE.
-        tolerance: pixels by which a ring may leave the outline (Douglas and Peucker); 0: exact.
+        tolerance: allowed deviation from the outline in pixels (Douglas-Peucker); 0: exact.
 
     Returns:
         (K, 2) int32 arrays of (x, y), K at least 3, the largest component first.
@@ -41,7 +41,7 @@ def rings_of(mask: RLE, tolerance: float) -> list[np.ndarray]:
 
 
 def joined(rings: Sequence[np.ndarray]) -> np.ndarray:
-    """Rings of several components as one, joined by seams, which tools that fill outlines, too, draw as thin lines."""
+    """Join the rings of several components by seams, which tools that include the outline draw as thin lines."""
     ring = rings[0]
     for other in rings[1:]:
         ring = _spliced(ring, other)
@@ -49,7 +49,7 @@ def joined(rings: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def fill(rings: Sequence[np.ndarray], size: tuple[int, int]) -> RLE:
-    """The mask of some rings; each is filled by itself, by the even-odd rule, and their union is taken.
+    """The union of rings, each filled by the even-odd rule.
 
     Args:
         rings: (K, 2) arrays of (x, y) in pixels; rounded to whole ones.
@@ -74,7 +74,7 @@ def _simplified(contour: np.ndarray, tolerance: float) -> np.ndarray:
 
 
 def _spliced(ring: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """``other`` put into ``ring`` where the two are nearest, there and back."""
+    """Insert ``other`` into ``ring`` at the nearest pair of points, there and back."""
     distances = ((ring[:, None].astype(np.int64) - other[None]) ** 2).sum(2)
     i, j = np.unravel_index(distances.argmin(), distances.shape)
     return np.concatenate([ring[: i + 1], other[j:], other[: j + 1], ring[i:]])

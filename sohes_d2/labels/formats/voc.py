@@ -43,7 +43,7 @@ _ATTRIBUTES = ("id", "parent", "score")
 
 
 def write(photos: Sequence[Photo], output: Path, options: Options) -> None:
-    """Write Annotations, SegmentationObject, SegmentationClass, ImageSets; JPEGImages where the photos are known."""
+    """Write Annotations, SegmentationObject, SegmentationClass, ImageSets, and JPEGImages if the photos are known."""
     check_stems(photos)
     for photo in photos:
         stem = stem_of(photo.file_name)
@@ -68,7 +68,7 @@ def write(photos: Sequence[Photo], output: Path, options: Options) -> None:
 
 
 def instance_map(forest: Forest) -> np.ndarray:
-    """(H, W) uint8: k + 1 where mask k is the smallest of those that have room, 0 where there is none."""
+    """(H, W) uint8: k + 1 where mask k is the smallest of the included masks, 0 where there is none."""
     best = np.argsort(-forest.scores, kind="stable")[:MAX_INSTANCES]
     values = np.zeros(forest.image_size, np.uint8)
     instances = {int(k): n for n, k in enumerate(sorted(best), 1)}
@@ -94,7 +94,7 @@ def _annotation(photo: Photo, tolerance: float) -> ElementTree.Element:
             add_element(entity, name, 0)
         bounds = add_element(entity, "bndbox")
         x, y, w, h = (int(value) for value in box)
-        for name, value in (("xmin", x + 1), ("ymin", y + 1), ("xmax", x + w), ("ymax", y + h)):  # counted from 1
+        for name, value in (("xmin", x + 1), ("ymin", y + 1), ("xmax", x + w), ("ymax", y + h)):  # 1-based
             add_element(bounds, name, value)
         polygon = add_element(entity, "polygon")
         for n, point in enumerate(joined(rings_of(forest.masks[k], tolerance)) + 1, 1):
@@ -109,10 +109,10 @@ def _annotation(photo: Photo, tolerance: float) -> ElementTree.Element:
 
 
 def read(source: Path, options: Options) -> list[Photo]:
-    """Read the xml files of a folder, or of its Annotations/: polygons, and boxes where there are none.
+    """Read the xml files of a folder, or of its Annotations/: polygons, or boxes if there are none.
 
     Raises:
-        InputError: none is there, or one cannot be used.
+        InputError: no such file, or one that cannot be used.
     """
     folder = source / "Annotations" if (source / "Annotations").is_dir() else source
     paths = sorted(folder.rglob("*.xml"))

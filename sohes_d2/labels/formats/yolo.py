@@ -1,7 +1,7 @@
-"""YOLO segmentation, as Ultralytics reads it: a text file per photo, a line with one polygon per mask.
+"""YOLO segmentation in Ultralytics' format: a text file per photo, a line with one polygon per mask.
 
-Kept: masks up to the tolerance. A hole becomes a seam, which costs nothing; several components are joined by seams,
-which are drawn one pixel wide. Scores, parents and the order of the hierarchy are lost.
+Kept: masks up to the tolerance. A hole becomes a seam, without loss; several components are joined by seams, which are
+drawn one pixel wide. Scores, parents and the order of the hierarchy are lost.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LOSSES = "scores and parents are lost; outlines are polygons within the toleranc
 
 
 def write(photos: Sequence[Photo], output: Path, options: Options) -> None:
-    """Write data.yaml, labels/ and, where the photos are known, images/."""
+    """Write data.yaml, labels/ and, if the photos are known, images/."""
     check_stems(photos)
     for photo in photos:
         height, width = photo.forest.image_size
@@ -41,17 +41,17 @@ def write(photos: Sequence[Photo], output: Path, options: Options) -> None:
 
 
 def read(source: Path, options: Options) -> list[Photo]:
-    """Read a folder with images/ and labels/; with ``options.images``, the photos are there instead.
+    """Read a folder with labels/ and images/, or with photos in ``options.images``.
 
     Raises:
-        InputError: no photos, or a line that is none.
+        InputError: no photos, or an invalid line.
     """
     images = options.images or source / "images"
     labels = source / "labels" if (source / "labels").is_dir() else source
     names = _class_names(source)
     files = sorted(path for path in images.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
-        raise InputError(f"no photo in {str(images)!r}; the sizes of photos are needed: name their folder by --images")
+        raise InputError(f"no photo in {str(images)!r}; the sizes of photos are needed: pass their folder as --images")
     photos = []
     for file in files:
         name = file.relative_to(images)
@@ -77,7 +77,7 @@ def _read_lines(path: Path, size: tuple[int, int], names: dict[int, str]) -> lis
                 x, y, width, height = values[1:]
                 left, top, right, bottom = x - width / 2, y - height / 2, x + width / 2, y + height / 2
                 ring = np.array([(left, top), (right, top), (right, bottom), (left, bottom)]) * size[::-1]
-                ring[1:3, 0] -= 1  # the last pixel, not the edge after it
+                ring[1:3, 0] -= 1  # the last pixel instead of the edge after it
                 ring[2:, 1] -= 1
             else:
                 ring = np.array(values[1:]).reshape(-1, 2) * size[::-1]
@@ -94,6 +94,6 @@ def _class_names(source: Path) -> dict[int, str]:
     try:
         names = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("names", {})
     except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
-        raise InputError(f"{str(path)!r} is no data.yaml: {error}") from error
+        raise InputError(f"{str(path)!r} is not a valid data.yaml: {error}") from error
     pairs = names.items() if isinstance(names, dict) else enumerate(names)
     return {int(k): str(name) for k, name in pairs}

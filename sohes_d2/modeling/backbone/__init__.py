@@ -1,4 +1,4 @@
-"""Backbones: a plain ViT of timm inside a ViT-Adapter, which turns its tokens into maps of strides 4, 8, 16 and 32."""
+"""Backbones: a plain ViT of timm in a ViT-Adapter, which converts its tokens to maps of strides 4, 8, 16 and 32."""
 
 from .vit import ViT
 from .vit_adapter import ViTAdapter, build_vit_adapter_backbone

@@ -1,7 +1,7 @@
-"""How ViT-Adapter's two branches talk: injectors and extractors (ViT-Adapter, section 3.3).
+"""Interaction of ViT-Adapter's two branches: injectors and extractors (ViT-Adapter, section 3.3).
 
 "Patch tokens" (B, N, C) are the ViT's, without class and register tokens. "Spatial tokens" (B, M, C) are the spatial
-prior's maps of strides 8, 16 and 32, flattened row by row, one after the other.
+prior's maps of strides 8, 16 and 32, flattened row by row and concatenated.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class TokenLayout:
 
     @classmethod
     def of(cls, grid: tuple[int, int], levels: Sequence[tuple[int, int]], like: Tensor) -> TokenLayout:
-        """The layout with points of the device and type of ``like``."""
+        """The layout with points on the device and of the dtype of ``like``."""
         spatial_points = torch.cat([cell_centers(shape, like) for shape in levels])
         return cls(grid, tuple(levels), cell_centers(grid, like)[None, :, None], spatial_points[None, :, None])
 
@@ -52,7 +52,7 @@ def cell_centers(shape: tuple[int, int], like: Tensor) -> Tensor:
 
 
 class DeformableCrossAttention(nn.Module):
-    """Deformable attention of queries to feature maps, both layer-normalised first."""
+    """Deformable attention of queries to feature maps, with a layer norm on both."""
 
     def __init__(self, dim: int, *, num_levels: int, num_heads: int, num_points: int, ratio: float) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class DeformableCrossAttention(nn.Module):
         self.attn = MSDeformAttn(dim, n_levels=num_levels, n_heads=num_heads, n_points=num_points, ratio=ratio)
 
     def attend(self, query: Tensor, points: Tensor, features: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
-        """Queries (B, Q, C) at ``points`` (1, Q, 1, 2) look at ``features`` (B, S, C) of maps ``shapes``: (B, Q, C)."""
+        """Queries (B, Q, C) at ``points`` (1, Q, 1, 2) attend to ``features`` (B, S, C) of ``shapes``: (B, Q, C)."""
         points = points.expand(-1, -1, len(shapes), -1)
         return self.attn(self.query_norm(query), points, self.feat_norm(features), shapes)
 
@@ -137,12 +137,12 @@ class InteractionBlock(nn.Module):
         """
         Args:
             dim: channels C of all tokens.
-            num_heads: of deformable attention.
+            num_heads: heads of the deformable attention.
             num_points: samples per head and map.
             deform_ratio: channels of the attention's values over ``dim``.
             cffn_ratio: hidden channels of the convolutional FFN over ``dim``.
             drop_path: probability that an FFN is skipped in training.
-            num_extractors: in a row.
+            num_extractors: number of consecutive extractors.
             gradient_checkpointing: recompute the injector and the extractors in the backward pass.
         """
         super().__init__()
@@ -178,5 +178,5 @@ class InteractionBlock(nn.Module):
 def split_maps(spatial: Tensor, levels: Sequence[tuple[int, int]]) -> list[Tensor]:
     """Spatial tokens (B, M, C) -> their maps (B, C, H, W), one per level."""
     parts = spatial.transpose(1, 2).split([rows * cols for rows, cols in levels], dim=2)
-    # Convolutions would copy strided maps by themselves, once more in the backward pass.
+    # Convolutions would copy strided maps anyway, and again in the backward pass.
     return [part.unflatten(2, shape).contiguous() for part, shape in zip(parts, levels)]

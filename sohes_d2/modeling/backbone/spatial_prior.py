@@ -12,9 +12,9 @@ GROUPS = 32  # of group norm, as in its paper
 
 
 class SyncBatchNorm(nn.SyncBatchNorm):
-    """Batch norm over all processes on GPUs; on other devices, where PyTorch refuses to synchronise, over each alone.
+    """Batch norm over all processes on GPUs; per process on other devices, where PyTorch does not synchronise it.
 
-    With a single process it is plain batch norm anywhere, and its state dict is that of one.
+    With a single process it is plain batch norm on any device. The state dict is that of batch norm.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -24,7 +24,7 @@ class SyncBatchNorm(nn.SyncBatchNorm):
 
 
 def _group_norm(channels: int) -> nn.GroupNorm:
-    # 32 where the width allows it, else the greatest number of equal groups that 32 can be halved to.
+    # 32 groups if the width allows it, else the largest power of 2 that divides the channels.
     return nn.GroupNorm(math.gcd(GROUPS, channels), channels)
 
 

@@ -1,4 +1,4 @@
-"""A plain vision transformer of timm as the backbone of a dense model: any input size, stage by stage."""
+"""A plain vision transformer of timm for dense prediction: any input size, run in stages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ...weights import LoadReport, load_weights
 from ...weights.layouts import resampling_of, use_official_resampling
 
 TOKEN_STRIDES = (8, 16, 32)
-# What this file decides itself: loading is a step of its own, drop path has a key, and the ViT has no head.
+# Options that are set here: weights are loaded separately, drop path has a key, and the ViT has no head.
 _OWN_OPTIONS = ("pretrained", "checkpoint_path", "num_classes", "dynamic_img_size", "drop_path_rate", "patch_drop_rate")
 _VIT_MODULES = ["vision_transformer", "deit"]  # of timm: where its plain ViTs are defined
 
@@ -27,7 +27,7 @@ class ViT(nn.Module):
     """timm's ViT without its head and final norm, whose patch tokens lie on a grid of a chosen stride.
 
     Class and register tokens stay in the sequence, before the patch tokens. Attention is timm's, which is PyTorch's
-    scaled_dot_product_attention. Nothing is loaded here; see :meth:`load_pretrained`.
+    scaled_dot_product_attention. Weights are random until :meth:`load_pretrained`.
 
     Attributes:
         model: timm's model, with timm's parameter names.
@@ -54,8 +54,8 @@ class ViT(nn.Module):
             name: a VisionTransformer of timm, e.g. "vit_base_patch8_224.dino" or "vit_small_patch14_dinov2".
             options: more arguments of ``timm.create_model``, e.g. ``{"depth": 4, "embed_dim": 192, "num_heads": 3}``.
             token_stride: 8, 16 or 32; 0 for the patch size if it is one of these, else 16. The image is resized by
-                patch size / token stride for the ViT, so that an 8-px ViT at stride 16 sees it at half size.
-            positions: how positions are resampled to an image's grid, of `sohes_d2.weights.layouts.RESAMPLINGS`.
+                patch size / token stride for the ViT, so an 8-px ViT at stride 16 gets it at half size.
+            positions: resampling of positions to an image's grid, one of `sohes_d2.weights.layouts.RESAMPLINGS`.
             drop_path: probability that the last block is skipped in training, rising linearly from 0 in the first.
             gradient_checkpointing: recompute blocks in the backward pass.
             freeze: no gradient for the ViT's parameters, and no drop path.
@@ -91,7 +91,7 @@ class ViT(nn.Module):
     def load_pretrained(self, source: str = "") -> LoadReport:
         """Load the ViT's weights (:func:`sohes_d2.weights.load_weights`); "" for the hub's weights of its name.
 
-        The position embedding is resampled to the ViT's own grid here, and to each image's grid when it is used.
+        The position embedding is resampled to the ViT's default grid here, and to each image's grid when it is used.
 
         Raises:
             WeightsError: the weights are unavailable, or do not cover this architecture.
@@ -111,13 +111,13 @@ class ViT(nn.Module):
     def embed(self, images: Tensor) -> Tensor:
         """Normalised images (B, 3, H, W), sides divisible by the token stride -> tokens (B, prefix + rows * cols, C).
 
-        Where the patch size is not the token stride the images are resized (antialiased bicubic, as in phase 1).
+        If the patch size is not the token stride, the images are resized (antialiased bicubic, as in phase 1).
         """
         size = [cells * self.patch_size for cells in self.grid_size(*images.shape[-2:])]
         if list(images.shape[-2:]) != size:
             images = F.interpolate(images, size=size, mode="bicubic", antialias=True)
         model = self.model
-        # timm's own, or the official one: it knows where each variant adds its positions, and resamples them.
+        # timm's own method, or the official one: it handles the position embedding of each variant, and resamples it.
         return model.norm_pre(model._pos_embed(model.patch_embed(images)))
 
     def run_blocks(self, tokens: Tensor, start: int, stop: int) -> Tensor:
@@ -149,15 +149,15 @@ def _create_vit(name: str, options: Mapping[str, Any], drop_path: float) -> Visi
             f"MODEL.VIT.NAME {name!r} is a {type(model).__name__} of timm, not a VisionTransformer. "
             f"{_near_matches(name)}"
         )
-    # The maps are made of the tokens before the final norm, as in ViT-Adapter. Parameters that no output depends on
-    # would stop distributed training.
+    # The maps use the tokens before the final norm, as in ViT-Adapter. Unused parameters would make distributed
+    # training fail.
     model.norm = model.fc_norm = nn.Identity()
     model.attn_pool = None  # type: ignore[assignment]  # timm annotates it as never absent
     return model
 
 
 def _is_known(name: str) -> bool:
-    """Whether ``name`` is an architecture of timm, with a dot and one of its pretrained tags or without."""
+    """Whether ``name`` is an architecture of timm, optionally with one of its pretrained tags after a dot."""
     if not timm.is_model(name):
         return False
     try:
@@ -172,7 +172,7 @@ def _near_matches(name: str) -> str:
     if "." in name:
         known = known + timm.list_models(module=_VIT_MODULES, pretrained=True)
     near = difflib.get_close_matches(name, known, n=4)
-    return f"Near matches: {', '.join(near)}." if near else "timm.list_models('vit_*') lists what there is."
+    return f"Near matches: {', '.join(near)}." if near else "timm.list_models('vit_*') lists all models."
 
 
 def _token_stride(token_stride: int, patch_size: int) -> int:
@@ -187,7 +187,7 @@ def checkpointed(module: nn.Module, *inputs: Any, recompute: bool) -> Any:
     """``module(*inputs)``; with ``recompute`` its inner activations are computed again in the backward pass.
 
     Outputs and gradients are the same either way: random numbers (drop path) are replayed. Not for modules whose
-    forward pass has side effects, such as batch norm, whose running statistics would move twice.
+    forward pass has side effects, such as batch norm, whose running statistics would be updated twice.
     """
     if recompute and torch.is_grad_enabled():
         return checkpoint(module, *inputs, use_reentrant=False)

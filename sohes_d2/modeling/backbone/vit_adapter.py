@@ -1,4 +1,4 @@
-"""ViT-Adapter (Chen et al., ICLR 2023): a plain ViT as the backbone of a dense model."""
+"""ViT-Adapter (Chen et al., ICLR 2023): a plain ViT as a backbone for dense prediction."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _BLOCK_NAME = re.compile(r"vit\.model\.blocks\.(\d+)\.")
 class ViTAdapter(Backbone):
     """Maps of strides 4, 8, 16 and 32 from a ViT and a spatial prior that interact in stages (section 3.1).
 
-    The ViT's blocks are split into stages, as evenly as can be. At the end the ViT's map is resized to each stride,
-    added to the spatial branch's and normalised. Unlike in the official code class and register tokens stay in the
-    ViT's sequence, since it was pretrained with them, and its grid may have any stride of 8, 16 and 32.
+    The ViT's blocks are split evenly into stages. At the end the ViT's map is resized to each stride, added to the
+    spatial branch's map and normalised. Unlike in the official code, class and register tokens stay in the ViT's
+    sequence, since it was pretrained with them, and its token stride may be 8, 16 or 32.
     """
 
     @configurable
@@ -47,15 +47,15 @@ class ViTAdapter(Backbone):
     ) -> None:
         """
         Args:
-            vit: the ViT, which also says whether activations are recomputed in the backward pass.
+            vit: the ViT; its ``gradient_checkpointing`` applies to the adapter, too.
             num_interactions: number of stages, at most the ViT's depth.
             conv_inplane: channels of the spatial prior's stem.
-            num_heads: of deformable attention; divides the value channels.
+            num_heads: heads of the deformable attention; divides the value channels.
             num_points: samples per head and map.
             deform_ratio: value channels of deformable attention over the ViT's channels.
             cffn_ratio: hidden channels of the convolutional FFN over the ViT's channels.
             drop_path: probability that a convolutional FFN is skipped in training.
-            norm: of the spatial prior and the outputs: "SyncBN", "BN", "GN" or "LN".
+            norm: in the spatial prior and of the outputs: "SyncBN", "BN", "GN" or "LN".
 
         Raises:
             ValueError: numbers that do not fit together; the message names the config key.
@@ -78,7 +78,7 @@ class ViTAdapter(Backbone):
         self.spatial_prior = SpatialPriorModule(dim, inplanes=conv_inplane, norm=norm)
         self.level_embed = nn.Parameter(torch.empty(3, dim))
         nn.init.normal_(self.level_embed)
-        # Block numbers between which the stages lie, e.g. 0, 3, 6, 9, 12.
+        # Block indices at which stages start and end, e.g. 0, 3, 6, 9, 12.
         self.stage_bounds = [depth * stage // num_interactions for stage in range(num_interactions + 1)]
         self.interactions = nn.ModuleList(
             InteractionBlock(
@@ -152,7 +152,7 @@ class ViTAdapter(Backbone):
             tokens, spatial = stage(tokens, spatial, layout, run_blocks)
 
         stride8, stride16, stride32 = split_maps(spatial, levels)
-        # Under autocast tokens are float32 and convolutions' outputs are not; the largest maps stay in half precision.
+        # Under autocast tokens are float32 but convolution outputs are not; keep the largest maps in half precision.
         tokens = tokens[:, self.vit.num_prefix_tokens :].to(stride4.dtype)
         vit_map = tokens.transpose(1, 2).unflatten(2, grid).contiguous()
         stride4 = self.up(stride8) + stride4
@@ -160,7 +160,7 @@ class ViTAdapter(Backbone):
         return {name: self.norms[name](level + resize_map(vit_map, level.shape[-2:])) for name, level in maps}
 
     def load_pretrained(self, source: str = "") -> LoadReport:
-        """Load the ViT's weights, see :meth:`ViT.load_pretrained`; the adapter's stay as they are."""
+        """Load the ViT's weights, see :meth:`ViT.load_pretrained`; those of the adapter are unchanged."""
         return self.vit.load_pretrained(source)
 
     @property
@@ -172,7 +172,7 @@ class ViTAdapter(Backbone):
         """Layer of a parameter for layer-wise learning rates.
 
         Args:
-            parameter_name: as ``named_parameters()`` of this backbone has it.
+            parameter_name: from ``named_parameters()`` of this backbone.
 
         Returns:
             0 for the ViT's embeddings and special tokens, 1..depth for its blocks, depth + 1 for the adapter, which was
@@ -189,13 +189,13 @@ class ViTAdapter(Backbone):
             return 0
         if owner == "level_embed" or owner in self._modules:
             return self.vit.depth + 1
-        raise ValueError(f"{parameter_name!r} is not a parameter of ViTAdapter; leave out a prefix like 'backbone.'.")
+        raise ValueError(f"{parameter_name!r} is not a parameter of ViTAdapter; remove a prefix like 'backbone.'.")
 
 
 def resize_map(features: Tensor, size: tuple[int, int]) -> Tensor:
-    """A map (B, C, H, W) resized to ``size``, a multiple or a fraction of its own: bilinearly or by averaging cells.
+    """Resize a map (B, C, H, W) to ``size``, a multiple or a fraction of its own: bilinearly or by averaging cells.
 
-    Halving by averages is what bilinear resizing does; to a quarter the latter would leave cells out.
+    For a factor of 2 averaging equals bilinear resizing; for 4 the latter would skip cells.
     """
     if features.shape[-1] > size[1]:
         return F.avg_pool2d(features, features.shape[-1] // size[1])
@@ -206,5 +206,5 @@ def resize_map(features: Tensor, size: tuple[int, int]) -> Tensor:
 
 @BACKBONE_REGISTRY.register()
 def build_vit_adapter_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> ViTAdapter:
-    """A ViT-Adapter by MODEL.VIT and MODEL.VIT_ADAPTER, with random weights; ``load_pretrained`` loads the ViT's."""
+    """Build a ViT-Adapter from MODEL.VIT and MODEL.VIT_ADAPTER, with random weights until ``load_pretrained``."""
     return ViTAdapter(cfg, input_shape)

@@ -1,4 +1,4 @@
-"""Pixel decoders: from the backbone's feature maps to per-pixel embeddings and the maps that queries attend to."""
+"""Pixel decoders: from the backbone's feature maps to per-pixel embeddings and multi-scale maps for the queries."""
 
 from .msdeform import PIXEL_DECODER_REGISTRY, MSDeformAttnPixelDecoder, build_pixel_decoder
 

@@ -12,7 +12,7 @@ from ..deformable_attention import MSDeformAttn
 
 
 class MSDeformAttnTransformerEncoderLayer(nn.Module):
-    """Deformable self-attention, then a feed-forward network, each added to its input and normalized after."""
+    """Deformable self-attention and a feed-forward network, both residual with post-norm."""
 
     def __init__(
         self, d_model: int, d_ffn: int, n_levels: int, n_heads: int, n_points: int, dropout: float = 0.0
@@ -41,7 +41,7 @@ class MSDeformAttnTransformerEncoderLayer(nn.Module):
 
 
 class MSDeformAttnTransformerEncoder(nn.Module):
-    """A stack of encoder layers. It has a class of its own because checkpoints know it as ``transformer.encoder``."""
+    """A stack of encoder layers; a separate class because its name in checkpoints is ``transformer.encoder``."""
 
     def __init__(self, layers: Sequence[MSDeformAttnTransformerEncoderLayer]) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class MSDeformAttnTransformerEncoder(nn.Module):
 
 
 class MSDeformAttnTransformerEncoderOnly(nn.Module):
-    """Turns feature maps of several strides into maps of the same sizes in which every cell has seen all levels."""
+    """Converts feature maps of several strides to maps of the same sizes, whose cells have attended to all levels."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class MSDeformAttnTransformerEncoderOnly(nn.Module):
         Args:
             d_model: channels C of all maps.
             nhead: attention heads.
-            num_encoder_layers: layers.
+            num_encoder_layers: number of layers.
             dim_feedforward: hidden channels of the feed-forward networks.
             dropout: probability, of all parts of a layer.
             num_feature_levels: L.
@@ -97,7 +97,7 @@ class MSDeformAttnTransformerEncoderOnly(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Xavier for matrices, the ring for sampling offsets, N(0, 1) for level embeddings (Deformable DETR, A.3)."""
+        """Xavier for matrices, a ring for sampling offsets, N(0, 1) for level embeddings (Deformable DETR, A.3)."""
         for layer in self.encoder.layers:
             assert isinstance(layer, MSDeformAttnTransformerEncoderLayer)
             nn.init.xavier_uniform_(layer.linear1.weight)
@@ -112,7 +112,7 @@ class MSDeformAttnTransformerEncoderOnly(nn.Module):
         Args:
             srcs: L maps (B, C, H, W).
             pos_embeds: their positions (B or 1, C, H, W).
-            masks: (B, H, W) bool each, True where a cell is padding, right of and below the image; None: none is.
+            masks: (B, H, W) bool each, True where a cell is padding, right of and below the image; None: no padding.
 
         Returns:
             L maps (B, C, H, W).
@@ -148,7 +148,7 @@ def get_reference_points(spatial_shapes: Sequence[tuple[int, int]], valid_ratios
         x = (torch.arange(width, dtype=valid_ratios.dtype, device=valid_ratios.device) + 0.5) / width
         grid = torch.stack([x.expand(height, width), y[:, None].expand(height, width)], dim=-1)
         centres.append(grid.view(1, -1, 2) / valid_ratios[:, level, None])
-    # A share of the image is the same place on every level; padding may take different shares of them.
+    # Relative positions in the image are the same on every level; the share of padding may differ.
     return torch.cat(centres, dim=1)[:, :, None] * valid_ratios[:, None]
 
 

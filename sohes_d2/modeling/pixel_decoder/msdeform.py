@@ -38,7 +38,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
     """The multi-scale deformable attention pixel decoder (Mask2Former, CVPR 2022, section 4.1).
 
     Parameters are named as in the official implementation, so that ``sem_seg_head.pixel_decoder.*`` of its checkpoints
-    load. Under autocast everything here runs in float32, as there.
+    load. Under autocast it runs in float32, as in the official implementation.
     """
 
     @configurable
@@ -65,11 +65,11 @@ class MSDeformAttnPixelDecoder(nn.Module):
             transformer_dim_feedforward: hidden channels of the encoder's feed-forward networks.
             transformer_enc_layers: encoder layers.
             transformer_n_points: sampling points per head and level.
-            transformer_in_features: the maps that go through the transformer.
+            transformer_in_features: input maps of the transformer.
             conv_dim: channels of all maps inside; a multiple of 4 and of ``transformer_nheads``.
             mask_dim: channels of the mask features.
             norm: of the FPN's convolutions, as in Detectron2's ``get_norm``.
-            common_stride: of the mask features, in pixels of the model's input.
+            common_stride: stride of the mask features, in pixels of the model's input.
         """
         super().__init__()
         missing = [name for name in transformer_in_features if name not in input_shape]

@@ -1,4 +1,4 @@
-"""Transformer decoders: from image features to one mask, one score and one place in the hierarchy per query."""
+"""Transformer decoders: from image features to a mask, a score and ancestor embeddings per query."""
 
 from .masked_decoder import TRANSFORMER_DECODER_REGISTRY, MultiScaleMaskedTransformerDecoder, build_transformer_decoder
 

@@ -1,4 +1,4 @@
-"""The parts of a layer of Mask2Former's decoder (Cheng et al., CVPR 2022, section 3.2).
+"""Modules of a layer of Mask2Former's decoder (Cheng et al., CVPR 2022, section 3.2).
 
 Parameters have the official implementation's names, so that its checkpoints load. Tensors are batch first: (B, N, C).
 There is no dropout, as in the paper.
@@ -15,9 +15,9 @@ from torch.nn import functional as F
 
 
 class MultiheadAttention(nn.Module):
-    """`torch.nn.MultiheadAttention` with its parameters and numbers, but with a mask that heads share.
+    """Like `torch.nn.MultiheadAttention`, with equal parameters and results, but with one mask for all heads.
 
-    PyTorch's module wants a mask per head, which is 8 times the memory: 1 GB for 1000 queries, two images, a 128x128
+    PyTorch's module needs a mask per head, which takes 8 times the memory: 1 GB for 1000 queries, two images, a 128x128
     feature map and fp32.
     """
 
@@ -28,19 +28,19 @@ class MultiheadAttention(nn.Module):
             num_heads: must divide C.
 
         Raises:
-            ValueError: it does not.
+            ValueError: ``num_heads`` does not divide C.
         """
         super().__init__()
         if dim % num_heads:
             raise ValueError(
                 f"{dim} channels cannot be split into {num_heads} attention heads: change MODEL.MASK_FORMER.NHEADS or "
-                "MODEL.MASK_FORMER.HIDDEN_DIM so that the one divides the other"
+                "MODEL.MASK_FORMER.HIDDEN_DIM so that the first divides the second"
             )
         self.num_heads = num_heads
         self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))  # of query, key and value
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
         self.out_proj = nn.Linear(dim, dim)
-        nn.init.xavier_uniform_(self.in_proj_weight)  # as one matrix, which makes it smaller than three would be
+        nn.init.xavier_uniform_(self.in_proj_weight)  # as one matrix, which gives smaller values than three would
         nn.init.xavier_uniform_(self.out_proj.weight)
         nn.init.zeros_(self.out_proj.bias)
 
@@ -50,8 +50,8 @@ class MultiheadAttention(nn.Module):
         Args:
             query: (B, Q, C).
             key, value: (B, N, C).
-            allowed: bool, broadcastable to (B, heads, Q, N); True where a query may attend. Every query must be allowed
-                something. None: everything.
+            allowed: bool, broadcastable to (B, heads, Q, N); True where a query may attend, at least once per query.
+                None: everywhere.
 
         Returns:
             (B, Q, C).
@@ -65,7 +65,7 @@ class MultiheadAttention(nn.Module):
 
 
 class ResidualLayer(nn.Module, ABC):
-    """x plus an update of x, and a layer norm: of the sum (post-norm, as in the paper) or of the update's input."""
+    """Residual layer with a layer norm on the sum (post-norm, as in the paper) or on the update's input (pre-norm)."""
 
     def __init__(self, dim: int, pre_norm: bool) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class ResidualLayer(nn.Module, ABC):
 
     @abstractmethod
     def update(self, x: Tensor, *args: Any) -> Tensor:
-        """What is added to x (B, N, C)."""
+        """The residual update, added to x (B, N, C)."""
 
     def forward(self, x: Tensor, *args: Any) -> Tensor:
         """Apply the layer to x (B, N, C); the other arguments go to `update`."""
@@ -97,27 +97,27 @@ class SelfAttentionLayer(ResidualLayer):
 
 
 class CrossAttentionLayer(ResidualLayer):
-    """Cross-attention of queries to an image's features, each at its allowed places."""
+    """Cross-attention of queries to image features, masked per query."""
 
     def __init__(self, dim: int, num_heads: int, pre_norm: bool = False) -> None:
         super().__init__(dim, pre_norm)
         self.multihead_attn = MultiheadAttention(dim, num_heads)
 
     def update(self, x: Tensor, positions: Tensor, keys: Tensor, values: Tensor, allowed: Tensor | None) -> Tensor:
-        """What queries read.
+        """Attend to the features.
 
         Args:
             x: (B, Q, C), queries.
             positions: their positional embeddings, broadcastable to (B, Q, C).
             keys: (B, N, C), features with positional embeddings.
             values: (B, N, C), features.
-            allowed: as of `MultiheadAttention`.
+            allowed: see `MultiheadAttention`.
         """
         return self.multihead_attn(x + positions, keys, values, allowed)
 
 
 class FFNLayer(ResidualLayer):
-    """A perceptron with one hidden layer, for each query by itself."""
+    """Feed-forward network with one hidden layer, applied to each query."""
 
     def __init__(self, dim: int, hidden_dim: int, pre_norm: bool = False) -> None:
         super().__init__(dim, pre_norm)

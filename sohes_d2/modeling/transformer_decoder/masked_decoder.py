@@ -31,13 +31,13 @@ def build_transformer_decoder(cfg: Any, in_channels: int) -> nn.Module:
     return TRANSFORMER_DECODER_REGISTRY.get(cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME)(cfg, in_channels)
 
 
-NUM_LEVELS = 3  # feature maps that layers read in turn
+NUM_LEVELS = 3  # feature maps that layers attend to in turn
 
 logger = logging.getLogger(__name__)
 
 
 class FeatureLevel(NamedTuple):
-    """One feature map, flattened to N = h * w places, as all layers that read it need it."""
+    """One feature map, flattened to N = h * w cells; shared by all layers that attend to it."""
 
     keys: Tensor  # (B, N, C), with positional embeddings
     values: Tensor  # (B, N, C)
@@ -46,14 +46,14 @@ class FeatureLevel(NamedTuple):
 
 @TRANSFORMER_DECODER_REGISTRY.register()
 class MultiScaleMaskedTransformerDecoder(nn.Module):
-    """Learned queries that read image features where their own masks are, layer by layer.
+    """Decoder of learned queries, which attend to image features within their own masks (masked attention).
 
-    Layer i reads feature map i modulo 3, coarsest first, by masked cross-attention; then come self-attention and a
-    feed-forward network. Before the first layer and after every layer, each query predicts a class, a mask and its two
-    sides of the ancestor relation.
+    Layer i attends to feature map i modulo 3, coarsest first, by masked cross-attention, followed by self-attention and
+    a feed-forward network. Before the first layer and after every layer, each query predicts a class, a mask and two
+    ancestor embeddings.
 
-    Parameters have the official implementation's names and shapes, so that its checkpoints load (what depends on the
-    number of classes or queries excepted). `ancestor_head.*` is ours.
+    Parameters have the official implementation's names and shapes, so that its checkpoints load (except for tensors
+    that depend on the number of classes or queries). `ancestor_head.*` is ours.
     """
 
     @configurable
@@ -79,13 +79,13 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             num_classes: K, without "no object"; 1 is class-agnostic.
             hidden_dim: channels C of the queries.
             num_queries: Q.
-            nheads: of attention.
+            nheads: attention heads.
             dim_feedforward: hidden channels of the feed-forward networks.
-            dec_layers: at least 1. With less than 3 not all feature maps are read.
+            dec_layers: number of layers, at least 1. With fewer than 3 not all feature maps are used.
             pre_norm: layer norm before each part of a layer instead of after it.
             mask_dim: channels of the mask features.
             enforce_input_project: project the features even if in_channels is hidden_dim.
-            deep_supervision: in training, return the predictions before the last layer, too.
+            deep_supervision: in training, also return the predictions before the last layer.
             ancestor_head: None to predict no hierarchy.
 
         Raises:
@@ -162,7 +162,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             "pred_masks": (B, Q, H/4, W/4), logits.
             "pred_ancestors": two tensors (B, Q, D) for `ancestor_logits`; only with an ancestor head.
             "aux_outputs": list of dicts of the above, one before each layer; empty in evaluation mode or without deep
-            supervision, since nothing reads them there and their masks are most of a decoder's memory.
+            supervision, to save the memory of their masks.
 
         Raises:
             ValueError: not 3 feature maps.
@@ -199,7 +199,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         return FeatureLevel(values + positions, values, small)
 
     def _embed(self, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries as heads read them (B, Q, C), and their mask embeddings (B, Q, mask_dim)."""
+        """Normalized queries (B, Q, C) for the heads, and their mask embeddings (B, Q, mask_dim)."""
         normed = self.decoder_norm(queries)
         return normed, self.mask_embed(normed)
 
@@ -213,8 +213,8 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         return predictions
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # Older official checkpoints call query_feat static_query. One of another size keeps the old name, by which it
-        # is reported and left out, as Detectron2's checkpointer does with current names; it cannot see this one.
+        # Older official checkpoints call query_feat static_query. If its shape differs, it keeps the old name and is
+        # reported and skipped here, as Detectron2's checkpointer does for current names.
         old, new = f"{prefix}static_query.weight", f"{prefix}query_feat.weight"
         if old in state_dict and new not in state_dict:
             if state_dict[old].shape == self.query_feat.weight.shape:
@@ -229,11 +229,11 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
 
 @torch.no_grad()
 def foreground(mask_embed: Tensor, mask_features: Tensor) -> Tensor:
-    """Where masked attention may look: where a query's own mask is (eq. 3), or everywhere if that is nowhere.
+    """Attention mask of masked attention: each query's own mask (eq. 3), or everywhere if that is empty.
 
-    The official implementation makes full masks, resizes them, and takes a sigmoid of 0.5 or more. Resizing is linear,
-    so that resized features make the same masks; and full ones are then needed only where they are returned. Looking
-    everywhere instead of nowhere, whose softmax would be 0 / 0, is its rule, too.
+    The official implementation computes full masks, resizes them, and thresholds the sigmoid at 0.5. Resizing is
+    linear, so that resized features give the same masks, and full ones are needed only for the output. Empty masks,
+    whose softmax would be 0 / 0, are handled as in the official implementation.
 
     Args:
         mask_embed: (B, Q, mask_dim).

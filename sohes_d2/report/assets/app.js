@@ -1,9 +1,9 @@
-// What is shown and what is selected, and everything that follows from a change of either.
+// State of the page (shown image, selection) and the updates that follow from its changes.
 
 const HINT = "Point at the picture; click to go down, Esc to go up, ← → for siblings";
 const HINT_FOR_FINGERS = "Tap a mask to go down, Up to go back; two fingers zoom";
 const COARSE = window.matchMedia("(pointer: coarse)");
-const LONG_CHAIN = 4; // of a longer one, the line below the picture leaves out the middle
+const LONG_CHAIN = 4; // longer chains are shortened in the middle in the line below the picture
 
 function byId(id) {
   return document.getElementById(id);
@@ -17,7 +17,7 @@ function make(tag, className = "", text = "") {
   return element;
 }
 
-// Scrolls the container and nothing else. (scrollIntoView may move the page, and where the Tab key goes on.)
+// Scrolls only the container. (scrollIntoView may scroll the page and change the tab position.)
 function reveal(container, element) {
   const [frame, box] = [container.getBoundingClientRect(), element.getBoundingClientRect()];
   container.scrollTop += Math.min(0, box.top - frame.top) + Math.max(0, box.bottom - frame.bottom);
@@ -33,7 +33,7 @@ class App {
     this.index = JSON.parse(byId("index").textContent);
     this.compares = this.index.files.length > 1;
     this.view = new View();
-    this.active = 0; // the side that the keys, the tree and the crumbs speak of
+    this.active = 0; // the side that the keys, the tree and the crumbs refer to
     this.masksShown = true;
     this.number = NONE;
     document.body.classList.toggle("compares", this.compares);
@@ -160,7 +160,7 @@ class App {
     this.refresh();
   }
 
-  // One subject: in the other file the match is selected, also where the filters hide it among the rest.
+  // Select the match in the other file, even if the filters hide it.
   pairSelection() {
     const other = 1 - this.active;
     if (!this.compares || !this.forests[other] || !this.forest) return;
@@ -307,7 +307,7 @@ class App {
     this.showCaption();
   }
 
-  // On each picture of two: how its hovered or selected mask matches the other file's.
+  // On each of two pictures: the match of its hovered or selected mask in the other file.
   showChips() {
     this.stages.forEach((stage, side) => {
       const k = this.hovered[side] ? this.hovered[side].target : this.selected[side];

@@ -1,4 +1,4 @@
-// The border of a mask as a path in image coordinates, so that it stays sharp at any zoom.
+// The border of a mask as a path in image coordinates, sharp at any zoom.
 
 const STEP_X = [1, 0, -1, 0]; // east, south, west, north
 const STEP_Y = [0, 1, 0, -1];
@@ -8,13 +8,13 @@ const LEFT_Y = [-1, 0, 0, -1];
 const RIGHT_X = [0, -1, -1, 0];
 const RIGHT_Y = [0, 0, -1, -1];
 
-// The path may leave the middles of the cracks by so much. The centres of pixels are sqrt(1/8) = 0.354 away from them, so
-// that each stays on its side; and there is only a fraction of the points to draw.
+// Allowed deviation of the path from the middles of the cracks. Pixel centres are sqrt(1/8) = 0.354 away from them, so
+// each stays on its side; and only a fraction of the points has to be drawn.
 const TOLERANCE = 0.33;
-const MAX_SPAN = 48; // points that one straight piece may replace
+const MAX_SPAN = 48; // largest number of points replaced by one straight piece
 
-// Follows the cracks between pixels with the mask on the right. The path joins the middles of the cracks, which turns
-// the stairs of pixels into slopes.
+// Follows the cracks between pixels with the mask on the right. The path joins the middles of the cracks, which smooths
+// the steps of pixels.
 function tracePath({ pixels, width, height }, offsetX, offsetY) {
   const path = new Path2D();
   const seen = new Uint8Array(pixels.length);
@@ -45,7 +45,7 @@ function tracePath({ pixels, width, height }, offsetX, offsetY) {
   return path;
 }
 
-// Adds a closed loop, given as x, y, x, y, ...; a point goes where a straight piece passes it within the tolerance.
+// Adds a closed loop, given as x, y, x, y, ...; points within the tolerance of a straight piece are dropped.
 function addSimplified(path, points) {
   const count = points.length / 2;
   path.moveTo(points[0], points[1]);

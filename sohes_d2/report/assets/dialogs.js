@@ -62,7 +62,7 @@ function themeButton() {
   });
 }
 
-// A page that was opened from a file may not be allowed to keep anything.
+// A page opened from a file may not be allowed to store data.
 function remember(name, value) {
   try {
     localStorage.setItem(`sohes-report-${name}`, value);

@@ -1,11 +1,11 @@
-// What is shown, as files: the masks as a COCO json, the picture as a png.
+// Downloads of the shown content: the masks as a COCO json, the picture as a png.
 
-// The COCO data set of the masks that a forest shows, at the photo's own size.
+// The COCO data set of the shown masks of a forest, at the photo's original size.
 function cocoOf(forest, image, pageWidth) {
   const { labels } = forest;
   const { shown } = forest;
   const { height, width } = image;
-  const own = shown.map((k) => labels.ids[k]); // ids of the file are kept where they can be
+  const own = shown.map((k) => labels.ids[k]); // ids of the file are kept if possible
   const kept = new Set(own).size === own.length && own.every((id) => /^[1-9]\d{0,14}$/.test(id));
   const ids = new Map(shown.map((k, at) => [k, kept ? Number(own[at]) : at + 1]));
   const names = [...new Set(shown.map((k) => (labels.labels && labels.labels[k]) || "entity"))];

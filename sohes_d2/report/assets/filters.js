@@ -1,6 +1,6 @@
-// Sliders for the number of entities, score, depth and size. They keep their place from image to image.
+// Sliders for the number of entities, score, depth and size. They keep their position from image to image.
 
-const SIZE_DECADES = 5; // the size sliders reach from a hundred-thousandth of the picture to all of it, in logarithms
+const SIZE_DECADES = 5; // range of the size sliders: from 1e-5 of the picture to all of it, logarithmic
 
 class Filters {
   constructor(index, changed) {

@@ -1,7 +1,7 @@
-// Masks of one file on one image, and the forest of those that the filters let through.
+// Masks of one file on one image, and the forest of those that pass the filters.
 
 const NONE = -1;
-const LONG_PATH = 4; // levels from which on a path is shortened in the tree
+const LONG_PATH = 4; // longer paths are shortened in the tree
 
 class Labels {
   constructor(side, height, matches) {
@@ -12,7 +12,7 @@ class Labels {
     for (const [mine, theirs, iou] of matches) this.partner.set(mine, { mask: theirs, iou });
   }
 
-  // Which masks show when the best so many entities do: these, and what is inside of them in the collapsed forest.
+  // The masks to show for a number of entities: these, and the masks inside them in the collapsed forest.
   selection(step) {
     const keep = new Uint8Array(this.size);
     const selected = new Set(this.selections[step]);
@@ -47,7 +47,7 @@ class ShownForest {
           ? 1
           : 0;
     }
-    // What stays is linked to its nearest ancestor that stays; depths count what stays, as Forest.subset does.
+    // Kept masks are linked to their nearest kept ancestor; depths count kept masks, as in Forest.subset.
     this.parents = new Int32Array(size).fill(NONE);
     for (let k = 0; k < size; k++) {
       let parent = labels.parents[k];
@@ -94,7 +94,7 @@ class ShownForest {
     return k;
   }
 
-  // Masks that the filters hide have no place among the others, and no name.
+  // Masks hidden by the filters have no number among the others, and no name.
   name(k) {
     if (!this.visible[k]) return "hidden";
     const label = this.labels.labels && this.labels.labels[k];
@@ -104,7 +104,7 @@ class ShownForest {
     return label ? `${label} ${path}` : path;
   }
 
-  // For the tree, whose rows tell by their place what they belong to.
+  // For the tree, whose rows show the parent by their position.
   shortName(k) {
     return this.depths[k] < LONG_PATH ? this.name(k) : this.name(k).replace(/\d[\d.]*\.(\d+\.\d+)$/, "…$1");
   }
@@ -114,8 +114,8 @@ class ShownForest {
     return `score ${scores[k].toFixed(2)}, ${share(areas[k])} of the picture`;
   }
 
-  // What lies under a pixel, seen from a selected mask: the chain to the smallest mask there that is inside the
-  // selected one, or inside its nearest ancestor that has any; and which mask of the chain a click would select.
+  // Masks under a pixel, relative to the selected mask: the chain to the smallest mask there that is inside the
+  // selected one, or inside its nearest ancestor that has any; and the mask of the chain that a click would select.
   at(x, y, selected) {
     const here = this.shown.filter((k) => this.labels.masks[k].contains(x, y));
     if (!here.length) return null;

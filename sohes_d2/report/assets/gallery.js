@@ -1,4 +1,4 @@
-// The list of images with their thumbnails, and a search in their names.
+// The list of images with thumbnails, and a search by name.
 
 class Gallery {
   constructor(images, select) {

@@ -1,8 +1,8 @@
-// COCO's compressed run lengths: decoded when an image is shown, and asked for single pixels without a bitmap.
+// COCO's compressed run lengths: decoded when an image is shown, with look-up of single pixels without a bitmap.
 
 const STAND_INS = { 112: 60, 113: 92 }; // "p" and "q" stand for "<" and "\", see packing.py
 
-// Where the runs of a mask end, as positions in column-major order: outside and inside by turns.
+// Ends of the runs of a mask, as positions in column-major order, alternating outside and inside.
 function decodeRuns(text) {
   const ends = new Int32Array(text.length);
   let count = 0;
@@ -30,7 +30,7 @@ function decodeRuns(text) {
   return ends.slice(0, count);
 }
 
-// The reverse: COCO's text of ends such as those of decodeRuns.
+// Inverse of decodeRuns: encode ends to COCO's text.
 function encodeRuns(ends) {
   const codes = [];
   let [last, beforeLast] = [0, 0];
@@ -87,7 +87,7 @@ class Mask {
     return (low & 1) === 1;
   }
 
-  // Ends of the runs at another size, where each pixel takes the value of the one that its centre lies in.
+  // Ends of the runs at another size, by nearest-neighbour sampling at pixel centres.
   endsAt(width, newHeight, newWidth) {
     if (newHeight === this.height && newWidth === width) return [...this.ends];
     const columns = Array.from({ length: width }, () => []);

@@ -1,14 +1,14 @@
-// A picture with its masks: one canvas for what changes with a selection, one above it for what follows the pointer.
+// A picture with its masks: one canvas for the selection, and one above it for the pointer.
 
 const PAD = 14; // pixels left free around the picture
 const MAX_ZOOM = 24;
-const MAX_ZOOM_TO_MASK = 8; // closer, a small part loses its surroundings
+const MAX_ZOOM_TO_MASK = 8; // a higher zoom would hide the surroundings of small parts
 const CASING = "rgba(10, 12, 16, 0.8)";
 const MAX_BETWEEN = 3;
-const SAVED_SIDE = 900; // longer side of a picture in which saved outlines have the width that they have on the screen
-const MANY = 150; // as many outlines are drawn thin and without a dark casing
+const SAVED_SIDE = 900; // longer side of a picture for which saved outlines have the same width as on the screen
+const MANY = 150; // with more masks, outlines are drawn thin and without a dark casing
 
-// What part of the picture shows; two stages share one.
+// The visible part of the picture, shared by two stages.
 class View {
   constructor() {
     this.reset(1, 1);
@@ -27,7 +27,7 @@ class View {
     this.y = Math.min(this.height / 2 + slackY, Math.max(this.height / 2 - slackY, this.y));
   }
 
-  // Keeps the given picture point where it is on the screen.
+  // Keeps the given picture point at its position on the screen.
   zoomAt(x, y, factor) {
     const zoom = Math.min(MAX_ZOOM, Math.max(1, this.zoom * factor));
     const change = this.zoom / zoom;
@@ -95,7 +95,7 @@ class Stage {
     return [((event.clientX - box.left) * ratio - left) / scale, ((event.clientY - box.top) * ratio - top) / scale];
   }
 
-  // Two fingers: what lies between them stays there, and grows with their distance.
+  // Two fingers: the point between them stays fixed, and the zoom follows their distance.
   pinch(before, now) {
     this.view.zoomAt(...this.toPicture(before), now.distance / Math.max(before.distance, 1));
     const { scale, ratio } = this.placement();
@@ -112,7 +112,7 @@ class Stage {
     const press = (event, moved) => {
       down = { x: event.clientX, y: event.clientY, viewX: this.view.x, viewY: this.view.y, moved };
     };
-    // Else the browser takes two fingers for its own zoom, or one that is joined by another for scrolling.
+    // Otherwise the browser would use two fingers for its zoom, or the first one for scrolling.
     const claim = (event) => event.touches.length > 1 && event.preventDefault();
     this.surface.addEventListener("touchstart", claim, { passive: false });
     this.surface.addEventListener("touchmove", claim, { passive: false });
@@ -136,7 +136,7 @@ class Stage {
         handlers.moved();
         return;
       }
-      const first = !pending; // several moves come between two frames; the last one counts
+      const first = !pending; // there may be several moves between two frames; the last one is used
       pending = event;
       if (!first) return;
       requestAnimationFrame(() => {
@@ -160,7 +160,7 @@ class Stage {
       if (!fingers.delete(event.pointerId)) return;
       if (pinched) {
         pinched = null;
-        for (const rest of fingers.values()) press(rest, true); // goes on to move the picture
+        for (const rest of fingers.values()) press(rest, true); // continue moving the picture
         return;
       }
       if (down && !down.moved) handlers.click(this, ...this.toPicture(event));
@@ -236,7 +236,7 @@ class Stage {
     }
     const thin = level.length > MANY;
     for (const k of level) {
-      this.tint(context, k, this.opacity * (1 - 0.5 * labels.areas[k])); // what fills the picture must not drown it
+      this.tint(context, k, this.opacity * (1 - 0.5 * labels.areas[k])); // large masks must not hide the picture
       this.line(context, labels.masks[k].path, lighter(labels.color(k), thin ? 0.15 : 0.35), thin ? 1 : 1.75, !thin);
     }
     if (selected !== NONE) this.line(context, labels.masks[selected].path, lighter(labels.color(selected), 0.5), 2.5, true);
@@ -256,7 +256,7 @@ class Stage {
     }
     context.setLineDash([]);
     this.tint(context, target, 0.4);
-    // Chains may be long: what lies between a click's target and the smallest mask shows in a few fine lines.
+    // Chains may be long: masks between the click's target and the smallest mask are shown as a few thin lines.
     for (const k of chain.slice(step + 1, -1).slice(0, MAX_BETWEEN)) {
       this.line(context, labels.masks[k].path, lighter(labels.color(k), 0.4), 0.75, false);
     }

@@ -1,7 +1,7 @@
 // Cut-outs of masks for the rows of the tree, each drawn when its row first comes into view.
 
-const THUMBNAIL = 64; // pixels of a side; shown at about half of it, for screens of twice the density
-const THUMBNAIL_MARGIN = 0.15; // left around the mask, as a share of its longer side
+const THUMBNAIL = 64; // pixels of a side; shown at about half the size, for high-density screens
+const THUMBNAIL_MARGIN = 0.15; // around the mask, as a share of its longer side
 
 class Thumbnails {
   constructor() {
@@ -15,7 +15,7 @@ class Thumbnails {
     });
   }
 
-  // Of the masks of one file on one photo; null before the photo is there, and where it is missing.
+  // Thumbnails of the masks of one file on one photo; null before the photo is loaded, or if it is missing.
   reset(labels, photo, size) {
     if (this.labels === labels && this.photo === photo) return;
     this.seen.disconnect();

@@ -1,4 +1,4 @@
-// The forest as a tree of rows, in step with the picture. Branches are filled when they open.
+// The forest as a tree of rows, synchronised with the picture. Branches are filled when they are opened.
 
 class Tree {
   constructor(list, handlers) {
@@ -24,7 +24,7 @@ class Tree {
     return row ? Number(row.dataset.mask) : null;
   }
 
-  // Forget which branches are open: they belong to another image or file.
+  // Reset the open branches for another image or file.
   reset() {
     this.open.clear();
   }
@@ -105,7 +105,7 @@ class Tree {
     reveal(this.list, row);
   }
 
-  // The keys of a tree view in the ARIA authoring practices; Escape climbs as in the picture.
+  // Keys of a tree view in the ARIA authoring practices; Escape selects the parent as in the picture.
   key(event) {
     const k = this.rowOf(event);
     if (k === null || event.ctrlKey || event.metaKey || event.altKey) return;

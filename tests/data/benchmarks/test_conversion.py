@@ -47,7 +47,7 @@ def coco_value(images=5, per_image=3):
 
 @pytest.mark.parametrize("chunk", [1, 2, 7, 64, 1 << 20])
 @pytest.mark.parametrize("style", [{}, {"indent": 2, "ensure_ascii": False}, {"separators": (",", ":")}])
-def test_records_are_those_of_the_json_whatever_the_chunks(tmp_path, monkeypatch, chunk, style):
+def test_records_do_not_depend_on_the_chunks(tmp_path, monkeypatch, chunk, style):
     monkeypatch.setattr(scanner, "_CHUNK", chunk)
     value = coco_value()
     path = tmp_path / "a.json"
@@ -81,15 +81,15 @@ def test_annotations_are_found_by_image(tmp_path):
         ('{"images": [], "annotations": [{"image_id": 1}', "cut off"),
         ('{"images": [], "annotations": [{"image_id": tru', "cut off"),
         ('{"images": []}', "no `annotations`"),
-        ('{"images": [{"height": 2}], "annotations": []}', "has no 'id'"),
+        ('{"images": [{"height": 2}], "annotations": []}', "has no valid 'id'"),
         ('{"images": [], "annotations": 3}', "'annotations' is not a list"),
-        ('{"images": [], "images": []}', "the key 'images' stands twice"),
-        ('{"images": [], "annotations": []} x', "goes on"),
-        ("[1, 2]", "list of results"),
+        ('{"images": [], "images": []}', "the key 'images' occurs twice"),
+        ('{"images": [], "annotations": []} x', "continues"),
+        ("[1, 2]", "result list"),
         ("", "empty"),
     ],
 )
-def test_damaged_jsons_are_named_with_the_place(tmp_path, text, message):
+def test_damaged_jsons_are_reported_with_the_position(tmp_path, text, message):
     path = tmp_path / "bad.json"
     path.write_text(text)
     with pytest.raises(InputError, match="bad.json") as error:
@@ -97,7 +97,7 @@ def test_damaged_jsons_are_named_with_the_place(tmp_path, text, message):
     assert message in str(error.value)
 
 
-def test_an_entity_without_pixels_leaves_its_children_to_its_parent():
+def test_children_of_an_empty_entity_move_to_its_parent():
     empty = encode_masks([np.zeros(SIZE, bool)])[0]
     scene = Scene(
         SIZE,
@@ -119,9 +119,9 @@ def test_an_entity_without_pixels_leaves_its_children_to_its_parent():
 
 
 @pytest.mark.parametrize("parents", [[1, 0], [0], [5]])
-def test_parents_that_make_no_forest_are_refused(parents):
+def test_invalid_parents_are_refused(parents):
     scene = Scene(SIZE, [Entity(rectangle(0, 0, 2, 2), parent=parent) for parent in parents])
-    with pytest.raises(ValueError, match="circle|outside"):
+    with pytest.raises(ValueError, match="cycle|outside"):
         annotation_records(scene, 1, 1)
 
 
@@ -138,7 +138,7 @@ def test_parents_that_make_no_forest_are_refused(parents):
         {"size": list(SIZE), "counts": "0`o0"},
     ],
 )
-def test_a_segmentation_that_is_none_becomes_no_mask(segmentation):
+def test_an_invalid_segmentation_gives_no_mask(segmentation):
     assert coco_entity({"id": 1, "iscrowd": 0, "segmentation": segmentation}, SIZE).mask is None
 
 
@@ -152,7 +152,7 @@ def read(item):
     return Scene(SIZE, [Entity(rectangle(0, 0, 1 + k, 4), parent=k + 1 if k < 2 else -1) for k in range(3)])
 
 
-def test_a_killed_run_goes_on_and_gives_the_same_bytes(tmp_path):
+def test_a_killed_run_continues_with_the_same_bytes(tmp_path):
     whole = tmp_path / "whole.json"
     summary = convert(str(whole), {"description": "x"}, items(80), read)
     assert (summary.images, summary.annotations, summary.skipped) == (79, 237, 1)

@@ -42,7 +42,7 @@ def test_a_scene_depends_on_seed_and_index_alone(scenes):
     assert len(others) == len(scenes) + 2
 
 
-def test_the_bits_are_those_of_every_machine():
+def test_scenes_are_bit_identical_on_every_machine():
     """Where this fails after a change of the scenes, raise VERSION and take the new digests."""
     assert digest(generate_scene(0, 0)) == "dbf530dc9b537028"
     assert digest(generate_scene(0, 1, (96, 128))) == "b734311156f40cd2"
@@ -78,14 +78,14 @@ def test_any_size(size):
     assert mask_areas(forest.masks).min() >= 16
 
 
-def test_what_cannot_be_made_is_an_error():
+def test_invalid_scenes_are_errors():
     with pytest.raises(ValueError, match="at least 32 x 32"):
         generate_scene(0, 0, (31, 64))
     with pytest.raises(ValueError, match="negative"):
         generate_scene(-1, 0)
 
 
-def test_a_hidden_part_is_dropped_and_the_rest_is_what_is_visible():
+def test_a_hidden_part_is_dropped_and_masks_are_visible_pixels():
     scene = empty_scene()
     scene.add(box(1.0, 2.0, box(0.6, 0.4, x=-1.2), box(0.6, 0.4, x=1.2)), Frame(32, 40, 15))
     scene.add(box(1.0, 0.6), Frame(32, 58, 15))  # columns 49..67: all of the right part
@@ -97,7 +97,7 @@ def test_a_hidden_part_is_dropped_and_the_rest_is_what_is_visible():
     assert part.sum() == 18 * 12 and (part <= whole).all() and part[32, 22]
 
 
-def test_parts_of_a_dropped_part_go_to_what_it_belongs_to():
+def test_parts_of_a_dropped_part_move_to_its_parent():
     scene = empty_scene()
     core = box(0.3, 0.3)
     scene.add(box(1.0, 1.0, box(0.95, 0.95, core)), Frame(32, 40, 20))  # the part is 90 % of the whole
@@ -106,7 +106,7 @@ def test_parts_of_a_dropped_part_go_to_what_it_belongs_to():
     assert mask_areas(forest.masks).tolist() == [40 * 40, 12 * 12]
 
 
-def test_a_thing_of_parts_alone_is_their_union():
+def test_an_object_of_parts_alone_is_their_union():
     scene = empty_scene()
     parts = [box(0.5, 0.5, x=x, clipped=False) for x in (-0.8, 0.8)]
     scene.add(Piece(None, None, parts=parts), Frame(32, 40, 10))
@@ -122,7 +122,7 @@ def test_a_clipped_part_ends_with_its_surface():
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_every_kind_can_be_seen_as_one_thing(kind):
+def test_every_kind_is_a_visible_object(kind):
     for seed in range(5):
         rng = np.random.default_rng(seed)
         scene = empty_scene()
@@ -150,7 +150,7 @@ def test_shapes_have_their_areas():
     assert len(blob.corners) == 32 and 1.4 < blob.inside(y, x).sum() / 40**2 < 2.0
 
 
-def test_frames_turn_and_nest():
+def test_frames_rotate_and_nest():
     inner = Frame(10, 20, 4, turn=0.25).inner(0.0, 2.0, unit=0.5, turn=-0.25)
     # a quarter turn takes the x axis to where the coordinates say it is
     y, x = Frame(10, 20, 4, turn=0.25).coordinates((40, 40))

@@ -62,7 +62,7 @@ def test_flips():
     assert {int(image[0, 0, 0]) for image in turned} == {0, 29}
 
 
-def test_a_panorama_keeps_a_line():
+def test_a_panorama_keeps_at_least_one_row():
     np.random.seed(0)  # noqa: NPY002
     transform = LargeScaleJitter(0.1, 0.1, 64, 64).get_transform(np.zeros((4, 400, 3), np.uint8))
     assert (transform.new_h, transform.new_w) == (1, 6)

@@ -51,7 +51,7 @@ def photo(tmp_path):
     return record, image, counted(masks)
 
 
-def test_a_crop_shows_photo_and_counts_of_the_same_place(photo):
+def test_photo_and_counts_of_a_crop_are_aligned(photo):
     record, image, counts = photo
     mapper = BorderCountMapper(crop_size=8)
     seen = set()
@@ -72,7 +72,7 @@ def test_a_crop_shows_photo_and_counts_of_the_same_place(photo):
     assert seen == {False, True}
 
 
-def test_a_small_photo_is_padded_and_a_large_one_reduced(photo):
+def test_a_small_photo_is_padded_and_a_large_one_downsized(photo):
     record, image, counts = photo
     sample = BorderCountMapper(crop_size=32, image_format="BGR")(record)
     assert sample["image"].shape == (3, 32, 32)
@@ -84,7 +84,7 @@ def test_a_small_photo_is_padded_and_a_large_one_reduced(photo):
     assert reduced[0].shape == (6, 10, 3) and (reduced[1].max(axis=1) == 2).all()
 
 
-def test_photos_are_kept_while_there_is_room(photo, monkeypatch):
+def test_photos_are_cached_up_to_the_limit(photo, monkeypatch):
     record, *_ = photo
     reads = []
     kept, forgetful = BorderCountMapper(crop_size=8), BorderCountMapper(crop_size=8, cache_megabytes=0)
@@ -96,13 +96,13 @@ def test_photos_are_kept_while_there_is_room(photo, monkeypatch):
     assert len(reads) == 1 + 3
 
 
-def test_what_cannot_be_used_is_refused(photo, tmp_path):
+def test_unusable_inputs_are_refused(photo, tmp_path):
     record, *_ = photo
     mapper = BorderCountMapper(crop_size=8)
     for change, words in (
         ({"file_name": str(tmp_path / "none.png")}, "none.png"),
         ({"height": 13}, "Restore it or label it again"),
-        ({"annotations": []}, "no label that can be used"),
+        ({"annotations": []}, "no usable label"),
     ):
         with pytest.raises(InputError, match=words):
             mapper({**record, **change})

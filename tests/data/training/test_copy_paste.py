@@ -21,7 +21,7 @@ def test_trees_are_whole():
     assert {trees(np.ones(7, bool), seed)[0][0] for seed in range(20)} == {0, 4, 6}
 
 
-def test_what_is_not_visible_is_left_out():
+def test_invisible_masks_are_skipped():
     visible = np.array([0, 1, 1, 1, 1, 0, 0], bool)  # without its whole, a part is one
     assert sorted(trees(visible)) == [[1, 2], [3], [4]]
     visible[1] = False  # a grandchild stays in the tree although its parent is gone
@@ -59,7 +59,7 @@ def test_occlusion():
     assert [mask.area for mask in target.masks] == [200, 24, 14] and (target.image == 10).all()
 
 
-def test_labels_of_which_too_little_stays_are_dropped():
+def test_labels_with_a_small_remaining_area_are_dropped():
     target = LabeledCrop(np.zeros((8, 8, 3), np.uint8), [window(0, 4, 0, 4)], np.zeros((1, 1), bool))
     donor = LabeledCrop(np.ones((8, 8, 3), np.uint8), [window(0, 3, 0, 4)], np.zeros((1, 1), bool))
     assert [mask.area for mask in paste(target, donor, min_area=4).masks] == [4, 12]

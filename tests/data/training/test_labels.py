@@ -46,7 +46,7 @@ def test_every_form_of_mask():
     assert two_parts.areas.tolist() == [32] and two_parts.boxes.tolist() == [[0, 0, 14, 14]]
 
 
-def test_who_is_left_out_and_whose_ancestors_stay():
+def test_skipped_annotations_and_remaining_ancestors():
     """A chain of four; the second is a crowd, the third scored too low, a fifth is empty."""
     annotations = [
         {"id": 7, "segmentation": compressed(rectangle(0, 20, 0, 30)), "score": 0.9},
@@ -82,30 +82,30 @@ GOOD = compressed(rectangle(4, 11, 5, 25))
         (3, "no annotation"),
     ],
 )
-def test_a_broken_annotation_costs_itself_alone(annotation, reason):
+def test_an_invalid_annotation_is_skipped_alone(annotation, reason):
     problems = Problems()
     labels = read_labels([annotation, {"id": 2, "segmentation": GOOD}], SIZE, problems=problems, where="a.jpg")
     assert labels.areas.tolist() == [140]
     assert problems.counts == {reason: 1} and problems.items[0].startswith("a.jpg")
 
 
-def test_children_of_a_broken_annotation_go_to_the_next_ancestor():
+def test_children_of_an_invalid_annotation_move_to_the_next_ancestor():
     chain = [{"id": k, "parent_id": k - 1, "segmentation": GOOD} for k in (1, 2, 3)]
     chain[1]["segmentation"] = [[1, 1, 5, 5]]
     assert read_labels(chain, SIZE).ancestors.tolist() == [[False, True], [False, False]]
 
 
 @pytest.mark.parametrize(
-    ("parents", "reason"), [((5, 0), "missing parent"), ((2, 1), "circle of parents"), ((1, 0), "circle of parents")]
+    ("parents", "reason"), [((5, 0), "missing parent"), ((2, 1), "cycle of parents"), ((1, 0), "cycle of parents")]
 )
-def test_broken_parents_leave_wholes(parents, reason):
+def test_invalid_parents_give_wholes(parents, reason):
     problems = Problems()
     annotations = [{"id": k + 1, "parent_id": p, "segmentation": GOOD} for k, p in enumerate(parents)]
     assert not read_labels(annotations, SIZE, problems=problems).ancestors.any()
     assert problems.counts == {reason: 1}
 
 
-def test_ids_that_are_ambiguous_are_refused_and_others_do_not_matter():
+def test_ambiguous_ids_are_refused_and_others_ignored():
     twice = [{"id": 1, "segmentation": GOOD}, {"id": 1, "segmentation": GOOD}]
     assert read_labels(twice, SIZE).areas.tolist() == [140, 140]
     with pytest.raises(InputError, match="two annotations have the id 1"):
@@ -130,7 +130,7 @@ def test_it_is_a_permutation_that_repeats_with_its_seed():
     assert stratified_order(np.zeros(0), np.random.default_rng(0)).shape == (0,)
 
 
-def test_any_beginning_is_even_over_sizes():
+def test_every_prefix_is_balanced_over_sizes():
     order = stratified_order(AREAS, np.random.default_rng(0))
     for k in (3, 15, 30):
         assert np.bincount(SIZE_OF_EACH[order[:k]], minlength=3).tolist() == [k // 3] * 3

@@ -214,7 +214,7 @@ def test_copy_paste(tmp_path):
     assert (seeded(m, target)["image"] == 10).all()
 
 
-def test_how_often_and_how_much_is_pasted(tmp_path):
+def test_probability_and_number_of_pasted_entities(tmp_path):
     target = record(tmp_path / "a.png", np.full((20, 30, 3), 10, np.uint8), [])
     wholes = [rectangle(0, 20, 3 * k, 3 * k + 2) for k in range(10)]
     donor = record(tmp_path / "b.png", np.full((20, 30, 3), 99, np.uint8), wholes)
@@ -256,7 +256,7 @@ def test_broken_images_are_skipped(tmp_path, caplog):
         assert m.skipped == 2 * count
 
 
-def test_test_time(tmp_path):
+def test_at_test_time(tmp_path):
     given = record(tmp_path / "a.png", photo(), [rectangle(0, 5, 0, 5)])
     m = PseudoLabelDatasetMapper(config(MIN_SIZE_TEST=10, MAX_SIZE_TEST=100), is_train=False)
     sample = m(given)

@@ -93,7 +93,7 @@ def test_same_batches_with_any_number_of_workers(records):
     )
 
 
-def test_resuming_skips_what_was_seen(records):
+def test_resuming_skips_earlier_batches(records):
     whole = contents(islice(loader(config(), records), 10))
     rest = contents(islice(loader(config(), records, start_iteration=6), 4))
     assert rest == whole[12:]
@@ -124,7 +124,7 @@ def test_every_epoch_has_all_images_in_another_order(records):
     assert len({content[1] for content in samples}) == 12
 
 
-def test_the_global_generators_are_left_alone(records):
+def test_the_global_generators_are_unchanged(records):
     random.seed(1)
     np.random.seed(1)  # noqa: NPY002
     torch.manual_seed(1)
@@ -271,7 +271,7 @@ def test_unsuitable_data_sets():
 
 def test_batches_that_cannot_be_shared():
     assert images_per_process(16, 4) == 4
-    with pytest.raises(ValueError, match="16, which 3 processes cannot share evenly; set it to 15 or 18"):
+    with pytest.raises(ValueError, match="16, which is not divisible by 3 processes; set it to 15 or 18"):
         images_per_process(16, 3)
     with pytest.raises(ValueError, match="set it to 4"):
         images_per_process(2, 4)

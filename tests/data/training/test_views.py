@@ -123,7 +123,7 @@ def test_how_many_rectangles_and_where():
     assert abs(heat[:30].sum() / heat.sum() - 0.5) < 0.05 and abs(heat[:, :30].sum() / heat.sum() - 0.5) < 0.05
 
 
-def test_a_rectangle_larger_than_a_side_is_cut():
+def test_a_rectangle_larger_than_a_side_is_clipped():
     for seed in range(20):
         assert view(np.zeros((2, 50, 3), np.uint8), seed, erase_probability=1, erase_area_ratio=(0.9, 1.0)).any()
         assert view(np.zeros((1, 1, 3), np.uint8), seed, erase_probability=1, erase_area_ratio=(0.01, 0.01)).any()
@@ -156,7 +156,7 @@ def test_range_of_the_jitter():
     assert (145 <= red_green_blue[:, 1:].max(axis=0)).all() and (red_green_blue[:, 1:].max(axis=0) <= 157).all()
 
 
-def test_the_given_image_is_left_alone():
+def test_the_input_image_is_unchanged():
     image = photo()
     before = image.copy()
     for given in (image, image[:, ::-1]):  # as of a flip
@@ -167,7 +167,7 @@ def test_the_given_image_is_left_alone():
     assert np.array_equal(view(image), image) and not np.shares_memory(view(image), image)
 
 
-def test_chance_comes_from_the_generator_alone():
+def test_randomness_comes_only_from_the_generator():
     image = photo()
     strong = StrongView()
     first = [strong(image, np.random.default_rng(seed)) for seed in range(8)]
@@ -247,7 +247,7 @@ def test_settings_come_from_the_config():
     assert PseudoLabelDatasetMapper(config(teacher=False), is_train=True).views is None
 
 
-def test_without_strong_operations_both_views_are_that_of_phase_2(given):
+def test_without_strong_operations_both_views_equal_that_of_phase_2(given):
     plain = PseudoLabelDatasetMapper(config(teacher=False), is_train=True)
     off = PseudoLabelDatasetMapper(config(**OFF), is_train=True)
     on = PseudoLabelDatasetMapper(config(), is_train=True)
@@ -323,7 +323,7 @@ def test_channel_order(given):
         assert torch.equal(rgb[name], bgr[name].flip(0)) and not torch.equal(rgb[name], bgr[name])
 
 
-def test_the_views_of_a_position_depend_on_nothing_else(given):
+def test_views_depend_only_on_the_position(given):
     cfg = config()
     cfg.SEED, cfg.SOLVER.IMS_PER_BATCH = 3, 2
 

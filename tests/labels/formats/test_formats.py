@@ -61,7 +61,7 @@ def test_there_and_back(made, tmp_path, name):
     assert len(before["annotations"]) == len(after["annotations"]) == 14
 
 
-def test_what_is_asked_for_is_converted(made, tmp_path, capsys):
+def test_selected_masks_are_converted(made, tmp_path, capsys):
     write_photos(tmp_path / "labels.json", made[1], "a test")
     line = ["--labels", str(tmp_path / "labels.json"), "--to", "cvat", "--output", str(tmp_path / "c.xml")]
     for more, masks in (
@@ -95,7 +95,7 @@ def _fresh(folder):
 @pytest.mark.parametrize(
     ("name", "library"), [(name, library) for name, found in LIBRARIES.items() for library in found]
 )
-def test_with_the_library_of_the_format(made, tmp_path, name, library):
+def test_against_the_library_of_the_format(made, tmp_path, name, library):
     """Where it is installed: what it reads of ours, and what we read of its."""
     pytest.importorskip(library)
     rows = [r for r in TOOL["check_format"](name, made[1], made[0], tmp_path, 0.0) if r.by.replace("-", "_") == library]
@@ -133,7 +133,7 @@ def test_outlines_of_odd_masks():
         assert decode_mask(fill([joined(rings)], mask.shape))[mask].all()
 
 
-def test_what_of_a_mask_lies_in_a_box():
+def test_masks_cropped_to_a_box():
     mask = np.random.default_rng(0).random((9, 13)) < 0.5
     for whole in (mask, np.zeros_like(mask), ~np.zeros_like(mask)):
         (rle,) = encode_masks([whole])
@@ -164,7 +164,7 @@ def test_run_lengths_of_label_studio():
         unpack(data, 8)
 
 
-def test_map_of_instances_holds_the_best_and_parts_over_wholes():
+def test_instance_maps_have_the_best_masks_with_parts_over_wholes():
     masks = np.zeros((300, 20, 30), bool)
     masks[0] = True
     for k in range(1, 300):
@@ -183,7 +183,7 @@ def test_parents_are_found_by_key():
     photo = build_photo("a", (8, 8), [Entity(empty, 1), Entity(mask, 2, 1), Entity(mask, 3, 2, 0.5, "cat")])
     assert photo.forest.parents.tolist() == [-1, 0] and photo.forest.sources == ["", "cat"]
     assert photo.has_parents and photo.has_scores and photo.forest.scores.tolist() == [1, 0.5]
-    with pytest.raises(InputError, match="circle"):
+    with pytest.raises(InputError, match="cycle"):
         build_photo("a", (8, 8), [Entity(mask, 1, 2), Entity(mask, 2, 1)])
 
 
@@ -235,16 +235,16 @@ def test_boxes_of_others_become_masks(made, tmp_path):
     assert first.forest.boxes[0].tolist() == [size[1] * 3 / 8, size[0] / 4, size[1] / 4, size[0] / 2]
 
 
-def test_names_that_would_leave_the_folder_or_collide(made, tmp_path):
+def test_names_outside_the_folder_or_colliding(made, tmp_path):
     forest = made[1][0].forest
-    for names, words in ((["../a.png"], "leads out"), (["a.png", "a.jpg"], "share a label file")):
+    for names, words in ((["../a.png"], "points outside"), (["a.png", "a.jpg"], "share a label file")):
         photos = [Photo(name, forest) for name in names]
         with pytest.raises(InputError, match=words):
             format_module("labelme").write(photos, tmp_path, Options())
     assert not list(tmp_path.iterdir())
 
 
-def test_the_tool_makes_a_table(made, capsys):
+def test_the_tool_prints_a_table(made, capsys):
     assert TOOL["main"](["--formats", "cvat"]) == 0
     assert (
         "| cvat | own | this package | 100.0 | 100.0 | 100.0 | 100.0 | 100.0 | 100.0 | 100.0 |"

@@ -58,7 +58,7 @@ def test_split_maps_keeps_rows_and_levels():
 
 
 @pytest.mark.parametrize("grid", GRIDS)
-def test_extractor_sees_a_patch_token_from_its_place_on_every_level(grid):
+def test_extractor_samples_patch_tokens_at_the_same_position_on_every_level(grid):
     torch.manual_seed(0)
     extractor = Extractor(DIM, num_heads=3, num_points=2, ratio=0.5, cffn_ratio=0.25, drop_path=0.0)
     look_straight_ahead(extractor.attn)
@@ -76,7 +76,7 @@ def test_extractor_sees_a_patch_token_from_its_place_on_every_level(grid):
 
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize("level", [0, 1, 2])
-def test_injector_sees_a_spatial_token_from_its_place(grid, level):
+def test_injector_samples_spatial_tokens_at_the_same_position(grid, level):
     torch.manual_seed(0)
     injector = Injector(DIM, num_heads=3, num_points=2, ratio=0.5)
     look_straight_ahead(injector.attn)
@@ -114,7 +114,7 @@ def test_conv_ffn_mixes_neighbours_within_a_level_only():
     assert middle[0, 0].nonzero().tolist() == [[2, 0], [2, 1], [3, 0], [3, 1]]
 
 
-def test_the_block_leaves_prefix_tokens_to_the_vit():
+def test_the_block_does_not_change_prefix_tokens():
     torch.manual_seed(0)
     block = InteractionBlock(DIM, num_heads=3, num_points=2, deform_ratio=0.5, cffn_ratio=0.25, num_extractors=2)
     nn.init.ones_(block.injector.gamma)

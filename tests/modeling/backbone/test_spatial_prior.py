@@ -18,7 +18,7 @@ def test_maps_have_strides_4_to_32(norm):
 
 
 @pytest.mark.parametrize(("y", "x"), [(20, 150), (100, 40)])
-def test_a_dot_shows_at_its_place_on_every_map(y, x):
+def test_a_dot_is_at_its_position_on_every_map(y, x):
     torch.manual_seed(0)
     prior = SpatialPriorModule(16, inplanes=8, norm="BN").eval()
     plain = torch.zeros(1, 3, 128, 192)

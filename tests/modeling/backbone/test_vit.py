@@ -67,7 +67,7 @@ def test_tokens_are_those_of_timm(name, patch, prefix, options, grid):
     torch.testing.assert_close(twin.norm(tokens), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_positions_of_dino_are_resampled_in_the_official_way_unless_told_otherwise():
+def test_positions_of_dino_are_resampled_as_official_by_default():
     images = torch.randn(1, 3, 32, 48)
     official, timms = build(DINO8, side=64), build(DINO8, side=64, positions="timm")
     assert (official.embed(images) - timms.embed(images)).abs().max() > 1e-3
@@ -103,7 +103,7 @@ def test_position_embedding_follows_the_grid_and_gets_its_gradient():
     assert (vit.model.pos_embed.grad[0, 1:, 0] > 0).all()
 
 
-def test_patch_8_at_stride_16_sees_the_image_at_half_size():
+def test_patch_8_at_stride_16_gets_the_image_at_half_size():
     images = torch.rand(2, 3, 64, 96)
     vit = build(DINO8, token_stride=16).eval()
     assert vit.grid_size(64, 96) == (4, 6)
@@ -140,7 +140,7 @@ def test_attention_is_scaled_dot_product_attention(monkeypatch):
     assert len(calls) == 3
 
 
-def test_drop_path_rises_linearly_and_acts_in_training_only():
+def test_drop_path_increases_linearly_and_acts_only_in_training():
     vit = build(PLAIN16, drop_path=0.4)
     assert [getattr(block.drop_path2, "drop_prob", 0.0) for block in vit.model.blocks] == pytest.approx([0, 0.2, 0.4])
     images = torch.randn(4, 3, 32, 32)
@@ -229,12 +229,12 @@ def test_building_loads_nothing_and_random_weights_are_reproducible():
         ("eva02_tiny_patch14_224", r"is a Eva of timm, not a VisionTransformer"),
     ],
 )
-def test_wrong_names_say_so(name, message):
+def test_unknown_names_are_reported(name, message):
     with pytest.raises(ValueError, match=rf"^MODEL.VIT.NAME '{name}' {message}"):
         ViT(name)
 
 
-def test_wrong_options_say_so():
+def test_invalid_options_are_reported():
     with pytest.raises(ValueError, match="MODEL.VIT.OPTIONS {'dept': 2} cannot be built .*dept"):
         ViT(PLAIN16, options={"dept": 2})
     with pytest.raises(ValueError, match="MODEL.VIT.OPTIONS {'embed_dim': 25} cannot be built .*divisible"):

@@ -56,7 +56,7 @@ def test_sides_must_divide_by_32():
 
 
 @pytest.mark.parametrize("patch", [8, 14, 16])
-def test_at_the_start_the_vit_is_as_timm_has_it(patch):
+def test_at_the_start_the_vit_equals_timms(patch):
     backbone = build(patch).eval()
     seen = []
     backbone.interactions[-1].register_forward_hook(lambda module, inputs, output: seen.append(output[0]))
@@ -108,7 +108,7 @@ def test_resizing_by_half_is_bilinear_and_by_a_quarter_misses_no_cell():
 
 @pytest.mark.parametrize(("patch", "stride"), [(8, 8), (8, 16), (14, 16), (16, 32)])
 @pytest.mark.parametrize("place", [(48, 208), (176, 80)])
-def test_a_dot_changes_every_map_at_its_place(patch, stride, place):
+def test_a_dot_changes_every_map_at_its_position(patch, stride, place):
     backbone = build(patch, vit={"token_stride": stride}, norm="BN").eval()
     open_injectors(backbone)
     for block in backbone.vit.model.blocks:
@@ -230,7 +230,7 @@ def test_blocks_are_split_into_stages(depth, stages, bounds):
     assert calls == list(range(depth))
 
 
-def test_numbers_that_do_not_fit_name_their_key():
+def test_inconsistent_numbers_are_reported_with_their_key():
     with pytest.raises(
         ValueError, match=r"MODEL.VIT_ADAPTER.NUM_HEADS 5 does not divide the 12 .*these do: 1, 2, 3, 4, 6, 12"
     ):
@@ -278,7 +278,7 @@ def test_the_config_builds_it():
     assert backbone.output_shape()["res5"] == ShapeSpec(channels=24, stride=32)
 
 
-def test_load_pretrained_touches_the_vit_only(tmp_path):
+def test_load_pretrained_changes_only_the_vit(tmp_path):
     source = timm.create_model(NAMES[8], num_classes=0, **{**SMALL, "img_size": 32})
     torch.save(source.state_dict(), tmp_path / "dino.pth")
     backbone = build(8)

@@ -177,7 +177,7 @@ def test_reference_points_are_cell_centres_of_the_unpadded_image():
     torch.testing.assert_close(points[0, 8], torch.tensor([[0.125, 0.5], [0.25, 0.5]]))
 
 
-def test_padding_is_never_seen():
+def test_padding_is_ignored():
     torch.manual_seed(0)
     encoder = MSDeformAttnTransformerEncoderOnly(16, nhead=4, num_encoder_layers=2, dim_feedforward=8, enc_n_points=2)
     sizes = [(2, 3), (4, 6), (8, 12)]

@@ -23,7 +23,7 @@ def test_attention_has_the_parameters_and_numbers_of_pytorchs(masked):
     torch.testing.assert_close(ours(query, key, value, allowed), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_a_query_reads_only_what_is_allowed_to_it():
+def test_a_query_attends_only_where_allowed():
     torch.manual_seed(0)
     attention = MultiheadAttention(8, 2)
     query, features = torch.randn(1, 2, 8), torch.randn(1, 4, 8)

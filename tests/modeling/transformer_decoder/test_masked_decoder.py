@@ -259,7 +259,7 @@ def test_official_checkpoints_of_the_first_format_load():
     assert torch.equal(decoder.query_feat.weight, expected)
 
 
-def test_queries_of_another_number_are_left_out(caplog):
+def test_queries_of_another_number_are_skipped(caplog):
     decoder = torch.nn.ModuleDict({"predictor": build()})
     before = decoder["predictor"].query_feat.weight.clone()
     with caplog.at_level(logging.WARNING):

@@ -52,7 +52,7 @@ def test_numbers(tmp_path, capsys):
     assert "AR@2 selected" in capsys.readouterr().out and numbers["images"] == 1
 
 
-def test_mistakes(tmp_path, capsys):
+def test_errors(tmp_path, capsys):
     truth = forest((0, 0, 40, 30), scores=[1])
     gt = write(tmp_path / "gt.json", truth)
     empty = write(tmp_path / "empty.json", truth.subset([]))

@@ -118,7 +118,7 @@ def result(**changes):
         (result(rss=2**30), 1),
     ],
 )
-def test_the_command_compares_with_the_targets(tmp_path, monkeypatch, capsys, large, code):
+def test_the_command_checks_the_targets(tmp_path, monkeypatch, capsys, large, code):
     asked = []
 
     def measured(measurement, path, accesses=0):
@@ -145,7 +145,7 @@ def test_the_command_compares_with_the_targets(tmp_path, monkeypatch, capsys, la
     assert not list(tmp_path.iterdir())  # without --keep nothing is left
 
 
-def test_what_a_fresh_process_prints(folder, capsys):
+def test_output_of_a_fresh_process(folder, capsys):
     assert benchmark.main([str(folder), "--measure", "lazy", "--accesses", "2"]) == 0
     measured = json.loads(capsys.readouterr().out)
     assert measured["images"] == 45 and set(measured) == {*KINDS, "images", "open_s", "rss", "rss_added", "rss_end"}

@@ -82,7 +82,7 @@ def test_the_batch_is_scenes_with_true_labels():
     assert benchmark.make_batch(2, 64)[1]["image"].equal(batch[1]["image"])
 
 
-def test_gradients_are_those_of_an_uncut_iteration(tiny):
+def test_gradients_equal_those_of_a_whole_iteration(tiny):
     training = benchmark.Training(tiny, 2)
     model = training.model
     training.optimizer.step = lambda: None
@@ -101,14 +101,14 @@ def test_gradients_are_those_of_an_uncut_iteration(tiny):
         assert torch.equal(parameter, before[name])
 
 
-def test_weights_stay(tiny):
+def test_weights_are_unchanged(tiny):
     training = benchmark.Training(tiny, 1)
     before = [parameter.clone() for parameter in training.model.parameters()]
     training.iterate()
     assert all(map(torch.equal, before, training.model.parameters()))
 
 
-def test_seconds_of_every_part(tiny, clock):
+def test_time_of_every_part(tiny, clock):
     training = benchmark.Training(tiny, 2)
     benchmark.measure_training(training, iterations=2)
     meter = training.meter
@@ -138,7 +138,7 @@ def test_medians_and_sums_over_rounds(clock):
     assert not meter.peaks["a"] < 0.9 * block.numel()  # NaN where the system does not say
 
 
-def test_an_equal_head_is_found_equal(official, capsys):
+def test_an_equal_head_is_reported_as_equal(official, capsys):
     assert benchmark.main([*RUN, "--official", "anywhere"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "2 scenes of 64 x 64 pixels" in lines[0] and "12 queries; cpu" in lines[0]
@@ -152,7 +152,7 @@ def test_an_equal_head_is_found_equal(official, capsys):
     assert lines[-1] == "equal True"
 
 
-def test_another_head_is_found_different(official, capsys):
+def test_another_head_is_reported_as_different(official, capsys):
     official.scale = 1.2
     assert benchmark.main([*RUN, "--official", "anywhere"]) == 1
     lines = capsys.readouterr().out.splitlines()
@@ -174,12 +174,12 @@ def test_ours_alone_has_the_ancestor_head(capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--official", "none"], "'none' is no checkout of facebookresearch/Mask2Former"),
+        (["--official", "none"], "'none' is not a checkout of facebookresearch/Mask2Former"),
         (["--official", "none", "SOLVER.AMP.ENABLED", "True"], "set SOLVER.AMP.ENABLED False"),
-        (["MODEL.META_ARCHITECTURE", "GeneralizedRCNN"], "this measures SOHES alone"),
+        (["MODEL.META_ARCHITECTURE", "GeneralizedRCNN"], "only SOHES can be measured"),
         (["SOLVER.BASE_LRR", "1"], "SOLVER.BASE_LR"),
     ],
 )
-def test_mistakes_are_explained_in_a_line(arguments, message, capsys):
+def test_errors_are_reported_in_one_line(arguments, message, capsys):
     assert benchmark.main([*arguments[:2], *TINY, *arguments[2:]] if arguments[0] == "--official" else arguments) == 2
     assert message in capsys.readouterr().err
