@@ -42,19 +42,22 @@ class ImageReadError(InputError):
     """A file that cannot be read as an image.
 
     Attributes:
-        path: the file.
         reason: what is wrong with it (without memory addresses or times, since it is written to label files).
-        remedy: how to fix it.
     """
 
     def __init__(self, path: str | os.PathLike[str], reason: str, remedy: str = REPLACE_IMAGE):
-        self.path = os.fspath(path)
+        """
+        Args:
+            path: the file.
+            reason: see the class.
+            remedy: how to fix it.
+        """
+        super().__init__(os.fspath(path), reason, remedy)
         self.reason = reason
-        self.remedy = remedy
-        super().__init__(f"cannot read the image {self.path!r}: {reason}. {remedy}")
 
-    def __reduce__(self):
-        return (type(self), (self.path, self.reason, self.remedy))
+    def __str__(self) -> str:
+        path, reason, remedy = self.args
+        return f"cannot read the image {path!r}: {reason}. {remedy}"
 
 
 class FolderBusyError(InputError):

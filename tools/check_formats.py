@@ -393,7 +393,7 @@ def check(args: argparse.Namespace) -> None:
     from sohes_d2.labels.formats.coco import read_photos
     from sohes_d2.labels.reader import read_label_file
     from sohes_d2.labels.schema import Problems
-    from sohes_d2.structures.selection import Selection
+    from sohes_d2.structures.entity import Selection
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -62,7 +62,7 @@ def convert(args: argparse.Namespace) -> int:
     from ..labels.formats.coco import read_photos, write_photos
     from ..labels.reader import read_label_file
     from ..labels.schema import Problems
-    from ..structures.selection import Selection
+    from ..structures.entity import Selection
 
     name = args.to or args.source
     form = format_module(name)

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..labels.schema import Annotation, ImageRecord, Problems
+    from ..structures.entity import Selection
     from ..structures.forest import Forest
-    from ..structures.selection import Selection
 
 
 def draw_record(
@@ -52,16 +52,16 @@ def draw_record(
         ImageReadError, ValueError: the photo or its masks cannot be used.
     """
     from ..labels.forests import read_forest
+    from ..labels.schema import image_name
     from ..structures.images import read_image
     from ..visualization import MAX_MASKS, forest_figure
 
-    if "file_name" not in record:
-        raise InputError(f"image {record['id']!r} has no usable file_name")
-    image = read_image(images / record["file_name"])
-    forest, _ = read_forest(annotations, image.shape[:2], problems, record["file_name"])
+    name = image_name(record)
+    image = read_image(images / name)
+    forest, _ = read_forest(annotations, image.shape[:2], problems, name)
     forest = selection(forest) if selection else forest
     max_masks = MAX_MASKS if max_masks is None else max_masks
-    figure = forest_figure(image, forest, Path(record["file_name"]).name, width, max_masks, max_area)
+    figure = forest_figure(image, forest, Path(name).name, width, max_masks, max_area)
     return figure, forest
 
 
@@ -102,8 +102,8 @@ def draw(args: argparse.Namespace) -> int:
     import numpy as np
 
     from ..labels.reader import read_label_file
+    from ..structures.entity import Selection
     from ..structures.files import write_picture
-    from ..structures.selection import Selection
     from ..visualization import MIN_WIDTH
     from ..visualization.draw import file_stem
 

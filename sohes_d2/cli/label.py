@@ -142,7 +142,7 @@ def label(args: argparse.Namespace) -> int:
     images = read_image_list(args.images, args.image_root)
     cfg = build_cfg(args)
     from ..labeling.steps import CfgLabelerFactory
-    from ..structures.selection import Selection
+    from ..structures.entity import Selection
 
     selection = Selection(args.entities, args.min_score, args.max_depth)
 

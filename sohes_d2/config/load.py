@@ -211,7 +211,7 @@ def _read_with_bases(file: str) -> list[tuple[str, dict[str, Any]]]:
     while path:
         if len(contents) == _MAX_BASES:
             raise ConfigError(f"config file {file!r}: {BASE_KEY} forms a cycle or has more than {_MAX_BASES} files")
-        content = read_mapping(path, f"config file {path!r}{named_by}")
+        content = _read_mapping(path, f"config file {path!r}{named_by}")
         base = content.pop(BASE_KEY, "")
         if not isinstance(base, str):
             raise ConfigError(f"config file {path!r}: {BASE_KEY} is {base!r}, not the path of a file")
@@ -221,12 +221,7 @@ def _read_with_bases(file: str) -> list[tuple[str, dict[str, Any]]]:
     return contents[::-1]
 
 
-def read_mapping(path: str, where: str) -> dict[str, Any]:
-    """Read a yaml file of keys and values, see `read_yaml`.
-
-    Raises:
-        ConfigError: the file is unreadable or contains something else.
-    """
+def _read_mapping(path: str, where: str) -> dict[str, Any]:
     try:
         with open_regular(path) as file:
             content = read_yaml(file.read(_MAX_BYTES + 1), where)

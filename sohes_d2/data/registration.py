@@ -25,8 +25,8 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
-from ..config.load import read_mapping, read_yaml
-from ..errors import ConfigError, InputError, near_matches
+from ..config.load import read_yaml
+from ..errors import ConfigError, InputError, RecordError, near_matches
 from ..labels.forests import find_parents
 from ..labels.index import is_label_file
 from ..labels.reader import read_label_file, report
@@ -37,12 +37,13 @@ from ..labels.schema import (
     annotation_place,
     image_name,
     image_size,
+    or_none,
     read_annotations,
     read_box,
     read_score,
 )
 from ..labels.shards import ShardedDataset
-from ..structures.masks import check_segmentations
+from ..structures.masks import rles_from_coco
 from .builtin import BUILTIN, datasets_root, read_sa1b_json
 from .sources import read_image_list
 
@@ -122,24 +123,21 @@ def register_datasets(specs: str | Mapping[str, Any]) -> list[str]:
     """Register data sets described in yaml.
 
     Args:
-        specs: a yaml file (ending in .yaml or .yml), yaml text such as ``my_set: labels.json, images/``, or its parsed
-            content. A value is "json, images", a list of the two, or a mapping with the keys `json` and `images`, where
-            `json` may be a folder of shards. Without json, ``my_photos: {images: photos/}``, all images of the folder
-            are a data set without labels. Paths are relative to the working directory.
+        specs: yaml text such as ``my_set: labels.json, images/``, or its parsed content. A value is "json, images",
+            a list of the two, or a mapping with the keys `json` and `images`, where `json` may be a folder of
+            shards. Without json, ``my_photos: {images: photos/}``, all images of the folder are a data set without
+            labels. Paths are relative to the working directory.
 
     Returns:
         The names.
 
     Raises:
-        ConfigError: invalid content, an unreadable file, or a name is taken.
+        ConfigError: invalid content, or a name is taken.
     """
     where = "the description of data sets"
     if isinstance(specs, str):
         try:
-            if specs.endswith((".yaml", ".yml")):
-                specs = read_mapping(specs, repr(specs))
-            else:
-                specs = read_yaml(specs, where)
+            specs = read_yaml(specs, where)
         except ConfigError as error:
             raise ConfigError(f"{error}; write {_FORMS}") from error
     if not isinstance(specs, Mapping):
@@ -262,11 +260,11 @@ def _take_out_unusable(annotations: list[Annotation], size: tuple[int, int], pro
     checked: list[Any] = []
     for annotation in annotations:
         checked.append({key: annotation.pop(key) for key in ("segmentation", "score") if key in annotation})
-    errors = check_segmentations([fields.get("segmentation") for fields in checked], size)
+    errors = rles_from_coco([fields.get("segmentation") for fields in checked], size, draw=False)
     for k, (annotation, fields, error) in enumerate(zip(annotations, checked, errors)):
         with problems.at(annotation_place(annotation, k)):
             read_score(fields)
-            if error is not None:
+            if isinstance(error, RecordError):
                 raise error
             annotation.update(fields)
     find_parents(annotations, problems, "")
@@ -286,9 +284,7 @@ def _detectron2_dict(image: ImageRecord, annotations: list[Annotation], image_ro
 
 def _detectron2_annotation(annotation: Annotation) -> dict[str, Any]:
     fields: Mapping[str, Any] = annotation
-    box = None
-    with Problems().at(""):  # wrong boxes are ignored: boxes are computed from the masks
-        box = read_box(annotation)
+    box = or_none(read_box, annotation)  # wrong boxes are ignored: boxes are computed from the masks
     return {
         "iscrowd": annotation["iscrowd"],
         **({} if box is None else {"bbox": box, "bbox_mode": BoxMode.XYWH_ABS}),

@@ -112,9 +112,9 @@ class GroundTruth(LabelFile):
 
     def report(self, iou_types: Iterable[str]) -> list[str]:
         """Messages about true masks that no prediction can match, one per kind; empty if there are none."""
-        if "segm" not in iou_types or not self.has_masks:
+        if "segm" not in iou_types or not self.has_masks:  # broken masks do not affect boxes
             return []
-        return describe_masks(self.masks, "true annotations", "true masks are empty: nothing can match them")
+        return describe_masks(self.masks, "true annotations", "true masks")
 
     def _where(self, index: int) -> str:
         return annotation_place(self.annotations[index], index)
@@ -153,9 +153,12 @@ def predicted_forest(annotations: list[Any], size: tuple[int, int], where: str) 
     return forest, AncestorScores(table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), table[:, 2])
 
 
-def describe_masks(masks: Sequence[RLE | None], annotations: str, empty_masks: str) -> list[str]:
+def describe_masks(masks: Sequence[RLE | None], annotations: str, called: str) -> list[str]:
     """Messages about missing and empty masks; the other arguments are their names."""
     there = [mask for mask in masks if mask is not None]
     boxes, empty = len(masks) - len(there), int((mask_areas(there) == 0).sum())
-    sentences = [f"{boxes} {annotations} have no mask and are skipped for segm"] if boxes else []
-    return sentences + ([f"{empty} {empty_masks}"] if empty else [])
+    sentences = {
+        f"{boxes} {annotations} have no mask and are skipped for segm": boxes,
+        f"{empty} {called} are empty: nothing can match them": empty,
+    }
+    return [sentence for sentence, count in sentences.items() if count]

@@ -47,10 +47,8 @@ class Predictions:
 
     def report(self, iou_types: Iterable[str]) -> list[str]:
         """Messages about predictions that cannot be correct, one per kind; empty if there are none."""
-        if "segm" not in iou_types:
-            return []
         masks = [annotation.get("segmentation") for annotation in self.annotations]
-        return describe_masks(masks, "predictions", "predicted masks are empty")
+        return describe_masks(masks, "predictions", "predicted masks") if "segm" in iou_types else []
 
 
 def read_predictions(

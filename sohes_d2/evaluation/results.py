@@ -58,8 +58,7 @@ def check_readable(datasets: Sequence[str], results: Mapping[str, Any], limit: f
     """
     for name, found in _by_dataset(datasets, results).items():
         images = _images(found)
-        if images.get("unreadable-share", 0.0) > limit:
-            raise unreadable_error(name, int(images["unreadable"]), images["unreadable-share"], limit)
+        _check_share(name, int(images.get("unreadable", 0)), images.get("unreadable-share", 0.0), limit)
 
 
 def check_files(datasets: Sequence[str], limit: float) -> None:
@@ -71,17 +70,16 @@ def check_files(datasets: Sequence[str], limit: float) -> None:
     for name in datasets:
         files = [record["file_name"] for record in get_detection_dataset_dicts(name, filter_empty=False)]
         missing = [file for file in files if not os.path.isfile(file)]
-        if len(missing) > limit * len(files):
-            raise unreadable_error(name, len(missing), len(missing) / len(files), limit, missing[0])
+        _check_share(name, len(missing), len(missing) / max(1, len(files)), limit, *missing[:1])
 
 
-def unreadable_error(name: str, count: int, share: float, limit: float, example: str = "") -> InputError:
-    """Error for too many missing or damaged images in a data set."""
-    such = f", for example {example!r}" if example else ", listed above"
-    return InputError(
-        f"{count} images ({share:.0%}) of the data set {name!r} cannot be read{such}, and would be scored as blank; "
-        f"check the folder of its images, or raise TEST.MAX_UNREADABLE ({limit:g})"
-    )
+def _check_share(name: str, count: int, share: float, limit: float, example: str = "") -> None:
+    if share > limit:
+        such = f", for example {example!r}" if example else ", listed above"
+        raise InputError(
+            f"{count} images ({share:.0%}) of the data set {name!r} cannot be read{such}, and would be scored as "
+            f"blank; check the folder of its images, or raise TEST.MAX_UNREADABLE ({limit:g})"
+        )
 
 
 _IMAGES = "images"

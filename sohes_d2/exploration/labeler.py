@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
+from ..structures.entity import Selection
 from ..structures.forest import Forest
 from ..structures.images import as_rgb, reduced
 from ..structures.masks import RLE, encode_masks, encode_window
-from ..structures.selection import Selection
 from .border_network import LearnedBorders
 from .candidates import Candidates, MaskFilter
 from .features import FeatureExtractor, build_feature_extractor, extractor_by_name

@@ -19,10 +19,10 @@ from ..devices import choose_device
 from ..errors import ConfigError, ImageReadError, near_matches
 from ..exploration.features import FEATURE_EXTRACTORS
 from ..exploration.labeler import PseudoLabeler
+from ..structures.entity import Selection
 from ..structures.forest import Forest
 from ..structures.hierarchy import Rules
 from ..structures.images import as_rgb
-from ..structures.selection import Selection
 from ..weights import PREFIX, TORCHVISION_PREFIX, shipped_files
 
 if TYPE_CHECKING:

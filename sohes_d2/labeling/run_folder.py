@@ -56,7 +56,7 @@ class RunFolder:
             if self.layout.jobs > 1:
                 raise InputError("--overwrite would delete other jobs' shards; remove the folder before the jobs start")
             remove_run_files(self.folder)
-        config = {"layout": self.layout.describe(), "info": self.info}
+        config = json.loads(json.dumps({"layout": self.layout.describe(), "info": self.info}))
         path = os.path.join(self.folder, RUN_FILE)
         if os.path.exists(path):
             own = [shard for shard in self.layout.own_shards() if self._exists(shard)]
@@ -65,7 +65,7 @@ class RunFolder:
                     f"{self.folder!r} already has an output; continue it with --resume, or replace it with --overwrite"
                 )
             try:
-                check_same_config(path, read_checked_json(path), json.loads(json.dumps(config)))
+                check_same_config(path, read_checked_json(path), config)
             except CorruptFileError as error:
                 self._replace_damaged_config(path, config, error)
         elif list_shards(self.folder):
@@ -77,10 +77,8 @@ class RunFolder:
 
     def _replace_damaged_config(self, path: str, config: Mapping[str, Any], error: CorruptFileError) -> None:
         """Rewrite the configuration. Shards contain theirs; journals may be of another one and are discarded."""
-        info = json.loads(json.dumps(self.info))
-        for number in list_shards(self.folder):
-            shard = os.path.join(self.folder, shard_name(number))
-            check_same_config(shard, read_info(shard), info)
+        for shard in map(self._path, list_shards(self.folder)):
+            check_same_config(shard, read_info(shard), config["info"])
         logger.warning("%s; the images of unfinished shards are labeled again", error)
         for own in self.layout.own_shards():
             if os.path.exists(self._journal_path(own)):

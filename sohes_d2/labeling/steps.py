@@ -22,9 +22,9 @@ from ..data.sources import ID_STRIDE, MAX_MASKS_PER_IMAGE, ImageItem
 from ..errors import ImageReadError
 from ..exploration.labeler import PseudoLabeler
 from ..labels.writer import dump_line, image_record
+from ..structures.entity import Selection
 from ..structures.hierarchy import Rules
 from ..structures.images import read_image, set_max_image_pixels
-from ..structures.selection import Selection
 from .units import WorkUnit
 
 if TYPE_CHECKING:

@@ -44,13 +44,13 @@ def read_masks(
 ) -> list[RLE | None]:
     """The mask of each annotation; None if it is empty or unusable, which is added to ``problems``."""
     masks: list[RLE | None] = [None] * len(annotations)
-    checked = rles_from_coco([annotation.get("segmentation") for annotation in annotations], size)
+    checked: list[Any] = rles_from_coco([annotation.get("segmentation") for annotation in annotations], size)
     areas = iter(mask_areas([rle for rle in checked if not isinstance(rle, RecordError)]))
     for k, rle in enumerate(checked):
         if isinstance(rle, RecordError):
-            problems.add(_place(where, annotations[k], k), rle)
+            problems.add(annotation_place(annotations[k], k, where), rle)
         elif not next(areas):
-            problems.add(_place(where, annotations[k], k), RecordError("the mask is empty", "empty mask"))
+            problems.add(annotation_place(annotations[k], k, where), RecordError("the mask is empty", "empty mask"))
         else:
             masks[k] = rle
     return masks
@@ -79,7 +79,7 @@ def link(
     if scores is None:
         scores = [0.0] * len(annotations)
         for k, annotation in enumerate(annotations):
-            with problems.at(_place(where, annotation, k), "taken as 0"):
+            with problems.at(annotation_place(annotation, k, where), "taken as 0"):
                 scores[k] = min(max(read_score(annotation), -_LARGEST_SCORE), _LARGEST_SCORE)
     parents = find_parents(annotations, problems, where)
     empty = encode_runs([size[0] * size[1]], size)
@@ -104,13 +104,10 @@ def find_parents(annotations: Sequence[Annotation], problems: Problems, where: s
     for k, annotation in enumerate(annotations):
         if parents[k] == NO_PARENT and annotation.get("parent_id", 0) != 0:
             reason = f"it names the parent {annotation['parent_id']!r:.40}, which its image lacks"
-            problems.add(_place(where, annotation, k), RecordError(reason, "missing parent"), "taken as a whole")
+            problems.add(
+                annotation_place(annotation, k, where), RecordError(reason, "missing parent"), "taken as a whole"
+            )
     return parents
-
-
-def _place(where: str, annotation: Annotation, index: int) -> str:
-    place = annotation_place(annotation, index)
-    return f"{where}, {place}" if where else place
 
 
 def _level(annotation: Annotation) -> int:

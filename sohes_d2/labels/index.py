@@ -125,10 +125,8 @@ def remove_index(label_file: str) -> None:
 
 def _checksum(label_file: str, size: int) -> int:
     """Checksum of both ends of a label file; the whole file would take as long as a scan, and mtimes are not copied."""
-    with open(label_file, "rb") as file:
-        head = file.read(_CHECKED_BYTES)
-        file.seek(max(0, size - _CHECKED_BYTES))
-        return zlib.crc32(file.read(_CHECKED_BYTES), zlib.crc32(head))
+    length = min(size, _CHECKED_BYTES)
+    return zlib.crc32(read_range(label_file, size - length, length), zlib.crc32(read_range(label_file, 0, length)))
 
 
 def join_indices(indices: Sequence[ShardIndex], sections: Sequence[tuple[int, int]], file_bytes: int) -> ShardIndex:
@@ -265,9 +263,7 @@ def scan_label_file(label_file: str) -> ShardIndex:
         if len(sections) < len(SECTIONS):
             raise ValueError(f"it has no section {SECTIONS[len(sections)]}")
         for row in rows:
-            pieces = (*copy_range(label_file, *row[1:3]), *copy_range(label_file, *row[3:5]))
-            for piece in pieces:
-                row[8] = zlib.crc32(piece, row[8])
+            row[8] = zlib.crc32(read_range(label_file, *row[3:5]), zlib.crc32(read_range(label_file, *row[1:3])))
         table = np.array([tuple(row) for row in rows], IMAGE_DTYPE)
         stats["depth"] = {str(depth): count for depth, count in sorted(stats["depth"].items())}
         stats.update({name: counts[name] for name in ("annotations", "skipped")})

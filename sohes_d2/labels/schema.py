@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Annotated, Any, Literal, TypedDict, Union, cast
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Annotated, Any, Literal, TypedDict, TypeVar, Union, cast
 
 import msgspec
 
@@ -19,6 +19,7 @@ from ..errors import InputError, RecordError
 from ..structures.masks import MAX_PIXELS
 
 Id = Union[int, str]
+T = TypeVar("T")
 
 _Length = Annotated[float, msgspec.Meta(ge=0)]
 _Box = tuple[float, float, _Length, _Length]
@@ -195,6 +196,13 @@ def read_box(annotation: Annotation) -> list[float] | None:
     return values
 
 
+def or_none(read: Callable[..., T], *arguments: Any) -> T | None:
+    """What ``read(*arguments)`` returns, or None where it raises RecordError."""
+    with suppress(RecordError):
+        return read(*arguments)
+    return None
+
+
 def read_category(annotation: Annotation) -> int:
     """The class as a number, 1 if the annotation has none; classes are only used to break ties."""
     try:
@@ -299,12 +307,11 @@ def read_annotation(record: Any, needs_image: bool = True) -> Annotation:
     return annotation
 
 
-def annotation_place(record: Any, index: int) -> str:
-    """Name of an annotation for messages: its id, else its 1-based position."""
+def annotation_place(record: Any, index: int, where: str = "") -> str:
+    """Name of an annotation for messages: its id, else its 1-based position; after ``where``, if given."""
     key = record.get("id") if isinstance(record, dict) else None
-    if isinstance(key, int):
-        return f"annotation {key!s:.40}"
-    return f"annotation {key!r:.40}" if isinstance(key, str) and key else f"annotation number {index + 1}"
+    is_id = isinstance(key, int) or (isinstance(key, str) and key)
+    return f"{where}{where and ', '}annotation " + (f"{key!r:.40}" if is_id else f"number {index + 1}")
 
 
 def read_annotations(records: Sequence[Any], problems: Problems, where: str) -> list[Annotation]:
@@ -320,7 +327,7 @@ def read_annotations(records: Sequence[Any], problems: Problems, where: str) -> 
     """
     annotations: list[Annotation] = []
     for k, record in enumerate(records):
-        with problems.at(f"{where}, {annotation_place(record, k)}"):
+        with problems.at(annotation_place(record, k, where)):
             annotations.append(read_annotation(record, needs_image=False))
     check_ids(annotations, where)
     return annotations

@@ -10,6 +10,7 @@ import os
 from array import array
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -141,12 +142,9 @@ def _labels(path: str, max_images: int, problems: Problems) -> Iterator[tuple[Im
             image = read_image(record["image"], problems, path)
             yield image, read_annotations(record["annotations"], problems, f"{path}: image {image['id']!r}")
         return
-    coco = LabelStream(path, problems)
-    try:
+    with closing(LabelStream(path, problems)) as coco:
         for k in _spread_indices(len(coco.images), max_images):
             yield coco.images[k], coco.annotations(coco.images[k]["id"])
-    finally:
-        coco.close()
 
 
 def _spread_indices(count: int, most: int) -> range | list[int]:

@@ -9,7 +9,7 @@ functions expect RLEs made here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -141,29 +141,27 @@ def rle_from_coco(segmentation: Any, image_size: tuple[int, int]) -> RLE:
     Raises:
         RecordError: not a segmentation, of another size than the image, or unsafe for pycocotools.
     """
-    (rle,) = rles_from_coco([segmentation], image_size)
+    rle: Any = rles_from_coco([segmentation], image_size)[0]
     if isinstance(rle, RecordError):
         raise rle
     return rle
 
 
-def rles_from_coco(segmentations: Sequence[Any], image_size: tuple[int, int]) -> list[RLE | RecordError]:
-    """`rle_from_coco` for many masks of one image, faster; an invalid mask is replaced by its error."""
-    return _each(_checked_rle, segmentations, image_size)
+def rles_from_coco(
+    segmentations: Sequence[Any], image_size: tuple[int, int], draw: bool = True
+) -> list[RLE | RecordError | None]:
+    """`rle_from_coco` for many masks of one image, faster; an invalid mask is replaced by its error.
 
-
-def check_segmentations(segmentations: Sequence[Any], image_size: tuple[int, int]) -> list[RecordError | None]:
-    """The error of `rle_from_coco` for each segmentation, without rasterizing polygons; None if valid."""
-    checked = _each(_check, segmentations, image_size)
-    return [error if isinstance(error, RecordError) else None for error in checked]
-
-
-def _each(check: Callable[..., Any], segmentations: Sequence[Any], image_size: tuple[int, int]) -> list[Any]:
-    """Result or error of ``check(segmentation, image_size, decoded)`` for each segmentation."""
-    results: list[Any] = []
+    Args:
+        segmentations: as of `rle_from_coco`.
+        image_size: (H, W) of the image in pixels.
+        draw: rasterize polygons; otherwise masks are only checked, and a valid one is replaced by None.
+    """
+    results: list[RLE | RecordError | None] = []
     for segmentation, decoded in zip(segmentations, _decoded(segmentations)):
         try:
-            results.append(check(segmentation, image_size, decoded))
+            polygons, runs = _check(segmentation, image_size, decoded)
+            results.append(_rle(segmentation, polygons, runs, image_size) if draw else None)
         except RecordError as error:
             results.append(error)
     return results
@@ -177,9 +175,10 @@ def _decoded(segmentations: Sequence[Any]) -> list[np.ndarray | RecordError | No
     return [runs.get(k) for k in range(len(counts))]
 
 
-def _checked_rle(segmentation: Any, image_size: tuple[int, int], decoded: np.ndarray | RecordError | None) -> RLE:
+def _rle(
+    segmentation: Any, polygons: Sequence[np.ndarray], runs: np.ndarray | None, image_size: tuple[int, int]
+) -> RLE:
     height, width = image_size
-    polygons, runs = _check(segmentation, image_size, decoded)
     if runs is None:
         return mask_util.merge(mask_util.frPyObjects([polygon.tolist() for polygon in polygons], height, width))
     counts = segmentation["counts"]

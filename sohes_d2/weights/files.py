@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from textwrap import shorten
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -26,7 +26,6 @@ from ..structures.files import open_regular
 _ZIP = b"PK\x03\x04"
 _TORCH_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # before torch 1.6: its magic number, pickled
 _MAX_DEPTH = 32  # nested containers; an optimizer state has about 8 levels
-_AGAIN = "Download it again."
 
 
 def read_weights(path: str) -> Any:
@@ -45,32 +44,30 @@ def read_weights(path: str) -> Any:
     """
     path = os.path.expanduser(path)
     size, head = _beginning(path)
+    with _damaged(path), open(path, "rb") as file:
+        content = _read(file, size, head)
+        _check_content(content, (), set())
+    return content
+
+
+def _read(file: BinaryIO, size: int, head: bytes) -> Any:
     if head[8:9] == b"{":
         from safetensors.torch import load_file
 
-        with _damaged(path, "damaged safetensors file"):
-            content: Any = load_file(path, device="cpu")
-    elif head[:4] == _ZIP or head == _TORCH_LEGACY:
+        return load_file(file.name, device="cpu")
+    if head[:4] == _ZIP:
+        _check_zip(file, size)
+    if head[:4] == _ZIP or head == _TORCH_LEGACY:
         # Training checkpoints of DINO and timm store their command line in a Namespace, which is plain data.
-        with (
-            _damaged(path, "truncated, damaged, or not written by torch.save"),
-            torch.serialization.safe_globals([argparse.Namespace]),
-            open(path, "rb") as file,  # given a path, torch would check the suffix
-        ):
-            if head[:4] == _ZIP:
-                _check_zip(path, size)
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    elif head[:1] == b"\x80" or path.endswith(".pkl"):
-        with _damaged(path, "not a pickle, truncated or damaged"), open(path, "rb") as file:
-            content = _ArrayUnpickler(file, encoding="latin1").load()
-    else:
-        raise WeightsError(
-            f"Weights {path!r}: not a torch or safetensors file ({size} bytes, begins with {head!r}), perhaps a saved "
-            "web page, a Git LFS pointer or a broken download: delete it and download the file itself."
-        )
-    with _damaged(path, "refused"):
-        _check_content(content, (), set())
-    return content
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            # given a path, torch would check the suffix
+            return torch.load(file, map_location="cpu", weights_only=True)
+    if head[:1] == b"\x80" or file.name.endswith(".pkl"):
+        return _ArrayUnpickler(file, encoding="latin1").load()
+    raise WeightsError(
+        f"Weights {file.name!r}: not a torch or safetensors file ({size} bytes, begins with {head!r}), perhaps a saved "
+        "web page, a Git LFS pointer or a broken download: delete it and download the file itself."
+    )
 
 
 def safetensors_metadata(path: str) -> dict[str, str]:
@@ -83,7 +80,7 @@ def safetensors_metadata(path: str) -> dict[str, str]:
 
     path = os.path.expanduser(path)
     _beginning(path)
-    with _damaged(path, "not a readable safetensors file"), safe_open(path, framework="pt") as file:
+    with _damaged(path), safe_open(path, framework="pt") as file:
         return file.metadata() or {}
 
 
@@ -100,12 +97,14 @@ def _beginning(path: str) -> tuple[int, bytes]:
 
 
 @contextmanager
-def _damaged(path: str, what: str) -> Iterator[None]:
+def _damaged(path: str) -> Iterator[None]:
     """Convert any exception of a reader to a WeightsError, and silence its warnings."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
+    except WeightsError:
+        raise
     except Exception as error:
         found = re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if found or isinstance(error, _RefusedError):
@@ -116,20 +115,24 @@ def _damaged(path: str, what: str) -> Iterator[None]:
                 "safetensors.torch.save_file; then pass the .safetensors file."
             ) from error
         line = shorten((str(error).splitlines() or [type(error).__name__])[0], 200)
-        raise WeightsError(f"Weights {path!r}: {what} ({line}). {_AGAIN}") from error
+        raise WeightsError(
+            f"Weights {path!r}: not a readable safetensors file, torch file or pickle: truncated or damaged ({line}). "
+            "Download it again."
+        ) from error
 
 
-def _check_zip(path: str, size: int) -> None:
+def _check_zip(file: BinaryIO, size: int) -> None:
     """Check sizes and checksums. torch.save does not compress; compressed or overlapping entries could unpack to any
     size.
     """
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(file) as archive:
         unpacked = sum(entry.file_size for entry in archive.infolist())
         if unpacked > size:
             raise ValueError(f"{size} bytes that would unpack to {unpacked}")
         damaged = archive.testzip()  # torch does not check the CRC32 of the records
     if damaged is not None:
         raise ValueError(f"the CRC32 of {damaged} in it does not match")
+    file.seek(0)
 
 
 def _check_content(value: Any, above: tuple[int, ...], sound: set[int]) -> None:

@@ -173,6 +173,14 @@ def test_boxes_without_masks_are_not_evaluated_as_masks(files):
     assert files.run(prediction, "--iou-type", "bbox") == 0 and files.metrics["bbox/AR@1000"] == 100
 
 
+def test_broken_masks_do_not_affect_boxes(files):
+    prediction = copy.deepcopy(files.truth)
+    for content in (files.truth, prediction):
+        content["annotations"][0].update(segmentation=[[1, 2, 3]], bbox=[0, 0, 9, 9], area=81)
+    assert files.run(prediction, "--iou-type", "bbox") == 0 and files.metrics["bbox/AR@1000"] == 100
+    assert files.run(prediction) == 2
+
+
 def test_the_output_folder_is_created(files):
     path = files.folder / "new" / "folder" / "metrics.json"
     assert files.run(files.truth, "--output", str(path)) == 0

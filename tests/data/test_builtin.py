@@ -118,18 +118,14 @@ def test_sa1b_is_read_image_by_image(tmp_path):
     assert get_detection_dataset_dicts("entities_sa1b_train_1000")[0]["image_id"] == 5
 
 
-@pytest.mark.parametrize("form", ["text", "file", "mapping"])
+@pytest.mark.parametrize("form", ["text", "mapping"])
 def test_any_coco_json_by_config(tmp_path, form):
     value = labels()
     value["categories"] = [{"id": 3, "name": "cat"}, {"id": 17, "name": "dog"}]
     value["annotations"][0]["category_id"], value["annotations"][1]["category_id"] = 3, 17
     json_file = write(tmp_path / "mine.json", value)
     line = f"my_set: {json_file}, {tmp_path}/photos"
-    if form == "file":
-        specs = str(tmp_path / "sets.yaml")
-        Path(specs).write_text(line + "\n")
-    else:
-        specs = line if form == "text" else {"my_set": {"json": str(json_file), "images": f"{tmp_path}/photos"}}
+    specs = line if form == "text" else {"my_set": {"json": str(json_file), "images": f"{tmp_path}/photos"}}
     assert register_datasets(specs) == ["my_set"]
     (record,) = DatasetCatalog.get("my_set")
     assert record["file_name"] == f"{tmp_path}/photos/a.jpg"

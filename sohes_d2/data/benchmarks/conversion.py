@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +24,7 @@ from ...labels.index import scan_label_file
 from ...labels.journal import ShardJournal
 from ...labels.reader import LabelStream
 from ...labels.reader import report as report_problems
-from ...labels.schema import Annotation, ImageRecord, Problems, image_name, image_size, read_area, read_box
+from ...labels.schema import Annotation, ImageRecord, image_name, image_size, or_none, read_area, read_box
 from ...labels.writer import dump_line, image_record, write_label_file
 from ...structures.forest import NO_PARENT, Forest
 from ...structures.masks import RLE, mask_areas, rle_from_coco
@@ -211,15 +212,13 @@ def coco_entity(annotation: Annotation, size: tuple[int, int]) -> Entity:
     segmentation = annotation.get("segmentation")
     if isinstance(segmentation, list) and all(isinstance(polygon, list) for polygon in segmentation):
         segmentation = [polygon for polygon in segmentation if len(polygon) not in (2, 4)] or segmentation
-    mask = area = box = None
-    unused = Problems()
-    with unused.at(""):
-        mask = rle_from_coco(segmentation, size)
-    with unused.at(""):
-        area = read_area(annotation)
-    with unused.at(""):
-        box = read_box(annotation)
-    return Entity(mask, iscrowd=annotation["iscrowd"], area=area, bbox=box, source_id=annotation.get("id"))
+    return Entity(
+        or_none(rle_from_coco, segmentation, size),
+        iscrowd=annotation["iscrowd"],
+        area=or_none(read_area, annotation),
+        bbox=or_none(read_box, annotation),
+        source_id=annotation.get("id"),
+    )
 
 
 def coco_file_name(image: ImageRecord) -> str:
@@ -274,10 +273,8 @@ def convert_coco(
                 entity.parent = parent
         return scene
 
-    try:
+    with closing(source):
         return convert(output, {**info, **fingerprint(annotations), "limit": limit}, items, read, report=True)
-    finally:
-        source.close()
 
 
 def take(items: Sequence[Any], limit: int) -> Sequence[Any]:

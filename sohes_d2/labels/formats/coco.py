@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 
 from ... import __version__
-from ...structures.selection import Selection
+from ...structures.entity import Selection
 from ..forests import read_forest
 from ..reader import LabelFile
 from ..schema import Problems

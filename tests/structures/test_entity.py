@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from sohes_d2.structures.entity import Selection
 from sohes_d2.structures.forest import Forest
 from sohes_d2.structures.masks import encode_masks
-from sohes_d2.structures.selection import Selection
 
 
 def forest():
