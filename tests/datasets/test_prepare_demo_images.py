@@ -1,4 +1,4 @@
-"""The demo's photos: taken from the installed scikit-image, only the files whose licence was looked up."""
+"""Photos of the demo: from the installed scikit-image, only files with a known licence."""
 
 from __future__ import annotations
 
