@@ -1,4 +1,4 @@
-"""`sohes_d2.compat`: in this process with the installed Detectron2, in fresh ones with little stand-ins for it."""
+"""`sohes_d2.compat`: in this process with the installed Detectron2, in new ones with stubs for it."""
 
 import json
 import pickle

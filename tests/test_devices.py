@@ -1,4 +1,4 @@
-"""Which device is taken, and what is said of one that is not there."""
+"""Choice of device, and errors about missing ones."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The Dockerfile without Docker: its instructions, what it copies, and the commands that it runs."""
+"""The Dockerfile without Docker: instructions, copied files, and commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The documentation against the code: links, paths, options, config keys, defaults, and the first steps themselves."""
+"""The documentation against the code: links, paths, options, config keys, defaults, and the first steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The house rules that a reader relies on: imports run downwards, and the package's metadata agrees with itself."""
+"""Structure of the package: layered imports, and consistent metadata."""
 
 from __future__ import annotations
 

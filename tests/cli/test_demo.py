@@ -1,4 +1,4 @@
-"""The demo: whatever photos are named, it shows what it can, lists the rest, and stays in its folder."""
+"""`sohes demo`: shows usable photos, lists the others, and writes only to its folder."""
 
 import json
 

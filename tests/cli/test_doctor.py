@@ -1,4 +1,4 @@
-"""The doctor: says what is there, what is missing and what to do, whatever is broken."""
+"""`sohes doctor`: reports what is installed, what is missing and how to fix it."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""The command line that scores one json file against another: numbers, matching of images, messages, exit codes."""
+"""`sohes evaluate` on two json files: metrics, matching of images, messages, exit codes."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""Predictions from a json file through Detectron2's evaluation loop: the numbers of the plain command."""
+"""Predictions from a json file in Detectron2's evaluation loop: the same metrics as `sohes evaluate`."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""One model out of a checkpoint: what is written, that it evaluates as before, and what is refused."""
+"""`sohes export`: files written, equal evaluation results, and refused checkpoints."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Exported files compute what the model does, differing ones are not kept, and the example decodes as the predictor."""
+"""Exported files give the model's outputs, differing ones are deleted, and the example decodes like the predictor."""
 
 import ast
 import importlib.util

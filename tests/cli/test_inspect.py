@@ -1,4 +1,4 @@
-"""Statistics of labels: values of a file made by hand, the same from every kind of file, and clear errors."""
+"""`sohes inspect`: statistics of a handmade file, the same for every kind of label file, and errors."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The command lines of phase 1: labels from a folder to a file, exit codes, messages; joining shards."""
+"""Command lines of phase 1: labeling a folder, exit codes, messages, merging shards."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The command `sohes`: its subcommands, quick help, mistakes, and options that have one spelling."""
+"""The command `sohes`: subcommands, fast help, usage errors, and consistent options."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How tools end: exit codes, one line about an error, a traceback only where it is asked for, and quick help."""
+"""Exit of tools: exit codes, one-line errors, tracebacks on request only, fast help."""
 
 import argparse
 import errno

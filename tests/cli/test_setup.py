@@ -1,4 +1,4 @@
-"""Installing Detectron2, without installing anything."""
+"""`sohes setup`, without installing anything."""
 
 import io
 import tarfile

@@ -1,4 +1,4 @@
-"""The command line that makes the page: what it prints, and its exit codes."""
+"""`sohes show`: output and exit codes."""
 
 from __future__ import annotations
 

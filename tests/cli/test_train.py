@@ -1,4 +1,4 @@
-"""The command line of training: a whole run on the CPU, evaluation, and what is said to mistakes."""
+"""`sohes train`: a run on the CPU, evaluation, and usage errors."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Rounds of labeling and training: each takes what the one before made."""
+"""`sohes train-borders`: rounds of labeling and training, each based on the previous one."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Configs from files and command lines, and what is said about those that cannot be used."""
+"""Configs from files and command lines, and errors about invalid ones."""
 
 import os
 

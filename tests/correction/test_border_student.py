@@ -1,4 +1,4 @@
-"""The border student: its loss, its teacher, and a training of it."""
+"""The border student: loss, teacher, and training."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Statistics of the teacher's labels, and what counts as a collapse."""
+"""Statistics of the teacher's labels, and collapse detection."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Teacher and student as a model: who sees and learns what, which checkpoints fit, who answers."""
+"""The teacher-student model: views, losses, checkpoints, and evaluation."""
 
 import logging
 

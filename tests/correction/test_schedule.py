@@ -1,4 +1,4 @@
-"""Weights and momentum over the training."""
+"""Schedules of branch weights and EMA momentum."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The teacher's outputs as labels: which masks, what they weigh, who is inside whom."""
+"""Pseudo-labels from the teacher's outputs: selection, weights, ancestors."""
 
 from __future__ import annotations
 

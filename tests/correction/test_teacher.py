@@ -1,4 +1,4 @@
-"""The moving average, in numbers."""
+"""EMA updates of the teacher."""
 
 import pytest
 import torch

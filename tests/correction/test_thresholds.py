@@ -1,4 +1,4 @@
-"""Which masks pass: the curve over areas, one score for all, and the best few."""
+"""Score thresholds: dynamic, fixed, top k."""
 
 from __future__ import annotations
 

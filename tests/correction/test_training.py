@@ -1,4 +1,4 @@
-"""Phase 3 in the trainer: the teacher follows, resumes, is drawn and watched."""
+"""Training of phase 3: EMA updates, resuming, pictures, collapse detection."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Two processes have one teacher."""
+"""The teacher is the same in two processes."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The table of data sets: lazy registration, class-agnostic dicts with the hierarchy, any COCO json from yaml."""
+"""Built-in data sets: lazy registration, class-agnostic dicts with hierarchy, COCO jsons from yaml."""
 
 from __future__ import annotations
 

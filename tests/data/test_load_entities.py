@@ -1,4 +1,4 @@
-"""COCO files of others as training sets: one wrong annotation costs itself, never its photo."""
+"""Third-party COCO files as training sets: an invalid annotation is skipped, but not its photo."""
 
 import json
 import logging

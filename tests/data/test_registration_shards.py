@@ -1,4 +1,4 @@
-"""Folders of shards and label files as Detectron2 data sets that are read image by image."""
+"""Folders of shards and label files as lazily read Detectron2 data sets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `--images` may name, and the ids that follow from it."""
+"""Inputs of `--images`, and the image ids they give."""
 
 import errno
 import json

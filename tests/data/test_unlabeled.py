@@ -1,4 +1,4 @@
-"""Folders of photos without labels: registered, kept for models with a teacher, and never taken for empty."""
+"""Folders of photos without labels: registered, used with a teacher only, never treated as empty images."""
 
 from __future__ import annotations
 

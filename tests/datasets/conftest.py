@@ -1,4 +1,4 @@
-"""The scripts of `datasets/` are not a package: tests get them by name."""
+"""Loads the scripts of `datasets/`, which are not a package, by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Both forms of ADE20K, on tiny copies of their folders."""
+"""Both releases of ADE20K, on tiny copies of their folders."""
 
 from __future__ import annotations
 

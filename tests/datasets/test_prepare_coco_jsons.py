@@ -1,4 +1,4 @@
-"""Sources that are COCO jsons: COCO, LVIS, both together, PACO, EntitySeg, the OOD release of PartImageNet."""
+"""COCO jsons: COCO, LVIS, both together, PACO, EntitySeg, the OOD release of PartImageNet."""
 
 from __future__ import annotations
 

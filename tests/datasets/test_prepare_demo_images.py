@@ -1,4 +1,4 @@
-"""The demo's photos: taken from the installed scikit-image, only the files whose licence was looked up."""
+"""Photos of the demo: from the installed scikit-image, only files with a known licence."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_small_photos_are_copied_and_large_ones_downsized(script, source, tmp_pa
     text = (output / "ATTRIBUTION.txt").read_text(encoding="utf-8")
     for name in ("small.png", "large.jpg"):
         assert f"who made {name}" in text
-    assert "shrunk from 900 x 300 to 300 x 100" in text
+    assert "downsized from 900 x 300 to 300 x 100" in text
     assert "2 photos" in capsys.readouterr().out
 
 

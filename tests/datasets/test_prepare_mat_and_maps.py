@@ -1,4 +1,4 @@
-"""Sources in MATLAB files (BSDS500, PASCAL-Part) and label maps (PartImageNet), on tiny copies of their folders."""
+"""MATLAB files (BSDS500, PASCAL-Part) and label maps (PartImageNet), on tiny copies of their folders."""
 
 from __future__ import annotations
 

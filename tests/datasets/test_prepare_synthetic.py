@@ -1,4 +1,4 @@
-"""Synthetic scenes on disk: images and forests that belong together, whatever lay there before."""
+"""Synthetic scenes on disk: images match their forests, also in a folder with older files."""
 
 from __future__ import annotations
 

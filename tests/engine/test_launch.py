@@ -1,4 +1,4 @@
-"""Two processes on the CPU compute what one does, end together, and say why."""
+"""Two processes on the CPU: same results as one, common end, error messages."""
 
 import socket
 import time

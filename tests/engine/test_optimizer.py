@@ -1,4 +1,4 @@
-"""Every parameter's learning rate and weight decay, and gradient clipping."""
+"""Learning rate and weight decay of each parameter, and gradient clipping."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Mixed precision: on the CPU, and when losses are scaled."""
+"""Mixed precision on the CPU, and loss scaling."""
 
 from types import SimpleNamespace
 

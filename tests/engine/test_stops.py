@@ -1,4 +1,4 @@
-"""Trainings that are killed, stopped or run out of disk: what is resumed ends as if nothing had been."""
+"""Trainings that are killed, stopped or run out of disk end like uninterrupted ones after a resume."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Training from start to end: resumed exactly, evaluated, drawn, stopped where it makes no sense to go on."""
+"""Whole trainings: exact resume, evaluation, pictures, errors."""
 
 import json
 import os

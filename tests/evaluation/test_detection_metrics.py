@@ -1,4 +1,4 @@
-"""AR and AP by hand, and the two backends against each other and against the COCO API used plainly."""
+"""AR and AP on handmade cases, with both backends and the plain COCO API."""
 
 import contextlib
 import copy

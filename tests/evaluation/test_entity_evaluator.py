@@ -1,4 +1,4 @@
-"""The evaluator in Detectron2's test loop: forms of output, saved file, errors, several processes."""
+"""The evaluator in Detectron2's test loop: output forms, saved file, errors, several processes."""
 
 import json
 import logging

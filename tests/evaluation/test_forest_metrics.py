@@ -1,4 +1,4 @@
-"""The hierarchy's metrics: a worked example by hand, and the cases around it."""
+"""Hierarchy metrics: a worked example and edge cases."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The paired bootstrap: what it compares is the evaluation's own recall, and its intervals are those known by hand."""
+"""The paired bootstrap: it uses the evaluation's recall, and its intervals match known ones."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The tables show each number in its place."""
+"""Tables of results."""
 
 import numpy as np
 

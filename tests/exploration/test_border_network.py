@@ -1,4 +1,4 @@
-"""The border network, its files, and what phase 1 does with it."""
+"""The border network, its files, and its use in phase 1."""
 
 import numpy as np
 import pytest

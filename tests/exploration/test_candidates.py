@@ -1,4 +1,4 @@
-"""Overlaps read off the trees equal those of the decoded masks."""
+"""Overlaps computed from the trees equal those of the decoded masks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The training-free features: kernels as promised, colour told apart from brightness, the same on every call."""
+"""Training-free features: kernel approximation, colour and brightness, determinism."""
 
 from __future__ import annotations
 

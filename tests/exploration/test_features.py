@@ -1,4 +1,4 @@
-"""Feature extractors: which numbers they give, on which grid, and how the config chooses one."""
+"""Feature extractors: values, grids, and selection by the config."""
 
 from __future__ import annotations
 

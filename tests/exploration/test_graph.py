@@ -1,4 +1,4 @@
-"""Graphs of touching regions, and the strength of their borders."""
+"""Region adjacency graphs and border strength."""
 
 from __future__ import annotations
 

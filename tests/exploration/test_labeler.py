@@ -1,4 +1,4 @@
-"""Self-exploration end to end on small drawn scenes with a known answer."""
+"""Self-exploration end to end on small synthetic scenes."""
 
 from __future__ import annotations
 

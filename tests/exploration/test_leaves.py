@@ -1,4 +1,4 @@
-"""Leaves: superpixels that follow the photo, cells of a grid, and the features under them."""
+"""Leaves: superpixels, grid cells, and pooled features."""
 
 from __future__ import annotations
 

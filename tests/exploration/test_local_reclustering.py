@@ -1,4 +1,4 @@
-"""Local re-clustering: what is looked at again, and what of it stays."""
+"""Local re-clustering: choice of regions, and the proposals kept."""
 
 from __future__ import annotations
 

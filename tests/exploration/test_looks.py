@@ -1,4 +1,4 @@
-"""Looks: the trees of one photo, the paper's among them."""
+"""Looks: the merge trees of a photo, including the clustering of the paper."""
 
 from __future__ import annotations
 

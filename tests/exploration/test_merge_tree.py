@@ -1,4 +1,4 @@
-"""The merge tree: what its arrays say of every node equals what the node's mask says."""
+"""The merge tree: its arrays agree with the nodes' masks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Greedy merging: the same partitions as the plain algorithm, on both paths, with and without ties."""
+"""Greedy merging: the same partitions as a plain implementation, on both paths, with and without ties."""
 
 from __future__ import annotations
 

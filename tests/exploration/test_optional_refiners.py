@@ -1,4 +1,4 @@
-"""The refiners that need optional packages: what they do with them (stand-ins here), and what they say without."""
+"""Refiners with optional packages: calls (with stubs), and errors if a package is missing."""
 
 from __future__ import annotations
 

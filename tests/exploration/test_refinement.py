@@ -1,4 +1,4 @@
-"""Refinement to pixels: the guided filter against its formula, and the window that masks are refined in."""
+"""Mask refinement: the guided filter against its formula, and the windows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The score: its formula by hand, and that what stands out scores better."""
+"""The score: its formula, and higher scores for distinct regions."""
 
 from __future__ import annotations
 

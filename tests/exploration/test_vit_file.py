@@ -1,4 +1,4 @@
-"""Backbones trained here, alone and beside colour: which numbers they give, and what a wrong file says."""
+"""ViT files of this project, alone and with colour: feature values, and errors about invalid files."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What several test files share; worker processes that tests start import it, too."""
+"""Code shared by several test files; also imported by worker processes of tests."""

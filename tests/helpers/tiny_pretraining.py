@@ -1,4 +1,4 @@
-"""Photos of a few coloured rectangles, their segments, and settings with which training takes a second."""
+"""Photos of a few coloured rectangles, their segments, and settings for trainings of a second."""
 
 from __future__ import annotations
 

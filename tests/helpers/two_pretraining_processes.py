@@ -1,4 +1,4 @@
-"""What each of two processes does in the test of distributed training; a module of its own, imported by name."""
+"""Function run by two processes in the test of distributed pretraining; a module, since it is imported by name."""
 
 import json
 from pathlib import Path

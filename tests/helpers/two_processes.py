@@ -1,4 +1,4 @@
-"""What each of two processes does in the test of `launch`; a module of its own, because they import it by name."""
+"""Functions run by two processes in the test of `launch`; a module, since they are imported by name."""
 
 import atexit
 import os

@@ -1,4 +1,4 @@
-"""What each of two processes does in a test; a module of its own, because they import it by name."""
+"""Function run by two processes in a test; a module, since it is imported by name."""
 
 from pathlib import Path
 

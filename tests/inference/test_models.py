@@ -1,4 +1,4 @@
-"""`sohes_d2.load` and the one way of asking: names, kinds of images, arguments, and what needs no Detectron2."""
+"""`sohes_d2.load` and the common interface: names, image types, arguments, use without Detectron2."""
 
 from __future__ import annotations
 

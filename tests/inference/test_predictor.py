@@ -1,4 +1,4 @@
-"""The predictor: the evaluation's results, whatever the batch, and clear words where a model cannot be used."""
+"""The predictor: same results as the evaluation for any batch size, and errors about unusable models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ray runs the same work units to the same bytes; a killed Ray worker loses no image."""
+"""Ray gives the same bytes from the same work units, and a killed Ray worker loses no image."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Labeling runs: the same bytes for any workers, shard jobs, kills and resumes; bad images stop nothing."""
+"""Labeling runs: the same bytes for any workers, shard jobs, kills and resumes; bad images are skipped."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Arrays in shared memory: read in another process as they were written, and freed."""
+"""Arrays in shared memory: read in another process, and freed."""
 
 from __future__ import annotations
 

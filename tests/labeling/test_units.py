@@ -1,4 +1,4 @@
-"""Work units and shard layouts depend on the image list alone, and cover it exactly once."""
+"""Work units and shard layouts depend only on the image list, and cover each image once."""
 
 import numpy as np
 import pytest

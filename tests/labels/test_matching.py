@@ -1,4 +1,4 @@
-"""The same images in two files, by their names."""
+"""Matching images of two files by name."""
 
 import pytest
 

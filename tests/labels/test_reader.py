@@ -1,4 +1,4 @@
-"""Label files as they come: forms that are common are one, what is wrong is told, and what is ambiguous is refused."""
+"""Reading label files: common forms are normalized, invalid records reported, ambiguous files refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Configs that come with the package, by name; and those of phase 1 without Detectron2."""
+"""Configs shipped with the package, by name; those of phase 1 without Detectron2."""
 
 from pathlib import Path
 

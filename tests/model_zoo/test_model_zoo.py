@@ -1,4 +1,4 @@
-"""What comes with the package: found by name, small, in half precision, and used where nothing can be downloaded."""
+"""Weights shipped with the package: found by name, small, half precision, used without downloads."""
 
 from __future__ import annotations
 

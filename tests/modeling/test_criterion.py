@@ -1,4 +1,4 @@
-"""The losses: the official numbers, the ancestor loss by hand, and batches in which there is nothing to learn."""
+"""The losses: reference values, the ancestor loss on handmade cases, and batches without labels."""
 
 import math
 import socket

@@ -1,4 +1,4 @@
-"""Queries to entities: which, in what size, with what score, and who is inside whom."""
+"""Post-processing of queries: selection, sizes, scores, hierarchy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The guided filter on the device: like phase 1's, and right about edges."""
+"""The guided filter on the device: consistent with phase 1's, and accurate at edges."""
 
 from __future__ import annotations
 

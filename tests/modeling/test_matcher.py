@@ -1,4 +1,4 @@
-"""The assignment of queries to labels: the official numbers, and what breaks matchers."""
+"""Matching of queries to labels: reference values, and edge cases."""
 
 import logging
 

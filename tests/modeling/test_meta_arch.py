@@ -1,4 +1,4 @@
-"""The whole model: its names, its losses, what it learns, and what it answers."""
+"""The whole model: parameter names, losses, training, and outputs."""
 
 from __future__ import annotations
 

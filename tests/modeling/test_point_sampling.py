@@ -1,4 +1,4 @@
-"""Values at points, and points where masks are undecided."""
+"""Point sampling, and uncertain points."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""One image in several views: every mask comes back to its place, and what many views say counts more."""
+"""Test-time augmentation: masks are transformed back, and agreement between views raises scores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Places that two crops share, and features there."""
+"""Shared positions of two crops, and features there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The segment AUC, on values that can be worked out by hand."""
+"""The segment AUC, on handmade cases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small ViT learns the features of a large one."""
+"""Distillation of a large ViT into a small one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Without the library, one line says what to install."""
+"""Without the library, a one-line error says what to install."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The three terms, their schedules, and the teacher."""
+"""The three loss terms, their schedules, and the teacher."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training as a whole: resuming, files, precision, several processes."""
+"""Whole pretraining runs: resuming, files, precision, several processes."""
 
 from __future__ import annotations
 

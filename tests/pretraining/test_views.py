@@ -1,4 +1,4 @@
-"""Photos and their crops: what is read, and that a view shows what its box says."""
+"""Photos and their crops: reading, and views that match their boxes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page holds what the files say, compactly and safely, and tells what it could not show."""
+"""The page: contents of the files, size, safety, and records it cannot show."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The harness tells every bad end from a good one."""
+"""The harness distinguishes all kinds of failure from success."""
 
 from __future__ import annotations
 

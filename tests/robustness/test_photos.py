@@ -1,4 +1,4 @@
-"""Photos of every format and kind of file, whole and damaged: each is read or named with a reason, and nothing else."""
+"""Photos of every format and kind of file, whole and damaged: each is read or reported with a reason."""
 
 from __future__ import annotations
 

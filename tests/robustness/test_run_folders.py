@@ -1,4 +1,4 @@
-"""Damaged folders of a labeling run: what is joined or resumed has the bytes of an undamaged run, or it is refused."""
+"""Damaged folders of a labeling run: merging and resuming give the bytes of an undamaged run, or are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ancestor relation follows its masks through everything that Detectron2 does to a field of `Instances`."""
+"""The ancestor relation under all of Detectron2's operations on fields of `Instances`."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Crop layers: where the crops are, and which of their masks count."""
+"""Crop layers: positions of the crops, and selection of their masks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What --entities, --min-score and --max-depth leave of a forest."""
+"""Selection of masks by --entities, --min-score and --max-depth."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, and a folder belongs to one run."""
+"""Files are written atomically, and a folder is locked by one run."""
 
 import errno
 import json

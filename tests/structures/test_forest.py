@@ -1,4 +1,4 @@
-"""The forest: who is inside whom, and that no operation loses it."""
+"""The forest: hierarchy from coverage and probabilities, and operations that preserve it."""
 
 from __future__ import annotations
 

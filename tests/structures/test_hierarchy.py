@@ -1,4 +1,4 @@
-"""The rules of hierarchy by hand and against plain loops on deep random cases."""
+"""Hierarchy rules on handmade cases, and against plain loops on deep random cases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading images: Detectron2's frame, deep and transparent files kept visible, bad files named with the reason."""
+"""Reading images: Detectron2's orientation, deep and transparent files, errors with the reason."""
 
 import io
 import os

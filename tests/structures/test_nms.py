@@ -1,4 +1,4 @@
-"""Overlaps of masks on the device are those of their encodings."""
+"""Mask overlaps on the device equal those of the RLEs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compressed masks as a field of Instances."""
+"""RLE masks as a field of Instances."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compressed RLEs are decoded as pycocotools decodes them, and unsound ones are told."""
+"""Compressed RLEs are decoded as by pycocotools, and invalid ones are detected."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Calibration of scores: linear between knots, and what no calibration is."""
+"""Score calibration: linear between knots, and invalid calibrations."""
 
 from __future__ import annotations
 

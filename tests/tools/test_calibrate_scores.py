@@ -1,4 +1,4 @@
-"""The fits of tools/calibrate_scores.py to generated scores whose share that comes back is known, and a whole run."""
+"""Fits of tools/calibrate_scores.py to generated scores with known probabilities, and a whole run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of licences: every requirement is on it, and where a licence is read from."""
+"""The licence page: it lists every requirement, and licences are read correctly."""
 
 import re
 import runpy

@@ -1,4 +1,4 @@
-"""Pictures of forests: colours that stay and differ, masks that stay visible, figures of any shape."""
+"""Drawings of forests: stable and distinct colours, visible masks, figures of any shape."""
 
 from __future__ import annotations
 

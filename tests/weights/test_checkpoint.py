@@ -1,4 +1,4 @@
-"""Checkpoints: what is read, what is refused, and what a kill leaves behind."""
+"""Checkpoints: reading, refused files, and the state after a kill."""
 
 import argparse
 import logging

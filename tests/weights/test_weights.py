@@ -1,4 +1,4 @@
-"""Weights in every published layout end as the same numbers in the model; anything else is refused with a remedy."""
+"""Weights in every published layout give the same numbers in the model; others are refused with a remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the prepare scripts share: reading big COCO jsons in pieces, and writing a converted one that can be resumed."""
+"""Shared code of the prepare scripts: reading large COCO jsons in chunks, and resumable conversion."""
 
 from __future__ import annotations
 

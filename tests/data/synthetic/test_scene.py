@@ -1,4 +1,4 @@
-"""Synthetic scenes: the same everywhere, and a forest of what is visible."""
+"""Synthetic scenes: reproducible, with a forest of the visible masks."""
 
 from __future__ import annotations
 

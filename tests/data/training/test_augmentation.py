@@ -1,4 +1,4 @@
-"""The geometry of training images, on both Detectron2 code bases."""
+"""Geometric augmentation of training images, with both Detectron2 code bases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole trees are pasted, and what they cover loses it."""
+"""Copy-paste: whole trees are pasted, and covered masks lose the pixels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Windows of masks, and what they become for Detectron2's models."""
+"""Windows of masks, and their conversion for Detectron2's models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Annotations of every form, and those that are broken."""
+"""Annotations in all accepted forms, and invalid ones."""
 
 from __future__ import annotations
 

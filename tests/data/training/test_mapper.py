@@ -1,4 +1,4 @@
-"""`PseudoLabelDatasetMapper`: images with their labels through the augmentations, and what cannot be used."""
+"""`PseudoLabelDatasetMapper`: images and labels through the augmentations, and unusable samples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Masks warped from their run lengths are those that Detectron2's transforms give, pixel by pixel."""
+"""Masks warped from run lengths equal those of Detectron2's transforms, pixel by pixel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands at a position of the stream depends on the seed and the position alone."""
+"""A sample of the stream depends only on the seed and its position."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The student's strong view: what each operation does, and that it never moves a pixel."""
+"""The strong view: effect of each operation, without geometric changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the formats share."""
+"""Code shared by the formats."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Conversion to the formats of other tools and back: masks, parents, scores, and what cannot be read."""
+"""Conversion to and from formats of other tools: masks, parents, scores, and unreadable files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Injectors and extractors: who looks where, on grids that are not square and of any stride."""
+"""Injectors and extractors, on grids that are not square and of any stride."""
 
 from __future__ import annotations
 

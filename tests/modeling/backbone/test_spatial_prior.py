@@ -1,4 +1,4 @@
-"""The convolutional branch: sizes, and that each map shows things where they are."""
+"""The spatial prior: map sizes and alignment."""
 
 from __future__ import annotations
 

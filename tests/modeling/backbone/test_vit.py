@@ -1,4 +1,4 @@
-"""The ViT: timm's numbers, on any grid."""
+"""The ViT: equal to timm's, on any grid."""
 
 from __future__ import annotations
 

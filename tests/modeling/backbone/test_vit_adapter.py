@@ -1,4 +1,4 @@
-"""The whole backbone: maps, values, places, gradients, layers, config."""
+"""The whole backbone: maps, values, alignment, gradients, layers, config."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The measuring tool: recall of a selection beside the best by score, the overlap left, and the shape of forests."""
+"""The entity benchmark: recall of a selection and of the best by score, remaining overlap, shape of forests."""
 
 from __future__ import annotations
 

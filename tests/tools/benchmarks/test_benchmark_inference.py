@@ -1,4 +1,4 @@
-"""The inference benchmark: its masks are what they should be, and its limit is what decides."""
+"""The inference benchmark: its masks are correct, and its limit decides the exit code."""
 
 import importlib.util
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The generated labels of the loading benchmark are what a run would write, and its measurements count right."""
+"""The loading benchmark: its generated labels match those of a run, and its measurements are correct."""
 
 import importlib.util
 import itertools

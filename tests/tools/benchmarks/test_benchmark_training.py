@@ -1,4 +1,4 @@
-"""The training benchmark: what it builds, counts and prints, and what it finds where another head differs."""
+"""The training benchmark: models, counts and output, and the comparison with another head."""
 
 import importlib.util
 import itertools
