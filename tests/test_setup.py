@@ -68,6 +68,15 @@ def test_the_import_graph_matches_the_code():
     assert draw_imports.mermaid() in text, "run `make imports`"
 
 
+def test_who_builds_a_model_registers_the_models():
+    """Detectron2 finds a model by its name only after the module that registers it has been imported."""
+    files = (*SOURCES, *(PACKAGE.parent / "tools").rglob("*.py"))
+    builders = [path for path in files if re.search(r"from detectron2.modeling import .*build_model", path.read_text())]
+    assert len(builders) >= 4
+    missing = [path.name for path in builders if not re.search(r"import correction\b", path.read_text())]
+    assert missing == []
+
+
 @pytest.mark.parametrize("path", sorted((PACKAGE / "structures").rglob("*.py")), ids=name_of)
 def test_structures_have_no_torch_modules(path):
     assert not [module for module in imported_modules(path) if module.startswith("torch.nn")]

@@ -109,6 +109,8 @@ def check_fit(state: Mapping[str, Tensor], cfg: Any) -> None:
     """
     from detectron2.modeling import build_model
 
+    from .. import correction  # noqa: F401  (registers the models)
+
     on_cpu = cfg.clone()
     on_cpu.MODEL.DEVICE = "cpu"
     wanted = {key: value.shape for key, value in build_model(on_cpu).state_dict().items()}

@@ -61,6 +61,7 @@ import torch
 from torch import Tensor, nn
 
 import sohes_d2  # noqa: F401  (before Detectron2, which it patches)
+from sohes_d2 import correction  # noqa: F401  (registers the models)
 from sohes_d2.config.load import load_config
 from sohes_d2.data.synthetic.scene import generate_scene
 from sohes_d2.engine.optimizer import build_optimizer
