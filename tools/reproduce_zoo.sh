@@ -56,8 +56,13 @@ $python tools/train_net.py --config-file configs/sohes_photos_cpu_correction.yam
     DATASETS.REGISTER.photo_labels "$output/photos/labels.json, /" MODEL.VIT.WEIGHTS "$weights" \
     MODEL.WEIGHTS "$output/instruction/model_final.pth" OUTPUT_DIR "$output/correction"
 
+echo "== Further training at more scales, and its evaluation =="
+$python tools/train_net.py --config-file configs/sohes_photos_cpu_multiscale.yaml --num-gpus 0 --resume \
+    DATASETS.REGISTER.photo_labels "$output/photos/labels.json, /" MODEL.VIT.WEIGHTS "$weights" \
+    MODEL.WEIGHTS "$output/correction/model_final.pth" OUTPUT_DIR "$output/multiscale"
+
 echo "== The model as it comes with the package =="
-$python tools/export_model.py "$output/correction/model_final.pth" --half --output "$output/model"
+$python tools/export_model.py "$output/multiscale/model_final.pth" --half --output "$output/model"
 
 echo "== Its scores, calibrated without labels on photos that it did not see: the value of TEST.SCORE_CALIBRATION =="
 $python tools/calibrate_scores.py --images "$photos" --first 400 --photos 30 --model "$output/model"

@@ -326,7 +326,7 @@ def test_errors_are_explained(folder, predictor, tmp_path, monkeypatch, capsys):
     assert "does not exist" in error(folder, "--image", tmp_path / "none.jpg")
     with monkeypatch.context() as patch:
         patch.setattr(importlib.util, "find_spec", lambda name: None)
-        assert "needs onnxruntime; pip install 'sohes_d2[onnx]'" in error(folder, output="a.onnx")
+        assert "onnxruntime; pip install 'sohes_d2[onnx]'" in error(folder, output="a.onnx")
     with pytest.raises(InputError, match="not TinySegmenter"):
         export_segmenter(build_model(tiny_cfg("")), [str(tmp_path / "a.pt2")], SIZE)
     predictor.model.train()

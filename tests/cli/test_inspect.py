@@ -143,7 +143,7 @@ def test_invalid_masks_are_counted_and_skipped(tmp_path, capsys):
     assert said.out.startswith("2 images, 6 masks\n")
     for k in range(len(broken)):
         assert f"a.jpg, annotation {50 + k}: " in said.err
-    assert "names the parent 4711" in said.err and "form a cycle" in said.err
+    assert "names the parent 4711" in said.err and "run in a cycle" in said.err
     assert "no usable height and width" in said.err and "10 records are invalid" in said.err
     assert "\x1b" not in said.err
 

@@ -214,7 +214,7 @@ def test_layers_cover_every_parameter(patch):
     tokens = {"cls_token", "reg_token"} if patch == 14 else {"cls_token"}
     tokens |= {"pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias"}
     assert embeddings == {f"vit.model.{name}" for name in tokens}
-    with pytest.raises(ValueError, match="backbone.vit.*leave out"):
+    with pytest.raises(ValueError, match="backbone.vit.*remove a prefix"):
         backbone.layer_of("backbone.vit.model.cls_token")
 
 
