@@ -22,6 +22,8 @@ from .pixel_decoder import build_pixel_decoder
 from .test_time_augmentation import AS_IT_IS, ViewFusion
 from .transformer_decoder import build_transformer_decoder
 
+STRIDE = 32  # of the coarsest map; the input is padded to a multiple of it
+
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class EntityHead(nn.Module):
@@ -64,9 +66,6 @@ class EntityHead(nn.Module):
             {name: features[name] for name in self.in_features}
         )
         return self.predictor(multi_scale_features, mask_features)
-
-
-STRIDE = 32  # of the coarsest map; the input is padded to a multiple of it
 
 
 @META_ARCH_REGISTRY.register()

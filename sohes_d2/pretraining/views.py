@@ -15,6 +15,9 @@ from ..data.sources import read_image_list
 from ..data.training.labels import ArrayCache, read_photo
 from ..data.training.views import StrongView
 
+_ASPECTS = (3 / 4, 4 / 3)  # width over height of a crop before it is resized to a square
+_ATTEMPTS = 20  # to draw a second global crop that overlaps the first
+
 
 def list_photos(sources: Sequence[str]) -> list[dict[str, Any]]:
     """List the photos of all sources, in order, as Detectron2 dicts ``{"file_name": path}``.
@@ -61,10 +64,6 @@ def _shrunk(image: np.ndarray, side: int) -> np.ndarray:
         return image
     size = max(1, round(width * factor)), max(1, round(height * factor))
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-
-
-_ASPECTS = (3 / 4, 4 / 3)  # width over height of a crop before it is resized to a square
-_ATTEMPTS = 20  # to draw a second global crop that overlaps the first
 
 
 class MultiCrop:

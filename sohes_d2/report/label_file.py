@@ -17,6 +17,8 @@ from ..labels.reader import LabelFile
 from ..labels.writer import read_json
 from ..structures.masks import RLE, iou_matrix
 
+MATCH_IOU = 0.5  # from which masks of two files match
+
 
 def read_label_file(path: str | Path, results_allowed: bool = False) -> LabelFile:
     """Read a COCO data set, or with ``results_allowed`` a COCO result list.
@@ -41,9 +43,6 @@ def names_of(files: Sequence[LabelFile]) -> list[str]:
         if len(set(names)) == len(set(parts)):
             break
     return names
-
-
-MATCH_IOU = 0.5
 
 
 def match_masks(a: Sequence[RLE], b: Sequence[RLE], min_iou: float = MATCH_IOU) -> list[tuple[int, int, float]]:

@@ -25,6 +25,10 @@ TWO_COLUMNS, ONE_COLUMN = 2.4, 6.0
 FLATTEST, STEEPEST = 16.0, 1 / 3
 
 
+_SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,5}$")  # of a file name
+_LONGEST = 100  # characters
+
+
 def forest_figure(
     image: np.ndarray,
     forest: Forest,
@@ -123,10 +127,6 @@ def _shortened(pen: ImageDraw.ImageDraw, text: str, room: int, typeface: Any) ->
         text = text[:-1]
         shown = text + "..."
     return shown
-
-
-_SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,5}$")
-_LONGEST = 100
 
 
 def file_stem(file_name: str, taken: set[str]) -> str:

@@ -15,6 +15,9 @@ from ...structures.images import read_image
 from ...structures.masks import mask_areas, mask_boxes
 from ...structures.run_lengths import batch_run_lengths
 
+# Ratio of areas per bin; lengths differ by less than a factor of 2.
+BIN_FACTOR = 4.0
+
 
 class ArrayCache:
     """Cache of arrays by key, up to a memory limit; every epoch reads the same data.
@@ -107,10 +110,6 @@ def read_labels(
         areas=mask_areas(masks),
         ancestors=forest.ancestors()[np.ix_(kept, kept)],
     )
-
-
-# Ratio of areas per bin; lengths differ by less than a factor of 2.
-BIN_FACTOR = 4.0
 
 
 def stratified_order(areas: np.ndarray, rng: np.random.Generator) -> np.ndarray:

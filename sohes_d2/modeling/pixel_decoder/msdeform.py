@@ -25,12 +25,12 @@ method ``forward_features(features)``; see `MSDeformAttnPixelDecoder` for what i
 """
 
 
+NUM_MULTI_SCALE_FEATURES = 3  # maps that queries attend to (Mask2Former, section 3.2.2)
+
+
 def build_pixel_decoder(cfg: Any, input_shape: Mapping[str, ShapeSpec]) -> nn.Module:
     """Build the decoder that ``MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME`` names."""
     return PIXEL_DECODER_REGISTRY.get(cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME)(cfg, input_shape)
-
-
-NUM_MULTI_SCALE_FEATURES = 3  # maps that queries attend to (Mask2Former, section 3.2.2)
 
 
 @PIXEL_DECODER_REGISTRY.register()

@@ -26,14 +26,13 @@ it returns.
 """
 
 
+NUM_LEVELS = 3  # feature maps that layers attend to in turn
+logger = logging.getLogger(__name__)
+
+
 def build_transformer_decoder(cfg: Any, in_channels: int) -> nn.Module:
     """Build the decoder that ``MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME`` names."""
     return TRANSFORMER_DECODER_REGISTRY.get(cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME)(cfg, in_channels)
-
-
-NUM_LEVELS = 3  # feature maps that layers attend to in turn
-
-logger = logging.getLogger(__name__)
 
 
 class FeatureLevel(NamedTuple):
