@@ -39,8 +39,7 @@ def encode_masks(masks: Any, chunk_bytes: int = CHUNK_BYTES) -> list[RLE]:
 
     Args:
         masks: (N, H, W) array or tensor (any device), or an iterable of (H, W) arrays; non-zero is inside. A generator
-        is
-            read lazily, so that N full masks never have to exist at once.
+            is read lazily, so that N full masks never exist at once.
         chunk_bytes: upper bound of the working copy in bytes (at least one mask is processed).
 
     Returns:
