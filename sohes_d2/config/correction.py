@@ -16,7 +16,7 @@ def add_correction_config(cfg: Any) -> None:
     node.INITIAL_WEIGHT = [1.0, 0.0]  # loss weight of initial labels, start and end [H]
     node.TEACHER_WEIGHT = [2.0, 3.0]  # loss weight of the teacher's pseudo-labels, start and end [H]
     node.WEIGHT_SCHEDULE = "cosine"  # from start to end: cosine [H] | linear | constant
-    node.INITIAL_IOU_THRESHOLD = 0.5  # a pseudo-label that overlaps an initial label by more is dropped [D]
+    node.INITIAL_IOU_THRESHOLD = 0.5  # a pseudo-label that overlaps an initial one by more gets less weight [D]
     node.NMS_THRESHOLD = 0.9  # NMS threshold (IoU) of the teacher's pseudo-labels [D]
     node.MAX_LABELS = 200  # pseudo-labels per image, best scores first [D]
     node.MIN_AREA = 16  # pixels of the model's input; smaller pseudo-labels are dropped [D]
