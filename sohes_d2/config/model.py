@@ -102,7 +102,7 @@ def add_model_config(cfg: Any) -> None:
     # turned_90, turned_180, turned_270, mirrored_turned_90, mirrored_turned_180, mirrored_turned_270.
     cfg.TEST.TTA = CfgNode()
     cfg.TEST.TTA.TRANSFORMS = ["same"]
-    cfg.TEST.TTA.NMS_THRESHOLD = 0.6  # NMS threshold (IoU) between masks of different transforms
+    cfg.TEST.TTA.NMS_THRESHOLD = 0.6  # NMS threshold (IoU) over the masks of all transforms
     # Overlapping crops of a photo in addition to the whole, each at the size of INPUT.MIN_SIZE_TEST, as in Segment
     # Anything's automatic mask generator: finds small entities.
     cfg.TEST.CROPS = node = CfgNode()

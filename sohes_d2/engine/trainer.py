@@ -186,7 +186,7 @@ class SOHESTrainer(DefaultTrainer):
             logger.warning("SEED is %d, the checkpoint was made with %d: other images follow", self.cfg.SEED, seed)
 
     def evaluate(self) -> dict[str, Any]:
-        """Evaluate on all test sets; the results of all evaluations are in ``OUTPUT_DIR/evaluation.json``."""
+        """Evaluate on all test sets; returns the defined results, ``OUTPUT_DIR/evaluation.json`` has all."""
         self._last_eval_results = self.test(self.cfg, self.model)
         done = min(self.iter + 1, self.max_iter)  # after the last iteration Detectron2 increments it once more
         write_evaluation(self.cfg.OUTPUT_DIR, self.cfg.DATASETS.TEST, self._last_eval_results, done)

@@ -17,7 +17,7 @@ End to end, a missed mask loses its pairs; over matched masks only the hierarchy
 parent of a mask is its nearest matched ancestor, on both sides, since its own parent may be missing.
 
 Pairs are summed over all images before dividing. Metrics without suffix are the mean over t = 0.50:0.05:0.95 (where
-defined), with ``-50`` at t = 0.50. All are percentages, NaN if there are no pairs.
+defined), with ``-50`` at t = 0.50. All are percentages, NaN if the denominator is 0.
 
 The metrics are defined by this project: the SOHES paper shows hierarchies but does not score them.
 """

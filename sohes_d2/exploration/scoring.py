@@ -31,7 +31,7 @@ from .refinement.base import margin_window
 
 @dataclass(frozen=True)
 class EntityScorer:
-    """The formula above [D]. All values were chosen on photos of training splits.
+    """The formula above [D]. All values were chosen on photos of training splits, without labels where stated.
 
     Attributes:
         noise: border strength in [0, 1) below which the contrast is damped.

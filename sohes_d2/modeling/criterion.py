@@ -25,14 +25,14 @@ class SetCriterion(nn.Module):
     How a loss is averaged decides whether several processes give the same result as one with the whole batch:
 
     - ``loss_mask``, ``loss_dice``: over all labels of all processes (their number is exchanged): the same.
-    - ``loss_ancestor``: over the images of a process, where images without ancestors count as 0: the same if all
-      processes have equally many images.
+    - ``loss_ancestor``: over the images of a process, where images without known ancestors, or with fewer than
+      two entities, count as 0: the same if all processes have equally many images.
     - ``loss_ce``: over the queries of a process, weighted; the sum of weights grows with the number of labels. So it is
       the same only if the processes have equally many labels. This is as in Mask2Former.
 
-    Labels and images may have weights (for uncertain labels, and for images without labels). A weight multiplies its
-    terms and enters the weighted mean, except that ``loss_ancestor`` stays a mean over all images. Without weights, or
-    if all are 1, these are Mask2Former's losses.
+    Labels and images may have weights (for uncertain labels, and for images with unknown labels). A weight multiplies
+    its terms and enters the weighted mean, except that ``loss_ancestor`` stays a mean over all images. Without weights,
+    or if all are 1, these are Mask2Former's losses.
     """
 
     empty_weight: torch.Tensor
@@ -97,7 +97,7 @@ class SetCriterion(nn.Module):
         Returns:
             Unweighted scalars "loss_ce", "loss_mask", "loss_dice", with an ancestor head "loss_ancestor"; and the same
             with the suffix "_i" for the auxiliary output i. All are connected to the outputs, with a gradient of 0 if
-            there are no labels, as distributed training requires.
+            there is nothing to learn, as distributed training requires.
         """
         device = outputs["pred_masks"].device
         with torch.autocast(device.type, enabled=False):

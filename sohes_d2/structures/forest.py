@@ -220,7 +220,7 @@ class Forest:
             box: (x, y, width, height) in pixels.
 
         Raises:
-            ValueError: not four numbers, or a box outside the image.
+            ValueError: not four numbers, or a box without pixels of the image.
         """
         x, y, width, height = (float(v) for v in box)
         rows, columns = self.image_size

@@ -376,7 +376,7 @@ def collapse(
     rules: Rules,
     wholes: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The displayed forest: near-duplicates are merged and wholes do not overlap.
+    """The displayed forest: of near-duplicates the better is kept, and wholes do not overlap.
 
     Applies `distinct_masks`, `disjoint_wholes`, `without_only_children` and `with_few_levels`. Only the order of the
     scores matters.

@@ -27,7 +27,7 @@ class ColorTextureExtractor(FeatureExtractor):
 
     Args:
         token_budget: maximum number of cells per image.
-        samples: pixels per cell side after resizing; texture is measured on these pixels and averaged over them.
+        samples: pixels per cell side after resizing; texture is measured on these, features are averaged over them.
         dims: random Fourier features per cue.
         color_sigma: bandwidth of the colour kernel, with L, a and b divided by 100.
         texture_sigma: bandwidth of the texture kernel, on square roots of gradient magnitudes of the same colours.

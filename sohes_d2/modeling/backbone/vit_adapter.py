@@ -26,9 +26,9 @@ _BLOCK_NAME = re.compile(r"vit\.model\.blocks\.(\d+)\.")
 class ViTAdapter(Backbone):
     """Maps of strides 4, 8, 16 and 32 from a ViT and a spatial prior that interact in stages (section 3.1).
 
-    The ViT's blocks are split evenly into stages. At the end the ViT's map is resized to each stride, added to the
-    spatial branch's map and normalised. Unlike in the official code, class and register tokens stay in the ViT's
-    sequence, since it was pretrained with them, and its token stride may be 8, 16 or 32.
+    The ViT's blocks are split into stages, as evenly as possible. At the end the ViT's map is resized to each stride,
+    added to the spatial branch's map and normalised. Unlike in the official code, class and register tokens stay in the
+    ViT's sequence, since it was pretrained with them, and its token stride may be 8, 16 or 32.
     """
 
     @configurable
