@@ -200,11 +200,9 @@ def check_label_file(label_file: str) -> None:
     tail = read_range(label_file, max(0, size - 64), min(size, 64))
     last = tail[tail.rstrip().rfind(b"\n") + 1 :]
     found = _CHECKSUM_LINE.match(last)
-    if found is None:
+    if found is None or last[found.end() :] != b"\n":
         scan_label_file(label_file)
         return
-    if last[found.end() :] != b"\n":
-        raise CorruptFileError(f"{label_file!r} is damaged at its end; delete it and make it again with --resume")
     checksum = 0
     for data in copy_range(label_file, 0, size - len(last)):
         checksum = zlib.crc32(data, checksum)
@@ -234,6 +232,8 @@ def scan_label_file(label_file: str) -> ShardIndex:
             if key not in SECTIONS:
                 if key not in ("info", "categories", CHECKSUM):
                     raise ValueError(f"the key {key} is not one of ours")
+                if key == CHECKSUM and offset + length + len(b"}\n") != os.path.getsize(label_file):
+                    raise ValueError("bytes follow its checksum")
                 continue
             if not length:
                 if key != SECTIONS[len(sections)]:

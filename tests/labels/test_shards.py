@@ -322,6 +322,14 @@ def test_a_damaged_record_is_detected_on_access(folder, monkeypatch):
         dataset[2]
 
 
+@pytest.mark.parametrize("end", [b"\n", b" ", b"\n" * 100, b" " * 100 + b"\n"])
+def test_bytes_after_the_checksum_are_damage(folder, end):
+    path = folder / shard_name(0)
+    path.write_bytes(path.read_bytes() + end)
+    with pytest.raises(CorruptFileError, match="shard_00000.json"):
+        check_label_file(str(path))
+
+
 def test_files_of_older_versions_have_no_checksum_and_are_read(folder):
     path = folder / shard_name(0)
     data = path.read_bytes()
