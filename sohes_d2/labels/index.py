@@ -94,7 +94,8 @@ def load_index(label_file: str) -> ShardIndex:
                 arrays["photos"] if "photos" in arrays and arrays["photos"].dtype == PHOTO_DTYPE else None,
             )
             checksum = int(arrays["checksum"])
-        if index.file_bytes == size and index.rows.dtype == IMAGE_DTYPE and checksum == _checksum(label_file, size):
+        is_whole = index.rows.dtype == IMAGE_DTYPE and index.sections.shape == (len(SECTIONS), 2)
+        if is_whole and index.file_bytes == size and checksum == _checksum(label_file, size):
             return index
     except Exception:  # numpy and zipfile may raise anything on damaged bytes
         pass  # the index is only a cache: the file is scanned below

@@ -1,8 +1,10 @@
 """Label files, their journal, index, lazy reader and merging."""
 
+import io
 import json
 import os
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
@@ -328,6 +330,19 @@ def test_bytes_after_the_checksum_are_damage(folder, end):
     path.write_bytes(path.read_bytes() + end)
     with pytest.raises(CorruptFileError, match="shard_00000.json"):
         check_label_file(str(path))
+
+
+def test_an_index_with_an_entry_that_is_no_array_is_computed_again(folder):
+    """numpy returns the bytes of an entry of an npz whose first bytes are damaged."""
+    path = str(folder / shard_name(0))
+    entries = dict(np.load(index_path(path)).items())
+    with zipfile.ZipFile(index_path(path), "w") as archive:
+        for name, value in entries.items():
+            content = io.BytesIO()
+            np.save(content, value)
+            archive.writestr(f"{name}.npy", b"?" + content.getvalue()[1:] if name == "sections" else content.getvalue())
+    assert isinstance(np.load(index_path(path))["sections"], bytes)
+    assert np.array_equal(load_index(path).sections, scan_label_file(path).sections)
 
 
 def test_files_of_older_versions_have_no_checksum_and_are_read(folder):
