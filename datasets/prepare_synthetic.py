@@ -109,7 +109,7 @@ def write(args: argparse.Namespace) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0 all written, 2 failed, 3 some images not written."""
+    """Run the command line; returns the exit code: 0 all written, 3 some images not, 2 unusable arguments, 1 failed."""
     return run_tool("prepare_synthetic", parse_arguments, write, arguments)
 
 

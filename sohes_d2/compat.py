@@ -137,7 +137,7 @@ def _restore_pillow_names() -> None:
 
 
 class _MissingOps(types.ModuleType):
-    """Stand-in for ``detectron2._C``. It answers version queries; an op fails when it is called."""
+    """Stand-in for ``detectron2._C``. It answers queries of versions and CUDA; an op fails when it is called."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name, "Detectron2 was installed without its compiled extension.")

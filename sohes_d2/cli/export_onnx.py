@@ -24,7 +24,7 @@ Not supported: image sizes other than --size (the graph is fixed to it; photos o
 half precision, GPU-only operators (files are written and checked on the CPU), dynamic shapes, training, TTA (TEST.TTA),
 crops (TEST.CROPS), and decoding to full-size masks and a forest, with or without refined outlines (TEST.REFINEMENT).
 
-Exit code: 0 written, 1 a file differs from the model and was deleted, 2 the model or the arguments cannot be used.
+Exit code: 0 written, 1 a file differs from the model and was not kept, 2 the model or the arguments cannot be used.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class DemoOptions:
         max_depth: deeper masks are dropped (0: wholes only); None keeps all.
         max_area: larger masks, as a share of the photo, are dropped from the pictures, not from the json.
         max_masks: number of best-scored masks to draw; 0 draws all.
-        entities: number of entities, with their parts, that the pictures and the page show first; 0: all masks.
+        entities: number of entities, with their parts, in the pictures and initially on the page; 0: all masks.
         width: width of the pictures in pixels.
         batch_size: photos per batch.
     """

@@ -41,7 +41,8 @@ class SOHESPredictor:
     >>> predictor = SOHESPredictor("output/instruction")
     >>> forest = predictor("photo.jpg")
 
-    Results do not depend on the other photos in a batch: only photos of equal size share one, so there is no padding.
+    Results do not depend on the other photos in a batch: only photos of equal size share one, since padding to a common
+    size would change the input.
 
     Attributes:
         cfg: the frozen config of the model; MODEL.WEIGHTS names the loaded file.

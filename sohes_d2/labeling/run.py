@@ -265,7 +265,7 @@ class _Session:
 
 
 def _is_finished(output: str, info: dict[str, Any], options: LabelingOptions) -> bool:
-    """Whether a single-file run is complete. Raises InputError if neither --resume nor --overwrite is given."""
+    """Whether a single-file run is complete. Raises InputError if it has an output, without --resume or --overwrite."""
     if not os.path.exists(output):
         return False
     if options.overwrite:

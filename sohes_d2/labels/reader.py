@@ -51,7 +51,7 @@ class LabelFile:
         annotations: annotations in file order, with unique ids per image.
         categories: class id -> name.
         lists: top-level keys whose value is a list.
-        problems: skipped records, which have no usable id or image.
+        problems: skipped records (without usable id, flag or known image), and unusable names of images.
     """
 
     path: str

@@ -108,7 +108,7 @@ def draw_masks(
         _outline(canvas, scaled_shape(forest.masks[k], canvas_size), (150, 150, 150), max(1, line // 2), casing=0)
     for k in canonical_order(forest, indices):
         shape = scaled_shape(forest.masks[k], canvas_size)
-        # Blend with the grey photo: its colours would distort those of the masks.
+        # Blend with a mostly grey photo: its colours would distort those of the masks.
         light = grey[shape.window][shape.mask].astype(np.float32)
         ground = 0.8 * light + 0.2 * photo[shape.window][shape.mask]
         canvas[shape.window][shape.mask] = np.clip(

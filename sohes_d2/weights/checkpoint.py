@@ -112,7 +112,7 @@ class SOHESCheckpointer(DetectionCheckpointer):
             raise
 
     def _periodic_checkpoints(self) -> list[str]:
-        """Periodic checkpoints of the folder, the newest first."""
+        """Final and periodic checkpoints of the folder, the newest first."""
         names = [os.path.basename(path) for path in self.get_all_checkpoint_files()]
         numbered = sorted((name for name in names if re.fullmatch(r"model_\d{7}\.pth", name)), reverse=True)
         final = [name for name in names if name == "model_final.pth"]

@@ -45,7 +45,7 @@ _ID = b"1000000"  # placeholder of the image id in a template
 
 
 def make_folder(folder: str, images: int, masks: int) -> bool:
-    """Write a folder of shards with their indices, unless it is already complete.
+    """Write a folder of shards with their indices, unless it is already complete and of that size.
 
     Args:
         folder: the folder; created if missing.

@@ -229,7 +229,7 @@ class PseudoLabelDatasetMapper:
         return donor.crop(kept)
 
     def _donor_views(self, dataset_dict: Mapping[str, Any], rng: np.random.Generator) -> Iterator[_View]:
-        """Yield other images of the data set; stops after a few failed attempts."""
+        """Yield random other images of the data set, in a fixed number of attempts; unusable ones are skipped."""
         if self._donors is None:
             raise RuntimeError(
                 "INPUT.COPY_PASTE needs the data set to copy from: use sohes_d2.data.training.stream, or call "
