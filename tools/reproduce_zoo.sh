@@ -5,7 +5,7 @@
 #
 # PHOTOS is a folder of photos without labels; ours were 1,000 of ImageNet, one of each class. BSDS500 is expected as
 # described in datasets/README.md: photos in datasets/BSR, segments as written by datasets/prepare_bsds500.py, which is
-# run here if they are missing. OUTPUT (default: output/zoo) receives all files. Takes about three hours on two cores.
+# run here if they are missing. OUTPUT (default: output/zoo) receives all files. Takes about four hours on two cores.
 #
 # Every step continues where it was stopped. Seeds are in the configs: 1 for the backbone, 42 for the models. Numbers are
 # equal on the same machine; on others they differ slightly, since floats are summed in another order.
