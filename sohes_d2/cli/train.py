@@ -79,6 +79,11 @@ def prepare(args: argparse.Namespace) -> Any:
             "--eval-only needs a trained model: pass MODEL.WEIGHTS FILE at the end of the command, or --resume to "
             "use the last checkpoint of OUTPUT_DIR"
         )
+    if args.eval_only and cfg.TEST.MASKS_FROM != "queries":
+        raise ConfigError(
+            "--eval-only evaluates the model's queries alone; for TEST.MASKS_FROM trees or both, write the masks with "
+            "sohes demo and evaluate its labels.json with sohes evaluate"
+        )
     set_up(cfg, args)
     return cfg
 

@@ -109,8 +109,14 @@ def add_model_config(cfg: Any) -> None:
     node.LAYERS = 0  # number of layers, 0 to 4: 1 adds 2 x 2 crops, 2 also 4 x 4, and so on
     node.OVERLAP = 0.25  # share of a crop's side that overlaps with the next one [D]
     node.MARGIN = 4  # pixels of the model's input: masks this close to a side of their crop are dropped as cut [D]
-    node.NMS_THRESHOLD = 0.7  # NMS threshold (IoU) [S]
+    node.NMS_THRESHOLD = 0.9  # NMS threshold (IoU) [D; 0.7 in S]
     node.BATCH_SIZE = 4  # crops per batch
+    # queries: masks of the model's queries; trees: of the merge trees of phase 1 (EXPLORATION); both [D]. Used by
+    # sohes demo and sohes_d2.load; evaluation during training uses the queries.
+    cfg.TEST.MASKS_FROM = "queries"
+    cfg.TEST.FUSION = node = CfgNode()  # of both
+    node.FACTOR = 0.5  # of the scores of queries' masks relative to those of the trees [D]
+    node.NMS_THRESHOLD = 0.95  # NMS threshold (IoU), as EXPLORATION.FILTER [D]
     cfg.TEST.MASK_CHUNK_BYTES = 256 * 1024 * 1024  # memory of the masks that are upsampled and encoded at once
     # Largest share of missing or damaged images in a test set, which are scored as blank; with more, evaluation
     # fails [D].

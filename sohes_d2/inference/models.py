@@ -139,7 +139,7 @@ def load(name: str | os.PathLike[str], *, device: str | None = None, options: It
     Args:
         name: one of these.
         device: "cpu", "cuda", "cuda:1" or "mps"; default: that of the config, or the CPU if it is not available.
-        options: alternating config keys and values, such as ("EXPLORATION.FILTER.MIN_AREA", "50"); phase 1 only.
+        options: alternating config keys and values, such as ("TEST.CROPS.LAYERS", "1").
 
     Raises:
         ConfigError: an unknown name, key or device.
@@ -148,7 +148,7 @@ def load(name: str | os.PathLike[str], *, device: str | None = None, options: It
     name = os.fspath(name)
     options = list(options)
     if os.path.isdir(name):
-        return _trained(name, name, device)
+        return _trained(name, name, device, options)
     if name.startswith(PREFIX):
         shipped = name[len(PREFIX) :]
         file = shipped_files().get(shipped)
@@ -156,12 +156,12 @@ def load(name: str | os.PathLike[str], *, device: str | None = None, options: It
             known = [PREFIX + other for other in shipped_files()]
             raise ConfigError(f"no model {name!r} is shipped with this package; it has {', '.join(sorted(known))}")
         if (file.parent / CONFIG_FILE).is_file():
-            return _trained(name, name, device)
+            return _trained(name, name, device, options)
         return _phase_one(name, "vit_file", device, ["EXPLORATION.FEATURES.WEIGHTS", name, *options])
     if _is_extractor(name):
         return _phase_one(name, name, device, options)
     if _HUB_NAME.fullmatch(name):
-        return _trained(name, _hub_folder(name), device)
+        return _trained(name, _hub_folder(name), device, options)
     known = [*dict(FEATURE_EXTRACTORS), *(PREFIX + other for other in shipped_files())]
     raise ConfigError(
         f"{name!r} cannot be loaded: it is not a folder, ORG/NAME on the hub, a timm model, or "
@@ -176,11 +176,12 @@ def _phase_one(name: str, features: str, device: str | None, options: list[str])
     return EntityModel(name, cfg, PseudoLabeler.from_cfg(cfg))
 
 
-def _trained(name: str, folder: str, device: str | None) -> EntityModel:
+def _trained(name: str, folder: str, device: str | None, options: list[str]) -> EntityModel:
     compat.require()
-    from .predictor import SOHESPredictor
+    from .predictor import SOHESPredictor, load_model_folder
 
-    predictor = SOHESPredictor(folder, device=device)
+    cfg, weights = load_model_folder(folder, options=options)
+    predictor = SOHESPredictor(cfg, weights=weights, device=device)
     return EntityModel(name, predictor.cfg, predictor)
 
 

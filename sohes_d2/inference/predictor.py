@@ -18,13 +18,15 @@ from .. import correction  # noqa: F401  (registers the models)
 from ..config.load import load_config
 from ..data.training.augmentation import inference_augmentations
 from ..devices import choose_device
-from ..errors import ConfigError, WeightsError
+from ..errors import ConfigError, WeightsError, near_matches
+from ..exploration.labeler import PseudoLabeler
 from ..modeling.inference import predicted_forest
 from ..structures.crops import CropLayers
 from ..structures.forest import Forest
 from ..structures.images import PathLike, as_rgb, image_size, read_image, set_max_image_pixels
 from ..weights import PREFIX, local_path
 from ..weights.checkpoint import SOHESCheckpointer
+from .fusion import MASK_SOURCES, Fusion
 
 ImageLike = Any  # anything that `structures.images.as_rgb` accepts
 
@@ -40,6 +42,9 @@ class SOHESPredictor:
 
     >>> predictor = SOHESPredictor("output/instruction")
     >>> forest = predictor("photo.jpg")
+
+    TEST.MASKS_FROM selects the masks: those of the model's queries, of the merge trees of phase 1 (EXPLORATION), or
+    both, see `Fusion`.
 
     Results do not depend on the other photos in a batch: only photos of equal size share one, since padding to a common
     size would change the input.
@@ -84,9 +89,15 @@ class SOHESPredictor:
         cfg.MODEL.DEVICE = choose_device(cfg.MODEL.DEVICE, device)
         if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
             raise ConfigError(f"INPUT.FORMAT must be RGB or BGR, got {cfg.INPUT.FORMAT!r}")
+        source = cfg.TEST.MASKS_FROM
+        if source not in MASK_SOURCES:
+            hint = near_matches(str(source), MASK_SOURCES)
+            raise ConfigError(f"TEST.MASKS_FROM {source!r} is not one of {', '.join(MASK_SOURCES)}.{hint}")
         cfg.freeze()
         set_max_image_pixels(cfg.INPUT.MAX_IMAGE_PIXELS)
         self.cfg = cfg
+        self._trees = None if source == "queries" else PseudoLabeler.from_cfg(cfg)
+        self._fuse = Fusion.from_config(cfg)
         self.device = torch.device(cfg.MODEL.DEVICE)
         self.model = build_model(cfg).eval()
         SOHESCheckpointer(self.model, max_unmatched=0.0).load(cfg.MODEL.WEIGHTS, checkpointables=[])
@@ -123,12 +134,19 @@ class SOHESPredictor:
         images = [image if isinstance(image, (str, os.PathLike)) else as_rgb(image) for image in images]
         forests: dict[int, Forest] = {}
         for members in _batches_of_one_size([_size(image) for image in images], batch_size):
-            inputs = [self.prepare(_pixels(images[k])) for k in members]
-            with torch.no_grad():
-                outputs = self.model(inputs)
-            for k, one_input, output in zip(members, inputs, outputs):
-                forests[k] = predicted_forest(output, (one_input["height"], one_input["width"]))
+            forests.update(zip(members, self._of_photos([_pixels(images[k]) for k in members])))
         return [forests[k] for k in range(len(images))]
+
+    def _of_photos(self, photos: list[np.ndarray]) -> list[Forest]:
+        """The forests of (H, W, 3) uint8 RGB photos of one size."""
+        if self._trees is not None and self.cfg.TEST.MASKS_FROM == "trees":
+            return [self._trees.generate(photo) for photo in photos]
+        with torch.no_grad():
+            outputs = self.model([self.prepare(photo) for photo in photos])
+        queries = [predicted_forest(output, photo.shape[:2]) for output, photo in zip(outputs, photos)]
+        if self._trees is None:
+            return queries
+        return [self._fuse(self._trees.generate(photo), forest) for photo, forest in zip(photos, queries)]
 
     def prepare(self, image: np.ndarray) -> dict[str, Any]:
         """Prepare the model's input for a photo, resized as by `PseudoLabelDatasetMapper` in evaluation.
@@ -146,8 +164,13 @@ class SOHESPredictor:
         return {"image": tensor, "height": image.shape[0], "width": image.shape[1]}
 
 
-def load_model_folder(folder: str | os.PathLike[str], find_weights: bool = True) -> tuple[CfgNode, str]:
+def load_model_folder(
+    folder: str | os.PathLike[str], find_weights: bool = True, options: Sequence[str] = ()
+) -> tuple[CfgNode, str]:
     """Load the config of a model folder or of ``shipped:NAME``, and find its weights ("" if not searched).
+
+    Args:
+        options: alternating keys and values, in place of those of the config.
 
     Raises:
         ConfigError: no such folder, or no usable config in it.
@@ -161,7 +184,7 @@ def load_model_folder(folder: str | os.PathLike[str], find_weights: bool = True)
     if not os.path.isfile(config):
         what = "has no" if os.path.isdir(folder) else "is not a folder with a"
         raise ConfigError(f"{folder!r} {what} {CONFIG_FILE}; pass the output folder of a training, or a config")
-    return load_config(config), _find_weights(folder) if find_weights else ""
+    return load_config(config, options), _find_weights(folder) if find_weights else ""
 
 
 def _find_weights(folder: str) -> str:

@@ -34,7 +34,7 @@ class CropLayers:
     layers: int = 0
     overlap: float = 0.25
     margin: int = 4
-    nms_threshold: float = 0.7
+    nms_threshold: float = 0.9
     batch_size: int = 4
 
     def __post_init__(self) -> None:

@@ -157,6 +157,7 @@ def test_output_is_brief_and_the_log_is_complete(run, tmp_path, capfd):
         (["MODEL.WEIGHTS", "none.pth"], "checkpoint 'none.pth' does not exist"),
         (["--eval-only", "MODEL.WEIGHTS", "none.pth"], "checkpoint 'none.pth' does not exist"),
         (["--eval-only", "MODEL.WEIGHTS", "", "OUTPUT_DIR", "nowhere"], "pass MODEL.WEIGHTS FILE"),
+        (["--eval-only", "MODEL.WEIGHTS", "a.pth", "TEST.MASKS_FROM", "both"], "sohes evaluate"),
         (["OUTPUT_DIR", __file__], "is a file; name a folder"),
         (["SOLVER.OPTIMIZER", "ADAM"], "'ADAM' is not one of ADAMW, SGD"),
     ],

@@ -95,6 +95,9 @@ def test_names(monkeypatch, tmp_path):
     built = []
     monkeypatch.setattr(models.PseudoLabeler, "from_cfg", lambda cfg: built.append(cfg) or PseudoLabelerStub())
     monkeypatch.setattr(predictor, "SOHESPredictor", PredictorStub)
+    monkeypatch.setattr(
+        predictor, "load_model_folder", lambda folder, options: (models.load_config("", options), folder)
+    )
     assert sohes_d2.load("joint").cfg.EXPLORATION.FEATURES.NAME == "joint"
     assert sohes_d2.load("vit_small_patch14_dinov2.lvd142m").cfg.EXPLORATION.FEATURES.NAME.startswith("vit_small")
     assert sohes_d2.load("torchvision/resnet18").cfg.MODEL.DEVICE == models.choose_device("cuda")
@@ -103,6 +106,7 @@ def test_names(monkeypatch, tmp_path):
     assert len(built) == 4
     assert sohes_d2.load("shipped:sohes_mini8", device="cpu").source.asked == ("shipped:sohes_mini8", "cpu")
     assert sohes_d2.load(tmp_path).source.asked == (str(tmp_path), None)
+    assert sohes_d2.load(tmp_path, options=("TEST.CROPS.LAYERS", "1")).cfg.TEST.CROPS.LAYERS == 1
 
     import huggingface_hub
 
@@ -122,9 +126,9 @@ class PseudoLabelerStub(PseudoLabeler):
 
 
 class PredictorStub:
-    def __init__(self, folder, device):
-        self.asked = (folder, device)
-        self.cfg = models.load_config("")
+    def __init__(self, cfg, weights, device):
+        self.asked = (weights, device)
+        self.cfg = cfg
 
     def __call__(self, image):
         """Nothing is found."""

@@ -1,0 +1,74 @@
+"""Fusion of a trained model's masks with those of the merge trees of phase 1."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import ConfigError
+from ..structures.forest import Forest
+from ..structures.masks import iou_matrix
+from ..structures.nms import without_duplicates
+
+MASK_SOURCES = ("queries", "trees", "both")
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """Joins the masks of the model's queries with those of the merge trees by NMS [D].
+
+    The trees' masks keep their scores. A query's mask, if it duplicates none of them, gets the largest product of score
+    and IoU with one of them, times ``factor``: the trees rank better than the queries, which add masks that they lack.
+    The hierarchy follows from the masks' coverage.
+
+    Attributes:
+        factor: of the scores of the queries' masks, in [0, 1].
+        nms_threshold: of two masks with a higher IoU, the lower-scored one is removed; in (0, 1].
+        max_masks: maximum number of masks per photo, the best first.
+        theta_cover, max_child_area: see `Forest.from_masks`.
+    """
+
+    factor: float = 0.5
+    nms_threshold: float = 0.95
+    max_masks: int = 1000
+    theta_cover: float = 0.9
+    max_child_area: float = 0.8
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.factor <= 1:
+            raise ConfigError(f"TEST.FUSION.FACTOR must be in [0, 1], got {self.factor}")
+        if not 0 < self.nms_threshold <= 1:
+            raise ConfigError(f"TEST.FUSION.NMS_THRESHOLD must be in (0, 1], got {self.nms_threshold}")
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> Fusion:
+        """Read ``cfg.TEST`` and ``cfg.MODEL.ANCESTOR_HEAD``.
+
+        Raises:
+            ConfigError: a setting out of range.
+        """
+        return cls(
+            cfg.TEST.FUSION.FACTOR,
+            cfg.TEST.FUSION.NMS_THRESHOLD,
+            cfg.TEST.DETECTIONS_PER_IMAGE,
+            cfg.TEST.THETA_COVER,
+            cfg.MODEL.ANCESTOR_HEAD.MAX_CHILD_AREA,
+        )
+
+    def __call__(self, trees: Forest, queries: Forest) -> Forest:
+        """The forest of both, of one photo, by descending score."""
+        masks = [*trees.masks, *queries.masks]
+        ratings = np.asarray(trees.scores)[:, None] * iou_matrix(trees.masks, queries.masks)
+        scores = np.concatenate([trees.scores, self.factor * ratings.max(0, initial=0)])
+        kept = without_duplicates(masks, scores, self.nms_threshold)[: self.max_masks].tolist()
+        sources = [*trees.sources, *queries.sources]
+        return Forest.from_masks(
+            [masks[k] for k in kept],
+            trees.image_size,
+            self.theta_cover,
+            self.max_child_area,
+            scores=scores[kept].astype(np.float32),
+            sources=[sources[k] for k in kept],
+        )
