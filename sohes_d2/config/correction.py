@@ -24,7 +24,7 @@ def add_correction_config(cfg: Any) -> None:
     node.REFINEMENT.RADIUS = 0
     node.REFINEMENT.EPSILON = 0.01
     node.TEACHER_TTA = CfgNode()  # TTA of the teacher, as TEST.TTA [D]
-    node.TEACHER_TTA.TRANSFORMS = ["same"]
+    node.TEACHER_TTA.TRANSFORMS = ["identity"]
     node.TEACHER_TTA.NMS_THRESHOLD = 0.6
     # Ancestors among the pseudo-labels: teacher (its ancestor head) | coverage | none (no ancestor loss) [D]
     node.ANCESTORS = "teacher"

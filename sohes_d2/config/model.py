@@ -98,10 +98,10 @@ def add_model_config(cfg: Any) -> None:
     cfg.TEST.REFINEMENT = CfgNode()  # of outlines, by a guided filter on the image [D]
     cfg.TEST.REFINEMENT.RADIUS = 0  # pixels of the model's input, about the error of outlines; 0: none
     cfg.TEST.REFINEMENT.EPSILON = 0.01  # smaller follows weaker edges
-    # Test-time augmentation (TTA): transforms of an image whose masks are fused [D]: first same, then any of mirrored,
-    # turned_90, turned_180, turned_270, mirrored_turned_90, mirrored_turned_180, mirrored_turned_270.
+    # Test-time augmentation (TTA): transforms of an image whose masks are fused [D]: first identity, then any of hflip,
+    # rot90, rot180, rot270, hflip_rot90, hflip_rot180, hflip_rot270.
     cfg.TEST.TTA = CfgNode()
-    cfg.TEST.TTA.TRANSFORMS = ["same"]
+    cfg.TEST.TTA.TRANSFORMS = ["identity"]
     cfg.TEST.TTA.NMS_THRESHOLD = 0.6  # NMS threshold (IoU) over the masks of all transforms
     # Overlapping crops of a photo in addition to the whole, each at the size of INPUT.MIN_SIZE_TEST, as in Segment
     # Anything's automatic mask generator: finds small entities.

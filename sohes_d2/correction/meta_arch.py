@@ -16,7 +16,7 @@ from detectron2.structures import ImageList
 from detectron2.utils import comm
 
 from ..modeling.meta_arch import SOHES
-from ..modeling.test_time_augmentation import AS_IT_IS, ViewFusion
+from ..modeling.test_time_augmentation import NO_TTA, TTA
 from .guard import finite_images, statistics_sums
 from .hook import MutualLearningHook
 from .pictures import DrawTeacherLabels
@@ -61,7 +61,7 @@ class SOHESMutualLearning(nn.Module):
         student: SOHES,
         targets: Callable[..., Targets],
         evaluate: str = "teacher",
-        teacher_views: ViewFusion = AS_IT_IS,
+        teacher_tta: TTA = NO_TTA,
         branch_weights: tuple[float, float] = (1.0, 2.0),
     ):
         """
@@ -69,7 +69,7 @@ class SOHESMutualLearning(nn.Module):
             student: a `SOHES`; the teacher is created as a copy.
             targets: converts the teacher's outputs to targets of the criterion, see `TeacherTargets`.
             evaluate: which model is evaluated, "student" or "teacher".
-            teacher_views: test-time augmentation of the teacher on the weak view of an image.
+            teacher_tta: test-time augmentation of the teacher on the weak view of an image.
             branch_weights: initial value of the attribute.
 
         Raises:
@@ -82,7 +82,7 @@ class SOHESMutualLearning(nn.Module):
         self.teacher = teacher_of(student)
         self.targets = targets
         self.evaluate = evaluate
-        self.teacher_views = teacher_views
+        self.teacher_tta = teacher_tta
         self.branch_weights = branch_weights
         self.statistics: Tensor | None = None
         self.observer: Callable[[Batch, Targets], None] | None = None
@@ -93,7 +93,7 @@ class SOHESMutualLearning(nn.Module):
             "student": SOHES(cfg),
             "targets": TeacherTargets(cfg),
             "evaluate": cfg.CORRECTION.EVALUATE,
-            "teacher_views": ViewFusion.from_config(cfg.CORRECTION.TEACHER_TTA, "CORRECTION.TEACHER_TTA"),
+            "teacher_tta": TTA.from_config(cfg.CORRECTION.TEACHER_TTA, "CORRECTION.TEACHER_TTA"),
             "branch_weights": BranchSchedule.from_config(cfg).at(0, 1),
         }
 
@@ -171,11 +171,11 @@ class SOHESMutualLearning(nn.Module):
                 f"the teacher's views have the sizes {images.image_sizes}, the student's {student_images.image_sizes}: "
                 "both views of an image must have the same geometry"
             )
-        found = self.teacher_views.ask(self.teacher.segment, images.tensor)
+        found = self.teacher_tta.ask(self.teacher.segment, images.tensor)
         size = tuple(images.tensor.shape[-2:])
         photo_sizes = [x.get("photo_size", whole) for x, whole in zip(batched_inputs, images.image_sizes)]
         photos = [x["image_weak"].to(self.device) for x in batched_inputs]
-        targets = self.targets(self.teacher_views.fuse(found), initial, size, photo_sizes, self.branch_weights, photos)
+        targets = self.targets(self.teacher_tta.fuse(found), initial, size, photo_sizes, self.branch_weights, photos)
         if self.observer is not None:
             self.observer(batched_inputs, targets)
         return targets, torch.stack([finite_images(outputs) for outputs in found]).all(0)

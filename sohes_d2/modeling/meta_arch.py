@@ -19,7 +19,7 @@ from .criterion import SetCriterion
 from .inference import EntityInference, FoundMasks
 from .matcher import HungarianMatcher
 from .pixel_decoder import build_pixel_decoder
-from .test_time_augmentation import AS_IT_IS, ViewFusion
+from .test_time_augmentation import NO_TTA, TTA
 from .transformer_decoder import build_transformer_decoder
 
 STRIDE = 32  # of the coarsest map; the input is padded to a multiple of it
@@ -89,7 +89,7 @@ class SOHES(nn.Module):
         inference: EntityInference,
         pixel_mean: list[float],
         pixel_std: list[float],
-        views: ViewFusion = AS_IT_IS,
+        tta: TTA = NO_TTA,
         crops: CropLayers = NO_CROPS,
     ):
         """
@@ -100,7 +100,7 @@ class SOHES(nn.Module):
             inference: from these outputs to entities.
             pixel_mean: per channel, in the units of the input.
             pixel_std: per channel, in the units of the input.
-            views: test-time augmentation in evaluation.
+            tta: test-time augmentation in evaluation.
             crops: crops that are evaluated in addition to the whole image; images are then expected at
                 `CropLayers.scale` times the size of the whole image in the model.
         """
@@ -109,7 +109,7 @@ class SOHES(nn.Module):
         self.sem_seg_head = sem_seg_head
         self.criterion = criterion
         self.inference = inference
-        self.views = views
+        self.tta = tta
         self.crops = crops
         # Detectron2's Swin Transformer misspells the attribute of this property, which then raises
         self.size_divisibility = max(getattr(backbone, "size_divisibility", 0), STRIDE)
@@ -162,7 +162,7 @@ class SOHES(nn.Module):
             ),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
-            "views": ViewFusion.from_config(cfg.TEST.TTA, "TEST.TTA"),
+            "tta": TTA.from_config(cfg.TEST.TTA, "TEST.TTA"),
             "crops": CropLayers.from_config(cfg),
         }
 
@@ -196,7 +196,7 @@ class SOHES(nn.Module):
     def _find(self, photos: list[Tensor], sizes: list[tuple[int, int]]) -> list[FoundMasks]:
         """The masks of a batch of photos or crops (3, h, w), each as RLEs of its (H, W)."""
         images = self.preprocess([{"image": photo} for photo in photos])
-        outputs = self.views.fuse(self.views.ask(self.segment, images.tensor))
+        outputs = self.tta.fuse(self.tta.ask(self.segment, images.tensor))
         ancestors = outputs.get("pred_ancestors")
         return [
             self.inference.find(

@@ -1,7 +1,7 @@
-"""Test-time augmentation: mirrored and rotated views of an image, and the fusion of their masks.
+"""Test-time augmentation: flips and rotations of an image, and the fusion of their masks.
 
-A model trained on noisy labels makes different errors in each view. Masks that many views agree on are more often right
-than confident masks of one view, and averaged outlines are more accurate: Data Distillation (Radosavovic et al.,
+A model trained on noisy labels makes different errors for each transform. Masks that many transforms agree on are more
+often right than confident masks of one, and averaged outlines are more accurate: Data Distillation (Radosavovic et al.,
 CVPR 2018), for masks.
 """
 
@@ -20,54 +20,54 @@ from .mask_scores import entity_probabilities
 Outputs = dict[str, Any]
 
 _FUSED = ("pred_logits", "pred_masks", "pred_ancestors")
-_MEMBER_IOU = 0.5  # minimum IoU at which masks of two views count as the same entity
+_MEMBER_IOU = 0.5  # minimum IoU at which masks of two transforms count as the same entity
 _SURE = 1e-6  # probabilities are clamped by this much from 0 and 1, where logits are infinite
 
 
 @dataclass(frozen=True)
-class View:
+class Transform:
     """A transform of a map (..., H, W): optional horizontal flip, then 90-degree rotations, counter-clockwise."""
 
-    mirrored: bool = False
+    hflip: bool = False
     quarters: int = 0
 
     def apply(self, maps: Tensor) -> Tensor:
-        """Transform the maps to this view; an odd number of 90-degree steps gives (..., W, H)."""
-        maps = maps.flip(-1) if self.mirrored else maps
+        """Transform the maps; an odd number of 90-degree steps gives (..., W, H)."""
+        maps = maps.flip(-1) if self.hflip else maps
         return torch.rot90(maps, self.quarters, (-2, -1)) if self.quarters else maps
 
     def undo(self, maps: Tensor) -> Tensor:
         """Invert `apply`."""
         maps = torch.rot90(maps, -self.quarters, (-2, -1)) if self.quarters else maps
-        return maps.flip(-1) if self.mirrored else maps
+        return maps.flip(-1) if self.hflip else maps
 
 
-VIEWS = {
-    "same": View(),
-    "mirrored": View(mirrored=True),
-    "turned_90": View(quarters=1),
-    "turned_180": View(quarters=2),
-    "turned_270": View(quarters=3),
-    "mirrored_turned_90": View(mirrored=True, quarters=1),
-    "mirrored_turned_180": View(mirrored=True, quarters=2),
-    "mirrored_turned_270": View(mirrored=True, quarters=3),
+TRANSFORMS = {
+    "identity": Transform(),
+    "hflip": Transform(hflip=True),
+    "rot90": Transform(quarters=1),
+    "rot180": Transform(quarters=2),
+    "rot270": Transform(quarters=3),
+    "hflip_rot90": Transform(hflip=True, quarters=1),
+    "hflip_rot180": Transform(hflip=True, quarters=2),
+    "hflip_rot270": Transform(hflip=True, quarters=3),
 }
 
 
 @dataclass(frozen=True)
-class ViewFusion:
-    """Runs a model on several views of an image and merges the outputs.
+class TTA:
+    """Runs a model on several transforms of an image and merges the outputs.
 
     Attributes:
-        views: the first one is the unchanged image.
+        transforms: the first one is the unchanged image.
         nms_threshold: of two masks with a higher IoU, the one with less support is removed.
     """
 
-    views: tuple[View, ...] = (View(),)
+    transforms: tuple[Transform, ...] = (Transform(),)
     nms_threshold: float = 0.6
 
     @classmethod
-    def from_config(cls, node: Any, key: str) -> ViewFusion:
+    def from_config(cls, node: Any, key: str) -> TTA:
         """Build from a config node with TRANSFORMS and NMS_THRESHOLD.
 
         Args:
@@ -75,20 +75,22 @@ class ViewFusion:
             key: its name, for errors.
 
         Raises:
-            ValueError: names that are not in `VIEWS`, are repeated, or do not begin with "same".
+            ValueError: names that are not in `TRANSFORMS`, are repeated, or do not begin with "identity".
         """
         names = list(node.TRANSFORMS)
-        unknown = [name for name in names if name not in VIEWS]
+        unknown = [name for name in names if name not in TRANSFORMS]
         if unknown:
-            raise ValueError(f"{key}.TRANSFORMS has the unknown view {unknown[0]!r}; known are {', '.join(VIEWS)}")
-        if names[:1] != ["same"]:
-            raise ValueError(f"{key}.TRANSFORMS must begin with 'same', the unchanged image; got {names}")
+            raise ValueError(
+                f"{key}.TRANSFORMS has the unknown transform {unknown[0]!r}; known are {', '.join(TRANSFORMS)}"
+            )
+        if names[:1] != ["identity"]:
+            raise ValueError(f"{key}.TRANSFORMS must begin with 'identity', the unchanged image; got {names}")
         if len(set(names)) < len(names):
-            raise ValueError(f"{key}.TRANSFORMS has a view twice: {names}")
-        return cls(tuple(VIEWS[name] for name in names), node.NMS_THRESHOLD)
+            raise ValueError(f"{key}.TRANSFORMS has a transform twice: {names}")
+        return cls(tuple(TRANSFORMS[name] for name in names), node.NMS_THRESHOLD)
 
     def ask(self, segment: Callable[[Tensor], Outputs], images: Tensor) -> list[Outputs]:
-        """The model's outputs for each view, with the masks transformed back to the images.
+        """The model's outputs for each transform, with the masks transformed back to the images.
 
         Args:
             segment: from normalised images (B, 3, H, W) to outputs with "pred_masks" (B, Q, h, w).
@@ -96,34 +98,34 @@ class ViewFusion:
                 the same grid.
         """
         found = []
-        for view in self.views:
-            outputs = segment(view.apply(images))
+        for transform in self.transforms:
+            outputs = segment(transform.apply(images))
             # outputs of earlier decoder layers are not needed
             found.append({name: outputs[name] for name in _FUSED if name in outputs})
-            found[-1]["pred_masks"] = view.undo(outputs["pred_masks"])
+            found[-1]["pred_masks"] = transform.undo(outputs["pred_masks"])
         return found
 
     @torch.no_grad()
     def fuse(self, found: Sequence[Outputs]) -> Outputs:
-        """Merge the outputs of all views to outputs of the same form.
+        """Merge the outputs of all transforms to outputs of the same form.
 
-        A query's support is the mean over the views of its best match there, by the product of entity probability and
-        mask IoU. The queries of all views are filtered by NMS on their support, and those with the most support are
-        kept. Their masks are the means over the views in which they match.
+        A query's support is the mean over the transforms of its best match there, by the product of entity probability
+        and mask IoU. The queries of all transforms are filtered by NMS on their support, and those with the most
+        support are kept. Their masks are the means over the transforms in which they match.
 
         Args:
             found: see `ask`: "pred_logits" (B, Q, K + 1), "pred_masks" (B, Q, h, w) and, with an ancestor head,
-                "pred_ancestors", two (B, Q, D). A single view is returned unchanged.
+                "pred_ancestors", two (B, Q, D). A single transform's are returned unchanged.
 
         Returns:
             The same, float32, by descending support: "pred_logits" (B, Q, 2), with the support as entity probability,
             and 0 for surplus queries where fewer than Q masks are left; "pred_masks"; "pred_ancestors" of the query of
-            the first view that overlaps a mask most, since only embeddings of one view can be compared.
+            the first transform that overlaps a mask most, since only embeddings of one transform can be compared.
         """
         if len(found) == 1:
             return found[0]
         images = [
-            _fuse_one([view["pred_logits"][k] for view in found], [view["pred_masks"][k] for view in found], self)
+            _fuse_one([each["pred_logits"][k] for each in found], [each["pred_masks"][k] for each in found], self)
             for k in range(len(found[0]["pred_masks"]))
         ]
         support, masks, first = (torch.stack(values) for values in zip(*images))
@@ -139,23 +141,23 @@ class ViewFusion:
         return fused
 
 
-AS_IT_IS = ViewFusion()  # one view
+NO_TTA = TTA()  # the unchanged image alone
 
 
-def _fuse_one(logits: Sequence[Tensor], masks: Sequence[Tensor], settings: ViewFusion) -> tuple[Tensor, Tensor, Tensor]:
-    """(Q,) support, (Q, h, w) logits and (Q,) queries of the first view, of V times (Q, K + 1) and (Q, h, w)."""
+def _fuse_one(logits: Sequence[Tensor], masks: Sequence[Tensor], settings: TTA) -> tuple[Tensor, Tensor, Tensor]:
+    """(Q,) support, (Q, h, w) logits and (Q,) queries of the first transform, of V times (Q, K + 1) and (Q, h, w)."""
     count = len(logits[0])
     entity = torch.cat([entity_probabilities(a, b) for a, b in zip(logits, masks)]).nan_to_num(0)
     values = torch.cat([each.float() for each in masks])
     inside = values > 0
     common = intersections(inside, inside)
     overlaps = ious(common, common.diagonal(), common.diagonal())
-    by_view = overlaps.unflatten(1, (-1, count))
-    support = (by_view * entity.unflatten(0, (-1, count))).amax(-1).mean(1)
+    by_transform = overlaps.unflatten(1, (-1, count))
+    support = (by_transform * entity.unflatten(0, (-1, count))).amax(-1).mean(1)
     order = support.argsort(descending=True, stable=True)
     kept = order[first_of_each(overlaps[order][:, order] > settings.nms_threshold)][:count]
 
-    nearest, query = by_view[kept].max(-1)
+    nearest, query = by_transform[kept].max(-1)
     shows = (nearest >= _MEMBER_IOU).float()
     probabilities = values.sigmoid().nan_to_num(0).unflatten(0, (-1, count))
     fused = torch.zeros_like(values[: len(kept)])

@@ -134,8 +134,8 @@ def test_teacher_and_student_get_their_own_views():
 
 
 def test_the_teacher_uses_all_tta_transforms():
-    views = CfgNode({"TRANSFORMS": ["same", "mirrored", "turned_90"], "NMS_THRESHOLD": 0.6})
-    model = mutual_model(TEACHER_TTA=views)
+    tta = CfgNode({"TRANSFORMS": ["identity", "hflip", "rot90"], "NMS_THRESHOLD": 0.6})
+    model = mutual_model(TEACHER_TTA=tta)
     seen, labels = [], []
     model.teacher.backbone.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     model.observer = lambda inputs, targets: labels.append(targets)
@@ -144,7 +144,7 @@ def test_the_teacher_uses_all_tta_transforms():
     assert torch.equal(mirrored, same.flip(-1)) and torch.equal(turned, torch.rot90(same, 1, (-2, -1)))
     # its labels are what the plain model answers that looks in these ways
     cfg = plain_cfg("")
-    cfg.TEST.TTA = views
+    cfg.TEST.TTA = tta
     plain = build_model(cfg).eval()
     plain.load_state_dict(plain_model().state_dict())
     for target, output in zip(labels[0], plain([{"image": x["image_weak"]} for x in batch()])):
@@ -153,8 +153,8 @@ def test_the_teacher_uses_all_tta_transforms():
 
 
 def test_non_finite_outputs_in_one_transform_are_detected():
-    views = CfgNode({"TRANSFORMS": ["same", "mirrored"], "NMS_THRESHOLD": 0.6})
-    model = mutual_model(TEACHER_TTA=views)
+    tta = CfgNode({"TRANSFORMS": ["identity", "hflip"], "NMS_THRESHOLD": 0.6})
+    model = mutual_model(TEACHER_TTA=tta)
     calls = []
 
     def break_the_second(_, args, output):

@@ -1,4 +1,4 @@
-"""Test-time augmentation: masks are transformed back, and agreement between views raises scores."""
+"""Test-time augmentation: masks are transformed back, and agreement between transforms raises scores."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from sohes_d2 import add_sohes_config
 from sohes_d2.modeling.mask_scores import entity_probabilities
-from sohes_d2.modeling.test_time_augmentation import AS_IT_IS, VIEWS, ViewFusion
+from sohes_d2.modeling.test_time_augmentation import NO_TTA, TRANSFORMS, TTA
 
 from detectron2.config import get_cfg
 
@@ -36,7 +36,7 @@ def said(probabilities, masks, sides=None):
 
 
 def fuse(*found, nms_threshold=0.6):
-    return ViewFusion(nms_threshold=nms_threshold).fuse(found)
+    return TTA(nms_threshold=nms_threshold).fuse(found)
 
 
 def support_of(fused):
@@ -49,15 +49,15 @@ def inside_of(fused):
 
 def test_transforms_are_the_eight_invertible_symmetries_of_a_square():
     maps = torch.rand(2, 3, 5, 7)
-    seen = [view.apply(maps) for view in VIEWS.values()]
+    seen = [view.apply(maps) for view in TRANSFORMS.values()]
     assert len({tuple(each.flatten().tolist()) for each in seen}) == 8
-    for name, view, each in zip(VIEWS, VIEWS.values(), seen):
+    for name, view, each in zip(TRANSFORMS, TRANSFORMS.values(), seen):
         assert each.shape[-2:] == ((7, 5) if "90" in name or "270" in name else (5, 7))
         assert torch.equal(view.undo(each), maps), name
     corner = torch.tensor([[1, 2], [3, 4]])
-    assert VIEWS["mirrored"].apply(corner).tolist() == [[2, 1], [4, 3]]
-    assert VIEWS["turned_90"].apply(corner).tolist() == [[2, 4], [1, 3]]
-    assert VIEWS["mirrored_turned_180"].apply(corner).tolist() == [[3, 4], [1, 2]]
+    assert TRANSFORMS["hflip"].apply(corner).tolist() == [[2, 1], [4, 3]]
+    assert TRANSFORMS["rot90"].apply(corner).tolist() == [[2, 4], [1, 3]]
+    assert TRANSFORMS["hflip_rot180"].apply(corner).tolist() == [[3, 4], [1, 2]]
 
 
 def test_masks_are_mapped_back_for_every_transform():
@@ -75,7 +75,7 @@ def test_masks_are_mapped_back_for_every_transform():
     images = torch.zeros(2, 3, 32, 64)
     images[0, :, 4:12, 40:60] = 1
     images[1, :, 16:, :8] = 1
-    found = ViewFusion(tuple(VIEWS.values())).ask(segment, images)
+    found = TTA(tuple(TRANSFORMS.values())).ask(segment, images)
     assert [tuple(each.shape[-2:]) for each in seen] == [(32, 64), (32, 64), (64, 32), (32, 64)] + [
         (64, 32), (64, 32), (32, 64), (64, 32)
     ]  # fmt: skip
@@ -90,7 +90,7 @@ def test_masks_are_mapped_back_for_every_transform():
 def test_one_transform_changes_nothing():
     outputs = said([0.9, 0.2], [cells(0, 0, 4, 4), cells(0, 0, 4, 5)])
     assert fuse(outputs) is outputs
-    [found] = AS_IT_IS.ask(lambda images: outputs, torch.zeros(1, 3, 64, 64))
+    [found] = NO_TTA.ask(lambda images: outputs, torch.zeros(1, 3, 64, 64))
     assert found["pred_masks"] is outputs["pred_masks"]
 
 
@@ -179,16 +179,16 @@ def test_settings():
     cfg = get_cfg()
     add_sohes_config(cfg)
     for node in (cfg.TEST.TTA, cfg.CORRECTION.TEACHER_TTA):
-        assert ViewFusion.from_config(node, "KEY") == AS_IT_IS
-    cfg.TEST.TTA.TRANSFORMS = ["same", "turned_180"]
+        assert TTA.from_config(node, "KEY") == NO_TTA
+    cfg.TEST.TTA.TRANSFORMS = ["identity", "rot180"]
     cfg.TEST.TTA.NMS_THRESHOLD = 0.7
-    assert ViewFusion.from_config(cfg.TEST.TTA, "KEY") == ViewFusion((VIEWS["same"], VIEWS["turned_180"]), 0.7)
+    assert TTA.from_config(cfg.TEST.TTA, "KEY") == TTA((TRANSFORMS["identity"], TRANSFORMS["rot180"]), 0.7)
     for names, message in [
-        (["same", "upside_down"], "KEY.TRANSFORMS has the unknown view 'upside_down'; known are same, mirrored"),
-        (["mirrored"], "KEY.TRANSFORMS must begin with 'same'"),
-        ([], "KEY.TRANSFORMS must begin with 'same'"),
-        (["same", "mirrored", "mirrored"], "KEY.TRANSFORMS has a view twice"),
+        (["identity", "vflip"], "KEY.TRANSFORMS has the unknown transform 'vflip'; known are identity, hflip"),
+        (["hflip"], "KEY.TRANSFORMS must begin with 'identity'"),
+        ([], "KEY.TRANSFORMS must begin with 'identity'"),
+        (["identity", "hflip", "hflip"], "KEY.TRANSFORMS has a transform twice"),
     ]:
         cfg.TEST.TTA.TRANSFORMS = names
         with pytest.raises(ValueError, match=message):
-            ViewFusion.from_config(cfg.TEST.TTA, "KEY")
+            TTA.from_config(cfg.TEST.TTA, "KEY")
