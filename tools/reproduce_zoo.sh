@@ -5,7 +5,7 @@
 #
 # PHOTOS is a folder of photos without labels; ours were 1,000 of ImageNet, one of each class. BSDS500 is expected as
 # described in datasets/README.md: photos in datasets/BSR, segments as written by datasets/prepare_bsds500.py, which is
-# run here if they are missing. OUTPUT (default: output/zoo) receives all files. Takes about four hours on two cores.
+# run here if they are missing. OUTPUT (default: output/zoo) receives all files. Takes about five hours on two cores.
 #
 # Every step continues where it was stopped. Seeds are in the configs: 1 for the backbone, 42 for the models. Numbers are
 # equal on the same machine; on others they differ slightly, since floats are summed in another order.
@@ -61,8 +61,13 @@ $python tools/train_net.py --config-file configs/sohes_photos_cpu_multiscale.yam
     DATASETS.REGISTER.photo_labels "$output/photos/labels.json, /" MODEL.VIT.WEIGHTS "$weights" \
     MODEL.WEIGHTS "$output/correction/model_final.pth" OUTPUT_DIR "$output/multiscale"
 
+echo "== The same once more, from its result =="
+$python tools/train_net.py --config-file configs/sohes_photos_cpu_multiscale.yaml --num-gpus 0 --resume \
+    DATASETS.REGISTER.photo_labels "$output/photos/labels.json, /" MODEL.VIT.WEIGHTS "$weights" \
+    MODEL.WEIGHTS "$output/multiscale/model_final.pth" OUTPUT_DIR "$output/multiscale_2" SOLVER.MAX_ITER 2000
+
 echo "== The model as it comes with the package =="
-$python tools/export_model.py "$output/multiscale/model_final.pth" --half --output "$output/model"
+$python tools/export_model.py "$output/multiscale_2/model_final.pth" --half --output "$output/model"
 
 echo "== Its scores, calibrated without labels on photos that it did not see: the value of TEST.SCORE_CALIBRATION =="
 $python tools/calibrate_scores.py --images "$photos" --first 400 --photos 30 --model "$output/model"

@@ -193,7 +193,9 @@ class EntityInference:
     def _choose(self, rles: list[RLE], scores: Tensor, nms_threshold: float) -> Tensor:
         """Indices, by descending score, of masks that are not empty, below ``min_score`` or duplicates."""
         # by raw scores, since calibration can make nearly equal scores equal in float32
-        kept = torch.nonzero((scores > 0) & (self._calibrated(scores) >= self.min_score)).flatten()
+        # refinement may leave nothing of a mask with a score
+        filled = torch.from_numpy(mask_areas(rles) > 0)
+        kept = torch.nonzero(filled & (scores > 0) & (self._calibrated(scores) >= self.min_score)).flatten()
         if nms_threshold < 1:
             chosen = without_duplicates([rles[k] for k in kept.tolist()], scores[kept].numpy(), nms_threshold)
             return kept[torch.from_numpy(chosen)]

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import sohes_d2  # noqa: F401  (before detectron2)
-from sohes_d2.modeling.inference import EntityInference
+from sohes_d2.modeling.inference import EntityInference, FoundMasks
+from sohes_d2.structures.masks import encode_masks
 
 SIZES = {"padded_size": (32, 32), "image_size": (24, 32), "output_size": (48, 64)}
 
@@ -177,3 +178,11 @@ def test_masks_of_several_crops_form_one_forest():
     assert probabilities[0, 2] < 0.01, "of one look, where the head says no"
     best = EntityInference(max_masks=1).combine([whole, closer], (48, 64), nms_threshold=0.7)
     assert len(best["instances"]) == 1 and best["instances"].scores[0] == closer.scores[0]
+
+
+def test_masks_that_refinement_emptied_are_dropped():
+    kept, emptied = np.zeros((2, 8, 8), bool)
+    kept[2:5, 2:5] = True
+    found = FoundMasks(encode_masks(np.stack([emptied, kept])), torch.tensor([0.9, 0.4]), None)
+    out = EntityInference().combine([found], (8, 8))
+    assert out["instances"].scores.tolist() == pytest.approx([0.4]) and out["forest"].areas.tolist() == [9]
