@@ -20,7 +20,6 @@ from .index import (
     join_indices,
     load_index,
     read_info,
-    remove_index,
     save_index,
 )
 from .scanner import CHECKSUM, readable
@@ -180,7 +179,7 @@ def merge_shards(folder: str, output: str, allow_incomplete: bool = False) -> li
             if length:
                 yield copy_range(path, offset, length)
 
-    remove_index(output)  # of an older file: a kill from here on leaves no index instead of a wrong one
+    # until the index is saved, that of an older file is recognized as stale: label files end with their checksum
     sections = write_label_file(output, info, {name: blocks(section) for section, name in enumerate(SECTIONS)})
     save_index(output, join_indices(indices, sections, os.stat(output).st_size))
     return indices
