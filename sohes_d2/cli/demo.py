@@ -54,7 +54,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--max-area",
         type=float,
         metavar="SHARE",
-        help=f"do not draw masks above this share of a photo (default: {PHASE_ONE_MAX_AREA} for phase 1, else 1)",
+        help=f"draw no masks above this share of a photo (default: {PHASE_ONE_MAX_AREA} with masks of phase 1, else 1)",
     )
     add_config_options(parser)
     args = parser.parse_args(arguments)
@@ -98,7 +98,8 @@ def build_finder(args: argparse.Namespace) -> tuple[Any, dict[str, Any], str]:
         predictor = SOHESPredictor(load_config(config, args.opts), weights=weights or None, device=args.device)
         shipped = (args.weights or "").startswith(PREFIX)
         name = args.weights if shipped else os.path.basename(predictor.cfg.MODEL.WEIGHTS)
-        info = {**version, "model": predictor.cfg.MODEL.META_ARCHITECTURE, "weights": name}
+        model = predictor.cfg.MODEL.META_ARCHITECTURE
+        info = {**version, "model": model, "weights": name, "masks_from": predictor.cfg.TEST.MASKS_FROM}
         return (
             lambda images: predictor.predict(images, args.batch_size),
             info,
@@ -126,7 +127,8 @@ def show(args: argparse.Namespace) -> int:
     find_forests, info, words = build_finder(args)
     print(f"{len(images)} photos, by {words}", flush=True)
     phase_one = info["model"] == "phase 1"
-    max_area = args.max_area if args.max_area is not None else PHASE_ONE_MAX_AREA if phase_one else 1.0
+    has_trees = info.get("masks_from") != "queries"  # also of phase 1
+    max_area = args.max_area if args.max_area is not None else PHASE_ONE_MAX_AREA if has_trees else 1.0
     options = DemoOptions(
         score_threshold=args.min_score,
         max_depth=args.max_depth,

@@ -22,7 +22,8 @@ differs by more than --tolerance. The largest differences are printed.
 
 Not supported: image sizes other than --size (the graph is fixed to it; photos of another shape are padded), batches,
 half precision, GPU-only operators (files are written and checked on the CPU), dynamic shapes, training, TTA (TEST.TTA),
-crops (TEST.CROPS), and decoding to full-size masks and a forest, with or without refined outlines (TEST.REFINEMENT).
+crops (TEST.CROPS), masks of phase 1 (TEST.MASKS_FROM), and decoding to full-size masks and a forest, with or without
+refined outlines (TEST.REFINEMENT).
 
 Exit code: 0 written, 1 a file differs from the model and was not kept, 2 the model or the arguments cannot be used.
 """

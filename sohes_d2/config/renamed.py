@@ -1,7 +1,8 @@
-"""Renamed config keys of earlier versions."""
+"""Renamed config keys and transforms of earlier versions."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -33,6 +34,18 @@ RENAMED = {
     "TEST.VIEWS.NAMES": "TEST.TTA.TRANSFORMS",
 }
 
+# Old name of a transform -> new name, for TTA.
+TRANSFORMS = {
+    "same": "identity",
+    "mirrored": "hflip",
+    "turned_90": "rot90",
+    "turned_180": "rot180",
+    "turned_270": "rot270",
+    "mirrored_turned_90": "hflip_rot90",
+    "mirrored_turned_180": "hflip_rot180",
+    "mirrored_turned_270": "hflip_rot270",
+}
+
 
 def new_name(key: str) -> str:
     """The new name of a renamed key, "" if it was not renamed."""
@@ -53,9 +66,12 @@ def check_names(content: Mapping[str, Any], where: str) -> None:
         where: origin of the keys, for messages.
 
     Raises:
-        ConfigError: a key of an earlier version; the message lists all of them with their new names.
+        ConfigError: a key or transform of an earlier version; the message lists all of them with their new names.
     """
     renamed = [f"{key} is now {new_name(key)}" for key in _keys(content) if new_name(key)]
+    for section in ("TEST.TTA", "CORRECTION.TEACHER_TTA"):
+        names = re.findall(r"\w+", str(_value(content, f"{section}.TRANSFORMS")))
+        renamed += [f"{section}.TRANSFORMS {name} is now {TRANSFORMS[name]}" for name in names if name in TRANSFORMS]
     if renamed:
         raise ConfigError(f"{where}: keys have new names: {'; '.join(renamed)}")
     for section, key in (("DATASETS", "REGISTER"), ("TEST", "AUG")):
@@ -68,6 +84,13 @@ def check_names(content: Mapping[str, Any], where: str) -> None:
             )
         if key == "AUG" and isinstance(value, Mapping) and str(value.get("ENABLED", False)).lower() != "false":
             raise ConfigError(f"{where}: TEST.AUG is for Detectron2's models with boxes; set TEST.TTA.TRANSFORMS")
+
+
+def _value(content: Any, key: str) -> Any:
+    """The value of a dotted key, None if it is missing."""
+    for name in key.split("."):
+        content = content.get(name) if isinstance(content, Mapping) else None
+    return content
 
 
 def _keys(content: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

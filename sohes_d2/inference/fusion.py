@@ -27,12 +27,14 @@ class Fusion:
         factor: of the scores of the queries' masks, in [0, 1].
         nms_threshold: of two masks with a higher IoU, the lower-scored one is removed; in (0, 1].
         max_masks: maximum number of masks per photo, the best first.
+        min_score: masks with a lower score are removed; in [0, 1].
         theta_cover, max_child_area: see `Forest.from_masks`.
     """
 
     factor: float = 0.5
     nms_threshold: float = 0.95
     max_masks: int = 1000
+    min_score: float = 0.0
     theta_cover: float = 0.9
     max_child_area: float = 0.8
 
@@ -53,6 +55,7 @@ class Fusion:
             cfg.TEST.FUSION.FACTOR,
             cfg.TEST.FUSION.NMS_THRESHOLD,
             cfg.TEST.DETECTIONS_PER_IMAGE,
+            cfg.TEST.MIN_SCORE,
             cfg.TEST.THETA_COVER,
             cfg.MODEL.ANCESTOR_HEAD.MAX_CHILD_AREA,
         )
@@ -62,7 +65,8 @@ class Fusion:
         masks = [*trees.masks, *queries.masks]
         ratings = np.asarray(trees.scores)[:, None] * iou_matrix(trees.masks, queries.masks)
         scores = np.concatenate([trees.scores, self.factor * ratings.max(0, initial=0)])
-        kept = without_duplicates(masks, scores, self.nms_threshold)[: self.max_masks].tolist()
+        best = without_duplicates(masks, scores, self.nms_threshold)[: self.max_masks]
+        kept = best[scores[best] >= self.min_score].tolist()
         sources = [*trees.sources, *queries.sources]
         return Forest.from_masks(
             [masks[k] for k in kept],

@@ -139,14 +139,13 @@ class SOHESPredictor:
 
     def _of_photos(self, photos: list[np.ndarray]) -> list[Forest]:
         """The forests of (H, W, 3) uint8 RGB photos of one size."""
-        if self._trees is not None and self.cfg.TEST.MASKS_FROM == "trees":
-            return [self._trees.generate(photo) for photo in photos]
+        trees = [self._trees.generate(photo) for photo in photos] if self._trees else []
+        if self.cfg.TEST.MASKS_FROM == "trees":
+            return [forest.filter(self.cfg.TEST.MIN_SCORE) for forest in trees]
         with torch.no_grad():
             outputs = self.model([self.prepare(photo) for photo in photos])
         queries = [predicted_forest(output, photo.shape[:2]) for output, photo in zip(outputs, photos)]
-        if self._trees is None:
-            return queries
-        return [self._fuse(self._trees.generate(photo), forest) for photo, forest in zip(photos, queries)]
+        return [self._fuse(*pair) for pair in zip(trees, queries)] if trees else queries
 
     def prepare(self, image: np.ndarray) -> dict[str, Any]:
         """Prepare the model's input for a photo, resized as by `PseudoLabelDatasetMapper` in evaluation.

@@ -72,6 +72,18 @@ def test_all_renamed_keys_of_a_file_are_reported(tmp_path):
     assert "\n" not in str(error.value) and "MAX_ITER" not in str(error.value)
 
 
+@pytest.mark.parametrize("section", ["TEST.TTA", "CORRECTION.TEACHER_TTA"])
+def test_old_names_of_transforms_are_reported(tmp_path, section):
+    first, second = section.split(".")
+    (tmp_path / "c.yaml").write_text(f"{first}: {{{second}: {{TRANSFORMS: [same, hflip, turned_90]}}}}\n")
+    expected = f"{section}.TRANSFORMS same is now identity; {section}.TRANSFORMS turned_90 is now rot90$"
+    with pytest.raises(ConfigError, match=expected):
+        load_config(str(tmp_path / "c.yaml"))
+    with pytest.raises(ConfigError, match=expected):
+        load_config("", [f"{section}.TRANSFORMS", "['same', 'hflip', 'turned_90']"])
+    load_config("", [f"{section}.TRANSFORMS", "['identity', 'hflip', 'rot90']"])
+
+
 def test_new_names_of_keys_in_renamed_sections():
     assert new_name("EXPLORATION.ZOOM.LARGE") == "EXPLORATION.LOCAL_RECLUSTERING.LARGE"
     assert new_name("EXPLORATION.ZOOM.SAME_CROP_IOU") == "EXPLORATION.LOCAL_RECLUSTERING.NMS_THRESHOLD"

@@ -140,8 +140,8 @@ def test_the_teacher_uses_all_tta_transforms():
     model.teacher.backbone.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     model.observer = lambda inputs, targets: labels.append(targets)
     model(batch())
-    same, mirrored, turned = seen
-    assert torch.equal(mirrored, same.flip(-1)) and torch.equal(turned, torch.rot90(same, 1, (-2, -1)))
+    identity, flipped, rotated = seen
+    assert torch.equal(flipped, identity.flip(-1)) and torch.equal(rotated, torch.rot90(identity, 1, (-2, -1)))
     # its labels are what the plain model answers that looks in these ways
     cfg = plain_cfg("")
     cfg.TEST.TTA = tta

@@ -44,6 +44,8 @@ def test_masks_of_queries_that_duplicate_others_are_removed():
     assert found.parents.tolist() == [-1, 0]
     assert len(Fusion(nms_threshold=1.0)(trees, queries)) == 3
     assert Fusion(max_masks=1)(trees, queries).sources == ["look0"]
+    assert Fusion(factor=1.0, min_score=0.1)(trees, queries).sources == ["look0"]
+    assert len(Fusion(factor=1.0, min_score=0.08)(trees, queries)) == 2
 
 
 def test_hierarchy_by_coverage():
@@ -98,6 +100,11 @@ def test_the_predictor_uses_the_masks_that_the_key_names(cfg):
     assert "model" in found["both"].sources and "look0" in found["both"].sources
     assert set(found["queries"].sources) == {"model"}
 
+    cfg.TEST.MIN_SCORE = float(np.median(trees.scores))
+    for source in ("trees", "both"):
+        cfg.TEST.MASKS_FROM = source
+        scores = SOHESPredictor(cfg)(photo).scores
+        assert 0 < len(scores) < len(found[source]) and scores.min() >= cfg.TEST.MIN_SCORE
     cfg.TEST.MASKS_FROM = "tree"
     with pytest.raises(ConfigError, match="trees"):
         SOHESPredictor(cfg)

@@ -1,15 +1,18 @@
 """Label files, their journal, index, lazy reader and merging."""
 
+import errno
 import io
 import json
 import os
 import pickle
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from sohes_d2.errors import CorruptFileError, FolderBusyError, InputError
+from sohes_d2.labels import shards
 from sohes_d2.labels.index import check_label_file, index_path, load_index, read_info, save_index, scan_label_file
 from sohes_d2.labels.journal import ShardJournal
 from sohes_d2.labels.reader import read_label_file
@@ -208,6 +211,29 @@ def test_merging_again_replaces_the_index(folder, tmp_path):
     with pytest.raises(InputError):
         merge_shards(str(folder), merged)
     assert load_index(merged).rows["count"].tolist() == [2, 0, 1, 2, 1]  # file and index are left alone
+
+
+def test_an_older_file_and_its_index_survive_a_full_disk(folder, tmp_path, monkeypatch):
+    merged = str(tmp_path / "labels.json")
+    merge_shards(str(folder), merged)
+    before = [Path(path).read_bytes() for path in (merged, index_path(merged))]
+    write_shard(folder, 1, [result(5, 1)])
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+        yield
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "copy_range", full)
+        with pytest.raises(OSError, match="No space left"):
+            merge_shards(str(folder), merged)
+    assert [Path(path).read_bytes() for path in (merged, index_path(merged))] == before
+
+    monkeypatch.setattr(shards, "save_index", lambda *_: None)  # killed between the file and its index
+    merge_shards(str(folder), merged)
+    assert Path(index_path(merged)).read_bytes() == before[1]
+    assert load_index(merged).rows["image_id"].tolist() == [1, 3, 4, 5, 6, 7]
+    assert load_index(merged).stats == scan_label_file(merged).stats
 
 
 def test_shards_with_an_image_in_common_are_not_merged(folder, tmp_path):
