@@ -73,7 +73,7 @@ def check_names(content: Mapping[str, Any], where: str) -> None:
         names = re.findall(r"\w+", str(_value(content, f"{section}.TRANSFORMS")))
         renamed += [f"{section}.TRANSFORMS {name} is now {TRANSFORMS[name]}" for name in names if name in TRANSFORMS]
     if renamed:
-        raise ConfigError(f"{where}: keys have new names: {'; '.join(renamed)}")
+        raise ConfigError(f"{where}: names have changed: {'; '.join(renamed)}")
     for section, key in (("DATASETS", "REGISTER"), ("TEST", "AUG")):
         node = content.get(section)
         value = node.get(key) if isinstance(node, Mapping) else None
