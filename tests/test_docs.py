@@ -216,7 +216,7 @@ def test_defaults_in_method_are_those_of_the_code():
                 value = value_of(cfg, key[0])
                 value = list(value) if isinstance(value, tuple) else value
                 assert written == value, f"{key[0]} is {value!r}, not {written!r}"
-                assert re.search(r"\[[PHUMASD]\]", cells[-1]), f"{key[0]} has no source"
+                assert re.search(r"\[[PHUMAVSD]\]", cells[-1]), f"{key[0]} has no source"
                 seen.add(key[0])
     ours = {f"CORRECTION.{name}" for name in leaves(config("").CORRECTION)}
     ours |= {f"EXPLORATION.{name}" for name in leaves(config("").EXPLORATION)}

@@ -26,6 +26,9 @@ def add_correction_config(cfg: Any) -> None:
     node.TEACHER_TTA = CfgNode()  # TTA of the teacher, as TEST.TTA [D]
     node.TEACHER_TTA.TRANSFORMS = ["identity"]
     node.TEACHER_TTA.NMS_THRESHOLD = 0.6
+    # Layers of crops of the weak view that the teacher sees in addition, with OVERLAP and MARGIN of TEST.CROPS: finds
+    # small entities, and the agreement of looks becomes the score [D]. 0: none.
+    node.TEACHER_CROPS = 0
     # Ancestors among the pseudo-labels: teacher (its ancestor head) | coverage | none (no ancestor loss) [D]
     node.ANCESTORS = "teacher"
 

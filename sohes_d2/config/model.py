@@ -39,6 +39,9 @@ def add_model_config(cfg: Any) -> None:
     node.CFFN_RATIO = 0.25  # hidden channels of the convolutional FFN relative to the ViT's
     node.NORM = "SyncBN"  # of the spatial prior and outputs: SyncBN | BN | GN | LN; SyncBN is BN on one device
 
+    cfg.MODEL.VIT_PYRAMID = node = CfgNode()  # MODEL.BACKBONE.NAME build_vit_pyramid_backbone
+    node.NORM = "LN"  # SyncBN | BN | GN | LN, of ViTDet [V]
+
     cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME = "MSDeformAttnPixelDecoder"
     cfg.MODEL.SEM_SEG_HEAD.MASK_DIM = 256
     cfg.MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS = 6

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,8 +16,9 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import ImageList
 from detectron2.utils import comm
 
-from ..modeling.meta_arch import SOHES
+from ..modeling.meta_arch import SOHES, cut
 from ..modeling.test_time_augmentation import NO_TTA, TTA
+from ..structures.crops import NO_CROPS, CropLayers
 from .guard import finite_images, statistics_sums
 from .hook import MutualLearningHook
 from .pictures import DrawTeacherLabels
@@ -62,6 +64,7 @@ class SOHESMutualLearning(nn.Module):
         targets: Callable[..., Targets],
         evaluate: str = "teacher",
         teacher_tta: TTA = NO_TTA,
+        teacher_crops: CropLayers = NO_CROPS,
         branch_weights: tuple[float, float] = (1.0, 2.0),
     ):
         """
@@ -70,6 +73,7 @@ class SOHESMutualLearning(nn.Module):
             targets: converts the teacher's outputs to targets of the criterion, see `TeacherTargets`.
             evaluate: which model is evaluated, "student" or "teacher".
             teacher_tta: test-time augmentation of the teacher on the weak view of an image.
+            teacher_crops: crops of the weak view that the teacher sees in addition, each at the view's size.
             branch_weights: initial value of the attribute.
 
         Raises:
@@ -83,6 +87,7 @@ class SOHESMutualLearning(nn.Module):
         self.targets = targets
         self.evaluate = evaluate
         self.teacher_tta = teacher_tta
+        self.teacher_crops = teacher_crops
         self.branch_weights = branch_weights
         self.statistics: Tensor | None = None
         self.observer: Callable[[Batch, Targets], None] | None = None
@@ -94,6 +99,7 @@ class SOHESMutualLearning(nn.Module):
             "targets": TeacherTargets(cfg),
             "evaluate": cfg.CORRECTION.EVALUATE,
             "teacher_tta": TTA.from_config(cfg.CORRECTION.TEACHER_TTA, "CORRECTION.TEACHER_TTA"),
+            "teacher_crops": replace(CropLayers.from_config(cfg), layers=cfg.CORRECTION.TEACHER_CROPS),
             "branch_weights": BranchSchedule.from_config(cfg).at(0, 1),
         }
 
@@ -171,14 +177,21 @@ class SOHESMutualLearning(nn.Module):
                 f"the teacher's views have the sizes {images.image_sizes}, the student's {student_images.image_sizes}: "
                 "both views of an image must have the same geometry"
             )
+        size = (images.tensor.shape[-2], images.tensor.shape[-1])
         found = self.teacher_tta.ask(self.teacher.segment, images.tensor)
-        size = tuple(images.tensor.shape[-2:])
+        finite = [finite_images(outputs) for outputs in found]
+        crops = []
+        for box in [box for layer in self.teacher_crops.boxes(size)[1][1:] for box in layer]:
+            seen = self.teacher_tta.ask(self.teacher.segment, cut(images.tensor, box, size))
+            finite += [finite_images(outputs) for outputs in seen]
+            crops.append((box, self.teacher_tta.fuse(seen)))
         photo_sizes = [x.get("photo_size", whole) for x, whole in zip(batched_inputs, images.image_sizes)]
         photos = [x["image_weak"].to(self.device) for x in batched_inputs]
-        targets = self.targets(self.teacher_tta.fuse(found), initial, size, photo_sizes, self.branch_weights, photos)
+        whole = self.teacher_tta.fuse(found)
+        targets = self.targets(whole, initial, size, photo_sizes, self.branch_weights, photos, crops)
         if self.observer is not None:
             self.observer(batched_inputs, targets)
-        return targets, torch.stack([finite_images(outputs) for outputs in found]).all(0)
+        return targets, torch.stack(finite).all(0)
 
     def _initial_target(self, sample: Mapping[str, Any], padded_size: tuple[int, int]) -> dict[str, Tensor] | None:
         """The criterion's target of an image, or None without initial labels."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,14 +14,33 @@ from detectron2.config import configurable
 from ..modeling.ancestor_head import ancestor_logits
 from ..modeling.mask_refinement import refine_masks
 from ..modeling.mask_scores import entity_probabilities, full_size_logits, measure
+from ..structures.crops import Box
 from ..structures.hierarchy import ancestors_of, parents_by_coverage, parents_by_probability
 from ..structures.nms import first_of_each, intersections, ious
 from .thresholds import Threshold, build_threshold
 
 Size = tuple[int, int]
 Target = dict[str, Tensor]
+Outputs = dict[str, Any]
 
 ANCESTOR_SOURCES = ("teacher", "coverage", "none")
+
+
+@dataclass(frozen=True)
+class _Look:
+    """The teacher's outputs for one image or one crop of it.
+
+    Attributes:
+        logits: (Q, K + 1), the last for "no entity".
+        masks: (Q, h, w) logits over the model's input.
+        sides: (Q, D) each, embeddings as ancestor and as descendant, or None.
+        box: the part of the padded image that was resized to the model's input; None: the whole, not resized.
+    """
+
+    logits: Tensor
+    masks: Tensor
+    sides: tuple[Tensor, Tensor] | None
+    box: Box | None = None
 
 
 class TeacherTargets:
@@ -33,6 +53,9 @@ class TeacherTargets:
     A label that duplicates an initial one would count twice, once in each branch. So its weight is lowered such that
     both branches together give it the weight of a teacher's label [D]. It is not removed, since the teacher's branch
     would then train the student to predict no entity there.
+
+    With crops, the score of a mask is its mean support by the looks (the whole and the crops) that contain its bounding
+    box: the score itself in its own look, and the largest product of score and IoU in another.
     """
 
     @configurable
@@ -51,6 +74,7 @@ class TeacherTargets:
         max_child_area: float = 0.8,
         refinement_radius: int = 0,
         refinement_epsilon: float = 0.01,
+        crop_margin: int = 4,
         chunk_bytes: int = 256 * 1024 * 1024,
     ):
         """
@@ -65,6 +89,8 @@ class TeacherTargets:
             theta_cover_alone: of "coverage", see `hierarchy.parents_by_coverage`.
             max_child_area: maximum share of its parent's area that a label can take, for both.
             refinement_radius, refinement_epsilon: see `refine_masks`; a radius of 0 turns refinement off.
+            crop_margin: masks closer than this to a side of their crop, in pixels of the model's input, are dropped as
+                cut, unless it is also a side of the image; 0 keeps all.
             chunk_bytes: memory of the full-size logits that exist at once (at least one mask's).
 
         Raises:
@@ -86,6 +112,7 @@ class TeacherTargets:
         self.max_child_area = max_child_area
         self.refinement_radius = refinement_radius
         self.refinement_epsilon = refinement_epsilon
+        self.crop_margin = crop_margin
         self.chunk_bytes = chunk_bytes
 
     @classmethod
@@ -104,18 +131,20 @@ class TeacherTargets:
             "max_child_area": cfg.MODEL.ANCESTOR_HEAD.MAX_CHILD_AREA,
             "refinement_radius": cfg.CORRECTION.REFINEMENT.RADIUS,
             "refinement_epsilon": cfg.CORRECTION.REFINEMENT.EPSILON,
+            "crop_margin": cfg.TEST.CROPS.MARGIN,
             "chunk_bytes": cfg.TEST.MASK_CHUNK_BYTES,
         }
 
     @torch.no_grad()
     def __call__(
         self,
-        outputs: dict[str, Any],
+        outputs: Outputs,
         initial: Sequence[Target | None],
         padded_size: Size,
         image_sizes: Sequence[Size],
         branch_weights: tuple[float, float],
         photos: Sequence[Tensor] | None = None,
+        crops: Sequence[tuple[Box, Outputs]] = (),
     ) -> list[Target]:
         """Labels of a batch, all on the device of the outputs, in float32 whatever the outputs' type.
 
@@ -127,6 +156,7 @@ class TeacherTargets:
             image_sizes: B (H, W) of the images in it, from its top left corner; areas are shares of these.
             branch_weights: of the losses on the initial and on the teacher's labels.
             photos: B images (3, H, W), in [0, 255], the teacher's views; needed if masks are refined.
+            crops: boxes in the padded images, and the outputs for these parts, resized to the model's input.
 
         Returns:
             B dicts for `SetCriterion`, labels by descending score: "labels" (M,) zeros, int64; "masks" (M,
@@ -135,35 +165,29 @@ class TeacherTargets:
             labels; "image_weight", 0 for an image without labels from the teacher, else 1; "scores" (M,) in [0, 1].
         """
         weight = _duplicate_weight(*branch_weights)
-        sides = outputs.get("pred_ancestors")
         with torch.autocast(outputs["pred_masks"].device.type, enabled=False):
             return [
                 self._of_image(
-                    logits,
-                    masks,
-                    None if sides is None else (sides[0][k], sides[1][k]),
+                    [_look_of(outputs, k), *(_look_of(found, k, box) for box, found in crops)],
                     initial[k],
                     padded_size,
                     image_sizes[k],
                     weight,
                     None if photos is None else photos[k],
                 )
-                for k, (logits, masks) in enumerate(zip(outputs["pred_logits"], outputs["pred_masks"]))
+                for k in range(len(image_sizes))
             ]
 
     def _of_image(
         self,
-        logits: Tensor,
-        masks: Tensor,
-        sides: tuple[Tensor, Tensor] | None,
+        looks: Sequence[_Look],
         initial: Target | None,
         padded_size: Size,
         image_size: Size,
         duplicate_weight: float,
         photo: Tensor | None,
     ) -> Target:
-        query, scores = self._choose(logits, masks, padded_size, image_size)
-        full = self._full_size(masks[query], padded_size, image_size)
+        look, query, scores, full = self._choose(looks, padded_size, image_size)
         if self.refinement_radius > 0:
             assert photo is not None
             self._refine(full[:, : image_size[0], : image_size[1]], photo)
@@ -171,7 +195,8 @@ class TeacherTargets:
         # by descending score: the better of two masks comes first
         overlaps = ious(common, common.diagonal(), common.diagonal())
         first = first_of_each(overlaps > self.nms_threshold)
-        query, scores, full, common = query[first], scores[first], full[first], common[first][:, first]
+        look, query, scores, full = look[first], query[first], scores[first], full[first]
+        common = common[first][:, first]
 
         target = {
             "labels": torch.zeros_like(query),
@@ -185,28 +210,27 @@ class TeacherTargets:
             areas = initial["masks"].flatten(1).sum(1, dtype=torch.int32)
             duplicates = (ious(shared, common.diagonal(), areas) > self.initial_iou_threshold).any(1)
             target["label_weights"].masked_fill_(duplicates, duplicate_weight)
-        if self.ancestors == "coverage" or (self.ancestors == "teacher" and sides is not None):
-            target["ancestors"] = self._ancestors(query, common, sides)
+        if self.ancestors == "coverage":
+            target["ancestors"] = self._ancestors(common, None)
+        elif self.ancestors == "teacher" and looks[0].sides is not None:
+            target["ancestors"] = self._ancestors(common, self._ancestor_probabilities(looks, look, query, common))
         return target
 
-    def _ancestors(self, query: Tensor, common: Tensor, sides: tuple[Tensor, Tensor] | None) -> Tensor:
+    def _ancestors(self, common: Tensor, probabilities: Tensor | None) -> Tensor:
         """(M, M) bool, [i, j] = label i is an ancestor of j, by the rules of `hierarchy`, on the host.
 
         Args:
-            query: (M,) the labels' queries.
             common: (M, M) pixels that labels share; on the diagonal, their areas, over 0.
-            sides: (Q, D) each, of all queries as ancestor and as descendant; needed for "teacher".
+            probabilities: (M, M) that i is an ancestor of j, needed for "teacher".
         """
         shared = common.cpu().numpy()
         areas = shared.diagonal()
         coverage = shared / areas[:, None]
-        if self.ancestors == "coverage":
+        if probabilities is None:
             parents = parents_by_coverage(coverage, areas, self.theta_cover_alone, self.max_child_area)
         else:
-            assert sides is not None
-            as_ancestor, as_descendant = (side[query].float() for side in sides)
             parents = parents_by_probability(
-                ancestor_logits(as_ancestor, as_descendant).sigmoid().cpu().numpy(),
+                probabilities.cpu().numpy(),
                 areas,
                 lambda k, others: coverage[k, others],
                 self.ancestor_threshold,
@@ -215,37 +239,133 @@ class TeacherTargets:
             )
         return torch.from_numpy(ancestors_of(parents)).to(common.device)
 
-    def _choose(self, logits: Tensor, masks: Tensor, padded_size: Size, image_size: Size) -> tuple[Tensor, Tensor]:
-        """Indices of the chosen queries by descending score, and their scores; no mask is kept at full size."""
-        entity = entity_probabilities(logits, masks)
+    def _ancestor_probabilities(self, looks: Sequence[_Look], look: Tensor, query: Tensor, common: Tensor) -> Tensor:
+        """(M, M) probabilities that label i is an ancestor of j: of the ancestor head in a look, else the coverage.
+
+        Only embeddings of one look can be compared. Between looks, an ancestor must cover ``theta_cover_alone``.
+        """
+        coverage = (common / common.diagonal()).float()  # [i, j] = share of j inside i
+        probabilities = coverage.masked_fill_(coverage < self.theta_cover_alone, 0)
+        for k, one in enumerate(looks):
+            own = (look == k).nonzero().flatten()
+            assert one.sides is not None
+            as_ancestor, as_descendant = (side[query[own]].float() for side in one.sides)
+            probabilities[own[:, None], own] = ancestor_logits(as_ancestor, as_descendant).sigmoid()
+        return probabilities
+
+    def _choose(
+        self, looks: Sequence[_Look], padded_size: Size, image_size: Size
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The labels by descending score: (M,) looks, (M,) queries, (M,) scores and (M, *padded_size) bool masks."""
+        found = [self._candidates(one, padded_size, image_size) for one in looks]
+        look = torch.cat([torch.full_like(query, k) for k, (query, _, _) in enumerate(found)])
+        query, areas, scores = (torch.cat(values) for values in zip(*found))
+        full = None
+        if len(looks) > 1:
+            # with a single look, masks are resized to full size only after they are chosen
+            masks = [self._full_size(one, each[0], padded_size, image_size) for one, each in zip(looks, found)]
+            full = torch.cat(masks)
+            scores = _support(full, scores, look, [one.box for one in looks])
+        keep = self.threshold(areas / (image_size[0] * image_size[1]), scores).nonzero().flatten()
+        keep = keep[scores[keep].argsort(descending=True, stable=True)[: self.max_labels]]
+        look, query, scores = look[keep], query[keep], scores[keep]
+        full = self._full_size(looks[0], query, padded_size, image_size) if full is None else full[keep]
+        return look, query, scores, full
+
+    def _candidates(self, look: _Look, padded_size: Size, image_size: Size) -> tuple[Tensor, Tensor, Tensor]:
+        """(N,) queries that may become labels, areas and scores; no mask is kept at full size."""
+        entity = entity_probabilities(look.logits, look.masks)
         # the entity probability bounds the score: masks that cannot pass, and NaN, are not resized to full size
         query = ((entity > 0) & (entity >= self.threshold.least_score)).nonzero().flatten()
-        mask_areas, mask_confidence = [query.new_zeros(0)], [entity.new_zeros(0)]
-        for chunk in full_size_logits(masks[query], padded_size, image_size, image_size, self.chunk_bytes):
-            _, area, sure = measure(chunk)
+        mask_areas, mask_confidence, cut = [query.new_zeros(0)], [entity.new_zeros(0)], [query.new_zeros(0).bool()]
+        for chunk in self._resized(look, query, padded_size, image_size):
+            inside, area, sure = measure(chunk)
             mask_areas.append(area)
             mask_confidence.append(sure)
+            cut.append(self._is_cut(inside, look.box, padded_size, image_size))
         areas, scores = torch.cat(mask_areas), entity[query] * torch.cat(mask_confidence)
-        valid = (areas >= max(1, self.min_area)) & (scores > 0)
-        query, areas, scores = query[valid], areas[valid], scores[valid]
-        keep = self.threshold(areas / (image_size[0] * image_size[1]), scores)
-        query, scores = query[keep], scores[keep]
-        best = scores.argsort(descending=True, stable=True)[: self.max_labels]
-        return query[best], scores[best]
+        valid = (areas >= max(1, self.min_area)) & (scores > 0) & ~torch.cat(cut)
+        return query[valid], areas[valid], scores[valid]
 
-    def _full_size(self, masks: Tensor, padded_size: Size, image_size: Size) -> Tensor:
-        """(N, *padded_size) bool of (N, h, w) logits; the padding is empty."""
-        full = torch.zeros(len(masks), *padded_size, dtype=torch.bool, device=masks.device)
+    def _is_cut(self, inside: Tensor, box: Box | None, padded_size: Size, image_size: Size) -> Tensor:
+        """(n,) bool: whether masks (n, h, w) of the visible part of a crop come close to a side inside the image."""
+        cut = torch.zeros(len(inside), dtype=torch.bool, device=inside.device)
+        if box is None or self.crop_margin == 0:
+            return cut
+        y0, x0, y1, x1 = box
+        rows = -(-self.crop_margin * (y1 - y0) // padded_size[0])  # of the crop, rounded up
+        columns = -(-self.crop_margin * (x1 - x0) // padded_size[1])
+        if y0 > 0:
+            cut |= inside[:, :rows].flatten(1).any(1)
+        if x0 > 0:
+            cut |= inside[:, :, :columns].flatten(1).any(1)
+        if y1 < image_size[0]:
+            cut |= inside[:, -rows:].flatten(1).any(1)
+        if x1 < image_size[1]:
+            cut |= inside[:, :, -columns:].flatten(1).any(1)
+        return cut
+
+    def _resized(self, look: _Look, query: Tensor, padded_size: Size, image_size: Size) -> Iterator[Tensor]:
+        """Chunks (n, h, w) of the logits of ``query`` at the image's resolution: the part of the look in the image."""
+        masks = look.masks[query]
+        if look.box is None:
+            yield from full_size_logits(masks, padded_size, image_size, image_size, self.chunk_bytes)
+            return
+        y0, x0, y1, x1 = look.box
+        for chunk in full_size_logits(masks, padded_size, padded_size, (y1 - y0, x1 - x0), self.chunk_bytes):
+            yield chunk[:, : max(0, image_size[0] - y0), : max(0, image_size[1] - x0)]
+
+    def _full_size(self, look: _Look, query: Tensor, padded_size: Size, image_size: Size) -> Tensor:
+        """(N, *padded_size) bool masks of N queries of a look; the padding and what the look does not see are empty."""
+        full = torch.zeros(len(query), *padded_size, dtype=torch.bool, device=query.device)
+        y0, x0 = (0, 0) if look.box is None else look.box[:2]
         start = 0
-        for chunk in full_size_logits(masks, padded_size, image_size, image_size, self.chunk_bytes):
-            full[start : start + len(chunk), : image_size[0], : image_size[1]] = chunk > 0
-            start += len(chunk)
+        for chunk in self._resized(look, query, padded_size, image_size):
+            count, height, width = chunk.shape
+            full[start : start + count, y0 : y0 + height, x0 : x0 + width] = chunk > 0
+            start += count
         return full
 
     def _refine(self, masks: Tensor, photo: Tensor) -> None:
         """Move the outlines of (N, H, W) masks to the edges of their photo, in place."""
         refined = refine_masks(masks, photo, self.refinement_radius, self.refinement_epsilon, self.chunk_bytes)
         masks.copy_(torch.cat([masks[:0], *(values > 0 for values in refined)]))
+
+
+def _look_of(outputs: Outputs, k: int, box: Box | None = None) -> _Look:
+    """The outputs for image ``k`` of a batch."""
+    sides = outputs.get("pred_ancestors")
+    sides = None if sides is None else (sides[0][k], sides[1][k])
+    return _Look(outputs["pred_logits"][k], outputs["pred_masks"][k], sides, box)
+
+
+def _support(masks: Tensor, scores: Tensor, look: Tensor, boxes: Sequence[Box | None]) -> Tensor:
+    """(N,) mean support of masks by the looks that contain them, see `TeacherTargets`.
+
+    Args:
+        masks: (N, H, W) bool, not empty.
+        scores: (N,).
+        look: (N,) index of each mask's look.
+        boxes: of the looks.
+    """
+    if not len(masks):
+        return scores
+    common = intersections(masks, masks)
+    agreement = ious(common, common.diagonal(), common.diagonal()) * scores  # [i, j]: support of i by j
+    rows, columns = masks.any(2), masks.any(1)
+    first = torch.stack([rows.float().argmax(1), columns.float().argmax(1)], 1)
+    sizes = masks.new_tensor(masks.shape[1:], dtype=torch.int64)
+    last = sizes - torch.stack([rows.flip(1).float().argmax(1), columns.flip(1).float().argmax(1)], 1)
+    total, count = scores.clone(), torch.ones_like(scores)
+    for k, box in enumerate(boxes):
+        sees = look != k
+        if box is not None:
+            sees &= (first >= first.new_tensor(box[:2])).all(1) & (last <= last.new_tensor(box[2:])).all(1)
+        others = agreement[:, look == k]
+        best = others.amax(1) if others.shape[1] else torch.zeros_like(scores)
+        total += torch.where(sees, best, 0)
+        count += sees
+    return total / count
 
 
 def _duplicate_weight(initial: float, teacher: float) -> float:

@@ -220,7 +220,7 @@ class SOHES(nn.Module):
             for start in range(0, len(boxes), self.crops.batch_size):
                 batch = boxes[start : start + self.crops.batch_size]
                 windows = [window_of(box, prepared, size) for box in batch]
-                crops = [_cut(photo, box, seen) for box in batch]
+                crops = [cut(photo[None], box, seen)[0] for box in batch]
                 masks = self._find(crops, [(y1 - y0, x1 - x0) for y0, x0, y1, x1 in windows])
                 for one, window in zip(masks, windows):
                     kept, rles = self.crops.place(one.rles, window, size, seen)
@@ -248,12 +248,12 @@ class SOHES(nn.Module):
         return {k: loss * weights[k] for k, loss in self.criterion(outputs, targets).items() if k in weights}
 
 
-def _cut(photo: Tensor, box: tuple[int, int, int, int], size: tuple[int, int]) -> Tensor:
-    """The pixels of a box of (C, H, W), as float32 (C, *size)."""
-    pixels = photo[:, box[0] : box[2], box[1] : box[3]].float()
+def cut(images: Tensor, box: tuple[int, int, int, int], size: tuple[int, int]) -> Tensor:
+    """The pixels of a box of (B, C, H, W), as float32 (B, C, *size)."""
+    pixels = images[..., box[0] : box[2], box[1] : box[3]].float()
     if tuple(pixels.shape[-2:]) == size:
         return pixels
-    return F.interpolate(pixels[None], size=size, mode="bilinear", align_corners=False, antialias=True)[0]
+    return F.interpolate(pixels, size=size, mode="bilinear", align_corners=False, antialias=True)
 
 
 def _calibration(cfg: Any) -> list[list[float]]:

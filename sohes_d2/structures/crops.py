@@ -39,7 +39,7 @@ class CropLayers:
 
     def __post_init__(self) -> None:
         if not 0 <= self.layers <= 4:
-            raise ValueError(f"TEST.CROPS.LAYERS must be in 0..4, got {self.layers}")
+            raise ValueError(f"TEST.CROPS.LAYERS and CORRECTION.TEACHER_CROPS must be in 0..4, got {self.layers}")
         if not 0 <= self.overlap < 1:
             raise ValueError(f"TEST.CROPS.OVERLAP must be in [0, 1), got {self.overlap}")
         if not 0 < self.nms_threshold <= 1:

@@ -152,6 +152,30 @@ def test_the_teacher_uses_all_tta_transforms():
         assert torch.equal(target["masks"][0], torch.as_tensor(output["instances"].pred_masks[0]).squeeze(0).bool())
 
 
+def test_the_teacher_also_sees_enlarged_crops():
+    model = mutual_model(TEACHER_CROPS=1)
+    seen, labels = [], []
+    model.teacher.backbone.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    targets, size = model.targets, batch()[0]["image_weak"].shape[-1]
+    model.targets = lambda *args: labels.append(args[-1]) or targets(*args)
+    model(batch())
+    boxes = [box for box, _ in labels[0]]
+    side = -(-size * 4 // 7)  # two crops that overlap by a quarter of their side
+    starts = (0, size - side)
+    assert boxes == [(y, x, y + side, x + side) for y in starts for x in starts]
+    assert len(seen) == 5 and all(views.shape == seen[0].shape for views in seen)
+    y, x = boxes[3][:2]
+    expected = torch.nn.functional.interpolate(
+        seen[0][..., y:, x:], size=(size, size), mode="bilinear", align_corners=False, antialias=True
+    )
+    torch.testing.assert_close(seen[4], expected)
+
+
+def test_more_crop_layers_than_possible_are_refused():
+    with pytest.raises(ValueError, match=r"CORRECTION.TEACHER_CROPS must be in 0..4, got 5"):
+        mutual_model(TEACHER_CROPS=5)
+
+
 def test_non_finite_outputs_in_one_transform_are_detected():
     tta = CfgNode({"TRANSFORMS": ["identity", "hflip"], "NMS_THRESHOLD": 0.6})
     model = mutual_model(TEACHER_TTA=tta)

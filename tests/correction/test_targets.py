@@ -313,6 +313,78 @@ def test_refinement_leaves_the_padding_empty():
     assert target["masks"][:, 40:48].any() and not target["masks"][:, 48:].any()
 
 
+CROP = (0, 0, 32, 32)  # enlarged to the input of 64 x 64: a cell of its map of 16 x 16 is 2 pixels
+
+
+def labels_with_crops(teacher, whole, crops, image_size=IMAGE):
+    (target,) = teacher(whole, [None], PADDED, [image_size], (1.0, 2.0), None, crops)
+    return target
+
+
+def nothing(sides=None):
+    return outputs_of([0.01], [block(0, 0, 1, 1)], sides)
+
+
+def test_small_entities_come_from_crops_at_their_place():
+    crop = (16, 24, 48, 56)
+    target = labels_with_crops(make(fixed(tau=0.3)), nothing(), [(crop, outputs_of([0.9], [block(4, 6, 9, 10)]))])
+    wrong = (target["masks"][0] ^ label_mask(24, 36, 34, 44)[0]).sum()
+    assert len(target["masks"]) == 1 and wrong <= 4, wrong
+    # only its crop sees the mask's box; the whole does not have it
+    assert target["scores"].tolist() == pytest.approx([0.9 / 2], abs=0.01)
+
+
+def test_the_score_is_the_mean_support_of_the_looks_that_see_a_mask():
+    # 16 x 16 pixels in the whole; the same and half of it in the crops; the third crop does not contain it
+    whole = outputs_of([0.9], [block(2, 2, 6, 6)])
+    same, half = outputs_of([0.6], [block(4, 4, 12, 12)]), outputs_of([0.8], [block(4, 4, 12, 8)])
+    elsewhere = ((0, 32, 32, 64), outputs_of([0.9], [block(4, 4, 12, 12)]))
+    teacher = make(fixed(tau=0.1), nms_threshold=1.0)
+    target = labels_with_crops(teacher, whole, [(CROP, same), (CROP, half), elsewhere])
+    by_area = {int(mask.sum()): score for mask, score in zip(target["masks"], target["scores"].tolist())}
+    left = target["masks"][:, :, :32].flatten(1).any(1)
+    assert left.tolist().count(True) == 3
+    scores = sorted(target["scores"][left].tolist())
+    wanted = [(0.8 + 0.9 / 2 + 0.6 / 2) / 3, (0.6 + 0.9 + 0.8 / 2) / 3, (0.9 + 0.6 + 0.8 / 2) / 3]
+    assert scores == pytest.approx(sorted(wanted), abs=0.03), by_area
+    assert target["scores"][~left].tolist() == pytest.approx([0.45], abs=0.01)  # the whole lacks it
+
+
+def test_masks_cut_by_their_crop_are_dropped_but_not_at_a_side_of_the_image():
+    # at the left and the top, which are the image's sides; then at the right, which is inside it
+    masks = [block(0, 0, 4, 4), block(6, 13, 10, 16), block(6, 6, 10, 10)]
+    teacher = make(fixed(tau=0.3))
+    target = labels_with_crops(teacher, nothing(), [(CROP, outputs_of([0.9, 0.8, 0.7], masks))])
+    assert target["scores"].tolist() == pytest.approx([0.45, 0.35], abs=0.02)
+    everything = labels_with_crops(
+        make(fixed(tau=0.3), crop_margin=0), nothing(), [(CROP, outputs_of([0.9, 0.8, 0.7], masks))]
+    )
+    assert len(everything["scores"]) == 3
+    # the crop's lower half lies in the padding: its masks end with the image
+    low = [((32, 0, 64, 32), outputs_of([0.9], [block(2, 4, 16, 8)]))]
+    (mask,) = labels_with_crops(teacher, nothing(), low)["masks"]
+    assert mask[40:48].any() and not mask[48:].any()
+
+
+def test_ancestors_between_looks_need_coverage_and_within_a_look_the_head():
+    yes, no = torch.tensor([[9.0]]), torch.tensor([[-9.0]])
+    one = torch.ones(1, 1)
+    whole = outputs_of([0.9], [block(2, 2, 8, 8)], sides=(one, one))  # pixels 8..32
+    inside = [block(6, 6, 10, 10), block(7, 7, 9, 9)]  # pixels 12..20 and 14..18 by the crop
+    for verdict, expected in ((yes, [[0, 1, 1], [0, 0, 1], [0, 0, 0]]), (no, [[0, 1, 1], [0, 0, 0], [0, 0, 0]])):
+        sides = (verdict.expand(2, 1), torch.ones(2, 1))
+        crop = ((0, 0, 34, 34), outputs_of([0.8, 0.6], inside, sides=sides))
+        target = labels_with_crops(make(fixed(tau=0.2), min_area=4), whole, [crop])
+        assert target["ancestors"].int().tolist() == expected
+
+
+def test_without_masks_crops_change_nothing():
+    sides = (torch.zeros(1, 1), torch.zeros(1, 1))
+    target = labels_with_crops(make(), nothing(sides), [(CROP, nothing(sides))])
+    assert len(target["labels"]) == 0 and target["masks"].shape == (0, *PADDED)
+    assert target["image_weight"].item() == 0 and target["ancestors"].shape == (0, 0)
+
+
 def test_config_sets_everything():
     cfg = get_cfg()
     add_sohes_config(cfg)
@@ -328,6 +400,7 @@ def test_config_sets_everything():
     cfg.MODEL.ANCESTOR_HEAD.THRESHOLD = 0.4
     cfg.MODEL.ANCESTOR_HEAD.THETA_COVER = 0.3
     cfg.MODEL.ANCESTOR_HEAD.MAX_CHILD_AREA = 0.75
+    cfg.TEST.CROPS.MARGIN = 3
     cfg.TEST.MASK_CHUNK_BYTES = 1000
     settings = vars(TeacherTargets(cfg))
     assert isinstance(settings.pop("threshold"), top_k)
@@ -343,6 +416,7 @@ def test_config_sets_everything():
         "max_child_area": 0.75,
         "refinement_radius": 3,
         "refinement_epsilon": 0.5,
+        "crop_margin": 3,
         "chunk_bytes": 1000,
     }
 

@@ -36,14 +36,14 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
-def build_norm(name: str, channels: int) -> nn.Module:
-    """The normalisation ``name`` ("SyncBN", "BN", "GN" or "LN") for maps of ``channels`` channels.
+def build_norm(name: str, channels: int, key: str = "MODEL.VIT_ADAPTER.NORM") -> nn.Module:
+    """The normalisation ``name`` ("SyncBN", "BN", "GN" or "LN", from the config's ``key``) for maps of ``channels``.
 
     Raises:
         ValueError: an unknown name.
     """
     if name not in NORMS:
-        raise ValueError(f"MODEL.VIT_ADAPTER.NORM {name!r} is not one of {', '.join(NORMS)}.")
+        raise ValueError(f"{key} {name!r} is not one of {', '.join(NORMS)}.")
     return NORMS[name](channels)
 
 

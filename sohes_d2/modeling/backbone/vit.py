@@ -1,8 +1,9 @@
-"""A plain vision transformer of timm for dense prediction: any input size, run in stages."""
+"""A plain vision transformer of timm for dense prediction: any input size, run in stages; base of the backbones."""
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,14 +14,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from detectron2.config import CfgNode
+from detectron2.modeling import Backbone
+
 from ...errors import WeightsError
 from ...weights import LoadReport, load_weights
 from ...weights.layouts import resampling_of, use_official_resampling
 
 TOKEN_STRIDES = (8, 16, 32)
+STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}  # of a backbone's maps
 # Options that are set here: weights are loaded separately, drop path has a key, and the ViT has no head.
 _OWN_OPTIONS = ("pretrained", "checkpoint_path", "num_classes", "dynamic_img_size", "drop_path_rate", "patch_drop_rate")
 _VIT_MODULES = ["vision_transformer", "deit"]  # of timm: where its plain ViTs are defined
+_BLOCK_NAME = re.compile(r"vit\.model\.blocks\.(\d+)\.")
 
 
 class ViT(nn.Module):
@@ -82,6 +88,19 @@ class ViT(nn.Module):
             self.model.requires_grad_(False)
         self.train(self.training)
 
+    @classmethod
+    def from_config(cls, node: CfgNode) -> ViT:
+        """The ViT of a config's MODEL.VIT, with random weights."""
+        return cls(
+            node.NAME,
+            options=dict(node.OPTIONS),
+            token_stride=node.TOKEN_STRIDE,
+            positions=node.POSITIONS,
+            drop_path=node.DROP_PATH,
+            gradient_checkpointing=node.GRADIENT_CHECKPOINTING,
+            freeze=node.FREEZE,
+        )
+
     def train(self, mode: bool = True) -> ViT:
         super().train(mode)
         if self.frozen:
@@ -125,6 +144,77 @@ class ViT(nn.Module):
         for block in self.model.blocks[start:stop]:
             tokens = checkpointed(block, tokens, recompute=self.gradient_checkpointing and self.training)
         return tokens
+
+    def to_map(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Tokens (B, prefix + rows * cols, C) -> map (B, C, rows, cols) of the patch tokens."""
+        return tokens[:, self.num_prefix_tokens :].transpose(1, 2).unflatten(2, grid).contiguous()
+
+
+class ViTBackbone(Backbone):
+    """Base of backbones that turn a ViT's tokens into maps of strides 4, 8, 16 and 32 with the ViT's channels.
+
+    Attributes:
+        vit: the ViT, the only part with pretrained weights.
+    """
+
+    def __init__(self, vit: ViT) -> None:
+        super().__init__()
+        self.vit = vit
+        self._out_features = list(STRIDES)
+        self._out_feature_channels = dict.fromkeys(STRIDES, vit.dim)
+        self._out_feature_strides = dict(STRIDES)
+
+    @property
+    def size_divisibility(self) -> int:
+        return 32
+
+    def checked_size(self, images: Tensor) -> tuple[int, int]:
+        """Height and width of a batch.
+
+        Raises:
+            ValueError: a side that is not divisible by 32.
+        """
+        height, width = images.shape[-2:]
+        if height % self.size_divisibility or width % self.size_divisibility:
+            raise ValueError(
+                f"{type(self).__name__} takes images with sides divisible by {self.size_divisibility} (pad them), got "
+                f"{height} x {width}."
+            )
+        return height, width
+
+    def load_pretrained(self, source: str = "") -> LoadReport:
+        """Load the ViT's weights, see :meth:`ViT.load_pretrained`; the other weights are unchanged."""
+        return self.vit.load_pretrained(source)
+
+    @property
+    def num_layers(self) -> int:
+        """Number of values of :meth:`layer_of`: embeddings, each block, everything else."""
+        return self.vit.depth + 2
+
+    def layer_of(self, parameter_name: str) -> int:
+        """Layer of a parameter for layer-wise learning rates.
+
+        Args:
+            parameter_name: from ``named_parameters()`` of this backbone.
+
+        Returns:
+            0 for the ViT's embeddings and special tokens, 1..depth for its blocks, depth + 1 for all other parts, which
+            were not pretrained.
+
+        Raises:
+            ValueError: no parameter of this backbone can have this name.
+        """
+        block = _BLOCK_NAME.match(parameter_name)
+        if block:
+            return int(block[1]) + 1
+        owner = parameter_name.split(".")[0]
+        if owner == "vit":
+            return 0
+        if owner in self._parameters or owner in self._modules:
+            return self.vit.depth + 1
+        raise ValueError(
+            f"{parameter_name!r} is not a parameter of {type(self).__name__}; remove a prefix like 'backbone.'."
+        )
 
 
 def _create_vit(name: str, options: Mapping[str, Any], drop_path: float) -> VisionTransformer:

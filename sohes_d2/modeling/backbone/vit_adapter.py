@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from functools import partial
 
 import torch
@@ -11,19 +10,16 @@ from torch.nn import functional as F
 
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from detectron2.modeling import BACKBONE_REGISTRY
 
-from ...weights import LoadReport
 from .interaction import InteractionBlock, TokenLayout, split_maps
 from .spatial_prior import SpatialPriorModule, build_norm, init_convolution
-from .vit import ViT
+from .vit import STRIDES, ViT, ViTBackbone
 
-STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
 EXTRA_EXTRACTORS = 2  # after the last stage (official code)
-_BLOCK_NAME = re.compile(r"vit\.model\.blocks\.(\d+)\.")
 
 
-class ViTAdapter(Backbone):
+class ViTAdapter(ViTBackbone):
     """Maps of strides 4, 8, 16 and 32 from a ViT and a spatial prior that interact in stages (section 3.1).
 
     The ViT's blocks are split into stages, as evenly as possible. At the end the ViT's map is resized to each stride,
@@ -60,7 +56,7 @@ class ViTAdapter(Backbone):
         Raises:
             ValueError: numbers that do not fit together; the message names the config key.
         """
-        super().__init__()
+        super().__init__(vit)
         dim, depth = vit.dim, vit.depth
         if not 1 <= num_interactions <= depth:
             raise ValueError(
@@ -74,7 +70,6 @@ class ViTAdapter(Backbone):
                 f"MODEL.VIT_ADAPTER.NUM_HEADS {num_heads} does not divide the {values} value channels (DEFORM_RATIO "
                 f"{deform_ratio} x {dim} channels of {vit.name!r}); these do: {', '.join(map(str, fitting))}."
             )
-        self.vit = vit
         self.spatial_prior = SpatialPriorModule(dim, inplanes=conv_inplane, norm=norm)
         self.level_embed = nn.Parameter(torch.empty(3, dim))
         nn.init.normal_(self.level_embed)
@@ -97,24 +92,11 @@ class ViTAdapter(Backbone):
         init_convolution(self.up)
         self.norms = nn.ModuleDict({name: build_norm(norm, dim) for name in STRIDES})
 
-        self._out_features = list(STRIDES)
-        self._out_feature_channels = dict.fromkeys(STRIDES, dim)
-        self._out_feature_strides = dict(STRIDES)
-
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec | None = None) -> dict:
         node, adapter = cfg.MODEL.VIT, cfg.MODEL.VIT_ADAPTER
-        vit = ViT(
-            node.NAME,
-            options=dict(node.OPTIONS),
-            token_stride=node.TOKEN_STRIDE,
-            positions=node.POSITIONS,
-            drop_path=node.DROP_PATH,
-            gradient_checkpointing=node.GRADIENT_CHECKPOINTING,
-            freeze=node.FREEZE,
-        )
         return {
-            "vit": vit,
+            "vit": ViT.from_config(node),
             "num_interactions": adapter.NUM_INTERACTIONS,
             "conv_inplane": adapter.CONV_INPLANE,
             "num_heads": adapter.NUM_HEADS,
@@ -125,19 +107,13 @@ class ViTAdapter(Backbone):
             "norm": adapter.NORM,
         }
 
-    @property
-    def size_divisibility(self) -> int:
-        return 32
-
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Normalised images (B, 3, H, W), sides divisible by 32 -> {"res2".."res5": (B, C, H / s, W / s)}, s = 4..32.
 
         Raises:
             ValueError: a side that is not divisible by 32.
         """
-        height, width = images.shape[-2:]
-        if height % self.size_divisibility or width % self.size_divisibility:
-            raise ValueError(f"ViTAdapter takes images with sides divisible by 32 (pad them), got {height} x {width}.")
+        height, width = self.checked_size(images)
         grid = self.vit.grid_size(height, width)
         levels = [(height // stride, width // stride) for stride in (8, 16, 32)]
         layout = TokenLayout.of(grid, levels, images)
@@ -153,43 +129,10 @@ class ViTAdapter(Backbone):
 
         stride8, stride16, stride32 = split_maps(spatial, levels)
         # Under autocast tokens are float32 but convolution outputs are not; keep the largest maps in half precision.
-        tokens = tokens[:, self.vit.num_prefix_tokens :].to(stride4.dtype)
-        vit_map = tokens.transpose(1, 2).unflatten(2, grid).contiguous()
+        vit_map = self.vit.to_map(tokens.to(stride4.dtype), grid)
         stride4 = self.up(stride8) + stride4
         maps = zip(STRIDES, (stride4, stride8, stride16, stride32))
         return {name: self.norms[name](level + resize_map(vit_map, level.shape[-2:])) for name, level in maps}
-
-    def load_pretrained(self, source: str = "") -> LoadReport:
-        """Load the ViT's weights, see :meth:`ViT.load_pretrained`; those of the adapter are unchanged."""
-        return self.vit.load_pretrained(source)
-
-    @property
-    def num_layers(self) -> int:
-        """Number of values of :meth:`layer_of`: embeddings, each block, everything else."""
-        return self.vit.depth + 2
-
-    def layer_of(self, parameter_name: str) -> int:
-        """Layer of a parameter for layer-wise learning rates.
-
-        Args:
-            parameter_name: from ``named_parameters()`` of this backbone.
-
-        Returns:
-            0 for the ViT's embeddings and special tokens, 1..depth for its blocks, depth + 1 for the adapter, which was
-            not pretrained.
-
-        Raises:
-            ValueError: no parameter of this backbone can have this name.
-        """
-        block = _BLOCK_NAME.match(parameter_name)
-        if block:
-            return int(block[1]) + 1
-        owner = parameter_name.split(".")[0]
-        if owner == "vit":
-            return 0
-        if owner == "level_embed" or owner in self._modules:
-            return self.vit.depth + 1
-        raise ValueError(f"{parameter_name!r} is not a parameter of ViTAdapter; remove a prefix like 'backbone.'.")
 
 
 def resize_map(features: Tensor, size: tuple[int, int]) -> Tensor:
