@@ -14,6 +14,7 @@ from PIL import Image
 from ..errors import InputError
 from . import exports, hierarchy
 from .entity import Entity
+from .files import open_regular, write_json
 from .hierarchy import NO_PARENT, Rules
 from .images import as_rgb
 from .masks import (
@@ -479,15 +480,18 @@ class Forest:
         return exports.to_html(self)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a COCO json of this image, readable by `load` and all commands. It does not contain the photo."""
+        """Write a COCO json of this image, readable by `load` and all commands. It does not contain the photo.
+
+        Raises:
+            OutputError: the file cannot be written; an older one stays.
+        """
         height, width = self.image_size
         content = {
             "images": [{"id": 1, "file_name": self.file_name, "height": height, "width": width}],
             "annotations": self.to_coco(image_id=1),
             "categories": [{"id": 1, "name": "entity"}],
         }
-        with open(path, "w", encoding="utf-8") as file:
-            json.dump(content, file)
+        write_json(path, content, indent=None)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Forest:
@@ -495,22 +499,21 @@ class Forest:
 
         Raises:
             OSError: the file cannot be read.
-            InputError: no such json, or one with more or fewer images.
+            InputError: no such json, one with more or fewer images, or a mask, parent or score that is not valid.
         """
-        with open(path, encoding="utf-8") as file:
+        with open_regular(path) as file:
             try:
                 content = json.load(file)
                 (record,) = content["images"]
-                size, name = (record["height"], record["width"]), record.get("file_name", "")
-                annotations = content["annotations"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise InputError(f"{os.fspath(path)!r} is no COCO json with one image: {error}") from error
-        forest = cls.from_coco(annotations, size)
-        forest.file_name = name
+                forest = cls.from_coco(content["annotations"], (record["height"], record["width"]))
+                forest.file_name = record.get("file_name", "")
+                forest.check()
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise InputError(f"{os.fspath(path)!r} is not a COCO json with one image: {error!r:.300}") from error
         return forest
 
-    def check(self, theta_cover: float | None = None) -> None:
-        """Verify sizes, parents in range, no cycle, scores in [0, 1] and, optionally, coverage by the parent.
+    def check(self) -> None:
+        """Verify sizes, parents in range, no cycle, and scores in [0, 1].
 
         Raises:
             ValueError: with the first broken rule and the masks concerned.
@@ -525,14 +528,6 @@ class Forest:
         bad = np.flatnonzero(~((self.scores >= 0) & (self.scores <= 1)))
         if len(bad):
             raise InputError(f"mask {bad[0]} has score {self.scores[bad[0]]}, outside [0, 1]")
-        if theta_cover is not None:
-            for k in np.flatnonzero(self.parents != NO_PARENT).tolist():
-                covered = coverage_matrix([self.masks[k]], [self.masks[self.parents[k]]])[0, 0]
-                if covered < theta_cover:
-                    raise InputError(
-                        f"mask {k} is covered by its parent {self.parents[k]} by {covered:.3f}, "
-                        f"under theta_cover {theta_cover}"
-                    )
 
 
 def _coverage_of(masks: Sequence[RLE]) -> hierarchy.Coverage:

@@ -29,6 +29,12 @@ def nested(**fields) -> Forest:
     return Forest.from_masks(boxes(*NESTED), SIZE, **fields)
 
 
+def check_coverage(forest, theta_cover):
+    forest.check()
+    coverage = coverage_matrix(forest.masks, forest.masks)
+    assert all(coverage[k, parent] >= theta_cover for k, parent in enumerate(forest.parents) if parent >= 0)
+
+
 def test_hierarchy_from_masks():
     forest = nested()
     assert forest.parents.tolist() == [-1, 0, 1, 0, -1]
@@ -38,7 +44,7 @@ def test_hierarchy_from_masks():
     expected = np.zeros((5, 5), bool)
     expected[[0, 0, 0, 1], [1, 2, 3, 2]] = True
     assert np.array_equal(forest.ancestors(), expected)
-    forest.check(theta_cover=0.9)
+    check_coverage(forest, 0.9)
 
 
 def test_inside_needs_coverage_in_one_direction():
@@ -61,7 +67,7 @@ def test_random_masks_never_make_a_cycle():
     for _ in range(20):
         masks = encode_masks(generator.random((12, 4, 4)) > generator.random((12, 1, 1)))
         forest = Forest.from_masks(masks, (4, 4), theta_cover=0.6)
-        forest.check(theta_cover=0.6)
+        check_coverage(forest, 0.6)
         ancestors = forest.ancestors()
         assert not (ancestors & ancestors.T).any()
         assert np.array_equal(ancestors, ancestors | (ancestors.astype(int) @ ancestors > 0))  # transitive
@@ -131,12 +137,11 @@ def test_coco_with_broken_links_is_refused():
         ([9, -1, -1, -1, -1], None, "outside"),
         ([-1, -1, -1, -1, -1], [0, 0, 2, 0, 0], "outside"),
         ([-1, -1, -1, -1, -1], [0, 0, float("nan"), 0, 0], "outside"),
-        ([-1, 4, -1, -1, -1], None, "covered"),
     ],
 )
 def test_check_names_the_broken_rule(parents, scores, message):
     with pytest.raises(ValueError, match=message):
-        Forest(boxes(*NESTED), parents, SIZE, scores=scores).check(theta_cover=0.9)
+        Forest(boxes(*NESTED), parents, SIZE, scores=scores).check()
 
 
 def test_check_finds_masks_of_another_size():
@@ -151,7 +156,7 @@ def test_an_empty_forest_is_a_forest():
     assert len(forest) == 0
     assert forest.ancestors().shape == (0, 0)
     assert forest.to_coco(1) == []
-    forest.check(theta_cover=0.9)
+    forest.check()
 
 
 def test_parents_cover_children_as_the_matrix_says():
@@ -328,6 +333,21 @@ def test_save_and_load(tmp_path):
     assert (back.masks, back.image_size, back.file_name) == (forest.masks, SIZE, "a.png")
     assert back.parents.tolist() == forest.parents.tolist() and back.sources == forest.sources
     np.testing.assert_allclose(back.scores, forest.scores)
-    (tmp_path / "b.json").write_text('{"images": [], "annotations": []}')
-    with pytest.raises(InputError, match="one image"):
-        Forest.load(tmp_path / "b.json")
+    good = json.loads((tmp_path / "a.json").read_text())
+    first = good["annotations"][0]
+    for broken in (
+        {**good, "images": []},
+        {**good, "annotations": [{**first, "segmentation": {"size": [20, 20], "counts": [1, -1, 400]}}]},
+        {**good, "annotations": [{**first, "score": "high"}]},
+        {**good, "annotations": [{**first, "parent_id": 1}]},
+        {**good, "annotations": [{"id": 1}]},
+        {**good, "annotations": 3},
+        [],
+    ):
+        (tmp_path / "b.json").write_text(json.dumps(broken))
+        with pytest.raises(InputError, match=r"b.json' is not a COCO json with one image"):
+            Forest.load(tmp_path / "b.json")
+    forest.scores[0] = np.nan
+    with pytest.raises(ValueError, match="JSON|range"):
+        forest.save(tmp_path / "a.json")
+    assert json.loads((tmp_path / "a.json").read_text()) == good
