@@ -71,9 +71,12 @@ class HungarianMatcher(nn.Module):
                 costs.append(self.cost_matrix(logits, masks, target["labels"], target["masks"], points))
             else:
                 costs.append(masks.new_zeros((len(masks), 0)))
-        # The only synchronization with the device.
-        pairs = [linear_sum_assignment(self._finite(cost.double().cpu().numpy())) for cost in costs]
-        return [(torch.from_numpy(i).long().to(device), torch.from_numpy(j).long().to(device)) for i, j in pairs]
+        # the only synchronization with the device: one copy of all costs, and one of all indices
+        sizes = [cost.numel() for cost in costs]
+        values = np.split(torch.cat([cost.flatten() for cost in costs]).cpu().double().numpy(), np.cumsum(sizes)[:-1])
+        pairs = [linear_sum_assignment(self._finite(each.reshape(cost.shape))) for each, cost in zip(values, costs)]
+        indices = torch.from_numpy(np.concatenate([np.stack(pair) for pair in pairs], axis=1)).long().to(device)
+        return [(queries, labels) for queries, labels in indices.split([len(i) for i, _ in pairs], dim=1)]
 
     @torch.no_grad()
     def cost_matrix(
