@@ -47,7 +47,7 @@ def match_and_accumulate(
 ) -> tuple[np.ndarray, np.ndarray]:
     """COCO's greedy matching, class-agnostic, for IoU 0.50:0.05:0.95.
 
-    Both backends read the same records, so their results are equal to the last digit.
+    Both backends get the same records and give identical results.
 
     Args:
         images: COCO images (``id``, ``height``, ``width``) with positive integer ids.
@@ -84,7 +84,7 @@ def match_and_accumulate(
         return coco
 
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        # pycocotools builds arrays of masks in a way that numpy 2 deprecates
+        # pycocotools creates mask arrays in a way that numpy 2 deprecates
         warnings.filterwarnings("ignore", message="__array__ implementation", category=DeprecationWarning)
         evaluation = evaluation_class(index(truths), index(detections), iou_type, **silent)
         evaluation.params.useCats = 0

@@ -29,7 +29,7 @@ def evaluate_detections(
     ignored.
 
     Args:
-        images: COCO images with ``id``, ``height``, ``width``. Images without annotations or detections are fine.
+        images: COCO images with ``id``, ``height``, ``width``, also those without annotations or detections.
         truths: COCO annotations of these images, of any classes: ``image_id``, ``area`` and, by ``iou_type``,
             ``segmentation`` (compressed RLE) or ``bbox`` (x, y, width, height); ``iscrowd`` and ``category_id`` if any.
         detections: ``image_id``, ``score`` and ``segmentation`` or ``bbox``; those without are skipped. Equal scores
@@ -86,7 +86,7 @@ def _percent(values: np.ndarray) -> float:
 def _records(
     annotations: Iterable[dict[str, Any]], new_ids: dict[Any, int], iou_type: str, predicted: bool = False
 ) -> list[dict[str, Any]]:
-    """Records with only the compared fields, so that classes or other fields of the file have no influence."""
+    """Records with only the evaluated fields, so that classes and other fields of the file have no effect."""
     key = "segmentation" if iou_type == "segm" else "bbox"
     annotations = [annotation for annotation in annotations if key in annotation]
     if predicted and iou_type == "segm":

@@ -62,8 +62,8 @@ class EntityEvaluator(DatasetEvaluator):
             max_dets: numbers of detections per image for AR.
             backend: "auto", "pycocotools" or "faster-coco-eval".
             distributed: gather the predictions of all processes on the first.
-            min_ancestor_score: in [0, 1]; less probable ancestor pairs are neither saved nor ranked, since their number
-                is quadratic in the number of masks.
+            min_ancestor_score: in [0, 1]; ancestor pairs of lower probability are neither saved nor ranked, because
+                their number is quadratic in the number of masks.
 
         Raises:
             InputError: no such data set, or an unusable file.
@@ -170,7 +170,7 @@ class EntityEvaluator(DatasetEvaluator):
     def evaluate(self, image_ids: Sequence[Any] | None = None) -> OrderedDict[str, dict[str, float]]:
         """Score the predictions since `reset`, print a table, and save the predictions.
 
-        Images without predictions count as missed.
+        Entities of images without predictions count as missed.
 
         Args:
             image_ids: score only these images of the data set.
@@ -255,7 +255,7 @@ def _encode(masks: Any) -> list[dict[str, Any]]:
 
 
 def _numbered(predictions: Mapping[Any, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """All annotations in the order of image ids, independent of the process, with ids from 1 for the whole file."""
+    """All annotations in the order of image ids, with ids from 1 that are unique in the file."""
     annotations = []
     offset = 0
     for image_id in sorted(predictions, key=lambda i: (str(type(i)), i)):

@@ -5,16 +5,16 @@ Notation, for one image and one IoU threshold t:
     predicted masks p with the relations A and L;
     a one-to-one matching m of predicted to true masks: the assignment with the largest sum of IoU among pairs with
     IoU >= t. It depends only on masks, not on scores or the hierarchy.
-A predicted pair (p, q) is right if both masks are matched and (m(p), m(q)) is a true pair.
+A predicted pair (p, q) is correct if both masks are matched and (m(p), m(q)) is a true pair.
 
-    scope               precision = right / ...                     recall = right / ...
+    scope               precision = correct / ...                   recall = correct / ...
     end to end          all predicted pairs                         all true pairs
     matched             predicted pairs of two matched masks        true pairs of two matched masks
 
-    F1 = 2 right / (predicted + true pairs)
+    F1 = 2 correct / (predicted + true pairs)
 
-End to end, a missed mask loses its pairs; over matched masks only the hierarchy is scored. Over matched masks, the
-parent of a mask is its nearest matched ancestor, on both sides, since its own parent may be missing.
+End to end, all pairs of a missed mask are missed; over matched masks only the hierarchy is scored. There, the parent of
+a mask is its nearest matched ancestor, in the prediction and in the truth, because its own parent may be unmatched.
 
 Pairs are summed over all images before dividing. Metrics without suffix are the mean over t = 0.50:0.05:0.95 (where
 defined), with ``-50`` at t = 0.50. All are percentages, NaN if the denominator is 0.
@@ -32,7 +32,7 @@ from scipy.optimize import linear_sum_assignment
 from ..structures.forest import NO_PARENT, Forest
 from ..structures.masks import iou_matrix
 
-IOU_THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10).tolist())  # COCO's, to the last digit
+IOU_THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10).tolist())  # the same floats as in COCO's code
 MEASURES = ("precision", "recall", "F1", "AP")
 SCOPES = ("", "matched")
 MAX_DEPTH = 3  # deeper masks are counted as this depth
@@ -78,9 +78,9 @@ class ForestMetrics:
     """Accumulates images one by one; stores counts, and 8 bytes per scored pair, but no masks."""
 
     def __init__(self, max_depth: int = MAX_DEPTH):
-        """``max_depth``: deeper masks share the last entry of `depth_confusion`; at least 0."""
+        """Masks deeper than ``max_depth`` (at least 0) are counted as this depth in `depth_confusion`."""
         self.max_depth = max_depth
-        # relation -> scope -> (thresholds, 3) numbers of right, predicted and true pairs
+        # relation -> scope -> (thresholds, 3) numbers of correct, predicted and true pairs
         shape = (len(IOU_THRESHOLDS), 3)
         self._pairs = {r: {scope: np.zeros(shape, np.int64) for scope in SCOPES} for r in ("ancestor", "parent")}
         self._masks = np.zeros(shape, np.int64)
@@ -96,7 +96,7 @@ class ForestMetrics:
         """Add one image.
 
         Raises:
-            ValueError: the parents of a forest run in a cycle.
+            ValueError: the parents of a forest form a cycle.
         """
         ious = iou_matrix(prediction.masks, truth.masks)
         true_ancestors, ancestors = truth.ancestors(), prediction.ancestors()
@@ -185,14 +185,14 @@ class ForestMetrics:
 
 
 def average_precision(scores: np.ndarray, right: np.ndarray, total: int) -> float:
-    """Area under the precision-recall steps: the sum over distinct scores s of (R(s) - R(previous)) x P(s).
+    """Area under the step-wise precision-recall curve: sum of (R(s) - R(previous s)) x P(s) over distinct scores s.
 
     P(s) and R(s) are the precision and recall of all pairs with at least that score, so the order of equal scores does
     not matter; no interpolation. True pairs that are not candidates count as missed.
 
     Args:
         scores: (K,) descending.
-        right: (K,) bool.
+        right: (K,) bool, whether a pair is correct.
         total: number of true pairs.
 
     Returns:

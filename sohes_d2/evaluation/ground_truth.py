@@ -21,7 +21,7 @@ class GroundTruth(LabelFile):
     """A COCO data set used as ground truth.
 
     Annotations without mask, such as boxes that annotation tools leave among masks, are not evaluated as masks;
-    `report` gives their number. Any other error refuses the file, since numbers would change.
+    `report` gives their number. Any other invalid annotation is an error, because skipping it would change the results.
 
     Attributes:
         path: path of the file, for messages.
@@ -95,7 +95,7 @@ class GroundTruth(LabelFile):
         return records
 
     def forests(self) -> dict[Any, Forest]:
-        """True forests by image id, without crowd regions; their children move to the next ancestor.
+        """True forests by image id, without crowd regions, whose children are linked to their nearest kept ancestor.
 
         Raises:
             InputError: a missing parent, or a cycle.
@@ -154,7 +154,7 @@ def predicted_forest(annotations: list[Any], size: tuple[int, int], where: str) 
 
 
 def describe_masks(masks: Sequence[RLE | None], annotations: str, called: str) -> list[str]:
-    """Messages about missing and empty masks; the other arguments are their names."""
+    """Messages about missing and empty masks, which call them ``annotations`` and ``called``."""
     there = [mask for mask in masks if mask is not None]
     boxes, empty = len(masks) - len(there), int((mask_areas(there) == 0).sum())
     sentences = {

@@ -32,7 +32,7 @@ class Predictions:
         annotations: each with ``image_id``, ``score``, ``segmentation`` (compressed RLE) and/or ``bbox``
             (x, y, width, height), and optionally ``id``, ``parent_id``, ``ancestor_scores``.
         matched_by: "image id", "file name" or "last part of the file name".
-        ignored_images: names, or else ids, of images of the file that the ground truth does not have.
+        ignored_images: names, or else ids, of images of the file that are not in the ground truth.
     """
 
     path: str
@@ -60,15 +60,15 @@ def read_predictions(
 ) -> Predictions:
     """Read a COCO result list, or a COCO data set such as a file of pseudo-labels.
 
-    A result list uses the image ids of the ground truth. A data set has other ids: its images are matched by file name,
-    else by base name if that is unique in both files, else by id.
+    A result list uses the image ids of the ground truth. A data set has ids of its own: its images are matched by file
+    name, else by base name if that is unique in both files, else by id.
 
     Args:
         path: json file.
         truth: the ground truth.
         matching: "auto" as above, or "name", "basename", "id" to force one.
-        ignore_unmatched: skip images that are not in the ground truth, instead of refusing the file.
-        iou_types: what will be evaluated; an invalid mask does not affect boxes.
+        ignore_unmatched: skip images that are not in the ground truth, instead of rejecting the file.
+        iou_types: tasks to evaluate; masks are not read for "bbox" alone, unless a box is missing.
 
     Raises:
         InputError: the file cannot be read; an image that is not in the ground truth, or has another size there; a
@@ -123,7 +123,7 @@ def _check_sizes(file: LabelFile, to_truth: dict[Any, Any], truth: GroundTruth) 
 
 def _read_entry(entry: Annotation, image_id: Any, size: tuple[int, int], iou_types: tuple[str, ...]) -> dict[str, Any]:
     annotation: dict[str, Any] = {"id": entry["id"], "image_id": image_id}
-    annotation["score"] = read_score(entry)  # files in the form of ground truth have none
+    annotation["score"] = read_score(entry)  # 1 in files of ground truth form, which have no scores
     box = read_box(entry) if "bbox" in iou_types or "segm" not in iou_types else None
     if "parent_id" in entry:
         annotation["parent_id"] = entry["parent_id"]

@@ -47,7 +47,7 @@ def write_evaluation(
 
 
 def check_readable(datasets: Sequence[str], results: Mapping[str, Any], limit: float) -> None:
-    """Refuse results with too many unreadable images, which were scored as blank.
+    """Reject results with too many unreadable images, which were scored as blank.
 
     Args:
         datasets, results: see `write_evaluation`; results are empty on all processes but the main one.
@@ -62,7 +62,7 @@ def check_readable(datasets: Sequence[str], results: Mapping[str, Any], limit: f
 
 
 def check_files(datasets: Sequence[str], limit: float) -> None:
-    """The same check before the evaluation, by the existence of the image files.
+    """Reject data sets with too many missing image files, before the evaluation.
 
     Raises:
         InputError: see `check_readable`.

@@ -47,7 +47,7 @@ def recall_differences(
     """Difference in recall between two sets of predictions, with confidence intervals.
 
     Recall over all images is the mean over images, weighted by their numbers of entities; images are drawn with
-    replacement, each with both predictions. The interval does not include the variance between trainings.
+    replacement, each with both predictions. The interval does not include the variance between training runs.
 
     Args:
         images, truths, iou_type, max_dets, backend: see `evaluate_detections`.
@@ -77,14 +77,14 @@ def recall_differences(
 
 
 def _entities_by_size(truths: Iterable[dict[str, Any]]) -> dict[str, int]:
-    """Number of entities that COCO's code counts for each of `SIZES`; one of 32^2 or 96^2 pixels counts twice."""
+    """Number of entities that COCO's code counts for each of `SIZES`; exactly 32^2 or 96^2 pixels count twice."""
     areas = np.array([t["area"] for t in truths if not t.get("iscrowd")])
     edges = {"all": (0, 1e5**2), "small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 1e5**2)}
     return {size: int(((areas >= low) & (areas <= high)).sum()) for size, (low, high) in edges.items()}
 
 
 def _difference(recalls: np.ndarray, samples: int, seed: int) -> Difference:
-    """``recalls`` (N, 3): recall of an image before and after, and its number of entities."""
+    """``recalls`` (N, 3): recall before and after, and number of entities, of each image."""
     before, after, counts = recalls.T
     low = high = float("nan")
     if len(recalls) > 1:

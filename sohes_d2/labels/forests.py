@@ -13,7 +13,7 @@ from ..structures.masks import RLE, encode_runs, mask_areas, rles_from_coco
 from .schema import Annotation, Problems, annotation_place, read_score
 
 CIRCLE = "cycle of parents"  # a reason of `Problems`
-_LARGEST_SCORE = 1e30  # what single precision and every page can hold
+_LARGEST_SCORE = 1e30  # within the range of float32
 _LARGEST_LEVEL = 2**31
 
 
@@ -22,8 +22,8 @@ def read_forest(
 ) -> tuple[Forest, list[int]]:
     """Build the forest of an image from its usable masks, without crowd regions.
 
-    Children of skipped masks move to the next ancestor. A mask whose parent is missing is a whole, as are all masks if
-    the parents form a cycle; a score that is not a number is replaced by 0.
+    Children of skipped masks are linked to their nearest kept ancestor. A mask whose parent is missing becomes a whole;
+    if the parents form a cycle, all masks do. A score that is not a number is replaced by 0.
 
     Args:
         annotations: annotations of one image, with unique ids.

@@ -78,7 +78,7 @@ def index_path(label_file: str) -> str:
 def load_index(label_file: str) -> ShardIndex:
     """Load the index beside a label file; if it is missing, stale or damaged, scan the file instead.
 
-    It is stale if the length, the beginning or the end of the file differs from when the index was saved.
+    It is stale if the length, the beginning or the end of the file has changed since the index was saved.
 
     Raises:
         CorruptFileError: the label file itself is damaged.
@@ -125,7 +125,7 @@ def remove_index(label_file: str) -> None:
 
 
 def _checksum(label_file: str, size: int) -> int:
-    """Checksum of both ends of a label file; the whole file would take as long as a scan, and mtimes are not copied."""
+    """Checksum of both ends of a label file: the whole file would take as long as a scan, and copies lose the mtime."""
     length = min(size, _CHECKED_BYTES)
     return zlib.crc32(read_range(label_file, size - length, length), zlib.crc32(read_range(label_file, 0, length)))
 
@@ -134,7 +134,7 @@ def join_indices(indices: Sequence[ShardIndex], sections: Sequence[tuple[int, in
     """The index of a joined label file, without reading it.
 
     Args:
-        indices: indices of the parts, at least one, in order; without common images.
+        indices: indices of the parts, at least one, in order; the parts have no image in common.
         sections: offsets and lengths in the joined file, as returned by `write_label_file`.
         file_bytes: length of the joined file.
     """
@@ -278,5 +278,5 @@ def scan_label_file(label_file: str) -> ShardIndex:
 
 
 def size_name(value: float, sizes: tuple[tuple[str, float], ...]) -> str:
-    """The name of the first of `COCO_SIZES` or `RELATIVE_SIZES` whose limit is above a value."""
+    """Name of the first size in `COCO_SIZES` or `RELATIVE_SIZES` whose limit is above ``value``."""
     return next(name for name, limit in sizes if value < limit)

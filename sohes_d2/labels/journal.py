@@ -14,7 +14,7 @@ from .writer import SEPARATOR, dump_line
 # Separator of the records of a line. A raw tab is white space in json and never part of a json string.
 _TAB = b",\t"
 _COMMIT = b'{"commit":'
-_CHECKSUM_BYTES = 10  # of a line's end: a tab, the CRC32 of what precedes it as 8 hexadecimal digits, a line break
+_CHECKSUM_BYTES = 10  # end of a line: a tab, the CRC32 of the bytes before as 8 hexadecimal digits, a line break
 
 
 class ShardJournal:
@@ -23,7 +23,7 @@ class ShardJournal:
     One line per image: a json array of its image record and annotations, or of its `skipped` record alone. The images
     of a work unit are written and flushed to disk together, followed by a commit line. Every line ends with a checksum.
     Reopening keeps only complete and intact units: the file is truncated after the last commit line, and units with a
-    damaged line are ignored, to be done again.
+    damaged line are ignored, so their images are processed again.
 
     Attributes:
         path: the journal.
@@ -71,13 +71,13 @@ class ShardJournal:
         """Add a finished work unit and flush it to disk.
 
         Args:
-            unit: number of the unit, for people who read the file.
+            unit: number of the unit, for human readers of the file.
             results: per image its id, whether it was skipped, and its json lines (`dump_line`): the image record
                 followed by its annotations, or the `skipped` record.
             photos: image id -> integers to store with it.
 
         Raises:
-            OutputError: the unit could not be written; the journal accepts no more units then.
+            OutputError: the unit could not be written; no further units may be added.
         """
         offset = self._end
         places = {}
@@ -111,7 +111,7 @@ class ShardJournal:
 
     def remove(self) -> None:
         """Delete the journal, after its shard is written."""
-        # unlink first: while the lock is held no other process can have reopened it
+        # Unlink before closing, which releases the lock: another process could reopen the file in between.
         os.unlink(self.path)
         self._file.close()
 
@@ -135,9 +135,9 @@ class ShardJournal:
             start, offset = offset, offset + len(line)
             body = _without_checksum(line)
             if body is None:
-                self.damaged += line.endswith(b"\n")  # otherwise a line truncated by a kill
+                self.damaged += line.endswith(b"\n")  # without a line break, it was truncated by a kill
             elif body.startswith(_COMMIT):
-                # other count: a line of this unit, or the commit line of the previous one, is damaged
+                # another count means that a line of this unit, or the commit line of the previous one, is damaged
                 commit = json.loads(body)
                 if commit["images"] == len(places):
                     self._remember(places, {i: tuple(numbers) for i, *numbers in commit.get("photos", ())})

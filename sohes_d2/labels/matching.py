@@ -12,7 +12,7 @@ from .schema import Id
 
 
 def last_part(name: str) -> str:
-    """The base name, with the separators of any system."""
+    """Base name of a path with POSIX or Windows separators."""
     return PurePosixPath(name.replace("\\", "/")).name
 
 
@@ -23,14 +23,14 @@ DESCRIPTIONS = {"id": "image id", "name": "file name", "basename": "last part of
 def match_images(
     file: LabelFile, other: LabelFile, parts: Sequence[str] = tuple(PARTS)
 ) -> tuple[dict[Id, Id | None], str]:
-    """Map image ids of a label file to those of the same images in another, or None; and the key: "id" or one of PARTS.
+    """Match images of two label files: ids of ``file`` -> ids of ``other`` or None, and the key: "id" or one of PARTS.
 
-    Ids are used only if a file has no names, such as a result list, since every tool counts its images from 1.
+    Ids are used only if a file has no names, such as a result list, since every tool counts images from 1.
 
     Args:
         file, other: the files.
-        parts: parts of names to compare, of PARTS: the first, unless a later one matches more and is unique in both. A
-            single one is insisted on, and none leaves the ids.
+        parts: keys of PARTS, in order of preference; a later one is used if it matches more images and is unique in
+            both files. A single key is always used; an empty sequence matches by id.
 
     Raises:
         InputError: the first part is not unique in a file.

@@ -1,7 +1,7 @@
 """Readers of label files of any origin: COCO documents, result lists, and those of this project.
 
 `read_label_file` reads a file into memory; `LabelStream` keeps the annotations of a large file on disk. Both return the
-records of `schema`, and both refuse files that would give wrong numbers: ambiguous ids, two images of one file.
+records of `schema`, and both reject files that would give wrong results: ambiguous ids, two records of one image file.
 """
 
 from __future__ import annotations
@@ -69,13 +69,13 @@ class LabelFile:
 
         Args:
             path: the file.
-            strict: refuse a file with an unusable annotation instead of skipping it. For evaluation, whose numbers
-                would change.
+            strict: reject a file with an unusable annotation, for evaluation, where skipping the annotation would
+                change the results.
             results_allowed: also accept a result list.
 
         Raises:
             InputError: the file cannot be read, is neither of these, or is ambiguous (an image id or a file name that
-                occurs twice, ids that `parent_id` cannot name); with ``strict`` also an unusable annotation.
+                occurs twice, ids that `parent_id` cannot refer to); with ``strict`` also an unusable annotation.
             CorruptFileError: damaged or truncated.
         """
         file = cls(os.fspath(path), problems=Problems(os.fspath(path) if strict else ""))
@@ -137,7 +137,7 @@ class LabelFile:
         return in_list and key in (RESULTS, "annotations")
 
     def check(self) -> None:
-        """Check at the end of the file that it has images with distinct files."""
+        """Check, at the end of the file, that it has a list of images and at most one record per image file."""
         if not self.is_result_list and "images" not in self.lists:
             raise InputError(f"{self.path} is not a COCO data set: it has no list 'images'")
         names: dict[str, Id] = {}
@@ -156,7 +156,7 @@ class LabelFile:
 
     @property
     def has_annotations(self) -> bool:
-        """False for a document without `annotations`, as of a test set with hidden ground truth."""
+        """False for a document without `annotations`, such as a test set with hidden ground truth."""
         return self.is_result_list or "annotations" in self.lists
 
     @cached_property
@@ -194,10 +194,10 @@ class LabelFile:
         )
 
     def for_photos(self: LabelFileT, images: str | os.PathLike[str]) -> tuple[Path, LabelFileT]:
-        """The base folder of the file names, and this file; for a single photo, restricted to its record.
+        """Return the base folder of the file names, and this file, restricted to one record for a single photo.
 
         Args:
-            images: the folder, or the file of a photo in it.
+            images: the folder of photos, or one photo in it.
 
         Raises:
             InputError: the file has no image with the photo's name.

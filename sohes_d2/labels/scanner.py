@@ -39,14 +39,14 @@ class Record(NamedTuple):
 
     Attributes:
         key: its top-level key; RESULTS in a file that is a list.
-        index: its position in the list; -1 for a value outside a list, and for the start of a list, which precedes its
-            records so that empty lists are seen, too.
+        index: its position in the list; -1 for a value outside a list, and for the start of a list, which is reported
+            before its items so that empty lists are found, too.
         offset, length: its position in the file, in bytes; length 0 for the start of a list.
         value: the json value; None for the start of a list.
     """
 
     key: str
-    index: int  # type: ignore[assignment]  # a field, in place of tuple.index
+    index: int  # type: ignore[assignment]  # a field that hides tuple.index
     offset: int
     length: int
     value: Any
@@ -59,7 +59,7 @@ class Record(NamedTuple):
 
 @contextmanager
 def readable(path: str | os.PathLike) -> Iterator[None]:
-    """Convert an OSError of reading a file to an InputError that names the file."""
+    """Context manager that converts an OSError to an InputError that names the file."""
     try:
         yield
     except OSError as error:
@@ -171,7 +171,7 @@ class _Scanner:
         self._at += 1
 
     def items(self, brackets: str) -> Iterator[int]:
-        """Skip brackets and commas; yields the number of each item, which the caller reads."""
+        """Skip brackets and commas; yields the index of each item, which the caller must read."""
         self.take(brackets[0])
         number = 0
         while self.peek() != brackets[1]:
@@ -216,7 +216,7 @@ class _Scanner:
     def _fill(self, size: int) -> bool:
         data = self._file.read(size)
         if data:
-            done = max(0, self._at - 1)  # keep one character: `checksum` looks back
+            done = max(0, self._at - 1)  # keep one character, which `checksum` reads
             self._checksum = zlib.crc32(self._text[:done].encode("latin-1"), self._checksum)
             self._text = self._text[done:] + data.decode("latin-1")
             self._base += done

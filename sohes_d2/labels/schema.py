@@ -1,6 +1,6 @@
 """Validation of image and annotation records: ids, names, sizes, numbers and flags.
 
-Common deviations are normalized to COCO: ids and sizes as text or as whole floats, ``iscrowd`` as a boolean or text,
+Common deviations from COCO are normalized: ids and sizes as text or as whole floats, ``iscrowd`` as a boolean or text,
 numbers as text, ``coco_url`` (LVIS) instead of ``file_name``, the flag ``ignore`` instead of ``iscrowd``.
 """
 
@@ -29,7 +29,7 @@ _NO_NAME = re.compile("[\0\ud800-\udfff]")  # also half of a surrogate pair, suc
 
 
 class ImageRecord(TypedDict, total=False):
-    """An image: always ``id``, other fields if usable; ``height`` and ``width``, both or none, in pixels."""
+    """An image: ``id`` is always present, others if usable; ``height`` and ``width``, both or neither, in pixels."""
 
     id: Id
     file_name: str
@@ -39,10 +39,10 @@ class ImageRecord(TypedDict, total=False):
 
 
 class Annotation(TypedDict, total=False):
-    """A mask: always ``id``, ``image_id`` and ``iscrowd`` (0 or 1), and ``parent_id`` (0 for none) if in the file.
+    """A mask: ``id``, ``image_id`` and ``iscrowd`` (0 or 1) are always present, ``parent_id`` (0: none) if in the file.
 
-    Other fields are unchecked; `read_score`, `read_area`, `read_box` and `masks.rle_from_coco` validate them on use, so
-    that an unused field cannot cause errors.
+    Other fields are validated only on use (`read_score`, `read_area`, `read_box`, `masks.rle_from_coco`), so that an
+    unused field cannot cause errors.
     """
 
     id: Id
@@ -70,7 +70,7 @@ class Problems:
 
     Attributes:
         counts: number of records by reason.
-        items: "place: message" of the first `LISTED`.
+        items: "place: message" of the first `LISTED` records.
     """
 
     LISTED = 1000
@@ -78,7 +78,7 @@ class Problems:
     def __init__(self, refused: str = "") -> None:
         """
         Args:
-            refused: path of a file to refuse on the first problem, where skipping would change numbers.
+            refused: path of the file, to reject it at the first problem; "" to collect problems.
         """
         self.counts: Counter[str] = Counter()
         self.items: list[str] = []
@@ -91,9 +91,9 @@ class Problems:
         """Add an unusable record.
 
         Args:
-            place: place of the record, for the message; may be empty.
+            place: position of the record, for the message; may be empty.
             error: the error.
-            instead: what is done if the record is not skipped.
+            instead: how the record is used if it is not skipped.
 
         Raises:
             InputError: ``refused`` was given.
@@ -109,7 +109,7 @@ class Problems:
 
     @contextmanager
     def at(self, place: str, instead: str = "") -> Iterator[None]:
-        """Context manager that passes a RecordError of its block to `add`."""
+        """Context manager that passes a RecordError raised in its block to `add`."""
         try:
             yield
         except RecordError as error:
@@ -144,7 +144,7 @@ def read_id(value: Any, name: str = "id") -> Id:
 
 
 def read_number(value: Any, name: str, kind: Any = float) -> float:
-    """Validate a finite number with a type of msgspec; numeric text is accepted.
+    """Validate a finite number with ``kind``, a number type of msgspec; numeric text is accepted.
 
     Raises:
         RecordError: not a finite number.
@@ -197,7 +197,7 @@ def read_box(annotation: Annotation) -> list[float] | None:
 
 
 def or_none(read: Callable[..., T], *arguments: Any) -> T | None:
-    """What ``read(*arguments)`` returns, or None where it raises RecordError."""
+    """Return ``read(*arguments)``, or None if it raises RecordError."""
     with suppress(RecordError):
         return read(*arguments)
     return None
@@ -284,7 +284,7 @@ def read_annotation(record: Any, needs_image: bool = True) -> Annotation:
 
     Args:
         record: the json value.
-        needs_image: whether ``image_id`` is required; not in files of a single image.
+        needs_image: whether ``image_id`` is required; False for files of a single image.
 
     Returns:
         The annotation, with ``id`` only if the file has one.
@@ -344,7 +344,7 @@ def _flag(record: dict[str, Any], name: str) -> int:
 def check_ids(annotations: Sequence[Annotation], where: str) -> None:
     """Make the ids of the annotations of one image unique, in place.
 
-    Annotations without id, or with an id that another one has, get a new one; only ``parent_id`` refers to ids.
+    Annotations without id, or with that of an earlier one, get a new id; only ``parent_id`` refers to ids.
 
     Args:
         annotations: annotations of one image; modified.

@@ -74,8 +74,7 @@ def missing_shards(folder: str) -> list[int]:
 def write_folder_index(folder: str, layout: dict[str, Any], writer: str = "") -> None:
     """Write index.json: the finished shards with their counts, and whether the folder is complete.
 
-    It contains only information from the shards and may be written by several jobs, so it is computed again until no
-    shard was added in the meantime.
+    Several jobs may write it at the same time, so it is computed again until no shard was added in the meantime.
     """
     numbers = None
     while numbers != (found := list_shards(folder)):
@@ -91,11 +90,10 @@ def write_folder_index(folder: str, layout: dict[str, Any], writer: str = "") ->
 
 
 class ShardedDataset(Sequence):
-    """A folder of shards, or one label file, as a sequence of images. Only the indices are loaded; records are read on
-    access.
+    """A folder of shards, or one label file, as a sequence of images whose records are read on access.
 
-    `dataset[i]` is `{"image": image record, "annotations": [annotation records]}`. Memory is about 50 bytes per
-    image. No file stays open.
+    `dataset[i]` is `{"image": image record, "annotations": [annotation records]}`. Only the indices are in memory,
+    about 50 bytes per image. No file stays open.
 
     Attributes:
         folder: the folder, or the file.
@@ -109,7 +107,7 @@ class ShardedDataset(Sequence):
         A label file without index is scanned.
 
         Raises:
-            InputError: shards are missing, and ``allow_incomplete`` is off.
+            InputError: shards are missing, and ``allow_incomplete`` is False.
             InputError: the folder has no shard.
             CorruptFileError: a damaged shard.
         """
@@ -179,7 +177,7 @@ def merge_shards(folder: str, output: str, allow_incomplete: bool = False) -> li
             if length:
                 yield copy_range(path, offset, length)
 
-    # until the index is saved, that of an older file is recognized as stale: label files end with their checksum
+    # Until the index is saved, that of an older file is recognized as stale, because label files end with a checksum.
     sections = write_label_file(output, info, {name: blocks(section) for section, name in enumerate(SECTIONS)})
     save_index(output, join_indices(indices, sections, os.stat(output).st_size))
     return indices

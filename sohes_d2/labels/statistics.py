@@ -36,7 +36,7 @@ class ImageRow:
         file_name: file name of the image.
         masks: number of masks.
         depth: depth of its deepest mask, 0 for a whole; -1 without masks.
-        coverage: share of the image under any mask.
+        coverage: share of the image covered by any mask.
     """
 
     file_name: str
@@ -178,7 +178,7 @@ def _add(statistics: LabelStatistics, image: ImageRecord, annotations: list[Anno
 
 
 class _Best:
-    """Keeps the images of highest value; of equal values the first."""
+    """Keeps the images with the highest values; of equal values, the first ones."""
 
     def __init__(self, count: int, value: Any):
         self._count, self._value = count, value

@@ -1,1 +1,1 @@
-"""Basic structures shared by all other packages: masks, forests and images. No torch modules."""
+"""Basic structures shared by all other packages: masks, forests and images. No neural networks."""

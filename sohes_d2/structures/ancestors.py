@@ -14,7 +14,7 @@ Index = Union[torch.Tensor, Sequence[int], slice, int]
 class AncestorMatrix:
     """Ancestor relation of the N masks of one image, the target of the ancestor head (SOHES, section 3.2).
 
-    It is the transitive closure of "parent of". Labels carry it instead of parents because it stays valid when
+    It is the transitive closure of "parent of". Labels store it instead of parents because it stays valid when
     intermediate masks are dropped.
 
     Attributes:
@@ -63,7 +63,7 @@ class AncestorMatrix:
         return self.tensor.device
 
     def to(self, *args: Any, **kwargs: Any) -> AncestorMatrix:
-        """A copy on another device (arguments as of ``torch.Tensor.to``; the type stays bool)."""
+        """A copy on another device (arguments as for ``torch.Tensor.to``; the type stays bool)."""
         return AncestorMatrix(self.tensor.to(*args, **kwargs))
 
     @staticmethod

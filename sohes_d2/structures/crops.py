@@ -25,7 +25,7 @@ class CropLayers:
     Attributes:
         layers: number of crop layers in addition to the whole photo; 0 for none.
         overlap: share of a crop's side that overlaps with the next crop, in [0, 1).
-        margin: masks closer than this to a side of their crop, in pixels of the model's input, are dropped as cut,
+        margin: masks closer than this, in pixels of the model's input, to a side of their crop are dropped as cut off,
             unless it is also a side of the photo; 0 keeps all.
         nms_threshold: NMS threshold (IoU) over the masks of a photo, in (0, 1].
         batch_size: crops per batch.
@@ -128,5 +128,5 @@ def _scaled(start: int, end: int, factor: float, side: int) -> tuple[int, int]:
 
 
 def _starts(side: int, crop: int, count: int) -> list[int]:
-    """Starts of ``count`` crops spread evenly over a side; the last one ends with the side."""
+    """Starts of ``count`` crops evenly spaced along a side, from its start to its end."""
     return [round(k * (side - crop) / max(1, count - 1)) for k in range(count)]

@@ -39,7 +39,7 @@ class Entity:
 
     @property
     def mask(self) -> np.ndarray:
-        """(H, W) bool, decoded at each access."""
+        """(H, W) bool, decoded on each access."""
         return decode_mask(self.rle)
 
     @property
@@ -55,12 +55,12 @@ class Entity:
 
     @property
     def area(self) -> int:
-        """Pixels."""
+        """Area in pixels."""
         return int(self.forest.areas[self.index])
 
     @property
     def score(self) -> float:
-        """In [0, 1]."""
+        """Score in [0, 1]."""
         return float(self.forest.scores[self.index])
 
     @property
@@ -91,7 +91,7 @@ class Entity:
 
     @property
     def chain(self) -> list[Entity]:
-        """The path from its whole down to itself."""
+        """The path from its root down to this entity, both included."""
         chain = [self]
         while (parent := chain[-1].parent) is not None:
             chain.append(parent)
@@ -105,7 +105,7 @@ class Selection:
     Attributes:
         entities: number of masks that explain a photo best (`Forest.select`); 0: all masks.
         min_score: masks with a lower score are dropped; in [0, 1].
-        max_depth: deeper masks are dropped, 0: wholes only; None: any depth. With ``entities``, these are the wholes.
+        max_depth: deeper masks are dropped; None: any depth, 0: wholes, which with ``entities`` are the selected masks.
         parts: with ``entities``, also keep the masks inside each.
         rules: thresholds of the selection; None: those of the forest.
     """
@@ -137,5 +137,5 @@ class Selection:
         return forest if self.max_depth is None else forest.filter(max_depth=self.max_depth)
 
     def describe(self) -> dict[str, Any]:
-        """Json-ready."""
+        """The options as a json-ready dict."""
         return asdict(self)

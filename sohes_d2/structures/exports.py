@@ -96,7 +96,7 @@ def _point_inside(mask: np.ndarray) -> list[float]:
 
 
 def plot(forest: Forest, photo: np.ndarray | None, max_depth: int | None, names: bool) -> Image.Image:
-    """Draw the masks over the photo, parts in other shades on top of their wholes."""
+    """Draw the masks over the photo, parts on top of their wholes in other shades."""
     if photo is None:
         photo = np.full((*forest.image_size, 3), 128, np.uint8)
     if photo.shape[:2] != forest.image_size:
@@ -135,7 +135,7 @@ def _colour(forest: Forest, k: int, depth: int) -> tuple[int, ...]:
 
 
 def to_html(forest: Forest) -> str:
-    """A picture and the first rows of a table, for a notebook."""
+    """A picture, and a table of the best-scored masks, for a notebook."""
     shown = forest if len(forest) <= 100 else forest.collapse()
     picture = plot(shown, forest.photo, None, names=len(shown) <= 30)
     picture.thumbnail((_HTML_SIDE, _HTML_SIDE))

@@ -1,4 +1,4 @@
-"""Atomic writing of files, and locks that give a folder to one run at a time.
+"""Atomic writing of files, and locks that allow one run at a time to write to a folder.
 
 A file is written under a temporary name in the same folder, flushed to disk and renamed, so a kill, a full disk or a
 power cut leaves the old file or the new one, never a part of it. Disk errors become `OutputError`.
@@ -46,7 +46,7 @@ _REMEDIES = {
 
 @contextmanager
 def output_errors(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Context manager that turns disk errors into errors of writing ``path``.
+    """Context manager that converts disk errors to an OutputError that names ``path``.
 
     Raises:
         OutputError: instead of any OSError.
@@ -101,7 +101,7 @@ class atomic_writer:
             self._file.close()
             return
         os.fsync(self._raw.fileno())
-        os.replace(self._temporary, self._target)  # before the file, and its lock with it, is closed
+        os.replace(self._temporary, self._target)  # before closing the file, which releases its lock
         self._file.close()
         sync_folder(os.path.dirname(self._target))
 
@@ -145,7 +145,7 @@ def _open_temporary(path: str) -> _RawFile:
 
 
 def lock_file(file: IO[Any], wait: bool = True) -> bool:
-    """Lock a file until it is closed; returns whether that succeeded. Also True on a file system without locks.
+    """Lock a file until it is closed; returns whether it succeeded, True on a file system without locks.
 
     Args:
         file: an open file.
@@ -162,7 +162,7 @@ def lock_file(file: IO[Any], wait: bool = True) -> bool:
 
 
 def open_regular(path: str | os.PathLike[str], pipes: bool = False) -> BinaryIO:
-    """Open a regular file for reading. Other files are refused unopened: opening could block or have side effects.
+    """Open a regular file for reading. Others are rejected unopened, because opening could block or have side effects.
 
     Args:
         path: path of the file.

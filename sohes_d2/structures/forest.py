@@ -1,4 +1,4 @@
-"""Forest: the masks of an image and their hierarchy, used from clustering to json to model."""
+"""Forest: the masks of an image and their hierarchy, shared by clustering, label files and models."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ class Forest:
 
     @cached_property
     def areas(self) -> np.ndarray:
-        """(N,) int64 pixels."""
+        """(N,) int64 areas in pixels."""
         return mask_areas(self.masks)
 
     @cached_property
@@ -196,7 +196,7 @@ class Forest:
         """The masks at a point, from a whole down to the smallest mask that contains the pixel; empty if there is none.
 
         Args:
-            x, y: pixel, from 0.
+            x, y: position in pixels, from 0.
 
         Raises:
             ValueError: a point outside the image.
@@ -263,7 +263,7 @@ class Forest:
         """(N,) int64: 0 for a whole, 1 for a part, 2 or more for subparts.
 
         Raises:
-            ValueError: the parents run in a cycle.
+            ValueError: the parents form a cycle.
         """
         return self._depths.copy()
 
@@ -314,7 +314,7 @@ class Forest:
         Args:
             min_score: smallest score, in [0, 1].
             max_depth: largest depth in this forest; None for any.
-            min_area, max_area: pixels; None for any.
+            min_area, max_area: smallest and largest area in pixels; ``max_area`` None for any.
             keep: additional condition, called for the entities that meet the others.
         """
         passes = (self.scores >= min_score) & (self.areas >= min_area)
@@ -359,9 +359,9 @@ class Forest:
     def select(self, count: int, parts: bool = False, rules: Rules | None = None) -> Forest:
         """Select the entities that explain the photo best: at most ``count`` masks without overlap.
 
-        The cut through the trees with the largest sum of `hierarchy.entity_values`. It is exact if masks overlap only
-        when nested (`hierarchy.best_cut`); otherwise the better of two overlapping masks is kept and the rest is
-        selected again (`hierarchy.disjoint_cut`).
+        They are the cut through the trees with the largest sum of `hierarchy.entity_values`. It is exact if masks
+        overlap only when nested (`hierarchy.best_cut`); otherwise the better of two overlapping masks is kept and the
+        rest is selected again (`hierarchy.disjoint_cut`).
 
         Args:
             count: at least 0.
@@ -407,7 +407,7 @@ class Forest:
 
     @classmethod
     def from_coco(cls, annotations: Sequence[dict[str, Any]], image_size: tuple[int, int]) -> Forest:
-        """The forest of one image's COCO annotations; without ``parent_id`` they are roots, without ``score`` it is 1.
+        """The forest of one image's COCO annotations. Without ``parent_id`` all are roots; ``score`` defaults to 1.
 
         Raises:
             InputError: two annotations share an id, or a parent is not among the annotations.
@@ -461,7 +461,7 @@ class Forest:
         return exports.to_sam(self)
 
     def plot(self, photo: Any = None, max_depth: int | None = None, names: bool = False) -> Image.Image:
-        """Draw the masks over the photo, parts in other shades of the hue of their whole.
+        """Draw the masks over the photo, parts in shades of the colour of their whole.
 
         Args:
             photo: background, anything `images.as_rgb` accepts; by default ``self.photo``, else grey.
@@ -483,7 +483,7 @@ class Forest:
         """Write a COCO json of this image, readable by `load` and all commands. It does not contain the photo.
 
         Raises:
-            OutputError: the file cannot be written; an older one stays.
+            OutputError: the file cannot be written; an existing one is unchanged.
         """
         height, width = self.image_size
         content = {
@@ -499,7 +499,7 @@ class Forest:
 
         Raises:
             OSError: the file cannot be read.
-            InputError: no such json, one with more or fewer images, or a mask, parent or score that is not valid.
+            InputError: not a COCO json with exactly one image, or an invalid mask, parent or score.
         """
         with open_regular(path) as file:
             try:
@@ -513,10 +513,10 @@ class Forest:
         return forest
 
     def check(self) -> None:
-        """Verify sizes, parents in range, no cycle, and scores in [0, 1].
+        """Verify that sizes match, parents are in range and form no cycle, and scores are in [0, 1].
 
         Raises:
-            ValueError: with the first broken rule and the masks concerned.
+            ValueError: the message gives the first violation and its mask.
         """
         for k, rle in enumerate(self.masks):
             if tuple(rle["size"]) != self.image_size:
@@ -531,5 +531,5 @@ class Forest:
 
 
 def _coverage_of(masks: Sequence[RLE]) -> hierarchy.Coverage:
-    """Shares of one mask inside others, computed on demand."""
+    """Coverage of one mask by others, computed on demand."""
     return lambda k, others: coverage_matrix([masks[k]], [masks[j] for j in others])[0]

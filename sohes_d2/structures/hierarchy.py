@@ -27,10 +27,10 @@ class Rules:
 
     Attributes:
         theta_cover: smallest share of a mask that its parent covers.
-        max_child_area: largest area of a mask as a share of its parent's area; above it, both are one entity.
+        max_child_area: largest area of a mask as a share of its parent's area; above it, both are the same entity.
         max_only_child_area: the same for a mask without siblings.
         max_overlap: largest overlap of two wholes, or of two selected entities, as a share of the smaller one.
-        max_depth: largest depth of a mask; 0 for a whole.
+        max_depth: largest depth of a mask; the depth of a whole is 0.
         rank_scale: how fast the value of a mask for a selection decreases with its rank, see `entity_values`.
     """
 
@@ -43,7 +43,7 @@ class Rules:
 
     @classmethod
     def from_config(cls, node: Mapping) -> Rules:
-        """The thresholds of a config's EXPLORATION.HIERARCHY."""
+        """The thresholds in EXPLORATION.HIERARCHY of a config."""
         return cls(**{key.lower(): value for key, value in node.items()})
 
 
@@ -56,8 +56,8 @@ def parents_by_coverage(
 ) -> np.ndarray:
     """Parent of each mask: the smallest mask that contains it (SOHES, section 3.1; threshold as in HASSOD).
 
-    A is inside B if B covers A by ``theta_cover``, and not vice versa. This implies a strictly larger area; masks that
-    cover each other are siblings.
+    A is inside B if B covers at least ``theta_cover`` of A, and not vice versa. This implies that B is strictly larger;
+    masks that cover each other are siblings.
 
     Args:
         coverage: (N, N) in [0, 1], [i, j] = share of mask i inside mask j.
@@ -88,11 +88,11 @@ def parents_by_probability(
 ) -> np.ndarray:
     """Decode predicted ancestor probabilities and coverage to parents.
 
-    A pair is valid if its probability reaches ``threshold``, the ancestor covers the descendant by ``theta_cover``, and
-    the descendant's area is at most ``max_child_area`` of the ancestor's; masks of nearly equal area are two outlines
-    of one entity and become siblings. From the largest mask to the smallest, each gets the valid ancestor as parent
-    whose chain of ancestors is the likeliest: the sum of (probability - threshold) over the chain is largest, where
-    invalid pairs have probability 0. Of equal chains, the one with the smallest parent is taken.
+    A pair is valid if its probability is at least ``threshold``, the ancestor covers at least ``theta_cover`` of the
+    descendant, and the descendant's area is at most ``max_child_area`` of the ancestor's; masks of nearly equal area
+    are two outlines of one entity and become siblings. Masks are processed from the largest to the smallest. The parent
+    of each is the valid ancestor with the most likely chain, which has the largest sum of (probability - threshold)
+    over its masks, where invalid pairs have probability 0. Ties: the smallest parent.
 
     Args:
         probabilities: (N, N) in [0, 1], [i, j] = probability that i is an ancestor of j; the diagonal is ignored.
@@ -110,14 +110,14 @@ def parents_by_probability(
     inside = (probabilities.T >= threshold) & (areas[None, :] > areas[:, None])
     inside &= areas[:, None] <= max_child_area * areas[None, :]
     if theta_cover > 0:
-        for k in np.flatnonzero(inside.any(axis=1)).tolist():  # all pairs would take long
+        for k in np.flatnonzero(inside.any(axis=1)).tolist():  # computing all pairs would be slow
             above = np.flatnonzero(inside[k])
             inside[k, above] = np.asarray(coverage(k, above)) >= theta_cover
     return _likeliest(inside, probabilities, threshold, areas)
 
 
 def _likeliest(inside: np.ndarray, probabilities: np.ndarray, threshold: float, areas: np.ndarray) -> np.ndarray:
-    """(N,) parents with the likeliest chains, given (N, N) ``inside``, [i, j] = i may be inside j."""
+    """(N,) parents with the most likely chains, given (N, N) ``inside``, [i, j] = i may be inside j."""
     parents = np.full(len(areas), NO_PARENT)
     chains = np.eye(len(areas))  # [i, j] = 1 if j is i or an ancestor of i
     order = np.argsort(-areas, kind="stable")
@@ -142,7 +142,7 @@ def depths_of(parents: np.ndarray) -> np.ndarray:
     """(N,) int64: 0 for a whole, 1 for a part, 2 or more below.
 
     Raises:
-        ValueError: the parents run in a cycle.
+        ValueError: the parents form a cycle.
     """
     depths = np.zeros(len(parents), np.int64)
     current = parents.copy()
@@ -177,7 +177,7 @@ def linked_to_kept(parents: np.ndarray, keep: np.ndarray) -> np.ndarray:
     """(N,) parents where each mask is linked to its nearest ancestor in ``keep``, (N,) bool.
 
     Raises:
-        ValueError: the parents run in a cycle.
+        ValueError: the parents form a cycle.
     """
     depths_of(parents)  # raises on a cycle, which would not terminate below
     linked = parents.copy()
@@ -224,7 +224,7 @@ def distinct_masks(parents: np.ndarray, areas: np.ndarray, scores: np.ndarray, m
         max_child_area: share in (0, 1].
     """
     keep = np.zeros(len(parents), bool)
-    # per mask, the area of the largest kept descendant, which the nearest kept ancestor has to exceed
+    # per mask, the area of the largest kept descendant, which a kept ancestor must exceed
     largest_below = np.zeros(len(parents))
     for k in np.lexsort((-areas, -scores)):
         if largest_below[k] > max_child_area * areas[k]:
@@ -251,8 +251,8 @@ def without_only_children(
 ) -> np.ndarray:
     """(N,) bool: masks to keep when runs of only children are collapsed.
 
-    An only child with more than ``max_only_child_area`` of its parent's area is the same entity: the better of the two
-    is kept. Of a longer run of nested only children, the first mask and the best of the others are kept.
+    An only child with more than ``max_only_child_area`` of its parent's area is the same entity: the better-scored of
+    the two is kept. Of a longer run of nested only children, the first mask and the best of the others are kept.
 
     Args:
         parents: (N,).
@@ -268,7 +268,7 @@ def without_only_children(
         only = keep & (linked != NO_PARENT) & (count[linked] == 1)
         same = np.flatnonzero(only & (areas > max_only_child_area * areas[linked]))
         if len(same):
-            # one link of a run at a time; the others are checked again afterwards
+            # one pair per run and iteration, because a removal changes the other pairs
             above = linked[same]
             first = ~np.isin(above, same)
             worse = np.where(scores[same] > scores[above], above, same)
@@ -283,7 +283,7 @@ def without_only_children(
 
 
 def with_few_levels(parents: np.ndarray, scores: np.ndarray, max_depth: int, keep: np.ndarray) -> np.ndarray:
-    """(N,) bool: masks to keep so that no path is deeper than ``max_depth``; the worst inner masks are dropped.
+    """(N,) bool: masks to keep so that no path is deeper than ``max_depth``; inner masks of lowest score are dropped.
 
     Args:
         parents: (N,).
@@ -318,15 +318,15 @@ def disjoint_wholes(
     keep: np.ndarray,
     rules: Rules,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Remove wholes that overlap better ones; masks inside them move to a mask that covers them, or become wholes.
+    """Remove wholes that overlap better ones, or make them parts of these; children of removed wholes become wholes.
 
     Args:
         parents: (N,).
         areas: (N,) pixels.
         scores: (N,) any scale.
-        coverage: coverage of any masks.
+        coverage: computes the coverage of any masks.
         keep: (N,) bool, the masks to consider.
-        rules: theta_cover, max_child_area and max_overlap are used.
+        rules: thresholds; theta_cover, max_child_area and max_overlap are used.
 
     Returns:
         (N,) bool, the remaining masks, and (N,) parents among these.
@@ -376,7 +376,7 @@ def collapse(
     rules: Rules,
     wholes: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The displayed forest: of near-duplicates the better is kept, and wholes do not overlap.
+    """The displayed forest: few levels, without near-duplicates and overlapping wholes.
 
     Applies `distinct_masks`, `disjoint_wholes`, `without_only_children` and `with_few_levels`. Only the order of the
     scores matters.
@@ -385,9 +385,9 @@ def collapse(
         parents: (N,).
         areas: (N,) pixels.
         scores: (N,) any scale.
-        coverage: coverage of any masks.
+        coverage: computes the coverage of any masks.
         rules: the thresholds.
-        wholes: indices of disjoint masks to use as wholes, kept with the masks inside them; by default chosen here.
+        wholes: indices of disjoint masks to use as wholes and keep with the masks inside them; by default computed.
 
     Returns:
         (N,) bool, the remaining masks, and (N,) parents among these.
@@ -473,9 +473,9 @@ def entity_values(scores: np.ndarray, shares: np.ndarray, count: int, rank_scale
 
     share (N,) is the area as a share of the photo: a mask that fills the photo is background rather than an entity. r
     is the number of better masks. Ranks are used because the scale of scores differs between phase 1 and models. With a
-    small ``rank_scale`` the best masks are selected whatever else fits beside them; with a large one, two parts soon
-    outweigh their whole. Masks of rank ``10 * count`` and above have value 0 and are not considered. If there are fewer
-    masks than ``count``, their number replaces it.
+    small ``rank_scale`` the best masks are selected regardless of what else fits beside them; with a large one, two
+    parts easily outweigh their whole. Masks of rank ``10 * count`` and above have value 0 and are not considered.
+    ``count`` is limited to the number of masks.
     """
     scores = np.asarray(scores)
     count = min(count, len(scores))
@@ -493,7 +493,7 @@ def disjoint_cut(
         parents: (N,).
         areas: (N,) pixels.
         values: (N,) numbers; masks of value 0 or less are never selected.
-        coverage: coverage of any masks.
+        coverage: computes the coverage of any masks.
         count: at least 0.
         max_overlap: largest overlap of two selected masks, as a share of the smaller one.
 

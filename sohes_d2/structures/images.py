@@ -25,8 +25,8 @@ from .files import open_regular
 
 PathLike = Union[str, "os.PathLike[str]"]
 
-# Files with these suffixes count as photos: each is labeled, or listed with the reason why not. Those
-# of the third line may need a Pillow plugin; those of the fourth are raw camera files, which are not supported.
+# Files with these suffixes count as photos: each is labeled, or listed with the reason why it was skipped. Those of the
+# third line may need a Pillow plugin; those of the fourth are raw camera files, which are not supported.
 IMAGE_SUFFIXES = frozenset(
     ".apng .bmp .dib .gif .j2k .jfif .jp2 .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pgm .png .pnm .ppm .tga .tif .tiff "
     ".webp "
@@ -108,10 +108,10 @@ def max_image_pixels() -> int:
 def read_image(path: PathLike) -> np.ndarray:
     """Read a file as 8-bit RGB.
 
-    The orientation is that of `detectron2.data.detection_utils.read_image` (EXIF orientation applied). For ordinary
-    8-bit files the values are the same, too. They differ where Pillow's `convert("RGB")` loses the picture: deeper
-    integers and floats are scaled to 8 bits (Pillow clips them to white), and transparent pixels are composited over
-    white, as in a viewer (Pillow shows the hidden colour). Of an animation, the first frame is read.
+    The orientation is that of `detectron2.data.detection_utils.read_image` (EXIF orientation applied). The values are
+    the same for ordinary 8-bit files. They differ where Pillow's `convert("RGB")` loses content: deeper integers and
+    floats are scaled to 8 bits (Pillow clips them to white), and transparent pixels are composited over white, as in a
+    viewer (Pillow shows the hidden colour). Only the first frame of an animation is read.
 
     Args:
         path: an image file.
@@ -185,7 +185,7 @@ def image_size(path: PathLike) -> tuple[int, int]:
     """(H, W) of `read_image(path)`, from the file's header, without decoding pixels.
 
     Raises:
-        ImageReadError: the header cannot be read. (The pixels may still be damaged if it can.)
+        ImageReadError: the header cannot be read. (The pixels are not checked.)
     """
     with open_image(path) as image:
         width, height = image.size
@@ -199,7 +199,7 @@ def image_size(path: PathLike) -> tuple[int, int]:
 
 def reduced(image: np.ndarray, max_pixels: int) -> np.ndarray:
     """Downsize an (H, W, 3) image to at most ``max_pixels`` by area interpolation; 0: no limit."""
-    import cv2  # here, since readers of label files do not need it
+    import cv2  # imported here, because readers of label files do not need it
 
     height, width = image.shape[:2]
     if not max_pixels or height * width <= max_pixels:

@@ -1,6 +1,6 @@
 """Binary masks as run lengths (RLE): encoding in bounded memory, and exact overlap matrices without decoding.
 
-An RLE is that of pycocotools: ``{"size": [H, W], "counts": bytes}``. Json files store ``counts`` as ``str``.
+RLEs have the format of pycocotools: ``{"size": [H, W], "counts": bytes}``. Json files store ``counts`` as ``str``.
 
 This is the only module that imports pycocotools, which reads and writes past its buffers if run lengths are invalid,
 and rasterizes polygons with unbounded memory. Segmentations from files are checked by `rle_from_coco`; all other
@@ -22,7 +22,7 @@ from .run_lengths import batch_run_lengths, check_runs, merge_empty_runs
 
 RLE = dict[str, Any]
 
-# pycocotools needs the masks of one call as a Fortran-ordered copy: this bounds that copy for any number of masks.
+# pycocotools needs the masks of one call as a Fortran-ordered copy; this bounds its size for any number of masks.
 CHUNK_BYTES = 64 * 1024 * 1024
 
 # Upper bound of image sizes: a size from a broken file must not use up all memory.
@@ -83,7 +83,7 @@ def decode_mask(rle: RLE) -> np.ndarray:
 
 
 def decode_masks(rles: Sequence[RLE]) -> np.ndarray:
-    """(N, H, W) bool masks. All must have one size; zero masks give (0, 0, 0)."""
+    """(N, H, W) bool masks. All must have the same size; no masks give (0, 0, 0)."""
     if not len(rles):
         return np.zeros((0, 0, 0), dtype=bool)
     return np.ascontiguousarray(mask_util.decode(list(rles)).transpose(2, 0, 1)).view(bool)
@@ -152,7 +152,7 @@ def rles_from_coco(
     """`rle_from_coco` for many masks of one image, faster; an invalid mask is replaced by its error.
 
     Args:
-        segmentations: as of `rle_from_coco`.
+        segmentations: see `rle_from_coco`.
         image_size: (H, W) of the image in pixels.
         draw: rasterize polygons; otherwise masks are only checked, and a valid one is replaced by None.
     """
@@ -189,14 +189,14 @@ def _rle(
 def _check(
     segmentation: Any, image_size: tuple[int, int], decoded: np.ndarray | RecordError | None
 ) -> tuple[list[np.ndarray], np.ndarray | None]:
-    """Polygons as flat arrays x, y, ..., or the run lengths of an RLE, which ``decoded`` has of a compressed one."""
+    """Polygons as flat arrays x, y, ..., or the run lengths of an RLE (``decoded`` for a compressed one)."""
     height, width = _checked_size(image_size)
     if isinstance(segmentation, (list, tuple)):
         return _polygons(segmentation, (height, width)), None
     if not isinstance(segmentation, dict) or "counts" not in segmentation or "size" not in segmentation:
         raise RecordError(f"not a COCO segmentation (polygons or RLE): {str(segmentation)[:80]!r}", "no segmentation")
     size, expected = segmentation["size"], [height, width]
-    sound = type(size) is list and size == expected  # most are; the check of other forms takes longer
+    sound = type(size) is list and size == expected  # the common case; the check of other forms is slower
     if not sound and _whole_numbers(size, "size of the RLE").tolist() != expected:
         text = str(list(size))[:40]
         raise RecordError(f"the RLE has size {text}, its image is {expected} (height, width)", "size of the RLE")
@@ -208,7 +208,7 @@ def _check(
 
 
 def has_segmentation(annotation: Mapping[str, Any]) -> bool:
-    """Whether an annotation has a mask: tools omit it or write null or [] for a box without mask."""
+    """Whether an annotation has a mask; for a box without mask, tools omit it or write null or []."""
     return annotation.get("segmentation") not in (None, [], {}, "")
 
 
@@ -298,7 +298,7 @@ def reference_evaluation() -> tuple[Any, Any]:
 
 
 def encode_window(mask: np.ndarray, origin: tuple[int, int], image_size: tuple[int, int]) -> RLE:
-    """Encode a mask that is empty outside a window, at the cost of the window instead of the image.
+    """Encode a mask that is empty outside a window, without creating an array of the image's size.
 
     Args:
         mask: (h, w) bool, the mask inside the window.

@@ -75,7 +75,7 @@ def first_of_each(repeats: Tensor) -> Tensor:
     """
     repeats = repeats.tril(-1)
     kept = torch.ones(len(repeats), dtype=torch.bool, device=repeats.device)
-    # each round settles at least one more item; few rounds are needed
+    # each iteration fixes at least one more item; few are needed in practice
     while True:
         after = ~(repeats & kept).any(1)
         if torch.equal(after, kept):

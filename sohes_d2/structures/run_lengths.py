@@ -1,4 +1,4 @@
-"""Validation and decoding of RLE masks; pycocotools would read past the end of broken ones."""
+"""Validation and decoding of RLE masks; pycocotools would read past the end of invalid ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from ..errors import RecordError
 
-# One character carries 6 bits: 5 of the value, and whether the value goes on in the next character.
+# One character encodes 6 bits: 5 of the value, and whether the value continues in the next character.
 _MORE, _SIGN = 0x20, 0x10
 _LONGEST = 8  # characters per value: 40 bits, more than the pixels of any image
 _REASON = "runs of the RLE"
@@ -85,7 +85,7 @@ def check_runs(runs: np.ndarray, image_size: tuple[int, int]) -> None:
         image_size: (H, W) in pixels.
 
     Raises:
-        RecordError: they do not.
+        RecordError: a negative length, or another total than the number of pixels.
     """
     height, width = image_size
     if len(runs) > height * width + 1:

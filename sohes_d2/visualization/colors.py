@@ -15,8 +15,8 @@ from ..structures.forest import NO_PARENT, Forest
 from ..structures.masks import mask_areas, mask_boxes
 from .shapes import scaled_shape
 
-# Hues in degrees, lightness and chroma in OKLCH. The first ones are the strongest; lightness alternates because it is
-# visible to all readers.
+# Hue in degrees, lightness and chroma in OKLCH. The first colours are the strongest; lightness alternates because it is
+# visible with any colour vision.
 WHOLE_PALETTE = (
     (255, 0.62, 0.16),  # blue
     (60, 0.76, 0.16),  # orange
@@ -42,7 +42,7 @@ HUE_TURN = (22.0, 75.0)
 # Above this OKLab distance two colours are easily distinguished, and an unused colour is preferred to a more distant
 # one.
 FAR_ENOUGH = 0.12
-# Smallest distance of a shade from its parent's colour, next to which it is drawn in a strip.
+# Smallest distance of a shade from its parent's colour, because they are drawn side by side in a strip.
 FROM_PARENT = 0.06
 
 # Neighbours are computed on a grid of at most this number of cells per side, which is fast enough for 1,000 masks.
@@ -92,7 +92,7 @@ def forest_colors(forest: Forest) -> np.ndarray:
     depths = forest.depths()
     shares = mask_areas(forest.masks) / max(1, forest.image_size[0] * forest.image_size[1])
     ordered = np.array(canonical_order(forest, np.arange(n)))
-    seen = np.zeros((n, len(_VISIONS), 3))  # each colour in OKLab, as each reader sees it
+    seen = np.zeros((n, len(_VISIONS), 3))  # each colour in OKLab, for each vision
     for depth in range(int(depths.max()) + 1):
         done = np.zeros(n, dtype=bool)
         level = ordered[depths[ordered] == depth]
@@ -139,7 +139,7 @@ def canonical_order(forest: Forest, indices: Sequence[int] | np.ndarray) -> list
 def oklch_to_rgb(colors: np.ndarray) -> np.ndarray:
     """Convert OKLCH colours (N, 3) of lightness 0-1, chroma, and hue in degrees to (N, 3) uint8 RGB.
 
-    Colours outside sRGB are reduced in chroma, not in hue.
+    The chroma of colours outside sRGB is reduced; their hue is kept.
     """
     colors = np.atleast_2d(np.asarray(colors, np.float64))
     result = np.zeros(colors.shape)
@@ -186,7 +186,7 @@ def _shades(parent: np.ndarray, share: float) -> np.ndarray:
     """(C, 3) OKLCH shades of the colour of a parent that covers ``share`` of the picture."""
     lightness, chroma, hue = parent.tolist()
     turn = HUE_TURN[0] + (HUE_TURN[1] - HUE_TURN[0]) * share
-    # Both change from one candidate to the next, so that the first parts differ in lightness and in hue.
+    # Both steps change with each candidate, so that the first parts differ in lightness and in hue.
     n = len(LIGHTNESS_STEPS)
     steps = [(LIGHTNESS_STEPS[(k + k // n) % n], HUE_STEPS[k % n]) for k in range(n * n)]
     shades = [

@@ -19,7 +19,7 @@ MARGIN, GAP = 24, 14  # pixels at REFERENCE_WIDTH
 # More masks are hard to read in one figure; labels of phase 1 have several hundred, most of low score.
 MAX_MASKS = 60
 MIN_WIDTH = 240  # pixels
-# Photos with a larger aspect ratio than the first number are drawn in two columns, than the second in one column.
+# Photos are drawn in two columns from the first aspect ratio (width / height) on, and in one column from the second on.
 TWO_COLUMNS, ONE_COLUMN = 2.4, 6.0
 # Limits of the drawn aspect ratio; a panorama of 20000x50 is squeezed, so that masks stay visible.
 FLATTEST, STEEPEST = 16.0, 1 / 3
@@ -45,9 +45,9 @@ def forest_figure(
         title: printed above, for example the file name.
         width: width of the result in pixels, at least MIN_WIDTH; type and lines scale with it down to 800 pixels, below
             which photos are drawn in two columns and the tree shows less.
-        max_masks: of more masks, only this number of best-scored ones is shown, each linked to its nearest shown
+        max_masks: if there are more masks, only the best-scored ones are shown, each linked to its nearest shown
             ancestor, with a note in the figure; 0 shows all.
-        max_area: larger masks, as a share of the image, are dropped in the same way: labels of phase 1 contain unions
+        max_area: masks with a larger share of the image are dropped in the same way: labels of phase 1 contain unions
             of nearly the whole image, which would hide the other wholes.
 
     Returns:
@@ -107,7 +107,7 @@ def forest_figure(
 
 
 def best_scored(forest: Forest, count: int) -> Forest:
-    """The forest of the ``count`` best-scored masks; of equal scores the larger ones."""
+    """The forest of the ``count`` best-scored masks; ties: the larger ones."""
     return forest.subset(np.sort(np.lexsort((-mask_areas(forest.masks), -forest.scores))[:count]))
 
 

@@ -22,7 +22,7 @@ def plot_label_statistics(
 
     Args:
         masks_per_image: (images,) counts.
-        coverage: (images,) shares of the image under any mask.
+        coverage: (images,) share of each image covered by any mask.
         depth: number of masks by depth.
         area_histogram: (B,) number of masks by share of the image.
         area_bins: (B + 1,) borders of the bins, evenly spaced in the logarithm.

@@ -41,7 +41,7 @@ def draw_level(
 ) -> np.ndarray:
     """Draw one level of a forest over its photo; see :func:`draw_masks`.
 
-    In pictures of parts and subparts, their wholes are shown as thin lines.
+    For parts and subparts, their wholes are shown as thin lines.
     """
     indices = level_indices(forest, level)
     return draw_masks(image, forest, indices, colors, size, _wholes_of(forest, indices))
@@ -138,7 +138,7 @@ def as_rgb(image: np.ndarray) -> np.ndarray:
 
 
 def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize an image to (H, W), smoothly in both directions."""
+    """Resize an image to (H, W), with area interpolation to shrink it and bicubic to enlarge it."""
     if image.shape[:2] == tuple(size):
         return image
     shrinks = size[0] < image.shape[0] or size[1] < image.shape[1]

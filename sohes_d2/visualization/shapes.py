@@ -52,7 +52,7 @@ def scaled_shape(rle: RLE, size: tuple[int, int]) -> Shape:
 
 
 def _spans(low: int, high: int, source: int, target: int) -> tuple[slice, slice]:
-    """Matching slices of a source and a target axis around the source's ``[low, high)``, on the coarser pixels."""
+    """Matching slices of a source and a target axis that cover the source's ``[low, high)``, in whole coarse pixels."""
     scale = target / source
     if scale >= 1:
         low, high = max(low - 1, 0), min(high + 1, source)  # room for the interpolated edge

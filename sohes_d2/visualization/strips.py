@@ -25,10 +25,10 @@ def draw_strips(
     width: int = REFERENCE_WIDTH,
     max_rows: int = 0,
 ) -> np.ndarray:
-    """Draw the longest path of each whole to a descendant, best wholes first.
+    """Draw the longest path from each whole to a descendant, best wholes first.
 
-    Each tile shows a mask cut out of the photo, framed in its colour, and in it the mask of the next tile. The level
-    and share of the photo are printed below. Paths with more masks than fit in a row are thinned between their ends.
+    Each tile shows a mask cut out of the photo and framed in its colour, with the mask of the next tile tinted. The
+    level and share of the photo are printed below. Paths that do not fit in a row are subsampled between their ends.
 
     Args:
         image: (H, W, 3) uint8 RGB, or (H, W) grey, of the forest's size.

@@ -31,7 +31,7 @@ def thumbnail(
         box: (x, y, width, height) of the mask.
         side: in pixels.
         color: (3,) uint8 RGB of the outline.
-        inner: another mask (H, W) and its colour, tinted and outlined on top: the mask of the next picture.
+        inner: another mask (H, W) and its colour, drawn on top with tint and outline.
     """
     x, y, w, h = (int(v) for v in box)
     window = max(w, h) + 2 * max(2, round(0.1 * max(w, h)))
@@ -73,7 +73,7 @@ def framed(picture: np.ndarray, color: np.ndarray, border: int, radius: int) -> 
 
 
 def drawing_scale(width: int) -> float:
-    """Factor of lengths at REFERENCE_WIDTH in a picture of a width; constant below NARROW.
+    """Scale of lengths in a picture of ``width`` pixels, relative to REFERENCE_WIDTH; constant below NARROW.
 
     Narrower layouts use fewer columns instead, to stay readable.
     """
@@ -96,11 +96,11 @@ def _outline(cut: np.ndarray, alpha: np.ndarray, color: np.ndarray, side: int) -
 
 
 def _inside(centre: float, window: int, length: int) -> slice:
-    """A slice of ``window`` pixels around the centre, shifted into ``[0, length)``; all of it if that is shorter."""
+    """A slice of ``window`` pixels around the centre, shifted into ``[0, length)``, or truncated if that is shorter."""
     start = min(max(0, round(centre - window / 2)), max(0, length - window))
     return slice(start, min(length, start + window))
 
 
 def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """The typeface included in Pillow (10.1 and newer), so that pictures look the same everywhere."""
+    """Pillow's built-in typeface (10.1 and newer), so that pictures look the same on every machine."""
     return ImageFont.load_default(max(SMALLEST_TYPE, size))

@@ -49,10 +49,10 @@ def draw_tree(
     width: int = REFERENCE_WIDTH,
     max_rows: int = 0,
 ) -> np.ndarray:
-    """Draw the main families (a whole with its descendants) as trees of thumbnails; omitted masks are counted.
+    """Draw the main families (a whole with its descendants) as trees of thumbnails, with counts of omitted masks.
 
-    Families are ranked by size, score and number of descendants. The frame of a thumbnail has the mask's colour in the
-    overlays.
+    Families are ranked by size, score and number of descendants. The frame of a thumbnail has the same colour as the
+    mask in the overlays.
 
     Args:
         image: (H, W, 3) uint8 RGB, or (H, W) grey, of the forest's size.
@@ -90,7 +90,7 @@ def draw_tree(
 
 
 def _arrange(forest: Forest, width: int, scale: float, max_rows: int) -> tuple[list[list[_Node]], int]:
-    """Families in rows that fit the width, best first; and the number of shown masks."""
+    """Families in rows that fit the width, best first, and the number of shown masks."""
     if not len(forest):
         return [], 0
     weights = np.sqrt(mask_areas(forest.masks)) * forest.scores

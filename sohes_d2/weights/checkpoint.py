@@ -47,12 +47,12 @@ class SOHESCheckpointer(DetectionCheckpointer):
     ):
         """
         Args:
-            model: to save and load.
+            model: the model to save and load.
             save_dir: folder of the checkpoints; "" to save none.
             max_unmatched: largest share of the model's tensors that may be missing or have another shape.
-            parts_may_lack: do not count parts of the model (names up to the first dot) of which the file has no tensor:
-                training may start from a backbone alone.
-            options: of `DetectionCheckpointer`, and additional checkpointables.
+            parts_may_lack: ignore top-level modules (names up to the first dot) of which the file has no tensor, to
+                start training from a backbone alone.
+            options: options of `DetectionCheckpointer`, and additional checkpointables.
         """
         super().__init__(model, save_dir, **options)
         self._max_unmatched = max_unmatched
@@ -73,12 +73,12 @@ class SOHESCheckpointer(DetectionCheckpointer):
         self.tag_last_checkpoint(f"{name}.pth")
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        """Set the file of the folder to resume from."""
+        """Set the checkpoint file to resume from."""
         with atomic_writer(os.path.join(self.save_dir, LAST_CHECKPOINT)) as file:
             file.write(last_filename_basename.encode())
 
     def get_checkpoint_file(self) -> str:
-        """Path named in ``last_checkpoint``, "" if there is none; invalid bytes give the path of no file."""
+        """Path named in ``last_checkpoint``; "" if there is none. Invalid bytes give a path that does not exist."""
         try:
             with open(os.path.join(self.save_dir, LAST_CHECKPOINT), encoding="utf-8", errors="replace") as file:
                 return os.path.join(self.save_dir, file.read().strip())
@@ -92,7 +92,7 @@ class SOHESCheckpointer(DetectionCheckpointer):
         names both.
 
         Raises:
-            WeightsError: as of `load`; of the last checkpoint if no other can be read.
+            WeightsError: see `load`; if no checkpoint can be read, the error of the last one.
         """
         if not resume or not self.has_checkpoint():
             return self.load(path, checkpointables=[])
@@ -101,7 +101,7 @@ class SOHESCheckpointer(DetectionCheckpointer):
             return self.load(last)
         except WeightsError as error:
             if _is_sound(last):
-                raise  # but not of this model
+                raise  # an intact file of another model
             for other in self._periodic_checkpoints():
                 with suppress(WeightsError):
                     extra = self.load(other)
@@ -138,7 +138,7 @@ class SOHESCheckpointer(DetectionCheckpointer):
         return super().load(path, *args, **kwargs)
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
-        found = list(checkpoint["model"])[:3]  # loading empties it
+        found = list(checkpoint["model"])[:3]  # loading removes its entries
         incompatible = super()._load_model(checkpoint)
         wanted = {name for name, _ in self.model.named_parameters()}
         if wanted and wanted <= set(incompatible.missing_keys):
@@ -170,9 +170,9 @@ class SOHESCheckpointer(DetectionCheckpointer):
     def _load_file(self, filename: str) -> dict[str, Any]:
         content = read_weights(filename)
         if isinstance(content, dict) and "model" not in content:
-            if "model_state" in content:  # of pycls
+            if "model_state" in content:  # format of pycls
                 content = {"model": content["model_state"], "matching_heuristics": True}
-            elif filename.endswith(".pkl"):  # of Caffe2 and Detectron1
+            elif filename.endswith(".pkl"):  # format of Caffe2 and Detectron1
                 blobs = content.get("blobs", content)
                 model = {key: value for key, value in blobs.items() if not str(key).endswith("_momentum")}
                 content = {"model": model, "__author__": "Caffe2", "matching_heuristics": True}

@@ -24,7 +24,7 @@ from ..errors import WeightsError
 from ..structures.files import open_regular
 
 _ZIP = b"PK\x03\x04"
-_TORCH_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # before torch 1.6: its magic number, pickled
+_TORCH_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # pickled magic number of files before torch 1.6
 _MAX_DEPTH = 32  # nested containers; an optimizer state has about 8 levels
 
 
@@ -122,9 +122,7 @@ def _damaged(path: str) -> Iterator[None]:
 
 
 def _check_zip(file: BinaryIO, size: int) -> None:
-    """Check sizes and checksums. torch.save does not compress; compressed or overlapping entries could unpack to any
-    size.
-    """
+    """Verify checksums, and reject entries that unpack to more than the file size, which torch.save never writes."""
     with zipfile.ZipFile(file) as archive:
         unpacked = sum(entry.file_size for entry in archive.infolist())
         if unpacked > size:
@@ -171,7 +169,7 @@ def _check_tensor(value: Tensor) -> None:
 
 def _as_tensor(array: np.ndarray) -> Any:
     """Convert a numeric array to a tensor; other arrays (text, objects) are returned unchanged."""
-    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:  # long doubles
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:  # not numeric, or a long double
         return array
     return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
 

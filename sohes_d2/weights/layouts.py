@@ -37,13 +37,13 @@ def current_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 # Resampling of a position embedding to another grid.
-#   official: bicubic without antialias, by (n + 0.1) / M from M to n cells, as DINO and DINOv2 without registers do
-#   timm:     antialiased bicubic, from grid to grid
+#   official: bicubic, not antialiased, scale (n + 0.1) / M from M to n cells, as in DINO and DINOv2 without registers
+#   timm:     antialiased bicubic, scale n / M
 RESAMPLINGS = ("auto", "official", "timm")
 
 
 def resampling_of(name: str, wanted: str = "auto") -> str:
-    """Either "official" or "timm", for a timm name such as "vit_base_patch8_224.dino".
+    """Resampling method, "official" or "timm", for a timm model name such as "vit_base_patch8_224.dino".
 
     Args:
         name: a timm model name.
@@ -82,7 +82,7 @@ def resample_positions(positions: Tensor, old: tuple[int, int], new: tuple[int, 
 
 
 def use_official_resampling(vit: Any) -> None:
-    """Make timm's ViT (built with ``dynamic_img_size``) resample its positions to each image with "official".
+    """Make a timm ViT (built with ``dynamic_img_size``) use "official" to resample its positions to each image.
 
     Raises:
         ValueError: a model with another kind of position embedding.
@@ -172,7 +172,7 @@ def _unwrap(checkpoint: object, source: str, notes: list[str]) -> dict[str, Tens
 def _rename_official_dinov2(
     found: dict[str, Tensor], wanted: Mapping[str, Tensor], notes: list[str]
 ) -> dict[str, Tensor]:
-    """Convert official DINOv2 names to timm's; each rule only if the model needs it."""
+    """Convert official DINOv2 names to timm's; each rule is applied only if the model needs it."""
     rules = []
     if not any(_CHUNKED_BLOCK.search(key) for key in wanted):  # EfficientNet also has names blocks.0.0.
         rules.append((_CHUNKED_BLOCK, r"\1blocks.\2.", "chunked blocks"))
@@ -190,7 +190,7 @@ def _rename_official_dinov2(
 
 
 def _choose_prefix(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
-    """The prefix that matches most names of the model; ties: a teacher, not a student, then the shortest."""
+    """The prefix that matches most names of the model; ties: a teacher first, a student last, then the shortest."""
     anchors = list(wanted)[:8]
     prefixes = {""}
     for key in found:

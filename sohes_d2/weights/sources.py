@@ -44,7 +44,7 @@ class LoadReport:
         layout: description of the naming in the source ("timm" if no name was changed).
         loaded: number of tensors of the model that were set.
         missing: tensors of the model that the source lacks; they keep their initial values.
-        unexpected: names in the source that are not in the model (heads, mask tokens, further copies).
+        unexpected: names in the source that are not in the model (heads, mask tokens, other copies of the model).
         digest: sha256 of the loaded tensors, see :func:`state_digest`.
     """
 
@@ -57,7 +57,7 @@ class LoadReport:
 
 
 def load_weights(model: nn.Module, source: str) -> LoadReport:
-    """Load weights into ``model`` in place and log what matched in one line.
+    """Load weights into ``model`` in place, and log the result in one line.
 
     Supported layouts: the model's own names; any common prefix before them (``module.``, ``backbone.``,
     ``teacher.backbone.``, ...; a teacher is preferred to a student); training checkpoints that wrap them
@@ -86,7 +86,7 @@ def load_weights(model: nn.Module, source: str) -> LoadReport:
 
     state, unexpected, layout = match(checkpoint, model, source)
     missing = model.load_state_dict(state, strict=False).missing_keys
-    # Old checkpoints lack this counter, which only a cumulative batch norm reads.
+    # Old checkpoints lack this counter, which only batch norm with a cumulative average uses.
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]
     report = LoadReport(origin, layout, len(state), tuple(missing), tuple(unexpected), state_digest(state))
     logger.info(
@@ -173,7 +173,7 @@ def _read_hub(name: str) -> Mapping[str, Tensor]:
         raise WeightsError(f"Weights 'hub:{name}' are not in the local cache and the hub cannot be reached. {remedy}")
     try:
         # timm converts its hub files per architecture, so loading them into a donor model works for all of them. A
-        # cached file is passed by path, so that a run without network does not wait for one.
+        # cached file is passed by path, so that a run without network does not wait for a connection.
         donor = timm.create_model(
             name, pretrained=True, num_classes=0, pretrained_cfg_overlay={"file": cached} if cached else None
         )
@@ -196,7 +196,7 @@ def _read_torchvision(name: str) -> Mapping[str, Tensor]:
 
 
 def hub_cached_file(name: str) -> str | None:
-    """Path of the hub weights of timm model ``name`` in the local cache, or None. Never touches the network."""
+    """Path of the hub weights of timm model ``name`` in the local cache, or None. Does not access the network."""
     from huggingface_hub import try_to_load_from_cache
 
     cfg = _pretrained_cfg(name)

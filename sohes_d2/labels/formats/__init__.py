@@ -1,7 +1,7 @@
-"""Formats of annotation tools and other trainers: one module per format, with `write`, `read` and `LOSSES`.
+"""Formats of annotation and training tools: one module per format, with `write`, `read` and `LOSSES`.
 
 All use `Photo`, a forest with the name of its photo; `sohes_d2.labels.formats.coco` converts between `Photo` and label
-files of this project. None needs the library of its tool.
+files of this project. The libraries of the tools are not required.
 """
 
 from __future__ import annotations

@@ -57,13 +57,13 @@ class Options:
 
 @dataclass
 class Entity:
-    """A mask in a format, with identifiers instead of list indices.
+    """A mask as read from a file, with identifiers instead of list indices.
 
     Attributes:
         mask: compressed RLE.
         key: identifier within the photo; None if it has none.
-        parent: the key of its parent; None or an unknown key: a whole.
-        score: None if the format or the object has none.
+        parent: key of its parent; None or an unknown key for a whole.
+        score: its score; None if the file has none.
         label: its class.
     """
 
@@ -75,7 +75,7 @@ class Entity:
 
 
 def build_photo(file_name: str, size: tuple[int, int], entities: Sequence[Entity]) -> Photo:
-    """Build a photo from entities: resolves parents, skips empty masks, keeps classes other than "entity" as sources.
+    """Build a photo from entities: resolve parents, skip empty masks, store classes other than "entity" as sources.
 
     Args:
         file_name: file name of the photo.
@@ -114,7 +114,7 @@ def parent_keys(forest: Forest) -> list[int]:
 
 
 def cropped(mask: RLE, box: Sequence[int]) -> np.ndarray:
-    """(h, w) bool, the mask inside a box, at the cost of the columns of the box instead of the image.
+    """(h, w) bool, the mask inside a box; pixels are decoded only for the columns of the box.
 
     Args:
         mask: compressed RLE.
@@ -138,10 +138,10 @@ def number(text: Any) -> float | None:
 
 
 def stem_of(file_name: str) -> str:
-    """Name of a photo's label file: its path without suffix, never outside the folder.
+    """Path of a photo's label file, relative to the folder and without suffix.
 
     Raises:
-        InputError: the name points outside.
+        InputError: the name is empty or points outside the folder.
     """
     path = PurePosixPath(file_name)
     if path.is_absolute() or ".." in path.parts or not path.name:
@@ -163,7 +163,7 @@ def check_stems(photos: Sequence[Photo]) -> None:
 
 
 def copy_photos(photos: Sequence[Photo], images: Path | None, folder: Path) -> None:
-    """Copy the photos to ``folder``, if ``images`` is known."""
+    """Copy the photos from ``images``, unless it is None, to ``folder``."""
     if images is None:
         return
     for photo in photos:
@@ -175,10 +175,10 @@ def copy_photos(photos: Sequence[Photo], images: Path | None, folder: Path) -> N
 
 
 def read_xml(path: str | os.PathLike[str]) -> ElementTree.Element:
-    """Read the root of an xml file. Document type declarations, which could expand without bound, are refused.
+    """Read the root of an xml file. Document type declarations are rejected: their entities can expand without bound.
 
     Raises:
-        InputError: the file cannot be read, or is not xml.
+        InputError: the file cannot be read, is not xml, or has a document type declaration.
     """
     try:
         data = Path(path).read_bytes()
@@ -200,7 +200,7 @@ def add_element(parent: ElementTree.Element, tag: str, text: Any = None, /, **at
 
 
 def xml_bytes(root: ElementTree.Element) -> bytes:
-    """Serialize an indented xml file."""
+    """Serialize a root element as indented UTF-8 xml."""
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
 

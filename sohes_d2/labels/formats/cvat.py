@@ -1,6 +1,6 @@
 """CVAT for images 1.1: one xml file, masks as run lengths.
 
-Kept: masks, exact; score, id and parent as attributes of each mask; families as groups, depth as z_order.
+Kept: exact masks; score, id and parent as attributes of each mask; trees as groups, depths as z_order.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def read(source: Path, options: Options) -> list[Photo]:
     """Read an annotations.xml: masks, polygons and boxes; tracks of videos are ignored.
 
     Raises:
-        InputError: not such a file; the message names the place.
+        InputError: not a CVAT file, or an invalid image, which the message names.
     """
     root = read_xml(source)
     if root.tag != "annotations":
@@ -111,11 +111,11 @@ def _read_mask(shape: ElementTree.Element, size: tuple[int, int]) -> RLE:
         x0, y0, x1, y1 = (float(shape.get(name, "")) for name in ("xtl", "ytl", "xbr", "ybr"))
         return fill([np.array([(x0, y0), (x1 - 1, y0), (x1 - 1, y1 - 1), (x0, y1 - 1)])], size)
     points = [[float(value) for value in point.split(",")] for point in shape.get("points", "").split(";")]
-    return fill([np.array(points) - 0.5], size)  # CVAT counts from the corner of a pixel
+    return fill([np.array(points) - 0.5], size)  # CVAT's coordinates start at the corner of a pixel
 
 
 def _row_runs(inside: np.ndarray) -> list[int]:
-    """Row-major run lengths, starting with a run outside."""
+    """Row-major run lengths, starting with a run outside the mask."""
     flat = np.concatenate([[False], inside.ravel()])
     bounds = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]), [inside.size]])
     return np.diff(bounds).tolist()

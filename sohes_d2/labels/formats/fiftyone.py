@@ -1,11 +1,11 @@
-"""FiftyOne: documents of samples, as in `samples.json` of FiftyOne's exports.
+"""FiftyOne: sample documents, as in `samples.json` of FiftyOne's exports.
 
     import fiftyone as fo
     from bson import json_util
     dataset = fo.Dataset("entities")
     dataset.add_samples([fo.Sample.from_dict(d) for d in json_util.loads(open("samples.json").read())["samples"]])
 
-Kept: masks, exact, each within its box; scores as confidence; id as index, parent and depth as attributes.
+Kept: exact masks, cropped to their boxes; scores as confidence; ids as index; parents and depths as attributes.
 """
 
 from __future__ import annotations
@@ -75,11 +75,11 @@ def _detections(photo: Photo) -> list[dict[str, Any]]:
 
 
 def read(source: Path, options: Options) -> list[Photo]:
-    """Read a samples.json, written here or by FiftyOne's export as "FiftyOneDataset": the field "entities", or else the
+    """Read a samples.json of `write` or of FiftyOne's export as "FiftyOneDataset": the field "entities", or else the
     first field of detections with masks.
 
     Raises:
-        InputError: not such a file, or a sample without size.
+        InputError: not a samples.json, an invalid mask, or a sample without size.
     """
     source = source / "samples.json" if source.is_dir() else source
     content = read_json(source)

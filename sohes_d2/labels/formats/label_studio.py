@@ -1,6 +1,6 @@
 """Label Studio: a json of tasks with brush labels, as predictions.
 
-Kept: masks, exact, as Label Studio's run lengths; scores; parents as relations "part of" from a part to its whole.
+Kept: exact masks as Label Studio's run lengths; scores; parents as relations "part of" from a mask to its parent.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ INTERFACE = f"""<View>
   <Relations><Relation value="{RELATION}"/></Relations>
 </View>
 """
-# The format packs runs of equal values into bits: a head of 32 bits for the number of values, 5 for the bits of a value
-# and 4 times 4 for the bits of four kinds of counts, each less one; then records of 1 bit (1: one value many times, 0:
-# many values), 2 bits for the kind of count, the count less one, and the value or values.
+# The run lengths are a bit stream. Header: number of values (32 bits), bits per value less one (5), and bits of four
+# kinds of counts, each less one (4 x 4). Record: 1 bit (1: one value repeated, 0: a list of values), 2 bits for the
+# kind of count, the count less one, and the value or values.
 _VALUE_BITS = 8
 _COUNT_BITS = (3, 4, 8, 16)
 _LARGEST_COUNT = 1 << _COUNT_BITS[-1]
 _HEAD_BITS = (32, 5, 4, 4, 4, 4)
-_CHANNELS = 4  # channels of the packed RGBA picture; a mask sets all
+_CHANNELS = 4  # channels of the packed RGBA picture; a mask is written to all of them
 
 
 def write(photos: Sequence[Photo], output: Path, options: Options) -> None:
@@ -77,10 +77,10 @@ def _relations(photo: Photo) -> Iterator[dict[str, Any]]:
 
 
 def read(source: Path, options: Options) -> list[Photo]:
-    """Read a json of tasks, exported or written here: the first annotation of each, else the first prediction.
+    """Read a json of tasks of Label Studio or of `write`: the first annotation of each task, else its first prediction.
 
     Raises:
-        InputError: not such a file, or a region cannot be used.
+        InputError: not a list of tasks, or an invalid region.
     """
     tasks = read_json(source)
     if not isinstance(tasks, list):
@@ -123,10 +123,10 @@ def pack(mask: RLE, box: Sequence[int]) -> list[int]:
     """
     height, width = mask["size"]
     left, top, w, h = box
-    inside = np.zeros((h, w + 2), np.uint8)  # rows of the box, between columns outside
+    inside = np.zeros((h, w + 2), np.uint8)  # the box, with an empty column on each side
     inside[:, 1:-1] = cropped(mask, box)
     rows, columns = np.nonzero(inside[:, 1:] != inside[:, :-1])
-    bounds = (rows + top) * width + columns + left  # alternating starts and ends of rows
+    bounds = (rows + top) * width + columns + left  # alternating starts and ends of row-major runs
     if w == width:  # a row may end where the next begins
         touching = np.flatnonzero(bounds[1:-1:2] == bounds[2::2]) * 2 + 1
         bounds = np.delete(bounds, [*touching, *(touching + 1)])

@@ -1,6 +1,6 @@
-"""LabelMe: a json file per photo, polygons.
+"""LabelMe: one json file of polygons per photo.
 
-Kept: masks up to the tolerance (a hole becomes a seam in its polygon, several components become polygons of one
+Kept: masks up to the tolerance (holes are joined to their polygon by seams, several components are polygons of one
 group); id, parent and score in the description of each polygon, id also as group_id.
 """
 
@@ -31,7 +31,7 @@ _FACTS = re.compile(r"\b(id|parent|score)=([-+.\deE]+)")
 
 
 def write(photos: Sequence[Photo], output: Path, options: Options) -> None:
-    """Write NAME.json of each photo into a folder; open that folder in LabelMe."""
+    """Write NAME.json for each photo into a folder, which can be opened in LabelMe."""
     check_stems(photos)
     for photo in photos:
         path = output / f"{stem_of(photo.file_name)}.json"
@@ -69,7 +69,7 @@ def read(source: Path, options: Options) -> list[Photo]:
     """Read the json files of a folder and its sub-folders: polygons, rectangles, masks.
 
     Raises:
-        InputError: no such file, or one that cannot be used.
+        InputError: no LabelMe file, or an invalid one.
     """
     paths = sorted(source.rglob("*.json")) if source.is_dir() else [source]
     photos = [_read_file(path, options) for path in paths if "shapes" in _object(path)]

@@ -52,7 +52,7 @@ def fill(rings: Sequence[np.ndarray], size: tuple[int, int]) -> RLE:
     """The union of rings, each filled by the even-odd rule.
 
     Args:
-        rings: (K, 2) arrays of (x, y) in pixels; rounded to whole ones.
+        rings: (K, 2) arrays of (x, y), rounded to whole pixels.
         size: (H, W).
     """
     rings = [np.rint(np.clip(np.asarray(ring, np.float64), -1e6, 1e6)).astype(np.int32) for ring in rings if len(ring)]

@@ -1,8 +1,8 @@
-"""Pascal VOC: an xml file per photo, with polygons, and maps of instances.
+"""Pascal VOC: one xml file with polygons, and maps of instances and classes, per photo.
 
-Kept: masks up to the tolerance, as <polygon> (a hole becomes a seam; several components are joined by seams, which are
-drawn one pixel wide); id, parent and score as <attributes>. The map of instances has one mask per pixel: parts cover
-their wholes there, and only the MAX_INSTANCES best masks of a photo have room.
+Kept: masks up to the tolerance, as <polygon> (holes are joined by seams, without loss; several components by seams that
+are drawn one pixel wide); id, parent and score as <attributes>. The instance map has one mask per pixel: parts hide
+their wholes there, and only the MAX_INSTANCES best-scored masks of a photo are included.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def write(photos: Sequence[Photo], output: Path, options: Options) -> None:
 
 
 def instance_map(forest: Forest) -> np.ndarray:
-    """(H, W) uint8: k + 1 where mask k is the smallest of the included masks, 0 where there is none."""
+    """(H, W) uint8: number of the smallest included mask at each pixel, from 1 in forest order; 0 without mask."""
     best = np.argsort(-forest.scores, kind="stable")[:MAX_INSTANCES]
     values = np.zeros(forest.image_size, np.uint8)
     instances = {int(k): n for n, k in enumerate(sorted(best), 1)}
@@ -112,7 +112,7 @@ def read(source: Path, options: Options) -> list[Photo]:
     """Read the xml files of a folder, or of its Annotations/: polygons, or boxes if there are none.
 
     Raises:
-        InputError: no such file, or one that cannot be used.
+        InputError: no xml file, or an invalid one.
     """
     folder = source / "Annotations" if (source / "Annotations").is_dir() else source
     paths = sorted(folder.rglob("*.xml"))

@@ -1,7 +1,7 @@
-"""YOLO segmentation in Ultralytics' format: a text file per photo, a line with one polygon per mask.
+"""YOLO segmentation in Ultralytics' format: one text file per photo, one line with a polygon per mask.
 
-Kept: masks up to the tolerance. A hole becomes a seam, without loss; several components are joined by seams, which are
-drawn one pixel wide. Scores, parents and the order of the hierarchy are lost.
+Kept: masks up to the tolerance. Holes are joined to their outline by seams, without loss; several components are joined
+by seams that are drawn one pixel wide. Scores and the hierarchy are lost.
 """
 
 from __future__ import annotations
