@@ -5,7 +5,7 @@ full (default): the 2021 release with all objects, parts and subparts, from
 https://groups.csail.mit.edu/vision/datasets/ADE20K (registration):
     ADE20K_2021_17_01/images/ADE/{training,validation}/**/ADE_*.{jpg,json} and the folder of masks beside each
 
-instance: the 100 classes of things of the scene parsing benchmark, without parts, from
+instance: the 100 thing classes of the scene parsing benchmark, without parts, from
 http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip and, for the masks,
 http://sceneparsing.csail.mit.edu/data/ChallengeData2017/annotations_instance.tar:
     ADEChallengeData2016/images/{training,validation}/*.jpg
@@ -69,7 +69,7 @@ def read_full(item: Item, amodal: bool) -> Scene:
     """The objects and parts of one image of the full form.
 
     Raises:
-        ValueError: the json has another form, or a mask has another size than the photo.
+        ValueError: the json has a different form, or a mask a different size than the photo.
         OSError: a file is missing.
     """
     folder = os.path.dirname(item.source)
@@ -79,10 +79,10 @@ def read_full(item: Item, amodal: bool) -> Scene:
     try:
         try:
             text = data.decode("utf-8")
-        except UnicodeDecodeError:  # names in the older part of the set
+        except UnicodeDecodeError:  # older files of the set have names in latin-1
             text = data.decode("latin-1")
         objects = json.loads(text)["annotation"]["object"]
-        # written by MATLAB: a single object is not in a list
+        # MATLAB writes a single object without a list
         objects = [objects] if isinstance(objects, dict) else objects
         index = {entry["id"]: k for k, entry in enumerate(objects)}
         parents = [_parent(entry["parts"]["ispartof"], index) for entry in objects]
@@ -129,7 +129,7 @@ def read_instance(item: Item) -> Scene:
     """The objects of one image of the instance form: the green channel numbers them, 0 is none.
 
     Raises:
-        ValueError: the map is not RGB, or has another size than the photo.
+        ValueError: the map is not RGB, or has a different size than the photo.
         OSError: a file is missing.
     """
     photo, labels = item.source

@@ -8,7 +8,7 @@ Expects, as http://www.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/BS
     python datasets/prepare_bsds500.py --split val
 
 Annotators segmented the image independently, some coarsely and some finely. Duplicate segments of two annotators (IoU
-above --duplicate-iou) are used once, from the earlier annotator in the file. BSDS500 has no hierarchy, so there are
+above --duplicate-iou) are used once, from the first annotator in the file. BSDS500 has no hierarchy, so there are
 no parents.
 """
 
@@ -67,7 +67,7 @@ def read_image(item: Item, duplicate_iou: float) -> Scene:
     """The distinct segments of one image.
 
     Raises:
-        ValueError: a damaged file, or a segmentation of another size than the photo.
+        ValueError: a damaged file, or a segmentation of a different size than the photo.
     """
     photo, truth = item.source
     size = image_size(photo)

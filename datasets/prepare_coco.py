@@ -33,7 +33,7 @@ def body(args) -> Summary:
         path_of(args.output, args.root, DATASET.labels),
         {"description": "COCO instances, class-agnostic", "url": "https://cocodataset.org"},
         limit=args.limit,
-        # the name in the json: a file of 2014 names images of 2014, although its URLs may point elsewhere
+        # by the name in the json: URLs in a file of 2014 may point to other folders
         file_name=image_name,
         image_root=None if args.no_images else path_of(args.images, args.root, DATASET.images),
         remedy=REMEDY,

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Write the photos of the demo, which are part of the installed scikit-image package, so nothing is downloaded.
 
-Only photos with a licence that allows everybody to use and show them are used (see datasets/README.md). Each file must
-have the checksum of the file whose licence was checked; others are skipped.
+Only photos whose licence allows everybody to use and show them are written (see datasets/README.md). A file is
+skipped if its checksum differs from that of the file whose licence was checked.
 
     python datasets/prepare_demo_images.py --output output/demo/images
 

@@ -51,7 +51,7 @@ def read_maps(item: Item) -> Scene:
     """The wholes and parts of one image of the first release.
 
     Raises:
-        ValueError: a map is not a grey or palette image of the photo's size, or has a value that has no meaning.
+        ValueError: a map is not a grey or palette image of the photo's size, or has an unknown value.
         OSError: a file is missing.
     """
     photo, whole_file, part_file = item.source

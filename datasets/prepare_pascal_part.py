@@ -66,7 +66,7 @@ def read_scene(item: Item) -> Scene:
     """The objects and parts of one image.
 
     Raises:
-        ValueError: a damaged file, or a mask of another size than the photo.
+        ValueError: a damaged file, or a mask of a different size than the photo.
         OSError: a file is missing.
     """
     photo, annotation = item.source

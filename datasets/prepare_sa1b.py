@@ -9,7 +9,7 @@ Expects the archives of https://ai.meta.com/datasets/segment-anything-downloads,
 
 Images are ordered by the sha256 of their name ("sa_123"), independent of their content. The test split is the first
 1,000 of those numbered up to 11,000, all of which are in the archive sa_000000; a training list is the first N of all
-others. So training lists never contain test images, for any set of archives, and a list starts with the smaller lists
+others. Thus training lists never contain test images, for any set of archives, and a list starts with the smaller lists
 of the same archives. Training reads the json of each image on access.
 """
 

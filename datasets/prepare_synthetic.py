@@ -72,7 +72,7 @@ def write_split(root: str, split: str, count: int, seed: int, size: tuple[int, i
     summary = convert(output, info, items, read, report=True)
     written = {item.file_name for item in items}
     for path in glob.glob(os.path.join(glob.escape(folder), "scene_*.png")):
-        if os.path.basename(path) not in written:  # left from a larger set; whole folders of images are labelled
+        if os.path.basename(path) not in written:  # left from a larger set; `sohes label` would use it
             os.unlink(path)
     return summary
 

@@ -5,7 +5,7 @@
 >>> forest = model("photo.jpg", entities=20)
 
 Importing this package loads neither torch nor Detectron2. It hooks the import of Detectron2 so that the installed
-version works with current libraries (see `sohes_d2.compat`). The names below are loaded on first use.
+version works with current libraries (see `sohes_d2.compat`). Public names are imported lazily, on first use.
 """
 
 from __future__ import annotations

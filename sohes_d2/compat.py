@@ -7,18 +7,18 @@ release of 2021 on package indexes. The release uses names that libraries have s
 ==========================  ======================================  ====================================================
 missing                     needed by                               patch
 ==========================  ======================================  ====================================================
-``np.bool, float, int...``  release: masks, evaluators, data sets   missing names are aliases of the Python types
+``np.bool, float, int...``  release: masks, evaluators, data sets   aliases of the Python types, where missing
 ``PIL.Image.LINEAR``        release: default of a transform         alias of ``BILINEAR``
-``detectron2._C``           release without compiled extension      a stand-in that fails when an op is *called*
+``detectron2._C``           release without compiled extension      a stub that fails when an op is *called*
 ``COCOeval_opt`` of _C      release: default of ``COCOEvaluator``   the plain ``COCOeval``, as in main
-``pkg_resources``           both: ``detectron2.model_zoo``          a stand-in while that module is executed
+``pkg_resources``           both: ``detectron2.model_zoo``          a stub while that module is executed
 optimizer in checkpoints    release: ``DefaultTrainer``             saved and restored, in main's format
 torch's own schedulers      release: ``hooks.LRScheduler``          saved in checkpoints and restored, as in main
-``random.sample`` of sets   release: loaders, mapper gave None      sets are listed first, as in main
+``random.sample`` of sets   release: mappers that return None       sets are converted to lists, as in main
 ==========================  ======================================  ====================================================
 
-Detectron2, torch and numpy are not imported here: patches are hooked to the import of Detectron2 or of one of its
-modules, so that label files, evaluation and the page work without Detectron2.
+This module does not import Detectron2, torch or numpy: the patches are hooked to the import of Detectron2 and its
+modules, so that label files, evaluation and the html report work without Detectron2.
 ``torch.load`` is not patched: checkpoints of both code bases load with its safe default, ``weights_only=True``.
 """
 
@@ -61,7 +61,7 @@ def require() -> None:
     """Check that Detectron2 is installed, without importing it.
 
     Raises:
-        ImportError: not installed, or hidden by an unrelated folder ``detectron2``; the message has the remedy.
+        ImportError: not installed, or shadowed by an unrelated folder ``detectron2``; the message has the fix.
     """
     _package_folder()
 
@@ -84,13 +84,13 @@ def has_compiled_ops() -> bool:
         return False
     try:
         importlib.import_module(_EXTENSION)
-    except ImportError:  # built for another torch or Python: as if missing
+    except ImportError:  # built for another torch or Python version: treated as missing
         return False
     return True
 
 
 def detectron2_flavour() -> str:
-    """One line for logs: Detectron2's code base, whether its ops are compiled, and its folder."""
+    """Describe the installed Detectron2 in one line for logs: code base, compiled ops and folder."""
     from detectron2 import __version__
 
     folder = _package_folder()
@@ -137,17 +137,17 @@ def _restore_pillow_names() -> None:
 
 
 class _MissingOps(types.ModuleType):
-    """Stand-in for ``detectron2._C``. It answers queries of versions and CUDA; an op fails when it is called."""
+    """Stub of ``detectron2._C``: version and CUDA queries work, and an op raises ImportError when it is called."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name, "Detectron2 was installed without its compiled extension.")
-        # queried by collect_env, which every training logs
+        # used by collect_env, whose output every training logs
         self.get_compiler_version = lambda: "none (no compiled ops)"
         self.get_cuda_version = lambda: "none (no compiled ops)"
         self.has_cuda = lambda: False
 
     def __getattr__(self, op: str) -> Callable:
-        if op.startswith("__"):  # Python's own look-ups of dunder names
+        if op.startswith("__"):  # dunder names, which Python itself looks up
             raise AttributeError(op)
 
         def missing_op(*_args: object, **_kwargs: object) -> None:
@@ -170,10 +170,10 @@ class _MissingOpsLoader(importlib.abc.Loader):
 
 @contextmanager
 def _pkg_resources_stand_in() -> Iterator[None]:
-    """Provide ``pkg_resources`` for ``detectron2.model_zoo``, which uses it to find files of a package.
+    """Provide ``pkg_resources`` for ``detectron2.model_zoo``, which uses it to locate package files.
 
-    Recent versions of setuptools lack it. The stand-in exists only while that module is executed, so that no other
-    library mistakes it for the real one.
+    Recent versions of setuptools lack it. The stub exists only while that module is executed, so that no other library
+    mistakes it for the real one.
     """
     if importlib.util.find_spec("pkg_resources") is not None:
         yield
@@ -199,7 +199,7 @@ def _use_plain_coco_eval(fast_eval_api: Any) -> None:
 def _checkpoint_optimizer(defaults: Any) -> None:
     """Let ``DefaultTrainer`` checkpoint its inner trainer, which owns the optimizer and the gradient scaler.
 
-    Otherwise a resumed training silently starts with empty momentum. Main has these two methods.
+    Without this, resumed training silently restarts with empty momentum. Main already has these two methods.
     """
     trainer_class = defaults.DefaultTrainer
     if "state_dict" in vars(trainer_class):
@@ -220,8 +220,8 @@ def _checkpoint_optimizer(defaults: Any) -> None:
 def _checkpoint_schedulers(hooks: Any) -> None:
     """Let the learning rate hook checkpoint any torch scheduler.
 
-    It checks for ``_LRScheduler``, which torch's schedulers no longer subclass since torch 2.0. Otherwise a resumed
-    training silently starts with the learning rate of iteration 0.
+    The hook tests for ``_LRScheduler``, which torch's schedulers no longer subclass since torch 2.0. Without this,
+    resumed training silently restarts with the learning rate of iteration 0.
     """
     if _is_main(_package_folder()):
         return
@@ -239,7 +239,7 @@ def _checkpoint_schedulers(hooks: Any) -> None:
 
 
 class _SetSampler(random.Random):
-    """The generator of ``detectron2.data.common.MapDataset``, which samples from a set; Python 3.11 refuses that."""
+    """Generator for ``detectron2.data.common.MapDataset``, which samples from sets; Python 3.11 no longer allows it."""
 
     def sample(self, population: Any, k: int, *, counts: Iterable[int] | None = None) -> list[Any]:
         return super().sample(list(population), k, counts=counts)
@@ -260,7 +260,7 @@ _AFTERWARDS = {
 
 
 class _Detectron2Finder(importlib.abc.MetaPathFinder):
-    """Finds a few modules of Detectron2 with Python's finders and patches them; ignores all others."""
+    """Import hook that patches a few modules of Detectron2 when they are imported; ignores all others."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
@@ -311,13 +311,13 @@ def _package_folder() -> Path:
 
 
 def _installed_spec() -> importlib.machinery.ModuleSpec | None:
-    """What Python would import as ``detectron2``, according to all finders except the one in this module."""
+    """The spec of ``detectron2``, according to all finders except the one in this module."""
     others = (finder for finder in sys.meta_path if not isinstance(finder, _Detectron2Finder))
     return next((spec for finder in others if (spec := finder.find_spec("detectron2", None))), None)
 
 
 def _is_main(folder: Path) -> bool:
-    """Whether this is official main, not the release; both have the same __version__, only main has this file."""
+    """Whether this is the official main branch. Main and release have the same __version__; only main has this file."""
     return (folder / "utils" / "develop.py").is_file()
 
 
@@ -354,17 +354,15 @@ def _lost_parent(name: str) -> bool:
 
 
 def _holders(orphans: set[str]) -> Iterator[str]:
-    """``module.name`` of every global outside `orphans` that was defined in one of them or is one of them."""
+    """Yield ``module.name`` of each global outside ``orphans`` that is one of these modules or was defined in one."""
     gone = [sys.modules[name] for name in orphans]
     for module_name, module in list(sys.modules.items()):
         if module_name in orphans or not isinstance(module, types.ModuleType):
             continue
         for name, value in list(vars(module).items()):
             if any(value is orphan for orphan in gone):
-                if not module_name.startswith(
-                    "detectron2"
-                ):  # Python sets a package's attributes for its submodules again
+                if not module_name.startswith("detectron2"):  # Python sets these attributes again on import
                     yield f"{module_name}.{name}"
-            # Not isinstance, which also accesses the value: globals of some libraries then emit a warning.
+            # Not isinstance: it also accesses ``__class__`` of the value, which emits warnings in some libraries.
             elif issubclass(type(value), (type, types.FunctionType)) and value.__module__ in orphans:
                 yield f"{module_name}.{name}"

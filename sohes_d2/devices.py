@@ -13,7 +13,7 @@ KINDS = ("cpu", "cuda", "mps")
 
 
 def choose_device(configured: str, wanted: str | torch.device | None = None) -> str:
-    """Choose the device: ``wanted`` if given, else ``configured``, or the CPU if that is not available.
+    """Return ``wanted`` if given, else ``configured``, falling back to the CPU if ``configured`` is not available.
 
     Args:
         configured: MODEL.DEVICE of a config: "cpu", "cuda", "cuda:1" or "mps".

@@ -1,4 +1,4 @@
-"""Errors that users can fix: one line with file, place and remedy."""
+"""Errors that users can fix; the message is one line with the file, the location and a fix."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class FolderBusyError(InputError):
 
 
 class OutputError(SOHESError, OSError):
-    """A file that cannot be written: a full disk, no permission. The message names it and the remedy."""
+    """A file that cannot be written (disk full, no permission). The message names the file and a fix."""
 
 
 def near_matches(name: str, known: Iterable[str]) -> str:

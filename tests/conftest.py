@@ -3,7 +3,7 @@
 import logging
 import os
 
-# Before torch and numba are imported: several test processes share few cores.
+# Set before torch and numba are imported, since several test processes share few cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest  # noqa: E402

@@ -34,7 +34,7 @@ spec.loader.exec_module(compat)
 
 
 def run(code: str, folder: Path) -> str:
-    """Standard output of `code` in a fresh interpreter started in `folder`; if it fails, the test shows why."""
+    """Standard output of `code` in a fresh interpreter started in `folder`; asserts that it succeeds."""
     command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)]
     result = subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
@@ -42,7 +42,7 @@ def run(code: str, folder: Path) -> str:
 
 
 def write_detectron2(folder: Path, files: dict[str, str]) -> None:
-    """A little stand-in for the package `detectron2` in `folder`."""
+    """Write a stub of the package `detectron2` to `folder`."""
     for name, text in {"__init__.py": "__version__ = '0.6'", **files}.items():
         path = folder / "detectron2" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,7 @@ def write_detectron2(folder: Path, files: dict[str, str]) -> None:
 
 
 def test_import_after_failed_attempts(tmp_path):
-    """Whatever of the real Detectron2 was tried before, with or without success, works after `import sohes_d2`."""
+    """Imports of the real Detectron2, tried before with or without success, work after `import sohes_d2`."""
     output = run(
         f"""
         import sys
@@ -163,7 +163,7 @@ def test_folder_of_the_same_name(tmp_path):
     assert "without __init__.py" in output
 
 
-# ----------------------------------------------------------------------------------- what is missing, and its stand-ins
+# ---------------------------------------------------------------------------------------- missing modules and stand-ins
 
 
 def test_release_without_compiled_ops(tmp_path):
@@ -221,7 +221,7 @@ def test_model_zoo_finds_its_files_without_leaking_the_stand_in():
     config_file = model_zoo.get_config_file("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml")
     assert Path(config_file).is_file()
     loaded = sys.modules.get("pkg_resources")
-    assert loaded is None or hasattr(loaded, "WorkingSet")  # the real one, which older setuptools bring
+    assert loaded is None or hasattr(loaded, "WorkingSet")  # the real module of older setuptools
 
 
 def test_descriptions():
@@ -244,7 +244,7 @@ def test_loaders_replace_images_refused_by_a_mapper():
 
 @pytest.fixture
 def tiny_dataset(tmp_path):
-    """Two noise images, each with a bright rectangle, registered under the name that is returned."""
+    """Two noise images, each with a bright rectangle, registered as a data set; yields its name."""
     rng = np.random.default_rng(0)
     images, annotations = [], []
     for i in (1, 2):
@@ -308,7 +308,7 @@ def test_train_evaluate_and_resume(tiny_dataset, tmp_path):
 
 
 class Payload:
-    """Pickles to a call, as a malicious checkpoint would."""
+    """Unpickling it calls a function, as in a malicious checkpoint."""
 
     def __reduce__(self):
         return (print, ("executed",))

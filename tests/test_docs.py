@@ -44,7 +44,7 @@ SCRIPT = re.compile(r"(?:tools|datasets)/[\w/]+\.py")
 COMMAND = re.compile(r"(?:\S+/)?sohes (?=[a-z-]+( |$))")
 OUR_PATH = re.compile(r"(?:tools|configs|datasets|docs|sohes_d2|tests)/[\w./-]+\.(?:py|yaml|md)")
 OPTION = re.compile(r"--[a-z][a-z-]*")
-# GT.json is none; names below OPTIONS may be those of other libraries
+# GT.json is not a key; names below OPTIONS may be those of other libraries
 KEY = re.compile(r"[A-Z][A-Z0-9_]+(?:\.[A-Z][A-Z0-9_]+)+(?:(?<=OPTIONS)\.\w+)?(?![\w.])")
 FOREIGN_OPTIONS = {"--shm-size"}  # of docker
 
@@ -54,7 +54,7 @@ def name_of(path: Path) -> str:
 
 
 def read(path: Path) -> str:
-    """The text of a page; a shell script is one block of code."""
+    """The text of a page; a shell script becomes one code block."""
     text = path.read_text(encoding="utf-8")
     return f"```bash\n{text}```\n" if path.suffix == ".sh" else text
 
@@ -88,10 +88,10 @@ def slug(heading: str) -> str:
 
 @cache
 def help_of(script: str) -> str:
-    """What ``--help`` of a script or of ``sohes COMMAND`` prints."""
+    """Output of ``--help`` of a script or of ``sohes COMMAND``."""
     printed = io.StringIO()
     arguments = mock.patch("sys.argv", [script, "--help"])
-    # some set the number of threads for what they import
+    # some set environment variables for the number of threads
     with arguments, mock.patch.dict(os.environ), redirect_stdout(printed), pytest.raises(SystemExit) as stopped:
         if script.startswith("sohes "):
             sohes_main([script.removeprefix("sohes "), "--help"])
@@ -114,7 +114,7 @@ def value_of(cfg, key: str):
     """The value of a dotted key.
 
     Raises:
-        KeyError: there is none.
+        KeyError: the key does not exist.
     """
     for part in key.split("."):
         cfg = cfg[part]
@@ -131,7 +131,7 @@ def is_key(key: str) -> bool:
 
 
 def pairs_of(words: list[str]) -> list[str]:
-    """The KEY VALUE pairs at the end of a command, flat."""
+    """The KEY VALUE pairs at the end of a command, as a flat list."""
     start = next((k for k, word in enumerate(words) if KEY.fullmatch(word)), len(words))
     return words[start:]
 
@@ -187,7 +187,7 @@ def test_options_in_sentences_are_known(path):
 
 @pytest.mark.parametrize("path", [*DOCS, RECIPE], ids=name_of)
 def test_config_keys_exist(path):
-    """Those in sentences, and those of commands, whose values must fit, too."""
+    """Keys in sentences, and keys in commands, whose values must be valid as well."""
     text = read(path)
     for code in inline_code(text):
         key = KEY.match(code)
@@ -196,7 +196,7 @@ def test_config_keys_exist(path):
     for words in commands(text):
         pairs = pairs_of(words)
         file = words[words.index("--config-file") + 1] if "--config-file" in words else ""
-        # others are written by an earlier command
+        # other files are written by earlier commands
         known = file if (REPOSITORY / file).is_file() else ""
         load_config(known and str(REPOSITORY / known), pairs)
 
@@ -243,7 +243,7 @@ def test_imports_of_python_examples_exist(path):
 
 
 def test_readme_is_short_and_its_python_section_runs(tmp_path, monkeypatch, caplog):
-    """As it stands, on a small photo and without a network."""
+    """The section runs unchanged, on a small photo and offline."""
     text = read(REPOSITORY / "README.md")
     assert len(text.splitlines()) < 150
     (script,) = blocks(text, "python")
@@ -274,7 +274,7 @@ def test_readme_is_short_and_its_python_section_runs(tmp_path, monkeypatch, capl
 
 def test_citation_and_licence():
     citation = yaml.safe_load(read(REPOSITORY / "CITATION.cff"))
-    for field in ("cff-version", "message", "title", "authors"):  # what the format requires
+    for field in ("cff-version", "message", "title", "authors"):  # required by the format
         assert citation[field]
     assert citation["version"] == sohes_d2.__version__
     assert citation["license"] == "Apache-2.0"
@@ -287,7 +287,7 @@ def test_citation_and_licence():
 
 
 def test_getting_started_commands_run(tmp_path, monkeypatch):
-    """Labels, pictures and the page, by the commands as they stand; on two tiny photos, and coarser."""
+    """The commands for labels, pictures and the page run on two tiny photos, with fewer tokens."""
     photos = tmp_path / "output" / "mine" / "photos"
     photos.mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -304,7 +304,7 @@ def test_getting_started_commands_run(tmp_path, monkeypatch):
     for tool in wanted:
         _, *words = steps[tool]
         if tool == "sohes label":
-            # two processes would take longer to start than the work does
+            # starting two processes would take longer than the work
             words = ["--workers", "0", *words]
             words += ["EXPLORATION.FEATURES.TOKEN_BUDGET", "1024"]
         assert sohes_main([tool.removeprefix("sohes "), *words]) == 0, tool

@@ -17,8 +17,8 @@ import sohes_d2
 REPOSITORY = Path(__file__).parents[1]
 PACKAGE = REPOSITORY / "sohes_d2"
 
-# Folders of the package from the top down; each imports from the rows below its own, and never from its own row but as
-# EXCEPTIONS say. `compat`, `devices` and `errors`, beside the folders, are open to all.
+# Folders of the package from top to bottom. Each may import from rows below its own, and from its own row only as in
+# EXCEPTIONS. The top-level modules `compat`, `devices` and `errors` are open to all.
 ROWS = (
     {"cli"},
     {"engine", "inference", "labeling", "pretraining"},
@@ -29,7 +29,7 @@ ROWS = (
 )
 EXCEPTIONS = {"pretraining": {"engine"}}
 OPEN_TO_ALL = {"compat", "devices", "errors"}
-ENTRIES = {"__init__", "__main__"}  # beside the folders: names for users and the command, which import all
+ENTRIES = {"__init__", "__main__"}  # top-level modules that may import everything
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -68,7 +68,7 @@ def test_the_import_graph_matches_the_code():
     assert draw_imports.mermaid() in text, "run `make imports`"
 
 
-def test_who_builds_a_model_registers_the_models():
+def test_files_that_build_a_model_register_the_models():
     """Detectron2 finds a model by its name only after the module that registers it has been imported."""
     files = (*SOURCES, *(PACKAGE.parent / "tools").rglob("*.py"))
     builders = [path for path in files if re.search(r"from detectron2.modeling import .*build_model", path.read_text())]

@@ -1,4 +1,4 @@
-"""The wheel outside of the repository: built, installed into an environment of its own, and used there.
+"""The wheel outside of the repository: built, installed into a new environment, and used there.
 
 That environment has the libraries of this one, but neither the repository nor Detectron2.
 """
@@ -37,7 +37,7 @@ def run(command, folder, code=0):
 
 @pytest.fixture(scope="module")
 def archives(tmp_path_factory):
-    """The wheel and the source archive, built from a copy of what they are made of."""
+    """The wheel and the source archive, built from a copy of the sources."""
     folder = tmp_path_factory.mktemp("build")
     source = folder / "source"
     source.mkdir()

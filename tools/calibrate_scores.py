@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Calibrate scores without labels to the share of masks that are found again in a transformed photo.
+"""Calibrate scores, without labels, to the fraction of masks that are found again in a transformed photo.
 
     python tools/calibrate_scores.py --images photos/ --photos 40
     python tools/calibrate_scores.py --images photos/ --config-file configs/exploration/color_texture.yaml
@@ -32,7 +32,7 @@ from sohes_d2.cli.runner import run_tool, tool_parser  # noqa: E402
 from sohes_d2.errors import InputError  # noqa: E402
 from sohes_d2.structures.score_calibration import calibrated  # noqa: E402
 
-Find = Callable[[np.ndarray], Any]  # maps an (H, W, 3) photo to its Forest
+Find = Callable[[np.ndarray], Any]  # from an (H, W, 3) photo to its Forest
 
 RETURNED_IOU = 0.75
 SHRINK = 0.75
@@ -188,7 +188,7 @@ def isotonic_knots(scores: np.ndarray, returned: np.ndarray) -> list[list[float]
     raw = np.array([scores[group].mean() for group in groups])
     found = isotonic_regression([returned[group].mean() for group in groups], weights=[len(g) for g in groups])
     share = (1 - TILT) * found.x + TILT * raw
-    ends = np.union1d(found.blocks[:-1], found.blocks[1:] - 1)  # of groups with equal share
+    ends = np.union1d(found.blocks[:-1], found.blocks[1:] - 1)  # ends of runs of groups with the same fraction
     knots = [[0.0, 0.0]]
     for x, y in zip(raw[ends], share[ends]):
         if knots[-1][0] + LEAST_STEP < x < 1 - LEAST_STEP:
@@ -197,7 +197,7 @@ def isotonic_knots(scores: np.ndarray, returned: np.ndarray) -> list[list[float]
 
 
 def calibration_error(scores: np.ndarray, returned: np.ndarray) -> float:
-    """Mean over tenths of the score, weighted by masks, of the difference between mean score and share returned."""
+    """Mean over tenths of the score, weighted by masks, of the difference between mean score and found fraction."""
     tenth = np.minimum((scores * 10).astype(int), 9)
     sums = [np.bincount(tenth, weights=values, minlength=10) for values in (scores, returned.astype(np.float64))]
     return float(np.abs(sums[0] - sums[1]).sum() / len(scores))

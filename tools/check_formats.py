@@ -39,11 +39,11 @@ class Row:
         format: format of the file.
         way: "own", "out" or "in".
         by: the library that read or wrote; this package for "own".
-        found: share of the masks that exist.
+        found: fraction of the masks that are found after conversion.
         mean_iou, min_iou: IoU of these with the originals.
         holes: mean IoU of masks with holes.
         parts: mean IoU of masks with several components.
-        score, parent: share of equal values; None if the library has none.
+        score, parent: fraction of equal values; None if the library has none.
     """
 
     format: str
@@ -73,7 +73,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def generate(folder: Path, count: int = 4) -> list[Any]:
-    """Photos with an ellipse and its part, a ring (a hole), a mask of two components, and a bar of one pixel."""
+    """Generate photos with an ellipse and its parts, a ring (a hole), a mask of two components, a bar of one row."""
     import numpy as np
     from PIL import Image
 
@@ -120,7 +120,7 @@ def compare(photos: list[Any], found: list[dict[str, Any]], format: str, way: st
         forest = photo.forest
         total += len(forest)
         ious = iou_matrix(forest.masks, other["masks"])
-        same = len(other["masks"]) == len(forest)  # in order, as kept by most libraries
+        same = len(other["masks"]) == len(forest)  # most libraries keep the order
         places = np.arange(len(forest)) if same else ious.argmax(1) if ious.size else np.zeros(0, int)
         for k, place in enumerate(places):
             iou = float(ious[k, place])
@@ -373,7 +373,7 @@ def check_format(name: str, photos: list[Any], images: Path, folder: Path, toler
 
 
 def table(rows: list[Row]) -> str:
-    """Markdown."""
+    """Format the rows as a Markdown table."""
 
     def percent(value):
         return "" if value is None else "-" if value != value else f"{100 * value:.1f}"

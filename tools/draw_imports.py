@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGE = REPOSITORY / "sohes_d2"
 PAGE = REPOSITORY / "CONTRIBUTING.md"
 START, END = "```mermaid\n", "```\n"
-TOP = "sohes_d2"  # the files beside the folders
+TOP = "sohes_d2"  # modules that are not in a folder
 
 
 def module_name(path: Path) -> str:
@@ -70,7 +70,7 @@ def folder_of(module: str) -> str:
 
 
 def folder_graph() -> dict[str, set[str]]:
-    """Folder -> folders that it imports, without the files beside the folders, importable from everywhere."""
+    """Folder -> folders that it imports, without top-level modules, which all may import."""
     graph: dict[str, set[str]] = defaultdict(set)
     for module, imported in import_graph().items():
         for other in imported:

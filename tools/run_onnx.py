@@ -202,7 +202,7 @@ def overlay(photo: np.ndarray, entities: list[Entity], parents: np.ndarray) -> I
         root = k
         while parents[root] != NO_PARENT:
             root = parents[root]
-        # with a step of the golden ratio, hues never repeat
+        # steps of the golden ratio give distinct hues
         hue = (root * 0.618034 + 0.03 * (k % 3 - 1) * (depths[k] > 0)) % 1
         colour = 255 * np.array(colorsys.hls_to_rgb(hue, (0.5, 0.68, 0.34)[depths[k] % 3], 0.9))
         entity = entities[k]

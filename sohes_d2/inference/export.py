@@ -1,8 +1,8 @@
-"""Export of a trained segmenter to ONNX or torch.export files that run without this package and Detectron2.
+"""Export a trained segmenter to ONNX or torch.export files that run without this package and Detectron2.
 
-A file maps ``image`` (1, 3, H, W), float32 RGB in 0..255, to ``logits`` (1, Q, K + 1), the last for "no entity";
-``masks`` (1, Q, H/4, W/4), logits; and, if the model has an ancestor head, ``ancestors`` (1, Q, Q), where [i, j] is
-the probability that i is an ancestor of j, 0 on the diagonal.
+An exported file maps ``image`` (1, 3, H, W), float32 RGB in 0..255, to ``logits`` (1, Q, K + 1), whose last class is
+"no entity"; ``masks`` (1, Q, H/4, W/4), logits; and, if the model has an ancestor head, ``ancestors`` (1, Q, Q), where
+[i, j] is the probability that i is an ancestor of j, 0 on the diagonal.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ SUFFIXES = (".onnx", ".pt2")
 # The native opset of torch's exporter; earlier ones cannot resize with antialiasing.
 OPSET = 18
 INPUT, OUTPUTS = "image", ("logits", "masks", "ancestors")
-METADATA = "sohes"  # key of the settings in the metadata of a file
-SCENES = 2  # number of synthetic photos used to check a file
+METADATA = "sohes"  # metadata key of the decoding settings
+SCENES = 2  # number of synthetic photos used to check an exported file
 
 Runner = Callable[[Tensor], Sequence[Tensor]]
 
@@ -90,14 +90,14 @@ def trace(graph: SegmenterGraph, size: tuple[int, int]) -> torch.export.Exported
         size: (H, W).
     """
     example = torch.zeros(1, 3, *size)
-    # Not strict: the model runs as normal Python, so it need not be supported by torch's compiler.
+    # Non-strict tracing runs the model as normal Python, so torch's compiler need not support it.
     with torch.no_grad(), _traceable_sampling(graph):
         return torch.export.export(graph, (example,), strict=False)
 
 
 @contextlib.contextmanager
 def _traceable_sampling(model: nn.Module) -> Iterator[None]:
-    """Switch deformable attention to operators that other runtimes support; on CPUs it uses a custom function."""
+    """Switch deformable attention from its custom CPU function to operators that other runtimes support."""
     layers = [module for module in model.modules() if isinstance(module, MSDeformAttn)]
     before = [layer.sampling for layer in layers]
     try:
@@ -110,7 +110,7 @@ def _traceable_sampling(model: nn.Module) -> Iterator[None]:
 
 
 def settings(graph: SegmenterGraph) -> str:
-    """Settings for decoding the outputs, as json: the padding colour in RGB and fields of `EntityInference`."""
+    """Return the settings for decoding outputs as json: the padding colour in RGB and fields of `EntityInference`."""
     inference = graph.model.inference
     mean = graph.model.pixel_mean.flatten().tolist()
     names: tuple[str, ...] = ("max_masks", "min_score", "calibration", "nms_threshold")
@@ -146,7 +146,7 @@ def write(program: torch.export.ExportedProgram, path: str, metadata: str) -> No
         raise InputError(f"torch {torch.__version__} cannot write this model as ONNX: {error}") from error
     assert converted is not None  # since dynamo=True
     for node in converted.model.graph:
-        node.metadata_props.clear()  # stack traces with local paths
+        node.metadata_props.clear()  # they contain stack traces with local paths
     converted.model.metadata_props[METADATA] = metadata
     write_bytes(path, converted.model_proto.SerializeToString())
 
@@ -164,14 +164,14 @@ def load_runner(path: str) -> Runner:
 
 
 def example_images(size: tuple[int, int], photos: Sequence[np.ndarray] = ()) -> list[Tensor]:
-    """Images to check a file with: synthetic scenes and photos.
+    """Return images for checking an exported file: synthetic scenes, then photos.
 
     Args:
         size: (H, W).
         photos: (H, W, 3) uint8 RGB.
 
     Returns:
-        tensors (1, 3, H, W), float32.
+        Tensors (1, 3, H, W), float32 in 0..255.
     """
     scenes = [generate_scene(0, k, size)[0] for k in range(SCENES)]
     return [torch.from_numpy(image.transpose(2, 0, 1).copy())[None].float() for image in (*scenes, *photos)]
@@ -217,7 +217,7 @@ def export_segmenter(
 
     Raises:
         InputError: the model, the size or a path cannot be used.
-        SOHESError: a file differs by more; it and those after it are not written.
+        SOHESError: outputs of a file differ by more than ``tolerance``; this file and later ones are not written.
     """
     check_paths(paths)
     graph = SegmenterGraph(check_model(model, size), channels).eval()
@@ -244,10 +244,10 @@ def export_segmenter(
 
 
 def check_paths(paths: Sequence[str]) -> None:
-    """Check that files of these names can be written and verified here.
+    """Check that files of these names can be written and verified in this environment.
 
     Raises:
-        InputError: another suffix, or a package is missing.
+        InputError: a suffix that is not in SUFFIXES, or a missing package.
     """
     for path in paths:
         if not path.endswith(SUFFIXES):

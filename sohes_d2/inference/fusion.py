@@ -17,16 +17,16 @@ MASK_SOURCES = ("queries", "trees", "both")
 
 @dataclass(frozen=True)
 class Fusion:
-    """Joins the masks of the model's queries with those of the merge trees by NMS [D].
+    """Combines the masks of the model's queries and of the merge trees by NMS [D].
 
-    The trees' masks keep their scores. A query's mask, if it duplicates none of them, gets the largest product of score
-    and IoU with one of them, times ``factor``: the trees rank better than the queries, which add masks that they lack.
-    The hierarchy follows from the masks' coverage.
+    Tree masks keep their scores. A query mask gets the score ``factor`` * max(score * IoU) over all tree masks, since
+    tree scores rank masks better than query scores do. Duplicates are then removed by NMS, so that queries only add
+    masks that the trees lack. The hierarchy is computed from the coverage of the masks.
 
     Attributes:
-        factor: of the scores of the queries' masks, in [0, 1].
+        factor: multiplies the scores of query masks; in [0, 1].
         nms_threshold: of two masks with a higher IoU, the lower-scored one is removed; in (0, 1].
-        max_masks: maximum number of masks per photo, the best first.
+        max_masks: maximum number of masks per photo; the best-scored are kept.
         min_score: masks with a lower score are removed; in [0, 1].
         theta_cover, max_child_area: see `Forest.from_masks`.
     """
@@ -61,7 +61,7 @@ class Fusion:
         )
 
     def __call__(self, trees: Forest, queries: Forest) -> Forest:
-        """The forest of both, of one photo, by descending score."""
+        """Return the combined forest of one photo, by descending score."""
         masks = [*trees.masks, *queries.masks]
         ratings = np.asarray(trees.scores)[:, None] * iou_matrix(trees.masks, queries.masks)
         scores = np.concatenate([trees.scores, self.factor * ratings.max(0, initial=0)])

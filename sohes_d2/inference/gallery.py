@@ -1,4 +1,4 @@
-"""Gallery: entity forests of a few photos as pictures, COCO json and html page."""
+"""Gallery: entity forests of a few photos as pictures, a COCO json and an html page."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 LABELS, PAGE, PICTURES = "labels.json", "report.html", "pictures"
 JPEG_QUALITY = 92
-# More than the pictures show, but bounded: the page holds all masks in the browser's memory.
+# More than in the pictures, but limited: the browser keeps all masks of the page in memory.
 PAGE_MASKS = 300
 
 FindForests = Callable[[Sequence[np.ndarray]], Sequence[Forest]]
@@ -42,7 +42,7 @@ class DemoOptions:
     Attributes:
         score_threshold: masks with a lower score are dropped; in [0, 1].
         max_depth: deeper masks are dropped (0: wholes only); None keeps all.
-        max_area: larger masks, as a share of the photo, are dropped from the pictures, not from the json.
+        max_area: masks larger than this share of the photo are dropped from the pictures but kept in the json.
         max_masks: number of best-scored masks to draw; 0 draws all.
         entities: number of entities, with their parts, in the pictures and initially on the page; 0: all masks.
         width: width of the pictures in pixels.
@@ -88,7 +88,7 @@ def run_demo(
     title: str = "",
     on_image: Callable[[str, DemoReport], None] | None = None,
 ) -> DemoReport:
-    """Find the forests of some photos and write them as pictures, json and html page.
+    """Find the forests of some photos and write them as pictures, a json and an html page.
 
     A photo that cannot be read or processed is recorded and skipped. The json and the page are written at the end,
     atomically.
@@ -98,7 +98,7 @@ def run_demo(
         find_forests: function from photos, (H, W, 3) uint8 RGB, to their forests.
         output: output folder; created if missing. Files of an earlier run are replaced.
         options: see `DemoOptions`.
-        info: the ``info`` of the json.
+        info: the ``info`` section of the json.
         title: title of the page.
         on_image: called after each photo, done or skipped, with its file name and the report so far.
 
@@ -140,7 +140,7 @@ def run_demo(
 
 
 def write_pictures(stem: str, image: np.ndarray, forest: Forest, title: str, options: DemoOptions) -> list[str]:
-    """Write all pictures of one forest in the same colours; those of an earlier run with the same stem are replaced.
+    """Write all pictures of one forest in the same colours, replacing those of an earlier run with the same stem.
 
     Args:
         stem: path without suffix; ``_forest``, ``_depth0`` and so on, ``_strips``, ``_tree`` and ``.jpg`` are appended.
@@ -191,7 +191,7 @@ def _forests(
         try:
             forests = find_forests(list(pixels.values())) if pixels else []
             results.update((k, (pixels[k], forest)) for k, forest in zip(pixels, forests))
-        except _PHOTO_ERRORS:  # caused by one photo of the batch: run each alone to find it
+        except _PHOTO_ERRORS:  # run each photo alone, so that only the failing one is skipped
             results.update((k, _alone(image, find_forests)) for k, image in pixels.items())
         yield from ((item, results[item.image_id]) for item in items)
 

@@ -68,16 +68,16 @@ class EntityModel:
         min_score: float = 0.0,
         max_depth: int | None = None,
     ) -> Forest | Iterator[Forest]:
-        """Find the forest of an image, or lazily those of several.
+        """Find the forest of one image, or lazily the forests of several.
 
         Args:
             images: a path, Pillow image, array or tensor, see `as_rgb`; or several: a folder (with sub-folders), a
                 glob, or an iterable of single images. Unreadable files of a folder or glob are skipped with a
                 warning.
-            entities: number of masks that explain the photo best (`Forest.select`); None or 0: all masks.
+            entities: maximum number of non-overlapping masks to select (`Forest.select`); None or 0: all masks.
             min_score: masks with a lower score are dropped; in [0, 1].
-            max_depth: deeper masks are dropped, 0: wholes only; None: any depth. With ``entities``, the selected
-                masks are the wholes, and parts are added only if a depth is given.
+            max_depth: masks deeper than this are dropped (0: wholes only); None: no limit. With ``entities``, the
+                selected masks are the wholes, and their parts are included only if ``max_depth`` is positive.
 
         Returns:
             A forest with ``photo``, ``file_name`` and ``rules``, or an iterator of forests; images are read as the
@@ -125,25 +125,25 @@ def load(name: str | os.PathLike[str], *, device: str | None = None, options: It
     ==========================  =====================================================================================
     name                        segmenter
     ==========================  =====================================================================================
-    ``joint``                   phase 1 with colour, texture and the small ViT of this package: no download
+    ``joint``                   phase 1 with colour, texture and the small ViT of this package; needs no download
     ``color_texture``           phase 1 without any weights
-    ``auto``                    phase 1 with DINO ViT-B/8 where its weights are cached or reachable, else ``joint``
-    a timm name, or             phase 1 with that network's features; ``vit_small_patch14_dinov2.lvd142m``,
+    ``auto``                    phase 1 with DINO ViT-B/8 if its weights are cached or downloadable, else ``joint``
+    a timm name, or             phase 1 with features of that network, e.g. ``vit_small_patch14_dinov2.lvd142m`` or
     ``torchvision/NAME``        ``torchvision/resnet50``
-    ``shipped:NAME``            shipped with this package: a model, ``shipped:sohes_mini8``, or phase 1 with a
-                                backbone, ``shipped:vit_mini8``
+    ``shipped:NAME``            weights in this package: a trained model (``shipped:sohes_mini8``), or phase 1 with a
+                                backbone (``shipped:vit_mini8``)
     a folder                    a trained model: ``config.yaml`` and weights, such as OUTPUT_DIR of a training
     ``ORG/NAME``                a trained model on the Hugging Face hub, with ``model.safetensors``
     ==========================  =====================================================================================
 
     Args:
-        name: one of these.
+        name: one of the names above.
         device: "cpu", "cuda", "cuda:1" or "mps"; default: that of the config, or the CPU if it is not available.
         options: alternating config keys and values, such as ("TEST.CROPS.LAYERS", "1").
 
     Raises:
         ConfigError: an unknown name, key or device.
-        WeightsError: weights that cannot be had or are those of another model.
+        WeightsError: weights that are not available or belong to another model.
     """
     name = os.fspath(name)
     options = list(options)
@@ -188,13 +188,13 @@ def _trained(name: str, folder: str, device: str | None, options: list[str]) -> 
 def _is_extractor(name: str) -> bool:
     if name in FEATURE_EXTRACTORS or name.startswith(TORCHVISION_PREFIX):
         return True
-    import timm  # takes a second; not needed for the names above
+    import timm  # slow to import, and not needed for the names above
 
     return timm.is_model(name.partition(".")[0])
 
 
 def _hub_folder(name: str) -> str:
-    """Download a model's config and safetensors from the hub, and no file that could contain code.
+    """Download only a model's config and safetensors from the hub, since other files could contain code.
 
     Raises:
         ConfigError: no such repository, or no network.

@@ -31,7 +31,7 @@ from .fusion import MASK_SOURCES, Fusion
 ImageLike = Any  # anything that `structures.images.as_rgb` accepts
 
 CONFIG_FILE = "config.yaml"
-# Searched in a model's folder in this order, then the file that `last_checkpoint` names, then FINAL_FILE.
+# Weights in a model folder, in order of preference; then the file named in `last_checkpoint`, then FINAL_FILE.
 WEIGHTS_FILES = ("model.safetensors", "model.pth")
 FINAL_FILE = "model_final.pth"
 _LAST_CHECKPOINT = "last_checkpoint"
@@ -46,8 +46,8 @@ class SOHESPredictor:
     TEST.MASKS_FROM selects the masks: those of the model's queries, of the merge trees of phase 1 (EXPLORATION), or
     both, see `Fusion`.
 
-    Results do not depend on the other photos in a batch: only photos of equal size share one, since padding to a common
-    size would change the input.
+    Results do not depend on the other photos in a batch: only photos of equal size are batched, since padding would
+    change the input.
 
     Attributes:
         cfg: the frozen config of the model; MODEL.WEIGHTS names the loaded file.
@@ -72,8 +72,7 @@ class SOHESPredictor:
 
         Raises:
             ConfigError: the config cannot be used, or the requested device is not available.
-            WeightsError: no weights, or those of another model.
-            WeightsError: weights that are damaged or could only be read by executing code in them.
+            WeightsError: weights that are missing, damaged, of another model, or not readable without running code.
         """
         if isinstance(model, CfgNode):
             cfg, found = model.clone(), model.MODEL.WEIGHTS
@@ -120,7 +119,7 @@ class SOHESPredictor:
     def predict(self, images: Iterable[ImageLike], batch_size: int = 1) -> list[Forest]:
         """Predict the forests of several photos, in order.
 
-        Files are read batch by batch, so only the forests of a long list stay in memory.
+        Files are read batch by batch: all forests are kept in memory, but only one batch of photos.
 
         Args:
             images: see `__call__`.
@@ -169,12 +168,11 @@ def load_model_folder(
     """Load the config of a model folder or of ``shipped:NAME``, and find its weights ("" if not searched).
 
     Args:
-        options: alternating keys and values, in place of those of the config.
+        options: alternating keys and values that override the config.
 
     Raises:
         ConfigError: no such folder, or no usable config in it.
-        WeightsError: no weights in it.
-        WeightsError: no such weights are shipped with the package.
+        WeightsError: no weights in it, or no such weights are shipped with the package.
     """
     folder = os.fspath(folder)
     if folder.startswith(PREFIX):
@@ -204,7 +202,7 @@ def _find_weights(folder: str) -> str:
 
 
 def _size(image: PathLike | np.ndarray) -> tuple[int, int]:
-    """(H, W); of a file, read from its header."""
+    """Return (H, W); the size of a file is read from its header."""
     return image.shape[:2] if isinstance(image, np.ndarray) else image_size(image)
 
 

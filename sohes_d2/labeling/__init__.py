@@ -1,5 +1,5 @@
 """Phase 1 over many images: resumable labeling in one process, several processes or a cluster.
 
-`run` plans and reports; `units` and `steps` are the work; `executors`, `workers` and `ray_executor` say where it is
-done; `run_folder` keeps what is done safe.
+`run` plans a run and writes its reports; `units` and `steps` define the work; `executors`, `workers` and
+`ray_executor` distribute it; `run_folder` stores finished work, so that a killed run can be resumed.
 """

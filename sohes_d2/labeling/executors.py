@@ -1,6 +1,6 @@
 """Executors of work units on this machine. Each consumes units lazily and yields results as they complete.
 
-All give the same results; they differ in who does what. `ray_executor` is the one for a cluster.
+All give the same results; they differ in how work is divided among processes. For clusters, see `ray_executor`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from .workers import Task, TaskDone, TaskFailed, TaskLost, WorkerPool
 
 logger = logging.getLogger(__name__)
 
-# An image whose step has killed this many processes is skipped.
+# An image is skipped after this many worker processes have died on it.
 _MAX_LOSSES = 2
 _READER_THREADS = 4
 
@@ -48,7 +48,7 @@ def run_on_workers(
 ) -> Generator[UnitResult, None, None]:
     """Run whole units in worker processes, for extractors on the CPU.
 
-    A unit whose process dies is retried image by image; an image that kills a second process is skipped.
+    If a process dies, its unit is retried image by image; an image on which a second process dies is skipped.
     """
     events: queue.Queue[Any] = queue.Queue()
     units = iter(units)
@@ -108,7 +108,7 @@ def run_on_device(
 
 
 class _DevicePipeline:
-    """The units in flight. Readers, the device and workers run in threads and report to one queue."""
+    """Pipeline of the units in flight: reader threads, a device thread and worker processes report to one queue."""
 
     def __init__(self, labeler: Any, make_labeler: LabelerFactory, workers: int):
         self._labeler = labeler
@@ -144,7 +144,7 @@ class _DevicePipeline:
             job = self._task_lost(event)
         else:
             future, then, job = event
-            future.result()  # the steps record errors of images; anything else is a bug and raised here
+            future.result()  # steps record the errors of images; any other error is a bug and is raised here
             then(job)
         return [UnitResult(job.unit, job.ordered_results(), job.seconds)] if job.complete else []
 

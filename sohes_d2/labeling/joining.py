@@ -55,7 +55,7 @@ def _job_speeds(folder: str) -> dict[str, dict]:
             name = os.path.basename(path)[len("summary") : -len(".json")].strip("-") or "0-of-1"
             if "this_run" in summary:
                 speed = {"this_run": summary["this_run"], "machine": summary["machine"]}
-                json.dumps(speed, allow_nan=False)  # raises if it could not be written later
+                json.dumps(speed, allow_nan=False)  # raises if it cannot be written as standard json
                 speeds[name] = speed
         except (ValueError, KeyError, TypeError) as error:
             logger.warning("the speed of a job could not be read from %s (%s)", path, error)

@@ -7,7 +7,7 @@ from .units import WorkUnit
 
 
 class OpenUnits:
-    """Units in flight. A unit whose worker died is split into images, and their results are joined again."""
+    """Units in flight. If its worker dies, a unit is split into images, whose results are joined again."""
 
     def __init__(self) -> None:
         self._units: dict[int, WorkUnit] = {}
@@ -18,7 +18,7 @@ class OpenUnits:
         return len(self._units)
 
     def add(self, unit: WorkUnit) -> int:
-        """Register a unit; returns its ticket."""
+        """Register a unit and return its ticket."""
         self._units[self._next] = unit
         self._next += 1
         return self._next - 1
@@ -32,7 +32,7 @@ class OpenUnits:
         return [WorkUnit(unit.shard, unit.number, (item,)) for item in unit.items]
 
     def close(self, ticket: int, outcome: UnitResult) -> UnitResult | None:
-        """Add a result; returns that of the whole unit once it is complete."""
+        """Add a result; return the result of the whole unit if it is complete, else None."""
         unit = self._units[ticket]
         if ticket in self._parts:
             self._parts[ticket].append(outcome)
@@ -44,13 +44,13 @@ class OpenUnits:
 
 
 def failed_result(unit: WorkUnit, reason: str, trace: str = "") -> UnitResult:
-    """Result of a unit whose worker died."""
+    """Result of a unit whose worker failed or died: all its images are skipped."""
     results = [skipped_result(item, "worker", reason, trace) for item in unit.items]
     return UnitResult(unit, results, dict.fromkeys(STAGES, 0.0))
 
 
 def lost_reason(exit_code: int | None) -> str:
-    """The reason recorded for an image whose worker process dies every time."""
+    """The reason recorded for an image whose worker process dies on every attempt."""
     if exit_code == -9:
         return "its worker process was killed every time, as the system does when memory runs out"
     return "its worker process died every time" + ("" if exit_code is None else f" (exit code {exit_code})")

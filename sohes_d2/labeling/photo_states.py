@@ -36,7 +36,7 @@ GONE = PhotoState(-1, -1)
 
 
 def photo_states(items: Sequence[ImageItem]) -> dict[int, PhotoState]:
-    """Current state by image id, without checksum: no file is read."""
+    """Current state by image id, without checksums, so that no file is read."""
     with ThreadPoolExecutor(_THREADS) as pool:
         return dict(zip((item.image_id for item in items), pool.map(_state, (item.path for item in items))))
 
@@ -51,7 +51,7 @@ def with_checksum(path: str, before: PhotoState) -> PhotoState:
 
 
 def changed_photos(items: Iterable[ImageItem], known: Mapping[int, PhotoState]) -> list[ImageItem]:
-    """Photos whose bytes changed. Photos that no longer exist or are unknown do not count."""
+    """Photos whose bytes changed. Photos that no longer exist or have no known state are ignored."""
     items = [item for item in items if item.image_id in known]
     with ThreadPoolExecutor(_THREADS) as pool:
         return [item for item, changed in zip(items, pool.map(lambda i: _changed(i, known), items)) if changed]

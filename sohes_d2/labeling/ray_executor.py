@@ -1,4 +1,4 @@
-"""Executor of work units on a Ray cluster. Only the driver writes; units of lost workers are retried."""
+"""Executor of work units on a Ray cluster. Only the driver writes files; units of lost workers are retried."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .units import WorkUnit
 
 logger = logging.getLogger(__name__)
 
-# Retries by Ray of a task whose worker or machine is lost, before the unit is retried image by image.
+# How often Ray retries a task whose worker or machine is lost, before the unit is retried image by image.
 MAX_RETRIES = 3
 _UNITS_PER_CPU = 2
 
-_labeler: tuple[bytes, Any] | None = None  # in a Ray worker: the pickled factory and the labeler it built
+_labeler: tuple[bytes, Any] | None = None  # set in Ray workers: the pickled factory and its labeler
 
 
 def run_on_ray(
@@ -29,10 +29,10 @@ def run_on_ray(
 ) -> Generator[UnitResult, None, None]:
     """Run units on a Ray cluster, each as a task with one CPU.
 
-    Every machine needs this package, and the images under the same paths.
+    Every machine needs this package, and the images at the same paths.
 
     Args:
-        units: the units.
+        units: units to label.
         make_labeler: builds the labeler, once per Ray worker.
         address: a running cluster ("auto", "host:6379", "ray://host:10001"); None starts one on this machine.
         num_gpus: GPUs per task.
@@ -90,7 +90,7 @@ def _run(
 
 
 def _label_remotely(factory: bytes, unit: WorkUnit) -> UnitResult:
-    """In a Ray worker: label a unit with the labeler of this process."""
+    """Label a unit in a Ray worker, with the labeler of that process."""
     from sohes_d2.labeling import (
         ray_executor as module,
     )  # the function is pickled by value, so its globals would be copies

@@ -1,4 +1,4 @@
-"""Labeling of an image list: plan the run, execute it, write label files and reports."""
+"""Label an image list: plan the run, execute it, write label files and reports."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class LabelingOptions:
         workers: number of worker processes; 0 runs everything in this process. Does not change the output.
         batch_size: images of equal size per batch on a device. Extractors on the CPU process one image at a time.
         job, jobs: `--shard I/N`: this job writes every N-th shard, starting with the I-th (from 0).
-        images_per_shard: upper limit.
-        resume: continue an existing output. overwrite: replace it.
+        images_per_shard: maximum number of images in a shard.
+        resume, overwrite: continue or replace an existing output.
         engine: "local" or "ray".
         ray_address: see `run_on_ray`.
-        terminal: progress bar (True), lines (False), or chosen by stderr (None).
+        terminal: progress as a bar (True) or as log lines (False); None: a bar if stderr is a terminal.
     """
 
     workers: int = 0
@@ -98,9 +98,8 @@ def run_labeling(images: ImageList, output: str, make_labeler: LabelerFactory, o
         options: see `LabelingOptions`.
 
     Raises:
-        InputError: an output exists, or was made with another configuration.
-        FolderBusyError: another process writes into the folder and is not a job of the same --shard split, or works
-            on the same shards.
+        InputError: the output exists, or was made with another configuration.
+        FolderBusyError: another process writes to the folder; only different jobs of one --shard split may do so.
         OutputError: a file cannot be written; finished work is kept.
     """
     single = output.lower().endswith(".json")
@@ -112,7 +111,7 @@ def run_labeling(images: ImageList, output: str, make_labeler: LabelerFactory, o
         raise InputError(f"--output {output!r} is a file; name a folder, or a file ending in .json")
     labeler = build_labeler(make_labeler)
     make_labeler = make_labeler.pinned(labeler)
-    # CPU results do not depend on the batch, and single images balance the workers best.
+    # On the CPU, results do not depend on the batch, and single images balance the load of the workers best.
     batch_size = 1 if labeler.extractor.on_host else options.batch_size
     info = describe_run(labeler, images, batch_size)
     parts = output + ".parts" if single else output
@@ -133,13 +132,13 @@ def _label(
     info: dict[str, Any],
     batch_size: int,
 ) -> RunReport:
-    """Run with the folder locked."""
+    """Run the labeling; the caller holds the lock of the folder."""
     single = parts != output
     layout = ShardLayout.plan(len(images), options.job, options.jobs, options.images_per_shard)
     folder = RunFolder(parts, images, layout, info, batch_size)
     is_finished = single and _is_finished(output, info, options)
     if is_finished and load_index(output).photos is None and folder.label_files():
-        is_finished = False  # a kill came before the index: the file is joined again
+        is_finished = False  # killed before the index was written: the shards are merged again
     if is_finished:
         outdated = folder.outdated(output)
         if not outdated:
@@ -160,7 +159,7 @@ def _label(
         write_json(folder.report_path("errors"), skipped)
         write_json(folder.report_path("summary"), summary)
         return RunReport(output, skipped, summary)
-    # The label file is written last: if it exists, the run is complete and has its reports.
+    # The label file is written last: if it exists, the run and its reports are complete.
     beside = os.path.dirname(output)
     write_json(os.path.join(beside, "errors.json"), skipped)
     write_json(os.path.join(beside, "summary.json"), summary)
@@ -182,7 +181,7 @@ def build_labeler(make_labeler: LabelerFactory) -> Any:
 
 
 def describe_run(labeler: Any, images: ImageList, batch_size: int) -> dict[str, Any]:
-    """The COCO `info`: everything that the labels depend on and nothing else, so that equal labels are equal bytes."""
+    """The COCO `info`: exactly what the labels depend on, so that equal labels give byte-identical files."""
     return {
         "description": "Class-agnostic entities and their hierarchy (parent_id), made by SOHES-D2 without human labels",
         "sohes_d2": __version__,
@@ -194,7 +193,7 @@ def describe_run(labeler: Any, images: ImageList, batch_size: int) -> dict[str, 
 
 
 class _Session:
-    """One invocation: runs the remaining units and measures time."""
+    """One invocation of a run: executes the remaining units and measures the time."""
 
     def __init__(
         self, folder: RunFolder, labeler: Any, make_labeler: LabelerFactory, options: LabelingOptions, batch_size: int
@@ -220,7 +219,7 @@ class _Session:
                 masks = sum(image.masks for image in result.results)
                 progress.count(len(result.results), masks, sum(image.skipped is not None for image in result.results))
         finally:
-            results.close()  # ends the workers before the journals are closed
+            results.close()  # stops the workers before the journals are closed
             self._folder.close()
             progress.close()
             self._wall = time.perf_counter() - start
@@ -265,7 +264,7 @@ class _Session:
 
 
 def _is_finished(output: str, info: dict[str, Any], options: LabelingOptions) -> bool:
-    """Whether a single-file run is complete. Raises InputError if it has an output, without --resume or --overwrite."""
+    """Whether a single-file run is complete. Raises InputError if its output exists without --resume or --overwrite."""
     if not os.path.exists(output):
         return False
     if options.overwrite:

@@ -27,10 +27,10 @@ _OWN_FILE = re.compile(
 
 
 class RunFolder:
-    """Access of one job to an output folder.
+    """Output folder of a run, as used by one job.
 
     `pending` plans the remaining units, `add` stores finished units in any order. A shard is written when its last
-    unit arrives. If the process is killed, only whole shards and whole units remain.
+    unit is added. If the process is killed, the folder contains only complete shards and complete units.
     """
 
     def __init__(self, folder: str, images: ImageList, layout: ShardLayout, info: Mapping[str, Any], batch_size: int):
@@ -41,8 +41,8 @@ class RunFolder:
         self._batch_size = batch_size
         self._journals: dict[int, ShardJournal] = {}
         self._left: dict[int, int] = {}
-        self._states: dict[int, PhotoState] = {}  # photos of units in progress
-        # Jobs may write the same index at the same time, so their temporary names differ.
+        self._states: dict[int, PhotoState] = {}  # states of photos of shards in progress
+        # Jobs may write the same index concurrently, so each needs its own temporary name.
         self._writer = f".job-{layout.job}" if layout.jobs > 1 else ""
 
     def open(self, resume: bool, overwrite: bool) -> None:
@@ -76,7 +76,7 @@ class RunFolder:
             write_checked_json(path, config, self._writer)
 
     def _replace_damaged_config(self, path: str, config: Mapping[str, Any], error: CorruptFileError) -> None:
-        """Rewrite the configuration. Shards contain theirs; journals may be of another one and are discarded."""
+        """Rewrite the configuration. Shards contain theirs and are checked; journals do not and are discarded."""
         for shard in map(self._path, list_shards(self.folder)):
             check_same_config(shard, read_info(shard), config["info"])
         logger.warning("%s; the images of unfinished shards are labeled again", error)
@@ -89,7 +89,7 @@ class RunFolder:
         """Yield the remaining units, planned lazily shard by shard.
 
         Args:
-            count_done: called with the number of images done before, for each shard.
+            count_done: called for each shard with the number of its images that are already done.
         """
         for shard in self.layout.own_shards():
             if self._is_finished(shard):
@@ -150,7 +150,7 @@ class RunFolder:
     def _finish(self, shard: int) -> None:
         journal = self._journals.pop(shard)
         ids = [item.image_id for item in self._items(shard)]
-        states = {image_id: self._states.pop(image_id) for image_id in ids}  # for journals without states
+        states = {image_id: self._states.pop(image_id) for image_id in ids}  # fallback for journals without states
         path = self._path(shard)
         write_label_file(path, self.info, journal.blocks(ids))
         index = scan_label_file(path)
@@ -160,12 +160,12 @@ class RunFolder:
         del self._left[shard]
 
     def outdated(self, label_file: str) -> set[int]:
-        """Ids of a merged label file's images whose photos have changed since."""
+        """Ids of the images in a merged label file whose photos have changed since."""
         items = self._images[:]
         return self._changed(items, self._known_photos(label_file, items), label_file)
 
     def _is_finished(self, shard: int) -> bool:
-        """Whether a shard exists and its photos are unchanged; an interrupted write is completed."""
+        """Whether a shard is complete and its photos are unchanged; cleans up after an interrupted write."""
         path, journal_path = self._path(shard), self._journal_path(shard)
         if not os.path.exists(path) or not is_sound(path):
             return False
@@ -201,12 +201,12 @@ class RunFolder:
         return ids if self._batch_size > 1 and ids & changed else ids & changed
 
     def take_back(self, label_file: str, outdated: Set[int], shards: Iterable[int] | None = None) -> None:
-        """Convert a label file to the journals of its shards (default: all), and delete it.
+        """Convert a label file back to the journals of its shards, and delete it.
 
         Args:
             label_file: a shard, or the merged file.
             outdated: ids of images to omit, including those that may share a batch with them.
-            shards: shards whose images it has.
+            shards: shards whose images it contains; None: all of this job.
         """
         labels = ShardedDataset(label_file)
         skipped = {record["id"]: record for record in read_skipped(label_file)}
@@ -222,7 +222,7 @@ class RunFolder:
             journal = ShardJournal(self._journal_path(shard))
             journal.append(0, results, known)
             journal.close()
-        os.unlink(label_file)  # before its index: without an index the photos would count as unchanged
+        os.unlink(label_file)  # before its index: photos of a label file without index count as unchanged
         remove_index(label_file)
 
     def _items(self, shard: int) -> list[ImageItem]:
@@ -251,7 +251,7 @@ def is_sound(label_file: str) -> bool:
 
 
 def remove_run_files(folder: str) -> None:
-    """Delete only the files of a run from a folder."""
+    """Delete the files of a run from a folder; other files are kept."""
     for name in os.listdir(folder):
         if _OWN_FILE.fullmatch(name):
             os.unlink(os.path.join(folder, name))
@@ -261,7 +261,7 @@ def check_same_config(path: str, before: Any, now: Any) -> None:
     """Check that a run continues with the same configuration.
 
     Raises:
-        InputError: configurations differ; lists the keys with both values.
+        InputError: the configurations differ; the message lists the keys with both values.
     """
     old, new = _flat(before), _flat(now)
     lines = [
@@ -277,7 +277,7 @@ def check_same_config(path: str, before: Any, now: Any) -> None:
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, str]:
-    """Dotted keys and values as json."""
+    """Flatten nested dicts to dotted keys, with values as json."""
     if not isinstance(value, dict) or not value:
         return {prefix: json.dumps(value)}
     flat = {}

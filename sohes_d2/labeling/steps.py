@@ -37,10 +37,10 @@ STAGES = ("read", "features", "finish", "write")
 
 
 class LabelerFactory(Protocol):
-    """Builds labelers in any process; picklable."""
+    """Picklable factory that builds labelers in any process."""
 
     def __call__(self, with_extractor: bool) -> Any:
-        """Build a `PseudoLabeler`; without extractor for the CPU steps alone."""
+        """Build a `PseudoLabeler`, without extractor if it only runs the CPU steps."""
 
     def pinned(self, labeler: Any) -> LabelerFactory:
         """A factory that builds labelers equal to ``labeler``, with choices such as "auto" already resolved."""
@@ -147,7 +147,7 @@ def read_step(job: UnitJob) -> None:
 
 
 def features_step(job: UnitJob, labeler: Any) -> None:
-    """Features of a unit as one batch; if that fails, image by image, so that only the failing one is skipped."""
+    """Compute the features of a unit as one batch or, if that fails, image by image, to skip only failing images."""
     threads = single_thread if labeler.extractor.on_host else contextlib.nullcontext
     batches = [sorted(job.images)] if job.images else []
     with job.timed("features"), threads():
@@ -166,7 +166,7 @@ def features_step(job: UnitJob, labeler: Any) -> None:
 
 
 def finish_image(labeler: Any, item: ImageItem, image: np.ndarray, *evidence: np.ndarray) -> ImageResult:
-    """Run the labeler's steps after the features and encode the result as lines of a label file."""
+    """Run the labeler's steps after feature extraction and encode the forest as lines of a label file."""
     with single_thread():
         forest = labeler.finish(image, *evidence)
     if len(forest) > MAX_MASKS_PER_IMAGE:
@@ -180,7 +180,7 @@ def finish_image(labeler: Any, item: ImageItem, image: np.ndarray, *evidence: np
 
 
 def describe_error(error: BaseException) -> tuple[str, str]:
-    """(reason, traceback) of a failed step. Memory addresses are removed from the reason: they differ between runs."""
+    """Return (reason, traceback) of a failed step; the reason omits memory addresses, which differ between runs."""
     if isinstance(error, ImageReadError):
         return error.reason, ""
     trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
@@ -195,7 +195,7 @@ def skipped_result(item: ImageItem, step: str, reason: str, trace: str = "") -> 
 
 @contextlib.contextmanager
 def single_thread() -> Iterator[None]:
-    """Limit torch and OpenCV to one thread, so that results are equal to those of single-threaded workers."""
+    """Limit torch and OpenCV to one thread, so that results equal those of the single-threaded workers."""
     torch_threads, cv_threads = torch.get_num_threads(), cv2.getNumThreads()
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
@@ -219,7 +219,7 @@ class CfgLabelerFactory:
     selection: Selection | None = None
 
     def __call__(self, with_extractor: bool) -> PseudoLabeler:
-        """Build a labeler; for the CPU steps alone, without extractor and its weights."""
+        """Build a labeler, without extractor and its weights if it only runs the CPU steps."""
         set_max_image_pixels(self.cfg.INPUT.MAX_IMAGE_PIXELS)
         labeler = (
             PseudoLabeler.from_cfg(self.cfg) if with_extractor else PseudoLabeler.from_cfg(self.cfg, extractor=None)

@@ -21,7 +21,7 @@ _HEADER_READERS = 8
 class WorkUnit:
     """Images of one shard and one size, processed as one batch and journaled together.
 
-    Results on a device may depend on the batch, so the composition of a unit must not depend on earlier work.
+    Results on a device may depend on the batch, so a unit's composition must not depend on which images are done.
     """
 
     shard: int
@@ -63,9 +63,9 @@ class ShardLayout:
 
 
 def plan_units(images: ImageList, layout: ShardLayout, shard: int, batch_size: int) -> list[WorkUnit]:
-    """Plan the units of a shard: images of one size in list order, in groups of ``batch_size``.
+    """Plan the units of a shard: images of one size in list order, in groups of at most ``batch_size``.
 
-    Only headers are read. An image with an unreadable header gets a separate unit, which will report it.
+    Only headers are read. An image with an unreadable header gets its own unit, whose result reports the error.
     """
     items = [images[position] for position in layout.positions(shard)]
     if batch_size == 1:

@@ -23,7 +23,7 @@ _THREAD_VARIABLES = (
     "NUMEXPR_NUM_THREADS",
     "NUMBA_NUM_THREADS",
 )
-# Give up after a worker died this often before its first task.
+# The pool gives up after a worker process has failed to start this many times in a row.
 _MAX_FAILED_STARTS = 3
 
 
@@ -63,10 +63,10 @@ class TaskLost:
 
 
 class WorkerPool:
-    """Single-threaded processes with one labeler each, which run tasks.
+    """Pool of single-threaded processes that run tasks, with one labeler each.
 
-    A thread of this process holds the pipe of each worker: the death of a worker is attributed to one task, and
-    workers exit when this process is killed. Results arrive in ``events`` as TaskDone, TaskFailed, TaskLost or
+    A thread of this process holds the pipe of each worker, so that a worker's death is attributed to its task, and
+    workers exit if this process is killed. Results arrive in ``events`` as TaskDone, TaskFailed, TaskLost or
     SOHESError.
     """
 
@@ -92,7 +92,7 @@ class WorkerPool:
         self._closing = True
         for _ in self._threads:
             self._tasks.put(None)
-        with self._starting:  # a process being started is either in the list already or will not start
+        with self._starting:  # a process being started is either in the dict already or will not start
             for process in self._processes.values():
                 process.terminate()
         for thread in self._threads:
@@ -170,7 +170,7 @@ class WorkerPool:
 
 
 def _worker_main(connection: Connection, make_labeler: LabelerFactory, with_extractor: bool) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is sent to the whole group; the parent handles it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is sent to the whole process group; the parent handles it
     try:
         import cv2
         import torch
@@ -199,7 +199,7 @@ def _worker_main(connection: Connection, make_labeler: LabelerFactory, with_extr
 
 
 def _context() -> Any:
-    """Start method: fork from a clean server process, without threads or device state, where available."""
+    """Multiprocessing context: fork from a server process without threads or device state, if available."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")

@@ -1,7 +1,7 @@
 """Dense contrastive loss: the same point in two crops is a positive pair, other points and photos are negatives.
 
 Dense contrastive learning (Wang et al., CVPR 2021; VICRegL, Bardes et al., NeurIPS 2022) with a small offset between
-the points of a pair: patches that often co-occur as neighbours belong together (Isola et al., Learning visual groups
+the points of a pair: patches that often occur side by side likely belong together (Isola et al., Learning visual groups
 from co-occurrences in space and time, 2015). Every pair of points is a sample, so few photos suffice.
 """
 
@@ -16,8 +16,8 @@ def common_places(boxes: Tensor, points: int) -> Tensor:
     """Sample random points visible in both global views of a photo.
 
     Args:
-        boxes: (B, 2, 4) as (y0, x0, y1, x1) in pixels of the photo, overlapping.
-        points: per photo.
+        boxes: (B, 2, 4), the overlapping views as (y0, x0, y1, x1) in pixels of the photo.
+        points: number of points per photo.
 
     Returns:
         (B, points, 2) as (y, x) in the photo.
@@ -29,7 +29,7 @@ def common_places(boxes: Tensor, points: int) -> Tensor:
 
 
 def moved_apart(places: Tensor, boxes: Tensor, patch_share: float, sigma: float) -> Tensor:
-    """Move ``places`` (B, P, 2) by Gaussian noise of ``sigma`` patches, clipped to the view ``boxes`` (B, 4).
+    """Move ``places`` (B, P, 2) by Gaussian noise of std ``sigma`` patches, clipped to the views ``boxes`` (B, 4).
 
     ``patch_share`` is the side of a patch divided by the side of the view.
     """

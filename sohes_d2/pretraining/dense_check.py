@@ -1,11 +1,11 @@
 """Dense check: how well do features separate the segments of an image?
 
-The area under the ROC curve (AUC) for classifying pairs of patches of an image as "same segment" or "different
-segments" by the cosine of their features. 0.5 is chance, 1 is perfect. There is no training or clustering, so it takes
-seconds; any COCO json can be used, segments may overlap and nest.
+The score is the area under the ROC curve (AUC) for classifying pairs of patches of an image as "same segment" or
+"different segments" by the cosine of their features: 0.5 is chance, 1 is perfect. No training or clustering is needed,
+so it takes seconds. Any COCO json can be used; segments may overlap and nest.
 
-Near patches are often in the same segment, so features that encode only position score well. Phase 1 merges only
-neighbours; the NEAR AUC therefore matches each "same" pair with a "different" pair at the same distance.
+Nearby patches are often in the same segment, so features that encode only position score well. Phase 1 merges only
+neighbours; the near AUC therefore matches each "same" pair with a "different" pair at the same distance.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from ..labels.schema import Problems
 from ..structures.images import read_image
 from ..structures.masks import decode_mask
 
-COVERED = 0.5  # a segment owns the cells of which it covers at least this share
-_CANDIDATES = 64  # cells drawn to find a "different" cell at the same distance
+COVERED = 0.5  # a segment owns a cell if it covers at least this share of it
+_CANDIDATES = 64  # cells sampled to find a "different" cell at the same distance
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ class DenseCheck:
         Args:
             json_file: COCO ground truth; categories are ignored, crowds are skipped.
             image_root: folder of its images.
-            max_images: number of images, evenly spread over the file; 0: all.
-            pairs: number of pairs per segment and kind.
+            max_images: maximum number of images, evenly spread over the file; 0: all.
+            pairs: number of pairs of each kind per segment.
             keep: image ids to use; empty: all.
 
         Raises:
@@ -77,7 +77,7 @@ class DenseCheck:
         self._root, self._where, self._pairs = image_root, json_file, pairs
 
     def score(self, extractor: FeatureExtractor) -> DenseScore:
-        """AUC of an extractor's features on its grids. The pairs of an image are the same in every call."""
+        """Score an extractor's features by AUC, averaged over images. Calls with equal grids use the same pairs."""
         scores, skipped = [], {}
         for number, (image_id, record) in enumerate(self._records.items()):
             name = record["file_name"]
@@ -121,13 +121,13 @@ def cells_of_segments(masks: Iterable[np.ndarray], grid: tuple[int, int]) -> np.
 def image_auc(
     features: np.ndarray, owners: np.ndarray, pairs: int, rng: np.random.Generator
 ) -> tuple[float, float] | None:
-    """AUC and near AUC of one image; None if no segment has two cells and another segment beside it.
+    """AUC and near AUC of one image; None unless a segment has two cells and other segments have cells outside it.
 
     Args:
         features: (rows, cols, C).
         owners: (segments, rows * cols) bool.
-        pairs: number of pairs per segment and kind.
-        rng: generator to draw the pairs.
+        pairs: number of pairs of each kind per segment.
+        rng: generator for sampling the pairs.
     """
     rows, cols, dims = features.shape
     unit = features.reshape(-1, dims)
@@ -140,7 +140,7 @@ def image_auc(
         if len(members) < 2 or len(others) == 0:
             continue
         a = rng.choice(members, pairs)
-        b = members[(np.searchsorted(members, a) + rng.integers(1, len(members), pairs)) % len(members)]  # never a
+        b = members[(np.searchsorted(members, a) + rng.integers(1, len(members), pairs)) % len(members)]  # b != a
         c = rng.choice(others, (pairs, _CANDIDATES))
         wanted = np.hypot(y[a] - y[b], x[a] - x[b])
         distances = np.hypot(y[a][:, None] - y[c], x[a][:, None] - x[c])

@@ -21,14 +21,14 @@ from .vit import build_vit, normalization
 
 
 class FeatureDistillation(nn.Module):
-    """Trains a student ViT so that its patch tokens, after a linear layer, match those of a frozen teacher (cosine).
+    """Trains a student ViT whose patch tokens, after a linear layer, match those of a frozen teacher by cosine.
 
     The teacher gets the same crop, resized to match the student's grid if the patch sizes differ; if the grids still
     differ, its feature map is resized.
 
     Attributes:
         vit: the student, which is exported.
-        teacher: frozen.
+        teacher: the frozen teacher.
     """
 
     student_mean: Tensor
@@ -42,7 +42,7 @@ class FeatureDistillation(nn.Module):
         Args:
             vit: the student.
             teacher: the teacher, with weights.
-            resolution: rows of the teacher's grid divided by rows of the student's.
+            resolution: size of the teacher's grid relative to the student's, per axis.
 
         Raises:
             ValueError: ``resolution`` is not positive.

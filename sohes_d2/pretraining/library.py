@@ -1,4 +1,4 @@
-"""The only import of lightly, which provides losses, heads, masks and schedules."""
+"""The only module that imports lightly, which provides losses, heads, masks and schedules."""
 
 from __future__ import annotations
 

@@ -28,12 +28,12 @@ from .vit import build_vit, normalization
 
 
 class Branch(nn.Module):
-    """A ViT with the heads of the enabled losses; student and teacher are one each."""
+    """A ViT with the heads of the enabled losses; used for both the student and the teacher."""
 
     def __init__(self, vit: VisionTransformer, image_head: Any, patch_head: Any):
         """Each head is a `DINOProjectionHead`, or None if its loss is disabled."""
         super().__init__()
-        # Fixed sine-cosine positions: learned ones need more photos and interpolate worse to larger inputs.
+        # Fixed sine-cosine position embeddings: learned ones need more photos and interpolate worse to larger inputs.
         self.encoder = MaskedVisionTransformerTIMM(vit, weight_initialization="skip")
         self.image_head = image_head
         self.patch_head = patch_head
@@ -93,7 +93,7 @@ class SelfDistillation(nn.Module):
             head_bottleneck: width before the last layer of the heads.
             student_temperature: softmax temperature of the student; lower is sharper.
             teacher_temperature: start and end, linear over ``temperature_warmup`` iterations.
-            temperature_warmup: iterations.
+            temperature_warmup: length of this warm-up in iterations.
             center_momentum: momentum of the center that is subtracted from teacher outputs to avoid collapse.
             ema_momentum: momentum of the teacher, start and end, cosine over the training.
             mask_views: share of the global views with masked patches.
@@ -101,7 +101,7 @@ class SelfDistillation(nn.Module):
             points: points per photo for the dense contrastive loss.
             point_sigma: offset between the two points of a pair, standard deviation per axis in patches.
             dense_temperature: temperature of the dense contrastive loss.
-            freeze_last_layer: number of first iterations in which the last layers of the heads are frozen.
+            freeze_last_layer: number of initial iterations in which the last layers of the heads are frozen.
 
         Raises:
             ValueError: all weights are 0, or the image loss is enabled for a ViT without class token.
@@ -199,7 +199,7 @@ class SelfDistillation(nn.Module):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Move the teacher towards the student."""
+        """Update the teacher, the EMA of the student."""
         start, end = self.ema_momentum
         momentum = cosine_schedule(self.iteration, self.total_iterations, start, end)
         update_momentum(self.student, self.teacher, float(momentum))
@@ -212,7 +212,7 @@ class SelfDistillation(nn.Module):
                     parameter.grad = None
 
     def forward(self, batch: list[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """Return the weighted losses of samples of `views.MultiCrop`; updates the centers."""
+        """Return the weighted losses of a batch of `views.MultiCrop` samples and update the centers."""
         # all first views, then all second views
         views = self._normalized(torch.stack([sample["global"] for sample in batch], dim=1).flatten(0, 1))
         mask = self._mask(len(views), views.shape[-1] // self.patch) if self.weights["patch"] else None

@@ -1,4 +1,4 @@
-"""Trainer of self-supervised backbone pretraining."""
+"""Trainer for self-supervised backbone pretraining."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ BEST, LAST, CARD = "backbone_best.safetensors", "backbone_last.safetensors", "mo
 
 
 class PretrainingTrainer(SOHESTrainer):
-    """Trains a ViT on photos without labels: construct, `resume_or_load`, `train`.
+    """Trains a ViT on photos without labels; construct it, then call `resume_or_load` and `train`.
 
     In addition to the files of every training, the last and the best backbone are written to OUTPUT_DIR. A resumed
     training gives the same result as an uninterrupted one.
@@ -69,7 +69,7 @@ class PretrainingTrainer(SOHESTrainer):
         self._trainer.optimizer.register_step_pre_hook(lambda *_: model.after_backward())
 
     def load_initial_weights(self) -> None:
-        """Load MODEL.VIT.WEIGHTS into the student and, if any, the EMA teacher; "random" loads nothing."""
+        """Load MODEL.VIT.WEIGHTS into the student and the EMA teacher, if there is one; "random" loads nothing."""
         source = self.cfg.MODEL.VIT.WEIGHTS or f"hub:{self.cfg.MODEL.VIT.NAME}"
         model = self.checkpointer.model
         if source != "random":
@@ -150,7 +150,7 @@ class _FollowTeacher(HookBase):
 
 
 class KeepBackbone(HookBase):
-    """Every TEST.EVAL_PERIOD iterations and at the end: write and check the backbone, keep the best, write the card.
+    """Writes and checks the backbone every TEST.EVAL_PERIOD iterations and at the end; keeps the best, writes the card.
 
     The check reads the written file, so the score is that of the stored weights.
     """
@@ -171,7 +171,7 @@ class KeepBackbone(HookBase):
         self._begun = time.perf_counter()
 
     def state_dict(self) -> dict[str, Any]:
-        """Checks so far and elapsed training time."""
+        """Results of the checks so far, and the training time in seconds."""
         return {"history": json.dumps(self._history), "seconds": self._elapsed()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -247,7 +247,7 @@ class KeepBackbone(HookBase):
 
 
 def _rank(entry: dict[str, float]) -> float:
-    """Sort key of "best": the near AUC, or, without a check, the iteration."""
+    """Sort key of the best backbone: the near AUC or, without a check, the iteration."""
     value = entry.get("near_auc", entry["iteration"])
     return -math.inf if math.isnan(value) else value
 

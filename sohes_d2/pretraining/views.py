@@ -1,4 +1,4 @@
-"""Photos for pretraining, and random crops of them with their places (multi-crop: Caron et al., SwAV, NeurIPS 2020)."""
+"""Photos for pretraining, and random crops with their positions (multi-crop: Caron et al., SwAV, NeurIPS 2020)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..data.training.labels import ArrayCache, read_photo
 from ..data.training.views import StrongView
 
 _ASPECTS = (3 / 4, 4 / 3)  # width over height of a crop before it is resized to a square
-_ATTEMPTS = 20  # to draw a second global crop that overlaps the first
+_ATTEMPTS = 20  # attempts to sample a second global crop that overlaps the first
 
 
 def list_photos(sources: Sequence[str]) -> list[dict[str, Any]]:
@@ -35,20 +35,20 @@ def list_photos(sources: Sequence[str]) -> list[dict[str, Any]]:
 class PhotoStore:
     """Reads and downsizes photos, and caches the decoded ones up to a memory limit.
 
-    Decoding dominates the cost of a small photo, and every epoch repeats it.
+    Decoding is the main cost of a small photo, and would be repeated in every epoch.
     """
 
     def __init__(self, side: int, megabytes: int):
         """
         Args:
-            side: photos with a longer shorter side are downsized to it, in pixels; 0: never.
-            megabytes: size of the cache of decoded photos, per reading process.
+            side: maximum shorter side in pixels; larger photos are downsized to it; 0: no limit.
+            megabytes: size of the cache of decoded photos, per process.
         """
         self._side = side
         self._cache = ArrayCache(megabytes)
 
     def __call__(self, path: str) -> np.ndarray:
-        """Return the photo as (H, W, 3) uint8 RGB; do not modify it.
+        """Return the photo as (H, W, 3) uint8 RGB; it is cached and must not be modified.
 
         Raises:
             InputError: the file cannot be read.
@@ -69,8 +69,7 @@ def _shrunk(image: np.ndarray, side: int) -> np.ndarray:
 class MultiCrop:
     """Maps a photo's record to two large ("global") and several small ("local") square views.
 
-    The two global views overlap. All randomness comes from numpy's global generator, which the training stream seeds
-    for each sample.
+    The global views overlap. Randomness comes from numpy's global generator, which the stream seeds for each sample.
     """
 
     @configurable
@@ -94,7 +93,7 @@ class MultiCrop:
             local_count: number of local views.
             local_size: side of a local view in pixels.
             local_scale: as ``global_scale``.
-            min_overlap: smallest share of the smaller global view that the other one covers.
+            min_overlap: minimum share of the smaller global view that the other one covers.
             appearance: colour augmentation of each view; None: none.
 
         Raises:
@@ -133,9 +132,10 @@ class MultiCrop:
         }
 
     def map_or_raise(self, record: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-        """
+        """Read a photo and sample its views.
+
         Args:
-            record: with "file_name".
+            record: a dict with "file_name".
 
         Returns:
             "global": (2, 3, S, S) uint8; "local": (L, 3, s, s) uint8; "boxes": (2, 4) float32, the global views as

@@ -50,7 +50,7 @@ def normalization(vit: VisionTransformer) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def export_vit(vit: nn.Module, path: str, architecture: Mapping[str, Any], dtype: str = "float16") -> None:
-    """Write a ViT's weights atomically.
+    """Write a ViT's weights as safetensors, atomically.
 
     Args:
         vit: a timm ViT.
@@ -69,5 +69,5 @@ def export_vit(vit: nn.Module, path: str, architecture: Mapping[str, Any], dtype
         raise ValueError(f"{', '.join(bad[:4])} is not finite in {dtype}; set PRETRAINING.OUTPUT_DTYPE float32.")
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     with atomic_writer(path) as file:
-        # A single entry: the order of several is not fixed, and equal weights must give equal files.
+        # A single entry: several have no fixed order, and equal weights must give identical files.
         file.write(save(state, metadata={METADATA_KEY: json.dumps(architecture, sort_keys=True)}))

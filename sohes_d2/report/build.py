@@ -1,4 +1,4 @@
-"""Writing of the page, image by image, so that only one photo and its masks are in memory."""
+"""Write the page image by image, so that only one photo and its masks are in memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .packing import embed_json, pack_forest
 from .page import data_element, page_parts
 from .photos import check_shape, pack_photo, photo_path, read_photo, shown_size
 
-# Numbers of entities on the page's slider, in addition to the initial one.
+# Entity counts offered by the page's slider, in addition to the initial one.
 ENTITY_COUNTS = (1, 2, 3, 5, 10, 15, 20, 30, 50)
 BAR_DELAY = 1.0  # seconds until a progress bar appears on a terminal
 
@@ -31,9 +31,9 @@ class ReportOptions:
     """Options of a page.
 
     Attributes:
-        max_images: number of images, from the first; 0: all.
+        max_images: number of images, counted from the first; 0: all.
         max_side: longer side of the pictures in the page, in pixels; smaller ones are not enlarged.
-        max_masks: number of best-scored masks per image; 0: all.
+        max_masks: number of best-scored masks kept per image; 0: all.
         score_threshold: masks with a lower score are dropped; None: keep all.
         title: title of the page; the file names by default.
         entities: initial number of entities per image, see `Forest.select`; 0: all masks.
@@ -91,7 +91,7 @@ def write_report(
         output: the file to write; replaced if it exists.
         file: the labels to show.
         images: base folder of the file names in the labels.
-        other: labels to show beside them.
+        other: labels to show side by side with ``file``.
         metrics: from :func:`read_metrics`.
         options: see `ReportOptions`.
 
@@ -151,9 +151,9 @@ def _write_image(
     folder: str | Path,
     options: ReportOptions,
 ) -> dict[str, Any] | str:
-    """Write one image's data; returns its entry of the index, or the reason why it cannot be shown.
+    """Write one image's data; return its index entry, or the reason why it cannot be shown.
 
-    ``files`` are the names of the label files, the files, and the image's id in each.
+    ``files`` has (name, label file, id of the image in it) for each label file.
     """
     _, first, first_id = files[0]
     record = first.images[first_id]

@@ -23,9 +23,9 @@ class ImageForest:
     Attributes:
         forest: from large to small masks.
         annotations: the record of each mask.
-        problems: invalid records, and what was done instead.
+        problems: messages about invalid records and how they were handled.
         crowds: number of skipped crowd regions.
-        by_coverage: whether parents were computed from the masks, for lack of usable ones in the file.
+        by_coverage: whether parents were computed from the masks because the file has no usable ones.
     """
 
     forest: Forest
@@ -42,7 +42,7 @@ def image_forest(
     score_threshold: float | None = None,
     max_masks: int = 0,
 ) -> ImageForest:
-    """The forest of an image. An invalid mask is skipped and its children move to the next ancestor.
+    """Read the forest of an image. Invalid masks are skipped; their children move to the next ancestor.
 
     Args:
         file: the labels.

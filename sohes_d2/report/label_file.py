@@ -17,7 +17,7 @@ from ..labels.reader import LabelFile
 from ..labels.writer import read_json
 from ..structures.masks import RLE, iou_matrix
 
-MATCH_IOU = 0.5  # from which masks of two files match
+MATCH_IOU = 0.5  # minimum IoU of matching masks of two files
 
 
 def read_label_file(path: str | Path, results_allowed: bool = False) -> LabelFile:
@@ -66,12 +66,12 @@ def match_masks(a: Sequence[RLE], b: Sequence[RLE], min_iou: float = MATCH_IOU) 
 def match_images(file: LabelFile, other: LabelFile) -> dict[Any, Any]:
     """Map image ids of ``file`` to those of ``other``, or None if it has no such image.
 
-    By file name, or by base name if that matches more images and is unique in both files. Ids are compared only if a
-    file has no names, such as a result list, since every tool counts its images from 1.
+    Matches by file name, or by base name if that matches more images and is unique in both files. Ids are compared only
+    if a file has no names, such as a result list, since every tool numbers its images from 1.
     """
     try:
         return matching.match_images(file, other)[0]
-    except InputError:  # names that occur twice
+    except InputError:  # duplicate names
         return dict.fromkeys(file.images)
 
 
@@ -82,7 +82,7 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     """Read groups of metrics for the page.
 
     Args:
-        path: a json object of numbers, null (undefined) and matrices; names may have a group before a slash
+        path: a file with a json object of numbers, null (undefined) and matrices; names may have a group before a slash
             ("segm/AR@1000"), or be in nested objects.
 
     Returns:

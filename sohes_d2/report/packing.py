@@ -1,4 +1,4 @@
-"""Forests as compact json: run lengths stay compressed, and the page decodes those of the shown image."""
+"""Forests as compact json: masks stay run-length encoded, and the page decodes only those of the shown image."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def embed_json(value: Any) -> str:
 
 
 def pack_masks(masks: Sequence[RLE], size: tuple[int, int]) -> str:
-    """The run lengths of masks, scaled to (H, W) ``size``, as one text. Small masks keep at least one pixel."""
+    """The run lengths of masks, scaled to (H, W) ``size``, as one string. Small masks keep at least one pixel."""
     packed = []
     for rle in masks:
         if tuple(rle["size"]) != size:
@@ -51,7 +51,7 @@ def pack_forest(
 
     Returns:
         ``ids``, ``parents`` (-1 = whole), ``scores``, ``areas`` (share of the image), ``colors`` (six hexadecimal
-        digits per mask), ``labels`` and ``sources`` (texts, or None if no mask has one), ``counts``, ``problems``;
+        digits per mask), ``labels`` and ``sources`` (strings, or None if no mask has one), ``counts``, ``problems``;
         ``selections``, for each of ``counts`` the indices that `Forest.select` keeps, ``collapsed``, those that
         `Forest.collapse` keeps, and ``maxChildArea`` of a part among these.
     """

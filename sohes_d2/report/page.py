@@ -26,7 +26,7 @@ _DATA_MARK = "<!-- data -->"
 
 
 def page_parts(title: str) -> tuple[str, str]:
-    """The parts of the page before and after its data, which are inserted as :func:`data_element` texts.
+    """Return the parts of the page before and after its data, which consists of :func:`data_element` strings.
 
     The content security policy allows only this style and script, by their checksums: no network and no other script,
     even if a name from a file were interpreted as markup.

@@ -20,13 +20,13 @@ FORMAT = "WEBP" if features.check("webp") else "JPEG"
 QUALITY = 82
 THUMBNAIL_SIDE = 160  # pixels of the longer side; shown at half the size, for high-density screens
 THUMBNAIL_QUALITY = 70
-# A photo may have another size than its labels if the aspect ratio differs by at most this.
+# Largest relative difference between the aspect ratios of a photo and its labels; the resolutions may differ.
 ASPECT_TOLERANCE = 0.02
 
 
 @dataclass(frozen=True)
 class PackedPhoto:
-    """A photo as ``data:`` addresses: at the page's size, and as a thumbnail."""
+    """A photo as ``data:`` URLs: at the page's size, and as a thumbnail."""
 
     full: str
     thumbnail: str
@@ -36,7 +36,7 @@ def photo_path(folder: Path, file_name: Any) -> Path:
     """Path of an image file. Names from a json file cannot point outside the folder.
 
     Raises:
-        InputError: the name is not text, is absolute (on any system), or contains "..".
+        InputError: the name is not a string, is absolute (on any system), or contains "..".
     """
     if not isinstance(file_name, str) or not file_name or "\0" in file_name:
         raise InputError(f"the file name {file_name!r} is not a name; give each image its path below --images")
@@ -50,7 +50,7 @@ def photo_path(folder: Path, file_name: Any) -> Path:
 
 
 def read_photo(folder: Path, file_name: Any) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of an image inside the folder.
+    """Read an image inside the folder as (H, W, 3) uint8 RGB.
 
     Raises:
         InputError: the file is outside the folder, missing or damaged.
@@ -62,7 +62,7 @@ def read_photo(folder: Path, file_name: Any) -> np.ndarray:
 
 
 def check_shape(photo: np.ndarray, size: tuple[int, int]) -> None:
-    """Check that a photo has the aspect ratio of its labels, of (H, W) ``size``; it may be a larger or smaller copy.
+    """Check that a photo has the aspect ratio of its labels' (H, W) ``size``; its resolution may differ.
 
     Raises:
         InputError: another aspect ratio.
@@ -90,5 +90,5 @@ def pack_photo(photo: np.ndarray, size: tuple[int, int]) -> PackedPhoto:
 
 def _data_address(image: np.ndarray, quality: int) -> str:
     buffer = BytesIO()
-    Image.fromarray(image).save(buffer, FORMAT, quality=quality, method=2)  # method: of WebP, fast
+    Image.fromarray(image).save(buffer, FORMAT, quality=quality, method=2)  # method: WebP's speed, 0 (fastest) to 6
     return f"data:image/{FORMAT.lower()};base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

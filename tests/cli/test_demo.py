@@ -27,7 +27,7 @@ FAST = ["EXPLORATION.FEATURES.NAME", "color_texture", "EXPLORATION.LOCAL_RECLUST
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Two photos, one in a sub-folder with a name that is html, and a broken file."""
+    """Two photos, one of them in a sub-folder under a name that contains HTML, and a broken file."""
     folder = tmp_path_factory.mktemp("demo") / "photos"
     (folder / "sub").mkdir(parents=True)
     for k, name in enumerate(["a.png", f"sub/{EVIL}"]):
@@ -47,7 +47,7 @@ def model(tmp_path_factory):
 
 
 def chain_forest(image):
-    """A whole, its part, a subpart and one below that, with falling scores."""
+    """A chain of four nested masks with decreasing scores."""
     from sohes_d2.structures.masks import encode_masks
 
     height, width = image.shape[:2]
@@ -131,9 +131,9 @@ def test_thresholds_act_on_json_and_pictures(photos, tmp_path):
     assert counts == [1, 1, 1, 1] and depths == [0, 1, 2, 3] and "a_depth3.jpg" in kinds
     counts, kinds, depths = run(max_depth=1)
     assert counts == [1, 1] and depths == [0, 1]
-    assert kinds == ["a_depth0.jpg", "a_depth1.jpg", "a_forest.jpg", "a_strips.jpg", "a_tree.jpg"]  # no deeper one left
+    assert kinds == ["a_depth0.jpg", "a_depth1.jpg", "a_forest.jpg", "a_strips.jpg", "a_tree.jpg"]  # no depth above 1
     assert run(score_threshold=0.75)[0] == [1, 1]
-    counts, kinds, depths = run(max_area=0.2)  # the whole is not drawn, but stays in the json
+    counts, kinds, depths = run(max_area=0.2)  # the whole is in the json, but not drawn
     assert depths == [0, 1, 2, 3] and "a_depth3.jpg" not in kinds
     counts, kinds, depths = run(score_threshold=1.0)
     assert counts == [] and depths == [] and "a_depth0.jpg" in kinds
@@ -171,11 +171,11 @@ def test_inputs_are_files_folders_and_patterns(photos, tmp_path, monkeypatch):
     assert read_inputs([str(photos / "**" / "*.png")]).file_names == ["a.png", f"sub/{EVIL}"]
     one = read_inputs([str(photos / "sub" / EVIL)])
     assert (one.root, one.file_names) == (str(photos / "sub"), [EVIL])
-    bracket = tmp_path / "[x].png"  # a file of that name is meant before a pattern
+    bracket = tmp_path / "[x].png"  # an existing file takes precedence over a pattern
     bracket.write_bytes(b"")
     assert read_inputs([str(bracket)]).file_names == ["[x].png"]
     monkeypatch.chdir(photos / "sub")
-    assert read_inputs(["../a.png", "."]).file_names == ["a.png", f"sub/{EVIL}"]  # no name climbs
+    assert read_inputs(["../a.png", "."]).file_names == ["a.png", f"sub/{EVIL}"]  # names have no ".."
     for wrong, message in (("nowhere.jpg", "does not exist"), ("*.gif", "no file matches"), ("../s?b", "only folders")):
         with pytest.raises(InputError, match=message):
             read_inputs([wrong])

@@ -26,7 +26,7 @@ def test_a_complete_installation(capsys):
     printed = capsys.readouterr().out
     assert "Phases 1 to 3 can run here." in printed and "!!" not in printed
     assert f"torch                      {torch.__version__.partition('+')[0]}" in printed
-    words = " ".join(printed.split())  # lines break where the terminal's width says
+    words = " ".join(printed.split())  # undo line wrapping, which depends on the terminal
     assert "masks found in a test picture" in words
     assert "a training step and a prediction of a tiny model ran on cpu" in words
     assert "labels of a tiny teacher, and its prediction, ran on cpu" in words
@@ -120,7 +120,7 @@ def test_a_browser_is_found_by_name_or_environment_variable(monkeypatch, tmp_pat
     monkeypatch.setenv("SOHES_BROWSER", str(other))
     assert doctor.find_browser() == str(other)
     other.unlink()
-    (found,) = doctor.check_browser()  # one that was asked for and is not there is not replaced in silence
+    (found,) = doctor.check_browser()  # a missing browser is reported, not replaced
     assert found.state == OPTIONAL and str(other) in found.detail and "SOHES_BROWSER" in found.remedy
 
 
@@ -156,11 +156,11 @@ def test_lines_do_not_break_commands_and_paths():
 
 
 def test_it_runs_without_any_library():
-    # without site-packages: a Python with nothing but itself, in a clone
+    # -S: without site-packages, as in a clone before any installation
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": ""}
     command = [sys.executable, "-S", "-m", "sohes_d2", "doctor"]
     result = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, cwd=REPOSITORY)
     assert result.returncode == 1 and "Traceback" not in result.stderr
-    text = " ".join(result.stdout.split())  # where lines break depends on the interpreter's path
+    text = " ".join(result.stdout.split())  # line wrapping depends on the interpreter's path
     assert "!! torch" in text and "-m pip install torch" in text
     assert "Detectron2 is not installed" in text and "sohes setup" in text

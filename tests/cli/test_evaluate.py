@@ -28,7 +28,7 @@ def square(y, x, height, width):
 
 
 def data_set(names, masks=3):
-    """A COCO data set of forests; ``names`` is image id -> file name."""
+    """A COCO data set of forests; ``names`` maps image ids to file names."""
     content = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "entity"}]}
     for image_id, name in names.items():
         content["images"].append({"id": image_id, "file_name": name, "height": SIZE[0], "width": SIZE[1]})
@@ -38,7 +38,7 @@ def data_set(names, masks=3):
 
 
 class Files:
-    """Writes the two files, runs the tool, and keeps what it said."""
+    """Writes the two files, runs the tool, and keeps its output."""
 
     def __init__(self, folder, capsys):
         self.folder, self.capsys = folder, capsys
@@ -89,14 +89,14 @@ def test_a_result_list(files):
     ("names", "how"),
     [
         ({1: "val/b.jpg", 2: "val/a.jpg"}, "file name"),
-        # ids that exist in the ground truth, for other images
+        # ids that belong to other images in the ground truth
         ({22: "val/a.jpg", 21: "val/b.jpg"}, "file name"),
         ({1: "b.jpg", 2: "/data/photos/a.jpg"}, "last part of the file name"),
         ({1: "photos\\b.jpg", 2: "photos\\a.jpg"}, "last part of the file name"),
     ],
 )
 def test_a_coco_file_with_other_ids(files, names, how):
-    # the second image's masks are mirrored, so that a wrong match shows
+    # the second image's masks are mirrored, so that a wrong match changes the metrics
     files.truth["annotations"] = [a for a in files.truth["annotations"] if a["image_id"] == 21]
     labels = data_set(names)
     good = next(i for i, name in names.items() if name.endswith("a.jpg"))
@@ -158,7 +158,7 @@ def test_uncompressed_and_polygon_predictions_and_classes(files):
 
 
 def test_boxes_without_masks_are_not_evaluated_as_masks(files):
-    """On either side; a parent without a mask still is one, and children keep their next ancestor."""
+    """Neither in the ground truth nor in the predictions, with or without a parent that has no mask."""
     prediction = copy.deepcopy(files.truth)
     assert files.run(prediction) == 0
     expected = files.metrics
@@ -188,7 +188,7 @@ def test_the_output_folder_is_created(files):
 
 
 def broken(**changes):
-    """One good prediction with changes; a value of None removes the key."""
+    """A valid prediction with some fields changed; None removes a field."""
     good = data_set({21: "val/a.jpg"})["annotations"][0]
     good["id"] = 77
     return [{k: v for k, v in {**good, **changes}.items() if v is not None}]
@@ -265,7 +265,7 @@ def test_invalid_ground_truth_is_reported(files, change, message):
 
 
 def test_crowds_are_not_in_the_hierarchy(files):
-    """A crowd region in the middle of a chain: its child goes to the next ancestor."""
+    """The child of a crowd region in a chain is attached to the next ancestor."""
     files.truth["annotations"] = files.truth["annotations"][:2]
     outer, inner = files.truth["annotations"]
     middle = {**outer, "id": 9, "parent_id": outer["id"], "iscrowd": 1}
@@ -299,7 +299,7 @@ def test_benchmark_prints_ratio_and_equality(capsys):
 
 
 def test_against_other_predictions(files):
-    """The better of two files: all masks of both images against the first two of three."""
+    """Predictions with all three masks of each image, compared with a file that has two of them."""
     other = files.folder / "other.json"
     other.write_text(json.dumps(data_set({1: "a.jpg", 2: "b.jpg"}, masks=2)))
     assert files.run(data_set({5: "b.jpg", 6: "a.jpg"}), "--against", str(other)) == 0

@@ -16,7 +16,7 @@ SIZE = (60, 80)
 
 
 def chains(rng, noise):
-    """Six rectangles, three chains of a whole and a part; the same but for the noise."""
+    """Three pairs of a whole and its part; sizes vary by up to ``noise`` pixels."""
     fixed = np.random.default_rng(1)
     masks = np.zeros((6, *SIZE), bool)
     for k in range(0, 6, 2):
@@ -41,7 +41,7 @@ def data_set(names, noise, seed):
 
 @pytest.fixture
 def files(tmp_path):
-    """Ground truth of three images, predictions of two of them under other ids, and both tools on them."""
+    """Function that runs both tools on predictions: (metrics, those of `sohes evaluate`, saved predictions)."""
     truth = data_set({1: "a.jpg", 2: "b.jpg", 3: "c.jpg"}, noise=0, seed=0)
     (tmp_path / "gt.json").write_text(json.dumps(truth))
 
@@ -77,7 +77,7 @@ def test_a_label_file_with_a_hierarchy(files):
     same(metrics, expected)
     assert 0 < metrics["segm/AR@1000"] < 100 * 2 / 3 and metrics["forest/parent_F1"] > 0
     assert len(saved) == 12 and {a["image_id"] for a in saved} == {1, 3}
-    # and with the scores of pairs, one of them very improbable
+    # with ancestor scores, one of them very low
     for k, annotation in enumerate(labels["annotations"]):
         if annotation["parent_id"]:
             annotation["ancestor_scores"] = [[annotation["parent_id"], 0.9 - 0.08 * k]]
@@ -89,7 +89,7 @@ def test_a_label_file_with_a_hierarchy(files):
 def test_a_result_list_of_masks_and_boxes(files):
     labels = data_set({2: "b.jpg", 3: "c.jpg"}, noise=6, seed=5)
     results = [{k: a[k] for k in ("image_id", "segmentation", "bbox", "score")} for a in labels["annotations"]]
-    results[0]["bbox"] = [1, 2, 3, 4]  # a model's box need not be that of its mask
+    results[0]["bbox"] = [1, 2, 3, 4]  # a predicted box may differ from that of its mask
     metrics, expected, _ = files(results, "--iou-type", "segm", "bbox")
     same(metrics, expected)
     assert metrics["bbox/AR@1000"] != metrics["segm/AR@1000"] > 0

@@ -22,7 +22,7 @@ from detectron2.modeling import build_model
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Checkpoints of both phases, as a training leaves them, each in a folder with its config."""
+    """A folder for each of phases 2 and 3 with a checkpoint and a config, as written by training."""
     folder = tmp_path_factory.mktemp("export")
     both = mutual_model(seed=1)
     both.teacher.load_state_dict(plain_model(seed=2).state_dict())
@@ -35,7 +35,7 @@ def folder(tmp_path_factory):
 
 
 def loaded(exported):
-    """The model that an export's config and weights make."""
+    """Config and state dict of an exported model."""
     cfg = load_config(str(exported / "config.yaml"))
     model = build_model(cfg)
     SOHESCheckpointer(model).load(cfg.MODEL.WEIGHTS)

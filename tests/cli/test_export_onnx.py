@@ -1,4 +1,4 @@
-"""Exported files give the model's outputs, differing ones are deleted, and the example decodes like the predictor."""
+"""Exported files give the model's outputs or are deleted, and the example decodes like the predictor."""
 
 import ast
 import importlib.util
@@ -49,9 +49,9 @@ run_onnx = load_tool("run_onnx")
 
 
 def write_model(folder, change=None):
-    """A model's folder with random weights that find some hierarchy."""
+    """Write a model's folder, with random weights scaled so that it predicts a hierarchy."""
     cfg = sohes_cfg(folder)
-    # photos of 48 x 72 become inputs of SIZE
+    # photos of 48 x 72 pixels are resized to SIZE
     cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = SIZE
     if change:
         change(cfg)
@@ -59,7 +59,7 @@ def write_model(folder, change=None):
     model = build_model(cfg)
     head = model.sem_seg_head.predictor.ancestor_head
     with torch.no_grad():
-        model.sem_seg_head.predictor.query_feat.weight.mul_(3)  # masks that differ
+        model.sem_seg_head.predictor.query_feat.weight.mul_(3)  # makes the masks differ
         if head is not None:
             head.bias.zero_()
             head.as_ancestor.weight.mul_(4)
@@ -81,7 +81,7 @@ def predictor(folder):
 
 @pytest.fixture(scope="module")
 def program(predictor):
-    """What torch.export makes of the model: seconds of work, so done once."""
+    """The model traced by torch.export, once per module, since this takes seconds."""
     return export.trace(SegmenterGraph(predictor.model).eval(), SIZE)
 
 
@@ -103,7 +103,7 @@ def same(found: Forest, expected: Forest) -> bool:
 
 
 def decoded(model, image, channels="RGB", **changes):
-    """The forest that the example makes of the eager model's outputs."""
+    """The forest that the example decodes from the eager model's outputs."""
     graph = SegmenterGraph(model, channels)
     settings = {**json.loads(export.settings(graph)), **changes}
     pixels, fitted = run_onnx.fit(Image.fromarray(image), SIZE, settings["pixel_mean"])
@@ -122,7 +122,7 @@ def test_the_example_decodes_like_the_predictor(predictor):
 
 
 def test_the_example_decodes_deep_forests_like_the_predictor(predictor):
-    """Random ancestors, among which the smallest one is often not the likeliest."""
+    """With random ancestor probabilities: the smallest ancestor is often not the most probable one."""
     rng = np.random.default_rng(0)
     settings = {"ancestor_threshold": 0.3, "theta_cover": 0.5, "max_child_area": 0.8, "theta_cover_alone": 0.8}
     deepest = 0
@@ -186,9 +186,9 @@ def test_outputs_equal_the_predictors(predictor):
 
 def test_a_program_equals_the_model_without_this_package(predictor, program, tmp_path):
     layers = [layer for layer in predictor.model.modules() if isinstance(layer, MSDeformAttn)]
-    assert {layer.sampling for layer in layers} == {"auto"}  # as before the tracing
+    assert {layer.sampling for layer in layers} == {"auto"}  # restored after tracing
     operators = {str(node.target).split(".")[0] for node in program.graph.nodes if node.op == "call_function"}
-    assert operators <= {"aten", "<built-in function getitem>", "wrap_with_autocast"}  # torch's own, no custom ones
+    assert operators <= {"aten", "<built-in function getitem>", "wrap_with_autocast"}  # no custom operators
 
     path = str(tmp_path / "model.pt2")
     graph = SegmenterGraph(predictor.model)
@@ -207,7 +207,7 @@ def test_a_file_that_differs_is_not_kept(folder, program, traced, tmp_path, monk
     monkeypatch.setattr(export, "load_runner", lambda path: program.module())
     other = SOHESPredictor(folder, device="cpu").model
     with torch.no_grad():
-        other.sem_seg_head.predictor.class_embed.bias.add_(0.01)  # after what `program` was traced from
+        other.sem_seg_head.predictor.class_embed.bias.add_(0.01)  # so that `program` no longer matches
     path = tmp_path / "new" / "model.pt2"
     with pytest.raises(SOHESError, match=r"not kept.*1\.0e-02 \(logits\)"):
         export_segmenter(other, [str(path)], SIZE)
@@ -268,7 +268,7 @@ def test_an_onnx_file_finds_the_predictors_forest(folder, predictor, traced, tmp
         found = Forest.from_coco(annotations, (48, 72))
         assert len(found) == len(expected) and found.parents.tolist() == expected.parents.tolist()
         ious = mask_util.iou(found.masks, expected.masks, [0] * len(expected)).diagonal()
-        assert ious.min() > 0.97  # a pixel may be on the other side of 0
+        assert ious.min() > 0.97  # rounding may flip single pixels
         assert np.asarray(Image.open(out / f"{k}.png")).shape == (48, 72, 3)
     assert len({a["id"] for a in labels["annotations"]}) == len(labels["annotations"])
 
@@ -289,7 +289,7 @@ def test_the_example_needs_neither_torch_nor_detectron2():
 
 
 @pytest.mark.parametrize("size", [(16, 24), (37, 50), (9, 11), (16, 7)])
-def test_the_example_resizes_as_torch(size):
+def test_the_example_resizes_like_torch(size):
     values = torch.randn(16, 24, generator=torch.Generator().manual_seed(0))
     expected = torch.nn.functional.interpolate(values[None, None], size=size, mode="bilinear", align_corners=False)
     np.testing.assert_allclose(run_onnx.resize(values.numpy(), size), expected[0, 0].numpy(), atol=1e-5)

@@ -24,7 +24,7 @@ def forest(*boxes, parents=None):
     return Forest(encode_masks(masks), [-1] * len(boxes) if parents is None else parents, SIZE)
 
 
-# Areas 10000 (half), 2500, 25; the last image has two that overlap by half and cover 3/8; one has none.
+# Areas of image 0: 10000 (half of it), 2500, 25. Image 1 has no masks; those of 2 overlap by half and cover 3/8 of it.
 FORESTS = [
     forest((0, 0, 100, 100), (0, 0, 50, 50), (0, 0, 5, 5), parents=[-1, 0, 1]),
     forest(),
@@ -46,7 +46,7 @@ def write_ours(path, images=None, annotations=None):
 
 @pytest.fixture(params=["ours", "plain", "shards"])
 def labels(request, tmp_path):
-    """The same labels in our layout, as plain json, and as shards of which one is missing."""
+    """The same labels in our layout, as plain json, and as shards, one of which is missing."""
     images, annotations = records()
     if request.param == "ours":
         write_ours(tmp_path / "labels.json")

@@ -14,7 +14,7 @@ from sohes_d2.structures.forest import Forest
 
 @pytest.fixture
 def photos(tmp_path):
-    """Three photos of a box with a stripe on a plain ground, one of them in a sub-folder."""
+    """Three photos of a box with a stripe on a plain background, one of them in a sub-folder."""
     folder = tmp_path / "photos"
     (folder / "sub folder").mkdir(parents=True)
     for k, name in enumerate(["a.png", "b.png", "sub folder/ü.png"]):
@@ -65,7 +65,7 @@ def test_workers_jobs_and_merging_give_the_same_bytes(photos, tmp_path):
 
 
 def test_selected_entities_of_a_single_photo(photos, tmp_path, capsys):
-    """What is asked for is written, however many processes do it, and a resume asks for the same."""
+    """Only selected entities are written, for any number of workers; --resume needs the same selection."""
     photo, few = photos / "a.png", ("--entities", "2", "--max-depth", "1")
     assert label(photo, tmp_path / "all.json", "--workers", "0") == 0
     for workers in ("0", "1"):

@@ -21,12 +21,12 @@ from sohes_d2.structures.forest import Forest
 from sohes_d2.structures.masks import encode_masks
 
 REPOSITORY = Path(__file__).parents[2]
-LIMIT_SECONDS = 1.0  # of CPU
+LIMIT_SECONDS = 1.0  # CPU time
 
 
 @pytest.fixture(scope="module")
 def helps():
-    """What --help of each command prints, and how many CPU seconds all of them take."""
+    """Command -> (output of --help, CPU seconds)."""
     texts = {}
     for name in ("", *COMMANDS):
         before = os.times()
@@ -48,7 +48,7 @@ def test_help_is_fast(helps):
 
 
 def test_options_have_uniform_names(helps):
-    """Older names stay as aliases, but only beside the one that all tools share."""
+    """Older names are accepted only as aliases of the names that all tools share."""
     aliases = {
         "--score-threshold": "--min-score",
         "--json": "--labels",

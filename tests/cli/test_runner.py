@@ -14,7 +14,7 @@ from sohes_d2.errors import ConfigError, CorruptFileError, InputError, SOHESErro
 
 REPOSITORY = Path(__file__).parents[2]
 TOOLS = sorted(path.name for path in (REPOSITORY / "tools").glob("*.py"))
-LIMIT_SECONDS = 1.0  # of CPU, for --help
+LIMIT_SECONDS = 1.0  # CPU time of --help
 
 
 def parse(arguments):
@@ -32,7 +32,7 @@ def raising(error):
 
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch):
-    monkeypatch.setenv("PYTHONWARNINGS", "ignore")  # so that what run_tool sets does not outlive the test
+    monkeypatch.setenv("PYTHONWARNINGS", "ignore")  # restored after the test, since run_tool changes it
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_errors_give_one_line_and_a_code(error, code, line, capsys):
     assert "Traceback (most recent call last)" in capsys.readouterr().err
 
 
-def test_codes_of_other_endings(capsys):
+def test_exit_codes_of_results_interrupts_and_failures(capsys):
     assert run_tool("tool", parse, lambda args: None, []) == 0
     assert run_tool("tool", parse, lambda args: 3, []) == 3
     assert run_tool("tool", parse, raising(KeyboardInterrupt()), [], when_stopped="continue with --resume") == 130
@@ -81,7 +81,7 @@ def test_codes_of_other_endings(capsys):
 
 @pytest.mark.parametrize("name", TOOLS)
 def test_help_is_fast(name):
-    """CPU seconds of the child, which other processes of the machine do not change much."""
+    """Measured in CPU time of the child, which depends little on other processes."""
     before = os.times()
     result = subprocess.run(
         [sys.executable, str(REPOSITORY / "tools" / name), "--help"],

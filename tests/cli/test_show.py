@@ -17,7 +17,7 @@ SIZE = (40, 50)
 
 @pytest.fixture
 def files(tmp_path):
-    """Two photos, their labels, and the same labels of another tool under other ids."""
+    """Two photos, their labels, and the same labels with other ids, as from another tool."""
     masks = np.zeros((2, *SIZE), bool)
     masks[0, 5:35, 5:35] = True
     masks[1, 10:20, 10:20] = True

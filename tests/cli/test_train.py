@@ -42,7 +42,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def run(folder):
-    """Runs the command on the config; every run is as in a process of its own, without its data sets."""
+    """Runs the command on the config, then unregisters the data set, as if every run had its own process."""
 
     def run(*arguments):
         try:
@@ -88,7 +88,7 @@ def test_train_then_resume_then_evaluate(run, folder, capfd):
 def test_invalid_labels_are_skipped_with_an_exit_code(run, folder, tmp_path, capfd):
     content = json.loads((folder / "labels.json").read_text())
     annotations = content["annotations"]
-    annotations.append({**annotations[0], "id": 9001, "segmentation": []})  # a box among masks
+    annotations.append({**annotations[0], "id": 9001, "segmentation": []})  # a box without a mask
     spec = f"{tmp_path / 'odd.json'}, {folder / 'images'}"
     options = [
         "DATASETS.REGISTER.cli_scenes",
@@ -118,7 +118,7 @@ def test_evaluation_of_missing_images_is_refused(run, folder, tmp_path, capfd):
     images = sorted((folder / "images").iterdir())
     good = images[0].read_bytes()
     try:
-        images[0].write_bytes(good[:50])  # of three
+        images[0].write_bytes(good[:50])  # one image of three
         assert run(*command) == 2
         assert "1 images (33%) of the data set 'cli_scenes' cannot be read, listed above" in capfd.readouterr().err
         assert not (tmp_path / "evaluation.json").exists()

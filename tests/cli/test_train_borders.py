@@ -46,7 +46,7 @@ def test_a_round_writes_weights_usable_in_phase_one(photos, tmp_path, monkeypatc
     assert len(ShardedDataset(str(output / "round_1" / "labels"))) == 3
     kept, full = LearnedBorders(str(output / "borders.safetensors")), LearnedBorders(str(checkpoint))
     image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
-    assert abs(kept([image])[0].astype(int) - full([image])[0]).max() <= 1  # half precision
+    assert abs(kept([image])[0].astype(int) - full([image])[0]).max() <= 1  # saved in half precision
     assert train_borders.main([*arguments, *options]) == 2
     assert "--resume" in capfd.readouterr().err
 

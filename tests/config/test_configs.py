@@ -70,7 +70,7 @@ def test_the_papers_config_matches_the_paper():
 @pytest.mark.parametrize("path", TRAINING, ids=relative)
 def test_every_training_config_builds(path):
     cfg = load(path)
-    with torch.device("meta"):  # no memory and no time for the weights of large models
+    with torch.device("meta"):  # allocates no weights, since some models are large
         model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
     names = {name for name, _ in model.named_parameters()}
     if cfg.MODEL.META_ARCHITECTURE == "BorderStudent":

@@ -101,7 +101,7 @@ LINE, PAIR, FOLDER = "a.json, a/", ["c.json", "c/"], {"images": "b/"}
 
 @pytest.mark.parametrize("before", [LINE, PAIR, FOLDER])
 @pytest.mark.parametrize("after", [LINE, PAIR, FOLDER])
-def test_a_data_set_is_described_anew_in_any_form(tmp_path, before, after):
+def test_a_data_set_description_can_be_replaced_by_any_form(tmp_path, before, after):
     (tmp_path / "base.yaml").write_text(yaml.safe_dump({"DATASETS": {"REGISTER": {"mine": before, "other": LINE}}}))
     changed = load_config(str(tmp_path / "base.yaml"), ["DATASETS.REGISTER.mine", str(after)])
     assert changed.DATASETS.REGISTER == {"mine": after, "other": LINE}

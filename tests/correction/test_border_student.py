@@ -42,20 +42,20 @@ def test_the_loss_is_weighted_cross_entropy_without_padding():
     torch.testing.assert_close(loss, expected.mean())
 
 
-def test_the_teacher_follows_and_predicts():
+def test_the_teacher_is_an_ema_and_predicts():
     model = student(momentum=0.5).train()
     with torch.no_grad():
         for parameter in model.student.parameters():
             parameter += 1
     before = [parameter.clone() for parameter in model.teacher.parameters()]
     inputs = batch(torch.zeros(8, 8))
-    model(inputs)  # the first update takes the student's weights as they are
+    model(inputs)  # the first update copies the student's weights
     for old, new, own in zip(before, model.teacher.parameters(), model.student.parameters()):
         assert torch.equal(new, own) and not torch.equal(new, old)
     with torch.no_grad():
         for parameter in model.student.parameters():
             parameter += 1
-    model(inputs)  # with 1 / 11, while the average is young
+    model(inputs)  # the second has momentum 1 / 11
     for new, own in zip(model.teacher.parameters(), model.student.parameters()):
         torch.testing.assert_close(own - new, torch.full_like(own, 1 / 11), atol=1e-4, rtol=0)
     assert not model.teacher.training and model.student.training
@@ -71,7 +71,7 @@ def test_settings_are_checked(wrong):
         student(**wrong)
 
 
-def test_it_trains_on_a_label_file_and_its_checkpoint_goes_into_phase_one(scenes, tmp_path):
+def test_it_trains_on_a_label_file_and_its_checkpoint_is_used_in_phase_one(scenes, tmp_path):
     cfg = sohes_cfg(str(tmp_path), MAX_ITER=4, IMS_PER_BATCH=2)
     cfg.MODEL.META_ARCHITECTURE = "BorderStudent"
     cfg.MODEL.BORDER_NETWORK.CHANNELS = [4, 6]

@@ -46,7 +46,7 @@ def test_statistics_are_means_over_all_images_and_labels():
     students = torch.stack([logits(squares((0, 0, 16), (0, 0, 4)))] * 3)
     sums = statistics_sums(targets, students, torch.tensor([True, True, False]))
     assert sums.tolist() == [3, 3, 1.5, 2, 1]
-    found = TeacherStatistics.from_sums((sums * 2).tolist())  # as of two processes
+    found = TeacherStatistics.from_sums((sums * 2).tolist())  # summed over two processes
     assert found == TeacherStatistics(labels=1.0, score=0.5, disagreement=pytest.approx(1 / 3), finite=False)
     assert TeacherStatistics.from_sums([2, 0, 0, 0, 0]) == TeacherStatistics(0.0, None, None, True)
 
@@ -67,7 +67,7 @@ def labels(count):
 def test_a_collapse_is_several_empty_periods_in_a_row():
     guard = CollapseGuard(period=2, min_labels=1.0, patience=2)
     good = [guard.observe(labels(n)) for n in (0, 0, 2, 0, 0.5, 1)]
-    assert good == [False, False, False, True, False, False]  # periods of mean 0, 1 and 0.75
+    assert good == [False, False, False, True, False, False]  # means of the periods: 0, 1 and 0.75
     other = CollapseGuard(period=2, min_labels=1.0, patience=2)
     other.load_state_dict(guard.state_dict())
     assert not other.observe(labels(0))

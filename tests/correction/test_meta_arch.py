@@ -43,7 +43,7 @@ def test_both_branches_have_all_losses():
     assert all(p.grad is None for p in model.teacher.parameters())
 
 
-def test_the_initial_branch_is_phase_2_times_its_weight():
+def test_the_initial_branch_is_the_loss_of_phase_2_times_its_weight():
     model = mutual_model()
     model.branch_weights = (0.5, 0.0)
     found = values(losses_of(model, batch()))
@@ -51,7 +51,7 @@ def test_the_initial_branch_is_phase_2_times_its_weight():
     assert found.keys() == {f"initial/{name}" for name in wanted}
     for name, value in wanted.items():
         assert found[f"initial/{name}"] == pytest.approx(value / 2, rel=1e-5), name
-    assert model.statistics is None  # nobody asked the teacher
+    assert model.statistics is None  # the teacher was not used
 
 
 def test_the_teacher_uses_raw_scores_for_labels_and_calibrated_ones_for_predictions():
@@ -75,7 +75,7 @@ def test_the_teacher_uses_raw_scores_for_labels_and_calibrated_ones_for_predicti
     torch.testing.assert_close(calibrated, raw / 90)
 
 
-def test_the_teachers_branch_scales_and_stands_alone():
+def test_the_teacher_branch_is_scaled_by_its_weight():
     model = mutual_model()
     model.branch_weights = (0.0, 1.0)
     once = values(losses_of(model, batch()))
@@ -86,7 +86,7 @@ def test_the_teachers_branch_scales_and_stands_alone():
 
 
 def test_the_student_learns_the_teachers_predictions_on_the_weak_view():
-    """Its labels are those of the plain model on the weak view, best first."""
+    """Its labels are the predictions of the plain model on the weak view, by descending score."""
     model = mutual_model()
     seen = []
     model.observer = lambda inputs, targets: seen.append((inputs, targets))
@@ -142,7 +142,7 @@ def test_the_teacher_uses_all_tta_transforms():
     model(batch())
     identity, flipped, rotated = seen
     assert torch.equal(flipped, identity.flip(-1)) and torch.equal(rotated, torch.rot90(identity, 1, (-2, -1)))
-    # its labels are what the plain model answers that looks in these ways
+    # its labels are the predictions of the plain model with the same TTA
     cfg = plain_cfg("")
     cfg.TEST.TTA = tta
     plain = build_model(cfg).eval()
@@ -160,7 +160,7 @@ def test_the_teacher_also_sees_enlarged_crops():
     model.targets = lambda *args: labels.append(args[-1]) or targets(*args)
     model(batch())
     boxes = [box for box, _ in labels[0]]
-    side = -(-size * 4 // 7)  # two crops that overlap by a quarter of their side
+    side = -(-size * 4 // 7)  # two crops per axis, which overlap by a quarter of their side
     starts = (0, size - side)
     assert boxes == [(y, x, y + side, x + side) for y in starts for x in starts]
     assert len(seen) == 5 and all(views.shape == seen[0].shape for views in seen)
@@ -211,8 +211,8 @@ def test_images_without_labels_are_learned_from_the_teacher_alone(labels):
     assert all(p.grad is not None for p in model.student.parameters())
 
 
-def test_nothing_to_learn_is_a_connected_loss_of_zero():
-    """Neither labels nor anything that the teacher is sure of: no gradient, but every process can go on."""
+def test_without_labels_the_loss_is_zero_and_differentiable():
+    """Without labels and confident predictions, gradients are zero but not None, so that no process has to wait."""
     model = mutual_model(MIN_AREA=10**6)
     losses = losses_of(model, batch(labels=False))
     assert len(losses) == 2 * len(NAMES) * len(SUFFIXES)
@@ -222,7 +222,7 @@ def test_nothing_to_learn_is_a_connected_loss_of_zero():
     assert model.statistics.tolist() == [2, 0, 0, 0, 0]
 
 
-def test_an_image_without_labels_does_not_change_what_its_neighbour_teaches():
+def test_an_image_without_labels_does_not_change_the_losses_of_others():
     model = mutual_model()
     model.branch_weights = (1.0, 0.0)
     one, other = batch()
@@ -231,7 +231,7 @@ def test_an_image_without_labels_does_not_change_what_its_neighbour_teaches():
     both = values(losses_of(model, [one, other]))
     for suffix in SUFFIXES:
         for name in ("loss_ce", "loss_dice"):
-            # each draws its points by chance, and the class loss none
+            # mask losses use random points, the class loss does not
             tolerance = 1e-4 if name == "loss_ce" else 0.2
             assert both[f"initial/{name}{suffix}"] == pytest.approx(alone[f"initial/{name}{suffix}"], rel=tolerance)
 
@@ -247,10 +247,10 @@ def test_the_teacher_stays_in_evaluation_mode_and_out_of_the_optimizer():
     groups = parameter_groups(model, GroupRules(base_lr=1.0, backbone_multiplier=0.1))
     found = [p for group in groups for p in group["params"]]
     assert {id(p) for p in found} == {id(p) for p in model.student.parameters()}
-    assert {group["lr"] for group in groups} == {1.0, 0.1}  # the backbone inside is found
+    assert {group["lr"] for group in groups} == {1.0, 0.1}  # the student's backbone has its own rate
 
 
-def test_a_step_in_mixed_precision_moves_the_teacher_in_full():
+def test_a_step_in_mixed_precision_updates_the_teacher_in_full_precision():
     model = mutual_model()
     before = [p.clone() for p in model.teacher.parameters()]
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3)
@@ -272,7 +272,7 @@ def test_a_model_of_phase_2_is_loaded_into_both(tmp_path, caplog, checkpointer):
     model = build_model(mutual_cfg(tmp_path))
     with caplog.at_level(logging.WARNING):
         checkpointer(model).load(str(tmp_path / "phase2.pth"))
-    assert warnings_in(caplog) == []  # nothing missing, nothing left over
+    assert warnings_in(caplog) == []  # no missing or unexpected tensors
     for name, value in plain_model().state_dict().items():
         assert torch.equal(model.student.state_dict()[name], value), name
         assert torch.equal(model.teacher.state_dict()[name], value), name
@@ -282,7 +282,7 @@ def test_a_model_of_phase_2_is_loaded_into_both(tmp_path, caplog, checkpointer):
 
 
 @pytest.mark.parametrize("checkpointer", CHECKPOINTERS)
-def test_its_own_checkpoint_keeps_them_apart(tmp_path, caplog, checkpointer):
+def test_a_checkpoint_keeps_teacher_and_student_apart(tmp_path, caplog, checkpointer):
     model = mutual_model()
     model.teacher.load_state_dict(plain_model(seed=1).state_dict())
     checkpointer(model, str(tmp_path)).save("both")
@@ -325,6 +325,6 @@ def test_teacher_or_student_predicts(who, seed):
         assert len(mine["forest"]) == len(other["forest"]) > 0
 
 
-def test_other_models_do_not_predict():
+def test_unknown_models_to_evaluate_are_refused():
     with pytest.raises(ValueError, match="'both' is not one of student, teacher"):
         mutual_model(EVALUATE="both")

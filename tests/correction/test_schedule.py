@@ -40,13 +40,13 @@ def test_invalid_branch_weights_are_refused(settings, message):
 def test_momentum_warms_up():
     schedule = MomentumSchedule(0.99, warmup=33)
     windows = [1 / (1 - schedule.at(t)) for t in range(40)]
-    assert schedule.at(0) == 0  # a copy
+    assert schedule.at(0) == 0  # copies the student
     assert windows[11] == pytest.approx(1 + 99 / 3)  # a third of the way from 1 to 100
     assert windows[33:] == [1 / (1 - 0.99)] * 7
     assert MomentumSchedule(0.99).at(0) == 0.99
 
 
-def test_the_longest_warm_up_is_mean_teachers():
+def test_the_longest_warm_up_is_that_of_mean_teacher():
     schedule = MomentumSchedule(0.99, warmup=99)
     for t in (0, 1, 5, 98, 99, 500):
         assert schedule.at(t) == pytest.approx(min(1 - 1 / (t + 1), 0.99))

@@ -34,7 +34,7 @@ def entity_logits(*probabilities):
 
 
 def outputs_of(probabilities, masks, sides=None):
-    """A batch of one image."""
+    """Outputs for a batch of one image."""
     outputs = {"pred_logits": entity_logits(*probabilities)[None], "pred_masks": torch.stack(masks)[None]}
     if sides is not None:
         outputs["pred_ancestors"] = tuple(side[None] for side in sides)
@@ -57,7 +57,7 @@ def labels_of(teacher, outputs, initial=None, branch_weights=(1.0, 2.0), image_s
 
 
 def random_outputs(queries=30, seed=0):
-    """Two images with blurred blobs of all sizes, and ancestors with a random but decided head."""
+    """Two images with noisy discs of all sizes and random ancestor embeddings."""
     random = torch.Generator().manual_seed(seed)
     y, x = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
     center = 16 * torch.rand(2, 2, queries, 1, 1, generator=random)
@@ -78,7 +78,7 @@ def _seed():
 
 
 def test_small_masks_need_lower_scores_and_labels_are_sorted_by_score():
-    # two of 1/3 of the image, with a tau of 0.7, and two of some 49 pixels, with one of 0.54
+    # two masks of 1/3 of the image (tau = 0.7) and two of about 49 pixels (tau = 0.54)
     masks = [block(0, 0, 8, 8), block(1, 12, 2, 13, 99.0), block(5, 12, 6, 13, 99.0), block(8, 8, 12, 16)]
     target = labels_of(make(dynamic()), outputs_of([0.65, 0.62, 0.5, 0.9], masks))
     assert len(target["labels"]) == 2
@@ -88,14 +88,14 @@ def test_small_masks_need_lower_scores_and_labels_are_sorted_by_score():
     assert 45 <= target["masks"][1].sum() <= 60
     assert target["image_weight"].item() == 1 and target["image_weight"].shape == ()
     assert target["masks"].dtype == torch.bool and target["masks"].shape == (2, *PADDED)
-    # the large one; interpolation rounds the corners
+    # the large mask, with corners rounded by interpolation
     expected = label_mask(32, 32, 48, 64)[0]
     assert (target["masks"][0] != expected).sum() <= 4
     assert len(labels_of(make(top_k(k=3)), outputs_of([0.65, 0.62, 0.5, 0.9], masks))["labels"]) == 3
 
 
 def test_labels_equal_the_predictions_of_inference():
-    """Masks, scores and the ancestors of its forest, at the size of the input."""
+    """Masks, scores and the ancestors of the forest, at the size of the input."""
     outputs = random_outputs()
     teacher = make(fixed(tau=0.3), nms_threshold=1.0, min_area=0)
     found = teacher(outputs, [None, None], PADDED, [IMAGE, PADDED], (1.0, 2.0))
@@ -114,7 +114,7 @@ def test_labels_equal_the_predictions_of_inference():
 
 
 def test_the_padding_is_neither_counted_nor_labelled():
-    # half of the first lies below the image; all of the second
+    # half of the first mask and all of the second are in the padding below the image
     outputs = outputs_of([0.9, 0.9], [block(10, 0, 14, 4), block(13, 8, 16, 16)])
     target = labels_of(make(), outputs)
     assert len(target["masks"]) == 1 and not target["masks"][:, 48:].any()
@@ -122,7 +122,7 @@ def test_the_padding_is_neither_counted_nor_labelled():
     area = int(target["masks"].sum())
     assert len(labels_of(make(min_area=area), outputs)["masks"]) == 1
     assert len(labels_of(make(min_area=area + 1), outputs)["masks"]) == 0
-    # shares are of the image: 1/24 of 48 x 64
+    # areas are relative to the image without padding: 1/24 of 48 x 64
     seen = []
 
     def threshold(areas, scores):
@@ -134,17 +134,17 @@ def test_the_padding_is_neither_counted_nor_labelled():
     assert seen[0].tolist() == pytest.approx([area / (48 * 64)]) and area / (48 * 64) == pytest.approx(1 / 24, abs=2e-3)
 
 
-def test_duplicates_of_initial_labels_weigh_what_is_left():
+def test_duplicates_of_initial_labels_get_the_remaining_weight():
     masks = [block(0, 0, 8, 8), block(0, 8, 8, 16), block(8, 8, 10, 10)]
     outputs = outputs_of([0.9, 0.8, 0.7], masks)
-    # the same as the first; a quarter of the second; and one that the teacher does not see
+    # the first mask; a quarter of the second; and one that the teacher does not predict
     initial = {"masks": torch.cat([label_mask(0, 0, 32, 32), label_mask(0, 32, 16, 48), label_mask(40, 0, 48, 8)])}
 
     def weights(branch_weights, **changes):
         return labels_of(make(**changes), outputs, initial, branch_weights)["label_weights"].tolist()
 
     assert weights((1.0, 2.0)) == [0.5, 1, 1]
-    # together with the initial branch: 0.6 * 1 + 2.4 * 0.75 = 2.4
+    # total with the initial branch: 0.6 * 1 + 2.4 * 0.75 = 2.4
     assert weights((0.6, 2.4)) == pytest.approx([0.75, 1, 1])
     assert weights((0.0, 3.0)) == [1, 1, 1]
     assert weights((3.0, 2.0)) == [0, 1, 1] and weights((1.0, 0.0)) == [0, 1, 1]
@@ -159,13 +159,13 @@ def test_the_best_of_the_teachers_duplicates_is_the_label():
     assert labels_of(make(), outputs)["scores"].tolist() == pytest.approx([0.9, 0.8], abs=0.03)
     assert len(labels_of(make(nms_threshold=1.0), outputs)["scores"]) == 3
     assert len(labels_of(make(nms_threshold=0.8), outputs)["scores"]) == 1
-    # what overlaps only a mask that is left out itself stays, as at inference
+    # a mask that overlaps only a removed mask is kept, as at inference
     chain = outputs_of([0.9, 0.8, 0.7], [block(0, 0, 8, 4), block(0, 1, 8, 5), block(0, 2, 8, 6)])
     scores = labels_of(make(nms_threshold=0.5), chain)["scores"]
     assert scores.tolist() == pytest.approx([0.9, 0.7], abs=0.05)
 
 
-def test_the_best_labels_if_there_are_too_many():
+def test_the_best_labels_are_kept_if_there_are_too_many():
     outputs = random_outputs()
     all_of_them = make(nms_threshold=1.0)(outputs, [None, None], PADDED, [IMAGE, IMAGE], (1.0, 2.0))
     some = make(nms_threshold=1.0, max_labels=4)(outputs, [None, None], PADDED, [IMAGE, IMAGE], (1.0, 2.0))
@@ -175,10 +175,10 @@ def test_the_best_labels_if_there_are_too_many():
 
 
 def test_ancestors_of_each_source():
-    # queries 0 and 1 in 2 by their masks, 0 also in 1; the head says that 1 is in 2 and 2 in 0, which is smaller
+    # masks: 0 is in 1, and both are in 2; the head predicts 1 in 2, and 1 in 0, which is smaller
     masks = [block(0, 0, 2, 2), block(0, 0, 4, 4), block(0, 0, 8, 8)]
     up, down = torch.tensor([[0.0, 9, -9], [-9, 0, -9], [-9, 0, 9]]), torch.eye(3)
-    # up @ down.T: [0, 1] = 9 (smaller than its descendant), [2, 1] = 0 (half), [2, 2] is no pair
+    # logits up @ down.T: [0, 1] = 9 (0 is smaller than 1), [2, 1] = 0 (probability 1/2), [2, 2] is not a pair
     outputs = outputs_of([0.9, 0.8, 0.7], masks, (up, down))
     relation = labels_of(make(), outputs)["ancestors"]
     assert relation.nonzero().tolist() == [[2, 1]]
@@ -192,7 +192,7 @@ def test_ancestors_of_each_source():
 
 
 @pytest.mark.parametrize("broken", ["unsure", "empty", "nan"])
-def test_an_image_without_labels_weighs_nothing(broken):
+def test_an_image_without_labels_has_weight_zero(broken):
     outputs = random_outputs(queries=5)
     if broken == "unsure":
         outputs["pred_logits"][0] = entity_logits(*[0.2] * 5)
@@ -212,7 +212,7 @@ def test_an_image_without_labels_weighs_nothing(broken):
         "label_weights": (0,),
         "scores": (0,),
     }
-    # and so it adds no false negatives
+    # with weight 0, its queries are not trained as background
     logits = torch.randn(2, 5, 2, requires_grad=True)
     student = {"pred_logits": logits, "pred_masks": torch.randn(2, 5, 16, 16)}
     matcher = HungarianMatcher(cost_class=2.0, cost_mask=5.0, cost_dice=5.0, num_points=64)
@@ -235,12 +235,12 @@ def test_rejected_masks_are_not_upsampled(monkeypatch):
         [block(0, 0, 8, 8), block(0, 8, 8, 16), block(8, 0, 12, 16, 0.1)] + [torch.full((16, 16), -1.0)],
     )
     target = labels_of(make(), outputs)
-    # the third's score is lower than what its query promises, by its faint mask
+    # the third passes by its class probability, but its faint mask lowers the score
     assert counts == [2, 1] and len(target["scores"]) == 1
 
 
 def test_autocast_does_not_round_ancestors():
-    """In bfloat16 0.999 is 1, and the logit of -0.001 would be 0, a probability of the threshold."""
+    """In bfloat16 0.999 rounds to 1, so that the logit -0.001 would become 0 and reach the threshold."""
     sides = torch.tensor([[0.999, -1.0]] * 2), torch.ones(2, 2)
     outputs = outputs_of([0.9, 0.8], [block(0, 0, 8, 8), block(0, 0, 4, 4)], sides)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -269,7 +269,7 @@ def test_labels_carry_no_gradient_and_outputs_are_unchanged():
     before = outputs["pred_masks"].clone()
     for tensor in (outputs["pred_logits"], outputs["pred_masks"], *outputs["pred_ancestors"]):
         tensor.requires_grad_()
-    # also where the masks have the size of the input already, so that nothing is copied on the way
+    # (16, 16): masks that already have the size of the input are not resized, so they might be views
     for size in (PADDED, (16, 16)):
         for target in make(min_area=1)(outputs, [None, None], size, [size, size], (1.0, 2.0)):
             assert len(target["labels"]) and not any(value.requires_grad for value in target.values())
@@ -289,14 +289,14 @@ def test_everything_stays_on_the_device():
 
 
 def photo_with_a_square(y0, x0, y1, x1):
-    """(3, 64, 64), dark, with a bright square."""
+    """(3, 64, 64) dark photo with a bright square."""
     photo = torch.full((3, *PADDED), 20.0)
     photo[:, y0:y1, x0:x1] = 220.0
     return photo
 
 
 def test_outlines_are_refined_to_edges():
-    # the decoder's 4-pixel cells outline the square 3 pixels off, on all sides
+    # on the decoder's grid of 4 pixels, the outline of the square is 3 pixels off on all sides
     outputs, photo = outputs_of([0.9], [block(3, 4, 9, 10)]), photo_with_a_square(15, 19, 33, 37)
     (plain,) = make()(outputs, [None], PADDED, [IMAGE], (1.0, 2.0), [photo])
     (refined,) = make(refinement_radius=6)(outputs, [None], PADDED, [IMAGE], (1.0, 2.0), [photo])
@@ -307,13 +307,13 @@ def test_outlines_are_refined_to_edges():
 
 
 def test_refinement_leaves_the_padding_empty():
-    # the square goes on below the photo, which ends in row 48
+    # the square continues below the photo, which ends at row 48
     outputs, photo = outputs_of([0.9], [block(6, 4, 16, 10)]), photo_with_a_square(23, 15, 64, 41)
     (target,) = make(refinement_radius=4)(outputs, [None], PADDED, [IMAGE], (1.0, 2.0), [photo])
     assert target["masks"][:, 40:48].any() and not target["masks"][:, 48:].any()
 
 
-CROP = (0, 0, 32, 32)  # enlarged to the input of 64 x 64: a cell of its map of 16 x 16 is 2 pixels
+CROP = (0, 0, 32, 32)  # enlarged to 64 x 64, so a cell of its 16 x 16 map is 2 pixels of the image
 
 
 def labels_with_crops(teacher, whole, crops, image_size=IMAGE):
@@ -325,17 +325,17 @@ def nothing(sides=None):
     return outputs_of([0.01], [block(0, 0, 1, 1)], sides)
 
 
-def test_small_entities_come_from_crops_at_their_place():
+def test_small_entities_come_from_crops_at_their_position():
     crop = (16, 24, 48, 56)
     target = labels_with_crops(make(fixed(tau=0.3)), nothing(), [(crop, outputs_of([0.9], [block(4, 6, 9, 10)]))])
     wrong = (target["masks"][0] ^ label_mask(24, 36, 34, 44)[0]).sum()
     assert len(target["masks"]) == 1 and wrong <= 4, wrong
-    # only its crop sees the mask's box; the whole does not have it
+    # mean of 0.9 in the crop and 0 in the whole image
     assert target["scores"].tolist() == pytest.approx([0.9 / 2], abs=0.01)
 
 
-def test_the_score_is_the_mean_support_of_the_looks_that_see_a_mask():
-    # 16 x 16 pixels in the whole; the same and half of it in the crops; the third crop does not contain it
+def test_the_score_is_the_mean_support_of_the_looks_that_contain_a_mask():
+    # 16 x 16 pixels in the whole image; the same and half of it in two crops; the third crop does not contain it
     whole = outputs_of([0.9], [block(2, 2, 6, 6)])
     same, half = outputs_of([0.6], [block(4, 4, 12, 12)]), outputs_of([0.8], [block(4, 4, 12, 8)])
     elsewhere = ((0, 32, 32, 64), outputs_of([0.9], [block(4, 4, 12, 12)]))
@@ -347,11 +347,11 @@ def test_the_score_is_the_mean_support_of_the_looks_that_see_a_mask():
     scores = sorted(target["scores"][left].tolist())
     wanted = [(0.8 + 0.9 / 2 + 0.6 / 2) / 3, (0.6 + 0.9 + 0.8 / 2) / 3, (0.9 + 0.6 + 0.8 / 2) / 3]
     assert scores == pytest.approx(sorted(wanted), abs=0.03), by_area
-    assert target["scores"][~left].tolist() == pytest.approx([0.45], abs=0.01)  # the whole lacks it
+    assert target["scores"][~left].tolist() == pytest.approx([0.45], abs=0.01)  # not found in the whole image
 
 
 def test_masks_cut_by_their_crop_are_dropped_but_not_at_a_side_of_the_image():
-    # at the left and the top, which are the image's sides; then at the right, which is inside it
+    # at the left and top sides, which are the image's; at the right side, which is inside it; away from all sides
     masks = [block(0, 0, 4, 4), block(6, 13, 10, 16), block(6, 6, 10, 10)]
     teacher = make(fixed(tau=0.3))
     target = labels_with_crops(teacher, nothing(), [(CROP, outputs_of([0.9, 0.8, 0.7], masks))])
@@ -360,7 +360,7 @@ def test_masks_cut_by_their_crop_are_dropped_but_not_at_a_side_of_the_image():
         make(fixed(tau=0.3), crop_margin=0), nothing(), [(CROP, outputs_of([0.9, 0.8, 0.7], masks))]
     )
     assert len(everything["scores"]) == 3
-    # the crop's lower half lies in the padding: its masks end with the image
+    # the lower half of the crop is padding, where masks are cut
     low = [((32, 0, 64, 32), outputs_of([0.9], [block(2, 4, 16, 8)]))]
     (mask,) = labels_with_crops(teacher, nothing(), low)["masks"]
     assert mask[40:48].any() and not mask[48:].any()

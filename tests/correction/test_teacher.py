@@ -14,8 +14,8 @@ def student():
 
 
 @pytest.mark.parametrize("schedule", [MomentumSchedule(0.9996), MomentumSchedule(0.9, warmup=20)])
-def test_the_teacher_is_the_closed_form(schedule):
-    """A weighted sum of the states: each weighs (1 - its momentum) times all later momenta."""
+def test_the_teacher_equals_the_closed_form(schedule):
+    """A weighted sum of the student's states, with weights (1 - momentum) times all later momenta."""
     model = student()
     teacher = teacher_of(model)
     states = [[p.detach().double() for p in model.parameters()]]

@@ -23,7 +23,7 @@ def test_the_curve_rises_with_the_logarithm_of_the_area():
     areas = torch.tensor([0.0, 1e-5, 0.001, 0.01, 0.1, 1.0, 0.001 * 10**0.5])
     expected = [0.3, 0.3, 0.3, 0.5, 0.7, 0.7, 0.4]
     assert dynamic().tau(areas).tolist() == pytest.approx(expected, abs=1e-6)
-    # other ends, and falling if so wished
+    # other ends; the curve may also decrease
     other = dynamic(tau_small=0.8, tau_large=0.2, area_small=0.01, area_large=0.16)
     assert other.tau(torch.tensor([0.01, 0.04, 0.16])).tolist() == pytest.approx([0.8, 0.5, 0.2], abs=1e-6)
     assert other.least_score == 0.2
@@ -39,7 +39,7 @@ def test_small_masks_pass_with_scores_at_which_large_ones_do_not():
     assert dynamic(tau_small=0.25, tau_large=0.75)(torch.tensor([0.0, 1.0]), torch.tensor([0.25, 0.75])).all()
 
 
-def test_the_best_few():
+def test_top_k_keeps_the_best_scores():
     scores = torch.tensor([0.2, 0.9, 0.5, 0.9, 0.5])
     areas = torch.full_like(scores, 0.1)
     assert top_k(k=3)(areas, scores).tolist() == [False, True, True, True, False], "of equals, the first"

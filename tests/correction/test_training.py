@@ -22,7 +22,7 @@ def phase2(tmp_path_factory):
 
 
 class Recorder(HookBase):
-    """Keeps the numbers of every iteration and calls ``act`` after each; may stop the training after one."""
+    """Records the metrics of every iteration and calls ``act``; stops after ``stop_after`` iterations."""
 
     def __init__(self, stop_after=None, act=lambda trainer: None):
         self.numbers = []
@@ -55,11 +55,11 @@ def mutual_hook(trainer):
     return hook
 
 
-def test_three_and_three_iterations_are_six(tmp_path, phase2):
+def test_three_iterations_and_three_after_a_resume_equal_six(tmp_path, phase2):
     def make_cfg(output):
         cfg = mutual_cfg(output, phase2, MAX_ITER=6, CHECKPOINT_PERIOD=3)
         cfg.CORRECTION.EMA_WARMUP = 5
-        cfg.CORRECTION.GUARD.PERIOD = 4  # is cut by the stop
+        cfg.CORRECTION.GUARD.PERIOD = 4  # the stop is within a period
         return cfg
 
     whole_trainer, whole = train(make_cfg(tmp_path / "whole"))
@@ -108,7 +108,7 @@ def test_the_checkpoint_of_an_iteration_has_its_teacher(tmp_path, phase2):
 
 
 class Nothing(Threshold):
-    """No mask is good enough."""
+    """A threshold that no mask passes."""
 
     def __call__(self, areas, scores):
         return torch.zeros_like(scores, dtype=torch.bool)
@@ -121,7 +121,7 @@ def test_a_collapse_stops_and_names_the_last_good_checkpoint(tmp_path, phase2):
 
     cfg = mutual_cfg(tmp_path, phase2, CHECKPOINT_PERIOD=1)
     cfg.CORRECTION.GUARD.PERIOD, cfg.CORRECTION.GUARD.PATIENCE = 2, 2
-    # healthy periods end in iterations 1 and 3, where the last file is of 2; the others in 5 and 7
+    # healthy periods end in iterations 1 and 3, when the last checkpoint is that of 2; the others in 5 and 7
     with pytest.raises(
         SOHESError, match=r"(?s)in iteration 7: the teacher had 0 labels.*before is .*model_0000002\.pth\. Lower"
     ):

@@ -22,7 +22,7 @@ SQUARE = [[0, 0, 4, 0, 4, 4, 0, 4]]
 
 @pytest.fixture(autouse=True)
 def catalog():
-    """Leave Detectron2's catalogs as they were."""
+    """Restore Detectron2's catalogs after each test."""
     before = set(DatasetCatalog.list())
     yield
     for name in set(DatasetCatalog.list()) - before:
@@ -114,7 +114,7 @@ def test_sa1b_is_read_image_by_image(tmp_path):
     write(tmp_path / "sa1b" / "sa_000001" / "sa_6.json", {"image": {}})
     with pytest.raises(ValueError, match="sa_6.json"):
         dataset[1]
-    # Detectron2's loaders take it as it is
+    # Detectron2's loaders accept the data set
     assert get_detection_dataset_dicts("entities_sa1b_train_1000")[0]["image_id"] == 5
 
 

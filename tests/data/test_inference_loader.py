@@ -22,7 +22,7 @@ def test_every_image_comes_once_in_order(loader):
 
 
 def test_a_fresh_process_imports_this_package_before_detectron2(loader):
-    """Detectron2's release cannot be imported without it; a loader's worker imports in the order of the pickle."""
+    """Detectron2's release needs its patches, and a loader's worker imports in the order of the pickle."""
     content = pickle.dumps(loader.dataset)
     assert 0 <= content.index(b"sohes_d2") < content.index(b"detectron2")
 

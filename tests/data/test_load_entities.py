@@ -22,7 +22,7 @@ def write(path, annotations, images=2, **size):
 def test_a_box_without_mask_is_skipped_alone(tmp_path, caplog):
     annotations = [
         {"id": 1, "image_id": 1, "bbox": [0, 0, 5, 5], "segmentation": []},
-        {"id": 1, "image_id": 1, "bbox": [0, 0, 5, 5], "segmentation": SQUARE},  # ids matter to parents alone
+        {"id": 1, "image_id": 1, "bbox": [0, 0, 5, 5], "segmentation": SQUARE},  # ids are used for parents only
         {"image_id": "1", "iscrowd": "0", "segmentation": SQUARE, "bbox": None, "area": None},
         {"id": 4, "image_id": 1, "ignore": 1, "segmentation": SQUARE},
         {"id": 5, "image_id": 2, "segmentation": [[1, 1, 1e9, 1e9, 5, 5]]},
@@ -38,7 +38,7 @@ def test_a_box_without_mask_is_skipped_alone(tmp_path, caplog):
     assert records[0]["file_name"] == "photos/0.jpg" and records[0]["image_id"] == 1
     assert len(read_labels(records[0]["annotations"], (20, 30)).areas) == 2
     assert ["bbox" in annotation for annotation in records[0]["annotations"]] == [True, True, False, False]
-    # an image whose labels cannot be used is none that shows nothing
+    # an image without usable labels is skipped, not used as an empty image
     assert _without_empty(records) == records[:1]
 
 

@@ -28,7 +28,7 @@ PER_SHARD = 2
 def forest(masks):
     shapes = np.zeros((masks, *SIZE), bool)
     for k in range(masks):
-        shapes[k, : 10 - 2 * k, : 9 - 2 * k] = True  # one in another
+        shapes[k, : 10 - 2 * k, : 9 - 2 * k] = True  # nested
     return Forest(
         encode_masks(shapes), [k - 1 for k in range(masks)], SIZE, scores=[0.5 + 0.1 * k for k in range(masks)]
     )
@@ -55,7 +55,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def register():
-    """Register, and leave Detectron2's catalogs as they were."""
+    """Register labels as "lazy_set"; Detectron2's catalogs are restored afterwards."""
     names = []
 
     def call(labels):

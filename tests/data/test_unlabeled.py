@@ -36,7 +36,7 @@ def photos(tmp_path):
 
 @pytest.fixture
 def register():
-    """Register by a description, or a list of records; afterwards Detectron2's catalogs are as they were."""
+    """Register a description or a list of records; Detectron2's catalogs are restored afterwards."""
     names = []
 
     def call(specs, records=None):
@@ -65,7 +65,7 @@ def config():
 
 @pytest.fixture
 def labeled(tmp_path):
-    """Two records; the second has been looked at, and nothing found."""
+    """Two records of labeled images; the second has no entities."""
     path = tmp_path / "labeled.png"
     Image.fromarray(np.full((*SIZE, 3), 200, np.uint8)).save(path)
     masks = np.zeros((1, *SIZE), bool)
@@ -85,7 +85,7 @@ def test_all_images_of_a_folder(photos, register, form):
     assert records == [{"file_name": f"{photos}/{n}", "image_id": k} for k, n in enumerate(NAMES, start=1)]
     metadata = MetadataCatalog.get(name)
     assert is_unlabeled(name) and metadata.image_root == str(photos) and metadata.get("json_file") is None
-    assert len(get_detection_dataset_dicts(name)) == 3  # nor does Detectron2 take them for images without objects
+    assert len(get_detection_dataset_dicts(name)) == 3  # Detectron2 does not drop them as empty images
 
 
 def test_empty_labels_are_not_missing_labels(register, tmp_path):
@@ -124,7 +124,7 @@ def test_folders_that_cannot_be_used(photos, register, tmp_path):
 
 @pytest.mark.parametrize("filtered", [True, False])
 def test_kept_only_for_models_with_a_teacher(photos, register, labeled, filtered, caplog):
-    """FILTER_EMPTY_ANNOTATIONS is about images that were looked at."""
+    """FILTER_EMPTY_ANNOTATIONS applies to labeled images only."""
     names = (register("unlabeled_rest", labeled), register(f"unlabeled_set: {{images: {photos}}}"))
     cfg = config()
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = filtered
@@ -143,7 +143,7 @@ def test_kept_only_for_models_with_a_teacher(photos, register, labeled, filtered
 
 
 def test_samples(photos, register, labeled):
-    """Empty instances, both views, and the teacher's is the photo."""
+    """Unlabeled samples have empty instances and both views; the teacher's view is the photo."""
     cfg = config()
     cfg.CORRECTION.VIEWS.ERASE_PROBABILITY = 1.0
     cfg.DATASETS.TRAIN = (register("unlabeled_rest", labeled), register(f"unlabeled_set: {{images: {photos}}}"))
@@ -177,7 +177,7 @@ def test_nothing_is_pasted_onto_unlabeled_photos(photos, register, labeled):
     mapper.set_donors(labeled[:1])
     np.random.seed(0)  # noqa: NPY002
     assert all(len(mapper(unlabeled[0])["instances"]) == 0 for _ in range(5))
-    # Nor are they donors: five attempts find the only other one, of three, seven times in eight.
+    # Nor are they donors: five attempts find the only labeled one of three with a probability of 7/8.
     mapper.set_donors([*unlabeled[1:], {**labeled[0], "file_name": unlabeled[0]["file_name"]}])
     pasted = [bool((mapper(labeled[0])["image_weak"] == 10).any()) for _ in range(40)]
     assert 29 <= sum(pasted) <= 39

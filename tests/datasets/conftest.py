@@ -22,7 +22,7 @@ def load_script():
     def load(name: str):
         spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
         module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module  # dataclasses look their module up
+        sys.modules[name] = module  # dataclasses look up their module
         spec.loader.exec_module(module)
         return module
 
@@ -31,7 +31,7 @@ def load_script():
 
 @pytest.fixture
 def write_json():
-    """`write_json(path, value)`: the folders are made."""
+    """`write_json(path, value)`: write a json; missing folders are created."""
 
     def write(path: Path, value) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ def write_json():
 
 @pytest.fixture
 def read_labels():
-    """`read_labels(path)`: the converted json, its masks decoded under "mask"."""
+    """`read_labels(path)`: the converted json, with decoded masks under "mask"."""
 
     def read(path: Path) -> dict:
         value = json.loads(Path(path).read_text(encoding="utf-8"))

@@ -26,7 +26,7 @@ def entry(number, whole, level, parts, stem="ADE_val_00000001"):
 
 @pytest.fixture
 def full(tmp_path, write_json):
-    """A street of a car with a door with a handle, and a tree; MATLAB writes a list of one as the number alone."""
+    """An image with a tree and a car with a door with a handle; MATLAB writes a list of one number as the number."""
     folder = tmp_path / FULL
     photo(folder / "ADE_val_00000001.jpg")
     objects = [entry(0, [], 0, []), entry(2, [], 0, 5), entry(5, 2, 1, [6]), entry(6, [5], 2, [])]
@@ -37,7 +37,7 @@ def full(tmp_path, write_json):
         mask = np.zeros(SIZE, np.uint8)
         mask[y0:y1, x0:x1] = 255
         if number == 2:
-            mask[18:20, 8:28] = 128  # hidden behind something
+            mask[18:20, 8:28] = 128  # occluded
         Image.fromarray(mask).save(folder / objects[0]["instance_mask"].replace("000_", f"{number:03d}_"))
     return tmp_path
 

@@ -21,7 +21,7 @@ def square(x, y, side):
 
 @pytest.fixture
 def coco(tmp_path, write_json):
-    """COCO val2017 with three images: of two objects and a crowd, of one object, and of none."""
+    """COCO val2017 with three images: one with two objects and a crowd, one with one object, and one with none."""
     crowd = {"size": list(SIZE), "counts": [0, 5, 595]}  # uncompressed, as COCO writes crowds
     write_json(
         tmp_path / "coco" / "annotations" / "instances_val2017.json",
@@ -37,7 +37,7 @@ def coco(tmp_path, write_json):
                 {"id": 2, "image_id": 9, "category_id": 9, "iscrowd": 1, "area": 5, "bbox": [0, 0, 1, 5]}
                 | {"segmentation": crowd},
                 {"id": 8, "image_id": 9, "category_id": 9, "iscrowd": 0, "area": 1, "bbox": [0, 0, 1, 1]}
-                | {"segmentation": [[0, 0, 1, 1]]},  # two points are no polygon
+                | {"segmentation": [[0, 0, 1, 1]]},  # two points are not a polygon
             ],
         },
     )
@@ -91,7 +91,7 @@ def test_a_truncated_json_is_an_error(load_script, coco, capsys):
 
 @pytest.fixture
 def lvis(coco, write_json):
-    """LVIS v1 val beside it: image 9 of val2017 and image 77 of train2017, named by their URLs alone."""
+    """COCO, and LVIS v1 val: image 9 of val2017 and image 77 of train2017, identified only by their URLs."""
     write_json(
         coco / "lvis" / "lvis_v1_val.json",
         {
@@ -102,7 +102,7 @@ def lvis(coco, write_json):
             "annotations": [
                 {"id": 1, "image_id": 77, "category_id": 5, "area": 9.0, "bbox": [0, 0, 3, 3]}
                 | {"segmentation": square(0, 0, 3)},
-                # nearly the first object of COCO: IoU 25 / 30
+                # almost the first object of COCO: IoU 25 / 30
                 {"id": 2, "image_id": 9, "category_id": 6, "area": 30.0, "bbox": [1, 2, 5, 6]}
                 | {"segmentation": [[1, 2, 6, 2, 6, 8, 1, 8]]},
                 {"id": 3, "image_id": 9, "category_id": 6, "area": 16.0, "bbox": [20, 10, 4, 4]}
@@ -115,7 +115,7 @@ def lvis(coco, write_json):
 
 def test_lvis_reads_the_2017_folders_from_the_urls(load_script, lvis, read_labels, capsys):
     script = load_script("prepare_lvis")
-    assert script.main(["--root", str(lvis)]) == 2  # the images are not there
+    assert script.main(["--root", str(lvis)]) == 2  # the images are missing
     assert "2 of 2 images" in capsys.readouterr().err
     assert script.main(["--root", str(lvis), "--no-images"]) == 0
     labels = read_labels(lvis / "entities" / "lvis_v1_val.json")
@@ -146,7 +146,7 @@ def test_paco_parts_have_their_object_as_parent(load_script, tmp_path, write_jso
             "images": [image(2, file_name="val2017/2.jpg"), image(3, file_name="val2017/3.jpg")],
             "part_categories": [],
             "annotations": [
-                # the part stands before its object; objects are polygons, parts RLEs
+                # the part precedes its object; objects are polygons, parts RLEs
                 {"id": 11, "obj_ann_id": 10, "image_id": 2, "category_id": 400, "area": 4, "bbox": [12, 12, 2, 2]}
                 | {"segmentation": part},
                 {"id": 10, "obj_ann_id": 10, "image_id": 2, "category_id": 1, "area": 36, "bbox": [10, 10, 6, 6]}
@@ -165,7 +165,7 @@ def test_paco_parts_have_their_object_as_parent(load_script, tmp_path, write_jso
     assert found[11]["parent_id"] == found[10]["id"] and found[11]["depth"] == 1
     assert found[10]["parent_id"] == found[12]["parent_id"] == 0
     assert (found[10]["mask"] & found[11]["mask"]).sum() == 4
-    # the part without an object takes its image out, with the reason, and the others go on
+    # an image with a part without an object is skipped with the reason
     assert [i["id"] for i in labels["images"]] == [2]
     assert labels["skipped"][0]["id"] == 3 and "annotation 14 is a part of 13" in labels["skipped"][0]["reason"]
 

@@ -25,7 +25,7 @@ def structs(records, fields):
 
 @pytest.fixture
 def bsds(tmp_path):
-    """One image that two people divided: into left and right, and into three, of which one is the same."""
+    """One image segmented by two annotators: into two halves, and into three segments, one of them a duplicate."""
     data = tmp_path / "BSR" / "BSDS500" / "data"
     photo(data / "images" / "val" / "3096.jpg")
     coarse, fine = np.ones(SIZE, np.uint16), np.ones(SIZE, np.uint16)
@@ -65,7 +65,7 @@ def test_a_damaged_mat_file_is_skipped(load_script, bsds, read_labels):
 
 @pytest.fixture
 def pascal(tmp_path):
-    """One image of a cat with two parts and a boat without, in the validation list, and one that has no annotations."""
+    """A validation list of an image of a cat with two parts and a boat without parts, and one without annotations."""
     voc = tmp_path / "VOCdevkit" / "VOC2010"
     photo(voc / "JPEGImages" / "2008_000002.jpg")
     photo(voc / "JPEGImages" / "2008_000003.jpg")
@@ -113,7 +113,7 @@ def test_pascal_reports_a_split_without_annotations(load_script, pascal, capsys)
 
 @pytest.fixture
 def partimagenet(tmp_path):
-    """One image of a bird with a head and two feet, which are one label."""
+    """One image of a bird with a head and two feet, which share a label."""
     root = tmp_path / "PartImageNet"
     photo(root / "images" / "val" / "n01530575_1.JPEG")
     whole, parts = np.full(SIZE, 158, np.uint8), np.full(SIZE, 40, np.uint8)
@@ -136,7 +136,7 @@ def test_partimagenet_parts_have_the_surrounding_whole_as_parent(load_script, pa
 
 
 def test_partimagenet_refuses_maps_of_another_kind(load_script, partimagenet, read_labels):
-    # wholes and parts mixed up
+    # use the map of wholes as that of parts
     folder = partimagenet / "PartImageNet" / "annotations"
     (folder / "val_whole" / "n01530575_1.png").replace(folder / "val" / "n01530575_1.png")
     Image.fromarray(np.full(SIZE, 158, np.uint8)).save(folder / "val_whole" / "n01530575_1.png")

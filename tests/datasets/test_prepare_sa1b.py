@@ -9,7 +9,7 @@ SIZE = (10, 12)
 
 @pytest.fixture
 def script(load_script, monkeypatch):
-    """The script with a test split of 4 images among those up to 20."""
+    """The script with a test split of 4 of the images up to 20."""
     module = load_script("prepare_sa1b")
     monkeypatch.setattr(module, "TEST_SIZE", 4)
     monkeypatch.setattr(module, "LAST_TEST_NUMBER", 20)
@@ -18,7 +18,7 @@ def script(load_script, monkeypatch):
 
 @pytest.fixture
 def sa1b(tmp_path, write_json, rectangle, rle):
-    """Images 1..20 in one archive and 21..50 in another, each of two masks, and files that are no images of SA-1B."""
+    """Images 1..20 in one archive and 21..50 in another, each of two masks, and files that are not of SA-1B."""
     for number in range(1, 51):
         folder = tmp_path / "sa1b" / f"sa_{0 if number <= 20 else 1:06d}"
         annotations = [

@@ -20,7 +20,7 @@ def script(load_script):
 
 @pytest.fixture
 def write(script, tmp_path):
-    """`write("--train", "2")`: the exit code, with everything else small."""
+    """`write("--train", "2")`: run the script at a small size; returns the exit code."""
 
     def run(*arguments: str) -> int:
         size = [] if "--size" in arguments else ["--size", *map(str, SIZE)]

@@ -1,4 +1,4 @@
-"""Two processes on the CPU: same results as one, common end, error messages."""
+"""Two processes on the CPU: same results as one process, joint exit, error messages."""
 
 import socket
 import time
@@ -17,15 +17,15 @@ def test_two_processes_have_the_gradients_of_one_with_all_images(tmp_path, monke
         launch(work, 2, args=(str(tmp_path), 3), use_gpus=False)
     assert error.value.code == 3
     two = torch.load(tmp_path / "gradients2.pth")
-    monkeypatch.setattr("sohes_d2.modeling.point_sampling.random_points", None)  # so that it is put back in the end
+    monkeypatch.setattr("sohes_d2.modeling.point_sampling.random_points", None)  # restored after the test
     one = gradients(str(tmp_path / "one"))
     assert two.keys() == one.keys()
     assert len(one) > 100
-    assert all(gradient is not None for gradient in one.values())  # or the processes would wait for it
+    assert all(gradient is not None for gradient in one.values())  # a missing one would block the processes
     largest = max(gradient.abs().max() for gradient in one.values())
     for name, gradient in one.items():
         torch.testing.assert_close(two[name], gradient, atol=1e-5 * float(largest), rtol=1e-3, msg=name)
-    # what `train` there left behind: both resumed, one wrote
+    # written by `train` in these processes: both resumed, one saved
     assert (tmp_path / "run" / "last_checkpoint").read_text() == "model_final.pth"
     assert torch.load(tmp_path / "run" / "model_final.pth")["iteration"] == 7
 
@@ -40,7 +40,7 @@ def test_exit_codes_are_kept_during_finalization(tmp_path, capfd, exit_code):
         with pytest.raises(SystemExit) as error:
             launch(leave, 2, args=(str(tmp_path), exit_code), use_gpus=False)
         assert error.value.code == exit_code
-        left = [path.name for path in tmp_path.iterdir()]  # the other one may have been stopped
+        left = [path.name for path in tmp_path.iterdir()]  # the other process may have been stopped
     printed = capfd.readouterr().out
     for name in left:
         assert (tmp_path / name).read_text() == name
@@ -74,13 +74,13 @@ def test_invalid_addresses_fail_at_once(address, rank):
     assert time.monotonic() - start < 30
 
 
-def test_a_port_that_is_in_use_and_one_where_nobody_listens(monkeypatch):
+def test_ports_that_are_in_use_or_do_not_answer_are_reported(monkeypatch):
     with socket.create_server(("", 0)) as server:
         port = server.getsockname()[1]
         with pytest.raises(ConfigError, match=f"port {port}"):
             launch(print, 1, machines=2, machine_rank=0, address=f"tcp://127.0.0.1:{port}", use_gpus=False)
     monkeypatch.setattr(module, "_STORE_TIMEOUT", 2.0)
-    with socket.create_server(("127.0.0.1", 0)) as server:  # accepts, and says nothing
+    with socket.create_server(("127.0.0.1", 0)) as server:  # accepts connections, but sends nothing
         address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
         with pytest.raises(ConfigError, match="what listens there"):
             launch(print, 1, machines=2, machine_rank=1, address=address, use_gpus=False)

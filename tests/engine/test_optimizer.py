@@ -55,7 +55,7 @@ def test_every_parameter_has_its_rate_and_decay():
         weight_decay_embed=0.02,
     )
     found = by_name(Model(), rules)
-    assert found["backbone.adapter.weight"] == (1.0, 0.05)  # was not pretrained
+    assert found["backbone.adapter.weight"] == (1.0, 0.05)  # not pretrained
     assert found["backbone.block2.weight"] == (pytest.approx(0.1), 0.05)
     assert found["backbone.block1.weight"] == (pytest.approx(0.05), 0.05)
     assert found["backbone.block1.pos_embed"] == (pytest.approx(0.05), 0.02)
@@ -105,7 +105,7 @@ def two_weights(*gradients):
 @pytest.mark.parametrize(
     ("kind", "limit", "expected"),
     [
-        # gradients of norm 6 and 8, together of norm 10
+        # gradients of norm 6 and 8, with a total norm of 10
         ("full_model", 1.0, (0.3, 0.4)),
         ("norm", 1.0, (0.5, 0.5)),
         ("value", 3.5, (3.0, 3.5)),
@@ -186,11 +186,11 @@ def test_poly_decreases_to_zero_after_the_warm_up():
         assert found[iteration] == pytest.approx((factor, 0.1 * factor))
 
 
-def test_poly_has_its_power():
+def test_the_power_of_poly_is_configurable():
     assert rates(*make("WarmupPolyLR", POLY_LR_POWER=2.0), 51)[50][0] == pytest.approx(0.25)
 
 
-def test_a_warm_up_is_not_needed():
+def test_warm_up_is_optional():
     assert rates(*make("WarmupPolyLR", WARMUP_ITERS=0), 1)[0] == pytest.approx((1.0, 0.1))
 
 

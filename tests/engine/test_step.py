@@ -26,7 +26,7 @@ def test_autocast_follows_the_config_and_nothing_is_scaled_on_the_cpu(caplog):
     ]:
         assert not caplog.records
         autocast, scaler = build_precision(config(enabled, dtype))
-        for _ in range(2):  # of several iterations
+        for _ in range(2):  # reusable in several iterations
             with autocast:
                 assert torch.nn.Linear(2, 2)(torch.ones(1, 2)).dtype == expected
         assert not scaler.is_enabled() and scaler.state_dict() == {}

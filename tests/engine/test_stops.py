@@ -1,4 +1,4 @@
-"""Trainings that are killed, stopped or run out of disk end like uninterrupted ones after a resume."""
+"""Trainings that are killed, stopped or run out of disk space, then resumed, end like uninterrupted ones."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def start(folder, *arguments):
 
 
 def ends(group, seconds=60):
-    """Whether no process of a group is left within some seconds."""
+    """Whether all processes of a group end within ``seconds``."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:
@@ -40,7 +40,7 @@ def ends(group, seconds=60):
 
 @pytest.mark.parametrize("what", ["kill", "full"])
 def test_a_stopped_training_ends_with_the_same_weights(tmp_path, request, what):
-    """With --all-stop-points, at each of its file operations; else at a few, the last of them right before the end."""
+    """Stopped at each file operation with --all-stop-points, else at three of them."""
     points = ["all"] if request.config.getoption("--all-stop-points") else ["0.1", "0.55", "0.9"]
     output, errors = start(tmp_path, what, *points).communicate()
     found = json.loads(output.splitlines()[-1]) if output else errors

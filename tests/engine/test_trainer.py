@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("scenes")
 
 
 class Recorder(HookBase):
-    """Keeps the losses and learning rate of every iteration; may stop the training after one."""
+    """Records losses and learning rate of every iteration; stops after ``stop_after`` iterations."""
 
     def __init__(self, stop_after=None):
         self.losses = []
@@ -52,7 +52,7 @@ def train(cfg, resume=False, stop_after=None, prepare=lambda trainer: None):
 
 
 def assert_same_in_parts(folder, make_cfg, half):
-    """Training of 2 * ``half`` iterations in one go and in two."""
+    """Assert that 2 * ``half`` iterations give the same results in one run and in two."""
     initial = SOHESTrainer(make_cfg(folder / "initial")).model.state_dict()
     whole_trainer, whole = train(make_cfg(folder / "whole"))
     _, first = train(make_cfg(folder / "parts"), stop_after=half)
@@ -68,13 +68,13 @@ def assert_same_in_parts(folder, make_cfg, half):
 
 
 @pytest.mark.parametrize("amp", [False, True])
-def test_ten_and_ten_iterations_are_twenty(tmp_path, amp):
+def test_ten_iterations_and_ten_after_a_resume_equal_twenty(tmp_path, amp):
     def make_cfg(output):
         cfg = tiny_cfg(output)
         cfg.SOLVER.AMP.ENABLED = amp
         cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
         cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
-        cfg.MODEL.VIT.DROP_PATH = 0.5  # chance inside of the model
+        cfg.MODEL.VIT.DROP_PATH = 0.5  # randomness inside the model
         return cfg
 
     assert_same_in_parts(tmp_path, make_cfg, half=10)
@@ -90,7 +90,7 @@ def test_the_real_model_resumes_exactly(tmp_path):
 
 
 def test_iterations_have_their_own_randomness(tmp_path):
-    """The same weights and images give other losses, because dropout draws anew."""
+    """The same weights and images give different losses in each iteration, because of dropout."""
     cfg = tiny_cfg(tmp_path, BASE_LR=0.0, MAX_ITER=4)
     cfg.MODEL.VIT.DROP_PATH = 0.5
     batches = []
@@ -129,7 +129,7 @@ def test_metrics_go_to_the_file_of_detectron2(tmp_path):
 
 
 def test_broken_images_are_counted(tmp_path, scenes):
-    """Two of eight images are broken; within an epoch both come up."""
+    """Two of eight images are broken; an epoch reads both."""
 
     def records():
         good = DatasetCatalog.get("tiny_scenes")
@@ -190,7 +190,7 @@ def test_examples_are_drawn(tmp_path):
         assert image.shape[0] == 3
         assert image.dtype == "uint8"
         assert image.std() > 10
-    assert trainer.model.training  # as before
+    assert trainer.model.training  # restored after drawing
 
 
 def test_missing_parents_are_computed_by_coverage():
@@ -261,7 +261,7 @@ def test_damaged_lines_of_metrics_are_reported(tmp_path, caplog):
 
 @META_ARCH_REGISTRY.register()
 class DemandingSegmenter(TinySegmenter):
-    """A model that says what it needs, which no trainer knows."""
+    """A model that declares its requirements by attributes."""
 
     needs_teacher_view = True
     starts_from = "a tiny model"

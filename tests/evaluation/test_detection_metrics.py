@@ -40,28 +40,28 @@ IMAGES = [{"id": i, "height": SIZE[0], "width": SIZE[1]} for i in (3, 7, 9)]
 @backends
 @pytest.mark.parametrize("iou_type", ["segm", "bbox"])
 def test_numbers_by_hand(backend, iou_type):
-    """Two true masks: one found exactly (second by score), one at IoU 0.7; a better scored false one before them."""
+    """Two true masks, one found exactly and one with IoU 0.7; a false detection has the highest score."""
     truths = [annotate(3, square(0, 0, 20, 20), category_id=5), annotate(3, square(40, 40, 50, 40), category_id=2)]
     detections = [
         annotate(3, square(0, 100, 20, 20), score=0.9),
         annotate(3, square(0, 0, 20, 20), score=0.8),
-        annotate(3, square(40, 40, 35, 40), score=0.7),  # 1400 of 2000
+        annotate(3, square(40, 40, 35, 40), score=0.7),  # IoU 1400 / 2000
     ]
     metrics = evaluate_detections(IMAGES, truths, detections, iou_type, (1, 2, 1000), backend)
     assert metrics["AR@1"] == 0
     assert metrics["AR@2"] == pytest.approx(50)
-    # found at 5 of 10 thresholds; 0.70 itself is reached
+    # the second is found at 5 of 10 thresholds, including 0.70
     assert metrics["AR@1000"] == pytest.approx(75)
     assert metrics["AR@1000-small"] == pytest.approx(100)
     assert metrics["AR@1000-medium"] == pytest.approx(50)
     assert math.isnan(metrics["AR@1000-large"])
     assert (metrics["AR@1-small"], metrics["AR@2-small"], metrics["AR@2-medium"]) == pytest.approx((0, 100, 0))
-    # precision 2/3 at both recalls up to 0.70: after three detections two are right; interpolated to the left
+    # up to IoU 0.70, precision is 2/3 at all recalls: two of three detections are correct, interpolated to the left
     assert metrics["AP50"] == pytest.approx(100 * 2 / 3)
-    # above it, 1/2 up to recall 0.5, which are 51 of 101 levels
+    # above 0.70, it is 1/2 up to recall 0.5, which is 51 of 101 levels
     assert metrics["AP75"] == pytest.approx(100 * 0.5 * 51 / 101)
     assert metrics["AP"] == pytest.approx((metrics["AP50"] + metrics["AP75"]) / 2)
-    assert metrics["AP-small"] == pytest.approx(50)  # the false detection is small, too
+    assert metrics["AP-small"] == pytest.approx(50)  # the false detection is small as well
     assert metrics["AP-medium"] == pytest.approx(50)
 
 
@@ -78,7 +78,7 @@ def test_edges_of_the_definition(backend):
         IMAGES, [{**truth[0], "iscrowd": 1}], [annotate(3, square(0, 0, 5, 5), score=1.0)], backend=backend
     )
     assert math.isnan(crowd_only["AR@1000"])
-    # a prediction on a crowd region is not a false one
+    # a prediction on a crowd region is not a false positive
     both = [*truth, annotate(3, square(40, 40, 60, 60), iscrowd=1)]
     detections = [annotate(3, square(50, 50, 5, 5), score=0.9), annotate(3, square(0, 0, 20, 20), score=0.5)]
     assert evaluate_detections(IMAGES, both, detections, backend=backend)["AP"] == pytest.approx(100)
@@ -103,7 +103,7 @@ def test_more_than_a_thousand_detections(backend):
 
 
 def generated(seed, scores=None, crowd=0.1, detections=60):
-    """Random boxes with noise in three images, the last without truth; true masks of several classes."""
+    """Noisy detections in three images, the last without true masks; true masks have several classes."""
     rng = np.random.default_rng(seed)
     truths, predictions = [], []
     for image_id in (3, 7, 9):
@@ -122,7 +122,7 @@ def generated(seed, scores=None, crowd=0.1, detections=60):
 
 
 def plainly(truths, predictions, iou_type, max_dets):
-    """AR@last and AP of the COCO API as its users call it, classes in place."""
+    """AR@last of all and of each size, and AP, from COCOeval without this project's code."""
     gt, dt = COCO(), None
     gt.dataset = {
         "info": {},
@@ -157,7 +157,7 @@ CASES = {
 
 @pytest.mark.parametrize(
     ("case", "iou_type"),
-    # boxes show what happens with many detections in less time
+    # many detections only as boxes, which are faster
     [(case, iou_type) for case in CASES for iou_type in ("segm", "bbox") if (case, iou_type) != (MANY, "segm")],
 )
 def test_backends_agree_with_the_coco_api(case, iou_type):
@@ -170,7 +170,7 @@ def test_backends_agree_with_the_coco_api(case, iou_type):
     if not many:
         plain = plainly(truths, predictions, iou_type, max_dets)
         assert [reference[name] for name in names] == pytest.approx(plain, abs=1e-9, nan_ok=True)
-    assert 20 < reference[last] < 100  # not a case of nothing or of everything
+    assert 20 < reference[last] < 100  # not a trivial case
     if HAS_FAST:
         fast = evaluate_detections(IMAGES, truths, predictions, iou_type, max_dets, FAST)
         assert fast == pytest.approx(reference, abs=1e-9, nan_ok=True)
@@ -178,7 +178,7 @@ def test_backends_agree_with_the_coco_api(case, iou_type):
 
 @backends
 def test_equal_overlaps_are_resolved_as_by_the_coco_api(backend):
-    """It goes through true masks class by class and takes the last of two equal ones."""
+    """The COCO API processes true masks class by class and takes the last of two equal overlaps."""
     left, right = square(0, 0, 20, 20), square(0, 20, 20, 20)
     detections = [annotate(3, left | right, score=0.9), annotate(3, left, score=0.8)]
     for classes, recall_at_half in (((2, 1), 50), ((1, 2), 100)):

@@ -100,7 +100,7 @@ def test_boxes_with_and_without_masks(truth_file):
     results = run(evaluator, {11: instances(boxes=boxes), 12: instances(boxes=boxes)})
     assert list(results) == ["bbox"]
     assert results["bbox"]["AR@1000"] == pytest.approx(100)
-    # a model's own boxes count, not those of its masks
+    # predicted boxes are evaluated, not those of the masks
     shifted = [[x + 40, y, x2 + 40, y2] for x, y, x2, y2 in boxes]
     results = run(evaluator, {i: instances(torch.from_numpy(MASKS), shifted) for i in (11, 12)})
     assert results["segm"]["AR@1000"] == pytest.approx(100)
@@ -108,7 +108,7 @@ def test_boxes_with_and_without_masks(truth_file):
 
 
 def test_forest_is_scored_and_saved(truth_file, tmp_path):
-    """Saved predictions give the same numbers when they are read again."""
+    """Saved predictions give the same metrics when they are read again."""
     forest = Forest(encode_masks(MASKS), PARENTS, SIZE, scores=[0.9, 0.8, 1 / 3])
     flat = Forest(encode_masks(MASKS[:2]), [-1, -1], SIZE, scores=[0.1, 0.2])
     probabilities = np.zeros((3, 3))
@@ -127,7 +127,7 @@ def test_forest_is_scored_and_saved(truth_file, tmp_path):
     assert [a["id"] for a in saved] == [1, 2, 3, 4, 5]
     assert [a["image_id"] for a in saved] == [11, 11, 11, 12, 12]
     assert [a["parent_id"] for a in saved] == [0, 1, 0, 0, 0]
-    assert saved[2]["score"] == float(np.float32(1 / 3))  # rounding would make new ties
+    assert saved[2]["score"] == float(np.float32(1 / 3))  # not rounded, which could create ties
     assert saved[1]["ancestor_scores"] == [[1, 0.9], [3, 0.3]]
     assert saved[0]["ancestor_scores"] == []
     assert saved[0]["bbox"] == [0, 0, 50, 50]

@@ -28,7 +28,7 @@ TRUE_STRIPS = [(0, 60), (0, 40), (0, 10), (60, 100), (60, 80)]
 TRUTH = forest(TRUE_STRIPS, [-1, 0, 1, -1, 3])
 
 # In another order: a false mask 30-40 in the house, tree (IoU 0.55 with 60-80: 60-71), garden, house, window. The wall
-# is not found, so that the window hangs on the house; the tree is taken for a whole.
+# is missing, so that the parent of the window is the house; the tree is a whole.
 PREDICTION = forest([(30, 40), (60, 71), (60, 100), (0, 60), (0, 10)], [3, -1, -1, -1, 3])
 
 
@@ -40,37 +40,37 @@ def compute(*images):
 
 
 def test_worked_example():
-    """True pairs: house-wall, house-window, wall-window, garden-tree (4); links: the same without house-window.
+    """True ancestor pairs: house-wall, house-window, wall-window, garden-tree; parents: without house-window.
 
-    Predicted pairs, all of them links: house-window, house-false (2). At IoU 0.50 tree, garden, house, window are
+    Predicted pairs, all of them parents: house-window, house-false. At IoU 0.50 tree, garden, house and window are
     matched, at 0.60 and above the tree is not.
     """
     m, confusion = compute((TRUTH, PREDICTION))
-    # end to end: right is house-window
+    # end to end: only house-window is correct
     assert m["ancestor_precision-50"] == pytest.approx(100 * 1 / 2)
     assert m["ancestor_recall-50"] == pytest.approx(100 * 1 / 4)
     assert m["ancestor_F1-50"] == pytest.approx(100 * 2 / 6)
-    # as links: the window's true parent is the wall, so none is right
+    # parents: none is correct, since the window's true parent is the wall
     assert m["parent_precision-50"] == m["parent_recall-50"] == m["parent_F1-50"] == 0
-    # over matched masks: predicted house-window; true house-window and garden-tree
+    # among matched masks: predicted house-window; true house-window and garden-tree
     assert m["ancestor_precision-matched-50"] == pytest.approx(100)
     assert m["ancestor_recall-matched-50"] == pytest.approx(100 * 1 / 2)
     assert m["ancestor_F1-matched-50"] == pytest.approx(100 * 2 / 3)
-    # there the wall is not looked at, and the window's parent is the house
+    # among matched masks, which exclude the wall, the window's parent is the house
     assert m["parent_precision-matched-50"] == pytest.approx(100)
     assert m["parent_recall-matched-50"] == pytest.approx(100 * 1 / 2)
-    # the tree is matched at 0.50 and 0.55 only; afterwards house-window is the only pair of matched masks
+    # the tree is matched at 0.50 and 0.55 only; above, house-window is the only pair of matched masks
     assert m["ancestor_recall-matched"] == pytest.approx(100 * (2 * 0.5 + 8 * 1) / 10)
     assert m["ancestor_recall"] == pytest.approx(100 * 1 / 4)
     assert m["mask_recall-50"] == pytest.approx(100 * 4 / 5)
     assert m["mask_recall"] == pytest.approx(100 * (2 * 4 + 8 * 3) / 50)
-    # depths: house and garden right; window 1 instead of 2; tree 0 instead of 1
+    # depths: house and garden are correct; window 1 instead of 2; tree 0 instead of 1
     assert m["depth_accuracy-50"] == pytest.approx(100 * 2 / 4)
     expected = np.zeros((5, 5), int)
     expected[0, 0] = 2
     expected[2, 1] = 1
     expected[1, 0] = 1
-    expected[1, 4] = 1  # the wall was not found
+    expected[1, 4] = 1  # the missing wall
     expected[4, 1] = 1  # the false mask
     assert confusion.tolist() == expected.tolist()
 
@@ -86,7 +86,7 @@ def test_unmatched_masks_in_between_do_not_affect_matched_metrics():
     truth = forest([(0, 60), (0, 10)], [-1, 0])
     m, _ = compute((truth, forest([(0, 60), (0, 25), (0, 10)], [-1, 0, 1])))
     assert m["parent_F1-matched"] == m["ancestor_F1-matched"] == pytest.approx(100)
-    assert m["parent_F1"] == 0  # of two links, none is the true one
+    assert m["parent_F1"] == 0  # neither of the two predicted parents is correct
     assert m["ancestor_precision"] == pytest.approx(100 / 3)
     assert m["ancestor_recall"] == pytest.approx(100)
 
@@ -127,7 +127,7 @@ def test_a_cycle_is_refused():
 
 
 def test_ap_of_ancestor_scores():
-    """Of the 4 true pairs the scores rank: right (0.9), with a false mask (0.8), wrong way round (0.8), right (0.3)."""
+    """Scored pairs: correct (0.9), with a false mask (0.8), reversed (0.8), correct (0.3); there are 4 true pairs."""
     false, tree, garden, house, window = range(5)
     scores = AncestorScores(
         np.array([house, house, window, garden]), np.array([window, false, house, tree]), np.array([0.9, 0.8, 0.8, 0.3])
@@ -137,7 +137,7 @@ def test_ap_of_ancestor_scores():
     assert m["ancestor_AP-50"] == pytest.approx(100 * (0.25 + 0.25 * 0.5))
     # without the false mask: 2 true pairs, precision 2/3 at the second
     assert m["ancestor_AP-matched-50"] == pytest.approx(100 * (0.5 + 0.5 * 2 / 3))
-    # from 0.60 on the tree is not matched: only the first is right
+    # from 0.60 on the tree is not matched: only the first pair is correct
     assert m["ancestor_AP"] == pytest.approx((2 * m["ancestor_AP-50"] + 8 * 25) / 10)
     twice, _ = compute((TRUTH, PREDICTION, scores), (TRUTH, PREDICTION, scores))
     assert twice == pytest.approx(m)
@@ -154,7 +154,7 @@ def test_average_precision_does_not_depend_on_the_order_of_equal_scores():
 
 def test_matching_is_one_to_one_with_the_best_sum():
     ious = np.array([[0.9, 0.8, 0.0], [0.85, 0.3, 0.0], [0.0, 0.0, 0.5], [0.86, 0.0, 0.0]])
-    # greedily, 0 would take column 0 and leave column 1 to nobody
+    # greedy matching would assign column 0 to row 0 and leave column 1 unmatched
     assert match_masks(ious, 0.5).tolist() == [1, -1, 2, 0]
     assert match_masks(ious, 0.51).tolist() == [1, -1, -1, 0]
     assert match_masks(np.zeros((2, 0)), 0.5).tolist() == [-1, -1]

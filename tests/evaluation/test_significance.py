@@ -35,7 +35,7 @@ def test_a_gain_in_half_of_the_images_has_the_interval_of_a_binomial():
 
 
 def test_images_are_drawn_with_both_predictions_and_all_entities():
-    """Every image gains half of its entities, however much the images differ: there is no chance in that."""
+    """Every image gains half of its entities, so the gain has no variance, although the images differ."""
     truths = [box(i, k) for i in range(40) for k in range(2 if i % 4 < 2 else 6)]
     first_half = [t for t in truths if t["bbox"][0] < (100 if t["image_id"] % 4 < 2 else 300)]
     before = [t for t in first_half if t["image_id"] % 2]
@@ -46,7 +46,7 @@ def test_images_are_drawn_with_both_predictions_and_all_entities():
 
 
 def test_recall_is_that_of_all_images_together():
-    """Images of different numbers of entities, some of them crowds, of no size alone, or none."""
+    """Images have different numbers and sizes of entities, some of them crowds, or none."""
     rng = np.random.default_rng(3)
     truths = [
         box(i, k, side=rng.choice([10, 32, 50, 96, 99]), iscrowd=int(rng.random() < 0.2))

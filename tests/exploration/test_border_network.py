@@ -27,7 +27,7 @@ def test_every_pixel_of_any_size_has_a_value():
 
 
 def test_values_follow_the_photo_pixel_by_pixel():
-    # A shift by the coarsest stage's blocks shifts the answer, away from the image's edges.
+    # A shift by one block of the coarsest stage shifts the output, except near the image border.
     model = network()
     image = torch.rand(1, 3, 96, 96) * 255
     with torch.no_grad():
@@ -69,7 +69,7 @@ def test_weights_of_something_else_are_refused(tmp_path):
 
 
 class Halves:
-    """Strong borders in the left half, none in the right one."""
+    """A border network that predicts strong borders in the left half and none in the right."""
 
     def __call__(self, images):
         answer = np.zeros(images[0].shape[:2], np.uint8)
@@ -94,7 +94,7 @@ def test_phase_one_mixes_the_learned_strength_with_the_gradient():
 
 
 def test_phase_one_merges_across_weak_learned_borders_last():
-    # Two areas of one colour, apart for the network alone.
+    # Two areas of the same colour, separated by the network alone.
     class Line:
         def __call__(self, images):
             answer = np.zeros(images[0].shape[:2], np.uint8)

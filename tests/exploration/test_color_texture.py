@@ -20,7 +20,7 @@ def test_fourier_features_approximate_the_gaussian_kernel():
 def test_dark_and_bright_of_one_hue_differ():
     image = np.zeros((60, 60, 3), np.uint8)
     image[:, :30] = (40, 0, 0)
-    image[:, 30:] = (200, 0, 0)  # the same direction of colour, which a cosine of raw colours cannot tell apart
+    image[:, 30:] = (200, 0, 0)  # same direction in RGB: the cosine of the colours is 1
     extractor = ColorTextureExtractor(token_budget=400, texture_weight=0, position_weight=0)
     features = extractor.extract([image])[0]
     assert features.shape == (20, 20, 48)

@@ -177,7 +177,7 @@ def test_same_batch_same_bits_and_the_network_is_frozen():
     assert not any(parameter.requires_grad for parameter in extractor.model.parameters())
 
 
-def test_bfloat16_is_close_and_comes_as_float32():
+def test_bfloat16_is_close_and_returned_as_float32():
     exact, fast = vit().extract(photos()), vit(dtype="bfloat16").extract(photos())
     assert fast.dtype == np.float32
     cosine = (exact * fast).sum(-1) / np.linalg.norm(exact, axis=-1) / np.linalg.norm(fast, axis=-1)

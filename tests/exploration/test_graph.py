@@ -10,7 +10,7 @@ from sohes_d2.exploration.leaves import consecutive
 
 
 def random_labels(seed: int, size: tuple[int, int] = (13, 17), count: int = 12) -> np.ndarray:
-    """(H, W) int32 labels without a gap, the nearest of some random points."""
+    """(H, W) int32 consecutive labels: the index of the nearest of some random points."""
     generator = np.random.default_rng(seed)
     points = generator.integers(0, size, (count, 2))
     y, x = np.mgrid[: size[0], : size[1]]
@@ -89,11 +89,11 @@ def test_borders_are_strong_at_edges_and_nowhere_else():
 
 
 def test_half_is_the_gradient_of_half_strength():
-    # A ramp of grey, so that L rises by about a constant per pixel; with half at its gradient, the strength is a half.
+    # The gradient of a grey ramp is nearly constant; where it equals ``half``, the strength is one half.
     image = np.repeat(np.arange(60, 120, dtype=np.uint8)[None, :, None], 30, axis=0).repeat(3, axis=2)
     one = border_strength(image, (2.0,), 5.0)[15, 30] / STRENGTH_UNIT
     gradient = 5 * one / (1 - one)
     assert border_strength(image, (2.0,), gradient)[15, 30] == pytest.approx(STRENGTH_UNIT / 2, abs=2)
-    # the ramp rises by the same at every scale, which counts as many times
+    # gradients are multiplied by the scale and added: 2 + 4 is three times the gradient at scale 2
     twice = border_strength(image, (2.0, 4.0), gradient)[15, 30] / STRENGTH_UNIT
     assert twice == pytest.approx(3 / 4, abs=0.01)

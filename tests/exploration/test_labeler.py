@@ -51,7 +51,7 @@ THETAS = [round(0.98 - 0.02 * k, 2) for k in range(40)]
 
 
 def paper(**options) -> PseudoLabeler:
-    """Cells of a grid, the cosine alone, snapshots, and the training-free refiner."""
+    """The method of the paper (grid cells, cosine alone, snapshots), with the training-free refiner."""
     return labeler(**{"looks": Looks(**PAPER), "theta_merge": THETAS, "refiner": REFINERS.get("guided")(), **options})
 
 
@@ -65,7 +65,7 @@ def test_a_known_scene_gives_the_known_forest(make):
     assert (iou.max(axis=1) > 0.95).all()
     assert forest.ancestors()[found[0], found[1]]  # the yellow square is inside the red one
     assert not forest.ancestors()[:, found[2]][found[0]]
-    # the drawn entities are the best labels
+    # the drawn entities are among the best six labels
     assert set(found) <= set(np.argsort(-forest.scores)[:6])
     assert forest.scores.tolist() == sorted(forest.scores.tolist(), reverse=True)
     assert 0 <= forest.scores.min() <= forest.scores.max() <= 1
@@ -118,7 +118,7 @@ def test_masks_that_cover_corners_are_dropped_on_request(make):
     image, *_ = scene()
     most = []
     for corners in (0, 3, 1):
-        # unfilled, since the ground without its holes is the whole photo, which is too large for a label
+        # holes are not filled, since the filled background is the whole photo, which is too large for a label
         found = make(mask_filter=MaskFilter(corners=corners), fill_holes=False).generate(image)
         masks = decode_masks(found.masks)
         most.append(int(masks[:, [0, 0, -1, -1], [0, -1, 0, -1]].sum(axis=1).max()))
@@ -138,7 +138,7 @@ def test_large_photos_are_downsized_and_get_full_size_masks(make, size):
     assert forest.image_size == size
     assert {tuple(mask["size"]) for mask in forest.masks} == {size}
     assert (iou_matrix(encode_masks(masks), forest.masks).max(axis=1) > 0.9).all()
-    # areas are meant in the photo's own pixels
+    # areas are in pixels of the full-size photo
     assert decode_masks(forest.masks).sum(axis=(1, 2)).min() >= 0.8 * MaskFilter().min_area
     least = make(max_pixels=120 * 180, mask_filter=MaskFilter(min_area=5000)).generate(image)
     assert decode_masks(least.masks).sum(axis=(1, 2)).min() >= 4500
@@ -175,7 +175,7 @@ def test_the_better_scored_duplicate_is_kept_even_if_not_adjacent():
     masks[2, :, :19] = True
     keep = MaskFilter(nms_threshold=0.9).best(encode_masks(masks), np.array([0.3, 0.5, 0.9]))
     assert keep.tolist() == [2, 1]
-    # an IoU of just the threshold, 190 of 200 pixels, is no duplicate
+    # an IoU equal to the threshold, 190 / 200, is not a duplicate
     keep = MaskFilter(nms_threshold=0.95).best(encode_masks(masks), np.array([0.3, 0.5, 0.9]))
     assert keep.tolist() == [2, 1, 0]
 
@@ -197,7 +197,7 @@ def test_agreement_and_overlaps_that_equal_their_threshold_pass():
 
 
 @pytest.mark.parametrize("make", [labeler, paper])
-def test_the_steps_compose_to_generate_and_survive_pickling(make):
+def test_the_steps_equal_generate_after_pickling(make):
     image, *_ = scene()
     whole = make()
     worker = pickle.loads(pickle.dumps(whole))
@@ -210,7 +210,7 @@ def test_the_steps_compose_to_generate_and_survive_pickling(make):
     assert not worker.needs_extractor_to_finish
 
 
-def test_features_of_a_device_are_halved():
+def test_features_of_a_device_are_in_half_precision():
     image, *_ = scene()
     whole = labeler()
     exact = whole.evidence([image])[0].features
@@ -244,7 +244,7 @@ def test_holes_are_filled_but_not_concavities():
     assert filled[2:4, 2:4].all()
     assert not filled[5:, 6].any()
     diagonal = np.ones((5, 5), bool)
-    diagonal[1, 1] = diagonal[0, 0] = False  # touches the outside by a corner only
+    diagonal[1, 1] = diagonal[0, 0] = False  # touches the outside only at a corner
     assert fill_holes(diagonal)[1, 1] and not fill_holes(diagonal)[0, 0]
 
 
@@ -291,7 +291,7 @@ def test_from_cfg_reads_every_key(tmp_path):
     default = PseudoLabeler.from_cfg(cfg, extractor=ColorTextureExtractor()).describe()
     assert default == PseudoLabeler(ColorTextureExtractor()).describe()
     node = cfg.EXPLORATION
-    shown = {"MAX_CHILD_AREA", "MAX_ONLY_CHILD_AREA", "MAX_OVERLAP", "MAX_DEPTH", "RANK_SCALE"}  # not of label files
+    shown = {"MAX_CHILD_AREA", "MAX_ONLY_CHILD_AREA", "MAX_OVERLAP", "MAX_DEPTH", "RANK_SCALE"}  # unused in labeling
     assert {".".join(key) for key in leaves_of(node) if key[0] != "FEATURES" and key[-1] not in shown} == set(changed)
     cfg.merge_from_list([part for key, value in changed.items() for part in (f"EXPLORATION.{key}", value)])
     node.FEATURES.NAME = "color_texture"
@@ -315,7 +315,7 @@ def test_from_cfg_reads_every_key(tmp_path):
         assert found == value, key
     assert facts["borders"]["weights"] == "file:borders.safetensors"
     assert json.loads(json.dumps(facts)) == facts
-    assert PseudoLabeler.from_cfg(cfg, extractor=None).borders is None  # a worker gets the answers
+    assert PseudoLabeler.from_cfg(cfg, extractor=None).borders is None  # workers get the predicted borders
 
 
 def test_invalid_settings_give_the_remedy():
@@ -343,7 +343,7 @@ def test_invalid_settings_give_the_remedy():
     [(labeler, 2466, 0.444, 0.913), (paper, 351, 0.291, 0.278)],
 )
 def test_defaults_on_generated_photos(make, masks, recall, score):
-    """Pins the constants of the score, the filters and the refiner, which no drawn square would notice."""
+    """Detects changes of constants in score, filters and refiner, to which drawn squares are insensitive."""
     counts, hits, total, scores = 0, 0, 0, []
     for index in range(3):
         image, truth = generate_scene(0, index, (128, 160))

@@ -24,7 +24,7 @@ def two_colours() -> np.ndarray:
     return (image + noise).astype(np.uint8)
 
 
-def test_superpixels_tile_the_photo_each_in_one_piece():
+def test_superpixels_are_connected_and_cover_the_photo():
     labels = superpixels(two_colours())
     assert labels.dtype == np.int32
     assert np.array_equal(np.unique(labels), np.arange(labels.max() + 1))
@@ -51,7 +51,7 @@ def test_a_larger_window_or_more_smoothing_gives_fewer_superpixels():
 
 def test_a_pixel_belongs_to_the_cell_under_its_centre():
     row, col = cells_of((5, 4), (2, 4))
-    assert row.tolist() == [0, 0, 1, 1, 1]  # the centre of the middle row, 2.5 of 5, is where the second cell begins
+    assert row.tolist() == [0, 0, 1, 1, 1]  # the centre of the middle row, 2.5 of 5, is the start of the second cell
     assert col.tolist() == [0, 1, 2, 3]
     assert grid_leaves((2, 4), (1, 2)).tolist() == [[0, 0, 1, 1]] * 2
     assert grid_leaves((4, 2), (2, 1)).tolist() == [[0, 0], [0, 0], [1, 1], [1, 1]]

@@ -21,13 +21,13 @@ def test_small_regions_come_first_by_persistence_then_large_ones():
         proposal((0, 0, 60, 60)),
         proposal((10, 10, 20, 20), birth=0.5, death=0.4),
         proposal((70, 150, 80, 160), birth=0.9, death=0.1),
-        proposal((90, 0, 94, 40)),  # too flat to show anything
+        proposal((90, 0, 94, 40)),  # lower than min_side
     ]
     found = closer(min_side=8, context=1.0).choose(proposals, SIZE)
     assert found == [(2, (70, 150, 80, 160)), (1, (10, 10, 20, 20)), (0, (0, 0, 60, 60))]
     assert [k for k, _ in closer(large=False, min_side=8).choose(proposals, SIZE)] == [2, 1]
     assert [k for k, _ in closer(large=False, min_side=8, max_crops=1).choose(proposals, SIZE)] == [2]
-    # the one switch for all
+    # disabled explicitly and by default
     assert closer(enabled=False, min_side=8).choose(proposals, SIZE) == []
     assert LocalReclustering(min_side=8).choose(proposals, SIZE) == []
 
@@ -46,14 +46,14 @@ def test_crops_have_context_and_stay_in_the_image():
 
 
 def test_sub_masks_are_inside_their_region():
-    # left half and right half of the crop differ; the region is the left half, with five columns more
+    # the two halves of the crop differ; the region is the left half and five more columns
     features = np.zeros((8, 8, 2), np.float32)
     features[:, :4, 0] = 1
     features[:, 4:, 1] = 1
     inside = proposal((0, 0, 40, 25))
     found = closer().proposals(features, (0, 0, 40, 40), inside, [0.9, 0.5], min_area=50)
     assert [(p.box, p.source) for p in found] == [((0, 0, 40, 20), "local")]
-    # with 0.2, the other half (5 of 20 columns inside) passes, too
+    # with 0.2, the other half (5 of 20 columns inside) passes as well
     assert len(closer(inside=0.2).proposals(features, (0, 0, 40, 40), inside, [0.9, 0.5], min_area=50)) == 2
     assert closer().proposals(features, (0, 0, 40, 40), inside, [0.9, 0.5], min_area=801) == []
 

@@ -21,7 +21,7 @@ def photo(size: tuple[int, int] = (30, 42), seed: int = 0) -> np.ndarray:
 
 
 def standing(tree, thetas) -> list[set[bytes]]:
-    """The masks of the nodes that first stand at each threshold, as bytes."""
+    """Per threshold, the masks of the nodes that are first in its snapshot, as bytes."""
     found = [set() for _ in thetas]
     for node, level in enumerate(tree.levels(thetas)):
         if level >= 0:

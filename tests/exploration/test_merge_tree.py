@@ -43,7 +43,7 @@ def masks_of(tree: MergeTree, history: MergeHistory) -> np.ndarray:
 
 
 def outline(mask: np.ndarray, strength: np.ndarray) -> list[int]:
-    """Strengths of the pairs of pixels of which one is inside."""
+    """Strengths of the pixel pairs across the outline of a mask."""
     values = []
     for one, two in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
         differ = mask[one] != mask[two]
@@ -106,14 +106,14 @@ def test_levels_are_membership_in_the_snapshots(seed, options):
     assert len(set(expected)) > 2
 
 
-def test_equal_thresholds_and_priorities_meet_as_in_the_snapshots():
+def test_thresholds_equal_to_priorities_are_handled_as_in_the_snapshots():
     priority = np.array([0.5, 0.2, 0.5], np.float32)
     ones = np.ones(3, np.int64)
     leaves = np.zeros(3, np.int32), np.arange(1, 4, dtype=np.int32)
     history = MergeHistory(4, *leaves, priority, priority, ones, ones, priority)
     strength = np.zeros((1, 4), np.int32)
     tree = MergeTree(np.arange(4, dtype=np.int32)[None], RegionGraph.of_grid(1, 4), history, strength)
-    # 0.5 is not under 0.5; node 5 is made at 0.2 and absorbed in the same fall
+    # 0.5 is not below 0.5; node 5 is created at 0.2 and absorbed before the next snapshot
     assert tree.levels([0.5, 0.2]).tolist() == [-1, -1, 0, 0, 0, -1, 1]
     assert history.labels([0.5, 0.2]).tolist() == [[0, 0, 2, 3], [0, 0, 0, 0]]
 
@@ -142,7 +142,7 @@ def test_plain_functions_equal_the_compiled_ones(monkeypatch):
 
 
 @pytest.mark.parametrize("plain", [False, True])
-def test_leaves_without_a_pixel_have_no_part_in_boxes(plain, monkeypatch):
+def test_leaves_without_pixels_do_not_affect_boxes(plain, monkeypatch):
     if plain:
         for name in ("children", "accumulate", "depth_first"):
             monkeypatch.setattr(merge_tree, f"_{name}", getattr(merge_tree, f"_plain_{name}"))

@@ -44,7 +44,7 @@ def assert_same(a: MergeHistory, b: MergeHistory) -> None:
     for name in ("leaves", "kept", "absorbed", "priority", "similarity", "length", "strength"):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name), err_msg=name)
     np.testing.assert_array_equal(a.labels(THETAS), b.labels(THETAS))
-    # the plain algorithm has it of rounded similarities
+    # the plain algorithm computes it from rounded similarities
     np.testing.assert_allclose(a.surround, b.surround, atol=2e-6)
 
 
@@ -112,7 +112,7 @@ def test_the_border_term_is_the_mean_strength_of_the_whole_shared_border(use_num
 @pytest.mark.parametrize("use_numba", PATHS)
 def test_the_size_power_merges_small_regions_first(use_numba):
     # A chain of areas 4, 4, 1, 1. Cosines 0.8, 0, 0.6; harmonic means 4, 1.6, 1; p = 1:
-    # 1 - 0.2 * 4 = 0.2, 1 - 1 * 1.6 = -0.6, 1 - 0.4 * 1 = 0.6: the pair of the smaller cosine merges first.
+    # 1 - 0.2 * 4 = 0.2, 1 - 1 * 1.6 = -0.6, 1 - 0.4 * 1 = 0.6: the pair with the smaller cosine merges first.
     features = np.array([[1, 0, 0], [0.8, 0, 0.6], [0, 1, 0], [0, 0.6, 0.8]])
     graph = RegionGraph.of_grid(1, 4)
     areas = np.array([4, 4, 1, 1])
@@ -182,5 +182,5 @@ def test_bad_input_is_refused(use_numba):
             merge_regions(np.full((3, 2), bad), graph, use_numba=use_numba)
     with pytest.raises(ValueError, match="needs the areas"):
         merge_regions(np.ones((3, 2)), graph, size_power=0.1, use_numba=use_numba)
-    # an all-zero feature is similar to nothing, but is no error
+    # an all-zero feature has similarity 0 and is not an error
     assert merge_regions(np.zeros((3, 2)), graph, use_numba=use_numba).similarity.tolist() == [0.0, 0.0]

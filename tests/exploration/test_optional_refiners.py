@@ -24,7 +24,7 @@ def square(height: int = 40, width: int = 60) -> tuple[np.ndarray, np.ndarray]:
 
 
 class FakeCRF:
-    """Returns the unary probabilities and remembers what it was given."""
+    """Returns the unary probabilities and records its arguments."""
 
     last: FakeCRF
 
@@ -66,7 +66,7 @@ def test_missing_crf_package_gives_the_install_command(monkeypatch):
 def test_crf_passes_probabilities_and_kernels_to_the_package(fake_crf):
     image, mask = square()
     refined = REFINERS.get("crf")(confidence=0.8, softness=0).refine(image, mask)
-    assert np.array_equal(refined, mask)  # without kernels the unary decides
+    assert np.array_equal(refined, mask)  # the stub ignores the kernels
     last = FakeCRF.last
     assert last.shape == (40, 60, 2) and last.iterations == 10
     assert last.smooth == {"sxy": 3.0, "compat": 7.0}
@@ -114,7 +114,7 @@ def test_real_crf_moves_a_mask_onto_the_edges_of_the_photo():
 
 
 class FakeNetwork:
-    """Answers with the mask it got, and remembers its arguments."""
+    """Returns the mask unchanged and records its arguments."""
 
     def __init__(self, device, model_folder, download_and_check_model):
         if download_and_check_model:

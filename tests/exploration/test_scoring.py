@@ -66,12 +66,12 @@ def test_a_refined_mask_is_scored_by_its_own_outline():
     strength = border_strength(image, (1.0,), 20.0)
     scorer = EntityScorer()
     entity = proposal((20, 20, 40, 50), separation=1.0)
-    shifted = replace(entity, box=(5, 5, 25, 35))  # a corner of the entity, most of it ground
+    shifted = replace(entity, box=(5, 5, 25, 35))  # a corner of the entity, but mostly background
     assert scorer.proposal(entity, strength, 2.0) > 2 * scorer.proposal(shifted, strength, 2.0) > 0
     assert scorer.proposal(replace(entity, separation=0.5), strength, 2.0) == pytest.approx(
         scorer.proposal(entity, strength, 2.0) / 2
     )
-    # the image's border is no outline
+    # the image border is not part of the outline
     assert scorer.proposal(proposal((0, 0, 60, 80)), strength, 0.0) == 0
 
 
@@ -83,5 +83,5 @@ def test_a_refined_mask_by_hand():
     contrast = 0.5 / (0.5 + 0.25 + 0.25)
     found = EntityScorer(noise=0.25, surround_power=0).proposal(mask, strength, 0.0)
     assert found == pytest.approx(0.5 * contrast)
-    # half as far from its surround as could be, by the square root
+    # the surround term is (0.5 / 2) ** 0.5
     assert EntityScorer(noise=0.25).proposal(mask, strength, 0.0) == pytest.approx(0.5 * 0.5 * contrast)

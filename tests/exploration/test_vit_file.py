@@ -65,7 +65,7 @@ def test_other_files_are_refused(tmp_path):
 
 
 class Fixed(FeatureExtractor):
-    """Features given in advance, for a grid of their own."""
+    """Returns given features, on the grid that they have."""
 
     name, cell, token_budget = "fixed", 8, 4
 
@@ -100,7 +100,7 @@ def test_the_coarse_part_is_resampled_between_cell_centres():
     coarse[0, 0], coarse[0, 1] = [1, 0], [0, 1]
     fine = np.ones((2, 4, 1))
     found = JointExtractor(Fixed(fine), Fixed(coarse), weight=1.0, shrink=2).extract_at([image()], (2, 4))[0]
-    shares = np.array([1, 0.75, 0.25, 0])  # of the left cell, at the centres of four columns
+    shares = np.array([1, 0.75, 0.25, 0])  # weights of the left cell at the centres of four columns
     expected = np.stack([shares, 1 - shares], axis=-1)
     expected /= np.linalg.norm(expected, axis=-1, keepdims=True)
     np.testing.assert_allclose(found[..., 1:], expected[None].repeat(2, 0), atol=1e-6)

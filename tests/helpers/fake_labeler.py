@@ -1,6 +1,6 @@
-"""A labeler with the interface of PseudoLabeler. Its forests depend on the pixels, and on the batch as on a device.
+"""A labeler with the interface of PseudoLabeler. Forests depend on the pixels and, off the host, on the batch size.
 
-The first pixel of an image asks for trouble: see the constants. As a script it labels a folder, to be killed.
+The first pixel of an image can cause failures, see the constants. As a script it labels a folder, for kill tests.
 """
 
 from __future__ import annotations
@@ -83,12 +83,12 @@ class FakeLabeler:
 
 @dataclass(frozen=True)
 class FakeFactory:
-    """Picklable factory, as worker processes need it.
+    """Picklable factory of labelers for worker processes.
 
     Attributes:
-        marker: a path; KILL_ONCE makes it a folder, and each KILL adds a character to the file `<marker>.kills`.
-        crops: whether `finish` asks the extractor again.
-        only_in: the one process in which labelers can be built; 0: any.
+        marker: a path; KILL_ONCE creates a folder there, and each KILL adds a character to the file `<marker>.kills`.
+        crops: whether `finish` calls the extractor as well.
+        only_in: id of the only process in which labelers can be built; 0: any.
     """
 
     on_host: bool = True

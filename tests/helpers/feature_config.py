@@ -1,4 +1,4 @@
-"""A config for tests of features: the defaults on the CPU, but for some keys under EXPLORATION.FEATURES."""
+"""A config for tests of features: the defaults on the CPU, except for some keys under EXPLORATION.FEATURES."""
 
 from __future__ import annotations
 

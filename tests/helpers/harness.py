@@ -1,12 +1,12 @@
-"""Run a tool's `main` in a forked child and judge how it ended: the property that every odd input must keep.
+"""Run a tool's `main` in a forked child and check how it ended, which must be clean for any input.
 
     tool = load_tool("inspect_labels")
     warm_up(tool, ["--labels", good_file])          # imports and compiled code, once, in this process
     outcome = run_forked(tool, ["--labels", odd_file])
     assert violation(outcome) is None
 
-The child is a fork of the warmed-up process, so that an example costs some 20 ms instead of seconds of imports, and it
-cannot harm the test. Its memory and its time are limited. `settings` reads how many examples to try from the
+The child is a fork of the warmed-up process, so that an example takes about 20 ms instead of seconds of imports and a
+crash does not affect the test. Its memory and time are limited. `settings` reads how many examples to try from the
 environment (EXAMPLES), so that `make test` and `make fuzz EXAMPLES=20000` run the same tests.
 """
 
@@ -35,7 +35,7 @@ import hypothesis
 REPOSITORY = Path(__file__).parents[2]
 EXIT_CODES = frozenset({0, 1, 2, 3, 130})
 TRACEBACK = "Traceback (most recent call last)"
-# Code 2 is for users: one or two lines, or the usage of argparse.
+# With exit code 2, stderr has a short message or the usage of argparse.
 MAX_LINES_OF_ERROR = 4
 
 EXAMPLES = int(os.environ.get("EXAMPLES", "0"))
@@ -54,15 +54,15 @@ def settings(examples: int) -> Any:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a child ended.
+    """Result of a child process.
 
     Attributes:
-        code: exit code; None if a signal ended it or its time was up.
+        code: exit code; None if a signal ended it, also at the time limit.
         signal: number of the signal that ended it, 0 for none.
-        timed_out: it was still running at the limit, and was killed.
+        timed_out: whether it was killed at the time limit.
         stdout, stderr: what it printed.
         seconds: wall time.
-        peak: resident memory at its highest, in bytes.
+        peak: peak resident memory in bytes.
     """
 
     code: int | None
@@ -84,7 +84,7 @@ def load_tool(name: str, folder: str = "tools") -> Callable[[list[str]], int]:
 
 
 def warm_up(main: Callable[[list[str]], int], arguments: Sequence[str]) -> int:
-    """Run a tool in this process, silently, so that children find everything imported and compiled."""
+    """Run a tool in this process, without output, so that children inherit imports and compiled code."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         try:
             return main([str(a) for a in arguments])
@@ -102,10 +102,10 @@ def run_forked(
     """Run ``main(arguments)`` in a child.
 
     Args:
-        main: of a tool; what it raises ends the child as it would end a script.
-        arguments: of the command line.
-        seconds: limit of wall and of CPU time.
-        memory: bytes of address space that the child may take beyond what this process has.
+        main: of a tool; exceptions end the child as they would end a script.
+        arguments: command-line arguments.
+        seconds: limit of wall time and CPU time.
+        memory: bytes of address space that the child may use in addition to those of this process.
         setup: called in the child before ``main``.
     """
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
@@ -131,7 +131,7 @@ def run_forked(
 
 
 def violation(outcome: Outcome) -> str | None:
-    """What is wrong with how a tool ended; None if it ended as it may."""
+    """Description of a forbidden outcome; None if the outcome is allowed."""
     if outcome.timed_out:
         return f"still running after {outcome.seconds:.0f} s"
     if outcome.signal:
@@ -159,7 +159,7 @@ def _wait(child: int, end: float) -> tuple[int, Any, bool]:
             return status, usage, timed_out
         if time.monotonic() > end and not timed_out:
             timed_out = True
-            with contextlib.suppress(ProcessLookupError):  # too early for a group of its own
+            with contextlib.suppress(ProcessLookupError):  # it may not have its own group yet
                 os.killpg(child, signal.SIGKILL)
             os.kill(child, signal.SIGKILL)
         time.sleep(pause)
@@ -175,10 +175,10 @@ def _child(
     memory: int,
     setup: Callable[[], None] | None,
 ) -> None:
-    code = 70  # never leaves the tests of the parent running twice
+    code = 70  # of any failure below: if the child did not exit, it would continue the tests
     try:
         os.setsid()
-        faulthandler.disable()  # of pytest: it would print to the parent's stderr
+        faulthandler.disable()  # pytest's would print to the parent's stderr
         os.dup2(out, 1)
         os.dup2(err, 2)
         sys.stdin = open(os.devnull)

@@ -1,10 +1,10 @@
-"""Stops a training at a file operation, resumes it, and compares what comes out with an uninterrupted one.
+"""Stop a training at a file operation, resume it, and compare its results with those of an uninterrupted training.
 
     PYTHONPATH=tests python -m helpers.kill_points FOLDER kill all  # a kill before each operation
-    PYTHONPATH=tests python -m helpers.kill_points FOLDER full 0.1 0.5 0.9  # the disk full from these parts of them on
-    PYTHONPATH=tests python -m helpers.kill_points FOLDER train 100 2 1  # just train, 2 processes with a worker each
+    PYTHONPATH=tests python -m helpers.kill_points FOLDER full 0.1 0.5 0.9  # disk full after these fractions of them
+    PYTHONPATH=tests python -m helpers.kill_points FOLDER train 100 2 1  # only train, 2 processes with a worker each
 
-The first two print the operations counted, the points tried, and those that ended otherwise, as json.
+The first two print json: operations counted, points tried, and points with different results.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def train(args: argparse.Namespace) -> None:
 
 
 def run(output: Path, resume: bool, iterations: int = 6, processes: int = 1, workers: int = 0) -> int:
-    """The exit code of a training."""
+    """Run a training; returns its exit code."""
     args = argparse.Namespace(
         output=str(output),
         scenes=str(output.parent / "scenes"),
@@ -74,8 +74,8 @@ def run(output: Path, resume: bool, iterations: int = 6, processes: int = 1, wor
 
 
 class Operations:
-    """Counts the file operations of the main thread that change something. Before one of them it ends the process, or
-    from there on the disk is full.
+    """Counts the file operations of the main thread that change files. At operation ``stop_at`` it kills the process,
+    or with ``full`` simulates a full disk from there on.
     """
 
     def __init__(self, stop_at: int | None, full: bool = False):
@@ -125,7 +125,7 @@ class Operations:
 
 
 def in_child(function, *args, errors: Path | None = None) -> int:
-    """The exit code of a process that calls a function; what it says goes to a file, if to one."""
+    """Call a function in a child process; returns its exit code. Its stderr is written to ``errors``."""
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
@@ -152,7 +152,7 @@ def stopped_run(output: Path, stop_at: int, full: bool) -> int:
 
 
 def outcome(output: Path) -> dict:
-    """What a training left that must not depend on interruptions."""
+    """Results of a training that must not depend on interruptions."""
     content = torch.load(output / "model_final.pth", weights_only=False)
     lines = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
     return {
@@ -167,7 +167,7 @@ def outcome(output: Path) -> dict:
 
 
 def try_point(folder: Path, point: int, full: bool, expected: dict) -> str:
-    """Stop at a point, resume, compare; "" or what is wrong."""
+    """Stop at a point, resume and compare; returns a description of the problem, or ""."""
     output, errors = folder / f"stopped{point}", folder / "errors"
     code = in_child(stopped_run, output, point, full, errors=errors)
     if full and code == 0:  # only TensorBoard and the log were left to write

@@ -1,4 +1,4 @@
-"""A small batch made by formula, for which the official Mask2Former's matcher and criterion gave the numbers in tests.
+"""A small deterministic batch, used to compute reference values with Mask2Former's official matcher and criterion.
 
 Two images with 3 and 2 labels, 5 queries, one class, an output and one auxiliary output. The official code (matcher.py
 and criterion.py, with Detectron2's PointRend functions) ran on a CPU, with `weyl_points` in place of ``torch.rand``.

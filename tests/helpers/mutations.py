@@ -10,9 +10,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-HUGE = 10**400  # more than a float holds
+HUGE = 10**400  # too large for a float
 
-# What tools, people and bugs write in the place of something else.
+# Wrong values that tools, people and bugs write.
 ODD_VALUES = st.one_of(
     st.sampled_from(
         [None, True, False, 0, 1, -1, 2, 3, 0.0, -0.0, 1.0, 0.5, -7.25, 1e-9, 1e20, 1e300, float("nan"), float("inf")]
@@ -57,7 +57,7 @@ INSERTIONS = [b"\0", b"\xff", b"NaN", b",", b"}", b"]", b"[", b'"', b"\n", b"1e9
 
 
 def paths_of(value: Any, path: tuple = ()) -> list[tuple]:
-    """The way to every value of a document, the document's own () included; of long lists only the beginning."""
+    """Paths to all values of a document, including () for the document; only the first 8 items of lists."""
     found = [path]
     if isinstance(value, dict):
         for key, item in value.items():
@@ -76,9 +76,9 @@ def _owner(document: Any, path: tuple) -> Any:
 
 @st.composite
 def mutated_documents(draw: Any, document: Any, most: int = 3) -> Any:
-    """A json document with 1 to ``most`` values changed, removed, doubled, moved, wrapped or nested.
+    """A json document with 1 to ``most`` values changed, removed, duplicated, moved, wrapped or nested.
 
-    What is put in is copied, so that later changes do not reach the samples of the strategies.
+    Inserted values are copied, so that later changes do not modify the samples of the strategies.
     """
     box = [copy.deepcopy(document)]
     for left in reversed(range(draw(st.integers(1, most)))):
@@ -104,7 +104,7 @@ def mutated_documents(draw: Any, document: Any, most: int = 3) -> Any:
         elif action == "text" and not isinstance(owner[key], (dict, list)):
             owner[key] = str(owner[key])
         elif action == "wrap":
-            # Deep only as the last change: what walks and copies the document here is recursive.
+            # Deep only as the last change, since walking and copying the document is recursive.
             for _ in range(draw(st.sampled_from([1, 2, 5] if left else [1, 2, 5, 200]))):
                 owner[key] = [owner[key]]
     return box[0]
@@ -112,7 +112,7 @@ def mutated_documents(draw: Any, document: Any, most: int = 3) -> Any:
 
 @st.composite
 def damaged_bytes(draw: Any, data: bytes) -> bytes:
-    """Bytes with a cut, flips, holes, an insertion, another encoding, or what a disk or a download leaves."""
+    """Damaged bytes: cut, with bit flips, zeros or insertions, in another encoding, or as after a failed download."""
     action = draw(st.sampled_from(["cut", "flip", "flip", "zeros", "insert", "remove", "again", "encode", "deep"]))
     where = draw(st.integers(0, max(0, len(data) - 1)))
     if action == "cut":
@@ -154,13 +154,13 @@ def damaged_bytes(draw: Any, data: bytes) -> bytes:
 
 
 def dump(document: Any) -> bytes:
-    """Json text as Python writes it: NaN and Infinity stand in it as such, lone surrogates as escapes."""
+    """Json text as Python writes it: with NaN and Infinity as such, and lone surrogates as escapes."""
     return json.dumps(document).encode("ascii")
 
 
 @st.composite
 def odd_files(draw: Any, document: Any) -> bytes:
-    """The bytes of a damaged file, three in four times by its values."""
+    """The bytes of a damaged file, in three of four cases with changed values."""
     if draw(st.integers(0, 3)):
         return dump(draw(mutated_documents(document)))
     return draw(damaged_bytes(dump(document)))

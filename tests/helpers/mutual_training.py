@@ -1,4 +1,4 @@
-"""A tiny teacher and student, and what they start from; imported by the tests here and by their processes."""
+"""A tiny teacher and student, and the model that they start from; imported by tests and by their processes."""
 
 import copy
 import functools
@@ -14,12 +14,12 @@ _samples = functools.cache(samples)
 
 
 def plain_cfg(output, **solver):
-    """Of phase 2."""
+    """Config of phase 2."""
     return sohes_cfg(output, **solver)
 
 
 def mutual_cfg(output, weights="", **solver):
-    """Of phase 3; the teacher has the five best of its masks as labels, whatever they are."""
+    """Config of phase 3; labels are the five best masks of the teacher, whatever their scores."""
     cfg = sohes_cfg(output, **solver)
     cfg.MODEL.META_ARCHITECTURE = "SOHESMutualLearning"
     cfg.MODEL.WEIGHTS = str(weights)
@@ -46,25 +46,25 @@ _usual_model = functools.cache(lambda: _mutual_model({}))
 
 
 def plain_model(seed=0):
-    """The model of phase 2, with weights by a seed."""
+    """The model of phase 2, with random weights of a seed."""
     return copy.deepcopy(_plain_model(seed))
 
 
 def mutual_model(seed=0, **correction):
-    """The model of phase 3, both of it as `plain_model` of the seed; ``correction`` are keys of CORRECTION."""
+    """The model of phase 3; both parts have the weights of `plain_model`. ``correction`` are keys of CORRECTION."""
     model = _mutual_model(correction) if correction else copy.deepcopy(_usual_model())
     model.load_state_dict(plain_model(seed).state_dict())
     return model.train()
 
 
 def write_phase2(path):
-    """A checkpoint of phase 2."""
+    """Write a checkpoint of phase 2; returns its path."""
     torch.save({"model": plain_model().state_dict()}, path)
     return path
 
 
 def batch(labels=True):
-    """Two images; the student's view is the teacher's in negative."""
+    """Two images; the student's view is the negative of the teacher's."""
     found = []
     for sample in _samples()[:2]:
         weak = sample["image"]

@@ -1,4 +1,4 @@
-"""Small label files and photos for the tests of the page, and the data read back out of one."""
+"""Small label files and photos for the tests of the page, and a reader of the data in a page."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sohes_d2.structures.forest import Forest
 from sohes_d2.structures.masks import encode_masks, rle_to_json
 
 SIZE = (60, 90)
-# Two wholes side by side; the left one has two parts, one of them a subpart, which has a subpart too.
+# Two wholes side by side; the left one has two parts, one of which has a subpart with its own subpart.
 BOXES = [(0, 0, 60, 45), (0, 45, 60, 90), (5, 5, 30, 40), (35, 5, 55, 40), (8, 8, 25, 25), (10, 10, 20, 20)]
 PARENTS = [-1, -1, 0, 0, 2, 4]
 SCORES = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4]
@@ -30,7 +30,7 @@ def nested_forest() -> Forest:
 
 
 def coco(names, hierarchy=True) -> dict:
-    """A COCO data set of nested forests; ``names`` is image id -> file name."""
+    """A COCO data set of nested forests; ``names`` maps image ids to file names."""
     content = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "entity"}]}
     for image_id, name in names.items():
         content["images"].append({"id": image_id, "file_name": name, "height": SIZE[0], "width": SIZE[1]})

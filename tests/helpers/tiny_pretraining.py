@@ -1,4 +1,4 @@
-"""Photos of a few coloured rectangles, their segments, and settings for trainings of a second."""
+"""Photos of a few coloured rectangles, their segments, and settings for trainings that take about a second."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OPTIONS = {"patch_size": 8, "img_size": 32, "embed_dim": 24, "depth": 2, "num_he
 
 
 def photo(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """((H, W, 3) uint8, (3, H, W) bool segments): two flat rectangles on a flat ground, with a little noise."""
+    """((H, W, 3) uint8, (3, H, W) bool segments): two uniform rectangles on a uniform background, with some noise."""
     rng = np.random.default_rng(seed)
     label = np.zeros(SIZE, int)
     label[8:40, 4:28], label[8:40, 36:60] = 1, 2
@@ -26,7 +26,7 @@ def photo(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write_photos(folder: Path, count: int = 6) -> tuple[Path, Path]:
-    """Photos and their COCO json: (folder of photos, json file)."""
+    """Write photos and their COCO json; returns (folder of photos, json file)."""
     images = folder / "photos"
     images.mkdir(parents=True)
     content = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "entity"}]}

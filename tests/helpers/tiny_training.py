@@ -1,4 +1,4 @@
-"""A model, a data set and a config that train in milliseconds; imported by the tests here and by their processes."""
+"""A model, a data set and a config that train in milliseconds; imported by tests and by their processes."""
 
 import json
 
@@ -44,7 +44,7 @@ class TinyBackbone(nn.Module):
 
 @META_ARCH_REGISTRY.register()
 class TinySegmenter(nn.Module):
-    """Predicts the share of the image that is under masks, through dropout; at inference one mask per image."""
+    """Predicts the fraction of the image covered by masks, with dropout; at inference one mask per image."""
 
     def __init__(self, cfg):
         super().__init__()
@@ -72,7 +72,7 @@ class TinySegmenter(nn.Module):
 
 
 def write_scenes(folder, count=6):
-    """``labels.json`` and ``images/`` with synthetic scenes."""
+    """Write ``labels.json`` and ``images/`` with synthetic scenes."""
     (folder / "images").mkdir(parents=True)
     content = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "entity"}]}
     for k in range(count):
@@ -85,7 +85,7 @@ def write_scenes(folder, count=6):
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
-    """The registered data set "tiny_scenes" of six scenes; its folder."""
+    """Register the data set "tiny_scenes" of six scenes; yields its folder."""
     folder = tmp_path_factory.mktemp("scenes")
     write_scenes(folder)
     register_coco_entities("tiny_scenes", str(folder / "labels.json"), str(folder / "images"))

@@ -25,13 +25,13 @@ LABELS = 3
 
 
 def fixed_points(num_sets, num_points, device):
-    """The same points whatever is in the batch."""
+    """The same points for all masks of all batches."""
     points = torch.rand(1, num_points, 2, generator=torch.Generator().manual_seed(0))
     return points.to(device).expand(num_sets, -1, -1)
 
 
 def samples():
-    """Four images with as many labels each: then the mean of the processes' class losses is that over all images."""
+    """Four images with equally many labels, so that the mean class loss of the processes is that over all images."""
     found = []
     for index in range(20):
         image, forest = generate_scene(1, index, SIZE)
@@ -50,7 +50,7 @@ def samples():
 def gradients(output):
     """Gradients of one step on this process's share of `samples`, averaged over processes as in training."""
     point_sampling.random_points = fixed_points
-    torch.manual_seed(comm.get_rank())  # of the initial weights only those of the first process may count
+    torch.manual_seed(comm.get_rank())  # all processes must use the initial weights of the first
     trainer = SOHESTrainer(sohes_cfg(output))
     batch = samples()[comm.get_rank() :: comm.get_world_size()]
     sum(trainer.model(batch).values()).backward()
@@ -58,7 +58,7 @@ def gradients(output):
 
 
 def train(output):
-    """Six iterations with an evaluation, and then two more after a resume."""
+    """Train six iterations with an evaluation, then two more after a resume."""
     folder = Path(output) / f"scenes{comm.get_rank()}"
     write_scenes(folder)
     register_coco_entities("two_scenes", str(folder / "labels.json"), str(folder / "images"))
@@ -75,7 +75,7 @@ def train(output):
 
 
 def work(output, exit_code):
-    """Everything, in one process of several; results of the first go to ``output``; ends with an exit code."""
+    """Run `gradients` and `train` in one of several processes; the first saves its gradients. Exits with a code."""
     torch.set_num_threads(1)
     found = gradients(os.path.join(output, "gradients"))
     if comm.is_main_process():
@@ -86,14 +86,14 @@ def work(output, exit_code):
 
 
 class AbortsWhenPythonEnds:
-    """Does in the interpreter's finalization what a late thread of gloo does there now and then."""
+    """Aborts in the interpreter's finalization, as a late thread of gloo sometimes does."""
 
-    def __del__(self, abort=os.abort):  # then, names of this module may be gone
+    def __del__(self, abort=os.abort):  # globals may be deleted by then
         abort()
 
 
 def leave(output, exit_code):
-    """Ends with an exit code, if with one; what is to be done at the exit is done."""
+    """Exit with a code, if any; exit handlers must run although the finalization would abort."""
     global aborts
     aborts = AbortsWhenPythonEnds()
     name = f"left{comm.get_rank()}"
@@ -106,14 +106,14 @@ def leave(output, exit_code):
 
 
 def die():
-    """The second process is killed while the first waits for it."""
+    """Kill the second process while the first waits for it."""
     if comm.get_rank() == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     comm.synchronize()
 
 
 def fail():
-    """The second process fails while the first waits for it."""
+    """Raise an error in the second process while the first waits for it."""
     if comm.get_rank() == 1:
         raise FloatingPointError("no number")
     comm.synchronize()

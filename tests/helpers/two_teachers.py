@@ -14,16 +14,16 @@ from detectron2.utils import comm
 
 
 def work(output, weights):
-    """Four iterations with norms whose running statistics differ between processes; the models must not in the end.
+    """Train four iterations with norms whose running statistics differ between processes; the final models must not.
 
-    One process's images have no labels, and its teacher finds nothing either.
+    In one process, the images have no labels and the teacher predicts none.
     """
     torch.set_num_threads(1)
     rank = comm.get_rank()
     folder = Path(output) / f"scenes{rank}"
     write_scenes(folder)
     register_coco_entities("two_scenes", str(folder / "labels.json"), str(folder / "images"))
-    torch.manual_seed(rank)  # of the initial weights only the checkpoint's may count
+    torch.manual_seed(rank)  # all processes must use the checkpoint's weights
     cfg = mutual_cfg(Path(output) / "run", weights, train=("two_scenes",), MAX_ITER=4)
     cfg.MODEL.VIT_ADAPTER.NORM = "BN"
     trainer = SOHESTrainer(cfg)

@@ -25,7 +25,7 @@ def forest(boxes, scores, source):
     return Forest.from_masks(encode_masks(masks), (20, 20), scores=np.array(scores), sources=[source] * len(boxes))
 
 
-def test_masks_of_queries_are_rated_by_the_trees():
+def test_masks_of_queries_are_scored_by_the_trees():
     # 100 and 80 pixels, IoU 0.8: no duplicates; the tree's second mask is the better match of the second query
     trees = forest([(0, 0, 10, 10), (12, 12, 16, 16)], [0.5, 0.4], "look0")
     queries = forest([(0, 0, 10, 8), (12, 12, 16, 15), (0, 15, 4, 19)], [0.3, 0.9, 0.99], "model")

@@ -122,7 +122,7 @@ def test_names(monkeypatch, tmp_path):
 
 class PseudoLabelerStub(PseudoLabeler):
     def __init__(self):
-        """Nothing is built."""
+        """Builds nothing."""
 
 
 class PredictorStub:
@@ -131,7 +131,7 @@ class PredictorStub:
         self.cfg = cfg
 
     def __call__(self, image):
-        """Nothing is found."""
+        """Finds nothing."""
 
 
 def test_unknown_names(monkeypatch):
@@ -174,7 +174,7 @@ def test_the_import_is_light():
 
 
 def test_what_works_without_detectron2():
-    """With Detectron2 hidden: label files, evaluation, the page and forests; the rest says what to install."""
+    """With Detectron2 hidden, label files, evaluation, page and forests work; the rest says what to install."""
     modules = (
         "structures.forest structures.images labels.shards labels.index labels.reader data.sources evaluation.scoring "
         "evaluation.predictions evaluation.ground_truth report visualization"

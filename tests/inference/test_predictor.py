@@ -23,7 +23,7 @@ def photo(k, size=(48, 64)):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A model's folder as a training leaves it, with random weights."""
+    """A model's folder as written by training, with random weights."""
     folder = tmp_path_factory.mktemp("model")
     cfg = sohes_cfg(folder)
     cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 64, 96
@@ -78,7 +78,7 @@ def test_images_are_prepared_as_by_the_mapper(folder, tmp_path, channels):
     )
     prepared = predictor.prepare(photo(3, (50, 90)))
     assert torch.equal(prepared["image"], mapped["image"])
-    assert prepared["image"].shape == (3, 53, 96)  # the shorter side would be 64, but the longer is 96 at most
+    assert prepared["image"].shape == (3, 53, 96)  # the shorter side would be 64, but the longer is limited to 96
     assert (prepared["height"], prepared["width"]) == (50, 90)
 
 
@@ -119,7 +119,7 @@ def test_a_config_and_weights_make_a_predictor(folder, predictor):
         SOHESPredictor(cfg)
     other = SOHESPredictor(cfg, weights=folder / "model_final.pth")
     assert same(other(photo(1)), predictor(photo(1)))
-    assert cfg.MODEL.WEIGHTS == ""  # the caller's own stays as it was
+    assert cfg.MODEL.WEIGHTS == ""  # the caller's config is unchanged
 
 
 def test_weights_of_another_model_are_refused(folder, predictor, tmp_path):

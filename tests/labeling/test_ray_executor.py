@@ -85,7 +85,7 @@ def test_an_image_that_kills_every_worker_is_listed(cluster, tmp_path, monkeypat
 
 
 def test_a_lost_machine_loses_no_image(cluster, photos, tmp_path):
-    (tmp_path / "marker").mkdir()  # no worker kills itself here
+    (tmp_path / "marker").mkdir()  # the marker exists, so no worker kills itself
     factory = FakeFactory(seconds=0.3, marker=str(tmp_path / "marker"))
     node = cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()

@@ -1,4 +1,4 @@
-"""Labeling runs: the same bytes for any workers, shard jobs, kills and resumes; bad images are skipped."""
+"""Labeling runs: the same bytes for any workers, shard jobs, kills and resumes; failing images are skipped."""
 
 import json
 import os
@@ -33,7 +33,7 @@ REPORTS = ("summary",)
 
 
 def write_image(path, size=(12, 10), seed=0, first=None):
-    """A random png of (H, W) ``size``; ``first`` sets its first pixel, which the fake labeler may trip over."""
+    """A random png of (H, W) ``size``; ``first`` sets its first pixel, which can make the fake labeler fail."""
     pixels = np.random.default_rng(seed).integers(0, 200, (*size, 3)).astype(np.uint8)
     if first is not None:
         pixels[0, 0] = first
@@ -56,7 +56,7 @@ def run(photos, output, factory=None, **options):
 
 
 def contents(folder):
-    """Every file of a folder but those that tell time."""
+    """Bytes of every file of a folder except the reports, which contain times."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
@@ -80,7 +80,7 @@ def test_same_bytes_for_any_workers_and_as_one_file(photos, tmp_path, on_host):
     names = ["errors.json", "labels.index.npz", "labels.json", "summary.json"]
     assert sorted(path.name for path in (tmp_path / "one").iterdir()) == names
     index = (tmp_path / "one" / "labels.index.npz").read_bytes()
-    (tmp_path / "one" / "labels.index.npz").unlink()  # as a kill after the last file would leave it, with
+    (tmp_path / "one" / "labels.index.npz").unlink()  # as after a kill before the index was written
     shutil.copytree(tmp_path / "w0", tmp_path / "one" / "labels.json.parts")
     run(photos, tmp_path / "one" / "labels.json", factory, resume=True)
     assert (tmp_path / "one" / "labels.index.npz").read_bytes() == index
@@ -102,7 +102,7 @@ def test_label_file_is_coco_with_fixed_ids(photos, tmp_path):
     assert coco.dataset["skipped"] == []
 
 
-def test_jobs_of_a_shard_split_join_to_the_same_labels(photos, tmp_path):
+def test_merged_jobs_of_a_shard_split_give_the_same_labels(photos, tmp_path):
     run(photos, tmp_path / "straight.json")
     for job in (2, 0, 1):
         run(photos, tmp_path / "jobs", job=job, jobs=3)
@@ -143,7 +143,7 @@ def test_failing_images_are_listed_and_the_rest_is_labeled(photos, tmp_path, on_
     }
     assert report.summary["images"] == 25 and report.summary["skipped"] == 6
     assert len(ShardedDataset(str(tmp_path / "out"))) == 25
-    # the list is remembered, and a resumed run that has nothing to do says the same
+    # the list is saved: a resumed run without work reports the same
     again = run(photos, tmp_path / "out", FakeFactory(on_host=on_host), resume=True)
     assert again.skipped == errors
 
@@ -160,18 +160,18 @@ def test_dead_workers_are_replaced(photos, tmp_path, on_host):
     assert "killed" in report.skipped[0]["reason"]
     names = [image["image"]["file_name"] for image in ShardedDataset(str(tmp_path / "out"))]
     assert "c/unlucky.png" in names and len(names) == 25
-    # an image that kills is tried twice and no more
+    # an image that kills its worker is tried only twice
     assert (tmp_path / "marker.kills").read_text() == "++"
     assert not left_behind(before)
 
 
 def shared_blocks():
-    """Names of the blocks of shared memory on this machine that Python made."""
+    """Names of the blocks of shared memory on this machine that were created by Python."""
     return {path.name for path in Path("/dev/shm").glob("psm_*")} if Path("/dev/shm").is_dir() else set()
 
 
 def left_behind(before):
-    """Names of the blocks made since that stay; those of tests in other processes go within seconds."""
+    """Names of new blocks that remain; those of other test processes disappear within seconds."""
     made, end = shared_blocks() - before, time.monotonic() + 20
     while made & shared_blocks() and time.monotonic() < end:
         time.sleep(0.05)
@@ -183,7 +183,7 @@ def test_no_shared_memory_is_left_behind(photos, tmp_path):
     before = shared_blocks()
     run(photos, tmp_path / "out", FakeFactory(on_host=False), workers=2)
     assert not left_behind(before)
-    # also not of the images that wait when the run ends early
+    # nor of images that are queued when the run ends early
     with pytest.raises(SOHESError):
         run(photos, tmp_path / "early", FakeFactory(on_host=False, only_in=os.getpid()), workers=1)
     assert not left_behind(before)
@@ -196,7 +196,7 @@ def test_a_labeler_with_crops_on_the_device_runs_in_one_process(photos, tmp_path
     assert run(photos, tmp_path / "w0", factory).exit_code == 3
     assert run(photos, tmp_path / "out", factory, workers=workers).exit_code == 3
     assert contents(tmp_path / "out") == contents(tmp_path / "w0")
-    # on the CPU every worker has an extractor of its own
+    # on the CPU every worker has its own extractor
     for workers_of_host in (0, workers):
         run(photos, tmp_path / f"host{workers_of_host}", FakeFactory(crops=True), workers=workers_of_host)
     assert contents(tmp_path / f"host{workers}") == contents(tmp_path / "host0")
@@ -208,7 +208,7 @@ def test_a_worker_that_cannot_start_stops_the_run(photos, tmp_path):
 
 
 @pytest.mark.parametrize("host, workers, single", [("host", 2, True), ("device", 2, False), ("host", 0, False)])
-def test_killed_at_random_and_resumed_gives_the_same_bytes(photos, tmp_path, host, workers, single):
+def test_runs_killed_at_random_and_resumed_give_the_same_bytes(photos, tmp_path, host, workers, single):
     name = "labels.json" if single else ""
     write_image(photos / "c" / "finish.png", first=fake_labeler.FAIL_FINISH)
     run(photos, tmp_path / "straight" / name, FakeFactory(on_host=host == "host"))
@@ -220,7 +220,7 @@ def test_killed_at_random_and_resumed_gives_the_same_bytes(photos, tmp_path, hos
     for _ in range(30):
         process = subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
         if kills < 2:
-            # wait for the first sign of work, then a random while, so that most kills hit the middle of it
+            # wait until files change, then for a random time, so that most kills interrupt the work
             before = _state(tmp_path / "killed")
             deadline = time.monotonic() + 60
             while process.poll() is None and _state(tmp_path / "killed") == before and time.monotonic() < deadline:
@@ -239,7 +239,7 @@ def test_killed_at_random_and_resumed_gives_the_same_bytes(photos, tmp_path, hos
 
 
 def test_resume_repairs_every_flipped_bit(photos, tmp_path):
-    """Of a folder with a finished shard and an unfinished one: whatever is damaged is labeled again."""
+    """In a folder with a finished and an unfinished shard, everything damaged is labeled again."""
     run(photos, tmp_path / "straight")
     reference = contents(tmp_path / "straight")
     out = tmp_path / "out"
@@ -268,7 +268,7 @@ def test_resume_repairs_every_flipped_bit(photos, tmp_path):
             (out / name).write_bytes(data)
             run(photos, out, resume=True)
             found = contents(out)
-            found.pop("shard_00000.index.npz")  # one that was damaged knows less of the photos
+            found.pop("shard_00000.index.npz")  # a repaired index has less information on the photos
             assert found == {key: value for key, value in reference.items() if key != "shard_00000.index.npz"}
 
 
@@ -301,7 +301,7 @@ def test_photos_that_were_replaced_are_labeled_again(photos, tmp_path, caplog, m
     else:
         assert run(photos, output, factory).exit_code == 3
         before = labels(output)
-        for path in photos.rglob("[ab]/[01]*.png"):  # copied to another place, without their times
+        for path in photos.rglob("[ab]/[01]*.png"):  # as after a copy that lost modification times
             os.utime(path, ns=(1, 1))
         again = run(photos, output, factory, resume=True)
         assert again.summary.get("this_run", {"images": 0})["images"] == 0
@@ -311,11 +311,11 @@ def test_photos_that_were_replaced_are_labeled_again(photos, tmp_path, caplog, m
     write_image(photos / "b" / "99.png", (10, 12), seed=98)
     report = run(photos, output, factory, resume=True)
     told = [record.args[1:] for record in caplog.records if "have changed" in record.msg]
-    if name == "unfinished":  # 99.png is in a shard that was not begun
+    if name == "unfinished":  # the shard of 99.png was not started
         assert told == [(1, "'a/04.png'")] and report.summary["this_run"]["images"] == 25 - 9 * on_host
     else:
         assert [count for count, _ in told] == ([2] if name == "labels.json" else [1, 1])
-        assert report.summary["this_run"]["images"] == (2 if on_host else 15)  # a batch is done as a whole
+        assert report.summary["this_run"]["images"] == (2 if on_host else 15)  # whole batches are labeled again
     assert report.exit_code == 0
     run(photos, tmp_path / f"new_{name}", factory)
     assert labels(output) == labels(tmp_path / f"new_{name}")
@@ -329,12 +329,12 @@ def test_labels_of_older_versions_and_of_deleted_photos_are_kept(photos, tmp_pat
     listed.write_text("\n".join(sorted(str(path) for path in photos.rglob("*.png"))))
     caplog.set_level("INFO")
     run(listed, tmp_path / name)
-    for path in tmp_path.rglob("*.index.npz"):  # as they were written before
+    for path in tmp_path.rglob("*.index.npz"):  # as written by older versions
         index = load_index(str(path).replace(".index.npz", ".json"))
         index.photos = None
         save_index(str(path).replace(".index.npz", ".json"), index)
     write_image(photos / "a" / "04.png", seed=99)
-    for expected in (True, False):  # told once; from then on it is known
+    for expected in (True, False):  # reported once, then saved
         caplog.clear()
         run(listed, tmp_path / name, resume=True)
         assert expected == any("no states of its photos" in record.msg for record in caplog.records)
@@ -356,7 +356,7 @@ def test_workers_end_with_a_killed_parent(photos, tmp_path):
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("out/*.partial.jsonl")) and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.kill()  # the parent alone
+    process.kill()  # only the parent
     process.wait()
     while _group_alive(process.pid) and time.monotonic() < deadline:
         time.sleep(0.05)

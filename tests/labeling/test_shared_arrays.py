@@ -52,12 +52,12 @@ def test_arrays_are_read_in_another_process():
 def test_reading_leaves_the_block_and_unlink_frees_it():
     given = arrays()
     shared = pickle.loads(pickle.dumps(SharedArrays.put(given)))
-    given[0][:] = 0  # what is shared is a copy
+    given[0][:] = 0  # the block has a copy
     for _ in range(2):
         with shared.opened() as found:
             assert_same(found, arrays())
             del found[:]
-    with pytest.raises(KeyError), shared.opened() as (first, *_):  # an error that holds a view comes through
+    with pytest.raises(KeyError), shared.opened() as (first, *_):  # an error that references a view is passed on
         raise KeyError(first)
     shared.unlink()
     with pytest.raises(FileNotFoundError), shared.opened():
@@ -65,7 +65,7 @@ def test_reading_leaves_the_block_and_unlink_frees_it():
     shared.unlink()  # does nothing
 
 
-def test_arrays_start_at_multiples_of_64_bytes_and_nothing_fits_too():
+def test_arrays_start_at_multiples_of_64_bytes_and_may_be_none():
     shared = SharedArrays.put(arrays())
     try:
         assert all(offset % 64 == 0 for offset, *_ in shared.layout)

@@ -15,14 +15,14 @@ def match(names, others, *parts):
     return match_images(*files, *parts)
 
 
-def test_full_names_unless_their_last_parts_find_more():
+def test_full_names_are_used_unless_last_parts_match_more():
     assert match({1: "a/x.jpg", 2: "y.jpg"}, {7: "y.jpg", 8: "a/x.jpg"}) == ({1: 8, 2: 7}, "name")
     assert match({1: "a/x.jpg", 2: "y.jpg"}, {7: "b\\y.jpg", 8: "x.jpg"}) == ({1: 8, 2: 7}, "basename")
     assert match({1: "x.jpg"}, {7: "b/x.jpg"}, ("name",)) == ({1: None}, "name")
 
 
 def test_repeated_names():
-    # last parts that repeat are no help; the full names stand
+    # repeated last parts are not used, but full names are
     assert match({1: "a/x.jpg", 2: "b/x.jpg"}, {7: "a/x.jpg", 8: "c.jpg"}) == ({1: 7, 2: None}, "name")
     for parts in (("name", "basename"), ("name",)):
         with pytest.raises(InputError, match="b.json: 'x.jpg' occurs twice"):

@@ -143,7 +143,7 @@ def test_missing_or_repeated_ids_are_replaced_unless_they_are_parents(write):
         {"image_id": 1, "id": 5, "segmentation": SQUARE},
         {"image_id": 1, "segmentation": SQUARE, "parent_id": 7},
         {"image_id": 1, "id": 7, "segmentation": SQUARE, "parent_id": None},
-        {"image_id": 2, "id": 5, "segmentation": SQUARE},  # of another image: no matter
+        {"image_id": 2, "id": 5, "segmentation": SQUARE},  # allowed, since it is in another image
     ]
     file = read_label_file(write(content))
     assert [annotation["id"] for annotation in file.annotations] == [5, 8, 9, 7, 5]

@@ -44,7 +44,7 @@ def skipped(image_id):
 
 
 def write_shard(folder, number, results, info=INFO, index=True):
-    """A shard by way of its journal, as a run makes it."""
+    """Write a shard through its journal, as a run does."""
     folder.mkdir(exist_ok=True)
     journal = ShardJournal(str(folder / f"shard_{number:05d}.partial.jsonl"))
     journal.append(0, results)
@@ -150,7 +150,7 @@ def test_truncated_or_foreign_files_are_refused(folder):
         path.write_bytes(data[:length])
         with pytest.raises(CorruptFileError):
             load_index(str(path))
-    for head in (b"\xff\xfe", b"\x1f\x8b", b"<", b"\x00"):  # like the beginning of another format
+    for head in (b"\xff\xfe", b"\x1f\x8b", b"<", b"\x00"):  # first bytes of other formats
         path.write_bytes(head + data[len(head) :])
         with pytest.raises(CorruptFileError):
             load_index(str(path))
@@ -192,7 +192,7 @@ def test_merging_saves_the_index_that_a_scan_would_give(folder, tmp_path, monkey
         file.write(b"of an older file")
     merge_shards(str(folder), merged)
     scanned = scan_label_file(merged)
-    monkeypatch.setattr("sohes_d2.labels.index.scan_label_file", None)  # not needed
+    monkeypatch.setattr("sohes_d2.labels.index.scan_label_file", None)  # must not be called
     index = load_index(merged)
     assert np.array_equal(index.rows, scanned.rows) and np.array_equal(index.sections, scanned.sections)
     assert index.stats == scanned.stats and index.file_bytes == scanned.file_bytes == os.path.getsize(merged)
@@ -210,7 +210,7 @@ def test_merging_again_replaces_the_index(folder, tmp_path):
     (folder / shard_name(1)).unlink()
     with pytest.raises(InputError):
         merge_shards(str(folder), merged)
-    assert load_index(merged).rows["count"].tolist() == [2, 0, 1, 2, 1]  # file and index are left alone
+    assert load_index(merged).rows["count"].tolist() == [2, 0, 1, 2, 1]  # file and index are unchanged
 
 
 def test_an_older_file_and_its_index_survive_a_full_disk(folder, tmp_path, monkeypatch):
@@ -303,7 +303,7 @@ def test_a_journal_with_a_flipped_bit_keeps_the_other_units(tmp_path):
             file.write(data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :])
         journal = ShardJournal(path)
         done = set(journal.done)
-        assert done in ({1, 2, 3, 4}, {1, 2, 5}, {3, 4, 5}, {5}, {1, 2})  # a commit line also stands for the next unit
+        assert done in ({1, 2, 3, 4}, {1, 2, 5}, {3, 4, 5}, {5}, {1, 2})  # a commit line also affects the next unit
         for number, unit in enumerate(units):
             if not {image_id for image_id, *_ in unit} <= done:
                 journal.append(number, unit)
@@ -312,7 +312,7 @@ def test_a_journal_with_a_flipped_bit_keeps_the_other_units(tmp_path):
         for i, blocks in records.items():
             assert [*journal.blocks([i])["images"], *journal.blocks([i])["annotations"]] == blocks
         journal.close()
-        journal = ShardJournal(path)  # what was damaged stays in the file, and does no harm
+        journal = ShardJournal(path)  # damaged lines stay in the file and are ignored
         assert set(journal.done) == {1, 2, 3, 4, 5}
         journal.close()
 
@@ -337,7 +337,7 @@ def test_every_flipped_bit_of_a_shard_is_detected(folder, tmp_path, indexed):
 
 
 def test_a_damaged_record_is_detected_on_access(folder, monkeypatch):
-    """The index says what the records must be, without a look at the rest of the file."""
+    """The index has checksums of records, so that the rest of the file need not be read."""
     monkeypatch.setattr("sohes_d2.labels.index._CHECKED_BYTES", 16)
     path = folder / shard_name(0)
     save_index(str(path), scan_label_file(str(path)))
@@ -359,7 +359,7 @@ def test_bytes_after_the_checksum_are_damage(folder, end):
 
 
 def test_an_index_with_an_entry_that_is_no_array_is_computed_again(folder):
-    """numpy returns the bytes of an entry of an npz whose first bytes are damaged."""
+    """For an npz entry with damaged first bytes, numpy returns its bytes instead of an array."""
     path = str(folder / shard_name(0))
     entries = dict(np.load(index_path(path)).items())
     with zipfile.ZipFile(index_path(path), "w") as archive:

@@ -42,7 +42,7 @@ def test_a_known_ancestor_pair():
         head.bias.fill_(-1.0)
     whole, part = [1.0, 0.0], [0.0, 1.0]
     logits = ancestor_logits(*head(torch.tensor([whole, part])))
-    assert logits.tolist() == [[-1.0, 5.0], [-1.0, -1.0]]  # the whole is the part's ancestor, and not the reverse
+    assert logits.tolist() == [[-1.0, 5.0], [-1.0, -1.0]]  # the whole is the part's ancestor, not the reverse
 
 
 @pytest.mark.parametrize("subset", [torch.tensor([4, 1, 2]), torch.tensor([True, False, True, False, False, True])])

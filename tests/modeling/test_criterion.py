@@ -14,7 +14,7 @@ from sohes_d2.modeling import point_sampling
 from sohes_d2.modeling.criterion import SetCriterion, pair_loss
 from sohes_d2.modeling.matcher import HungarianMatcher
 
-# Of the official code, see matching_case.py.
+# Computed with the official code, see helpers/matching_case.py.
 OFFICIAL_LOSSES = {
     "loss_ce": 0.12158277630805969,
     "loss_mask": 0.7075054049491882,
@@ -23,7 +23,7 @@ OFFICIAL_LOSSES = {
     "loss_mask_0": 0.7151668071746826,
     "loss_dice_0": 0.6806539297103882,
 }
-# Sums of the absolute gradients of the masks' logits, of the output and of the auxiliary one.
+# Sums of the absolute gradients of mask logits: of the output and of the auxiliary output.
 OFFICIAL_MASK_GRADIENTS = [0.597114622592926, 0.5900158882141113]
 
 
@@ -43,14 +43,14 @@ def same_points(monkeypatch):
 
 
 def with_ancestors(outputs, dim=4):
-    """The outputs with the sides of ancestor predictions, made by formula."""
+    """The outputs with deterministic ancestor and descendant embeddings."""
     batch, queries = outputs["pred_logits"].shape[:2]
     waves = torch.sin(1.3 * torch.arange(2 * batch * queries * dim, dtype=torch.float32)).view(2, batch, queries, dim)
     return {**outputs, "pred_ancestors": (waves[0].clone(), waves[1].clone())}
 
 
 def leaves(outputs):
-    """All tensors of the outputs, with gradients from now on."""
+    """All tensors of the outputs, set to require gradients."""
     layers = [outputs, *outputs.get("aux_outputs", [])]
     tensors = [layer[name] for layer in layers for name in ("pred_logits", "pred_masks")]
     tensors += [side for layer in layers for side in layer.get("pred_ancestors", ())]
@@ -81,7 +81,7 @@ def test_empty_weight_is_a_buffer_of_checkpoints():
 
 
 def test_one_image_without_labels(same_points):
-    """Its queries are no objects; the masks' losses are those of the other image alone."""
+    """Its queries are trained as background; mask losses are those of the other image alone."""
     targets = matching_case.targets()
     alone = {name: value[:1] for name, value in matching_case.layer(0.0).items()}
     expected = make_criterion()(alone, targets[:1])
@@ -92,7 +92,7 @@ def test_one_image_without_labels(same_points):
     losses = make_criterion()(outputs, targets)
     for name in ("loss_mask", "loss_dice"):
         assert losses[name].item() == pytest.approx(expected[name].item(), abs=1e-6)
-    # 3 objects of weight 1; 2 and 5 queries without, of weight 0.1
+    # 3 matched queries of weight 1; 2 and 5 unmatched ones of weight 0.1
     none = -outputs["pred_logits"][1].log_softmax(-1)[:, 1].sum()
     combined = (expected["loss_ce"] * (3 + 0.2) + 0.1 * none) / (3 + 0.7)
     assert losses["loss_ce"].item() == pytest.approx(combined.item(), abs=1e-6)
@@ -110,7 +110,7 @@ def test_no_labels_at_all():
     none = -outputs["pred_logits"].log_softmax(-1)[..., 1].mean()
     assert losses["loss_ce"].item() == pytest.approx(none.item(), abs=1e-6)
     sum(losses.values()).backward()
-    # connected: each has a gradient, though 0 but for the classes
+    # every tensor has a gradient, which is zero except for class logits
     for tensor in tensors:
         assert tensor.grad is not None and bool(tensor.grad.any()) == (tensor.shape[-1] == 2)
 
@@ -123,7 +123,7 @@ def test_more_labels_than_queries(same_points):
     ((queries, labels), second) = make_criterion().matcher(outputs, targets)
     assert len(queries) == 2 and len(second[0]) == 2
     assert all(math.isfinite(loss) for loss in losses.values())
-    # all queries are objects
+    # all queries are matched
     assert losses["loss_ce"].item() == pytest.approx(-outputs["pred_logits"].log_softmax(-1)[..., 0].mean().item())
     a, d = (side[0, queries] for side in outputs["pred_ancestors"])
     expected = pair_loss(a @ d.T, targets[0]["ancestors"][labels][:, labels]) / 2
@@ -131,7 +131,7 @@ def test_more_labels_than_queries(same_points):
 
 
 def test_pair_loss_by_hand():
-    # of 6 pairs one is related; sigmoid(log 3) = 3/4; the diagonal is anything
+    # of 6 pairs one is related; sigmoid(log 3) = 3/4; the diagonal is ignored
     logits = torch.tensor([[99.0, math.log(3), 0.0], [0.0, -99.0, 0.0], [math.log(3), 0.0, 50.0]], requires_grad=True)
     loss = pair_loss(logits, relation(3, (0, 1)))
     related = -math.log(3 / 4)
@@ -146,7 +146,7 @@ def test_pair_loss_by_hand():
 def test_pair_loss_of_one_kind_or_of_none():
     logits = torch.tensor([[0.0, math.log(3)], [0.0, 0.0]])
     assert pair_loss(logits, relation(2)).item() == pytest.approx((math.log(4) + math.log(2)) / 2, abs=1e-6)
-    # not a partial order, but all there is are related pairs
+    # only related pairs, although this is not a partial order
     assert pair_loss(logits, relation(2, (0, 1), (1, 0))).item() == pytest.approx(
         (-math.log(3 / 4) + math.log(2)) / 2, abs=1e-6
     )
@@ -164,7 +164,7 @@ def test_ancestor_loss_is_over_matched_pairs_and_all_images(same_points):
     targets = matching_case.targets()
     targets[0]["ancestors"] = relation(3, (0, 2))
     loss = make_criterion()(outputs, targets)["loss_ancestor"]
-    # matched are queries 1, 2, 3 with labels 1, 2, 0 (test_matcher.py): query 3 is the ancestor of query 2
+    # queries 1, 2, 3 are matched with labels 1, 2, 0 (test_matcher.py): query 3 is the ancestor of query 2
     queries = [1, 2, 3]
     expected = 0.0
     for i in queries:
@@ -172,7 +172,7 @@ def test_ancestor_loss_is_over_matched_pairs_and_all_images(same_points):
             if i != j:
                 p = torch.sigmoid(as_ancestor[0, i] @ as_descendant[0, j]).item()
                 expected += -math.log(p) / 2 if (i, j) == (3, 2) else -math.log(1 - p) / 10
-    # the other image, whose ancestors are not known, counts as 0
+    # the other image, whose ancestors are unknown, contributes 0
     assert loss.item() == pytest.approx(expected / 2, abs=1e-6)
     loss.backward()
     for side in (as_ancestor, as_descendant):
@@ -191,7 +191,7 @@ def test_no_ancestor_loss_without_the_head_or_of_unknown_ancestors(same_points):
 
 
 def test_a_batch_is_the_mean_of_its_images(same_points):
-    """With as many labels in each image, for all losses; with different numbers, for the ancestors' only."""
+    """For all losses if images have equally many labels, otherwise for the ancestor loss only."""
 
     def gradients(labels_of_second):
         targets = matching_case.targets()
@@ -222,7 +222,7 @@ def test_a_batch_is_the_mean_of_its_images(same_points):
     assert losses["loss_ancestor"] == pytest.approx(means["loss_ancestor"], abs=1e-6)
     for tensor, part in zip(tensors[2:], parts[2:]):
         torch.testing.assert_close(tensor.grad, part.grad, atol=1e-7, rtol=1e-5)
-    # a label of a crowded image weighs as much as a lonely one in the batch, but less in the mean of images
+    # in the batch, all labels have the same weight; in the mean of images, those of an image with many have less
     assert losses["loss_mask"] != pytest.approx(means["loss_mask"], abs=1e-3)
 
 
@@ -289,7 +289,7 @@ def test_a_label_without_weight_is_neither_entity_nor_background(same_points):
 
 
 def test_few_labels_of_low_weight_keep_a_low_loss(same_points):
-    """A mean over less than one label would make as much of a doubtful label as of a sure one."""
+    """The mean is over at least one label, so that a single label of low weight does not count fully."""
     outputs = {name: value[:1] for name, value in matching_case.layer(0.0).items()}
     one, half = (make_criterion()(outputs, weighted_targets([[weight, 0.0, 0.0]], [1.0])[:1]) for weight in (1.0, 0.5))
     for name in ("loss_mask", "loss_dice"):
@@ -299,7 +299,7 @@ def test_few_labels_of_low_weight_keep_a_low_loss(same_points):
 def test_an_image_without_weight_adds_nothing(same_points):
     outputs = with_ancestors(matching_case.layer(0.0))
     tensors = leaves(outputs)
-    # also not that nothing is there, if it has no labels
+    # its queries are not trained as background if it has no labels
     targets = weighted_targets([[1.0, 1.0, 1.0], [1.0, 1.0]], [1.0, 0.0])
     nothing = {name: value[:0] for name, value in targets[1].items() if name not in ("ancestors", "image_weight")}
     nothing.update(image_weight=torch.tensor(0.0), ancestors=relation(0))
@@ -308,7 +308,7 @@ def test_an_image_without_weight_adds_nothing(same_points):
         for name, value in outputs.items()
     }
     expected = {name: loss.item() for name, loss in make_criterion()(alone, targets[:1]).items()}
-    # which is a mean over all images
+    # a mean over all images
     expected["loss_ancestor"] /= 2
     for second in (targets[1], nothing):
         losses = make_criterion()(outputs, [targets[0], second])
@@ -324,7 +324,7 @@ def test_no_weight_at_all(same_points):
     tensors = leaves(outputs)
     losses = make_criterion()(outputs, weighted_targets([[1.0, 1.0, 1.0], [1.0, 1.0]], [0.0, 0.0]))
     assert [loss.item() for loss in losses.values()] == [0] * 4
-    # weights of losses and of gradient scalers make nothing of it
+    # gradients stay zero for scaled losses
     (2.0**16 * sum(losses.values())).backward()
     assert all(tensor.grad is not None and not tensor.grad.any() for tensor in tensors)
 
@@ -358,7 +358,7 @@ def test_non_finite_predictions_do_not_stop_the_criterion():
     outputs = matching_case.outputs()
     outputs["pred_masks"][0] = float("nan")
     losses = make_criterion()(outputs, matching_case.targets())
-    # to be seen by the trainer
+    # NaN is passed on to the trainer
     assert math.isnan(losses["loss_mask"]) and math.isfinite(losses["loss_mask_0"])
 
 
@@ -384,7 +384,7 @@ def _one_of_two_processes(rank, port, queue, targets):
 def test_two_processes_are_one_batch(same_points, weighted):
     """3 labels in one process and 2 in the other: the mean of the processes' losses is the loss of the whole batch.
 
-    So it is if they weigh 1 and 4.
+    The same holds if their weights add up to 1 and 4.
     """
     targets = weighted_targets([[1.0, 0.5, 0.5], [2.0, 2.0]], [0.5, 1.0]) if weighted else matching_case.targets()
     with socket.socket() as free:

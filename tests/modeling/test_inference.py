@@ -27,7 +27,7 @@ def entity_logits(*probabilities):
 
 
 def entities(inference, *arguments, **more):
-    """The entities of an image that is looked at once."""
+    """The entities of an image from a single look."""
     return inference.combine([inference.find(*arguments, **more)], more["output_size"])
 
 
@@ -37,10 +37,10 @@ def test_best_masks_come_first_at_the_size_of_the_output():
     instances = out["instances"]
     assert instances.image_size == (48, 64)
     assert len(instances) == 2
-    # logits of 6 are a probability of 0.9975; at the border of the small one, interpolation lowers the mean
+    # a logit of 6 is a probability of 0.9975; interpolation at its border lowers the mean of the small mask
     assert instances.scores[1] == pytest.approx(0.6 * torch.tensor(6.0).sigmoid().item(), abs=5e-3)
     assert 0.8 < instances.scores[0] < 0.9
-    # the input's 24 rows are 48 of the output: the map's 6 rows are all of it
+    # the input's 24 rows, 6 of the map, become all 48 rows of the output
     assert np.asarray(instances.pred_masks)[1].all()
     small = np.asarray(instances.pred_masks)[0]
     ys, xs = np.nonzero(small)
@@ -119,7 +119,7 @@ def test_chunks_do_not_matter():
 
 @pytest.mark.parametrize("output_size", [(24, 32), (48, 64)])
 def test_outlines_are_refined_to_edges_and_scores_are_unchanged(output_size):
-    # the map's 4-pixel cells outline the square 2 pixels off, on all sides
+    # on the map's grid of 4 pixels, the outline of the square is 2 pixels off on all sides
     masks, logits = block(1, 2, 4, 5)[None], entity_logits(0.9)
     photo = torch.full((3, 24, 32), 20.0)
     photo[:, 6:18, 10:22] = 220.0
@@ -138,14 +138,14 @@ def test_outlines_are_refined_to_edges_and_scores_are_unchanged(output_size):
 
 def test_predicted_ancestors_follow_the_chosen_queries():
     masks = torch.stack([block(0, 0, 2, 2), torch.full((8, 8), -1.0), block(0, 0, 4, 4), block(0, 0, 6, 8)])
-    # one dimension: logit [i, j] = up_i * down_j; query 3 is above 0 and 2, and 2 is said to be above nothing
+    # one dimension: logit [i, j] = up_i * down_j; query 3 is an ancestor of 0 and 2, and 2 of none
     up, down = torch.tensor([[-3.0], [9.0], [-3.0], [3.0]]), torch.tensor([[1.0], [1.0], [1.0], [1.0]])
     out = entities(EntityInference(), entity_logits(0.9, 0.9, 0.7, 0.5), masks, (up, down), **SIZES)
     expected = torch.tensor([[-3.0] * 3, [-3.0] * 3, [3.0] * 3]).sigmoid().fill_diagonal_(0)
     assert torch.allclose(out["ancestor_probabilities"], expected)
     assert out["forest"].parents.tolist() == [2, 2, -1]
     assert out["forest"].sources == ["model"] * 3
-    # the masks disagree: what is above need not cover by the whole
+    # the masks are disjoint: an ancestor must cover its descendant, unless theta_cover is 0
     disjoint = torch.stack([block(0, 0, 2, 2), block(3, 3, 6, 8)])
     ancestors = (torch.tensor([[-3.0], [3.0]]), torch.ones(2, 1))
     out = entities(EntityInference(), entity_logits(0.9, 0.8), disjoint, ancestors, **SIZES)
@@ -159,7 +159,7 @@ def test_masks_of_several_crops_form_one_forest():
         return EntityInference().find(entity_logits(*entity), torch.stack(masks), sides, **SIZES)
 
     def sides(ancestor_of_the_next):
-        """Embeddings of two masks, the first of which is the ancestor of the second, or neither of the other."""
+        """Embeddings of two masks: the first is the ancestor of the second, or none of them is."""
         as_ancestor = torch.tensor([[9.0 if ancestor_of_the_next else -9.0], [-9.0]])
         return as_ancestor, torch.tensor([[1.0], [1.0]])
 
@@ -171,7 +171,7 @@ def test_masks_of_several_crops_form_one_forest():
     assert len(scores) == 3, "the worse of two equal masks is left out"
     boxes = out["instances"].pred_boxes.tensor.tolist()
     assert boxes[1] == [0, 0, 64, 48] and scores[0] == closer.scores[0]
-    # inside one look the ancestor head decides, between two looks coverage: the whole covers both others
+    # within a look the ancestor head decides, between looks coverage: the whole covers both others
     assert out["forest"].parents.tolist() == [1, -1, 1]
     probabilities = out["ancestor_probabilities"]
     assert probabilities[1].tolist() == pytest.approx([1, 0, 1], abs=1e-4)

@@ -12,7 +12,7 @@ from sohes_d2.modeling.mask_refinement import refine_masks
 
 
 def blobs(count, size, seed=0):
-    """(N, H, W) smooth masks."""
+    """(N, H, W) bool masks with smooth outlines."""
     random = torch.Generator().manual_seed(seed)
     return F.interpolate(torch.randn(1, count, 6, 6, generator=random), size=size, mode="bilinear")[0] > 0
 
@@ -25,7 +25,7 @@ def patchwork(size, seed=0):
 
 
 def refined(masks, photo, radius, **settings):
-    """(N, H, W) bool."""
+    """(N, H, W) bool refined masks."""
     return torch.cat([values > 0 for values in refine_masks(masks, photo, radius, 0.01, **settings)])
 
 
@@ -38,12 +38,12 @@ def test_agrees_with_the_refiner_of_phase_1():
     expected = np.stack([refine(window, mask.numpy()) for mask in masks])
     changed = (expected != masks.numpy()).mean()
     assert changed > 0.02
-    # it is fitted on half the size, and sees the border of the image another way
+    # it is fitted at half the size, and treats the image border differently
     assert (found != expected).mean() < 0.5 * changed
 
 
 @pytest.mark.parametrize("size", [(40, 56), (41, 57)])
-def test_a_mask_some_pixels_off_finds_the_edge(size):
+def test_a_mask_some_pixels_off_is_moved_to_the_edge(size):
     photo = torch.full((3, *size), 30.0)
     photo[0, 10:30, 12:40] = 200.0
     truth = photo[:1] > 100
@@ -59,7 +59,7 @@ def test_without_edges_a_straight_outline_is_unchanged():
     assert torch.equal(refined(mask, torch.full((3, 40, 40), 128.0), 4), mask)
 
 
-def test_chunks_change_nothing_and_none_is_nothing():
+def test_results_do_not_depend_on_chunks_and_may_be_empty():
     size = (48, 64)
     masks, photo = blobs(5, size), patchwork(size)
     assert torch.equal(refined(masks, photo, 5), refined(masks, photo, 5, chunk_bytes=1))
@@ -95,6 +95,6 @@ def test_a_mask_whose_iou_with_its_refined_self_equals_the_threshold_is_refined(
     mask = torch.zeros(1, 40, 40, dtype=torch.bool)
     mask[:, :, :20] = True
     photo = torch.full((3, 40, 40), 128.0)
-    monkeypatch.setattr("sohes_d2.modeling.mask_refinement._MIN_AGREEMENT", 1.0)  # the mask stays exactly as it is
+    monkeypatch.setattr("sohes_d2.modeling.mask_refinement._MIN_AGREEMENT", 1.0)  # the IoU is 1 on a uniform photo
     (values,) = refine_masks(mask, photo, 4, 0.01)
-    assert values.abs().min() < 0.4  # a mask that is not refined has -0.5 and 0.5 only
+    assert values.abs().min() < 0.4  # values of a mask that is not refined are -0.5 and 0.5

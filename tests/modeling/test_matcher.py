@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from sohes_d2.modeling import point_sampling
 from sohes_d2.modeling.matcher import HungarianMatcher
 
-# Of the official code, see matching_case.py.
+# Computed with the official code, see helpers/matching_case.py.
 OFFICIAL_COSTS = [
     [
         [4.9001322, 6.5904770, 8.4851561],
@@ -61,7 +61,7 @@ def test_costs_and_pairs_are_the_official_ones(query_chunk, monkeypatch):
 
 
 def test_many_labels_in_chunks():
-    """300 queries, of which 250 are the labels in another order: all are found, whatever the chunks."""
+    """250 of 300 queries equal the labels in another order; all are matched, for any chunk size."""
     torch.manual_seed(0)
     label_masks = torch.rand(250, 8, 8) < 0.5
     order = torch.randperm(300)
@@ -84,7 +84,7 @@ def test_many_labels_in_chunks():
 def test_no_labels_and_more_labels_than_queries():
     torch.manual_seed(0)
     masks = torch.rand(6, 8, 8) < 0.5
-    # queries 0 and 1 are labels 4 and 2
+    # queries 0 and 1 equal labels 4 and 2
     outputs = {"pred_logits": torch.zeros(2, 2, 2), "pred_masks": torch.stack([masks[[4, 2]] * 12.0 - 6] * 2)}
     targets = [
         {"labels": torch.zeros(0, dtype=torch.int64), "masks": masks[:0]},
@@ -107,7 +107,7 @@ def test_non_finite_predictions_are_matched_last_and_reported_once(bad, caplog):
     with caplog.at_level(logging.WARNING, logger="sohes_d2.modeling.matcher"):
         for _ in range(2):
             matches = this(outputs, [{"labels": labels, "masks": label_masks}])
-            # label 1 lost its query and takes the one that is left
+            # query 1 is not finite, so its label gets the remaining query
             assert as_lists(matches) == [([0, 2, 3], [0, 2, 1])]
     assert len(caplog.records) == 1 and "3 of 12 matching costs are not finite" in caplog.text
 
@@ -138,7 +138,7 @@ def test_costs_of_large_logits():
     """Far from 0 the cross-entropy is the logit itself."""
     masks = torch.full((1, 4, 4), 90.0)
     label_masks = torch.stack([torch.ones(4, 4), torch.zeros(4, 4)]).bool()
-    points = torch.rand(1, 50, 2) * 0.5 + 0.25  # where the map does not fade
+    points = torch.rand(1, 50, 2) * 0.5 + 0.25  # away from the border, where zero padding would lower values
     this = matcher(cost_class=0.0, cost_mask=1.0, cost_dice=0.0)
     costs = this.cost_matrix(torch.zeros(1, 2), masks, torch.zeros(2, dtype=torch.int64), label_masks, points)
     torch.testing.assert_close(costs, torch.tensor([[0.0, 90.0]]), atol=1e-3, rtol=0)

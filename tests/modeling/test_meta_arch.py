@@ -22,7 +22,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def small_config(**options):
-    """A model of some 100,000 parameters for inputs of 64 pixels."""
+    """Config of a model with about 100,000 parameters for inputs of 64 pixels."""
     cfg = get_cfg()
     add_sohes_config(cfg)
     cfg.merge_from_file(str(CONFIGS / "Base-SOHES.yaml"))
@@ -59,7 +59,7 @@ def _seed():
 
 
 def nested_squares():
-    """A bright square with a brighter square inside, and a third one apart."""
+    """A sample with a square inside another one, and a third one apart."""
     image = torch.full((3, 64, 64), 40, dtype=torch.uint8)
     masks = torch.zeros(3, 64, 64, dtype=torch.bool)
     for k, (y, x, side, color) in enumerate(
@@ -79,7 +79,7 @@ def nested_squares():
 def test_published_checkpoints_of_mask2former_fit():
     """Names and shapes of all 558 tensors are those of the official model for COCO instances, R-50, 80 classes.
 
-    The digest is of "name [shape]" lines, sorted, made with the official code.
+    The digest is of sorted "name [shape]" lines, from the official code.
     """
     cfg = get_cfg()
     add_sohes_config(cfg)
@@ -104,7 +104,7 @@ def test_losses_are_weighted_and_named():
     torch.manual_seed(0)
     doubled = build_model(small_config(**{"MODEL.MASK_FORMER.DICE_WEIGHT": 10.0})).train()
     doubled.load_state_dict(model.state_dict())
-    # the matcher's weights follow, so that the assignment could change; with one label it cannot change the class loss
+    # only the weights are compared, since the matcher uses them too and its assignment may change
     assert doubled.criterion.weight_dict["loss_dice_1"] == 2 * model.criterion.weight_dict["loss_dice_1"] == 10
     model = build_model(
         small_config(**{"MODEL.MASK_FORMER.DEEP_SUPERVISION": False, "MODEL.ANCESTOR_HEAD.ENABLED": False})
@@ -182,7 +182,7 @@ def test_missing_maps_are_reported():
 
 
 def cells_in_view(images):
-    """A segmenter of one query per colour, which sees only what fills most of a cell of 4 x 4 pixels of its input."""
+    """A segmenter with one query per colour, which finds only what fills most of a cell of 4 x 4 input pixels."""
     cells = torch.nn.functional.avg_pool2d(images, 4)
     masks = torch.where(cells[:, :2] > 0.7, 9.0, -9.0)
     logits = torch.tensor([[4.0, -4.0], [3.0, -3.0]]).expand(len(images), 2, 2)
@@ -192,9 +192,9 @@ def cells_in_view(images):
 def test_crops_find_what_is_too_small_in_the_whole_photo():
     options = {"MODEL.PIXEL_MEAN": [0.0] * 3, "MODEL.PIXEL_STD": [255.0] * 3, "MODEL.ANCESTOR_HEAD.ENABLED": False}
     crops = {"TEST.CROPS.LAYERS": 1, "TEST.CROPS.OVERLAP": 0.5, "TEST.CROPS.BATCH_SIZE": 3}
-    image = torch.zeros(3, 96, 144, dtype=torch.uint8)  # 1.5 times the 64 x 96 of the whole photo as it is seen
+    image = torch.zeros(3, 96, 144, dtype=torch.uint8)  # 1.5 times 64 x 96, at which the whole photo is segmented
     image[0, 6:90, 6:138] = 255
-    image[1, 51:57, 75:81] = 255  # 4 x 4 pixels of the whole, across four of its cells
+    image[1, 51:57, 75:81] = 255  # 4 x 4 pixels at that size, across four cells
     boxes = {}
     for name, more in (("whole", {}), ("crops", crops)):
         model = build_model(small_config(**options, **more)).eval()

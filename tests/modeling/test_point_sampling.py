@@ -10,7 +10,7 @@ from sohes_d2.modeling.point_sampling import random_points, sample_points, uncer
 
 def test_values_by_hand():
     maps = torch.tensor([[[0.0, 4.0], [8.0, 12.0]]])
-    # the first pixel's centre, between all four, half-way right of the first, at the corner (3/4 beyond the map)
+    # the first pixel's centre, between all four, halfway right of the first, at the corner (3/4 outside of the map)
     points = torch.tensor([[[0.25, 0.25], [0.5, 0.5], [0.5, 0.25], [1.0, 1.0]]])
     assert sample_points(maps, points).tolist() == [[0.0, 6.0, 2.0, 3.0]]
     # x comes first
@@ -43,17 +43,17 @@ def test_random_points_are_in_the_unit_square():
     assert torch.allclose(points.mean((0, 1)), torch.tensor([0.5, 0.5]), atol=0.02)
 
 
-def test_undecided_points_are_preferred():
+def test_uncertain_points_are_preferred():
     torch.manual_seed(0)
-    # a ramp from -8 to 8 from left to right, and one from top to bottom: undecided in the middle of x, of y
+    # ramps from -8 to 8 along x and along y, uncertain in the middle
     ramp = torch.linspace(-8, 8, 32).expand(32, 32)
     logits = torch.stack([ramp, ramp.T]).requires_grad_()
     points = uncertain_points(logits, 400, oversample_ratio=3.0, importance_sample_ratio=0.75)
     assert points.shape == (2, 400, 2) and not points.requires_grad
-    # 300 of 1200 random points, chosen, are nearer than an eighth to the middle; and a quarter of the other 100 is
+    # the 300 of 1200 random points that are chosen are within 1/8 of the middle, and a quarter of the other 100
     for axis, values in ((0, points[0]), (1, points[1])):
         assert 300 <= ((values[:, axis] - 0.5).abs() < 0.14).sum() < 350
-    # along the other axis they are anywhere
+    # along the other axis they are spread out
     assert points[0, :, 1].std() > 0.25 and points[1, :, 0].std() > 0.25
 
 

@@ -10,14 +10,14 @@ def test_channels_are_sine_and_cosine_of_y_then_of_x():
     encoding = PositionEmbeddingSine(4, temperature=100.0)(torch.zeros(1, 7, 2, 5))[0]
     assert encoding.shape == (8, 2, 5)
     row, col = 1, 2
-    y, x = 2 * math.pi * 2 / 2, 2 * math.pi * 3 / 5  # counted from 1, the last cell at 2 pi
+    y, x = 2 * math.pi * 2 / 2, 2 * math.pi * 3 / 5  # cells count from 1, and the last one is at 2 pi
     expected = [f(v / s) for v in (y, x) for s in (1.0, 10.0) for f in (math.sin, math.cos)]
     torch.testing.assert_close(encoding[:, row, col], torch.tensor(expected), atol=1e-5, rtol=0)
 
 
 def test_values_of_the_official_implementation():
     encoding = PositionEmbeddingSine(2)(torch.zeros(2, 1, 2, 3))
-    # of Mask2Former's position_encoding.py, for rows and columns of a 2 x 3 map
+    # computed with Mask2Former's position_encoding.py, for rows and columns of a 2 x 3 map
     y_sine, y_cosine = [0.0, 0.0], [-1.0, 1.0]
     x_sine, x_cosine = [0.866026, -0.866025, 0.0], [-0.499999, -0.500001, 1.0]
     assert encoding.shape == (2, 4, 2, 3)
@@ -53,5 +53,5 @@ def test_odd_channels_are_refused():
         PositionEmbeddingSine(5)
 
 
-def test_it_has_nothing_to_save():
+def test_it_has_no_state():
     assert not PositionEmbeddingSine(6).state_dict()

@@ -24,7 +24,7 @@ def cells(y0, x0, y1, x1, inside=8.0):
 
 
 def said(probabilities, masks, sides=None):
-    """What one view says of one image."""
+    """Outputs for one view of one image."""
     p = torch.tensor(probabilities)
     outputs = {
         "pred_logits": torch.stack([p.log(), (1 - p).log()], dim=1)[None],
@@ -61,7 +61,7 @@ def test_transforms_are_the_eight_invertible_symmetries_of_a_square():
 
 
 def test_masks_are_mapped_back_for_every_transform():
-    """A model that answers with the bright pixels, on a map of a quarter of the size."""
+    """With a model that segments the bright pixels, on a map of a quarter of the size."""
     seen = []
 
     def segment(images):
@@ -81,7 +81,7 @@ def test_masks_are_mapped_back_for_every_transform():
     ]  # fmt: skip
     for outputs in found:
         assert outputs.keys() == {"pred_logits", "pred_masks"}
-        # the middle of the cells is not where the pixels were taken from, so a mirrored one may be a cell off
+        # cells have the value of their corner, not their centre, so that mirrored ones may be off by a cell
         whole = torch.nn.functional.interpolate(outputs["pred_masks"], scale_factor=4) > 0
         assert (whole[:, 0] == (images[:, 0] > 0)).float().mean() > 0.9
     assert torch.equal(found[0]["pred_masks"], 2 * images[:, :1, ::4, ::4] - 1)
@@ -102,25 +102,25 @@ def test_masks_of_both_transforms_rank_above_confident_masks_of_one():
     assert fused["pred_logits"].dtype == fused["pred_masks"].dtype == torch.float32
 
 
-def test_support_is_weighed_by_the_overlap():
-    # 32 cells, of which the other view's mask has 24
+def test_support_is_weighted_by_the_overlap():
+    # a mask of 32 cells, 24 of which are in that of the other view
     fused = fuse(said([0.8], [cells(0, 0, 8, 4)]), said([0.4], [cells(0, 0, 6, 4)]))
     assert support_of(fused) == pytest.approx([(0.8 + 0.75 * 0.4) / 2])
 
 
 def test_a_mask_is_the_mean_over_matching_transforms():
-    # three views outline it three ways; a fourth shows another one, which has no say
+    # three views have different outlines of a mask; a fourth has another mask, which is ignored
     views = [said([0.9], [cells(0, 0, 8, width)]) for width in (6, 7, 8)] + [said([0.9], [cells(12, 12, 16, 16)])]
     fused = fuse(*views)
     assert torch.equal(inside_of(fused)[0], cells(0, 0, 8, 7) > 0)
     probabilities = fused["pred_masks"][0, 0].sigmoid()
     assert probabilities[0, 6:8].tolist() == pytest.approx([2 / 3, 1 / 3], abs=1e-3)
-    # what is sure in all stays sure
+    # pixels that are certain in all views stay certain
     assert probabilities[0, 0] > 0.999 and probabilities[15, 15] < 0.001
 
 
 def test_nms_keeps_one_of_overlapping_masks_but_not_only_one_of_a_chain():
-    # each overlaps the next by 0.6, and the one after it by a third
+    # each has IoU 0.6 with the next, and 1/3 with the one after it
     chain = [cells(0, x, 8, x + 8) for x in (0, 2, 4, 6)]
     one = said([0.9, 0.8, 0.7, 0.6], chain)
     none = said([0.5] * 4, [torch.full((SIDE, SIDE), -1.0)] * 4)
@@ -141,7 +141,7 @@ def test_empty_slots_are_never_entities():
 def test_ancestors_come_from_the_first_transform():
     first, second = cells(0, 0, 8, 8), cells(10, 10, 14, 14)
     up, down = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[5.0], [6.0]])
-    # the other view has them the other way round, and surer
+    # the other view has them in reverse order, with higher scores
     fused = fuse(said([0.6, 0.7], [first, second], (up, down)), said([0.9, 0.8], [second, first], (-up, -down)))
     assert torch.equal(inside_of(fused), torch.stack([second, first]) > 0)
     assert fused["pred_ancestors"][0].tolist() == [[[3.0, 4.0], [1.0, 2.0]]]

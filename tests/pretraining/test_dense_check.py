@@ -46,9 +46,9 @@ def unit(*degrees: float) -> np.ndarray:
 def test_auc_of_four_cells_by_hand():
     """Segment A has cells at 0 and 60 degrees, B two at 30: within A the cosine is 0.5, within B 1, across 0.866."""
     owners = np.array([[1, 1, 0, 0], [0, 0, 1, 1]], bool)
-    features = unit(0, 60, 30, 30) * np.array([1, 9, 2, 3])[None, :, None]  # lengths do not count
+    features = unit(0, 60, 30, 30) * np.array([1, 9, 2, 3])[None, :, None]  # lengths do not matter
     auc, near_auc = image_auc(features, owners, 20, np.random.default_rng(0))
-    assert auc == near_auc == pytest.approx(0.5)  # B's pairs win against all, A's against none
+    assert auc == near_auc == pytest.approx(0.5)  # B's pair is above all pairs across, A's below
     perfect = image_auc(unit(0, 5, 90, 95), owners, 20, np.random.default_rng(0))
     assert perfect == (1.0, 1.0)
     alike = image_auc(unit(7, 7, 7, 7), owners, 20, np.random.default_rng(0))
@@ -56,7 +56,7 @@ def test_auc_of_four_cells_by_hand():
 
 
 def test_nested_segments_count_as_different_outside_of_the_inner_one():
-    """The inner segment (cells 0, 1) lies in the outer one (all four): only the inner has others beside it."""
+    """The inner segment (cells 0, 1) lies in the outer one (all four): only the inner one has cells outside it."""
     owners = np.array([[1, 1, 1, 1], [1, 1, 0, 0]], bool)
     assert image_auc(unit(0, 0, 80, 80), owners, 8, np.random.default_rng(0)) == (1.0, 1.0)
     assert image_auc(unit(0, 80, 0, 80), owners, 64, np.random.default_rng(0))[0] == pytest.approx(0.25, abs=0.1)
@@ -87,7 +87,7 @@ def test_check_of_a_json_with_a_broken_image(tmp_path):
     score = check.score(extractor)
     assert score.images == 4 and not score.skipped
     assert score.auc > 0.85 and score.near_auc > 0.85  # flat colours
-    assert check.score(extractor) == score  # the same pairs again
+    assert check.score(extractor) == score  # the sampled pairs are the same
     (images / "02.png").write_bytes(b"no image")
     again = check.score(extractor)
     assert again.images == 3 and list(again.skipped) == ["02.png"]

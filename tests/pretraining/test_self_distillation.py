@@ -53,7 +53,7 @@ def test_each_loss_has_a_weight_and_is_disabled_at_zero():
 
 
 def test_initial_prototypes_are_equally_likely():
-    """Features of an untrained head say little: the cross-entropies are near log(prototypes)."""
+    """Before training, the cross-entropies are near log(prototypes)."""
     losses = losses_of(method(teacher_temperature=(1.0, 1.0), student_temperature=1.0), batch())
     assert losses["loss_image"].item() == pytest.approx(np.log(16), abs=0.4)
     assert losses["loss_patch"].item() == pytest.approx(np.log(16), abs=0.4)
@@ -72,7 +72,7 @@ def test_masked_patches_are_not_visible():
     changed = torch.where(hidden, torch.randn_like(views), views)
     torch.testing.assert_close(model.student(views, flat), model.student(changed, flat))
     assert not torch.allclose(model.student(views), model.student(changed))
-    assert method(mask_views=0.01)._mask(3, 4).any()  # one view at least
+    assert method(mask_views=0.01)._mask(3, 4).any()  # at least one view
 
 
 def test_every_trained_parameter_gets_a_gradient():
@@ -132,7 +132,7 @@ def test_the_center_follows_the_teacher():
 
 
 def test_the_dense_contrastive_loss_learns_to_distinguish_points():
-    """After some steps on a few photos, two views agree on a place far better than at first."""
+    """After some steps on a few photos, features of a point in two views agree far better than at first."""
     model = method(image_weight=0.0, patch_weight=0.0, dense_temperature=0.2)
     optimizer = torch.optim.AdamW(model.student.parameters(), lr=3e-3)
     found = []

@@ -31,7 +31,7 @@ def test_photos_are_downsized_cached_and_broken_ones_reported(tmp_path):
     image = store(str(path))
     assert image.shape == (20, 30, 3) and (image == 90).all()
     path.unlink()
-    assert store(str(path)) is image  # kept
+    assert store(str(path)) is image  # cached
     with pytest.raises(InputError, match="does not exist"):
         PhotoStore(side=20, megabytes=1)(str(path))
     Image.fromarray(np.zeros((600, 700, 3), np.uint8)).save(path)
@@ -54,7 +54,7 @@ def test_boxes_have_their_share_of_the_photo_and_are_inside():
     assert shares.min() > 0.098 and shares.max() < 0.302
     assert shares.mean() == pytest.approx(0.2, abs=0.01)
     assert boxes.min() >= 0 and boxes[:, 2].max() <= 300 and boxes[:, 3].max() <= 400
-    assert sample_box((2, 500), (1.0, 1.0), rng)[::2] == (0, 2)  # cut to the photo
+    assert sample_box((2, 500), (1.0, 1.0), rng)[::2] == (0, 2)  # clipped to the photo
 
 
 def ramp() -> np.ndarray:

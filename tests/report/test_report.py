@@ -64,7 +64,7 @@ def test_masks_parents_and_scores_are_in_the_page(tmp_path):
     image = data["image-0"]
     assert (image["height"], image["width"]) == SIZE
     side = image["sides"][0]
-    # From large to small; of the two equal wholes the better-scored one comes last, on top.
+    # By descending area; of the two equal wholes the one with the better score comes last, on top.
     order = [1, 0, 2, 3, 4, 5]
     assert side["ids"] == [str(k + 1) for k in order]
     assert side["parents"] == [-1, -1, 1, 1, 2, 4]
@@ -102,14 +102,14 @@ def test_large_images_and_masks_are_downsized_without_losing_masks(tmp_path):
     assert photo.size == (90, 60) and photo.format in ("WEBP", "JPEG")
 
 
-def test_counts_survive_the_stand_ins():
+def test_counts_survive_the_replacement_of_characters():
     rng = np.random.RandomState(0)
     masks = [rng.rand(80, 70) < p for p in (0.02, 0.3, 0.5, 0.9)]
     packed = pack_masks(encode_masks(masks), (80, 70))
     assert "<" not in packed and "\\" not in packed
     assert b"".join(r["counts"] for r in encode_masks(masks)).translate(COUNTS_TO_PAGE) != b"".join(
         r["counts"] for r in encode_masks(masks)
-    )  # the stand-ins were needed
+    )  # some characters were replaced
     for mask, read in zip(masks, unpack(packed, (80, 70))):
         assert np.array_equal(mask, read)
 

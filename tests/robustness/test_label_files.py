@@ -33,7 +33,7 @@ SEED: 1
 OUTPUT_DIR: %(folder)s/output
 """
 
-# Name of a case -> tool, its folder, and its command line; {odd} is the damaged file, {good} a good one.
+# Case -> tool, its folder, and its command line; {odd} is the damaged file, {good} a good one.
 COMMANDS = {
     "evaluate-truth": ("evaluate_json", "tools", "--gt {odd} --pred {good} --iou-type segm bbox"),
     "evaluate-predictions": ("evaluate_json", "tools", "--gt {good} --pred {odd} --output {dir}/metrics.json"),
@@ -64,7 +64,7 @@ EXAMPLES_IN_A_TEST_RUN = {"label": 2, "train": 2}
 
 
 def good_document() -> dict:
-    """Two images; masks in every form that json files have, the first image's with a hierarchy."""
+    """Two images with masks in all forms of COCO jsons; those of the first image have a hierarchy."""
     masks = np.zeros((3, *SIZE), bool)
     masks[0, 4:36, 4:44] = True
     masks[1, 8:20, 8:20] = True
@@ -110,9 +110,9 @@ def arguments_of(case, folder, odd, name="odd"):
 
 
 def warm_tool(case, folder, tools):
-    """The tool, after a run on a good file in this process."""
+    """The tool, warmed up by a run on a good file in this process."""
     name, where, _ = COMMANDS[case]
-    if case == "train":  # here, so that the forks of other cases do not carry torch
+    if case == "train":  # late, so that forks of other cases do not have torch
         importlib.import_module("helpers.tiny_training")  # registers TinySegmenter
     if name not in tools:
         tools[name] = load_tool(name, where)
@@ -129,7 +129,7 @@ def test_damaged_label_files(case, folder, tools, tmp_path):
     if case == "evaluate-results":
         document = document["annotations"]
     odd = folder / "odd.json"
-    wrong: dict[str, Path] = {}  # what went wrong -> an input with which it did
+    wrong: dict[str, Path] = {}  # violation -> an input that causes it
     codes: Counter = Counter()
 
     @settings(EXAMPLES_IN_A_TEST_RUN.get(case, 4))

@@ -25,7 +25,7 @@ FORMATS = ["PNG", "JPEG", "GIF", "BMP", "TIFF", "PPM", "TGA", "DIB", "WEBP", "JP
 MODES = ["RGB", "L", "1", "P", "RGBA", "LA", "CMYK", "YCbCr", "LAB", "HSV", "I;16", "I", "F"]
 NAMES = [b"photo", b"new\nline", b"caf\xe9", b"\xf0\x9f\x93\xb7", b"a b", b"..x", b"-v", b"%s", b"x" * 200]
 HEAD = b"\x89PNG\r\n\x1a\n"
-# What users have beside photos, or under their names.
+# Other files that users have beside photos or with names of photos.
 OTHER_FILES = [
     b"",
     b"\0" * 100,
@@ -50,7 +50,7 @@ KINDS = ["fifo", "folder", "dangling", "circle", "device", "unreadable", "to_fol
 
 @st.composite
 def pictures(draw) -> bytes:
-    """A small picture in one of many formats and modes, perhaps of several frames, turned or with metadata."""
+    """A small picture in one of many formats and modes, some with several frames, a rotation or metadata."""
     height, width = draw(st.integers(1, 40)), draw(st.integers(1, 40))
     rng = np.random.default_rng(draw(st.integers(0, 9)))
     mode, kind = draw(st.sampled_from(MODES)), draw(st.sampled_from(FORMATS))
@@ -67,14 +67,14 @@ def pictures(draw) -> bytes:
         exif = Image.Exif()
         exif[0x0112] = draw(st.integers(0, 10))
         options["exif"] = exif
-    if kind != "AVIF" and draw(st.integers(0, 4)) == 0:  # writing frames of several sizes ends Pillow's own encoder
+    if kind != "AVIF" and draw(st.integers(0, 4)) == 0:  # Pillow's encoder fails on frames of several sizes
         options.update(save_all=True, append_images=[image.rotate(90), image])
     if kind == "JPEG" and draw(st.booleans()):
         options["progressive"] = True
     file = io.BytesIO()
     try:
         image.save(file, kind, **options)
-    except (OSError, ValueError, KeyError, TypeError, struct.error, SystemError, RuntimeError):  # not in this mode
+    except (OSError, ValueError, KeyError, TypeError, struct.error, SystemError, RuntimeError):  # unsupported mode
         file = io.BytesIO()
         image.convert("RGB").save(file, "PNG")
     return file.getvalue()
@@ -82,12 +82,12 @@ def pictures(draw) -> bytes:
 
 @st.composite
 def damaged(draw) -> bytes:
-    """A picture with bytes changed, removed, doubled or put in, or cut off."""
+    """A picture with bytes changed, removed, duplicated or inserted, or truncated."""
     data = bytearray(draw(pictures()))
     for _ in range(draw(st.integers(0, 4))):
         if not data:
             break
-        # headers matter most
+        # mostly in the header
         place = draw(st.one_of(st.integers(0, min(len(data), 64) - 1), st.integers(0, len(data) - 1)))
         action = draw(st.sampled_from(["set", "set", "ones", "cut", "drop", "double", "insert"]))
         if action == "set":
@@ -107,7 +107,7 @@ def damaged(draw) -> bytes:
 
 @st.composite
 def huge_headers(draw) -> bytes:
-    """A png with a valid header of a size that it does not have."""
+    """A png with a valid header, but a wrong size."""
     header = struct.pack(">IIBBBBB", draw(st.integers(0, 2**31)), draw(st.integers(0, 2**31)), 8, 2, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(100))), (b"IEND", b"")]
     body = b"".join(
@@ -122,7 +122,7 @@ CONTENTS = st.one_of(
 
 
 def place(folder: Path, name: bytes, suffix: str, kind: str, content: bytes) -> Path:
-    """Something under the name of a photo; returns its path."""
+    """Create a file, folder, link or pipe with the name of a photo; returns its path."""
     path = Path(os.fsdecode(os.path.join(os.fsencode(folder), name + suffix.encode())))
     if kind == "fifo":
         os.mkfifo(path)
@@ -144,7 +144,7 @@ def place(folder: Path, name: bytes, suffix: str, kind: str, content: bytes) -> 
 
 
 def read(arguments: list[str]) -> int:
-    """A tool in miniature: 0 if the file is read, and as large as its header says, 2 if it is named with a reason."""
+    """A minimal tool: code 0 if the file is read and has the size of its header, 2 if a reason is reported."""
     try:
         size = image_size(arguments[0])
         image = read_image(arguments[0])

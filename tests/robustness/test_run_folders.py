@@ -64,7 +64,7 @@ def visible(folder: Path) -> list[Path]:
 
 @st.composite
 def damaged_files(draw, folder: Path):
-    """A file of a folder: its name, and other bytes."""
+    """(name of a file of a folder, damaged bytes for it)."""
     path = draw(st.sampled_from(visible(folder)))
     data = path.read_bytes()
     if path.suffix == ".json" and draw(st.booleans()):
@@ -73,7 +73,7 @@ def damaged_files(draw, folder: Path):
 
 
 class Findings:
-    """Counts how examples end, and keeps an input of each kind of violation."""
+    """Counts exit codes of examples, and keeps an input for each kind of violation."""
 
     def __init__(self, folder: Path):
         self._folder = folder

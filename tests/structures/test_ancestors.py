@@ -10,7 +10,7 @@ from detectron2.structures import Instances
 
 
 def closure(parents):
-    """(N, N) bool of a parent vector, where -1 is no parent."""
+    """(N, N) bool ancestors of a parent vector, where -1 is no parent."""
     ancestors = torch.zeros(len(parents), len(parents), dtype=torch.bool)
     for mask, parent in enumerate(parents):
         while parent >= 0:
@@ -25,13 +25,13 @@ def pairs(matrix):
 
 @pytest.fixture
 def chain():
-    """0 holds 1, which holds 2; 3 stands alone."""
+    """A chain 0 > 1 > 2, and 3 alone."""
     return AncestorMatrix(closure([-1, 0, 1, -1]))
 
 
 def test_both_axes_are_indexed(chain):
     assert pairs(chain) == [(0, 1), (0, 2), (1, 2)]
-    # the middle is dropped: the grandparent is still an ancestor
+    # without the middle, the grandparent is still an ancestor
     assert pairs(chain[torch.tensor([True, False, True, True])]) == [(0, 1)]
     assert pairs(chain[torch.tensor([2, 0])]) == [(1, 0)]
     assert pairs(chain[1:3]) == [(0, 1)]
@@ -40,7 +40,7 @@ def test_both_axes_are_indexed(chain):
     assert len(chain[[]]) == 0 and len(chain[torch.zeros(4, dtype=torch.bool)]) == 0
 
 
-def test_one_index_keeps_the_form(chain):
+def test_one_index_gives_a_matrix_of_one_mask(chain):
     for index in (0, 3, -1, -4):
         assert chain[index].tensor.tolist() == [[False]]
     for index in (4, -5):
@@ -66,7 +66,7 @@ def test_is_a_field_of_instances(chain):
     assert pairs(Instances.cat([kept, instances]).gt_ancestors) == [(0, 1), (2, 3), (2, 4), (3, 4)]
 
 
-def test_text_and_refusals(chain):
+def test_repr_and_invalid_inputs(chain):
     assert repr(chain) == "AncestorMatrix(4 masks, 3 pairs)"
     with pytest.raises(ValueError, match=r"\(N, N\), got shape \(2, 3\)"):
         AncestorMatrix(torch.zeros(2, 3, dtype=torch.bool))

@@ -11,8 +11,8 @@ from sohes_d2.structures.masks import encode_masks
 def forest():
     masks = np.zeros((5, 40, 40), bool)
     masks[0, 2:20, 2:20] = True
-    masks[1, 4:12, 4:12] = True  # a part of it
-    masks[2, 5:8, 5:8] = True  # and of that
+    masks[1, 4:12, 4:12] = True  # a part of 0
+    masks[2, 5:8, 5:8] = True  # a part of 1
     masks[3, 22:38, 22:38] = True
     masks[4, 25:30, 3:9] = True
     return Forest(encode_masks(masks), [-1, 0, 1, -1, -1], (40, 40), scores=[0.9, 0.8, 0.7, 0.6, 0.1])

@@ -30,7 +30,7 @@ from sohes_d2.structures.files import (
 
 @pytest.fixture
 def small_files():
-    """No file may grow beyond 64 KiB: writing fails as on a full disk."""
+    """Limit files to 64 KiB, so that writing more fails as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))
@@ -194,7 +194,7 @@ def test_jobs_of_one_split_share_a_folder(tmp_path):
 
 def hold(folder, ready):
     lock = FolderLock(folder)  # noqa: F841 - held
-    worker = os.fork()  # as a loader's, which outlives its parent
+    worker = os.fork()  # like a loader's worker, which outlives its parent
     if worker == 0:
         signal.pause()
     ready.send(worker)
@@ -210,7 +210,7 @@ def test_a_lock_ends_with_its_process(tmp_path):
         with pytest.raises(FolderBusyError):
             FolderLock(str(tmp_path))
         holder.kill()
-        # not join(), which waits for the worker too: it holds the other end of the pipe
+        # not join(), which also waits for the worker, since it holds the other end of the pipe
         os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)
         FolderLock(str(tmp_path)).release()
     finally:

@@ -52,7 +52,7 @@ def test_inside_needs_coverage_in_one_direction():
     masks = boxes((0, 0, 10, 14), (0, 5, 5, 15))
     assert Forest.from_masks(masks, SIZE, theta_cover=0.9).parents.tolist() == [-1, 0]
     assert Forest.from_masks(masks, SIZE, theta_cover=0.91).parents.tolist() == [-1, -1]
-    # near-equal masks cover each other: neither is the parent, and both are children of what holds both
+    # near-equal masks cover each other: neither is the parent, and both are children of the mask that covers both
     masks = boxes((0, 0, 10, 10), (0, 0, 10, 11), (0, 0, 20, 20))
     assert Forest.from_masks(masks, SIZE, theta_cover=0.9).parents.tolist() == [2, 2, -1]
 
@@ -80,9 +80,9 @@ def test_probabilities_become_a_forest_without_cycles():
     doubtful = everything.copy()
     doubtful[1, 2] = 0.4
     assert Forest.from_probabilities(masks, doubtful, SIZE).parents.tolist() == [-1, 0, 0, 0, -1]
-    # without the masks' agreement the probabilities alone decide, still by area
+    # with theta_cover = 0 the probabilities alone decide, still in order of area
     trusting = Forest.from_probabilities(masks, everything, SIZE, theta_cover=0)
-    assert trusting.parents.tolist() == [-1, 0, 3, 4, 1]  # by falling area: 0, 1, 4, 3, 2
+    assert trusting.parents.tolist() == [-1, 0, 3, 4, 1]  # by descending area: 0, 1, 4, 3, 2
     with pytest.raises(InputError, match="square matrix"):
         Forest.from_probabilities(masks, everything[:4], SIZE)
 
@@ -166,7 +166,7 @@ def test_parents_cover_children_as_the_matrix_says():
 
 
 def test_the_likeliest_chain_wins_over_the_smallest_ancestor():
-    """A stray mask that is hardly predicted to be above must not cut a mask off from the ancestors it surely has."""
+    """A stray mask with a low ancestor probability must not separate a mask from its probable ancestors."""
     height, width = SIZE
     whole, part, stray, inner = (np.zeros(SIZE, bool) for _ in range(4))
     whole[: height // 2] = True

@@ -25,7 +25,7 @@ def random_masks(rng, n):
 
 
 def random_forest(rng, n):
-    """Parents of a deep random forest, with areas that grow upwards, in a shuffled order."""
+    """Parents and areas of a deep random forest, in random order; parents are larger than children."""
     parents = np.array([rng.integers(max(-1, k - 4), k) if k else -1 for k in range(n)])
     areas = np.zeros(n, np.int64)
     for k in range(n):
@@ -63,7 +63,7 @@ def likeliest_by_loops(probabilities, areas, coverage, threshold, theta_cover, m
             while above >= 0:
                 value += (probabilities[above, j] if kept(above, j) else 0.0) - threshold
                 above = parents[above]
-            # later in the order: smaller, so it wins a tie
+            # later in the order, so it is smaller and wins a tie
             if value >= -H.TIE and (best is None or value >= best - H.TIE):
                 best, chosen = max(value, best if best is not None else value), i
         parents[j] = chosen
@@ -89,7 +89,7 @@ def test_decoding_equals_plain_loops(seed):
 
 
 def test_masks_of_nearly_equal_area_are_siblings():
-    """A chain of outlines of one entity, each a tenth smaller, inside a whole; and a real part."""
+    """A chain of outlines of one entity, each a tenth smaller, inside a whole; and a true part."""
     masks = np.zeros((5, *SIZE), bool)
     masks[0, :, :] = True
     for k, width in ((1, 15), (2, 14), (3, 13)):
@@ -129,7 +129,7 @@ def test_names_are_paths():
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_the_cut_is_the_best_of_all(seed):
+def test_the_cut_is_optimal(seed):
     rng = np.random.default_rng(seed)
     for _ in range(12):
         n = int(rng.integers(1, 11))
@@ -156,7 +156,7 @@ def test_the_cut_of_a_thousand_masks_is_fast():
     start = time.process_time()
     cut = H.best_cut(parents, rng.random(1000), 20)
     assert len(cut) == 20
-    assert time.process_time() - start < 2  # about 0.1
+    assert time.process_time() - start < 2  # typically 0.1
 
 
 def test_overlapping_trees_keep_the_better_mask():
@@ -202,12 +202,12 @@ def test_values_are_ranks():
     assert np.count_nonzero(H.entity_values(np.arange(100), np.zeros(100), 3)) == 30
     shares = np.array([0.0, 0.75, 0.5, 1.0])
     np.testing.assert_allclose(H.entity_values(scores, shares, 2, 1.0), values * [1, 0.25, 0.5, 0])
-    # a selection of more masks than there are is one of all of them
+    # selecting more masks than exist selects all
     assert np.array_equal(H.entity_values(scores, shares, 20), H.entity_values(scores, shares, 4))
 
 
 def chain_forest():
-    """A whole, two more outlines of it, a part of 60 %, a part of that of 30 %."""
+    """A whole, two more outlines of it, a part with 60 % of their area, and a part with 30 % of that."""
     return np.array([-1, 0, 1, 2, 3]), np.array([1000, 950, 900, 540, 160])
 
 
@@ -216,7 +216,7 @@ def test_the_better_of_near_duplicates_is_kept():
     assert H.distinct_masks(parents, areas, np.array([0.1, 0.9, 0.2, 0.1, 0.1]), 0.7).tolist() == [0, 1, 0, 1, 1]
     assert H.distinct_masks(parents, areas, np.array([0.9, 0.1, 0.2, 0.1, 0.1]), 0.7).tolist() == [1, 0, 0, 1, 1]
     assert H.distinct_masks(parents, areas, np.array([0.9, 0.1, 0.2, 0.1, 0.1]), 1.0).all()
-    # the better one of 60 % keeps its parents out only where these are near
+    # a better part removes only ancestors of similar area
     assert H.distinct_masks(parents, areas, np.array([0.1, 0.1, 0.1, 0.9, 0.1]), 0.58).tolist() == [1, 0, 0, 1, 1]
 
 
@@ -230,7 +230,7 @@ def test_distinct_masks_differ_and_cover_the_others(seed):
     inside = keep & (linked >= 0)
     assert (areas[inside] <= 0.7 * areas[linked[inside]]).all()
     related = H.ancestors_of(parents)
-    for k in np.flatnonzero(~keep):  # somebody on its line is as good, and near
+    for k in np.flatnonzero(~keep):  # a kept relative of similar area has at least its score
         line = np.flatnonzero(keep & (related[k] | related[:, k]))
         ratios = np.minimum(areas[line], areas[k]) / np.maximum(areas[line], areas[k])
         assert ((scores[line] >= scores[k]) & (ratios > 0.7)).any()
@@ -238,12 +238,12 @@ def test_distinct_masks_differ_and_cover_the_others(seed):
 
 def test_runs_of_only_children_collapse():
     parents, areas = np.array([-1, 0, 1, 2, 2]), np.array([1000, 400, 160, 60, 60])
-    # 0 > 1 > 2, then two parts: the first and the best of the others stay
+    # a chain 0 > 1 > 2, and two parts of 2: the first and the best of the others are kept
     keep = H.without_only_children(parents, areas, np.array([0.5, 0.2, 0.3, 0.1, 0.1]), 0.5)
     assert keep.tolist() == [1, 0, 1, 1, 1]
     keep = H.without_only_children(parents, areas, np.array([0.5, 0.3, 0.2, 0.1, 0.1]), 0.5)
     assert keep.tolist() == [1, 1, 0, 1, 1]
-    # an only child of most of its parent is the same entity
+    # an only child that covers most of its parent is the same entity
     keep = H.without_only_children(np.array([-1, 0]), np.array([1000, 600]), np.array([0.1, 0.2]), 0.5)
     assert keep.tolist() == [0, 1]
     keep = H.without_only_children(np.array([-1, 0]), np.array([1000, 400]), np.array([0.1, 0.2]), 0.5)
@@ -260,7 +260,7 @@ def test_depth_is_limited():
 
 
 def test_wholes_do_not_overlap():
-    """Of two overlapping wholes the better stays; what the other held becomes a whole, or a part of what covers it."""
+    """The better of two overlapping wholes is kept; children of the other become wholes or parts of others."""
     masks = np.zeros((5, *SIZE), bool)
     masks[0, :, :16] = True  # good
     masks[1, :, 8:30] = True  # bad, overlaps 0
@@ -277,7 +277,7 @@ def test_wholes_do_not_overlap():
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_the_collapsed_forest_keeps_the_rules(seed):
+def test_the_collapsed_forest_follows_the_rules(seed):
     rng = np.random.default_rng(seed)
     rles = encode_masks(random_masks(rng, 60))
     areas, coverage = mask_areas(rles), coverage_matrix(rles, rles)
@@ -294,6 +294,6 @@ def test_the_collapsed_forest_keeps_the_rules(seed):
     shared = coverage[np.ix_(wholes, wholes)] * areas[wholes][:, None]
     smaller = np.minimum(areas[wholes][:, None], areas[wholes])
     assert (shared <= rules.max_overlap * smaller)[~np.eye(len(wholes), dtype=bool)].all()
-    # only the order of the scores counts
+    # only the order of the scores matters
     again = H.collapse(parents, areas, scores**4, of(coverage), rules)
     assert np.array_equal(again[0], keep) and np.array_equal(again[1], linked)

@@ -53,7 +53,7 @@ def test_exif_orientation(tmp_path, suffix, orientation):
     path = tmp_path / f"image.{suffix}"
     Image.fromarray(RGB).save(path, exif=exif)
     shape = check_against_detectron2(path).shape
-    if suffix != "tif":  # Pillow turns a TIFF itself, and Detectron2 once more; we follow Detectron2
+    if suffix != "tif":  # Pillow rotates a TIFF itself, and Detectron2 again; we follow Detectron2
         assert shape[:2] == ((7, 5) if 5 <= orientation <= 8 else (5, 7))
 
 
@@ -169,7 +169,7 @@ def test_bad_files_are_reported_with_reason_and_remedy(tmp_path):
 
 
 def png_header(width, height):
-    """A png of a size that only its header has."""
+    """A png with a wrong size in its header."""
     file = io.BytesIO()
     Image.fromarray(RGB).save(file, "PNG")
     data = bytearray(file.getvalue())

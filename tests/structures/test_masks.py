@@ -43,7 +43,7 @@ def test_round_trip_from_arrays_tensors_and_generators():
 
 def test_encoding_many_masks_needs_memory_only_for_a_chunk():
     tracemalloc.start()
-    # 60 masks of 1500 x 2250 are 200 MB as bytes; a generator is never held whole.
+    # 60 masks of 1500 x 2250 are 200 MB as bytes; a generator is encoded in chunks.
     rles = encode_masks((np.zeros((1500, 2250), bool) for _ in range(60)), chunk_bytes=2**24)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -81,7 +81,7 @@ def test_a_window_is_encoded_like_the_whole_mask(seed):
     y0, x0 = generator.integers(0, height), generator.integers(0, width)
     y1, x1 = generator.integers(y0, height) + 1, generator.integers(x0, width) + 1
     if seed % 3 == 0:
-        y0, y1 = 0, height  # runs that go on from one column to the next
+        y0, y1 = 0, height  # runs that continue in the next column
     mask = np.zeros((height, width), bool)
     mask[y0:y1, x0:x1] = generator.random((y1 - y0, x1 - x0)) > (0.0 if seed == 6 else 0.3)
     assert encode_window(mask[y0:y1, x0:x1], (y0, x0), (height, width)) == encode_masks([mask])[0]
@@ -143,8 +143,8 @@ def test_numbers_of_an_rle_may_be_whole_floats():
         ({"size": [20, 30]}, "no segmentation"),
         ([[]], "polygon"),
         ([None], "polygon"),
-        ([SQUARE, [1, 1, 5, 5]], "polygon"),  # pycocotools: no mask
-        ([[1, 1, 5, 5], SQUARE], "polygon"),  # pycocotools: boxes
+        ([SQUARE, [1, 1, 5, 5]], "polygon"),  # pycocotools gives no mask
+        ([[1, 1, 5, 5], SQUARE], "polygon"),  # pycocotools reads boxes
         ([[*SQUARE, 7]], "polygon"),
         ([[1, 1, 5, 5, 7, "x"]], "polygon"),
         ([[1, 1, 5, 5, 7, True]], "polygon"),

@@ -70,7 +70,7 @@ def test_no_run_is_negative():
 
 
 def test_runs_of_length_0_are_merged():
-    """pycocotools writes past its buffers where masks with many of them are merged."""
+    """pycocotools writes past its buffers when it merges masks with many of them."""
     runs = np.array([0, 0, 3, 0, 0, 2, 0, 4, 0, 0, 3, 0])
     assert merge_empty_runs(runs).tolist() == [3, 6, 3]
     assert merge_empty_runs(np.array([0, 5, 0, 7])).tolist() == [0, 12]

@@ -13,7 +13,7 @@ from sohes_d2.structures.score_calibration import calibrated, check_knots
 
 
 def generated(share, count=20000):
-    """Raw scores, and whether their masks come back, at a given share by score."""
+    """Raw scores, and whether each mask is found again, with probability ``share(score)``."""
     rng = np.random.default_rng(0)
     raw = rng.random(count)
     return raw, rng.random(count) < share(raw)
@@ -51,7 +51,7 @@ def test_calibration_error_is_the_weighted_difference_of_tenths():
 
 
 def bright_square(image):
-    """An entity finder: what is bright, scored 0.8, and the left half of the photo, scored 0.4."""
+    """Finds two entities: the bright pixels, with score 0.8, and the left half of the photo, with 0.4."""
     left = np.zeros(image.shape[:2], bool)
     left[:, : image.shape[1] // 2] = True
     masks = encode_masks(np.stack([image[..., 1] > 128, left]))

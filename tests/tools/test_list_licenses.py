@@ -21,7 +21,7 @@ def test_the_page_lists_what_is_required():
     assert "vit_mini8" in page and "sohes_mini8" in page and "scikit-image" in page
 
 
-def test_the_page_is_written_of_what_is_installed(tmp_path):
+def test_the_page_is_written_from_the_installed_packages(tmp_path):
     assert TOOL["main"](["--output", str(tmp_path / "page.md")]) == 0
     assert "| numpy | " in (tmp_path / "page.md").read_text()
 

@@ -36,7 +36,7 @@ def box_mask(size, y0, x0, y1, x1):
 
 
 def nested_forest(size=(60, 90)) -> Forest:
-    """Two wholes side by side; the left one has two parts, one of them a subpart, which has a subpart too."""
+    """Two wholes side by side; the left one has two parts, one of which has a subpart with its own subpart."""
     boxes = [(0, 0, 60, 45), (0, 45, 60, 90), (5, 5, 30, 40), (35, 5, 55, 40), (8, 8, 25, 25), (10, 10, 20, 20)]
     return Forest(
         encode_masks([box_mask(size, *b) for b in boxes]),
@@ -81,7 +81,7 @@ def test_colors_do_not_depend_on_the_order_of_the_masks():
     assert colors.dtype == np.uint8 and colors.shape == (40, 3)
 
 
-def test_touching_wholes_and_sibling_parts_differ_for_every_vision():
+def test_touching_wholes_and_sibling_parts_differ_for_all_color_vision():
     colors = forest_colors(nested_forest())
     assert color_distance(colors[0], colors[1]) >= FAR_ENOUGH
     assert color_distance(colors[2], colors[3]) >= 0.08
@@ -104,7 +104,7 @@ def test_parts_keep_the_hue_of_their_whole():
     assert not np.array_equal(colors[2], colors[0])
 
 
-def test_every_part_differs_from_its_parent_for_every_vision():
+def test_every_part_differs_from_its_parent_for_all_color_vision():
     size, n = (64, 64), 12
     chain = Forest(encode_masks([box_mask(size, k, k, 64 - k, 64 - k) for k in range(n)]), range(-1, n - 1), size)
     for forest in (random_forest(80, (80, 120)), chain):
@@ -233,17 +233,17 @@ def test_strips_lead_to_the_deepest_part():
     picture = draw_strips(image, forest, colors, width=1600)
     assert picture.shape[1] == 1600 and picture.shape[0] < 500
     present = [k for k, color in enumerate(colors) if (picture == color).all(axis=2).sum() > 1000]
-    assert present == [0, 2, 4, 5]  # neither the whole without parts nor the part that leads less deep
+    assert present == [0, 2, 4, 5]  # no whole without parts, and only the path to the deepest part
     starts = [np.flatnonzero((picture == colors[k]).all(axis=2).sum(axis=0) > 150)[0] for k in present]
     assert starts == sorted(starts) and starts[0] == 24
-    # the next mask shows in the tile before its own
+    # each tile also shows the next mask
     first = picture[:, starts[0] : starts[0] + 220]
     assert (first == colors[2]).all(axis=2).sum() > 50 and not (first == colors[4]).all(axis=2).any()
 
 
 def test_strips_follow_the_deepest_path_and_the_best_come_first():
     size = (60, 90)
-    # The smaller child of the first whole leads deeper; the second whole is larger but has one part.
+    # The smaller child of the first whole has deeper descendants; the second whole is larger but has one part.
     boxes = [(0, 0, 40, 40), (0, 0, 30, 30), (32, 0, 40, 8), (0, 0, 9, 9), (33, 1, 39, 7), (34, 2, 38, 6)]
     boxes += [(0, 45, 60, 90), (10, 50, 20, 60)]
     forest = Forest(encode_masks([box_mask(size, *b) for b in boxes]), [-1, 0, 0, 1, 2, 4, -1, 6], size)
@@ -276,8 +276,8 @@ def test_narrow_figures_keep_thumbnails_that_can_be_seen():
     rows = {c: (narrow == c).all(axis=2).sum(axis=0).max() for c in roots}
     assert max(rows.values()) >= 56  # the side of a thumbnail of a whole, less its rounded corners
     figure = forest_figure(image, forest, "name", width=300, max_masks=10, max_area=0.5)
-    assert figure.shape[1] == 300 and figure.shape[0] > 350  # two by two, and below each other
-    assert (figure[:, -10:] >= 240).all()  # nothing runs out of the picture
+    assert figure.shape[1] == 300 and figure.shape[0] > 350  # pictures in rows of two, rows below each other
+    assert (figure[:, -10:] >= 240).all()  # the right margin is empty
 
 
 @pytest.mark.parametrize("size", [(60, 90), (1, 1), (5, 2000), (2000, 5), (200, 50), (50, 400)])
@@ -308,7 +308,7 @@ def test_large_forests_are_thinned_to_the_best_scores_and_relinked():
     thinned = best_scored(forest, 2)
     assert np.allclose(thinned.scores, [0.9, 0.8])
     scores = Forest(forest.masks, forest.parents, forest.image_size, scores=[0.9, 0.1, 0.2, 0.2, 0.3, 0.8])
-    assert best_scored(scores, 2).parents.tolist() == [-1, 0]  # the subpart hangs on the whole now
+    assert best_scored(scores, 2).parents.tolist() == [-1, 0]  # the subpart is now a child of the whole
     image = photo((60, 90))
     assert not np.array_equal(forest_figure(image, forest, max_masks=3), forest_figure(image, forest))
     assert np.array_equal(forest_figure(image, forest, max_masks=0), forest_figure(image, forest, max_masks=6))

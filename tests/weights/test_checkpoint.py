@@ -19,7 +19,7 @@ from sohes_d2.weights.layouts import current_names
 
 
 class Predictor(nn.Module):
-    """With the names of Mask2Former's decoder."""
+    """Has the parameter names of Mask2Former's decoder."""
 
     def __init__(self, classes=1, queries=5):
         super().__init__()
@@ -69,7 +69,7 @@ def test_torch_files_with_any_wrapping(tmp_path, wrap):
 @pytest.mark.parametrize("protocol", [2, 4, 5])
 @pytest.mark.parametrize("as_tensors", [False, True])
 def test_pickles_of_model_zoos(tmp_path, protocol, as_tensors):
-    """Arrays as Detectron2 publishes them, tensors as Mask2Former's converter of Swin leaves them."""
+    """Arrays as published by Detectron2, tensors as written by Mask2Former's converter for Swin."""
     values = OrderedDict((key, value if as_tensors else value.numpy()) for key, value in weights().items())
     content = {"model": values, "__author__": "somebody", "scale": np.float64(2.0), "matching_heuristics": False}
     (tmp_path / "w.pkl").write_bytes(pickle.dumps(content, protocol=protocol))
@@ -130,7 +130,7 @@ def test_files_that_are_not_checkpoints_are_reported(tmp_path):
 
 
 def test_mismatched_tensors_are_logged_and_the_rest_is_loaded(tmp_path, caplog):
-    """A published Mask2Former: other classes, other queries, a module that we lack, and none of our additions."""
+    """A published Mask2Former: other classes and queries, a module that we lack, and none of our additions."""
     published = weights(classes=80, queries=100)
     published["sem_seg_head.predictor.static_query.weight"] = torch.zeros(3)
     del published["sem_seg_head.predictor.decoder_norm.bias"]
@@ -152,7 +152,7 @@ def test_mismatched_tensors_are_logged_and_the_rest_is_loaded(tmp_path, caplog):
 
 
 def test_the_limit_of_missing_tensors(tmp_path):
-    """Five of seven tensors of the head are of other sizes or missing; a part of which nothing is there may lack."""
+    """Four of five tensors of the head do not match; a part without any tensors in the file may be allowed to lack."""
     published = weights(classes=80, queries=100)
     del published["sem_seg_head.predictor.decoder_norm.bias"]
     torch.save({"model": published}, tmp_path / "w.pth")
@@ -175,7 +175,7 @@ def test_the_limit_of_missing_tensors(tmp_path):
 
 
 class Counter:
-    """Something to be kept in checkpoints."""
+    """A checkpointable object."""
 
     def __init__(self, count=0):
         self.count = count
@@ -228,14 +228,14 @@ def test_a_kill_while_writing_leaves_the_previous_checkpoint(tmp_path, monkeypat
     child = os.fork()
     if child == 0:
         monkeypatch.setattr(torch, "save", half)
-        checkpointer.save("model_0000001")  # even of the same name
+        checkpointer.save("model_0000001")  # of the same name
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
     other = Model()
     resumed = SOHESCheckpointer(other, str(tmp_path))
     resumed.resume_or_load("", resume=True)
     assert_same(other.state_dict(), before)
     assert resumed.get_all_checkpoint_files() == [str(tmp_path / "model_0000001.pth")]
-    resumed.save("model_0000001")  # takes the temporary file over
+    resumed.save("model_0000001")  # reuses the temporary file
     assert sorted(os.listdir(tmp_path)) == ["last_checkpoint", "model_0000001.pth"]
 
 
@@ -261,7 +261,7 @@ def test_a_flipped_bit_of_a_weight_is_detected(tmp_path):
     flip_a_weight(tmp_path / "model_0000001.pth", model)
     with pytest.raises(WeightsError, match=r"model_0000001.pth': .*damaged.*the CRC32 of archive"):
         loaded(tmp_path / "model_0000001.pth")
-    with pytest.raises(WeightsError, match="damaged"):  # there is no other to go on from
+    with pytest.raises(WeightsError, match="damaged"):  # no other checkpoint to resume from
         SOHESCheckpointer(Model(), str(tmp_path)).resume_or_load("", resume=True)
 
 
@@ -274,7 +274,7 @@ def test_a_damaged_last_checkpoint_is_replaced_by_the_previous_one(tmp_path, cap
     torch.nn.init.zeros_(model.sem_seg_head.predictor.class_embed.weight)
     counter.count = 2
     checkpointer.save("model_0000002", iteration=2)
-    checkpointer.save("model_good")  # nobody's to resume from
+    checkpointer.save("model_good")  # not used for resuming
     checkpointer.tag_last_checkpoint("model_0000002.pth")
     if damage != "weight":
         flip(tmp_path / "model_good.pth", 60)

@@ -26,7 +26,7 @@ from sohes_d2.errors import WeightsError
 from sohes_d2.weights import load_weights, read_weights, state_digest
 from sohes_d2.weights.layouts import resampling_of, use_official_resampling
 
-HUB_NAME = "test_vit.r160_in1k"  # timm's own tiny ViT, which is on the hub
+HUB_NAME = "test_vit.r160_in1k"  # timm's tiny ViT on the hub
 
 
 def tiny_vit(seed: int = 0, **kwargs) -> torch.nn.Module:
@@ -165,7 +165,7 @@ def test_methods_of_resampling_positions(name, way):
 @pytest.mark.parametrize("shape", [(7, 12), (20, 20), (10, 9)])
 @pytest.mark.parametrize("options", [{}, {"reg_tokens": 4, "no_embed_class": True}])
 def test_official_resampling_of_positions(shape, options):
-    """Bicubic by (n + 0.1) / M, written out: weights of Keys' kernel with a = -0.75, places clamped to the border."""
+    """Bicubic by (n + 0.1) / M, written out: weights of Keys' kernel with a = -0.75, clamped to the border."""
 
     def matrix(n, m):
         def kernel(x):
@@ -412,7 +412,7 @@ def test_random_weights_depend_only_on_the_seed():
 
 @pytest.fixture
 def server(monkeypatch, tmp_path):
-    """A web server on this machine: paths -> bytes, or None for an answer that comes too late."""
+    """(address, pages) of a local web server: path -> bytes, or None for an answer that comes too late."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
     pages: dict[str, bytes | None] = {}
@@ -453,7 +453,7 @@ def test_urls_are_downloaded_once(server, tmp_path):
         report = load_weights(tiny_vit(2), f"{address}/a/w.pth")
         assert report.digest == state_digest(good.state_dict())
         assert report.origin == f"url:{address}/a/w.pth"
-        pages.clear()  # the second time comes from the cache
+        pages.clear()  # the second load uses the cache
     with pytest.raises(WeightsError, match="--weights FILE"):
         load_weights(tiny_vit(), f"{address}/b/w.pth")
 

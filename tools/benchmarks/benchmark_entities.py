@@ -56,7 +56,7 @@ def overlap_left(forest: Forest, indices: Sequence[int] | np.ndarray) -> float:
 
 
 def shape_of(forests: Sequence[Forest]) -> dict[str, float]:
-    """Means over forests: masks, wholes, depths, parents with one child, children of most of their parent."""
+    """Means over forests: masks, wholes, depths, parents with one child, children that cover most of their parent."""
     import numpy as np
 
     masks = sum(len(forest) for forest in forests)
@@ -114,7 +114,7 @@ def measure(args: argparse.Namespace) -> None:
                     chosen = forest.selected_indices(count)
                 overlaps.append(overlap_left(forest, chosen))
                 detections += [
-                    # all of them are used, so only their number matters
+                    # all are used, so the values of scores do not matter
                     {"image_id": image_id, "score": 1 - rank / (count + 1), "segmentation": forest.masks[k]}
                     for rank, k in enumerate(chosen)
                 ]

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""How fast a folder of shards opens and reads as a Detectron2 data set, and beside `load_coco_json`.
+"""Measure how fast a folder of shards opens and reads as a Detectron2 data set, compared with `load_coco_json`.
 
     python tools/benchmarks/benchmark_loading.py /data/benchmark  # 200,000 images x 100 masks, about 6 GB
     python tools/benchmarks/benchmark_loading.py /data/benchmark --images 20000 --keep
@@ -53,7 +53,7 @@ def make_folder(folder: str, images: int, masks: int) -> bool:
         masks: number of masks in each, below 100,000.
 
     Returns:
-        Whether it had to be written.
+        Whether it was written.
     """
     info = {"description": "generated for tools/benchmarks/benchmark_loading.py", "images": images, "masks": masks}
     os.makedirs(folder, exist_ok=True)
@@ -88,7 +88,7 @@ def make_folder(folder: str, images: int, masks: int) -> bool:
         rows = layout.rows.copy()
         rows["image_id"] = ids
         rows["crc32"] = [zlib.crc32(annotations(i), zlib.crc32(image(i))) for i in ids]
-        # checksums at the end differ in their number of digits
+        # sizes differ, since the checksum at the end varies in its number of digits
         save_index(path, ShardIndex(rows, layout.sections, layout.stats, os.path.getsize(path)))
     write_folder_index(folder, {"images": images, "images_per_shard": IMAGES_PER_SHARD, "shards": shards})
     return True
@@ -181,7 +181,7 @@ def measure_loaded(path: str, accesses: int) -> dict[str, float]:
 
 
 def _opened(path: str, function: Callable[[str, str], Sequence]) -> tuple[Sequence, dict[str, float]]:
-    """Result of ``function`` for the labels and their images, and its time and memory."""
+    """Result of ``function`` for the labels, with its time and memory; from a cold file cache if possible."""
     _forget(path)
     _reset_peak()
     before = _memory("VmRSS")

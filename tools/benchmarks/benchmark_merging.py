@@ -107,7 +107,7 @@ def merge_plainly(features: np.ndarray, stop: float = -2.0) -> MergeHistory:
 
 
 def merge_grid(features: np.ndarray) -> MergeHistory:
-    """The package's merging of a (rows, cols, C) grid, as in the paper."""
+    """Merge a (rows, cols, C) grid with the package, with the settings of the paper."""
     rows, cols, channels = features.shape
     return merge_regions(features.reshape(-1, channels), RegionGraph.of_grid(rows, cols))
 

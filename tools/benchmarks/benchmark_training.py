@@ -115,7 +115,7 @@ class Head:
     Attributes:
         pixel_decoder, predictor, criterion: the modules.
         weights: weights of the losses; other losses are not summed.
-        autocast, scaler: for forward and backward passes.
+        autocast, scaler: for the forward and the backward pass.
         meter: measures the parts.
     """
 
@@ -153,7 +153,7 @@ class Head:
 
     @contextmanager
     def _matching_counted(self) -> Iterator[None]:
-        """Count the time of the matcher as `MATCHING` instead of `LOSSES`, within which it is called."""
+        """Count the time of the matcher, which is called within `LOSSES`, as `MATCHING` instead."""
         meter, matcher, starts = self.meter, self.criterion.matcher, []
 
         def stop(*_: Any) -> None:
@@ -235,7 +235,7 @@ class Training:
 
 
 def import_official(folder: str) -> Callable[[str], Any]:
-    """Make a checkout of Mask2Former's repository importable; returns a function from a module's name to the module.
+    """Make a checkout of Mask2Former's repository importable; returns a function that imports its modules by name.
 
     Raises:
         ConfigError: the folder is not a checkout of it.

@@ -43,12 +43,12 @@ def test_a_scene_depends_on_seed_and_index_alone(scenes):
 
 
 def test_scenes_are_bit_identical_on_every_machine():
-    """Where this fails after a change of the scenes, raise VERSION and take the new digests."""
+    """After an intended change of the scenes, raise VERSION and update the digests."""
     assert digest(generate_scene(0, 0)) == "dbf530dc9b537028"
     assert digest(generate_scene(0, 1, (96, 128))) == "b734311156f40cd2"
 
 
-def test_forests_keep_the_rules(scenes):
+def test_forests_follow_the_rules(scenes):
     depths = np.zeros(8, int)
     for image, forest in scenes:
         assert image.shape == (128, 128, 3) and image.dtype == np.uint8 and image.std() > 5
@@ -58,7 +58,7 @@ def test_forests_keep_the_rules(scenes):
         assert 1 <= len(forest.roots()) <= MOST_THINGS
         inner = np.flatnonzero(forest.parents >= 0)
         assert (areas[inner] <= 0.8 * areas[forest.parents[inner]]).all()
-        # what is visible: nothing but a mask and its ancestors shares a pixel
+        # masks are visible pixels: only a mask and its ancestors share pixels
         related = forest.ancestors() | forest.ancestors().T | np.eye(len(forest), dtype=bool)
         assert coverage_matrix(forest.masks, forest.masks)[~related].max(initial=0) == 0
         depths += np.bincount(forest.depths(), minlength=8)
@@ -88,7 +88,7 @@ def test_invalid_scenes_are_errors():
 def test_a_hidden_part_is_dropped_and_masks_are_visible_pixels():
     scene = empty_scene()
     scene.add(box(1.0, 2.0, box(0.6, 0.4, x=-1.2), box(0.6, 0.4, x=1.2)), Frame(32, 40, 15))
-    scene.add(box(1.0, 0.6), Frame(32, 58, 15))  # columns 49..67: all of the right part
+    scene.add(box(1.0, 0.6), Frame(32, 58, 15))  # columns 49..67 cover the right part completely
     forest = scene.forest(min_area=20)
     assert forest.parents.tolist() == [-1, 0, -1]
     whole, part, occluder = decode_masks(forest.masks)
@@ -152,7 +152,7 @@ def test_shapes_have_their_areas():
 
 def test_frames_rotate_and_nest():
     inner = Frame(10, 20, 4, turn=0.25).inner(0.0, 2.0, unit=0.5, turn=-0.25)
-    # a quarter turn takes the x axis to where the coordinates say it is
+    # inner() places the x axis after a quarter turn where coordinates() has it
     y, x = Frame(10, 20, 4, turn=0.25).coordinates((40, 40))
     row, col = int(inner.y - 0.5 + 1e-6), int(inner.x)
     assert (inner.unit, inner.turn) == (2.0, 0.0)

@@ -38,7 +38,7 @@ def test_small_images_are_padded_to_the_right_and_below():
 
 
 def test_large_images_are_cropped_anywhere():
-    """Not only along the diagonal: the offsets of the two axes are independent."""
+    """The offsets of the two axes are independent."""
     np.random.seed(0)  # noqa: NPY002
     offsets = np.array(
         [apply(training_augmentations(50, 2.0, 2.0, "none"), gradient(50, 50))[0][0, 0, :2] for _ in range(60)]
@@ -47,7 +47,7 @@ def test_large_images_are_cropped_anywhere():
     assert abs(np.corrcoef(offsets.T.astype(float))[0, 1]) < 0.4
 
 
-@pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")  # of fvcore, which does not write to it
+@pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")  # from fvcore, which only reads it
 def test_flips():
     source = gradient(30, 30)
     seen = set()

@@ -15,7 +15,7 @@ from sohes_d2.structures.run_lengths import run_lengths
 
 
 def counted(masks):
-    """The plain way: of dense masks."""
+    """Reference implementation on dense masks."""
     height, width = masks.shape[1:]
     counts = np.zeros((height, width), np.int64)
     for y in range(height):
@@ -37,7 +37,7 @@ def test_counts_of_random_masks():
 
 @pytest.fixture()
 def photo(tmp_path):
-    """A dataset dict of a photo of 12 x 20 pixels, of which the left half is a label, and the dense counts."""
+    """(dataset dict, photo, dense counts) of a photo of 12 x 20 pixels whose left half has two masks."""
     image = np.random.default_rng(1).integers(0, 256, (12, 20, 3), np.uint8)
     Image.fromarray(image).save(tmp_path / "a.png")
     masks = np.zeros((2, 12, 20), bool)
@@ -79,7 +79,7 @@ def test_a_small_photo_is_padded_and_a_large_one_downsized(photo):
     target = sample["border_counts"]
     assert (target != OUTSIDE).sum() == 12 * 20 and (target == 2).sum() == 2 * 12 == (counts == 2).sum()
     assert set(sample["image"][2, :12, :20].numpy().ravel()) == set(image[:, :, 0].ravel())
-    # a border keeps its count where pixels become one
+    # downsizing keeps the counts of borders
     reduced = BorderCountMapper(crop_size=6, max_pixels=6 * 10)._photo(record)
     assert reduced[0].shape == (6, 10, 3) and (reduced[1].max(axis=1) == 2).all()
 

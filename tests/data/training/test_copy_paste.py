@@ -1,4 +1,4 @@
-"""Copy-paste: whole trees are pasted, and covered masks lose the pixels."""
+"""Copy-paste: whole trees are pasted, and covered masks lose those pixels."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_trees_are_whole():
 
 
 def test_invisible_masks_are_skipped():
-    visible = np.array([0, 1, 1, 1, 1, 0, 0], bool)  # without its whole, a part is one
+    visible = np.array([0, 1, 1, 1, 1, 0, 0], bool)  # a part becomes a whole if its whole is invisible
     assert sorted(trees(visible)) == [[1, 2], [3], [4]]
     visible[1] = False  # a grandchild stays in the tree although its parent is gone
     visible[0] = True
@@ -47,15 +47,15 @@ def test_occlusion():
     )
     result = paste(target, donor, min_area=4)
     covered = np.zeros((20, 20), bool)
-    covered[5:9, :12] = covered[6:10, 11:14] = True  # a part that juts out is pasted, too
+    covered[5:9, :12] = covered[6:10, 11:14] = True  # the part of the donor is not inside its whole
     assert (result.image == np.where(covered[..., None], 99, 10)).all()
     assert [mask.area for mask in result.masks] == [200 - 40, 6, 48, 12]
     assert result.masks[1].box() == (3, 9, 5, 12)
     expected = np.zeros((4, 4), bool)
-    expected[0, 1] = True  # through the label that is hidden
+    expected[0, 1] = True  # also through the hidden label
     expected[2, 3] = True
     assert np.array_equal(result.ancestors, expected)
-    # the target is as it was
+    # the target itself is unchanged
     assert [mask.area for mask in target.masks] == [200, 24, 14] and (target.image == 10).all()
 
 

@@ -47,7 +47,7 @@ def test_every_form_of_mask():
 
 
 def test_skipped_annotations_and_remaining_ancestors():
-    """A chain of four; the second is a crowd, the third scored too low, a fifth is empty."""
+    """A chain of four masks, the second a crowd and the third with a low score, and an empty mask."""
     annotations = [
         {"id": 7, "segmentation": compressed(rectangle(0, 20, 0, 30)), "score": 0.9},
         {"id": 3, "parent_id": 7, "segmentation": uncompressed(rectangle(0, 15, 0, 15)), "iscrowd": 1},
@@ -72,8 +72,8 @@ GOOD = compressed(rectangle(4, 11, 5, 25))
     ("annotation", "reason"),
     [
         ({"id": 1}, "no segmentation"),
-        ({"id": 1, "segmentation": []}, "no segmentation"),  # a box among masks
-        ({"id": 1, "segmentation": [[1, 1, 5, 5]]}, "polygon"),  # pycocotools: a box
+        ({"id": 1, "segmentation": []}, "no segmentation"),  # a box without a mask
+        ({"id": 1, "segmentation": [[1, 1, 5, 5]]}, "polygon"),  # pycocotools reads it as a box
         ({"id": 1, "segmentation": {**GOOD, "size": [30, 20]}}, "size of the RLE"),
         ({"id": 1, "segmentation": {**GOOD, "counts": GOOD["counts"][:-1]}}, "runs of the RLE"),
         ({"id": 1, "segmentation": {"size": list(SIZE), "counts": ["a"]}}, "counts of the RLE"),
@@ -122,7 +122,7 @@ AREAS = np.concatenate([np.full(900, 20), np.full(90, 1000), np.full(10, 50000)]
 SIZE_OF_EACH = np.repeat([0, 1, 2], [900, 90, 10])
 
 
-def test_it_is_a_permutation_that_repeats_with_its_seed():
+def test_the_order_is_a_permutation_determined_by_the_seed():
     order = stratified_order(AREAS, np.random.default_rng(0))
     assert sorted(order) == list(range(1000))
     assert np.array_equal(order, stratified_order(AREAS, np.random.default_rng(0)))
@@ -134,7 +134,7 @@ def test_every_prefix_is_balanced_over_sizes():
     order = stratified_order(AREAS, np.random.default_rng(0))
     for k in (3, 15, 30):
         assert np.bincount(SIZE_OF_EACH[order[:k]], minlength=3).tolist() == [k // 3] * 3
-    # the ten large ones are all in, the rest is shared
+    # all ten large ones are included; the other sizes share the rest
     assert np.bincount(SIZE_OF_EACH[order[:100]]).tolist() == [45, 45, 10]
     assert np.bincount(SIZE_OF_EACH[order[:200]]).tolist() == [100, 90, 10]
 
@@ -144,7 +144,7 @@ def test_within_a_size_all_are_equally_likely():
     for seed in range(300):
         counts[stratified_order(AREAS, np.random.default_rng(seed))[:100]] += 1
     assert (counts[-10:] == 300).all()
-    # expected 45 of 300 * 900 and of 300 * 90; 5 standard deviations of a binomial
+    # expected: 300 * 45 / 900 and 300 * 45 / 90, within 5 standard deviations of a binomial
     assert abs(counts[:900].mean() - 15) < 1e-9 and counts[:900].max() < 15 + 5 * np.sqrt(15)
     assert abs(counts[900:990].mean() - 150) < 1e-9 and abs(counts[900:990] - 150).max() < 5 * np.sqrt(75)
 

@@ -41,7 +41,7 @@ def photo(seed=0, size=(HEIGHT, WIDTH)):
 
 
 def record(path, pixels, masks, parents=None, **more):
-    """A Detectron2 dict; the parent of each mask as its index, -1 for none."""
+    """A Detectron2 dict; ``parents`` are indices of masks, -1 for none."""
     Image.fromarray(pixels).save(path)
     parents = [-1] * len(masks) if parents is None else parents
     annotations = [
@@ -76,7 +76,7 @@ def test_flip_and_crop_pixel_by_pixel(tmp_path):
     instances = sample["instances"]
     assert instances.image_size == (15, 20)
     assert np.array_equal(instances.gt_masks.tensor, np.array([expected(mask) for mask in masks]))
-    # columns 8..13 are 16..21 when flipped, 12..17 when cropped; rows 3..8 are 1..6
+    # columns 8..13 become 16..21 when flipped and 12..17 when cropped; rows 3..8 become 1..6
     assert instances.gt_boxes.tensor[1].tolist() == [12, 1, 18, 7]
     assert {key: sample[key] for key in ("file_name", "image_id", "height", "width")} == {
         "file_name": given["file_name"],
@@ -87,7 +87,7 @@ def test_flip_and_crop_pixel_by_pixel(tmp_path):
 
 
 def test_the_configured_augmentations(tmp_path):
-    """Resized into the square, the rest grey; masks neither cover the grey nor leave their pixels."""
+    """Photos are resized to fit the square and padded with grey; masks cover the same pixels, no padding."""
     pixels = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     pixels[5:15, 10:20] = 255
     given = record(tmp_path / "a.png", pixels, [rectangle(5, 15, 10, 20), rectangle(0, 20, 0, 30)])
@@ -108,7 +108,7 @@ def test_the_configured_augmentations(tmp_path):
         masks = sample["instances"].gt_masks.tensor
         assert sample["image"].shape == (3, 32, 32) and masks.shape[1:] == (32, 32)
         grey = (sample["image"] == 128).all(dim=0)
-        grey[: (~grey).any(dim=1).sum(), : (~grey).any(dim=0).sum()] = False  # padding, not grey of the picture
+        grey[: (~grey).any(dim=1).sum(), : (~grey).any(dim=0).sum()] = False  # padding, not grey pixels of the photo
         assert not (masks & grey).any()
         shapes.add(int(grey.sum()))
     assert len(shapes) > 5 and 0 in shapes
@@ -121,7 +121,7 @@ def test_channel_order(tmp_path):
 
 
 def test_polygons_without_ids(tmp_path):
-    """A plain Detectron2 dict, as of a COCO file that was loaded by Detectron2 itself."""
+    """A plain Detectron2 dict, as loaded from a COCO file by Detectron2 itself."""
     given = record(tmp_path / "a.png", photo(), [])
     given["annotations"] = [{"segmentation": [[5, 4, 25, 4, 25, 11, 5, 11]], "bbox": [0] * 4, "category_id": 3}]
     instances = mapper([T.NoOpTransform()])(given)["instances"]
@@ -130,7 +130,7 @@ def test_polygons_without_ids(tmp_path):
 
 
 def test_exif(tmp_path):
-    """A photo taken upright, stored lying: labels are those of the photo as it is seen."""
+    """A photo stored rotated: labels refer to the photo in its EXIF orientation."""
     exif = Image.Exif()
     exif[0x0112] = 6
     stored = photo(size=(WIDTH, HEIGHT))
@@ -141,7 +141,7 @@ def test_exif(tmp_path):
 
 
 def test_ancestors_when_the_middle_of_a_chain_vanishes(tmp_path):
-    """Whole, part, subpart: the crop leaves one pixel of the part, which is too small, and all of the others."""
+    """Whole, part, subpart: the crop keeps only one pixel of the part, which is too small, and all of the others."""
     whole, subpart = rectangle(0, 20, 0, 20), rectangle(0, 5, 10, 15)
     part = rectangle(5, 20, 20, 30) | rectangle(0, 1, 10, 11)
     given = record(tmp_path / "a.png", photo(), [whole, part, subpart], [-1, 0, 1])
@@ -163,7 +163,7 @@ def test_scores_and_crowds(tmp_path):
 
 
 def test_labels_are_sampled_over_sizes(tmp_path):
-    """60 labels of 4 pixels, 6 of 36, 2 of 144; vanished ones make room for others."""
+    """60 labels of 4 pixels, 6 of 36, 2 of 144; dropped labels leave room for others."""
     size = (40, 60)
     small = [rectangle(y, y + 2, x, x + 2, size) for y in range(0, 12, 2) for x in range(0, 20, 2)]
     middle = [rectangle(20, 26, x, x + 6, size) for x in range(0, 36, 6)]
@@ -175,7 +175,7 @@ def test_labels_are_sampled_over_sizes(tmp_path):
     again, other = (seeded(m, given, seed=seed)["instances"].gt_boxes.tensor for seed in (0, 1))
     assert torch.equal(again, seeded(m, given)["instances"].gt_boxes.tensor)
     assert not torch.equal(again, other)
-    # all that are kept, in the order of the file
+    # no sampling if all labels fit
     assert len(seeded(mapper([T.NoOpTransform()], max_labels=68), given)["instances"]) == 68
     strict = seeded(mapper([T.NoOpTransform()], max_labels=12, min_label_area=5), given)["instances"]
     assert sorted(strict.gt_masks.tensor.sum(dim=(1, 2)).tolist()) == [36] * 6 + [144] * 2
@@ -188,7 +188,7 @@ def test_no_labels_left(tmp_path):
 
 
 def test_copy_paste(tmp_path):
-    """A tree of three comes over; its neighbour, and what fills the image, do not."""
+    """A tree of three masks is pasted; a mask that covers the whole photo is not."""
     target = record(tmp_path / "a.png", np.full((20, 30, 3), 10, np.uint8), [rectangle(0, 20, 0, 15)])
     masks = [rectangle(2, 12, 2, 22), rectangle(4, 8, 4, 10), rectangle(5, 7, 5, 8), rectangle(0, 20, 0, 30)]
     donor = record(tmp_path / "b.png", np.full((20, 30, 3), 99, np.uint8), masks, [-1, 0, 1, -1])
@@ -204,7 +204,7 @@ def test_copy_paste(tmp_path):
     expected = torch.zeros(4, 4, dtype=torch.bool)
     expected[1, 2] = expected[1, 3] = expected[2, 3] = True
     assert torch.equal(instances.gt_ancestors.tensor, expected)
-    # the cap holds for both together, and one image alone has nothing to copy from
+    # the limit includes pasted labels, and an image is not its own donor
     m.max_labels = 2
     assert len(seeded(m, target)["instances"]) == 2
     m.set_donors([target])

@@ -66,7 +66,7 @@ def test_same_as_the_transforms_of_the_decoded_mask(flip):
 def test_windows():
     transforms = T.TransformList([T.ResizeTransform(10, 10, 20, 20), T.CropTransform(4, 6, 8, 8)])
     warp = MaskWarp(transforms, (10, 10), (8, 8))
-    # rows 3..7 and columns 2..6 of the source are seen, each twice
+    # rows 3..7 and columns 2..6 of the source are visible, each enlarged to two
     boxes = np.array([[0, 0, 10, 10], [3, 4, 1, 2], [0, 0, 2, 10], [8, 8, 1, 1]])
     assert warp.windows(boxes).tolist() == [[0, 8, 0, 8], [2, 6, 2, 4], [0, 8, 0, 0], [0, 0, 0, 0]]
     assert warp.windows(np.zeros((0, 4))).shape == (0, 4)
@@ -81,4 +81,4 @@ def test_other_transforms_are_applied_to_the_decoded_mask():
     (window,) = warp.windows(mask_boxes([rle]))
     result = dense(warp.warp(run_ends(rle), window), (30, 20))
     assert np.array_equal(result, transforms.apply_segmentation(mask.astype(np.uint8)).astype(bool))
-    assert abs(int(result.sum()) - 68) < 22  # turned, not lost
+    assert abs(int(result.sum()) - 68) < 22  # rotated, not lost

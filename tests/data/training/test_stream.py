@@ -39,7 +39,7 @@ BROKEN = 3
 
 @pytest.fixture
 def records(tmp_path):
-    """Photos of noise with a tree of three masks each; number BROKEN is not there."""
+    """Records of noise photos with a tree of three masks each; the photo with index BROKEN is missing."""
     rng = np.random.default_rng(0)
     result = []
     for k in range(IMAGES):
@@ -67,7 +67,7 @@ def loader(cfg, dataset, **more):
 
 
 def contents(batches):
-    """Everything that is in the samples, comparable."""
+    """Contents of the samples in a form that can be compared."""
     return [
         (
             sample["image_id"],
@@ -119,7 +119,7 @@ def test_every_epoch_has_all_images_in_another_order(records):
     assert all(sorted(epoch) == [r["image_id"] for r in good] for epoch in epochs)
     assert len(set(map(tuple, epochs))) > 1
     assert ids(islice(loader(config(batch=6, seed=12), good), 4)) != seen
-    # the same image is augmented anew
+    # the same image is augmented differently in each epoch
     samples = contents(islice(loader(config(batch=6), good), 2))
     assert len({content[1] for content in samples}) == 12
 
@@ -170,7 +170,7 @@ def test_nothing_usable(records):
 
 
 def test_the_stream_can_be_sent_to_a_worker(records):
-    """As where workers are not forked."""
+    """As happens on systems that do not fork workers."""
     mapper = PseudoLabelDatasetMapper(config(copy_paste=0.5), is_train=True)
     mapper.set_donors(records)
     stream = PositionDataset(records, mapper, 5)
@@ -188,7 +188,7 @@ def test_giving_up_on_a_large_data_set():
 
 
 class Lazy(Dataset):
-    """Records that are read when asked for; one cannot be."""
+    """Records that are read on access; the first cannot be read."""
 
     def __init__(self, records):
         self.records = records
@@ -230,7 +230,7 @@ def catalog():
 
 
 def test_data_sets_by_name(records, catalog, tmp_path):
-    """A list, a lazy data set and a label file; images without labels are left out where that is known."""
+    """A list, a lazy data set and a label file; images known to have no labels are skipped."""
     crowd = [{**a, "iscrowd": 1} for a in records[1]["annotations"]]
     listed = [records[0], {**records[1], "annotations": crowd}, {**records[2], "annotations": []}]
     catalog("stream_list", listed)

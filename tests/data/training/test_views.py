@@ -33,7 +33,7 @@ OFF = {"jitter_probability": 0, "grey_probability": 0, "blur_probability": 0, "e
 
 
 def photo(seed=0, size=SIZE):
-    """Soft colours, as of photos, with all values in use."""
+    """A photo-like image of smooth colours that use the whole value range."""
     small = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     return np.array(Image.fromarray(small).resize(size[::-1], Image.Resampling.BICUBIC))
 
@@ -56,7 +56,7 @@ def difference(a, b):
 )
 @pytest.mark.parametrize("amount", [0.6, 1.0, 1.4])
 def test_colours_are_those_of_torchvision(ours, theirs, amount):
-    """Which cuts off where OpenCV rounds."""
+    """Up to one level, since torchvision truncates where OpenCV rounds."""
     image = photo()
     expected = theirs(torch.from_numpy(image).permute(2, 0, 1), amount).permute(1, 2, 0).numpy()
     assert difference(ours(image, amount), expected).max() <= 1
@@ -105,12 +105,12 @@ def test_erasing_touches_one_rectangle(seed):
     assert 0.045 <= h * w / changed.size <= 0.105
     assert 0.28 <= h / w <= 3.5
     inside = erased[rows[0] : rows[0] + h, columns[0] : columns[0] + w]
-    assert changed.sum() > 0.999 * h * w  # noise hits the old colour once in 2**24
+    assert changed.sum() > 0.999 * h * w  # noise equals the old colour with a probability of 2**-24
     assert abs(inside.mean() - 127.5) < 8 and abs(inside.std() - 73.9) < 5
 
 
 def test_how_many_rectangles_and_where():
-    """Rectangles of a 50th of a black square: their number and centre over many draws."""
+    """Number and position of rectangles of 1/50 of a black square, over many draws."""
     black = np.zeros((60, 60, 3), np.uint8)
     strong = StrongView(**{**OFF, "erase_probability": 0.5}, erase_count=3, erase_area_ratio=(0.02, 0.02))
     rng = np.random.default_rng(0)
@@ -130,7 +130,7 @@ def test_a_rectangle_larger_than_a_side_is_clipped():
 
 
 def test_probabilities():
-    """Of grey, and of jitter with its four operations in any order."""
+    """Probabilities of grey, and of jitter with its four operations in any order."""
     image = photo(size=(4, 4))
     strong = StrongView(**{**OFF, "grey_probability": 0.2})
     rng = np.random.default_rng(0)
@@ -142,7 +142,7 @@ def test_probabilities():
 
 
 def test_range_of_the_jitter():
-    """Of one grey, brightness alone changes the level; of one colour, only the hue its first place among the three."""
+    """On uniform grey only brightness changes the level; on uniform red the hue raises one of the other channels."""
     grey = np.full((3, 3, 3), 100, np.uint8)
     strong = StrongView(**{**OFF, "jitter_probability": 1}, jitter=0.4)
     rng = np.random.default_rng(0)
@@ -152,14 +152,14 @@ def test_range_of_the_jitter():
     strong = StrongView(**{**OFF, "jitter_probability": 1}, jitter=0, hue=0.1)
     red_green_blue = np.array([strong(red, rng)[0, 0] for _ in range(300)])
     assert (red_green_blue[:, 0] == 255).all()
-    # a sixth of a turn is where the second is as large as the first
+    # a hue shift of 1/6 would raise a second channel to 255, so 0.1 raises it to 153
     assert (145 <= red_green_blue[:, 1:].max(axis=0)).all() and (red_green_blue[:, 1:].max(axis=0) <= 157).all()
 
 
 def test_the_input_image_is_unchanged():
     image = photo()
     before = image.copy()
-    for given in (image, image[:, ::-1]):  # as of a flip
+    for given in (image, image[:, ::-1]):  # negative strides, as after a flip
         strong = StrongView(jitter_probability=1, grey_probability=1, blur_probability=1, erase_probability=1)
         result = strong(given, np.random.default_rng(0))
         assert result.shape == given.shape and result.dtype == np.uint8 and not np.shares_memory(result, given)
@@ -291,7 +291,7 @@ def test_with_erasing_alone_the_views_differ_in_a_rectangle(given):
 
 @pytest.mark.parametrize("geometry", ["flip", "crop", "pad"])
 def test_both_views_and_the_masks_align(tmp_path, geometry):
-    """What is bright in either view is what the mask covers."""
+    """In both views, the bright pixels are those of the mask."""
     mask = np.zeros(SIZE, bool)
     mask[5:20, 8:30] = mask[30:40, 50:] = True
     pixels = np.where(mask[:, :, None], (230, 200, 180), (20, 40, 10)).astype(np.uint8)
@@ -314,7 +314,7 @@ def test_both_views_and_the_masks_align(tmp_path, geometry):
 
 
 def test_channel_order(given):
-    """Operations know red from blue: they are done before the channels are swapped."""
+    """Operations are applied in RGB, before the channels are swapped."""
     cfg = config()
     rgb = sample_of(PseudoLabelDatasetMapper(cfg, is_train=True), given, 3)
     cfg.INPUT.FORMAT = "BGR"
@@ -338,7 +338,7 @@ def test_views_depend_only_on_the_position(given):
     assert views(workers=2) == whole and views(workers=0, start=2) == whole[8:]
 
 
-def test_each_worker_has_one_core(given):
+def test_each_worker_uses_one_opencv_thread(given):
     cfg = config()
     cfg.SEED, cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.NUM_WORKERS = 3, 1, 1
     before = cv2.getNumThreads()

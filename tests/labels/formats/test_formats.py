@@ -39,7 +39,7 @@ def made(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_there_and_back(made, tmp_path, name):
+def test_round_trip(made, tmp_path, name):
     images, photos = made
     write_photos(tmp_path / "labels.json", photos, "a test")
     target = tmp_path / "converted"
@@ -50,7 +50,7 @@ def test_there_and_back(made, tmp_path, name):
     before, after = (json.loads((tmp_path / file).read_text()) for file in ("labels.json", "back.json"))
     assert before["images"] == after["images"]
     exact = [True] * 14
-    if name in ("yolo", "voc"):  # the mask of two components is joined by a line
+    if name in ("yolo", "voc"):  # the two components of a mask are joined by a line
         exact[5] = exact[12] = False
     for old, new, same in zip(before["annotations"], after["annotations"], exact):
         assert (old["segmentation"] == new["segmentation"]) == same
@@ -76,7 +76,7 @@ def test_selected_masks_are_converted(made, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", [name for name in FORMATS if name not in EXACT])
-def test_tolerance_bounds_what_polygons_lose(made, tmp_path, name):
+def test_tolerance_bounds_the_loss_of_polygons(made, tmp_path, name):
     images, photos = made
     sizes = []
     for tolerance, least in ((0.0, 0.97), (1.0, 0.85)):
@@ -96,13 +96,13 @@ def _fresh(folder):
     ("name", "library"), [(name, library) for name, found in LIBRARIES.items() for library in found]
 )
 def test_against_the_library_of_the_format(made, tmp_path, name, library):
-    """Where it is installed: what it reads of ours, and what we read of its."""
+    """If the library is installed, it reads our files, and we read files that it writes."""
     pytest.importorskip(library)
     rows = [r for r in TOOL["check_format"](name, made[1], made[0], tmp_path, 0.0) if r.by.replace("-", "_") == library]
     assert rows
     for row in rows:
         if row.way == "in" and library == "supervision":
-            continue  # it splits masks of several components
+            continue  # it splits masks with several components
         least = 1.0 if name in EXACT else 0.97
         assert row.found == 1
         if (name, library) == ("voc", "datumaro"):  # reads the map of instances, where parts cover their wholes
@@ -144,15 +144,15 @@ def test_masks_cropped_to_a_box():
 def test_run_lengths_of_label_studio():
     rng = np.random.default_rng(0)
     wide = np.zeros((6, 7), bool)
-    wide[1:3] = wide[3, :2] = wide[4, 5:] = wide[5] = True  # rows that go on in the next row, up to the end
+    wide[1:3] = wide[3, :2] = wide[4, 5:] = wide[5] = True  # runs that continue in the next row, up to the end
     for mask in (rng.random((9, 13)) < 0.5, np.zeros((5, 4), bool), np.ones((300, 200), bool), wide, wide[::-1, ::-1]):
         (rle,) = encode_masks([mask])
         packed = pack(rle, mask_boxes([rle])[0].astype(int))
-        if mask is wide:  # 53 bits of head, and 19 for each of four runs
+        if mask is wide:  # a header of 53 bits, and 19 for each of four runs
             assert len(packed) == 17
         values = unpack(packed, mask.size * 4).reshape(*mask.shape, 4)
         assert np.array_equal(values, np.where(mask, 255, 0)[..., None].repeat(4, 2))
-    # values that are not repeated, as its editor packs them: two bits of kind, three of count
+    # literal values, as packed by its editor: two bits for the kind, three for the count
     literal = (
         f"{4:032b}{7:05b}{2:04b}{3:04b}{7:04b}{15:04b}" + "0" + "00" + "011" + "".join(f"{v:08b}" for v in (1, 2, 3, 4))
     )

@@ -27,13 +27,13 @@ def layout_of(grid: tuple[int, int]) -> TokenLayout:
 
 
 def look_straight_ahead(attention: nn.Module) -> None:
-    """All samples at the reference point, so that only its place matters."""
+    """Sample only at the reference point, by zero offsets."""
     nn.init.zeros_(attention.sampling_offsets.weight)
     nn.init.zeros_(attention.sampling_offsets.bias)
 
 
 def reached(points: tuple[int, int], cells: tuple[int, int], place: tuple[int, int]) -> list[list[int]]:
-    """Cells of a map ``points`` whose centres, on a map ``cells`` of the same image, touch ``place`` bilinearly."""
+    """Cells of a ``points`` map whose centres use cell ``place`` of a ``cells`` map in bilinear sampling."""
     return [
         [i, j]
         for i in range(points[0])
@@ -62,14 +62,14 @@ def test_extractor_samples_patch_tokens_at_the_same_position_on_every_level(grid
     torch.manual_seed(0)
     extractor = Extractor(DIM, num_heads=3, num_points=2, ratio=0.5, cffn_ratio=0.25, drop_path=0.0)
     look_straight_ahead(extractor.attn)
-    nn.init.zeros_(extractor.ffn.fc2.weight)  # its convolution would spread what was seen
+    nn.init.zeros_(extractor.ffn.fc2.weight)  # its convolution would spread the change
     layout = layout_of(grid)
     place = row, col = grid[0] - 2, 1
     spatial, patches = torch.randn(2, COUNT, DIM), torch.zeros(2, grid[0] * grid[1], DIM)
     dotted = patches.clone()
     dotted[0, row * grid[1] + col, 0] = 1.0
     change = (extractor(spatial, dotted, layout) - extractor(spatial, patches, layout)).abs().sum(2)
-    assert change[1].max() == 0  # the other image
+    assert change[1].max() == 0  # the other image is unchanged
     for level, shape in zip(split_maps(change[..., None], LEVELS), LEVELS):
         assert level[0, 0].nonzero().tolist() == reached(shape, grid, place) != []
 

@@ -27,7 +27,7 @@ def test_a_dot_is_at_its_position_on_every_map(y, x):
     for stride, before, after in zip((4, 8, 16, 32), prior(plain), prior(dotted)):
         change = (after - before).abs().sum(1)[0]
         rows, cols = change.nonzero().T
-        # Half the receptive field, and half a cell, since strided convolutions look from a cell's top left corner.
+        # Half the receptive field plus half a cell, since strided convolutions are centred on a cell's top left corner.
         reach = {4: 8 + 2, 8: 12 + 4, 16: 20 + 8, 32: 36 + 16}[stride]
         assert len(rows) > 0
         assert ((rows + 0.5) * stride - y).abs().max() <= reach
@@ -54,7 +54,7 @@ def test_sync_batch_norm_acts_as_batch_norm_on_the_cpu(group_of_processes):
         torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     try:
         sync, plain = build_norm("SyncBN", 6), nn.BatchNorm2d(6)
-        assert isinstance(sync, nn.SyncBatchNorm)  # optimizers and conversions look for it
+        assert isinstance(sync, nn.SyncBatchNorm)  # optimizers and conversions check the type
         x = torch.randn(3, 6, 4, 5, generator=torch.Generator().manual_seed(0))
         torch.testing.assert_close(sync(x), plain(x))
         assert sync.state_dict().keys() == plain.state_dict().keys()

@@ -18,7 +18,7 @@ PLAIN16 = "vit_tiny_patch16_224"
 
 
 def build(name: str, side: int = 64, **options) -> ViT:
-    """A small ViT whose own grid is that of a square of ``side`` pixels; seeded."""
+    """A small seeded ViT whose position embedding is for a square of ``side`` pixels."""
     torch.manual_seed(0)
     own = {
         key: options.pop(key)
@@ -95,7 +95,7 @@ def test_position_embedding_follows_the_grid_and_gets_its_gradient():
         vit.model.patch_embed.proj.weight.zero_()
         vit.model.patch_embed.proj.bias.zero_()
         vit.model.pos_embed.zero_()
-        vit.model.pos_embed[0, 1:, 0] = rows.repeat_interleave(4)  # channel 0 says which row
+        vit.model.pos_embed[0, 1:, 0] = rows.repeat_interleave(4)  # channel 0 encodes the row
     values = vit.embed(torch.zeros(1, 3, 128, 96))[0, 1:, 0].view(8, 6)
     torch.testing.assert_close(values, values[:, :1].expand(-1, 6))
     assert (values[1:, 0] > values[:-1, 0]).all()

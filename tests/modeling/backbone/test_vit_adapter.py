@@ -23,7 +23,7 @@ STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
 
 
 def build(patch: int = 16, *, depth: int = 4, vit: dict | None = None, **options) -> ViTAdapter:
-    """A small backbone, seeded. ``vit`` are arguments of the ViT, the others of the adapter."""
+    """A small seeded backbone. ``vit`` are arguments of the ViT, the others of the adapter."""
     torch.manual_seed(0)
     side = {} if patch != 14 else {"img_size": 56}
     vit_only = ViT(NAMES[patch], options={**SMALL, **side, "depth": depth}, **(vit or {}))
@@ -56,7 +56,7 @@ def test_sides_must_divide_by_32():
 
 
 @pytest.mark.parametrize("patch", [8, 14, 16])
-def test_at_the_start_the_vit_equals_timms(patch):
+def test_the_initial_vit_equals_that_of_timm(patch):
     backbone = build(patch).eval()
     seen = []
     backbone.interactions[-1].register_forward_hook(lambda module, inputs, output: seen.append(output[0]))
@@ -112,11 +112,11 @@ def test_a_dot_changes_every_map_at_its_position(patch, stride, place):
     backbone = build(patch, vit={"token_stride": stride}, norm="BN").eval()
     open_injectors(backbone)
     for block in backbone.vit.model.blocks:
-        nn.init.zeros_(block.attn.proj.weight)  # what remains of the ViT works on each token alone
+        nn.init.zeros_(block.attn.proj.weight)  # without attention, the ViT processes each token alone
     for stage in backbone.interactions:
         for module in (stage.injector, *stage.extractors):
             nn.init.zeros_(module.attn.sampling_offsets.bias)
-    nn.init.zeros_(backbone.spatial_prior.fc1.weight)  # what stride 4 shows comes through the tokens
+    nn.init.zeros_(backbone.spatial_prior.fc1.weight)  # stride 4 then depends on the tokens only
     plain = torch.randn(1, 3, 224, 288, generator=torch.Generator().manual_seed(3))
     dotted = plain.clone()
     y, x = place
@@ -139,7 +139,7 @@ def test_every_parameter_gets_a_gradient(patch):
     backbone = build(patch)
     open_injectors(backbone)
     for module in backbone.modules():
-        if isinstance(module, MSDeformAttn):  # where to look starts independent of the query
+        if isinstance(module, MSDeformAttn):  # initial offsets and weights ignore the query
             nn.init.normal_(module.sampling_offsets.weight, std=0.1)
             nn.init.normal_(module.attention_weights.weight, std=0.1)
     maps = backbone(torch.randn(2, 3, 64, 96))

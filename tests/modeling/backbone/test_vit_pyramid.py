@@ -39,7 +39,7 @@ def test_maps_of_four_strides(token_stride, norm):
 def test_maps_are_the_last_tokens_resized(token_stride):
     backbone = build(token_stride).eval()
     for module in backbone.levels.modules():
-        if isinstance(module, nn.ConvTranspose2d):  # copies each cell to four
+        if isinstance(module, nn.ConvTranspose2d):  # copy each cell to four
             nn.init.zeros_(module.bias)
             module.weight.data = torch.eye(24)[:, :, None, None].repeat(1, 1, 2, 2)
     seen = []

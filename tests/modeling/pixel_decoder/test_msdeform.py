@@ -172,7 +172,7 @@ def test_maps_that_do_not_reach_the_common_stride_are_refused():
 def test_reference_points_are_cell_centres_of_the_unpadded_image():
     points = get_reference_points([(2, 4), (1, 2)], torch.tensor([[[0.5, 1.0], [1.0, 1.0]]]))
     assert points.shape == (1, 10, 2, 2)
-    # cell (row 1, column 1) of level 0, of which the left half is image: 3/4 across that and 3/4 down
+    # cell (row 1, column 1) of level 0, whose left half is image: at 3/4 of its width and 3/4 of its height
     torch.testing.assert_close(points[0, 5], torch.tensor([[0.375, 0.75], [0.75, 0.75]]))
     torch.testing.assert_close(points[0, 8], torch.tensor([[0.125, 0.5], [0.25, 0.5]]))
 

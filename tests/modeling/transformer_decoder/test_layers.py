@@ -7,7 +7,7 @@ from sohes_d2.modeling.transformer_decoder.layers import MLP, FFNLayer, Multihea
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_attention_has_the_parameters_and_numbers_of_pytorchs(masked):
+def test_attention_has_the_parameters_and_outputs_of_pytorch(masked):
     torch.manual_seed(0)
     ours, theirs = MultiheadAttention(12, 3), torch.nn.MultiheadAttention(12, 3, batch_first=True)
     torch.nn.init.normal_(theirs.in_proj_bias)
@@ -46,7 +46,7 @@ class Triple(ResidualLayer):
 
 
 @pytest.mark.parametrize("pre_norm", [False, True])
-def test_where_the_norm_is(pre_norm):
+def test_position_of_the_norm(pre_norm):
     layer = Triple(4, pre_norm)
     x = torch.tensor([[[1.0, 2.0, 3.0, 6.0]]])
     norm = torch.nn.functional.layer_norm
@@ -59,7 +59,7 @@ def test_initial_weights():
     torch.manual_seed(0)
     attention, ffn = MultiheadAttention(16, 2), FFNLayer(16, 32)
     for weight, fans in (
-        (attention.in_proj_weight, 16 + 48),  # the packed projections are drawn as one matrix
+        (attention.in_proj_weight, 16 + 48),  # the packed projections are initialised as one matrix
         (attention.out_proj.weight, 16 + 16),
         (ffn.linear1.weight, 16 + 32),
         (ffn.linear2.weight, 32 + 16),

@@ -24,7 +24,7 @@ def build(in_channels=16, **changes):
         "num_queries": 6,
         "nheads": 4,
         "dim_feedforward": 24,
-        "dec_layers": 4,  # the last one reads the first map again
+        "dec_layers": 4,  # the last one uses the first map again
         "pre_norm": False,
         "mask_dim": 8,
         "enforce_input_project": False,
@@ -33,14 +33,14 @@ def build(in_channels=16, **changes):
 
 
 def wave(shape, phase, scale=1.0):
-    """Numbers in [-scale, scale] that no random generator is needed for: scale * sin(0.1234 n^2 + phase), n = 1, ..."""
+    """Deterministic numbers in [-scale, scale]: scale * sin(0.1234 n^2 + phase), n = 1, ..."""
     n = torch.arange(1, 1 + math.prod(shape), dtype=torch.float64)
     return (scale * torch.sin(0.1234 * n * n + phase)).reshape(shape).float()
 
 
 @torch.no_grad()
 def fill(module, phase):
-    """Parameters from waves: the k-th by name with phase + k; matrices scaled by their inputs; norms around 1."""
+    """Set parameters to waves: phase + k for the k-th by name; matrices scaled by fan-in; norms around 1."""
     for k, (name, parameter) in enumerate(sorted(module.named_parameters())):
         is_embedding = "query" in name or "level_embed" in name
         if parameter.dim() == 1:
@@ -63,7 +63,7 @@ def digest(tensor):
     return [flat.mean().item(), flat.norm().item(), *flat[[0, len(flat) // 3, len(flat) // 2, -1]].tolist()]
 
 
-# Computed by the official module (facebookresearch/Mask2Former at 9b0651c), filled and fed as here, on a CPU.
+# Computed by the official module (facebookresearch/Mask2Former at 9b0651c), with these parameters and inputs, on a CPU.
 # aux_1 is after the first layer, aux_3 after the third. In the first masks, 2 rows (post) and 1 row (pre) are empty.
 OFFICIAL = {
     "post_norm": {
@@ -121,7 +121,7 @@ def test_numbers_of_the_official_implementation(case, monkeypatch):
         assert digest(aux["pred_logits"]) == pytest.approx(expected[f"aux_{layer}_logits"], abs=1e-4)
         assert digest(aux["pred_masks"]) == pytest.approx(expected[f"aux_{layer}_masks"], abs=1e-4)
 
-    # The case tests what it should: masks of every layer mask a part, maps come in turn, and some rows were empty.
+    # The case covers what it should: masks are partial in every layer, maps alternate, and some rows were empty.
     assert [mask.shape for mask in masks] == [(2, 1, 6, h * w) for h, w in [*SIZES, SIZES[0]]]
     assert all(0.1 < mask.float().mean() < 0.9 for mask in masks)
     assert empty_rows[0] == expected["empty_rows"]
@@ -158,7 +158,7 @@ def test_parameters_have_the_official_names_and_shapes():
 
 
 def test_foreground_is_the_queries_mask_or_everything():
-    mask_features = torch.tensor([[[1.0, -1.0, 2.0], [0.0, 1.0, 1.0]]])  # 1 image, 2 channels, 3 places
+    mask_features = torch.tensor([[[1.0, -1.0, 2.0], [0.0, 1.0, 1.0]]])  # 1 image, 2 channels, 3 pixels
     mask_embed = torch.tensor([[[1.0, 0.0], [-1.0, 0.0], [-1.0, -3.0]]], requires_grad=True)
     allowed = masked_decoder.foreground(mask_embed, mask_features)
     assert allowed.tolist() == [[[[True, False, True], [False, True, False], [True, True, True]]]]
@@ -167,7 +167,7 @@ def test_foreground_is_the_queries_mask_or_everything():
 
 def test_a_logit_of_zero_is_foreground():
     allowed = masked_decoder.foreground(torch.ones(1, 1, 1), torch.tensor([[[0.0, -1.0]]]))
-    assert allowed.tolist() == [[[[True, False]]]]  # sigmoid(0) is not less than a half
+    assert allowed.tolist() == [[[[True, False]]]]  # sigmoid(0) is not below 0.5
 
 
 @pytest.mark.parametrize("why", ["evaluation", "no deep supervision"])
@@ -231,7 +231,7 @@ def test_bfloat16_autocast():
         loss = outputs["pred_masks"].float().sigmoid().sum() + outputs["pred_logits"].float().sin().sum()
     assert outputs["pred_masks"].dtype == torch.bfloat16
     assert outputs["pred_ancestors"][0].dtype == torch.float32
-    # No mask decides before the first predictions, so that these are close; a later pixel may change its side.
+    # The first predictions do not depend on masks, so they are close; in later ones, mask pixels may flip.
     first, exact_first = outputs["aux_outputs"][0], exact["aux_outputs"][0]
     torch.testing.assert_close(first["pred_masks"].float(), exact_first["pred_masks"], atol=0.2, rtol=0.05)
     torch.testing.assert_close(first["pred_logits"].float(), exact_first["pred_logits"], atol=0.05, rtol=0.05)

@@ -34,7 +34,7 @@ def write(path, one):
 
 
 def test_numbers(tmp_path, capsys):
-    # two things side by side, of one of which there are two outlines with the best scores, and a part
+    # two objects side by side; one has two outlines, which have the best scores, and a part
     truth = forest((0, 0, 40, 30), (0, 30, 40, 60), (5, 5, 15, 15), scores=[1, 1, 1])
     found = forest((0, 0, 40, 30), (0, 0, 40, 26), (0, 30, 40, 60), (5, 5, 15, 15), scores=[0.9, 0.8, 0.7, 0.1])
     gt, pred = write(tmp_path / "gt.json", truth), write(tmp_path / "pred.json", found)

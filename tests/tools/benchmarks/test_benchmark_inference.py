@@ -17,7 +17,7 @@ def test_blobs_are_of_all_sizes_and_wide_ones_are_wide():
     assert logits.shape == (200, 2) and masks.shape == (200, 200, 304)
     shares = (masks > 0).flatten(1).float().mean(1)
     assert shares.min() < 0.001 and 0.2 < shares.max() < 0.6
-    # smooth: neighbours differ by little of what the logits span
+    # smooth: neighbours differ by a small fraction of the range of the logits
     assert (masks[:, 1:] - masks[:, :-1]).abs().mean() < 0.05 * (masks.max() - masks.min())
     wide = benchmark.generate(20, (800, 1200), wide=True)[1] > 0
     assert wide.any(1).float().mean() > 0.9 and 0.2 < wide.float().mean() < 0.45

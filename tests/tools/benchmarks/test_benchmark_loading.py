@@ -63,7 +63,7 @@ KINDS = [f"{kind}_{name}_ms" for kind in ("cold", "work", "plain", "warm") for n
 
 @pytest.fixture
 def no_clocks(monkeypatch):
-    """Clock and memory that say the same on every machine: one second, three of work and one byte more a look."""
+    """Deterministic clocks and memory: each reading adds 1 s of wall time, 3 s of processor time or 1 byte."""
     ticks, pages = itertools.count(), itertools.count(1000)
     work = itertools.count(step=3)
     clocks = {"perf_counter": lambda: float(next(ticks)), "thread_time": lambda: float(next(work))}
@@ -111,7 +111,7 @@ def result(**changes):
     ("large", "code"),
     [
         (result(), 0),
-        (result(cold_p99_ms=9.0, plain_p99_ms=9.0, warm_p99_ms=9.0), 0),  # disk and other processes
+        (result(cold_p99_ms=9.0, plain_p99_ms=9.0, warm_p99_ms=9.0), 0),  # due to the disk and other processes
         (result(cold_mean_ms=6.0), 1),
         (result(work_p99_ms=6.0), 1),
         (result(open_s=11.0), 1),

@@ -21,7 +21,7 @@ SPEC = importlib.util.spec_from_file_location(
     "benchmark_training", Path(__file__).parents[3] / "tools" / "benchmarks" / "benchmark_training.py"
 )
 benchmark = importlib.util.module_from_spec(SPEC)
-sys.modules[SPEC.name] = benchmark  # dataclasses look their module up
+sys.modules[SPEC.name] = benchmark  # dataclasses look up their module
 SPEC.loader.exec_module(benchmark)
 
 TINY = [
@@ -39,14 +39,14 @@ def tiny():
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that goes on by a second at every look."""
+    """A clock that advances by one second at every reading."""
     ticks = itertools.count()
     monkeypatch.setattr(part_meter, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
 
 
 @pytest.fixture
 def official(tmp_path, monkeypatch):
-    """Stands in for the official code: our modules under its names, with its constructors; ``scale`` spoils masks."""
+    """Stub of the official code: our modules under its names, with its constructors; ``scale`` scales mask features."""
     settings = SimpleNamespace(scale=1.0)
 
     class PixelDecoder(MSDeformAttnPixelDecoder):
@@ -113,7 +113,7 @@ def test_time_of_every_part(tiny, clock):
     benchmark.measure_training(training, iterations=2)
     meter = training.meter
     assert set(meter.parts) == set(benchmark.OUR_PARTS)
-    # one look at its start and one at its end; three outputs are matched within the losses, at two looks each
+    # one reading at the start and one at the end; three outputs are matched within the losses, with two readings each
     assert [meter.seconds(part) for part in benchmark.OUR_PARTS] == [1, 1, 1, 3, 4, 1, 1, 1, 1]
     assert meter.seconds(*benchmark.HEAD_PARTS) == 11
     assert set(meter.peaks) == set(benchmark.OUR_PARTS) - {benchmark.MATCHING}
@@ -135,7 +135,7 @@ def test_medians_and_sums_over_rounds(clock):
     with meter.round(memory=True), meter.part("a"):
         block = torch.ones(64, 1024, 1024, dtype=torch.uint8)
     assert meter.seconds("a") == 13
-    assert not meter.peaks["a"] < 0.9 * block.numel()  # NaN where the system does not say
+    assert not meter.peaks["a"] < 0.9 * block.numel()  # NaN if the system does not report it
 
 
 def test_an_equal_head_is_reported_as_equal(official, capsys):
