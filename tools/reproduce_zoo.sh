@@ -61,13 +61,17 @@ $python tools/train_net.py --config-file configs/sohes_photos_cpu_multiscale.yam
     DATASETS.REGISTER.photo_labels "$output/photos/labels.json, /" MODEL.VIT.WEIGHTS "$weights" \
     MODEL.WEIGHTS "$output/correction/model_final.pth" OUTPUT_DIR "$output/multiscale"
 
-echo "== The same once more, from its result =="
-$python tools/train_net.py --config-file configs/sohes_photos_cpu_multiscale.yaml --num-gpus 0 --resume \
-    DATASETS.REGISTER.photo_labels "$output/photos/labels.json, /" MODEL.VIT.WEIGHTS "$weights" \
-    MODEL.WEIGHTS "$output/multiscale/model_final.pth" OUTPUT_DIR "$output/multiscale_2" SOLVER.MAX_ITER 2000
+echo "== The same twice more, each from the last result =="
+last=$output/multiscale
+for again in 2 3; do
+    $python tools/train_net.py --config-file configs/sohes_photos_cpu_multiscale.yaml --num-gpus 0 --resume \
+        DATASETS.REGISTER.photo_labels "$output/photos/labels.json, /" MODEL.VIT.WEIGHTS "$weights" \
+        MODEL.WEIGHTS "$last/model_final.pth" OUTPUT_DIR "$output/multiscale_$again" SOLVER.MAX_ITER 2000
+    last=$output/multiscale_$again
+done
 
 echo "== The model as it comes with the package =="
-$python tools/export_model.py "$output/multiscale_2/model_final.pth" --half --output "$output/model"
+$python tools/export_model.py "$last/model_final.pth" --half --output "$output/model"
 
 echo "== Its scores, calibrated without labels on photos that it did not see: the value of TEST.SCORE_CALIBRATION =="
 $python tools/calibrate_scores.py --images "$photos" --first 400 --photos 30 --model "$output/model"

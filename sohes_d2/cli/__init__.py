@@ -1,1 +1,1 @@
-"""Command lines: what all tools share."""
+"""Command lines: one module per subcommand of `sohes`, and their shared code."""

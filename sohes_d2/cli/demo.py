@@ -26,7 +26,7 @@ from typing import Any
 from ..structures.files import check_output
 from .runner import EXIT_SKIPPED, add_config_file, add_config_options, add_selection_options, run_tool, tool_parser
 
-# Labels of phase 1 contain unions of nearly the whole photo, which would hide everything else in a picture of wholes.
+# Phase 1 also finds regions of nearly the whole photo, which would hide all others in a picture of wholes.
 PHASE_ONE_MAX_AREA = 0.5
 
 
@@ -68,7 +68,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def build_finder(args: argparse.Namespace) -> tuple[Any, dict[str, Any], str]:
-    """Build the function from photos to forests, the ``info`` of the json, and a description for messages.
+    """Return a function from photos to forests, the ``info`` of the json, and a description for messages.
 
     Raises:
         ConfigError, WeightsError, ValueError, ImportError: the model cannot be built.
@@ -127,7 +127,7 @@ def show(args: argparse.Namespace) -> int:
     find_forests, info, words = build_finder(args)
     print(f"{len(images)} photos, by {words}", flush=True)
     phase_one = info["model"] == "phase 1"
-    has_trees = info.get("masks_from") != "queries"  # also of phase 1
+    has_trees = info.get("masks_from") != "queries"  # phase 1 has no such key
     max_area = args.max_area if args.max_area is not None else PHASE_ONE_MAX_AREA if has_trees else 1.0
     options = DemoOptions(
         score_threshold=args.min_score,

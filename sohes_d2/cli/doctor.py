@@ -36,7 +36,7 @@ class Finding:
         name: the item that was checked.
         state: OK, OPTIONAL (missing, not required) or MISSING (required).
         detail: what was found.
-        remedy: how to fix it; "" if nothing to do.
+        remedy: how to fix it; "" if there is nothing to do.
     """
 
     name: str
@@ -294,7 +294,7 @@ def _lines(finding: Finding, width: int) -> list[str]:
 def main(arguments: list[str] | None = None) -> int:
     """Print the report; returns the exit code."""
     tool_parser(__doc__, prog="sohes doctor").parse_args(arguments)
-    # Detectron2 triggers this warning; in the middle of the report it would look like a finding
+    # triggered by Detectron2; within the report it would look like a finding
     warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
     width = max(80, min(shutil.get_terminal_size((120, 24)).columns, 140))
     failed = []

@@ -75,7 +75,7 @@ class StoredPredictions:
         self._sizes, self._source = sizes, source
         self._of_image = group_by_image(predictions, sizes)
         everything = [p for found in self._of_image.values() for p in found]
-        # All images of a file in one form, so that those without predictions count like the others.
+        # All images get the same fields, so that images without predictions are scored as well.
         self._masks = not everything or any("segmentation" in p for p in everything)
         self._boxes = bool(everything) and all("bbox" in p for p in everything)
         self._forests = self._masks and any("parent_id" in p for p in everything)

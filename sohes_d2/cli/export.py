@@ -84,7 +84,7 @@ def select_model(state: Mapping[str, Tensor], which: str | None) -> dict[str, Te
 
 
 def plain_config(config_file: str, weights: str, options: Sequence[str] = ()) -> Any:
-    """Turn the config of a training into that of a single model with these weights.
+    """Convert the config of a training to that of a single model with these weights.
 
     ``options`` are further keys and values.
 
@@ -93,7 +93,7 @@ def plain_config(config_file: str, weights: str, options: Sequence[str] = ()) ->
     """
     from ..config.load import load_config
 
-    # train_net.py writes its own config.yaml into OUTPUT_DIR
+    # not the folder of the weights, since training writes its own config.yaml into OUTPUT_DIR
     own = ["MODEL.WEIGHTS", weights, "OUTPUT_DIR", os.path.join(os.path.dirname(weights), "evaluation")]
     cfg = load_config(config_file, [*own, *options])
     if cfg.MODEL.META_ARCHITECTURE == BOTH:
@@ -145,7 +145,7 @@ def write_weights(state: Mapping[str, Tensor], path: str) -> None:
 
     from ..structures.files import atomic_writer
 
-    # copies: tensors of a checkpoint may be views of larger ones, which torch would store and safetensors would refuse
+    # copied: tensors of a checkpoint may be views of larger ones, which torch would store whole and safetensors reject
     state = {key: value.detach().clone().contiguous() for key, value in state.items()}
     with atomic_writer(path) as file:
         if path.endswith(".pth"):
@@ -157,7 +157,7 @@ def write_weights(state: Mapping[str, Tensor], path: str) -> None:
 
 
 def export(args: argparse.Namespace) -> str:
-    """Export; returns the path of the weights.
+    """Write weights and config; returns the path of the weights.
 
     Raises:
         ConfigError, WeightsError: an input cannot be used.

@@ -22,7 +22,7 @@ from .runner import EXIT_SKIPPED, run_tool, tool_parser
 if TYPE_CHECKING:
     from ..labels.statistics import LabelStatistics
 
-PROBLEMS_SHOWN = 20  # --output has the counts of all, by reason
+PROBLEMS_SHOWN = 20  # the file of --output has the counts of all, by reason
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

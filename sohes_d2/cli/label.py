@@ -25,7 +25,7 @@ import logging
 import os
 import sys
 
-# Results on the CPU must not depend on the number of cores; numpy's BLAS reads this when it is loaded.
+# Results on the CPU must not depend on the number of cores. numpy's BLAS reads this variable when it is loaded.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from ..structures.files import check_output  # noqa: E402

@@ -8,7 +8,7 @@ import sys
 from ..errors import near_matches
 from .runner import EXIT_DONE, EXIT_USAGE, report
 
-# Name of the command -> its module and a summary.
+# Command name -> its module and a summary.
 COMMANDS = {
     "label": ("label", "find entities in photos (phase 1) and write them as COCO json"),
     "merge": ("merge", "join a folder of label shards to one file"),
@@ -30,7 +30,7 @@ COMMANDS = {
 
 
 def usage() -> str:
-    """What ``sohes --help`` prints."""
+    """Return the text of ``sohes --help``."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {what}" for name, (_, what) in COMMANDS.items()]
     return "\n".join(

@@ -76,7 +76,7 @@ def build_cfg(args: argparse.Namespace) -> Any:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Train, in each process."""
+    """Train; runs in each process."""
     from ..engine.training_command import set_up
     from ..errors import ConfigError
     from ..pretraining.trainer import PretrainingTrainer

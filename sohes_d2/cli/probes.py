@@ -1,4 +1,4 @@
-"""Smoke tests of all phases with tiny models, in seconds on a CPU."""
+"""Smoke tests of all phases with tiny models; they take seconds on a CPU."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _train_and_predict(cfg: CfgNode) -> Any:
 
 
 def tiny_config(device: str = "cpu") -> CfgNode:
-    """Config of the real architecture with some ten thousand random weights."""
+    """Config of the full architecture at a tiny size, with random weights."""
     cfg = load_config("")
     cfg.MODEL.DEVICE = device
     cfg.MODEL.META_ARCHITECTURE = "SOHES"

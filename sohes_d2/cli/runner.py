@@ -1,4 +1,4 @@
-"""Common frame of all commands: shared options, exit codes, and one-line error messages.
+"""Shared code of all commands: options, exit codes, and one-line error messages.
 
     def main(arguments=None):
         return run_tool("demo", parse_arguments, show, arguments)
@@ -25,7 +25,7 @@ from ..errors import ConfigError, InputError, SOHESError, WeightsError
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_SKIPPED, EXIT_STOPPED = 0, 1, 2, 3, 130
 
-# Errors that the user can fix in the command or its files; others are failures of the run.
+# Errors that the user can fix in the command or its files; all others count as failures.
 _USAGE_ERRORS = (ConfigError, InputError, WeightsError)
 _MAX_LINE = 1000  # characters
 
@@ -88,7 +88,7 @@ def run_tool(
 
 def report(name: str, error: BaseException, debug: bool = False, when_failed: str = "") -> int:
     """Print an error in one line, after its traceback if ``debug``; returns the exit code."""
-    if isinstance(error, BrokenPipeError):  # the reader of the output has exited, as `head` does: no message
+    if isinstance(error, BrokenPipeError):  # the reader of the output has exited, e.g. `head`: print nothing
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - Python would complain when flushing
         return EXIT_FAILED
     if debug:
@@ -120,7 +120,7 @@ def explain(error: BaseException, debug: bool = False) -> str:
 
 
 def quieten(verbose: bool) -> None:
-    """Silence warnings of libraries about one another, in this process and its children."""
+    """Silence deprecation warnings of libraries, in this process and its children."""
     if verbose:
         return
     for category in (FutureWarning, DeprecationWarning):
@@ -132,8 +132,8 @@ def quieten(verbose: bool) -> None:
 def choose_threads() -> int:
     """Limit OpenMP to the currently idle cores, unless OMP_NUM_THREADS is set; call it before importing torch.
 
-    Threads that wait for busy cores cost more than they gain: on two busy cores a training step takes three times as
-    much CPU time with two threads as with one.
+    Threads that wait for busy cores waste CPU time: on two busy cores, a training step takes three times as much with two
+    threads as with one.
 
     Returns:
         OMP_NUM_THREADS.

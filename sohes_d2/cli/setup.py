@@ -92,7 +92,7 @@ def say(message: str) -> None:
 def importable() -> str | None:
     """Version and folder of the Detectron2 that a new interpreter imports, or None."""
     code = "import detectron2, os; print(detectron2.__version__, 'at', os.path.dirname(detectron2.__file__))"
-    # In an empty folder, so that a clone of Detectron2 in the working directory is not found.
+    # Run in an empty folder, so that a clone of Detectron2 in the working directory is not imported.
     with tempfile.TemporaryDirectory() as folder:
         result = subprocess.run([sys.executable, "-c", code], cwd=folder, check=False, capture_output=True, text=True)
     return result.stdout.strip() if result.returncode == 0 else None
@@ -112,7 +112,7 @@ def install_from_git() -> str:
     if answer.returncode != 0:
         raise SOHESError(last_line(answer.stderr) or f"git ls-remote ended with {answer.returncode}")
     say(f"compiling {REPOSITORY} at {COMMIT[:10]}; this takes minutes")
-    # --no-build-isolation: its setup.py imports the torch to compile for.
+    # --no-build-isolation: its setup.py imports torch, the version to compile for.
     source = f"git+{REPOSITORY}@{COMMIT}"
     pip("install", "--no-deps", "--no-build-isolation", "--force-reinstall", source, env=environment)
     return f"the official repository at {COMMIT[:10]}"
@@ -143,7 +143,7 @@ def build_wheel(archive: Path, folder: Path) -> Path:
     with tarfile.open(archive) as tar:
         for member in tar:
             path = PurePosixPath(member.name)
-            # pip will unpack the wheel, so names that point outside must not get into it.
+            # pip will unpack the wheel, so it must not contain paths that lead outside.
             content = tar.extractfile(member) if member.isfile() else None
             if content is None or path.is_absolute() or ".." in path.parts:
                 continue

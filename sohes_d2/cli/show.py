@@ -21,7 +21,7 @@ from pathlib import Path
 from ..structures.files import check_output
 from .runner import EXIT_SKIPPED, add_labels_option, add_photos_option, check_photos, count, run_tool, tool_parser
 
-LARGE_PAGE = 100 << 20  # bytes; browsers open more, but slowly
+LARGE_PAGE = 100 << 20  # bytes; browsers open larger pages, but slowly
 MESSAGES = 20  # printed per kind; the page has all of them
 
 

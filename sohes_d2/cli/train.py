@@ -89,7 +89,7 @@ def prepare(args: argparse.Namespace) -> Any:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Train or evaluate, in each process; exits with code 3 if invalid labels were skipped."""
+    """Train or evaluate; runs in each process, and exits with code 3 if invalid labels were skipped."""
     cfg = prepare(args)
 
     from detectron2.utils import comm

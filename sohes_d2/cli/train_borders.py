@@ -1,4 +1,4 @@
-"""Self-correction of phase 1: train a border network on the labels of photos, and label them with it.
+"""Self-correction of phase 1: train a border network on the labels of photos, then label the photos with it.
 
     sohes train-borders --images photos/ --output borders/
     sohes label --config joint --images photos/ --output labels.json \\
@@ -59,7 +59,7 @@ def train_borders(args: argparse.Namespace) -> int:
     output = Path(args.output)
     if (output / "round_1").exists() and not args.resume:
         raise InputError(f"{args.output!r} already has rounds; continue them with --resume, or use another --output")
-    read_image_list(args.images)  # raise usage errors before hours of work
+    read_image_list(args.images)  # raises usage errors before hours of work
     load_config(args.config_file or "joint", args.opts)
     load_config(args.training_config)
     weights = ""
@@ -89,7 +89,7 @@ def _run(arguments: list[str]) -> None:
     """Run a subcommand in a new process, so that its memory is freed afterwards.
 
     Raises:
-        SOHESError: it failed; it has printed its own message.
+        SOHESError: the subcommand failed; it has printed its own message.
     """
     from ..errors import SOHESError
 

@@ -1,9 +1,9 @@
 """Config keys of SOHES-D2, with meaning, unit and source of the default; one module per phase.
 
-Sources: [P] the SOHES paper, [H] HASSOD, [U] UnSAM, [M] Mask2Former, [A] ViT-Adapter, [S] Segment Anything, [D] our
-decision.
+Sources: [P] the SOHES paper, [H] HASSOD, [U] UnSAM, [M] Mask2Former, [A] ViT-Adapter, [V] ViTDet, [S] Segment
+Anything, [D] our decision.
 
-An empty WEIGHTS means the published weights of the NAME beside it, "random" none; other empty paths mean no file.
+An empty WEIGHTS loads the published weights of the NAME beside it, "random" loads none; other empty paths mean no file.
 """
 
 from __future__ import annotations

@@ -16,24 +16,24 @@ def add_correction_config(cfg: Any) -> None:
     node.INITIAL_WEIGHT = [1.0, 0.0]  # loss weight of initial labels, start and end [H]
     node.TEACHER_WEIGHT = [2.0, 3.0]  # loss weight of the teacher's pseudo-labels, start and end [H]
     node.WEIGHT_SCHEDULE = "cosine"  # from start to end: cosine [H] | linear | constant
-    node.INITIAL_IOU_THRESHOLD = 0.5  # a pseudo-label that overlaps an initial one by more weighs less in the loss [D]
+    node.INITIAL_IOU_THRESHOLD = 0.5  # pseudo-labels with a higher IoU with an initial label weigh less in the loss [D]
     node.NMS_THRESHOLD = 0.9  # NMS threshold (IoU) of the teacher's pseudo-labels [D]
-    node.MAX_LABELS = 200  # pseudo-labels per image, best scores first [D]
+    node.MAX_LABELS = 200  # maximum pseudo-labels per image, best scores first [D]
     node.MIN_AREA = 16  # pixels of the model's input; smaller pseudo-labels are dropped [D]
-    node.REFINEMENT = CfgNode()  # of the pseudo-labels on the teacher's view, as TEST.REFINEMENT [D]
+    node.REFINEMENT = CfgNode()  # of pseudo-labels, on the teacher's view, as in TEST.REFINEMENT [D]
     node.REFINEMENT.RADIUS = 0
     node.REFINEMENT.EPSILON = 0.01
-    node.TEACHER_TTA = CfgNode()  # TTA of the teacher, as TEST.TTA [D]
+    node.TEACHER_TTA = CfgNode()  # TTA of the teacher, as in TEST.TTA [D]
     node.TEACHER_TTA.TRANSFORMS = ["identity"]
     node.TEACHER_TTA.NMS_THRESHOLD = 0.6
-    # Layers of crops of the weak view that the teacher sees in addition, with OVERLAP and MARGIN of TEST.CROPS: finds
-    # small entities, and the agreement of looks becomes the score [D]. 0: none.
+    # Crop layers of the weak view on which the teacher also runs, with OVERLAP and MARGIN of TEST.CROPS; 0: none. They
+    # find small entities, and the score of a mask becomes its mean support by the whole view and its crops [D].
     node.TEACHER_CROPS = 0
-    # Ancestors among the pseudo-labels: teacher (its ancestor head) | coverage | none (no ancestor loss) [D]
+    # Source of the pseudo-labels' ancestors: teacher (its ancestor head) | coverage | none (no ancestor loss) [D]
     node.ANCESTORS = "teacher"
 
     # Score threshold of pseudo-labels. dynamic [P; formula D]: TAU_SMALL up to AREA_RATIO_SMALL of the image, TAU_LARGE
-    # from AREA_RATIO_LARGE, linear in the logarithm between; fixed; top_k: the best of each image.
+    # from AREA_RATIO_LARGE, linear in the logarithm of the area between; fixed: FIXED; top_k: TOP_K best of each image.
     cfg.CORRECTION.THRESHOLD = node = CfgNode()
     node.NAME = "dynamic"
     node.TAU_SMALL = 0.3
@@ -51,10 +51,10 @@ def add_correction_config(cfg: Any) -> None:
     node.BLUR_PROBABILITY = 0.5
     node.BLUR_SIGMA = [0.1, 2.0]  # pixels
     node.ERASE_PROBABILITY = 0.5
-    node.ERASE_COUNT = 3  # largest number of rectangles
+    node.ERASE_COUNT = 3  # maximum number of rectangles
     node.ERASE_AREA_RATIO = [0.02, 0.1]  # area of each, as a share of the image
 
     cfg.CORRECTION.GUARD = node = CfgNode()  # collapse detection of the teacher
     node.PERIOD = 50  # iterations over which the number of pseudo-labels is averaged
     node.MIN_LABELS = 0.5  # mean pseudo-labels per image below which a period counts as collapsed
-    node.PATIENCE = 5  # collapsed periods in a row that stop the training
+    node.PATIENCE = 5  # consecutive collapsed periods after which training stops

@@ -1,6 +1,6 @@
 """Loading of configs from a yaml file and KEY VALUE pairs, with errors that suggest the intended key.
 
-Files are untrusted: tags are not executed, and the size, depth and number of aliases of their content are bounded.
+Files are not trusted: tags are refused, and size, depth and the number of values after expanding aliases are limited.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def _defaults() -> CfgNode:
     return cfg
 
 
-# The last three are raised when a value, which is a Python literal, is nested too deeply.
+# The last three are raised by values (Python literals) that are nested too deeply.
 _MERGE_ERRORS = (KeyError, AssertionError, ValueError, TypeError, MemoryError, RecursionError)
 
 
@@ -167,7 +167,7 @@ def read_yaml(text: str | bytes, where: str) -> Any:
         raise ConfigError(f"{where}: not UTF-8 text; pass a yaml file") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{where}: {_yaml_reason(error)}") from error
-    except (ValueError, RecursionError, OverflowError, TypeError) as error:  # out of the range of Python
+    except (ValueError, RecursionError, OverflowError, TypeError) as error:  # values that Python cannot represent
         raise ConfigError(f"{where}: a value cannot be read ({type(error).__name__}: {error})") from error
 
 
@@ -205,7 +205,7 @@ def _yaml_reason(error: yaml.YAMLError) -> str:
 
 
 def _read_with_bases(file: str) -> list[tuple[str, dict[str, Any]]]:
-    """Paths and contents of a config file and of its chain of ``_BASE_`` files (relative paths), the lowest first."""
+    """Read a config file and its chain of ``_BASE_`` files (relative paths); (path, content) pairs, the base first."""
     contents: list[tuple[str, dict[str, Any]]] = []
     path, named_by = file, ""
     while path:
@@ -256,7 +256,7 @@ def _data_sets(content: Any) -> dict[str, Any]:
 
 
 def _is_free(cfg: CfgNode, key: str) -> bool:
-    """Whether ``key`` is new in a node that allows new keys (``OPTIONS``), which merge_from_list would refuse."""
+    """Whether ``key`` is new in a node that allows new keys (``OPTIONS``), which merge_from_list rejects."""
     *parents, leaf = key.split(".")
     node: Any = cfg
     for parent in parents:
@@ -283,7 +283,7 @@ def _explain(cfg: CfgNode, error: BaseException, key: str = "") -> str:
         return shorten(text, 300)
     name = key or (missing.group(1) if missing else "")
     keys = dict.fromkeys(_keys(cfg))
-    if name in keys:  # an AttributeError of something else
+    if name in keys:  # an AttributeError with another cause
         return text
     without = "" if is_installed() else " without Detectron2, which `sohes setup` installs"
     return f"there is no key {name}{without}.{near_matches(name, keys) or _same_leaf(name, keys)}"

@@ -26,36 +26,36 @@ def add_pretraining_config(cfg: Any) -> None:
     node.LOCAL_COUNT = 8  # local crops, used only by the image loss [DINO]
     node.LOCAL_SIZE = 96  # [DINO]
     node.LOCAL_SCALE = [0.05, 0.32]  # [iBOT]
-    node.MIN_OVERLAP = 0.2  # smallest share of the smaller global crop that the other one covers [D]
+    node.MIN_OVERLAP = 0.2  # minimum share of the smaller global crop that the other one covers [D]
     node.JITTER = 0.4  # largest relative change of brightness, contrast and saturation [DINO]
     node.HUE = 0.1  # largest change of the hue, as a share of the hue circle [DINO]
     node.JITTER_PROBABILITY = 0.8  # [DINO]
     node.GREY_PROBABILITY = 0.2  # [DINO]
-    node.BLUR_PROBABILITY = 0.5  # [DINO has 1.0 and 0.1 for the two global crops]
+    node.BLUR_PROBABILITY = 0.5  # [DINO: 1.0 and 0.1 for the two global crops]
     node.BLUR_SIGMA = [0.1, 2.0]  # pixels [DINO]
 
-    cfg.PRETRAINING.HEAD = node = CfgNode()  # between tokens and losses, discarded afterwards
-    node.PROTOTYPES = 8192  # outputs [iBOT]
+    cfg.PRETRAINING.HEAD = node = CfgNode()  # projection between tokens and losses, discarded after training
+    node.PROTOTYPES = 8192  # number of outputs [iBOT]
     node.HIDDEN_DIM = 2048  # [DINO]
     node.BOTTLENECK_DIM = 256  # [DINO]
-    node.FREEZE_LAST_LAYER = 0  # iterations in which the last layer is frozen [DINO has an epoch]
+    node.FREEZE_LAST_LAYER = 0  # first iterations, in which the last layer is frozen [DINO: one epoch]
 
     cfg.PRETRAINING.LOSSES = node = CfgNode()
     node.IMAGE = 1.0  # weight of the image loss [DINO]; 0: none, and no local crops
     node.PATCH = 1.0  # weight of the loss on masked patches [iBOT]; 0: none
-    node.VISIBLE = 0.0  # and, within it, on visible patches
+    node.VISIBLE = 0.0  # weight of visible patches within the patch loss
     node.DENSE = 0.0  # weight of the dense contrastive loss [D]: best with few photos and iterations
     node.DENSE_POINTS = 16  # points per photo
-    node.DENSE_SIGMA = 0.5  # offset between the two points of a pair, standard deviation in patches
+    node.DENSE_SIGMA = 0.5  # standard deviation, in patches, of the offset between the points of a pair
     node.DENSE_TEMPERATURE = 0.1
     node.STUDENT_TEMPERATURE = 0.1  # [DINO]
     node.TEACHER_TEMPERATURE = [0.04, 0.07]  # start, end [DINO]
-    node.TEMPERATURE_WARMUP = 0  # iterations from start to end
+    node.TEMPERATURE_WARMUP = 0  # number of iterations from start to end
     node.CENTER_MOMENTUM = 0.9  # of the center subtracted from the teacher's outputs [DINO]
 
     cfg.PRETRAINING.MASK = node = CfgNode()  # masked patches of the student
     node.VIEWS = 0.5  # share of the global crops with masked patches [iBOT]
-    node.RATIO = [0.1, 0.5]  # share of masked patches, from, to [iBOT]
+    node.RATIO = [0.1, 0.5]  # range of the share of masked patches [iBOT]
 
     cfg.PRETRAINING.TEACHER = node = CfgNode()  # of METHOD distillation: a frozen ViT
     node.NAME = "vit_base_patch8_224.dino"  # a timm ViT

@@ -34,7 +34,7 @@ RENAMED = {
     "TEST.VIEWS.NAMES": "TEST.TTA.TRANSFORMS",
 }
 
-# Old name of a transform -> new name, for TTA.
+# Old name of a TTA transform -> new name.
 TRANSFORMS = {
     "same": "identity",
     "mirrored": "hflip",

@@ -23,9 +23,9 @@ class BorderStudent(nn.Module):
     """Trains a `BorderNetwork` on the masks of label files; its EMA (the teacher) is the network used afterwards.
 
     The target of a pixel is log(1 + n) / log(1 + COUNT), at most 1, where n is the number of labels that end there: few
-    at noise, many at borders that many merges respect.
+    at noise, many at borders that persist over many merges.
 
-    In evaluation it returns the border strength of each image; phase 1 uses it by `EXPLORATION.BORDER.WEIGHTS`.
+    In evaluation it returns the border strength of each image; phase 1 loads it with `EXPLORATION.BORDER.WEIGHTS`.
     """
 
     updates: Tensor
@@ -48,8 +48,7 @@ class BorderStudent(nn.Module):
             image_format: channel order of the inputs, "RGB" or "BGR".
             count: number of labels at which the target reaches 1.
             border_weight: w; the loss of a pixel with target t is weighted by 1 + w * t.
-            jitter: photos are multiplied by up to 1 +- this in training, and each channel is shifted by up to 255 times
-                a third of it.
+            jitter: in training, photos are multiplied by up to 1 +- this and channels shifted by up to 85 times this.
             momentum: of the teacher's moving average; lower in the first iterations.
 
         Raises:
@@ -136,7 +135,7 @@ def border_targets(counts: Tensor, count: int) -> Tensor:
 
     Args:
         counts: integers n, labels that end at a pixel; negative counts as 0.
-        count: number that gives 1.
+        count: number of labels at which the target reaches 1.
 
     Returns:
         float32 in [0, 1], of the shape of ``counts``.

@@ -44,7 +44,7 @@ class TeacherStatistics:
 @torch.no_grad()
 def finite_images(outputs: Mapping[str, Any]) -> Tensor:
     """(B,) bool: whether "pred_logits" (B, Q, K + 1) and "pred_masks" (B, Q, h, w) of an image are finite."""
-    # a maximum is not finite if anything in it is NaN or +inf, and makes no copy of the masks
+    # the maximum is not finite if any value is NaN or +inf, and is computed without a copy of the masks
     masks = outputs["pred_masks"].flatten(1).amax(1)
     return torch.isfinite(outputs["pred_logits"]).flatten(1).all(1) & torch.isfinite(masks)
 
@@ -128,7 +128,7 @@ class CollapseGuard:
             True if this step ends a period that is not collapsed.
 
         Raises:
-            SOHESError: the teacher's outputs are not finite, or this step ends the last period of patience.
+            SOHESError: the teacher's outputs are not finite, or this step ends collapsed period ``patience`` in a row.
         """
         if not statistics.finite:
             raise SOHESError("the teacher's outputs are not finite")

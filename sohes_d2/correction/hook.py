@@ -19,11 +19,10 @@ if TYPE_CHECKING:
 
 
 class MutualLearningHook(HookBase):
-    """Sets the branch weights before a step; after it updates the teacher, checks it for collapse
-    and logs teacher statistics.
+    """Sets the branch weights before a step; then checks the teacher for collapse, updates it and logs its statistics.
 
     It must run before the hook that writes checkpoints, so that these contain the teacher of their iteration, and none
-    is written after a collapse. All processes have one.
+    is written after a collapse. All processes need it.
 
     Scalars, under "correction/": initial_weight, teacher_weight, ema_momentum, labels_per_image, mean_score,
     disagreement (see `guard`).
@@ -40,11 +39,11 @@ class MutualLearningHook(HookBase):
     ):
         """
         Args:
-            model: without the wrapper for several processes.
+            model: without the wrapper for distributed training.
             branches: schedule of the branch weights.
             momentum: schedule of the EMA momentum.
             guard: collapse detection.
-            last_checkpoint: path of the last checkpoint written, "" without any.
+            last_checkpoint: returns the path of the last checkpoint, or "".
         """
         self.updates = 0
         self._model = model

@@ -29,7 +29,7 @@ from .teacher import teacher_of, update_teacher
 logger = logging.getLogger(__name__)
 
 MODELS = ("student", "teacher")
-PICTURES = 20  # of the teacher's labels, in a training
+PICTURES = 20  # pictures of the teacher's labels per training
 Batch = Sequence[Mapping[str, Any]]
 Targets = list[dict[str, Tensor]]
 
@@ -45,7 +45,7 @@ class SOHESMutualLearning(nn.Module):
     A checkpoint of one segmenter is loaded into both; one of this model holds both, under "student." and "teacher.".
 
     Attributes:
-        needs_teacher_view: True: training images come in two views, and may be without labels.
+        needs_teacher_view: True: training images come in two views, and may have no labels.
         starts_from: description of the model that MODEL.WEIGHTS must name at the start of a training.
         branch_weights: weights of the losses on the initial and the teacher's labels, set during training. A branch of
             weight 0 is not computed.
@@ -73,7 +73,7 @@ class SOHESMutualLearning(nn.Module):
             targets: converts the teacher's outputs to targets of the criterion, see `TeacherTargets`.
             evaluate: which model is evaluated, "student" or "teacher".
             teacher_tta: test-time augmentation of the teacher on the weak view of an image.
-            teacher_crops: crops of the weak view that the teacher sees in addition, each at the view's size.
+            teacher_crops: crops of the weak view as additional inputs of the teacher, each resized to the view's size.
             branch_weights: initial value of the attribute.
 
         Raises:
@@ -108,7 +108,7 @@ class SOHESMutualLearning(nn.Module):
 
         Args:
             cfg: config of the training.
-            last_checkpoint: path of the last checkpoint written, "" without any.
+            last_checkpoint: returns the path of the last checkpoint, or "".
 
         Raises:
             ValueError: a setting out of its range.
@@ -138,11 +138,11 @@ class SOHESMutualLearning(nn.Module):
         Args:
             batched_inputs: as for `SOHES`; in training, "image" is the student's strong view, "image_weak" the
                 teacher's, of the same size; "photo_size" (h, w), if given, is the size of both without padding.
-                "instances" may be missing or empty: then the image has no initial labels, and the student learns from
-                the teacher alone.
+                "instances" may be missing or empty: then the image has no initial labels, and only the teacher's
+                labels are used.
 
         Returns:
-            The losses "initial/..." and "teacher/...", weighted as by the criterion and by the branch; or per image
+            The losses "initial/..." and "teacher/...", with the weights of the criterion and the branch; or per image
             the dict of `EntityInference.combine`.
         """
         if not self.training:
@@ -200,7 +200,7 @@ class SOHESMutualLearning(nn.Module):
         return self.student.prepare_targets([dict(sample)], padded_size)[0]
 
     def _criterion_target(self, target: dict[str, Tensor] | None, padded_size: tuple[int, int]) -> dict[str, Tensor]:
-        """Add the image weight: 1, or 0 for an image without initial labels, about which nothing is known."""
+        """Add the image weight: 1, or 0 for an image without initial labels."""
         if target is not None:
             return {**target, "image_weight": torch.ones((), device=self.device)}
         return {
@@ -214,7 +214,7 @@ class SOHESMutualLearning(nn.Module):
         """Load a checkpoint of one segmenter into both, without missing or unexpected keys.
 
         Tensors of another shape are logged and skipped, so they count as missing: an error in `load_state_dict`, but
-        not in Detectron2's checkpointers, which do the same for names that the model has.
+        not in Detectron2's checkpointers, which treat names of the model in the same way.
         """
         inside = [key for key in state_dict if key.startswith(prefix)]
         if not any(key.startswith(f"{prefix}{name}.") for key in inside for name in MODELS):

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 class DrawTeacherLabels(HookBase):
     """Draws the first image of a batch with the teacher's labels, and its strong view, for TensorBoard.
 
-    It runs on the main process only, in the first iteration and after every ``period`` more.
+    It runs on the main process only, in the first iteration and every ``period`` iterations after it.
     """
 
     def __init__(self, model: SOHESMutualLearning, period: int, image_format: str = "RGB", width: int = 1200):
         """
         Args:
-            model: without the wrapper for several processes.
+            model: without the wrapper for distributed training.
             period: iterations between two pictures, at least 1.
             image_format: of the model's input, "RGB" or "BGR".
             width: of the figure in pixels.
@@ -64,7 +64,7 @@ def forest_of_target(target: Mapping[str, Tensor], image_size: tuple[int, int]) 
 
     Args:
         target: "masks" (N, H, W) bool of the padded size, "scores" (N,), and "ancestors" (N, N) bool; without these
-            the hierarchy is that of coverage.
+            the hierarchy is derived from coverage.
         image_size: (H, W) without the padding.
     """
     masks = encode_masks(target["masks"][:, : image_size[0], : image_size[1]].cpu())

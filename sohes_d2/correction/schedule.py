@@ -29,7 +29,7 @@ class BranchSchedule:
                 raise ValueError(f"CORRECTION.{key} must be two numbers of at least 0, start and end; got {list(ends)}")
         if self.shape not in SHAPES:
             raise ValueError(f"CORRECTION.WEIGHT_SCHEDULE {self.shape!r} is not one of {', '.join(SHAPES)}")
-        # between the ends no weight is 0, so only these need a check
+        # between start and end no weight is 0, so only these need a check
         for progress, moment in ((0, "start"), (1, "end")):
             if sum(self.at(progress, 1)) == 0:
                 raise ValueError(

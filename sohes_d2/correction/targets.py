@@ -47,14 +47,14 @@ class TeacherTargets:
     """Converts confident predictions of the teacher to pseudo-labels, used in addition to the initial labels.
 
     A mask becomes a label if its score (see `mask_scores`) passes a threshold that may depend on its area. Its outline
-    may then be moved to the edges of the photo [D], which adds information that the teacher lacks. Duplicates of a
-    better mask are removed.
+    may then be moved to the edges of the photo [D], which adds detail to the teacher's masks. Duplicates of a better
+    mask are removed.
 
     A label that duplicates an initial one would count twice, once in each branch. So its weight is lowered such that
     both branches together give it the weight of a teacher's label [D]. It is not removed, since the teacher's branch
     would then train the student to predict no entity there.
 
-    With crops, the score of a mask is its mean support by the looks (the whole and the crops) that contain its bounding
+    With crops, the score of a mask is its mean support over the looks (whole image and crops) that contain its bounding
     box: the score itself in its own look, and the largest product of score and IoU in another.
     """
 
@@ -80,17 +80,17 @@ class TeacherTargets:
         """
         Args:
             threshold: selects masks by area and score.
-            initial_iou_threshold: a mask that overlaps an initial label by more duplicates it; in [0, 1].
+            initial_iou_threshold: a mask with a higher IoU with an initial label is its duplicate; in [0, 1].
             nms_threshold: of two masks with a higher IoU, the lower-scored one is removed; 1 keeps all.
-            max_labels: per image, the best first.
-            min_area: pixels of the model's input; smaller masks are not labels.
+            max_labels: maximum number per image, the best first.
+            min_area: minimum area in pixels of the model's input.
             ancestors: "teacher": from its ancestor head; "coverage": from the masks' coverage; "none".
             ancestor_threshold, theta_cover: of "teacher", see `hierarchy.parents_by_probability`.
             theta_cover_alone: of "coverage", see `hierarchy.parents_by_coverage`.
             max_child_area: maximum share of its parent's area that a label can take, for both.
             refinement_radius, refinement_epsilon: see `refine_masks`; a radius of 0 turns refinement off.
             crop_margin: masks closer than this to a side of their crop, in pixels of the model's input, are dropped as
-                cut, unless it is also a side of the image; 0 keeps all.
+                cut off, unless it is also a side of the image; 0 keeps all.
             chunk_bytes: memory of the full-size logits that exist at once (at least one mask's).
 
         Raises:
@@ -120,7 +120,6 @@ class TeacherTargets:
         return {
             "threshold": build_threshold(cfg),
             "initial_iou_threshold": cfg.CORRECTION.INITIAL_IOU_THRESHOLD,
-            # as for the initial labels
             "nms_threshold": cfg.CORRECTION.NMS_THRESHOLD,
             "max_labels": cfg.CORRECTION.MAX_LABELS,
             "min_area": cfg.CORRECTION.MIN_AREA,
@@ -217,10 +216,10 @@ class TeacherTargets:
         return target
 
     def _ancestors(self, common: Tensor, probabilities: Tensor | None) -> Tensor:
-        """(M, M) bool, [i, j] = label i is an ancestor of j, by the rules of `hierarchy`, on the host.
+        """(M, M) bool, [i, j] = label i is an ancestor of j, by the rules of `hierarchy`, computed on the CPU.
 
         Args:
-            common: (M, M) pixels that labels share; on the diagonal, their areas, over 0.
+            common: (M, M) pixels that labels share; on the diagonal, their areas, at least 1.
             probabilities: (M, M) that i is an ancestor of j, needed for "teacher".
         """
         shared = common.cpu().numpy()
@@ -240,7 +239,7 @@ class TeacherTargets:
         return torch.from_numpy(ancestors_of(parents)).to(common.device)
 
     def _ancestor_probabilities(self, looks: Sequence[_Look], look: Tensor, query: Tensor, common: Tensor) -> Tensor:
-        """(M, M) probabilities that label i is an ancestor of j: of the ancestor head in a look, else the coverage.
+        """(M, M) probabilities that label i is an ancestor of j: of the ancestor head within a look, else coverage.
 
         Only embeddings of one look can be compared. Between looks, an ancestor must cover ``theta_cover_alone``.
         """
@@ -275,7 +274,7 @@ class TeacherTargets:
     def _candidates(self, look: _Look, padded_size: Size, image_size: Size) -> tuple[Tensor, Tensor, Tensor]:
         """(N,) queries that may become labels, areas and scores; no mask is kept at full size."""
         entity = entity_probabilities(look.logits, look.masks)
-        # the entity probability bounds the score: masks that cannot pass, and NaN, are not resized to full size
+        # the score is at most the entity probability: masks that cannot pass, and NaN, are not resized to full size
         query = ((entity > 0) & (entity >= self.threshold.least_score)).nonzero().flatten()
         mask_areas, mask_confidence, cut = [query.new_zeros(0)], [entity.new_zeros(0)], [query.new_zeros(0).bool()]
         for chunk in self._resized(look, query, padded_size, image_size):
@@ -316,7 +315,7 @@ class TeacherTargets:
             yield chunk[:, : max(0, image_size[0] - y0), : max(0, image_size[1] - x0)]
 
     def _full_size(self, look: _Look, query: Tensor, padded_size: Size, image_size: Size) -> Tensor:
-        """(N, *padded_size) bool masks of N queries of a look; the padding and what the look does not see are empty."""
+        """(N, *padded_size) bool masks of N queries of a look; empty in the padding and outside of the look."""
         full = torch.zeros(len(query), *padded_size, dtype=torch.bool, device=query.device)
         y0, x0 = (0, 0) if look.box is None else look.box[:2]
         start = 0
@@ -340,7 +339,7 @@ def _look_of(outputs: Outputs, k: int, box: Box | None = None) -> _Look:
 
 
 def _support(masks: Tensor, scores: Tensor, look: Tensor, boxes: Sequence[Box | None]) -> Tensor:
-    """(N,) mean support of masks by the looks that contain them, see `TeacherTargets`.
+    """(N,) mean support of masks over the looks that contain them, see `TeacherTargets`.
 
     Args:
         masks: (N, H, W) bool, not empty.
@@ -369,5 +368,5 @@ def _support(masks: Tensor, scores: Tensor, look: Tensor, boxes: Sequence[Box | 
 
 
 def _duplicate_weight(initial: float, teacher: float) -> float:
-    """Weight with which a label of both branches counts like one of the teacher's, if attainable."""
+    """Weight at which a label of both branches counts as much as one of the teacher alone, but at least 0."""
     return max(0.0, teacher - initial) / teacher if teacher > 0 else 0.0

@@ -76,8 +76,8 @@ class dynamic(Threshold):  # noqa: N801 (the class is named as the config names 
     ):
         """
         Args:
-            tau_small: score for areas up to ``area_small``, in [0, 1].
-            tau_large: score for areas from ``area_large``, in [0, 1].
+            tau_small: threshold for areas up to ``area_small``, in [0, 1].
+            tau_large: threshold for areas from ``area_large``, in [0, 1].
             area_small, area_large: shares of the image, 0 < area_small < area_large.
 
         Raises:
@@ -126,7 +126,7 @@ class fixed(Threshold):  # noqa: N801
             tau: in [0, 1].
 
         Raises:
-            ValueError: not in [0, 1].
+            ValueError: ``tau`` is not in [0, 1].
         """
         _check_score("FIXED", tau)
         self.least_score = tau
@@ -150,7 +150,7 @@ class top_k(Threshold):  # noqa: N801
             k: at least 1.
 
         Raises:
-            ValueError: less.
+            ValueError: ``k`` is less than 1.
         """
         if k < 1:
             raise ValueError(f"CORRECTION.THRESHOLD.TOP_K must be at least 1, got {k}")

@@ -1,6 +1,6 @@
 """Table of the built-in data sets: paths of their files and the commands that prepare them.
 
-Does not need Detectron2, so that the prepare scripts run without it; `sohes_d2.data.registration` registers them.
+Does not import Detectron2, so that the prepare scripts run without it. Registered by `sohes_d2.data.registration`.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ SA1B_TRAIN_SIZES = (1_000, 10_000, 100_000, 200_000)
 
 @dataclass(frozen=True)
 class BuiltinDataset:
-    """One row of the table.
+    """Files of a built-in data set, and how to create them.
 
     Attributes:
-        labels: COCO json, or a list of images for SA-1B training; under the root of all data sets.
-        images: image root, under the root of all data sets.
-        prepare: command that makes ``labels`` from the original download.
-        has_parents: whether the source has parents of masks.
+        labels: COCO json (for SA-1B training, a list of images), relative to the root of all data sets.
+        images: folder of the images, relative to the same root.
+        prepare: script in datasets/ and its arguments, which create ``labels`` from the original download.
+        has_parents: whether masks have parents.
         per_image: ``labels`` is a list of images, each with a json beside it, as in SA-1B.
     """
 
@@ -104,10 +104,10 @@ def datasets_root() -> str:
 
 
 def read_sa1b_json(path: str) -> tuple[ImageRecord, list[Annotation]]:
-    """Image record and annotations of one SA-1B json.
+    """Read the image record and the annotations of one SA-1B json.
 
     Raises:
-        InputError: the file has another form, or cannot be read.
+        InputError: the file cannot be read or is not an SA-1B json.
         CorruptFileError: the file is damaged.
     """
     value = read_json(path)

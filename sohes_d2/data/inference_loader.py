@@ -1,4 +1,4 @@
-"""Data loader of a test set, one image at a time."""
+"""Data loader for test sets, in batches of one image."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ BLANK = 128  # grey
 
 
 class MappedImages(Dataset):
-    """Model inputs from Detectron2's dicts.
+    """Map-style data set of model inputs, computed from Detectron2 dicts.
 
-    Replaces Detectron2's `MapDataset`: a spawned worker imports the modules of what it unpickles, and this class makes
-    it import this package, which patches Detectron2, before Detectron2 itself.
+    Replaces Detectron2's `MapDataset`: unpickling this class in a spawned worker imports this package, which patches
+    Detectron2, before Detectron2 itself.
 
-    An unusable image is logged and replaced by a blank one: a single file must not stop a training at its evaluation,
-    and skipping the image would raise the scores.
+    An unusable image is logged and replaced by a blank one, so that a single file does not abort a training during
+    evaluation. Skipping the image instead would raise the scores.
     """
 
     def __init__(self, records: Sequence[Mapping[str, Any]] | Dataset, mapper: Callable[[Any], Any]):
         """
         Args:
-            records: Detectron2's dicts.
+            records: Detectron2 dicts.
             mapper: maps a dict to a model input.
         """
         self._mapper = mapper
-        # serialized: a list of Python objects would gradually be copied into every worker (copy-on-write)
+        # serialized: reference counts of Python objects would cause copy-on-write of the list in every worker
         self._records: Any = DatasetFromList(records, copy=False) if isinstance(records, list) else records
 
     def __len__(self) -> int:
@@ -53,10 +53,10 @@ class MappedImages(Dataset):
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str, mapper: Callable[[Any], Any]) -> DataLoader:
-    """Loader of all images of a registered data set, in batches of one, distributed over the processes.
+    """Build a loader of all images of a registered data set, in batches of one, divided among the processes.
 
     Args:
-        cfg: DATALOADER.NUM_WORKERS is used.
+        cfg: config, of which DATALOADER.NUM_WORKERS is used.
         dataset_name: name of the data set.
         mapper: maps Detectron2's dict of an image to a model input.
     """

@@ -7,9 +7,9 @@ Every data set is class-agnostic: one class, "entity". Nothing is read before `D
 ``build_detection_train_loader(dataset=DatasetCatalog.get(name), mapper=...)``. In Detectron2's own loader,
 `DATALOADER.FILTER_EMPTY_ANNOTATIONS` has no effect on a `Dataset`. `training.stream` filters a `LabelDataset` by the
 mask counts in its index:
-``torch.utils.data.Subset(dataset, np.flatnonzero(dataset.labels.rows["count"]))`` has the images with masks.
+``torch.utils.data.Subset(dataset, np.flatnonzero(dataset.labels.rows["count"]))`` contains the images with masks.
 
-A folder of photos without labels is a data set, too (`register_unlabeled`), for models whose teacher makes the labels.
+A folder of photos without labels can also be registered (`register_unlabeled`), for models that learn from a teacher.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from .sources import read_image_list
 
 CLASSES = ["entity"]
 _FORMS = "`name: json, images`, or `name: {images: folder}` for images without labels"
-# Fields in addition to those of Detectron2: the hierarchy, and the score of pseudo-labels.
+# Annotation fields in addition to those of Detectron2: the hierarchy, and the score of pseudo-labels.
 ANNOTATION_FIELDS = ["id", "parent_id", "depth", "score"]
 
 
@@ -115,7 +115,7 @@ def register_unlabeled(name: str, image_root: str) -> None:
 
 
 def is_unlabeled(name: str) -> bool:
-    """Whether a registered data set has images without labels (unknown, as opposed to images without entities)."""
+    """Whether a registered data set is unlabeled: the entities of its images are unknown, not absent."""
     return bool(MetadataCatalog.get(name).get("unlabeled", False))
 
 
@@ -125,8 +125,8 @@ def register_datasets(specs: str | Mapping[str, Any]) -> list[str]:
     Args:
         specs: yaml text such as ``my_set: labels.json, images/``, or its parsed content. A value is "json, images",
             a list of the two, or a mapping with the keys `json` and `images`, where `json` may be a folder of
-            shards. Without json, ``my_photos: {images: photos/}``, all images of the folder are a data set without
-            labels. Paths are relative to the working directory.
+            shards. Without json, as in ``my_photos: {images: photos/}``, all images of the folder are registered as
+            unlabeled. Paths are relative to the working directory.
 
     Returns:
         The names.
@@ -183,12 +183,12 @@ def _check_dataset(key: str, name: str) -> None:
     for entry in ("json_file", "label_folder", "list_file", *(["image_root"] if is_unlabeled(name) else [])):
         path = metadata.get(entry)
         if path and not os.path.exists(path):
-            DatasetCatalog.get(name)  # raises an error that names the script for the file
+            DatasetCatalog.get(name)  # raises an error that names the script to create the file
             raise ConfigError(f"{key}: {path!r} of data set {name!r} does not exist")
 
 
 def open_entities(labels: str, image_root: str) -> list[dict[str, Any]] | LabelDataset:
-    """Detectron2's dicts of a COCO json or a folder of shards, all annotations of class 0.
+    """Open a COCO json or a folder of shards as Detectron2 dicts, with class 0 for all annotations.
 
     Args:
         labels: a folder of shards or a label file of this project, which are read lazily, or any other COCO json,
@@ -196,7 +196,7 @@ def open_entities(labels: str, image_root: str) -> list[dict[str, Any]] | LabelD
         image_root: folder of the images.
 
     Raises:
-        InputError: nothing is there, shards are missing, or a file that cannot be used as it is.
+        InputError: the path does not exist, shards are missing, or a file cannot be used.
         CorruptFileError: a damaged shard.
     """
     if os.path.isdir(labels) or is_label_file(labels):
@@ -205,10 +205,10 @@ def open_entities(labels: str, image_root: str) -> list[dict[str, Any]] | LabelD
 
 
 def load_unlabeled(image_root: str) -> list[dict[str, Any]]:
-    """`file_name` and `image_id` of all images in a folder and its sub-folders, as listed by `read_image_list`.
+    """List all images in a folder and its sub-folders as Detectron2 dicts with `file_name` and `image_id`.
 
-    No file is opened, so the dicts have no size. They have no `annotations` either: an empty list would mean that there
-    are no entities.
+    They are listed by `read_image_list`. No file is opened, so the dicts have no size. They have no `annotations`
+    either: an empty list would mean an image without entities.
 
     Raises:
         InputError: the folder does not exist, or has no image.
@@ -219,19 +219,19 @@ def load_unlabeled(image_root: str) -> list[dict[str, Any]]:
 
 
 def load_entities(json_file: str, image_root: str, prepare: str = "") -> list[dict[str, Any]]:
-    """Detectron2's dicts of a COCO json, all annotations of class 0, with their `id`, `parent_id`, `depth`, `score`.
+    """Load a COCO json as Detectron2 dicts; annotations have class 0 and keep `id`, `parent_id`, `depth` and `score`.
 
-    Unusable annotations are summarized in a warning by reason. They have no `segmentation`, and keep their place in the
+    Unusable annotations are counted by reason in a warning. They lose their `segmentation`, but keep their place in the
     hierarchy.
 
     Args:
         json_file: the COCO json; its classes are ignored.
         image_root: folder of the images.
-        prepare: the script that makes the file, for the error message.
+        prepare: the script that creates the file, for the error message.
 
     Raises:
         InputError: the file does not exist.
-        InputError: an unusable file: images without name or size, ambiguous ids, ...
+        InputError: the file is unusable, e.g. images without name or size, or ambiguous ids.
         CorruptFileError: the file is damaged.
     """
     _require(json_file, prepare)
@@ -247,9 +247,9 @@ def load_entities(json_file: str, image_root: str, prepare: str = "") -> list[di
 
 
 def damaged_labels(names: Iterable[str]) -> list[str]:
-    """A message for each of these data sets loaded by this process that has unusable annotations.
+    """Return a message for each of these data sets that this process has loaded and that has unusable annotations.
 
-    Boxes without mask are common and do not count.
+    Annotations with a box but no mask are common and are not counted.
     """
     files = (MetadataCatalog.get(name).get("json_file") for name in names)
     return [_damaged[file] for file in files if _damaged.get(file)]
@@ -305,7 +305,7 @@ class PerImageDataset(Dataset):
         Args:
             list_file: one image path per line, relative to ``image_root``; the json is beside the image.
             image_root: folder of the images.
-            prepare: the script that makes the list, for the error message.
+            prepare: the script that creates the list, for the error message.
 
         Raises:
             InputError: the list does not exist.

@@ -1,4 +1,4 @@
-"""Image lists from `--images`: a folder, an image, a list of paths, or a COCO file, with fixed image ids."""
+"""Image lists from `--images`: a folder, an image, a list of paths, or a COCO file, with reproducible image ids."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from ..labels.schema import image_name
 from ..structures.files import open_regular
 from ..structures.images import IMAGE_SUFFIXES
 
-# Annotation ids are image_id * MAX_MASKS_PER_IMAGE + k with k from 1, so that they never depend on workers, shards
-# or resume.
+# Annotation ids are image_id * ID_STRIDE + k with k from 1, so that they do not depend on workers, shards or resume.
 ID_STRIDE = 10_000
 MAX_MASKS_PER_IMAGE = ID_STRIDE - 1
 LARGEST_IMAGE_ID = (2**63 - 1) // ID_STRIDE - 1  # annotation ids are 64-bit numbers
@@ -67,11 +66,11 @@ class ImageList(Sequence):
 
 
 def read_image_list(images: str, image_root: str | None = None) -> ImageList:
-    """Read the images that `--images` names.
+    """List the images given by `--images`.
 
     - A folder: every file with an image suffix in it and its sub-folders (links are followed, hidden files and folders
       skipped), sorted by relative posix path; ids are 1 + position. Unusable files are reported when they are read. A
-      sub-folder that cannot be listed is included as its name with a slash, and fails when it is read.
+      sub-folder that cannot be listed is included as its name with a slash, so that it is reported as well.
     - An image: a list of one image.
     - A text file: one path per line, relative to the list's folder; ids are 1 + position. Empty lines are ignored.
     - A COCO json file (suffix ``.json``): its images in order, with their ids and file names, relative to
@@ -106,7 +105,7 @@ def read_image_list(images: str, image_root: str | None = None) -> ImageList:
 
 def _walk(folder: str) -> list[str]:
     names = []
-    seen = set()  # visited real paths, to stop at links to parent folders
+    seen = set()  # visited real paths, to break cycles of links
     unreadable: list[OSError] = []
     for current, folders, files in os.walk(folder, followlinks=True, onerror=unreadable.append):
         real = os.path.realpath(current)
@@ -159,11 +158,10 @@ def _read_coco(path: str, root: str) -> ImageList:
 
 
 def read_inputs(inputs: Sequence[str]) -> ImageList:
-    """Read all images named by paths or patterns, without repetition, in order of first occurrence.
+    """List all images given by paths or patterns, without duplicates, in order of first occurrence.
 
-    A file is accepted with any suffix; of a folder, the images in it and its sub-folders; a pattern with ``*``, ``?``
-    or ``[...]`` (``**`` for any folders) expands to its matches and may be quoted, because of the shell's limit on
-    arguments.
+    A file may have any suffix. A folder stands for the images in it and its sub-folders. A pattern with ``*``, ``?`` or
+    ``[...]`` (``**`` for any folders) is expanded here if it is quoted, which avoids the shell's limit on arguments.
 
     Args:
         inputs: at least one path or pattern.

@@ -33,7 +33,7 @@ class Checkpoints(PeriodicCheckpointer):
     """Writes checkpoints periodically and at the end, and stops the training on a signal.
 
     Attributes:
-        unsaved: the last complete iteration, if no checkpoint has it; None otherwise, and during an iteration.
+        unsaved: the last complete iteration if it is not in a checkpoint; None otherwise, and during an iteration.
     """
 
     unsaved: int | None = None
@@ -68,7 +68,7 @@ class CountSkippedImages(HookBase):
     def __init__(self, period: int = 20):
         """
         Args:
-            period: iterations between two reports; that of the writers.
+            period: iterations between two reports, as for the writers.
         """
         self._period = period
 
@@ -99,10 +99,10 @@ class DrawExamples(HookBase):
         """
         Args:
             period: iterations between two evaluations; 0: only after training.
-            model: without the wrapper for several processes, which this hook does not take part in.
+            model: without the wrapper for distributed training, since only one process runs this hook.
             load_records: returns Detectron2's dicts of a test set; called once, when first needed.
             mapper: converts such a dict to an input of the model.
-            count: number of images to draw, the first of the set.
+            count: number of images to draw, from the start of the set.
             width: of a figure in pixels.
         """
         self._period = period
@@ -144,7 +144,7 @@ def annotated_forest(record: Mapping[str, Any], image_size: tuple[int, int]) -> 
     """The forest of a Detectron2 dict's annotations, or None if there are none that can be drawn.
 
     Args:
-        record: its annotations may have ``id`` and ``parent_id``; without, the hierarchy is that of coverage.
+        record: its annotations may have ``id`` and ``parent_id``; otherwise the hierarchy is derived from coverage.
         image_size: (H, W).
 
     Raises:

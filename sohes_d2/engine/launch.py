@@ -33,7 +33,7 @@ from .stopping import SIGNALS, ignore_signals, stopping
 
 TIMEOUT = timedelta(minutes=30)  # of communication between processes
 _JOIN_TIMEOUT = timedelta(minutes=10)  # until all processes of all machines have connected
-_REACH_TIMEOUT = 45.0  # seconds within which machine 0 must respond, if only by refusing the connection
+_REACH_TIMEOUT = 45.0  # seconds within which machine 0 must respond, even if only by refusing the connection
 _STORE_TIMEOUT = 30.0  # seconds within which machine 0's store must answer, including the import of torch
 _ANSWER_TIMEOUT = 60.0  # seconds within which the first process must acknowledge a signal
 _CAUSE_TIMEOUT = 1.0  # seconds to wait for the death of a process that caused another one's error
@@ -132,7 +132,7 @@ def _parsed(address: str) -> tuple[str, int]:
 
 
 def _reach(host: str, port: int, address: str) -> None:
-    """Wait until machine 0 listens: longer if the host responds than if nothing answers."""
+    """Wait until machine 0 accepts connections; the timeout is longer if its host responds."""
     start, told = time.monotonic(), False
     while True:
         try:
@@ -192,7 +192,7 @@ class _Ranks:
 
     @contextmanager
     def _on_signals(self, context: Any) -> Iterator[None]:
-        # Signals are blocked while the processes start and inherit this, so that none misses one or prints a traceback.
+        # Signals are blocked while processes start, which inherit this, so that none misses one or prints a traceback.
         resource_tracker.ensure_running()  # otherwise the first process starts it, which unblocks signals
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         main = threading.current_thread() is threading.main_thread()
@@ -213,7 +213,7 @@ class _Ranks:
                 signal.signal(number, handler)
 
     def _ask(self, number: int, frame: Any) -> None:
-        """Ask the first process of all to stop; the others follow it."""
+        """Request the first process to stop; the others follow it."""
         again = self.asked_at is not None and time.monotonic() - self.asked_at > 2
         if again or self.job.machine_rank > 0 or not self.processes:
             raise KeyboardInterrupt
@@ -296,7 +296,7 @@ def _rank(local_rank: int, job: _Job, report: Connection) -> NoReturn:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             _join(local_rank, job)
             job.function(*job.args)
-            comm.synchronize()  # no process ends while another still talks to it
+            comm.synchronize()  # no process ends while another still communicates with it
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
         outcome = ("exit", code) if code else outcome
@@ -304,7 +304,7 @@ def _rank(local_rank: int, job: _Job, report: Connection) -> NoReturn:
         outcome = ("stopped", None)
     except BaseException as error:
         outcome, code = ("error", (_portable(error), traceback.format_exc())), 1
-    # Not by a normal exit: a gloo thread that frees a tensor during it aborts the process.
+    # Skip the normal exit, during which a gloo thread that frees a tensor would abort the process.
     with suppress(Exception):
         atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
@@ -321,7 +321,7 @@ def _nothing() -> Iterator[None]:
 
 
 def _end_with_parent() -> None:
-    """End this process when its parent is gone, for whatever reason."""
+    """End this process when its parent ends for any reason."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -349,7 +349,7 @@ def _join(local_rank: int, job: _Job) -> None:
         torch.cuda.set_device(local_rank)
     backend = "nccl" if job.use_gpus else "gloo"
     dist.init_process_group(backend, store=store, world_size=size, rank=rank, timeout=TIMEOUT)
-    # What Detectron2's launch does; comm.get_local_rank() needs it. Every process must create every group.
+    # As in Detectron2's launch, for comm.get_local_rank(). Every process must create every group.
     for machine in range(job.machines):
         group = dist.new_group(list(range(machine * job.processes, (machine + 1) * job.processes)))
         if machine == job.machine_rank:

@@ -35,7 +35,7 @@ _EMBEDDINGS = {
 
 @dataclass(frozen=True)
 class GroupRules:
-    """Learning rate and weight decay of a parameter by its name and module, as ``SOLVER`` has them.
+    """Learning rate and weight decay of a parameter by its name and module, as set in ``SOLVER``.
 
     Attributes:
         base_lr: learning rate of all other parameters.
@@ -84,7 +84,7 @@ class GroupRules:
         return self.weight_decay_norm if parameter.ndim <= 1 else self.weight_decay
 
     def lr_of(self, module: nn.Module, name: str, backbone: nn.Module | None, name_in_backbone: str) -> float:
-        """Learning rate of ``module``'s own parameter ``name``, which lies in ``backbone``, if that is not None."""
+        """Learning rate of ``module``'s own parameter ``name``, which belongs to ``backbone`` if that is not None."""
         lr = self.base_lr
         if backbone is not None:
             lr *= self._backbone_factor(backbone, name_in_backbone)
@@ -102,7 +102,7 @@ def parameter_groups(model: nn.Module, rules: GroupRules) -> list[dict[str, Any]
     """Groups for a torch optimizer, one for each pair of learning rate and weight decay.
 
     Any module named "backbone" counts as a backbone. If it has ``layer_of(parameter name)`` and ``num_layers`` (0:
-    embeddings, then the blocks from below, last the parts that were not pretrained), its layers get different learning
+    embeddings, then the blocks in order, last the parts that were not pretrained), its layers get different learning
     rates.
 
     Returns:
@@ -153,7 +153,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         )
     clipping = cfg.SOLVER.CLIP_GRADIENTS
     if clipping.ENABLED:
-        # Before a step, so that a gradient scaler has unscaled the gradients by then.
+        # A gradient scaler has already unscaled the gradients when this hook runs.
         optimizer.register_step_pre_hook(_clipper(clipping.CLIP_TYPE, clipping.CLIP_VALUE, clipping.NORM_TYPE))
     return optimizer
 
@@ -163,7 +163,7 @@ def _clipper(kind: str, limit: float, norm_type: float) -> Callable[[torch.optim
         params = [p for group in optimizer.param_groups for p in group["params"]]
         norm = float(nn.utils.clip_grad_norm_(params, limit, norm_type))
         if norm != norm or norm == float("inf"):
-            # Clipping would make the weights NaN, also in the next checkpoint.
+            # Clipping by it would write NaN to the weights and the next checkpoint.
             raise FloatingPointError(f"the norm of the gradients is {norm}, so the step was not taken")
         optimizer.grad_norm = norm
 
@@ -189,8 +189,8 @@ SCHEDULERS = ("WarmupMultiStepLR", "WarmupCosineLR", POLY)
 def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRMultiplier:
     """The schedule ``SOLVER.LR_SCHEDULER_NAME``: a factor on every group's learning rate, once per iteration.
 
-    Steps and cosine are Detectron2's. WarmupPolyLR is ``(1 - iteration / MAX_ITER) ** POLY_LR_POWER``, reached by the
-    same warm-up as the others. A factor depends on the iteration alone, so that a resumed training continues it.
+    Steps and cosine are Detectron2's. WarmupPolyLR is ``(1 - iteration / MAX_ITER) ** POLY_LR_POWER``, with the
+    same warm-up as the others. A factor depends only on the iteration, so a resumed training continues the schedule.
 
     Raises:
         ConfigError: another name.

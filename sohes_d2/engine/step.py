@@ -64,7 +64,7 @@ class TrainingStep(SimpleTrainer):
         """
         Args:
             model: called with a batch, returns a dict of weighted losses, or one loss.
-            optimizer: of its parameters.
+            optimizer: of the model's parameters.
             autocast, scaler: see `build_precision`.
         """
         super().__init__(model, (), optimizer)
@@ -91,13 +91,13 @@ class TrainingStep(SimpleTrainer):
         """Train on the next batch.
 
         Raises:
-            FloatingPointError: a loss or a gradient is not finite; the weights are as before.
+            FloatingPointError: a loss or a gradient is not finite; the weights are unchanged.
         """
         start = time.perf_counter()
         batch = next(self._batches)
         data_time = time.perf_counter() - start
 
-        # After the batch, because a data loader draws from torch's generator when it starts its workers.
+        # Seed after fetching the batch, as a data loader draws from torch's generator when it starts its workers.
         seed_all_rng(_mixed(self._seed, self.iter, comm.get_rank()))
         with self.autocast:
             losses = self.model(batch)
@@ -123,7 +123,7 @@ class TrainingStep(SimpleTrainer):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the state from `state_dict`; the scale is ignored if this training uses no loss scaling."""
         super().load_state_dict(state)
-        if state.get("grad_scaler"):  # empty where losses were not scaled
+        if state.get("grad_scaler"):  # empty if losses were not scaled
             self.scaler.load_state_dict(state["grad_scaler"])
 
 

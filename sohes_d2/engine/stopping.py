@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_ONE_REQUEST = 2.0  # seconds: a process group and its first process get the same signal within them
+_ONE_REQUEST = 2.0  # seconds within which a signal may arrive twice: to the process group and to its first process
 
 
 class Stopping:
@@ -51,7 +51,7 @@ class Stopping:
 
     @contextmanager
     def on_signals(self, tell: Callable[[], None] = lambda: None) -> Iterator[None]:
-        """Handle SIGINT and SIGTERM; only in the main thread, elsewhere it does nothing.
+        """Handle SIGINT and SIGTERM; does nothing outside of the main thread.
 
         Args:
             tell: called when a signal arrives.
@@ -84,6 +84,6 @@ stopping = Stopping()
 
 
 def ignore_signals() -> None:
-    """Signal handling of processes that are ended by others."""
+    """Ignore SIGINT and SIGTERM in processes that others end."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -49,7 +49,7 @@ class SOHESTrainer(DefaultTrainer):
     same losses as an uninterrupted one: images, augmentation and the model's randomness depend only on seed and
     iteration.
 
-    A model may define what else it needs: ``needs_teacher_view`` (two views of each image, and images without labels),
+    A model may declare further needs: ``needs_teacher_view`` (two views of each image, and images without labels),
     ``starts_from`` (what MODEL.WEIGHTS must name when a training begins), ``build_hooks(cfg, last_checkpoint)`` and
     ``build_training_mapper(cfg)``, instead of `PseudoLabelDatasetMapper`.
     """
@@ -57,13 +57,13 @@ class SOHESTrainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode):
         """
         Args:
-            cfg: see `sohes_d2.config`. With a negative SEED one is drawn, logged and stored in the checkpoints.
+            cfg: see `sohes_d2.config`. If SEED is negative, one is drawn, logged and stored in the checkpoints.
 
         Raises:
             ConfigError: an unknown optimizer, schedule or precision, or a batch size that is not divisible by the
                 number of processes.
         """
-        # Not that of DefaultTrainer, which creates the data loader before the first iteration is known, and supports
+        # Not DefaultTrainer's, which creates the data loader before the first iteration is known, and supports
         # mixed precision and several processes only on CUDA.
         TrainerBase.__init__(self)
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
@@ -91,7 +91,7 @@ class SOHESTrainer(DefaultTrainer):
         backbone of MODEL.VIT.WEIGHTS.
 
         Raises:
-            WeightsError: no such checkpoint, or not all processes see the one to resume from.
+            WeightsError: no such checkpoint, or some processes cannot find the one to resume from.
             ConfigError: phase 3 without a model of phase 2.
             WeightsError: weights that are unavailable, unreadable or do not match.
         """
@@ -134,19 +134,19 @@ class SOHESTrainer(DefaultTrainer):
             self._save_last_iteration()
             raise
         except Exception as error:
-            if stopping.requested:  # the signal ended a process that this one needs, for example of a data loader
+            if stopping.requested:  # the signal ended a required process, for example of a data loader
                 raise KeyboardInterrupt from error
             raise
         finally:
             self._trainer.stop_feeding()
 
     def _finish_checkpoints(self) -> None:
-        """Write the final checkpoint if a kill or a full disk ended the training right before it."""
+        """Write the final checkpoint if a kill or a full disk prevented it at the end of the training."""
         if comm.is_main_process() and os.path.basename(self.checkpointer.get_checkpoint_file()) != f"{FINAL}.pth":
             self.checkpointer.save(FINAL, iteration=self.iter)
 
     def _save_last_iteration(self) -> None:
-        """Save the progress after a signal, unless it came within an iteration."""
+        """Save the progress after a signal, unless it arrived during an iteration."""
         done = next((hook.unsaved for hook in self._hooks if isinstance(hook, Checkpoints)), None)
         if done is not None:
             self.iter = done  # the loop may have started the next one
@@ -158,7 +158,7 @@ class SOHESTrainer(DefaultTrainer):
         begun = time.perf_counter()
         try:
             self._trainer.run_step()
-            if self.iter == self.start_iter:  # the losses are printed after twenty
+            if self.iter == self.start_iter:  # losses are first printed after 20 iterations
                 seconds = time.perf_counter() - begun
                 logger.info("Iteration %d of %d done in %.1f s", self.iter + 1, self.max_iter, seconds)
         except FloatingPointError as error:
@@ -186,13 +186,13 @@ class SOHESTrainer(DefaultTrainer):
             logger.warning("SEED is %d, the checkpoint was made with %d: other images follow", self.cfg.SEED, seed)
 
     def evaluate(self) -> dict[str, Any]:
-        """Evaluate on all test sets; returns the defined results, ``OUTPUT_DIR/evaluation.json`` has all."""
+        """Evaluate on all test sets; returns the defined results, writes all to ``OUTPUT_DIR/evaluation.json``."""
         self._last_eval_results = self.test(self.cfg, self.model)
         done = min(self.iter + 1, self.max_iter)  # after the last iteration Detectron2 increments it once more
         write_evaluation(self.cfg.OUTPUT_DIR, self.cfg.DATASETS.TEST, self._last_eval_results, done)
         try:
             check_readable(self.cfg.DATASETS.TEST, self._last_eval_results, self.cfg.TEST.MAX_UNREADABLE)
-        except InputError as error:  # not a reason to end a training
+        except InputError as error:  # must not end the training
             logger.error("%s", error)
         return defined_only(self._last_eval_results)
 

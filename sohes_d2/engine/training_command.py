@@ -52,15 +52,15 @@ _held: list[FolderLock] = []
 
 
 def set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """Folder, log, config.yaml and seed of one process, as Detectron2's ``default_setup``.
+    """Set up folder, log, config.yaml and seed of one process, like Detectron2's ``default_setup``.
 
-    log.txt has everything; the terminal output is brief unless ``args.verbose``. OUTPUT_DIR is locked for this run
+    log.txt receives everything; the terminal output is brief unless ``args.verbose``. OUTPUT_DIR is locked for this run
     until `run_processes` ends.
 
     Raises:
-        FolderBusyError: another process writes into OUTPUT_DIR; in all processes.
+        FolderBusyError: another process writes into OUTPUT_DIR; raised in all processes.
         InputError: OUTPUT_DIR cannot be a folder.
-        OutputError: OUTPUT_DIR cannot be written to; in all processes.
+        OutputError: OUTPUT_DIR cannot be written to; raised in all processes.
     """
     check_output(cfg.OUTPUT_DIR, folder=True, option="OUTPUT_DIR")
     _hold(cfg.OUTPUT_DIR)

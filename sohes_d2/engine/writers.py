@@ -35,7 +35,7 @@ class MetricsWriter(EventWriter):
         """
         Args:
             path: the file, to which lines are appended.
-            window_size: iterations for the median of smoothed values.
+            window_size: iterations over which the median of smoothed values is taken.
 
         Raises:
             OutputError: the file cannot be written, here and by `write`.
@@ -131,7 +131,7 @@ class LogFile(logging.FileHandler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record, if that is possible."""
-        with suppress(OSError):  # it could not be opened
+        with suppress(OSError):  # the file could not be opened
             super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:

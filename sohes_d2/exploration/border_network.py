@@ -19,7 +19,7 @@ from ..errors import WeightsError
 from ..weights import load_weights, local_path, read_weights
 from .features.network import freeze
 
-# Of RGB pixels in [0, 1]; constants, since the network was trained with them.
+# Mean and standard deviation of RGB pixels in [0, 1]; trained networks depend on these values.
 _MEAN, _STD = 0.45, 0.25
 _FIRST_CONVOLUTION = re.compile(r"(?:^|\.)encoder\.(\d+)\.0\.weight$")
 
@@ -30,7 +30,7 @@ class BorderNetwork(nn.Module):
     The blocks halve the cost of the finest stage; the output still has one value per pixel.
 
     Args:
-        channels: per stage. Each stage has half the resolution of the previous one, the first half of the photo's.
+        channels: of each stage. The first has half the photo's resolution, each later one half of the one before.
     """
 
     def __init__(self, channels: Sequence[int] = (32, 64, 96, 128)):
@@ -100,7 +100,7 @@ class LearnedBorders:
         return strengths
 
     def describe(self) -> dict[str, Any]:
-        """Json-ready facts that identify the network."""
+        """JSON-ready metadata that identifies the network."""
         return {"weights": self.report.origin, "weights_sha256": self.report.digest}
 
 

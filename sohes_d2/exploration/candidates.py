@@ -36,7 +36,7 @@ class Candidates:
         self.node = np.concatenate([np.asarray(n, np.int64) for n in nodes]) if len(nodes) else np.zeros(0, np.int64)
         self._bounds = np.concatenate([[0], np.cumsum([len(n) for n in nodes])]).astype(np.int64)
         self.area = self._take("area")
-        # Only the ends of candidates matter, so each tree's order is binned at these.
+        # Lookups need only the interval ends of candidates, so each tree's order is binned at these.
         cuts, self._low, self._high = [], np.zeros(len(self), np.int64), np.zeros(len(self), np.int64)
         for t, tree in enumerate(self.trees):
             part = self.of_tree(t)
@@ -68,7 +68,7 @@ class Candidates:
         return slice(int(self._bounds[t]), int(self._bounds[t + 1]))
 
     def intersections(self, index: np.ndarray, others: np.ndarray) -> np.ndarray:
-        """(n, m) int64 pixels that candidates (n,) share with others (m,); each of the two lists is of one tree."""
+        """(n, m) int64 pixels that candidates (n,) share with others (m,); each list is from one tree."""
         if not len(index) or not len(others):
             return np.zeros((len(index), len(others)), np.int64)
         x, y = int(self.tree[index[0]]), int(self.tree[others[0]])
@@ -98,7 +98,7 @@ class Candidates:
         return (shared / (self.area[candidate] + self.area - shared)).astype(np.float32)
 
     def agreement(self, block: int = 256) -> np.ndarray:
-        """(M,) float64 best IoU with the candidates of each other tree, averaged over these; 1 if there is one tree."""
+        """(M,) float64 best IoU with the candidates of each other tree, averaged over them; 1 with a single tree."""
         if len(self.trees) < 2:
             return np.ones(len(self))
         total = np.zeros(len(self))
@@ -117,7 +117,7 @@ class Candidates:
         return total / (len(self.trees) - 1)
 
     def coverage(self, index: np.ndarray) -> np.ndarray:
-        """(n, n) float64 share of each candidate of ``index`` (n,) that lies inside each other."""
+        """(n, n) float64; [i, j] is the share of candidate ``index[i]`` that lies inside candidate ``index[j]``."""
         shared = np.zeros((len(index), len(index)))
         members = [np.flatnonzero(self.tree[index] == t) for t in range(len(self.trees))]
         for own in members:
@@ -127,7 +127,7 @@ class Candidates:
 
 
 def _table(a: np.ndarray, count_a: int, b: np.ndarray, count_b: int) -> np.ndarray:
-    """(count_a + 1, count_b + 1) int32 pixels before each pair of bins, from the bins of each pixel in two trees."""
+    """Summed-area table (count_a + 1, count_b + 1) int32 of pixels, from the bins of each pixel in two trees."""
     table = np.zeros((count_a + 1, count_b + 1), np.int32)
     joint = np.bincount(a.astype(np.int64) * count_b + b, minlength=count_a * count_b)
     table[1:, 1:] = joint.reshape(count_a, count_b)
@@ -141,13 +141,13 @@ class MaskFilter:
     """Criteria by which masks become labels.
 
     Attributes:
-        min_area: in pixels [HASSOD, UnSAM: 100].
-        max_area_ratio: as a share of the image [HASSOD, UnSAM: 0.9].
+        min_area: minimum area in pixels [HASSOD, UnSAM: 100].
+        max_area_ratio: maximum area as a share of the image [HASSOD, UnSAM: 0.9].
         corners: a mask that covers this many of the image's four corners is background; 0 keeps it [HASSOD: 3].
         min_agreement: IoU of the mask before and after refinement [HASSOD, UnSAM: 0.5].
         nms_threshold: of two masks that overlap by more than this IoU, the lower-scored one is removed [UnSAM: 0.9].
-        max_candidates: maximum number compared and scored: of a tree, the best by separation and contrast; of masks
-            to refine, the most separated.
+        max_candidates: maximum number of nodes per tree, the best by `EntityScorer.tree`, or of masks to refine, the
+            best by separation.
         max_masks: maximum number kept, best scores first.
     """
 
@@ -170,8 +170,8 @@ class MaskFilter:
 
         Args:
             tree: of the photo at the size at which it is clustered.
-            values: (K,) separation times contrast.
-            levels: (K,) of `MergeTree.levels`; nodes of level -1 are skipped.
+            values: (K,) from `EntityScorer.tree`.
+            levels: (K,) from `MergeTree.levels`; nodes of level -1 are skipped.
             photo_pixels: pixels of the photo at its full size, to which ``min_area`` refers.
         """
         pixels = tree.labels.size
@@ -189,7 +189,7 @@ class MaskFilter:
         return np.sort(nodes[best])
 
     def accepts(self, proposal: Proposal, image_size: tuple[int, int], scale: float = 1.0) -> bool:
-        """Whether a refined proposal passes on its own, in an image that has ``scale`` times the photo's pixels."""
+        """Whether a refined proposal passes all criteria but NMS; the image has ``scale`` times the photo's pixels."""
         height, width = image_size
         if not self.min_area * scale <= proposal.area <= self.max_area_ratio * height * width:
             return False
@@ -205,7 +205,7 @@ class MaskFilter:
         Args:
             candidates: M nodes.
             raw: (M,) raw scores, not negative.
-            remaining: the share of its raw score that a candidate keeps, from its IoU with the better ones (M,).
+            remaining: maps the best IoUs with better candidates to the shares of the raw scores that are kept.
 
         Returns:
             (n,) int64 indices by descending rank, and (n,) float64 ranks: the remaining raw scores.

@@ -17,7 +17,7 @@ STRENGTH_UNIT = 1024
 
 @dataclass(frozen=True)
 class RegionGraph:
-    """Neighbouring regions in compressed sparse rows; every pair is stored in both of its rows.
+    """Neighbouring regions in compressed sparse rows, with every pair stored in the rows of both regions.
 
     Attributes:
         indptr: (N + 1,) int64; the neighbours of region ``a`` are ``indices[indptr[a]:indptr[a + 1]]``, ascending.
@@ -53,7 +53,7 @@ class RegionGraph:
 
         Args:
             labels: (H, W) int32 from 0.
-            strength: (H, W) int32 of `border_strength`; a pair of pixels has the larger of its two.
+            strength: (H, W) int32 of `border_strength`; a pair of pixels has the larger of their values.
         """
         a, b, pairs = [], [], []
         for first, second in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
@@ -72,7 +72,7 @@ class RegionGraph:
         return cls.from_pairs(rows * cols, a, b, np.zeros(len(a), np.int64))
 
     def perimeters(self) -> tuple[np.ndarray, np.ndarray]:
-        """(N,) int64 border length and (N,) int64 border strength of each region, without the edge of the photo."""
+        """(N,) int64 border length and (N,) int64 border strength of each region, excluding the photo's edge."""
         row = np.repeat(np.arange(len(self)), np.diff(self.indptr))
         # float64 sums of integers are exact below 2^53
         totals = [np.bincount(row, weights=values, minlength=len(self)) for values in (self.length, self.strength)]
@@ -84,8 +84,8 @@ def border_strength(image: np.ndarray, scales: Sequence[float], half: float) -> 
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        scales: standard deviations of the Gaussians in pixels; gradients are multiplied by them, since they fall with
-            the scale (Lindeberg 1998), and added.
+        scales: standard deviations of the Gaussians in pixels; the gradients, multiplied by their scales (Lindeberg
+            1998), are added.
         half: the gradient at which the strength is one half, in Lab units per 8 pixels.
 
     Returns:

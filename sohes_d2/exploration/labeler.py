@@ -28,7 +28,7 @@ from .refinement.base import none
 from .scoring import EntityScorer
 
 _BUILD: Any = object()
-# About the tokens of one or two whole images; bounds the device memory of many crops.
+# As many tokens as one or two whole images have; limits the device memory.
 _CROPS_PER_BATCH = 32
 
 
@@ -36,8 +36,8 @@ class Evidence(NamedTuple):
     """Network outputs for an image: the part of labeling that needs a device.
 
     Attributes:
-        features: (rows, cols, C) on a grid that tiles the image; from a device as float16, which halves the transfer.
-        borders: (h, w) uint8 learned border strength of the image as it is clustered; (0, 0) without a network.
+        features: (rows, cols, C) on a grid that tiles the image; float16 from a GPU, to halve the transfer.
+        borders: (h, w) uint8 learned border strength at the size used for clustering; (0, 0) without a network.
     """
 
     features: np.ndarray
@@ -63,8 +63,7 @@ class PseudoLabeler:
 
     >>> forest = PseudoLabeler("auto").generate("photo.jpg")
 
-    `generate` does everything. A driver with a device and worker processes calls `features` on the device and `finish`
-    in a worker.
+    `generate` runs all steps. To distribute them, call `evidence` in the process with the GPU and `finish` in workers.
 
     Args:
         extractor: feature extractor, or its EXPLORATION.FEATURES.NAME, see `build_feature_extractor`; None for a
@@ -77,7 +76,7 @@ class PseudoLabeler:
         refiner: refines the outlines of the masks.
         mask_filter: selects the masks to keep.
         fill_holes: whether holes are filled after refinement.
-        theta_cover: A is inside B if B covers this share of it, and not the reverse [HASSOD: 0.9].
+        theta_cover: A is inside B if B covers this share of A, but not vice versa [HASSOD: 0.9].
         max_pixels: larger photos are reduced to this many pixels for clustering; masks have the size of the photo. 0:
             no limit.
         selection: which of the masks are returned; None: all, as needed for training.
@@ -219,11 +218,11 @@ class PseudoLabeler:
         return self.extractor
 
     def finish(self, image: np.ndarray, features: np.ndarray, borders: np.ndarray = _NO_BORDERS) -> Forest:
-        """Merge trees, candidates, scores and hierarchy.
+        """Build the forest from the evidence: merge trees, candidates, scores and hierarchy.
 
         Args:
             image: (H, W, 3) uint8 RGB.
-            features, borders: of `evidence` on the same image.
+            features, borders: from `evidence` on the same image.
         """
         size = image.shape[:2]
         image = reduced(image, self.max_pixels)
@@ -246,7 +245,7 @@ class PseudoLabeler:
         return self.selection(forest) if self.selection else forest
 
     def _strength(self, image: np.ndarray, borders: np.ndarray) -> np.ndarray:
-        """(H, W) int32 border strength in 1 / STRENGTH_UNIT, from the gradient and the network."""
+        """(H, W) int32 border strength in units of 1 / STRENGTH_UNIT, from the gradient and the network."""
         strength = border_strength(image, self.looks.border_scales, self.looks.border_half)
         if not borders.size:
             return strength
@@ -295,7 +294,7 @@ class PseudoLabeler:
         working = image.shape[:2]
         cell = max(working[0] / grid[0], working[1] / grid[1])
         scale = working[0] * working[1] / (size[0] * size[1])
-        # Refinement changes areas, so that the exact bounds are applied after it.
+        # Refinement changes areas, so the exact bounds are applied afterwards.
         minimum = self.mask_filter.min_area * scale / 2
         proposals = []
         for tree in trees:
@@ -328,8 +327,8 @@ class PseudoLabeler:
     def _refine(self, image: np.ndarray, proposals: Sequence[Proposal]) -> list[Proposal]:
         refined = list(proposals)
         reaches = [self.refiner.reach(proposal.cell) for proposal in proposals]
-        # Grouped by reach: proposals of similar cell size share what a refiner prepares for the image, which on a
-        # large photo does not fit into memory for all sizes at once.
+        # Grouped by reach: proposals of similar cell size share what the refiner precomputes for the image. For a
+        # large photo, memory does not suffice for all sizes at once.
         for reach in sorted(set(reaches)):
             members = [k for k, value in enumerate(reaches) if value == reach]
             refine = self.refiner.on(image, proposals[members[0]].cell)

@@ -66,7 +66,7 @@ def pool_features(labels: np.ndarray, features: np.ndarray) -> np.ndarray:
 
 
 def gradient_magnitude(lab: np.ndarray) -> np.ndarray:
-    """(H, W) float32 length of the gradient over all channels of (H, W, 3) float32, in their units per 8 pixels."""
+    """(H, W) float32 norm of the gradient of all channels of (H, W, 3) float32, in their units per 8 pixels."""
     total = np.zeros(lab.shape[:2], np.float32)
     for channel in cv2.split(lab):  # one at a time, to save memory on large photos
         dx, dy = cv2.Sobel(channel, cv2.CV_32F, 1, 0), cv2.Sobel(channel, cv2.CV_32F, 0, 1)

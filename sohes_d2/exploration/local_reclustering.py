@@ -24,7 +24,7 @@ class LocalReclustering:
         large: whether large regions are re-clustered, too.
         small_area_ratio: regions under this share of the image are small.
         min_side: regions whose box has a side shorter than this many pixels are skipped.
-        context: the crop's sides are the region's times this.
+        context: ratio of the crop's sides to those of the region's box.
         crop_size: side in pixels to which every crop is resized.
         inside: a sub-mask is kept if this share of it lies inside the region.
         max_crops: maximum number of crops per image and size class; the most persistent regions first.
@@ -91,7 +91,7 @@ class LocalReclustering:
 
 
 def crop_box(box: Box, context: float, image_size: tuple[int, int]) -> Box:
-    """The box grown by ``context`` around its centre, cut at the image's border."""
+    """The box grown by ``context`` around its centre, clipped to the image."""
     y0, x0, y1, x1 = box
     grow_y, grow_x = (y1 - y0) * (context - 1) / 2, (x1 - x0) * (context - 1) / 2
     return (

@@ -23,12 +23,11 @@ class Looks:
 
     Attributes:
         leaves: "superpixels" [D], or "grid", the cells of the features [P].
-        smoothing: of `superpixels`, in pixels.
-        window: of `superpixels`, in pixels.
-        border_scales, border_half: of `border_strength`.
+        smoothing, window: see `superpixels`.
+        border_scales, border_half: see `border_strength`.
         scales: scale factors of the photo at which the superpixels are found, in (0, 1].
         border_weights: lambda, weights of the border strength relative to the cosine (0: none [P]).
-        size_powers: how strongly small regions merge first (0: not at all [P]).
+        size_powers: exponents by which small regions merge first, see `merging` (0: none [P]).
     """
 
     leaves: str = "superpixels"
@@ -61,7 +60,7 @@ class Looks:
         Args:
             image: (H, W, 3) uint8 RGB.
             features: (rows, cols, C) on a grid that tiles the image.
-            strength: (H, W) int32 border strength in 1 / STRENGTH_UNIT; None: that of the gradient.
+            strength: (H, W) int32 border strength in units of 1 / STRENGTH_UNIT; None: from the gradient.
         """
         if strength is None:
             strength = border_strength(image, self.border_scales, self.border_half)
@@ -92,7 +91,7 @@ def grid_parts(features: np.ndarray, strength: np.ndarray) -> tuple[np.ndarray, 
     """Labels, graph, features and areas of grid leaves, one per cell of (rows, cols, C) ``features``.
 
     Args:
-        features: of the pixels that ``strength`` covers.
+        features: on a grid that tiles the pixels of ``strength``.
         strength: (H, W) int32 of `border_strength`.
     """
     rows, cols, channels = features.shape

@@ -25,15 +25,15 @@ class MergeTree:
         children: (N - 1, 2) int64 nodes; row m holds those of node ``N + m``.
         parents: (K,) int64; -1 for the last node.
         birth, death: (K,) float32, priorities at which a node was made and absorbed, as running minima of the merge
-            sequence, so that birth >= death. A leaf is born at 1; the last node dies at -1, or lower if a merge was.
+            sequence, so that birth >= death. Leaves have birth 1; the last node has death min(-1, lowest priority).
         separation: (K,) float32, 1 - similarity of the merge that absorbed the node: the distance to its most
             similar neighbour; for the last node, the largest of the tree.
-        surround: (K,) float32, mean of 1 - similarity to all neighbours when the node was made, by length of border; of
-            a leaf, its separation.
+        surround: (K,) float32, mean of 1 - similarity to all neighbours when the node was made, by border length; for a
+            leaf, its separation.
         area: (K,) int64 pixels.
-        box: (K, 4) int64 (y0, x0, y1, x1), ends exclusive; of a leaf without a pixel, empty.
-        border: (K,) float64, mean border strength in [0, 1) along the outline, without the photo's edge; 0 if there is
-            no other outline.
+        box: (K, 4) int64 (y0, x0, y1, x1), ends exclusive; empty for a leaf without pixels.
+        border: (K,) float64, mean border strength in [0, 1) along the outline, excluding the photo's edge; 0 if there
+            is no other outline.
         inside: (K,) float64, mean border strength in [0, 1) over the pixels.
         order: (N,) int64, the leaves in depth-first order.
         first, last: (K,) int64, the node's leaves are ``order[first:last]``.
@@ -86,14 +86,14 @@ class MergeTree:
     def levels(self, thetas: Sequence[float]) -> np.ndarray:
         """(K,) int64 index of the first threshold whose snapshot contains a node; -1 for none.
 
-        A snapshot is taken when the best priority first falls under a threshold; it contains a node that was made
-        before and absorbed after (SOHES section 3.1).
+        A snapshot is taken when the best priority first falls below a threshold; it contains the nodes made before
+        and absorbed after that (SOHES section 3.1).
 
         Args:
             thetas: descending.
         """
         negative = -np.asarray(thetas, np.float32)
-        # made before the fall under theta: birth >= theta; absorbed after: death < theta
+        # made before the snapshot: birth >= theta; absorbed after it: death < theta
         first = np.searchsorted(negative, -self.birth, side="left")
         end = np.searchsorted(negative, -self.death, side="left")
         first[: self.leaves] = 0
@@ -118,9 +118,9 @@ class MergeTree:
 
         Args:
             nodes: indices.
-            size: (H, W) of the masks; if it differs from that of the labels, these are resized by nearest neighbour.
+            size: (H, W) of the masks; labels of another size are resized by nearest neighbour.
         """
-        columns = resize_labels(self.labels.T, size[::-1]).ravel()  # run lengths go down the columns
+        columns = resize_labels(self.labels.T, size[::-1]).ravel()  # RLE is column-major
         starts = np.flatnonzero(np.concatenate([[True], columns[1:] != columns[:-1]]))
         ends = np.append(starts[1:], columns.size)
         place = self.positions()[columns[starts]]
@@ -135,7 +135,7 @@ class MergeTree:
 
 
 def _boxes(labels: np.ndarray, leaves: int) -> np.ndarray:
-    """(N, 4) int64 boxes (y0, x0, y1, x1) of the leaves; zeros for one without a pixel."""
+    """(N, 4) int64 boxes (y0, x0, y1, x1) of the leaves; zeros for leaves without pixels."""
     boxes = np.zeros((leaves, 4), np.int64)
     height, width = labels.shape
     # For repeated indices the last assignment wins: the lowest comes last for a start, the highest for an end.
@@ -159,7 +159,7 @@ def _plain_children(leaves, kept, absorbed):
 
 
 def _plain_accumulate(children, area, sums, box, length, strength):
-    """Sum areas and borders and join boxes from the leaves upwards, in place; merged borders are no outline."""
+    """Sum areas and borders and join boxes from the leaves up, in place; merged borders leave the outline."""
     leaves = len(area) - len(children)
     for m in range(len(children)):
         i, j, k = children[m, 0], children[m, 1], leaves + m
@@ -169,7 +169,7 @@ def _plain_accumulate(children, area, sums, box, length, strength):
         sums[k, 0] -= 2 * length[m]
         sums[k, 1] -= 2 * strength[m]
         for low in range(2):
-            if area[i] == 0 or area[j] == 0:  # the box of nothing is not the point (0, 0)
+            if area[i] == 0 or area[j] == 0:  # ignore the zero box of an empty node
                 full = j if area[i] == 0 else i
                 box[k, low], box[k, low + 2] = box[full, low], box[full, low + 2]
             else:

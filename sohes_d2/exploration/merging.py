@@ -5,13 +5,13 @@ no pair is left. The similarity of two regions is
 
     similarity = cos(sum of features) - border_weight * (mean strength of their shared border)
 
-and their priority the same, or, with a size power p, 1 - (1 - similarity) * h ** p, where h is the harmonic mean of
+and their priority is the same, or, with a size power p, 1 - (1 - similarity) * h ** p, where h is the harmonic mean of
 their areas: small regions merge first. Square cells, border weight 0 and size power 0 are the paper's clustering.
 
 A heap of pairs with lazy deletion makes the run O(E log E) for E pairs. Two decisions make the result independent of
 the implementation: feature sums are float32 and everything else is accumulated in float64 (or exactly, in integers)
-and then rounded to float32, so that the order of a summation cannot decide a comparison; and equal priorities merge
-the lower pair of region ids first, where a merged region keeps the lower id of the two.
+and then rounded to float32, so that the order of a summation cannot decide a comparison; and of pairs with
+equal priority the one with the lower region ids merges first, and the merged region keeps the lower id.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _MOST_REGIONS = 2**21
 
 @dataclass(frozen=True)
 class MergeHistory:
-    """The merge sequence of one run over N leaves, from which the tree and the partition at any threshold are read.
+    """The merge sequence of one run over N leaves, which gives the tree and the partition at any threshold.
 
     Attributes:
         leaves: N.
@@ -187,7 +187,7 @@ def _merge_numpy(sums, indptr, indices, lengths, strengths, areas, border_weight
         norms[a] = np.sqrt((sums[a].astype(np.float64) ** 2).sum())
         areas[a] += areas[b]
         changed[a] = len(merges)
-        changed[b] = n  # after every merge: it is gone
+        changed[b] = n  # later than any merge: b no longer exists
         for c, (length, strength) in borders[b].items():
             del borders[c][b]
             if c != a:
@@ -208,7 +208,7 @@ def _merge_numpy(sums, indptr, indices, lengths, strengths, areas, border_weight
 
 
 if numba is not None:
-    # Only the order of additions may change, which the rounding to float32 absorbs; NaN and zero keep their meaning.
+    # Additions may be reordered and fused, which the rounding to float32 absorbs; NaN and zero are handled exactly.
     _jit = numba.njit(cache=True, fastmath={"reassoc", "contract"}, nogil=True)
     _compiled_priority = numba.njit(cache=True, nogil=True)(_priority)
     _compiled_in_units = numba.njit(cache=True, nogil=True)(_in_units)
@@ -291,11 +291,11 @@ if numba is not None:
             norms[a] = np.sqrt(_dot(sums, a, a))
             areas[a] += areas[b]
             changed[a] = merges + 1
-            changed[b] = n  # after every merge: it is gone
+            changed[b] = n  # later than any merge: b no longer exists
             owner[b] = a
             following[tail[a]] = head[b]
             tail[a] = tail[b]
-            # Walk the joined list: keep one half-edge per neighbour, with the whole border.
+            # Walk the joined list: keep one half-edge per neighbour, with the total border.
             previous = -1
             half = head[a]
             while half >= 0:

@@ -14,12 +14,12 @@ Box = tuple[int, int, int, int]  # (y0, x0, y1, x1) in pixels, ends exclusive
 
 @dataclass(frozen=True)
 class Proposal:
-    """One candidate mask, stored as its window, so that a thousand of them need little memory on a large photo.
+    """One candidate mask, cropped to a window to save memory on large photos.
 
     Attributes:
         box: (y0, x0, y1, x1) of the window in the image, in pixels.
         mask: (y1 - y0, x1 - x0) bool.
-        birth, death: similarities at which the clustering made and absorbed the region, birth >= death.
+        birth, death: priorities at which the region was made and absorbed, birth >= death.
         level: index of the first threshold whose snapshot contains it.
         source: "global", or "local" from a zoomed crop.
         cell: side of a feature cell in image pixels, the resolution of the mask's outline.
@@ -67,11 +67,11 @@ def proposals_from_tree(
 
     Args:
         tree: of a photo or a crop.
-        levels: (K,) of `MergeTree.levels`; nodes of level -1 are skipped.
+        levels: (K,) from `MergeTree.levels`; nodes of level -1 are skipped.
         origin: (y, x) of the tree's first pixel in the photo.
         cell: side of a feature cell in pixels.
-        min_area, max_area: bounds of the area in pixels; others are skipped.
-        source: for the proposals.
+        min_area, max_area: bounds of the area in pixels; other nodes are skipped.
+        source: of the proposals.
 
     Returns:
         Proposals by ascending level, within a level by their first leaf.

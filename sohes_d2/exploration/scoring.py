@@ -5,10 +5,9 @@
     score = FLOOR * rank / (rank + TAIL) + (1 - FLOOR) * rank ** SLOPE / (rank ** SLOPE + MIDPOINT ** SLOPE)
 
 - separation, (1 - similarity) / (2 + lambda): dissimilarity to the most similar neighbour when the region was absorbed;
-- surround: the same, as the mean over all neighbours when it was made, weighted by the length of the border;
+- surround: the same, as the mean over all neighbours when the region was made, weighted by border length;
 - contrast, e / (e + i + noise): border strength along its outline (e) relative to that over its pixels (i);
 - agreement: the mean best IoU with the regions of the other looks; with a refiner, the IoU before and after it;
-
 - overlap: the best IoU with a region of higher rank.
 
 The last line is calibrated without labels: it is the share of regions of that rank that are found again (IoU of at
@@ -31,7 +30,7 @@ from .refinement.base import margin_window
 
 @dataclass(frozen=True)
 class EntityScorer:
-    """The formula above [D]. All values were chosen on photos of training splits, without labels where stated.
+    """The formula above [D]. All values were chosen on training photos; those of the last line without labels.
 
     Attributes:
         noise: border strength in [0, 1) below which the contrast is damped.
@@ -42,7 +41,7 @@ class EntityScorer:
         floor: share of weak regions that are found again.
         tail: rank at which half of that share is reached; it keeps the scores of weak regions in order.
         midpoint: rank at which the share is halfway between the floor and 1.
-        slope: how fast the share rises there, with the logarithm of the rank.
+        slope: steepness of the share at the midpoint, over the logarithm of the rank.
     """
 
     noise: float = 0.1
@@ -56,7 +55,7 @@ class EntityScorer:
     slope: float = 11.2
 
     def tree(self, tree: MergeTree, border_weight: float) -> np.ndarray:
-        """(K,) float64 separation, surround and contrast, multiplied, of all nodes of a tree.
+        """(K,) float64 products of separation, surround and contrast for all nodes of a tree.
 
         Args:
             tree: merge tree of one look.
@@ -66,7 +65,7 @@ class EntityScorer:
         return separation * surround**self.surround_power * tree.border / (tree.border + tree.inside + self.noise)
 
     def raw(self, values: Sequence[float] | np.ndarray, agreement: Sequence[float] | np.ndarray) -> np.ndarray:
-        """(M,) float64 raw scores from (M,) separation times contrast and (M,) agreement in [0, 1]."""
+        """(M,) float64 raw scores from (M,) values of `tree` or `proposal` and (M,) agreement in [0, 1]."""
         return np.asarray(values, np.float64) * np.asarray(agreement, np.float64) ** self.agreement_power
 
     def calibrated(self, ranks: np.ndarray) -> np.ndarray:
@@ -81,7 +80,7 @@ class EntityScorer:
         return 1 - self.redundancy * np.asarray(overlap, np.float64) ** self.redundancy_power
 
     def proposal(self, proposal: Proposal, strength: np.ndarray, border_weight: float) -> float:
-        """Separation, surround and contrast, multiplied, of a refined mask, whose outline differs from its node's.
+        """Product of separation, surround and contrast of a refined mask, whose outline differs from its node's.
 
         Args:
             proposal: after refinement.

@@ -38,7 +38,7 @@ class AncestorHead(nn.Module):
             nn.init.xavier_uniform_(projection.weight)
 
     def forward(self, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """Project queries (..., C) to what `ancestor_logits` takes.
+        """Project queries (..., C) to the inputs of `ancestor_logits`.
 
         Returns:
             as_ancestor: (..., dim + 1), W_a q with b appended.

@@ -28,7 +28,7 @@ class SetCriterion(nn.Module):
     - ``loss_ancestor``: over the images of a process, where images without known ancestors, or with fewer than
       two entities, count as 0: the same if all processes have equally many images.
     - ``loss_ce``: over the queries of a process, weighted; the sum of weights grows with the number of labels. So it is
-      the same only if the processes have equally many labels. This is as in Mask2Former.
+      the same only if the processes have equally many labels, as in Mask2Former.
 
     Labels and images may have weights (for uncertain labels, and for images with unknown labels). A weight multiplies
     its terms and enters the weighted mean, except that ``loss_ancestor`` stays a mean over all images. Without weights,
@@ -51,10 +51,10 @@ class SetCriterion(nn.Module):
         """
         Args:
             matcher: ``(outputs, targets) -> Matches``, see `HungarianMatcher`.
-            weight_dict: weights of the losses by their names, for the caller; not applied here.
+            weight_dict: weights of the losses by name; to be applied by the caller.
             num_classes: K, without "no object".
             eos_coef: weight of "no object" in ``loss_ce``, greater than 0.
-            num_points: points per mask at which ``loss_mask`` and ``loss_dice`` are taken.
+            num_points: points per mask at which ``loss_mask`` and ``loss_dice`` are computed.
             oversample_ratio, importance_sample_ratio: see `point_sampling.uncertain_points`.
 
         Raises:
@@ -83,7 +83,7 @@ class SetCriterion(nn.Module):
         return ", ".join(f"{name}={getattr(self, name)}" for name in names)
 
     def forward(self, outputs: dict[str, Any], targets: Targets) -> dict[str, torch.Tensor]:
-        """Losses of a batch, in float32 whatever the outputs' type, under autocast, too.
+        """Losses of a batch, in float32 for outputs of any type, also under autocast.
 
         Args:
             outputs: "pred_logits" (B, Q, K+1), "pred_masks" (B, Q, h, w) logits, optionally "pred_ancestors" (two
@@ -91,8 +91,8 @@ class SetCriterion(nn.Module):
             targets: B dicts of "labels" (N,) int64, "masks" (N, H, W) bool, all padded to one size, and optionally
                 "ancestors" (N, N) bool; an image without these adds nothing to ``loss_ancestor``. Weights, on the
                 outputs' device, at least 0, 1 where not given: "label_weights" (N,) float, of a label's terms in
-                ``loss_mask`` and ``loss_dice`` and of its query's in ``loss_ce``, so that with 0 the query is taught
-                neither an entity nor that there is none; and "image_weight", a float scalar, of all the image's terms.
+                ``loss_mask`` and ``loss_dice`` and of its query's in ``loss_ce``, so that 0 excludes the query
+                from these losses; and "image_weight", a float scalar, of all the image's terms.
 
         Returns:
             Unweighted scalars "loss_ce", "loss_mask", "loss_dice", with an ancestor head "loss_ancestor"; and the same
@@ -134,7 +134,7 @@ class SetCriterion(nn.Module):
         class_weights = self.empty_weight.float()
         losses = F.cross_entropy(logits.float().flatten(0, 1), classes.flatten(), class_weights, reduction="none")
         total = (class_weights[classes] * shares).sum()
-        # if all weights are 0, so must be the loss and its gradient: do not divide by a tiny number
+        # if all weights are 0, the loss and its gradient must be 0: do not divide by a tiny number
         return (losses * shares.flatten()).sum() / torch.where(total > 0, total, 1.0)
 
     def _mask_losses(
@@ -177,7 +177,7 @@ def pair_loss(logits: torch.Tensor, ancestors: torch.Tensor) -> torch.Tensor:
 
     Args:
         logits: (n, n), [i, j] of "i is an ancestor of j".
-        ancestors: (n, n) bool, the truth.
+        ancestors: (n, n) bool, the targets.
 
     Returns:
         A scalar; 0 for fewer than two entities.

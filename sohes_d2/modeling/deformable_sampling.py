@@ -71,8 +71,8 @@ class _RowSampling(torch.autograd.Function):
     """The output is A V: row (b, q, m) of A holds the weights of the four cells around each of its samples.
 
     V are the levels with a border of zeros, so that samples need no bounds check: those beyond the border are moved
-    onto it. Each product uses the fastest library: A V ``embedding_bag``; the gradient of V, which is A^T G, SciPy; and
-    the gradient of A, which is G V^T at A's entries, torch.sparse.
+    onto it. Each product uses the fastest library: ``embedding_bag`` for A V, SciPy for the gradient A^T G of V, and
+    torch.sparse for the gradient of A, which is G V^T at A's entries.
     Samples are processed in the layout (L, P * N), long rows of one level, and transposed before and after.
     """
 

@@ -55,7 +55,7 @@ class EntityInference:
         min_score: masks with a lower calibrated score are removed; in [0, 1].
         calibration: of the scores, see `calibrated`; empty: none.
         nms_threshold: of two masks with a higher IoU, the lower-scored one is removed; 1 keeps all.
-        ancestor_threshold: minimum probability of a pair of ancestor and descendant.
+        ancestor_threshold: minimum probability of an ancestor-descendant pair.
         theta_cover: minimum share of the descendant that the ancestor's mask must cover; 0: no condition.
         theta_cover_alone: coverage threshold of the hierarchy if the model predicts none.
         max_child_area: maximum share of its parent's area that a mask can take; larger ones are siblings.
@@ -120,7 +120,7 @@ class EntityInference:
         Args:
             found: results of `find`, with RLEs of ``output_size``.
             output_size: (H, W) of the image.
-            nms_threshold: used if it is lower than that of the class.
+            nms_threshold: used instead of the attribute if it is lower.
 
         Returns:
             ``instances``: `Instances` of ``output_size`` by descending score, with pred_masks (`RLEMasks`), pred_boxes,
@@ -193,7 +193,7 @@ class EntityInference:
     def _choose(self, rles: list[RLE], scores: Tensor, nms_threshold: float) -> Tensor:
         """Indices, by descending score, of masks that are not empty, below ``min_score`` or duplicates."""
         # by raw scores, since calibration can make nearly equal scores equal in float32
-        # refinement may leave nothing of a mask with a score
+        # refinement may empty a mask that has a score
         filled = torch.from_numpy(mask_areas(rles) > 0)
         kept = torch.nonzero(filled & (scores > 0) & (self._calibrated(scores) >= self.min_score)).flatten()
         if nms_threshold < 1:

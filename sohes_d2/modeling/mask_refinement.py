@@ -1,4 +1,4 @@
-"""Refinement of predicted masks: outlines move to the edges of the photo, in tensor operations on the device.
+"""Refinement of predicted masks: moves outlines to the edges of the photo, by tensor operations on the device.
 
 The decoder predicts masks at a quarter of the input's size; the photo has the finer outlines.
 """
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 # The linear models are fitted on a map of half the size, an eighth of the work. On synthetic scenes that costs a
 # quarter of the gain of refinement (AR@100 21.8 without, 23.1 with, 23.6 at full size).
 _STEP = 2
-_MIN_AGREEMENT = 0.5  # IoU before and after; below it there was no edge nearby, and the mask is not changed
+_MIN_AGREEMENT = 0.5  # IoU before and after; below it there is no edge nearby, and the mask is not changed
 
 
 def refine_masks(
@@ -28,13 +28,13 @@ def refine_masks(
     Args:
         masks: (N, H, W) bool.
         photo: (3, H, W), or larger at its right and bottom, in [0, 255].
-        radius: of the squares, in pixels; about how far outlines are off, at least 2.
+        radius: of the squares, in pixels, at least 2; roughly the error of the outlines.
         epsilon: ridge on the colours' covariance, in squared units of colours in [0, 1]; smaller follows fainter edges.
         chunk_bytes: memory of the working copies that exist at once (at least one mask's).
 
     Yields:
-        Chunks (n, H, W) float32, N masks in total: over 0 inside of the refined mask, about 0.5 far from its outline. A
-        mask whose IoU with the refined mask is under 0.5 is not changed.
+        Chunks (n, H, W) float32, N masks in total: positive inside the refined mask, about +-0.5 far from its outline.
+        A mask whose IoU with the refined mask is under 0.5 is not changed.
     """
     height, width = masks.shape[-2:]
     guide = photo[:, :height, :width].float() / 255
@@ -68,7 +68,7 @@ def _shrink(values: Tensor) -> Tensor:
 class _Means:
     """Means over squares of 2 radius + 1 pixels, restricted to the image.
 
-    Computed with band matrices, which for maps of up to some hundred pixels is faster than pooling or running sums.
+    Computed with band matrices, which for sides of up to a few hundred pixels is faster than pooling or running sums.
     """
 
     def __init__(self, size: tuple[int, int], radius: int, device: torch.device):

@@ -87,7 +87,7 @@ class HungarianMatcher(nn.Module):
         label_masks: torch.Tensor,
         points: torch.Tensor,
     ) -> torch.Tensor:
-        """(Q, N) float32 costs of one image, computed in float32 under autocast, too.
+        """(Q, N) float32 costs of one image, computed in float32, also under autocast.
 
         Args:
             logits: (Q, K+1) class logits, "no object" last.
@@ -108,7 +108,7 @@ class HungarianMatcher(nn.Module):
     def _finite(self, cost: np.ndarray) -> np.ndarray:
         """Assign a prohibitive cost to pairs with a broken prediction (NaN, infinity), so that they are matched last.
 
-        Without this the assignment fails. The losses of such pairs stay broken: the trainer reports them.
+        Otherwise the assignment would fail. The losses of such pairs are not finite, which the trainer reports.
         """
         finite = np.isfinite(cost)
         if finite.all():

@@ -95,9 +95,9 @@ class SOHES(nn.Module):
         """
         Args:
             backbone: Detectron2 backbone.
-            sem_seg_head: from the backbone's maps to "pred_logits", "pred_masks", "pred_ancestors", "aux_outputs".
-            criterion: from these outputs and targets to losses, with a ``weight_dict``.
-            inference: from these outputs to entities.
+            sem_seg_head: returns "pred_logits", "pred_masks", "pred_ancestors", "aux_outputs" for the backbone's maps.
+            criterion: returns losses for these outputs and targets; has a ``weight_dict``.
+            inference: converts these outputs to entities.
             pixel_mean: per channel, in the units of the input.
             pixel_std: per channel, in the units of the input.
             tta: test-time augmentation in evaluation.
@@ -212,7 +212,7 @@ class SOHES(nn.Module):
         ]
 
     def _find_in_crops(self, photo: Tensor, size: tuple[int, int]) -> dict[str, Any]:
-        """The entities of a photo (3, h, w) at `CropLayers.scale`, from the whole and its crops, at (H, W)."""
+        """The entities of a photo (3, h, w) at `CropLayers.scale`, from the whole photo and its crops, at (H, W)."""
         prepared = (photo.shape[-2], photo.shape[-1])
         seen, layers = self.crops.boxes(prepared)
         found = []

@@ -32,9 +32,9 @@ def sample_points(maps: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
     """
     grid = (2 * points - 1).unsqueeze(2).expand(len(maps), -1, -1, -1)
     if not len(maps):
-        # not every device samples from an empty tensor
+        # some devices cannot sample from an empty tensor
         return maps.new_zeros((0, points.shape[1]), dtype=torch.float32)
-    # Labels are bool, a quarter of the memory: only a few at a time are converted to float.
+    # Labels are bool, a quarter of float32's memory, so only a few at a time are converted.
     chunk_bytes = CPU_CHUNK_BYTES if maps.device.type == "cpu" else CHUNK_BYTES
     count = len(maps) if maps.dtype == torch.float32 else max(1, chunk_bytes // (4 * maps[0].numel()))
     values = [
@@ -51,7 +51,7 @@ def uncertain_points(
     """Points where the masks are uncertain, and some random ones (PointRend, section 3.1, training).
 
     Of ``num_points * oversample_ratio`` random points those with logits nearest to 0 are kept. The uncertainty is
-    computed from the sampled logits: half-way between -1 and 1 a mask is uncertain, though neither pixel is.
+    computed from the sampled logits: half-way between logits -1 and 1 a mask is uncertain, though neither pixel is.
 
     Args:
         logits: (N, H, W) of masks.

@@ -1,8 +1,8 @@
 """Test-time augmentation: flips and rotations of an image, and the fusion of their masks.
 
 A model trained on noisy labels makes different errors for each transform. Masks that many transforms agree on are more
-often right than confident masks of one, and averaged outlines are more accurate: Data Distillation (Radosavovic et al.,
-CVPR 2018), for masks.
+often correct than confident masks of one, and averaged outlines are more accurate. This is Data Distillation
+(Radosavovic et al., CVPR 2018) for masks.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Outputs = dict[str, Any]
 
 _FUSED = ("pred_logits", "pred_masks", "pred_ancestors")
 _MEMBER_IOU = 0.5  # minimum IoU at which masks of two transforms count as the same entity
-_SURE = 1e-6  # probabilities are clamped by this much from 0 and 1, where logits are infinite
+_SURE = 1e-6  # probabilities are clamped to [this, 1 - this], since logits of 0 and 1 are infinite
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class TTA:
 
         Args:
             node: for example ``cfg.TEST.TTA``.
-            key: its name, for errors.
+            key: its name, for error messages.
 
         Raises:
             ValueError: names that are not in `TRANSFORMS`, are repeated, or do not begin with "identity".
@@ -109,13 +109,13 @@ class TTA:
     def fuse(self, found: Sequence[Outputs]) -> Outputs:
         """Merge the outputs of all transforms to outputs of the same form.
 
-        A query's support is the mean over the transforms of its best match there, by the product of entity probability
-        and mask IoU. The queries of all transforms are filtered by NMS on their support, and those with the most
+        A query's support is the mean over the transforms of the largest product of entity probability and mask IoU
+        there. The queries of all transforms are filtered by NMS on their support, and those with the most
         support are kept. Their masks are the means over the transforms in which they match.
 
         Args:
             found: see `ask`: "pred_logits" (B, Q, K + 1), "pred_masks" (B, Q, h, w) and, with an ancestor head,
-                "pred_ancestors", two (B, Q, D). A single transform's are returned unchanged.
+                "pred_ancestors", two (B, Q, D). Outputs of a single transform are returned unchanged.
 
         Returns:
             The same, float32, by descending support: "pred_logits" (B, Q, 2), with the support as entity probability,
@@ -145,7 +145,7 @@ NO_TTA = TTA()  # the unchanged image alone
 
 
 def _fuse_one(logits: Sequence[Tensor], masks: Sequence[Tensor], settings: TTA) -> tuple[Tensor, Tensor, Tensor]:
-    """(Q,) support, (Q, h, w) logits and (Q,) queries of the first transform, of V times (Q, K + 1) and (Q, h, w)."""
+    """(Q,) support, (Q, h, w) logits and (Q,) queries of the first transform, from V (Q, K + 1) and V (Q, h, w)."""
     count = len(logits[0])
     entity = torch.cat([entity_probabilities(a, b) for a, b in zip(logits, masks)]).nan_to_num(0)
     values = torch.cat([each.float() for each in masks])

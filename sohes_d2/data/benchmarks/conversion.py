@@ -29,7 +29,7 @@ from ...labels.writer import dump_line, image_record, write_label_file
 from ...structures.forest import NO_PARENT, Forest
 from ...structures.masks import RLE, mask_areas, rle_from_coco
 
-# Ids of an image's annotations start at its position in the list times this.
+# Annotation ids of image k of the list start at 1 + k times this.
 ANNOTATION_ID_STRIDE = 100_000
 _IMAGES_PER_UNIT = 32
 _SECONDS_BETWEEN_REPORTS = 10.0
@@ -170,10 +170,10 @@ def _image_lines(item: Item, read: Callable[[Item], Scene], position: int) -> tu
 
 
 def annotation_records(scene: Scene, image_id: int, first_id: int) -> tuple[list[dict[str, Any]], int]:
-    """Json-ready annotations of a scene, and the number of its masks dropped as empty or missing.
+    """Return the json-ready annotations of a scene, and the number of empty or missing masks, which are dropped.
 
     Raises:
-        ValueError: the parents form a cycle or lie outside the list, or a mask has another size than the image.
+        ValueError: the parents form a cycle or are out of range, or a mask has another size than the image.
     """
     empty = {"size": list(scene.image_size), "counts": b""}
     forest = Forest(
@@ -222,7 +222,7 @@ def coco_entity(annotation: Annotation, size: tuple[int, int]) -> Entity:
 
 
 def coco_file_name(image: ImageRecord) -> str:
-    """The path of an image record; with a `coco_url`, as in LVIS, the path in the 2017 folders that it names.
+    """Return the path of an image; with a `coco_url`, as in LVIS, its last two components, such as val2017/1.jpg.
 
     Raises:
         InputError: the record has neither.
@@ -247,7 +247,7 @@ def convert_coco(
     Args:
         annotations: the file.
         output, info: see `convert`.
-        limit: only the first images by id; 0 for all.
+        limit: convert only the first images by id; 0 for all.
         file_name: computes the path under the image root from the image record.
         image_root: folder of the images; None to skip the check that they exist.
         link_parents: returns, for the annotations of one image, the index of each one's parent or -1.
@@ -291,7 +291,7 @@ def require(remedy: str, *paths: str) -> None:
     """Check that files and folders exist.
 
     Raises:
-        InputError: names missing ones, and where to get them.
+        InputError: some are missing; the message names them and says where to get them.
     """
     missing = [path for path in paths if not os.path.exists(path)]
     if missing:
@@ -302,7 +302,7 @@ def require_images(root: str, file_names: Sequence[str], remedy: str) -> None:
     """Check that images exist under a folder.
 
     Raises:
-        InputError: gives the number of missing images, the first one, and where to get them.
+        InputError: some are missing; the message has their number, the first one, and where to get them.
     """
     missing = [name for name in file_names if not os.path.isfile(os.path.join(root, name))]
     if missing:

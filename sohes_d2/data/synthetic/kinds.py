@@ -23,7 +23,7 @@ class Piece:
         shape: in the piece's units; None if it consists only of its parts.
         paint: surface of the shape.
         y, x, unit, turn: the piece's frame, in units of the parent piece; ignored for a whole object.
-        clipped: whether it is on the surface of its parent piece and clipped to it.
+        clipped: whether it is clipped to the shape of its parent piece.
         parts: its parts.
     """
 
@@ -38,7 +38,7 @@ class Piece:
 
 
 def random_thing(rng: np.random.Generator, color: Color) -> Piece:
-    """An object of a random kind and of about this colour; one unit is about half of its size."""
+    """An object of a random kind and about this colour; one unit is about half its size."""
     return choice(rng, *KINDS)(rng, color)
 
 

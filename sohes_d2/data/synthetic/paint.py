@@ -35,7 +35,7 @@ class Paint:
     tint: Color = (0.0, 0.0, 0.0)
 
     def render(self, image_size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-        """(H, W, 3) float64, the surface in even light."""
+        """(H, W, 3) float64, the surface under uniform light."""
         color = np.asarray(self.color)
         if self.texture == "plain":
             return np.broadcast_to(color, (*image_size, 3)).copy()
@@ -59,9 +59,9 @@ def choice(rng: np.random.Generator, *options):
 
 
 def random_color(rng: np.random.Generator) -> Color:
-    """Any hue, from dull to vivid and from dark to bright."""
+    """A random colour of any hue, with random saturation and brightness."""
     hue, saturation, value = 6 * float(rng.random()), uniform(rng, 0.05, 0.75), uniform(rng, 0.2, 0.9)
-    # Each channel is a triangle wave over the hue circle; the three are shifted by a third of it.
+    # Each channel is a clipped triangle wave over the hue circle; the three are shifted by a third of the circle.
     away = (abs((hue + shift) % 6 - 3) for shift in (0, 4, 2))
     red, green, blue = (value * (1 - saturation * (1 - min(max(d - 1, 0.0), 1.0))) for d in away)
     return red, green, blue
@@ -79,7 +79,7 @@ def random_paint(rng: np.random.Generator, color: Color, roughness: float = 1.0)
     """A random texture for a colour.
 
     Args:
-        roughness: factor of the texture's strength.
+        roughness: scales the strength of the texture.
     """
     texture = choice(rng, "plain", "noise", "noise", "noise", "stripes", "spots")
     period = uniform(rng, 3.0, 10.0) if texture == "stripes" else uniform(rng, 2.0, 18.0)

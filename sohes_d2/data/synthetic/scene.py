@@ -30,7 +30,7 @@ DEFAULT_SIZE = (128, 128)
 SMALLEST_SIDE = 32
 MIN_AREA = 150  # pixels: smaller visible masks cannot be distinguished from noise
 MOST_THINGS = 4
-# Largest visible share of a parent for a part: above it, both would be nearly the same mask.
+# Largest area of a part as a share of its parent's; above it, both would be nearly the same mask.
 _MOST_OF_PARENT = 0.8
 _NOTHING = -1
 
@@ -48,10 +48,10 @@ def generate_scene(
 
     Returns:
         The image, (H, W, 3) uint8 RGB, and its forest: every mask is inside its parent's, whose area is at least a
-        quarter larger. It can be empty only in images much smaller than the default.
+        quarter larger. The forest can be empty only in images much smaller than the default.
 
     Raises:
-        ValueError: a negative seed or index, or too small an image.
+        ValueError: the seed or index is negative, or the image is too small.
     """
     if seed < 0 or index < 0:
         raise ValueError(f"seed and index of a scene must not be negative, got {seed} and {index}")
@@ -66,19 +66,19 @@ def generate_scene(
 
 
 def _arrangement(size: tuple[int, int], ground: Color, rng: np.random.Generator) -> list[tuple[Piece, Frame]]:
-    """2 to 4 objects and their frames, from back to front: each takes the freest of a few random places."""
+    """2 to 4 objects and their frames, from back to front; each takes the least crowded of three random places."""
     height, width = size
     placed: list[tuple[Piece, Frame]] = []
     for _ in range(2 + int(float(rng.random()) ** 2 * (MOST_THINGS - 1))):
-        # Squared: more small objects than large ones.
+        # The square gives more small objects than large ones.
         unit = min(size) * (0.24 + 0.24 * float(rng.random()) ** 2)
         places = [(uniform(rng, 0.08, 0.92) * height, uniform(rng, 0.08, 0.92) * width) for _ in range(3)]
         y, x = max(places, key=lambda place: min([_gap(place, unit, frame) for _, frame in placed], default=0.0))
         turn = uniform(rng, -0.07, 0.07) if rng.random() < 0.7 else float(rng.random())
-        # Some have about the colour of the ground.
+        # Some objects have nearly the colour of the ground.
         color = near_color(rng, ground, uniform(rng, 0.1, 0.3)) if rng.random() < 0.35 else random_color(rng)
         placed.append((random_thing(rng, color), Frame(y, x, unit, turn)))
-    # Mostly small in front of large, so that few are hidden.
+    # Small objects are mostly in front of large ones, so that few are hidden.
     return sorted(placed, key=lambda item: -item[1].unit * uniform(rng, 0.6, 1.4))
 
 
@@ -110,7 +110,7 @@ class _Scene:
         return ground + random_paint(rng, near_color(rng, color, uniform(rng, 0.05, 0.3))).render(self.size, rng) * far
 
     def add(self, thing: Piece, frame: Frame) -> None:
-        """Add an object with its shadow in front of the others."""
+        """Draw an object and its shadow in front of the others."""
         layer = np.zeros_like(self.image)
         owner = np.full(self.size, _NOTHING)
         self._draw(thing, frame, NO_PARENT, None, layer, owner)
@@ -144,7 +144,7 @@ class _Scene:
             self._draw(part, frame.inner(part.y, part.x, part.unit, part.turn), index, mask, layer, owner)
 
     def _shading(self, frame: Frame) -> np.ndarray:
-        """(H, W, 1) shading of an object: bright towards the light, dark away from it."""
+        """(H, W, 1) shading of an object: brighter on the side of the light, darker on the other."""
         y, x = Frame(frame.y, frame.x, frame.unit).coordinates(self.size)
         slope = y * self.light[0] + x * self.light[1]
         shading = 1 + uniform(self.rng, 0.2, 0.8) * slope - uniform(self.rng, 0.0, 0.35) * (y * y + x * x - 0.5)
@@ -168,7 +168,7 @@ class _Scene:
         return np.clip(np.floor(image + 0.5), 0, 255).astype(np.uint8)
 
     def forest(self, min_area: int) -> Forest:
-        """The forest of the visible pixels of each piece with its parts, if their area suffices."""
+        """The forest of the visible pixels of each piece and its parts, without tiny pieces and near-duplicates."""
         n = len(self.parents)
         masks = np.stack([self.owner == k for k in range(n)])
         for k in reversed(range(n)):  # parts come after their parents

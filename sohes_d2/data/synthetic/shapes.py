@@ -53,7 +53,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Ellipse:
-    """Half axes in units of the frame."""
+    """An ellipse, by its half axes in units of the frame."""
 
     height: float
     width: float
@@ -66,7 +66,7 @@ class Ellipse:
 
 @dataclass(frozen=True)
 class Box:
-    """Half sides, and the radius of the corners, in units of the frame."""
+    """A box, by its half sides and the radius of its corners, in units of the frame."""
 
     height: float
     width: float
@@ -78,18 +78,18 @@ class Box:
         y, x = np.abs(y), np.abs(x)
         beyond_y = np.maximum(y - (self.height - radius), 0)
         beyond_x = np.maximum(x - (self.width - radius), 0)
-        # Also compare with the box: with a radius of 0 the corner's circle is empty.
+        # Also compare with the sides, since rounding could include points just beyond them.
         return (beyond_y * beyond_y + beyond_x * beyond_x <= radius * radius) & (y <= self.height) & (x <= self.width)
 
 
 @dataclass(frozen=True)
 class Polygon:
-    """Corners (y, x) in units of the frame, in order; need not be convex."""
+    """A polygon, by its corners (y, x) in order, in units of the frame; it need not be convex."""
 
     corners: tuple[tuple[float, float], ...]
 
     def inside(self, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-        """(H, W) bool, from coordinates in the frame: an odd number of sides lies to the right."""
+        """(H, W) bool, from coordinates in the frame: an odd number of sides is to the right."""
         odd = np.zeros(np.broadcast(y, x).shape, bool)
         for (y0, x0), (y1, x1) in zip(self.corners, self.corners[1:] + self.corners[:1]):
             if y0 != y1:
@@ -105,7 +105,7 @@ def star(radii: list[float], aspect: float = 1.0, start: float = 0.0) -> Polygon
 
     Args:
         radii: three or more, in units of the frame.
-        aspect: factor of y.
+        aspect: scales y.
         start: angle of the first corner, in full turns.
     """
     corners = []
@@ -116,7 +116,7 @@ def star(radii: list[float], aspect: float = 1.0, start: float = 0.0) -> Polygon
 
 
 def smoothed(polygon: Polygon, rounds: int = 3) -> Polygon:
-    """The polygon with its corners cut ``rounds`` times: a blob (Chaikin 1974)."""
+    """Smooth a polygon by cutting its corners ``rounds`` times (Chaikin, 1974)."""
     corners = polygon.corners
     for _ in range(rounds):
         cut = []

@@ -20,15 +20,15 @@ def training_augmentations(
     flip: str = "horizontal",
     pad_value: int = PAD_VALUE,
 ) -> list[T.Augmentation]:
-    """Large-scale jitter (Ghiasi et al., Simple Copy-Paste, CVPR 2021, section 3): every image becomes one square.
+    """Large-scale jitter: resize, crop, flip and pad to a square (Ghiasi et al., Simple Copy-Paste, CVPR 2021, sec. 3).
 
-    Detectron2's `FixedSizeCrop` is not used: it draws one number for both axes, so it crops only along the diagonal,
-    and on the main branch it marks padding as part of every mask.
+    Detectron2's `FixedSizeCrop` is not used: it draws one random number for both axes, so it crops only along the
+    diagonal, and on the main branch it marks padding as part of every mask.
 
     Args:
         image_size: side of the square in pixels.
-        min_scale: the image is resized to fit a square of ``image_size`` times a factor uniform between this...
-        max_scale: ...and this.
+        min_scale, max_scale: the image is first resized to fit a square of ``image_size`` times a factor drawn
+            uniformly from this range.
         flip: one of FLIPS, with probability 0.5.
         pad_value: 0..255, padding of an image smaller than the square, to the right and below.
 
@@ -42,17 +42,17 @@ def training_augmentations(
     square = (image_size, image_size)
     augmentations = [LargeScaleJitter(min_scale, max_scale, *square), T.RandomCrop("absolute", square)]
     if flip != "none":
-        # after the crop, where it is cheapest; as the crop is uniform, the distribution is the same
+        # after the crop, on fewer pixels; since the crop is uniform, the distribution is the same
         augmentations.append(T.RandomFlip(horizontal=flip == "horizontal", vertical=flip == "vertical"))
     return [*augmentations, PadToSize(image_size, image_size, pad_value)]
 
 
 def inference_augmentations(min_size: int, max_size: int, scale: float = 1.0) -> list[T.Augmentation]:
-    """Resize the shorter side to ``min_size``, or the longer to ``max_size`` if that is smaller; 0 keeps the size.
+    """Resize the shorter side to ``min_size``, or the longer to ``max_size`` if that gives a smaller image.
 
     Args:
-        min_size, max_size: INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST, pixels.
-        scale: factor of both, see `CropLayers.scale`.
+        min_size, max_size: INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST, pixels; a ``min_size`` of 0 keeps the size.
+        scale: multiplies both, see `CropLayers.scale`.
 
     Raises:
         ValueError: ``scale`` is not 1, but ``min_size`` is 0.
@@ -66,7 +66,7 @@ def inference_augmentations(min_size: int, max_size: int, scale: float = 1.0) ->
 class LargeScaleJitter(T.ResizeScale):
     """Detectron2's `ResizeScale`, with sizes converted to Python integers of at least 1.
 
-    The release of Detectron2 passes numpy integers on; and the short side of a panorama could become 0.
+    Release 0.6 of Detectron2 returns numpy integers, and the short side of a panorama could become 0.
     """
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
@@ -80,7 +80,7 @@ class PadToSize(T.Augmentation):
     def __init__(self, height: int, width: int, pad_value: int = PAD_VALUE):
         """
         Args:
-            height, width: pixels; larger images are unchanged.
+            height, width: pixels; larger sides are unchanged.
             pad_value: 0..255, value of the padding.
         """
         super().__init__()

@@ -1,4 +1,4 @@
-"""Dense training targets of the border network: number of labels that end at each pixel, from run lengths."""
+"""Dense training targets of the border network: number of label borders at each pixel, computed from run lengths."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from ...structures.images import reduced, set_max_image_pixels
 from .augmentation import PAD_VALUE
 from .labels import ArrayCache, read_labels, read_photo
 
-OUTSIDE = -1  # count of pixels that are padding
+OUTSIDE = -1  # count at padding pixels
 
 
 class BorderCountMapper:
-    """Maps a Detectron2 dict to a random crop of the photo and the number of labels that end at each pixel.
+    """Maps a Detectron2 dict to a random crop of the photo and the number of label borders at each pixel.
 
     Returns `image` (3, S, S) uint8 and `border_counts` (S, S) int16, see `border_counts`; OUTSIDE in the padding of
-    photos smaller than the crop. Reading a thousand labels dominates the cost and is repeated in every epoch, so photos
-    and counts are cached up to a memory limit.
+    photos smaller than the crop. Reading a thousand labels per photo dominates the cost, so photos and counts are
+    cached up to a memory limit.
 
     All randomness comes from numpy's global generator, which the training stream seeds for each sample.
     """
@@ -45,7 +45,7 @@ class BorderCountMapper:
             max_pixels: larger photos are downsized to this first; 0: never.
             min_label_score: labels with a lower score are dropped.
             image_format: "RGB" or "BGR", channel order of the result.
-            cache_megabytes: size of the cache of photos and counts, per reading process.
+            cache_megabytes: size of the cache of photos and counts, per process.
 
         Raises:
             ValueError: a setting out of range.
@@ -77,7 +77,7 @@ class BorderCountMapper:
         """Map one sample.
 
         Raises:
-            InputError: the photo cannot be read, its size is not that of its labels, or none of them is usable.
+            InputError: the photo cannot be read, differs in size from its labels, or has no usable label.
         """
         image, counts = self._photo(dataset_dict)
         side = self.crop_size
@@ -112,23 +112,22 @@ class BorderCountMapper:
         counts: np.ndarray = border_counts(labels.run_ends, photo.shape[:2]).astype(np.int16)
         image = reduced(photo, self.max_pixels)
         if image is not photo:
-            block = -(
-                -photo.shape[0] // image.shape[0]
-            )  # block of pixels that becomes one pixel, with all their borders
+            # a pixel of the reduced photo gets the maximum over the block of pixels that it replaces
+            block = -(-photo.shape[0] // image.shape[0])
             counts = cv2.dilate(counts, np.ones((block, block), np.uint8))
             counts = cv2.resize(counts, image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
         return image, counts
 
 
 def border_counts(run_ends: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
-    """Number of masks that end at each pixel: either the pixel or its neighbour is inside, the other is not.
+    """Number of mask borders at each pixel: masks that contain either the pixel or its neighbour, but not both.
 
     Args:
         run_ends: (K,) cumulative sums of the column-major run lengths of each mask, alternating outside and inside.
         size: (H, W) of the image.
 
     Returns:
-        (H, W) int64: the maximum over the four neighbours of a pixel.
+        (H, W) int64: for each pixel, the maximum over its four neighbours.
     """
     height, width = size
     pixels = height * width
@@ -145,7 +144,7 @@ def border_counts(run_ends: Sequence[np.ndarray], size: tuple[int, int]) -> np.n
         right[0] += first
     right_counts = np.cumsum(right[:pixels]).reshape(width, height).T
     below_counts = below.reshape(width, height).T
-    right_counts[:, -1] = 0  # last column
+    right_counts[:, -1] = 0  # no right neighbour
     ends_at = np.maximum(right_counts, below_counts)
     ends_at[:, 1:] = np.maximum(ends_at[:, 1:], right_counts[:, :-1])
     ends_at[1:] = np.maximum(ends_at[1:], below_counts[:-1])

@@ -1,7 +1,7 @@
 """Copy-paste of trees: entities of one image, each with its parts, are pasted onto another image.
 
-After Ghiasi et al. (Simple Copy-Paste, CVPR 2021, section 3), who paste single objects: both images are augmented by
-large-scale jitter, the pasted pixels replace the image, and masks underneath lose them. No blending.
+As in Simple Copy-Paste (Ghiasi et al., CVPR 2021, section 3), but with trees instead of single objects: both images are
+augmented by large-scale jitter, and pasted pixels replace the image, without blending, and are cut from masks below.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import numpy as np
 
 from .labeled_crop import LabeledCrop
 
-# Larger entities, as a share of the image, are not pasted: they would replace the image.
+# Entities above this share of the image are not pasted: they would hide most of it.
 MAX_SHARE = 0.5
 
 
 def trees_in_random_order(ancestors: np.ndarray, visible: np.ndarray, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """The trees of an image: each whole, followed by its visible descendants.
+    """Yield the trees of an image: each whole, followed by its visible descendants.
 
     Args:
         ancestors: (N, N) bool, ``[i, j]`` = i is a proper ancestor of j.
-        visible: (N,) bool, masks that may be used. One without visible ancestor is a whole.
+        visible: (N,) bool, masks that may be used; those without a visible ancestor are wholes.
         rng: generator for the order.
 
     Yields:
@@ -42,7 +42,7 @@ def paste(target: LabeledCrop, donor: LabeledCrop, min_area: int) -> LabeledCrop
 
     Returns:
         The remaining masks of the target without the pasted pixels, then those of the donor. Ancestors are kept within
-        each image; pasted entities are not parts of entities that they cover.
+        each image; a pasted entity does not become a part of the entities below it.
     """
     if not donor.masks:
         return target

@@ -1,4 +1,4 @@
-"""Reading and validation of the photo and labels of one training image; labels stay encoded and have all ancestors."""
+"""Read and validate the photo and the labels of one training image; masks stay encoded as run lengths."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from ...structures.images import read_image
 from ...structures.masks import mask_areas, mask_boxes
 from ...structures.run_lengths import batch_run_lengths
 
-# Ratio of areas per bin; lengths differ by less than a factor of 2.
+# Ratio of areas within a bin; lengths differ by less than a factor of 2.
 BIN_FACTOR = 4.0
 
 
 class ArrayCache:
-    """Cache of arrays by key, up to a memory limit; every epoch reads the same data.
+    """Cache of arrays by key, up to a memory limit, since every epoch reads the same data.
 
     Args:
-        megabytes: memory limit, per reading process.
+        megabytes: memory limit, per process.
     """
 
     def __init__(self, megabytes: int):
@@ -46,7 +46,7 @@ def read_photo(dataset_dict: Mapping[str, Any]) -> np.ndarray:
     """Read the image (H, W, 3) uint8 RGB of a Detectron2 dict.
 
     Raises:
-        InputError: it cannot be read, or its size is not that of its labels.
+        InputError: it cannot be read, or differs in size from its labels.
     """
     path = dataset_dict["file_name"]
     image = read_image(path)
@@ -103,7 +103,7 @@ def read_labels(
     forest, _ = read_forest(records, image_size, problems, where)
     kept = np.flatnonzero(forest.scores >= min_score)
     masks = [forest.masks[k] for k in kept]
-    runs: list[Any] = batch_run_lengths([mask["counts"] for mask in masks])  # no errors: the masks are checked
+    runs: list[Any] = batch_run_lengths([mask["counts"] for mask in masks])  # no errors, since read_forest checks masks
     return TrainingLabels(
         run_ends=[np.cumsum(lengths) for lengths in runs],
         boxes=mask_boxes(masks).astype(np.int64),

@@ -32,23 +32,23 @@ _DONOR_ATTEMPTS = 5
 class PseudoLabelDatasetMapper:
     """Read an image and its labels, augment both, and keep the remaining labels and their ancestors.
 
-    Called with a Detectron2 dict, it returns one with `image` (3, H, W) uint8 in the channel order of INPUT.FORMAT,
-    `file_name`, `image_id`, `height`, `width` (of the file) if the input has them and, for training, `instances` with
-    `gt_classes` (zeros), `gt_boxes`, `gt_masks` (BitMasks) and `gt_ancestors` (AncestorMatrix). For an image without
-    labels (no `annotations` in the dict, see `registration.load_unlabeled`) the instances are empty.
+    Called with a Detectron2 dict, it returns one with `image` (3, H, W) uint8 in the channel order of INPUT.FORMAT, and
+    `file_name`, `image_id`, `height` and `width` (of the file) if the input has them. In training, it adds `instances`
+    with `gt_classes` (zeros), `gt_boxes`, `gt_masks` (BitMasks) and `gt_ancestors` (AncestorMatrix); they are empty for
+    an image without labels (no `annotations` in the dict, see `registration.load_unlabeled`).
 
     With views, `image_weak` is the teacher's view and `image` the student's strong view of the same pixels, so the
-    instances are valid for both. `photo_size` (h, w) is the part of both, from the top left corner, that is photo; the
+    instances are valid for both. `photo_size` (h, w) is the extent of the photo in both, from the top left corner; the
     rest is padding, in which a teacher could predict masks.
 
-    In training, an unusable image is logged once, counted in `skipped`, and gives None, which Detectron2's loaders and
-    `stream` replace by another image. At test time it raises, because Detectron2 would replace it and evaluate another
-    image twice.
+    In training, None is returned for an unusable image, and Detectron2's loaders and `stream` replace it by another
+    one; it is logged once and counted in `skipped`. At test time InputError is raised, because Detectron2 would
+    evaluate another image twice.
 
     All randomness comes from numpy's global generator, as in Detectron2's augmentations.
 
     Attributes:
-        skipped: number of calls of this copy of the mapper that gave None (workers have their own copies).
+        skipped: number of calls that returned None (each worker has its own copy of the mapper).
     """
 
     @configurable
@@ -70,13 +70,13 @@ class PseudoLabelDatasetMapper:
             is_train: whether to return labels.
             augmentations: augmentations of the image and its masks.
             image_format: "RGB" or "BGR".
-            max_labels: labels per image; of more, a sample balanced over sizes is drawn (see `stratified_order`).
+            max_labels: maximum number of labels per image, sampled evenly over sizes (see `stratified_order`).
             min_label_area: pixels after the augmentations, at least 1; smaller labels are dropped.
             min_label_score: labels with a lower score are dropped.
             copy_paste_probability: probability of pasting entities of another image. Needs `set_donors`, and
                 augmentations that give every image the same size.
-            copy_paste_entities: largest number of pasted wholes, each with its descendants. Not used for images without
-                labels: the rest of them would look like background.
+            copy_paste_entities: maximum number of pasted wholes, each with its descendants. Images without labels are
+                excluded, since their other entities would count as background.
             views: maps the teacher's view (H, W, 3) uint8 RGB to the student's, see `StrongView`; None for one view.
 
         Raises:
@@ -146,12 +146,12 @@ class PseudoLabelDatasetMapper:
         """Map one sample.
 
         Raises:
-            InputError: the image cannot be read, its size is not that of its labels, or the labels are broken.
+            InputError: the image cannot be read or differs in size from its labels, or the labels are invalid.
         """
         kept = ("file_name", "image_id", "height", "width")
         sample: dict[str, Any] = {key: dataset_dict[key] for key in kept if key in dataset_dict}
         if self.is_train:
-            # a separate generator, drawn first, so that changing one setting does not change all later draws
+            # a separate generator, seeded first, so that changing one setting does not change all later draws
             rng = np.random.default_rng(np.random.randint(2**31))  # noqa: NPY002  (see the class)
             view = self._view(dataset_dict)
             crop = self._training_crop(dataset_dict, view, rng)
@@ -159,7 +159,7 @@ class PseudoLabelDatasetMapper:
             if self.views is not None:
                 sample["photo_size"] = view.warp.photo_size()
                 sample["image_weak"] = self._as_tensor(image)
-                # drawn last, so that the teacher's view is the same as in a training without views
+                # drawn last, so that the teacher's view is the same as without views
                 image = self.views(image, np.random.default_rng(np.random.randint(2**31)))  # noqa: NPY002
         else:
             inputs = T.AugInput(read_photo(dataset_dict))
@@ -170,9 +170,8 @@ class PseudoLabelDatasetMapper:
     def _as_tensor(self, image: np.ndarray) -> torch.Tensor:
         if self.image_format == "BGR":
             image = image[:, :, ::-1]
-        return torch.from_numpy(
-            np.array(image.transpose(2, 0, 1), order="C")
-        )  # a copy: Pillow's array may not be writable
+        # copied, since Pillow's array may not be writable
+        return torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))
 
     def _training_crop(self, dataset_dict: Mapping[str, Any], view: _View, rng: np.random.Generator) -> LabeledCrop:
         crop = self._sample_labels(view, rng)
@@ -189,9 +188,9 @@ class PseudoLabelDatasetMapper:
         size, problems = image.shape[:2], Problems()
         annotations, name = dataset_dict.get("annotations", ()), dataset_dict["file_name"]
         labels = read_labels(annotations, size, self.min_label_score, problems, name)
-        if problems and not len(labels.areas):  # training on it without labels would teach that there is nothing
+        if problems and not len(labels.areas):  # without labels, it would be trained as background
             raise InputError(f"an image has no usable label: {problems.summary()}")
-        # boxes without mask are common, and reported when the data set is read
+        # boxes without masks are common, and are reported when the data set is read
         reasons = problems.counts.keys() - {"no segmentation"}
         if not self._reported >= reasons:
             self._reported |= reasons
@@ -201,7 +200,7 @@ class PseudoLabelDatasetMapper:
         return _View(inputs.image, labels, MaskWarp(transforms, size, inputs.image.shape[:2]))
 
     def _sample_labels(self, view: _View, rng: np.random.Generator) -> LabeledCrop:
-        """Decode labels in sampling order until there are enough."""
+        """Decode labels in the order of `stratified_order`, up to ``max_labels``."""
         visible = np.flatnonzero(view.estimated_areas > 0)
         kept: dict[int, MaskWindow] = {}
         for k in visible[stratified_order(view.estimated_areas[visible], rng)]:
@@ -264,7 +263,7 @@ class _View:
         boxes = self.labels.boxes
         self._windows = self.warp.windows(boxes)
         y0, y1, x0, x1 = self._windows.T
-        # as if each mask filled its box evenly: accurate enough to distinguish small from large
+        # assumes that masks fill their boxes evenly: accurate enough for the size bins
         self.estimated_areas = (y1 - y0) * (x1 - x0) * (self.labels.areas / (boxes[:, 2] * boxes[:, 3]))
 
     def mask(self, index: int) -> MaskWindow:

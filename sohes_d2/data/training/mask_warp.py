@@ -1,8 +1,8 @@
-"""Geometric transforms of masks from run lengths, at the cost of the mask in the result.
+"""Geometric transforms of masks given by run lengths; the cost depends on the size of the result, not of the photo.
 
 Resizing, cropping, flipping and padding map each row of the result to one row of the source, and each column to one
-column. So masks need not be decoded at the size of the photo: only the crossings of runs with the sampled columns
-matter. The result is equal to Detectron2's `apply_segmentation` of the decoded mask.
+column. Masks are therefore not decoded at the size of the photo: only the run borders within the sampled columns are
+needed. The result equals Detectron2's `apply_segmentation` of the decoded mask.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class MaskWarp:
         self._lines = _source_lines(transforms, input_size)
 
     def windows(self, boxes: np.ndarray) -> np.ndarray:
-        """Windows that contain the masks in the result.
+        """Compute windows of the result that contain the masks.
 
         Args:
             boxes: (N, 4) as (x, y, width, height), integers, tight around the masks in the source.
@@ -77,12 +77,12 @@ class MaskWarp:
             return MaskWindow(sample_runs(run_ends, self._input_size[0], rows[y0:y1], columns[x0:x1]), y0, x0)
         height, width = self._input_size
         mask = sample_runs(run_ends, height, np.arange(height), np.arange(width)).astype(np.uint8)
-        # == 1 because some transforms fill with another number
+        # == 1 because some transforms fill with other values
         return MaskWindow(np.asarray(self._transforms.apply_segmentation(mask)) == 1, 0, 0)
 
 
 def sample_runs(run_ends: np.ndarray, height: int, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """``mask[rows][:, columns]`` of a mask given by its run lengths.
+    """Compute ``mask[rows][:, columns]`` from the run lengths of a mask.
 
     Args:
         run_ends: (K,) cumulative sum of the column-major run lengths, alternating outside and inside.
@@ -97,7 +97,7 @@ def sample_runs(run_ends: np.ndarray, height: int, rows: np.ndarray, columns: np
         return sample_runs(run_ends, height, rows[::-1], columns)[::-1]
     h, w = len(rows), len(columns)
     starts = columns * height
-    # The border of a run is a toggle. Those at or before a column's first pixel determine its value.
+    # Each run border toggles the value; the parity of those up to a column's first pixel is the value of that pixel.
     first = np.searchsorted(run_ends, starts, side="right")
     count = np.searchsorted(run_ends, starts + height, side="left") - first
     top = first & 1
@@ -113,7 +113,7 @@ def sample_runs(run_ends: np.ndarray, height: int, rows: np.ndarray, columns: np
 
 
 def _source_lines(transforms: T.TransformList, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Source row of each row of the result, and the same for columns; None if a transform does not keep them."""
+    """Source row of each row of the result, and the same for columns; None if a transform mixes rows or is unknown."""
     rows, columns = np.arange(size[0]), np.arange(size[1])
     for transform in _flat(transforms):
         if isinstance(transform, T.ResizeTransform):

@@ -1,8 +1,8 @@
 """Endless stream of training images: the sample at a position depends only on (seed, position).
 
 It does not depend on the number of workers or processes, or on whether training was resumed. One pass over the data set
-is an epoch; every epoch has another order. The positions of an iteration are distributed to the processes one by one,
-so its images are the same for any number of processes.
+is an epoch; every epoch has another order. The positions of an iteration are assigned to the processes in turn, so its
+images are the same for any number of processes.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from .views import needs_teacher_view
 
 logger = logging.getLogger(__name__)
 
-# Consecutive broken images after which the data set is considered unusable: wrong folder, missing disk.
+# Number of consecutive broken images after which the data set is considered unusable (wrong folder, missing disk).
 MAX_BROKEN_IN_A_ROW = 100
 
-# Uses of the seed, for independent random numbers.
+# Mixed into the seed, for independent random numbers.
 _ORDER, _AUGMENTATION = 0, 1
 
 
@@ -49,15 +49,15 @@ def build_training_loader(
 
     Args:
         cfg: SEED, DATASETS.TRAIN, DATALOADER.NUM_WORKERS and FILTER_EMPTY_ANNOTATIONS, SOLVER.IMS_PER_BATCH (total of
-            all processes). With a negative SEED a random one is drawn, and a resumed training gets other images.
+            all processes). With a negative SEED a random one is drawn, so a resumed training gets other images.
         mapper: maps a Detectron2 dict to a sample, or to None to have the image replaced. If it has a method
-            `map_or_raise`, that is called instead, to get the reason. It uses the global generators of Python, numpy
-            and torch (CPU).
+            `map_or_raise`, that is called instead, to get the reason. The global generators of Python, numpy and torch
+            (CPU) are seeded before each call.
         dataset: Detectron2 dicts in a list or map-style data set; None for those of DATASETS.TRAIN.
         start_iteration: iteration of the first batch; a resumed training passes that of its checkpoint.
 
     Raises:
-        ValueError: the batch size is not divisible by the number of processes, or an unsuitable or empty data set.
+        ValueError: the number of processes does not divide the batch size, or the data set is empty or not map-style.
     """
     images: Any = training_dataset(cfg) if dataset is None else _map_style(dataset)
     if isinstance(mapper, PseudoLabelDatasetMapper):
@@ -75,7 +75,7 @@ def build_training_loader(
         collate_fn=_as_list,
         drop_last=True,
         worker_init_fn=_begin_worker,
-        # a separate generator: iterating over a DataLoader draws a number, by default from the global generator
+        # a separate generator: each iterator of a DataLoader draws a number, by default from the global generator
         generator=torch.Generator().manual_seed(seed),
     )
     return TrainingLoader(loader)
@@ -99,14 +99,14 @@ def images_per_process(total: int, processes: int) -> int:
 def training_dataset(cfg: Any) -> Dataset:
     """Concatenate the data sets of DATASETS.TRAIN.
 
-    With FILTER_EMPTY_ANNOTATIONS, images without labels are removed: they would teach that there is nothing. Of data
+    With FILTER_EMPTY_ANNOTATIONS, images without labels are removed, since they would be trained as background. Of data
     sets that are read image by image, only those with an index (`LabelDataset`) can be filtered. Data sets marked as
     unlabeled (`registration.register_unlabeled`) are included, unfiltered, if and only if the model learns from a
     teacher.
 
     Raises:
         KeyError: a name that is not registered.
-        ValueError: no image is left.
+        InputError: no image is left.
     """
     names = [cfg.DATASETS.TRAIN] if isinstance(cfg.DATASETS.TRAIN, str) else list(cfg.DATASETS.TRAIN)
     parts = []
@@ -147,7 +147,7 @@ class PositionSampler(Sampler):
 
 
 class PositionDataset(Dataset):
-    """The stream by position: ``stream[p]`` is (sample, replaced broken images as (file name, reason) pairs).
+    """Map-style stream: ``stream[p]`` is (sample, list of (file name, reason) of the broken images it replaces).
 
     A broken image is replaced by the next intact one in the order of its epoch.
     """
@@ -197,7 +197,7 @@ class PositionDataset(Dataset):
 
     def _order_of(self, epoch: int) -> np.ndarray:
         if epoch != self._epoch:
-            indices = np.arange(len(self._dataset), dtype=np.int32)  # half the memory, in every worker
+            indices = np.arange(len(self._dataset), dtype=np.int32)  # int32: half the memory in every worker
             self._order = np.random.default_rng([self._seed, _ORDER, epoch]).permutation(indices)
             self._epoch = epoch
         return self._order
@@ -249,10 +249,10 @@ def seeded(*numbers: int) -> Iterator[None]:
 
 
 def _begin_worker(worker: int) -> None:
-    # A signal to the process group is handled by the training, which finishes its iteration; the workers end with it.
+    # Signals reach the whole process group: the main process finishes its iteration and then stops the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    cv2.setNumThreads(0)  # by default the OpenCV of each worker uses all cores (torch does not)
+    cv2.setNumThreads(0)  # by default OpenCV uses all cores in each worker (torch does not)
 
 
 def _end_workers(batches: Any) -> None:
@@ -274,13 +274,13 @@ def _map_style(dataset: Any) -> Dataset:
         )
     if len(dataset) == 0:
         raise ValueError("the training set has no images; check DATASETS.TRAIN")
-    # serialized: a list of Python objects would gradually be copied into every worker (copy-on-write)
+    # serialized: reference counts of Python objects would cause copy-on-write of the list in every worker
     return DatasetFromList(dataset, copy=False) if isinstance(dataset, list) else dataset
 
 
 def _without_empty(dataset: Any) -> Any:
     if isinstance(dataset, LabelDataset):
-        # An array instead of a list, which would gradually be copied into every worker.
+        # An array, since reference counts of a list would cause copy-on-write in every worker.
         labelled: Any = np.flatnonzero(dataset.labels.rows["count"])
         return dataset if len(labelled) == len(dataset) else Subset(dataset, labelled)
     if isinstance(dataset, list):

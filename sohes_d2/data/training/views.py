@@ -1,7 +1,7 @@
-"""Strong view of an image for the student, from the teacher's weak view (as in HASSOD, Cao et al., NeurIPS 2023, with
-the operations of Unbiased Teacher, Liu et al., ICLR 2021).
+"""Strong view of an image for the student, computed from the teacher's weak view.
 
-Only pixel values change, not positions, so masks are valid for both views.
+As in HASSOD (Cao et al., NeurIPS 2023), with the operations of Unbiased Teacher (Liu et al., ICLR 2021). Only pixel
+values change, not positions, so masks are valid for both views.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _ERASE_ASPECTS = (0.3, 3.3)
 
 
 def needs_teacher_view(cfg: Any) -> bool:
-    """Whether the model of a config learns from a teacher, which needs a view of its own and no labels.
+    """Whether the model of a config learns from a teacher, so that it needs a weak view and no labels.
 
     Such models have the class attribute ``needs_teacher_view = True``.
     """
@@ -29,9 +29,9 @@ def needs_teacher_view(cfg: Any) -> bool:
 
 
 class StrongView:
-    """Colour jitter, grey, blur and erased rectangles, in this order, each with a probability.
+    """Colour jitter, conversion to grey, blur and erased rectangles, in this order, each with its probability.
 
-    Uses OpenCV on uint8; for 1024 x 1024 pixels, torchvision takes 60 ms for the hue and 80 to 150 for the blur.
+    Uses OpenCV for speed: for 1024 x 1024 pixels, torchvision takes 60 ms for the hue and 80 to 150 ms for the blur.
     """
 
     @configurable
@@ -50,9 +50,9 @@ class StrongView:
     ):
         """
         Args:
-            jitter: 0..1, brightness, contrast and saturation are each multiplied by a factor in 1 - this .. 1 + this.
+            jitter: 0..1; brightness, contrast and saturation are each scaled by a factor in 1 - jitter .. 1 + jitter.
             hue: 0..0.5, largest shift of the hue, as a share of the hue circle, in either direction.
-            jitter_probability: probability of these four, in random order.
+            jitter_probability: probability of changing these four, in random order.
             grey_probability: probability of conversion to grey.
             blur_probability: probability of a Gaussian blur.
             blur_sigma: range of its standard deviation in pixels, uniform.
@@ -153,7 +153,7 @@ def _grey(image: np.ndarray) -> np.ndarray:
 
 
 def _erase(image: np.ndarray, share: float, rng: np.random.Generator) -> None:
-    """Fill a random rectangle of a share of the image with noise, in place; a fixed colour could be recognised."""
+    """Fill a random rectangle, ``share`` of the image, with noise in place; a fixed colour could be recognised."""
     height, width = image.shape[:2]
     aspect = np.exp(rng.uniform(*np.log(_ERASE_ASPECTS)))
     area = share * height * width

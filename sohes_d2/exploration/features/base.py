@@ -40,7 +40,7 @@ class FeatureExtractor(ABC):
 
     @property
     def on_host(self) -> bool:
-        """Whether it computes on the CPU, so that each worker process should run its own copy."""
+        """Whether it runs on the CPU, in which case each worker process should have its own copy."""
         return self.device.type == "cpu"
 
     def grid_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
@@ -51,7 +51,7 @@ class FeatureExtractor(ABC):
         height, width = image_size
         if height < 1 or width < 1:
             raise ValueError(f"Image size {tuple(image_size)} has no pixels.")
-        # rows = sqrt(budget * H / W), in integers so that no rounding can break the budget.
+        # rows = sqrt(budget * H / W), in integers, since rounding could exceed the budget.
         rows = min(max(math.isqrt(self.token_budget * height // width), 1), height, self.token_budget)
         cols = min(max(math.isqrt(self.token_budget * width // height), 1), width, self.token_budget // rows)
         return rows, cols
@@ -67,7 +67,7 @@ class FeatureExtractor(ABC):
 
     @abstractmethod
     def describe(self) -> dict:
-        """JSON-ready facts that identify these features, stored in the ``info`` of every file made with them."""
+        """JSON-ready metadata that identifies these features, stored in the ``info`` of every file made with them."""
 
 
 def check_images(images: Sequence[np.ndarray]) -> tuple[int, int]:

@@ -37,7 +37,7 @@ def build_feature_extractor(cfg) -> FeatureExtractor:
     name = cfg.EXPLORATION.FEATURES.NAME
     if name in FEATURE_EXTRACTORS:
         return FEATURE_EXTRACTORS.get(name)(cfg)
-    # Networks are imported on demand: a worker that only needs color_texture starts without timm's thousand models.
+    # Networks are imported on demand, since color_texture does not need them.
     if not name.startswith(TORCHVISION_PREFIX) and _is_plain_vit(name):
         from .vit import ViTExtractor
 

@@ -16,8 +16,8 @@ from .base import DEFAULT_TOKEN_BUDGET, FeatureExtractor, check_images
 from .network import check_dtype, freeze, precision, run_until, to_input
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_PROBE = 256  # side of the square that finds the maps: divisible by every usual stride
-_SMALLEST_INPUT = 64  # kernels without padding need some pixels, also for a grid of one cell
+_PROBE = 256  # side of the probe image of find_stage, divisible by all usual strides
+_SMALLEST_INPUT = 64  # kernels without padding need a minimum size, even for a grid of one cell
 
 
 class CNNExtractor(FeatureExtractor):

@@ -1,10 +1,9 @@
 """Training-free features: colour, texture and position. They need no weights.
 
-The clustering compares sums of features by their cosine. Of raw colours a cosine sees only the direction (dark red
-equals bright red); of KERNEL features the cosine of two sums is the normalised mean kernel similarity of two sets of
-pixels. So each cue first goes through random Fourier features of a Gaussian kernel (Rahimi and Recht, NeurIPS 2007),
-and a cell's feature is the mean over its pixels. Cues are joined side by side, which adds their kernels with the
-squares of the weights.
+The clustering compares sums of features by their cosine. For raw colours it depends only on the direction (dark red
+equals bright red); for kernel features it is the normalised mean kernel similarity of two sets of pixels. So each cue
+is mapped to random Fourier features of a Gaussian kernel (Rahimi and Recht, NeurIPS 2007), and a cell's feature is the
+mean over its pixels. Cues are concatenated, which adds their kernels, weighted by the squares of the weights.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ class ColorTextureExtractor(FeatureExtractor):
     """Lab colour, smoothed gradient magnitudes at several scales and directions, and position.
 
     The defaults are our own, chosen for the recall of the labels on the training split of BSDS500. The cells are
-    finer than a ViT's because these features are not blurred otherwise.
+    finer than a ViT's, since only the averaging over a cell blurs the features.
 
     Args:
         token_budget: maximum number of cells per image.
@@ -38,7 +37,7 @@ class ColorTextureExtractor(FeatureExtractor):
     """
 
     name = "color_texture"
-    cell = 4  # of a zoomed crop: 64 x 64 cells in 256 pixels; crops of the same resolution find little new
+    cell = 4  # of zoomed crops: 64 x 64 cells in 256 pixels; at the whole image's resolution crops add little
     default_token_budget = 17400  # about 3 pixels per cell in a 481 x 321 photo
 
     def __init__(
@@ -112,7 +111,7 @@ def fourier_features(values: np.ndarray, dims: int, sigma: float, seed: int) -> 
 
     Args:
         values: (..., K) float32.
-        dims: number of features; the error of the kernel falls with the square root of it.
+        dims: number of features; the error of the kernel is proportional to 1 / sqrt(dims).
         sigma: bandwidth, in units of ``values``.
         seed: random seed.
 
@@ -143,7 +142,7 @@ def gradient_texture(lab: np.ndarray, scales: Sequence[float]) -> np.ndarray:
     for scale in scales:
         for channel in range(3):
             smooth = cv2.GaussianBlur(lab[..., channel], (0, 0), scale)
-            # Times the scale: a gradient's size falls with it (scale-normalised derivatives, Lindeberg 1998).
+            # Scale-normalised derivatives (Lindeberg 1998): gradients decrease with the scale, so multiply by it.
             dx, dy = (cv2.Sobel(smooth, cv2.CV_32F, *order) * np.float32(scale) for order in ((1, 0), (0, 1)))
             if channel == 0:
                 angles = np.arange(4) * np.pi / 4

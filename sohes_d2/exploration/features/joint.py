@@ -24,9 +24,9 @@ class JointExtractor(FeatureExtractor):
 
     Args:
         fine: defines the grid and the cell.
-        coarse: runs on a grid whose sides are 1 / ``shrink`` of that.
+        coarse: runs on a grid with sides of 1 / ``shrink`` of that grid's.
         weight: of the coarse part's cosine in the mean, 0..1.
-        shrink: at least 1.
+        shrink: ratio of the sides of the two grids, at least 1.
 
     Raises:
         ValueError: a weight or shrink out of range.
@@ -70,13 +70,13 @@ class JointExtractor(FeatureExtractor):
 
 def scale_to_unit_length(features: np.ndarray) -> None:
     """Scale every vector of (..., C) float32 to length 1, in place; zeros stay zeros."""
-    # einsum makes no array of squares, which for the many crops of a photo would cost as much as the network
+    # einsum avoids an array of squares, which for the many crops of a photo would cost as much as the network
     squares = np.einsum("...c,...c->...", features, features)
     features /= np.maximum(np.sqrt(squares), 1e-12)[..., None]
 
 
 def resampled(feature: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """(rows, cols, C) bilinearly at another grid (rows, cols), cell centre to cell centre, by torch for any C."""
+    """Resample (rows, cols, C) bilinearly to another grid (rows, cols); torch supports any number of channels."""
     if feature.shape[:2] == tuple(grid):
         return feature
     x = torch.from_numpy(feature).permute(2, 0, 1)[None]

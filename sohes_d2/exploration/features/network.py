@@ -77,7 +77,7 @@ def to_input(
 ) -> Tensor:
     """Images (H, W, 3) uint8 RGB of one size -> normalised input (B, 3, size[0], size[1]) float32 on ``device``.
 
-    The antialiased bicubic resize works on uint8 on the CPU, whatever the device: so every device sees the same pixels.
+    The antialiased bicubic resize runs on uint8 on the CPU for all devices, so that they get the same pixels.
     """
     resized = []
     for image in images:

@@ -24,17 +24,17 @@ class ViTExtractor(FeatureExtractor):
     """One vector per patch of a frozen ViT; by default the keys of the last block's attention.
 
     Keys, queries and values are the projections of all heads side by side, after the block's q/k norm where it has
-    one and before any rotary embedding, which would encode where a patch is rather than what it shows. Tokens are a
+    one and before any rotary embedding, which would encode a patch's position instead of its content. Tokens are a
     block's output after the model's final norm, as in the official DINO and DINOv2 code. Class and register tokens
     take part in the attention and are then dropped. The images are resized (antialiased bicubic) to exactly rows x
-    cols patches; the position embedding follows.
+    cols patches, and the position embedding with them.
 
     Args:
         name: a plain ViT of timm ("vit_base_patch8_224.dino", "vit_small_patch14_dinov2.lvd142m", ...). Its tag also
-            gives the normalisation, so name the tag that suits the weights even when they come from a file.
+            gives the normalisation, so choose the tag that matches the weights, even if these are read from a file.
         weights: as for :func:`sohes_d2.weights.load_weights`; empty for timm's own weights of ``name``.
         options: more arguments of ``timm.create_model``, for example ``{"depth": 4}``.
-        block: which block, negative from the end.
+        block: index of the block; negative indices count from the end.
         facet: "key", "query", "value" or "token".
         token_budget: maximum number of patches per image.
         positions: resampling of the position embedding to an image's grid, of `sohes_d2.weights.layouts.RESAMPLINGS`.
@@ -132,7 +132,7 @@ class ViTExtractor(FeatureExtractor):
 
 
 def project(attention: nn.Module, x: Tensor, facet: str) -> Tensor:
-    """Keys, queries or values (B, N, heads * head_dim) that ``attention`` makes of its input ``x`` (B, N, C).
+    """Keys, queries or values (B, N, heads * head_dim) that ``attention`` computes from its input ``x`` (B, N, C).
 
     Computed here rather than captured by a hook on the projection, since timm's variants call it in different ways
     (fused or not, bias inside or beside it).

@@ -46,7 +46,7 @@ def read_architecture(path: str) -> dict[str, Any]:
 
 
 def load_vit_file(path: str, **settings: Any) -> FeatureExtractor:
-    """The `ViTExtractor` of a file of ``sohes pretrain``.
+    """The `ViTExtractor` of a file written by ``sohes pretrain``.
 
     Args:
         path: the safetensors file, or ``shipped:NAME``; empty for the one included in the package.

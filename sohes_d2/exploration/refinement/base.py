@@ -68,7 +68,7 @@ class none(Refiner):  # noqa: N801 (the class is named as the config names it)
 
 
 def margin_window(box: tuple[int, int, int, int], reach: int, image_size: tuple[int, int]) -> Window:
-    """The box (y0, x0, y1, x1; ends exclusive) plus a margin of ``reach`` pixels, cut at the image's border."""
+    """The box (y0, x0, y1, x1; ends exclusive) plus a margin of ``reach`` pixels, clipped to the image."""
     y0, x0, y1, x1 = box
     return (
         slice(max(0, y0 - reach), min(image_size[0], y1 + reach)),

@@ -37,7 +37,7 @@ class cascadepsp(Refiner):  # noqa: N801 (the class is named as the config names
         weights: folder with the weights in a file named ``model``, or that file itself; empty for the package's own
             folder (~/.segmentation-refinement); "download" to let the package fetch them into its folder.
         device: "cpu", "cuda" or "cuda:0".
-        fast: only the global step: faster, coarser.
+        fast: only the global step, which is faster and coarser.
         max_side: longest side, in pixels, to which every crop is resized for the network (the package's L); at least
             128.
 
@@ -86,7 +86,7 @@ class cascadepsp(Refiner):  # noqa: N801 (the class is named as the config names
         self.max_side = max_side
 
     def reach(self, cell: float) -> int:
-        return max(32, super().reach(cell))  # the network needs to see what surrounds the mask
+        return max(32, super().reach(cell))  # the network needs context around the mask
 
     def refine(self, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
         if not mask.any() or min(mask.shape) * self.max_side < THINNEST * max(mask.shape):

@@ -1,4 +1,4 @@
-"""Dense CRF refinement (Kraehenbuehl and Koltun, NeurIPS 2011): a mask follows the colours of the photo. Training-free.
+"""Dense CRF refinement (Kraehenbuehl and Koltun, NeurIPS 2011): aligns masks with the photo's colours. Training-free.
 
 Needs the optional package ``pydensecrf2``, which is compiled at install time (a C++ compiler is needed):
 ``pip install 'sohes_d2[crf]'``.
@@ -73,7 +73,7 @@ class crf(Refiner):  # noqa: N801 (the class is named as the config names it)
         self.max_side = max_side
 
     def reach(self, cell: float) -> int:
-        return max(24, super().reach(cell))  # the appearance kernel compares with colours beyond the mask
+        return max(24, super().reach(cell))  # the appearance kernel compares colours inside and outside of the mask
 
     def refine(self, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
         height, width = mask.shape

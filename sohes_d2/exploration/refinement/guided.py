@@ -18,11 +18,11 @@ class guided(Refiner):  # noqa: N801 (the class is named as the config names it)
     """Guided filter with a colour guide (He, Sun and Tang, "Guided Image Filtering", TPAMI 2013), thresholded at 0.5.
 
     In every (2 radius + 1)-pixel square the mask is fitted by a linear function of the colour; averaging these fits
-    gives a soft mask with the edges of the photo. Costs O(pixels of the window), whatever the radius.
+    gives a soft mask with the edges of the photo. The cost is O(pixels of the window), for any radius.
 
     Args:
-        radius: of the square, in cells of the mask's feature grid, about the uncertainty of its outline [D].
-        max_radius: bound of the radius in pixels, 1 to 32 [D].
+        radius: of the square, in cells of the mask's feature grid; roughly the error of its outline [D].
+        max_radius: upper bound of the radius in pixels, 1 to 32 [D].
         epsilon: ridge on the colours' covariance, in squared units of colours in [0, 1]; smaller follows fainter edges
         [D].
     """
@@ -47,7 +47,7 @@ class guided(Refiner):  # noqa: N801 (the class is named as the config names it)
         return self.on(image, cell=3)((slice(0, image.shape[0]), slice(0, image.shape[1])), mask)
 
     def on(self, image: np.ndarray, cell: float) -> Callable[[Window, np.ndarray], np.ndarray]:
-        # What depends only on the photo is computed once, on the whole photo, and shared by its masks.
+        # Terms that depend only on the photo are computed once for the whole photo and shared by its masks.
         side = 2 * self._pixels(cell) + 1
         colours = image.astype(np.float32) / 255
         mean = _mean(colours, side)

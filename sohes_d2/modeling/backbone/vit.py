@@ -23,7 +23,7 @@ from ...weights.layouts import resampling_of, use_official_resampling
 
 TOKEN_STRIDES = (8, 16, 32)
 STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}  # of a backbone's maps
-# Options that are set here: weights are loaded separately, drop path has a key, and the ViT has no head.
+# Options that are set here: weights are loaded separately, drop path has its own key, and the ViT has no head.
 _OWN_OPTIONS = ("pretrained", "checkpoint_path", "num_classes", "dynamic_img_size", "drop_path_rate", "patch_drop_rate")
 _VIT_MODULES = ["vision_transformer", "deit"]  # of timm: where its plain ViTs are defined
 _BLOCK_NAME = re.compile(r"vit\.model\.blocks\.(\d+)\.")

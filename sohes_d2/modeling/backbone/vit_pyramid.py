@@ -63,7 +63,7 @@ def _resampling(dim: int, token_stride: int, stride: int, norm: str) -> nn.Seque
     if token_stride < stride:
         layers.append(nn.MaxPool2d(stride // token_stride))
     else:
-        layers = layers[:-2]  # the last map is not activated
+        layers = layers[:-2]  # the final norm replaces these; there is no final activation
     return nn.Sequential(*layers, build_norm(norm, dim, _NORM_KEY))
 
 

@@ -45,12 +45,12 @@ class MultiheadAttention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None = None) -> Tensor:
-        """Attend.
+        """Compute the attention.
 
         Args:
             query: (B, Q, C).
             key, value: (B, N, C).
-            allowed: bool, broadcastable to (B, heads, Q, N); True where a query may attend, at least once per query.
+            allowed: bool, broadcastable to (B, heads, Q, N); True where a query may attend, at least one key each.
                 None: everywhere.
 
         Returns:

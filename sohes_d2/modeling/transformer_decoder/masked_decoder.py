@@ -150,7 +150,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         }
 
     def forward(self, multi_scale_features: Sequence[Tensor], mask_features: Tensor) -> dict[str, Any]:
-        """Predict.
+        """Predict classes, masks and ancestor embeddings of all queries.
 
         Args:
             multi_scale_features: 3 maps (B, in_channels, h, w), coarsest first.
