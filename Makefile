@@ -1,4 +1,4 @@
-# make env | demo | test | fuzz | imports | lint. Each works on a fresh clone; the environment is built once, in .venv.
+# make env | demo | test | fuzz | imports | lint. All work in a fresh clone; the environment is built once, in .venv.
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python

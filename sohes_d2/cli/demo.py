@@ -127,7 +127,7 @@ def show(args: argparse.Namespace) -> int:
     find_forests, info, words = build_finder(args)
     print(f"{len(images)} photos, by {words}", flush=True)
     phase_one = info["model"] == "phase 1"
-    has_trees = info.get("masks_from") != "queries"  # phase 1 has no such key
+    has_trees = info.get("masks_from") != "queries"  # true for phase 1, which has no such key
     max_area = args.max_area if args.max_area is not None else PHASE_ONE_MAX_AREA if has_trees else 1.0
     options = DemoOptions(
         score_threshold=args.min_score,

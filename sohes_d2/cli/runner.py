@@ -132,8 +132,8 @@ def quieten(verbose: bool) -> None:
 def choose_threads() -> int:
     """Limit OpenMP to the currently idle cores, unless OMP_NUM_THREADS is set; call it before importing torch.
 
-    Threads that wait for busy cores waste CPU time: on two busy cores, a training step takes three times as much with two
-    threads as with one.
+    Threads that wait for busy cores waste CPU time: on two busy cores, a training step takes three times as much of
+    it with two threads as with one.
 
     Returns:
         OMP_NUM_THREADS.
