@@ -38,7 +38,7 @@ def add_pretraining_config(cfg: Any) -> None:
     node.PROTOTYPES = 8192  # number of outputs [iBOT]
     node.HIDDEN_DIM = 2048  # [DINO]
     node.BOTTLENECK_DIM = 256  # [DINO]
-    node.FREEZE_LAST_LAYER = 0  # first iterations, in which the last layer is frozen [DINO: one epoch]
+    node.FREEZE_LAST_LAYER = 0  # initial iterations in which the last layer is frozen [DINO: one epoch]
 
     cfg.PRETRAINING.LOSSES = node = CfgNode()
     node.IMAGE = 1.0  # weight of the image loss [DINO]; 0: none, and no local crops
