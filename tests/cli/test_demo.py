@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from helpers.forest_checks import check_coverage
 from helpers.tiny_training import sohes_cfg
 from PIL import Image
 
@@ -78,7 +79,7 @@ def test_without_weights_phase_1_is_shown(photos, tmp_path, capsys):
     for image in content["images"]:
         mine = [a for a in content["annotations"] if a["image_id"] == image["id"]]
         forest = Forest.from_coco(mine, (96, 128))
-        forest.check(theta_cover=0.9)
+        check_coverage(forest)
         assert len(forest) > 3 and mine[0]["id"] == image["id"] * 10_000 + 1
     assert is_label_file(str(output / "labels.json"))
     assert len(ShardedDataset(str(output / "labels.json"))) == 2

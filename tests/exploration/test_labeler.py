@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from helpers.forest_checks import check_coverage
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -59,7 +60,7 @@ def paper(**options) -> PseudoLabeler:
 def test_a_known_scene_gives_the_known_forest(make):
     image, *truth = scene()
     forest = make().generate(image)
-    forest.check(theta_cover=0.9)
+    check_coverage(forest)
     iou = iou_matrix(encode_masks(truth), forest.masks)
     found = iou.argmax(axis=1)
     assert (iou.max(axis=1) > 0.95).all()
@@ -134,7 +135,7 @@ def test_large_photos_are_downsized_and_get_full_size_masks(make, size):
     image = cv2.resize(small, size[::-1], interpolation=cv2.INTER_NEAREST)
     masks = [cv2.resize(mask.view(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST) > 0 for mask in truth]
     forest = make(max_pixels=120 * 180).generate(image)
-    forest.check(theta_cover=0.9)
+    check_coverage(forest)
     assert forest.image_size == size
     assert {tuple(mask["size"]) for mask in forest.masks} == {size}
     assert (iou_matrix(encode_masks(masks), forest.masks).max(axis=1) > 0.9).all()

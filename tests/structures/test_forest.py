@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from helpers.forest_checks import check_coverage
 
 from sohes_d2.errors import InputError
 from sohes_d2.structures.forest import Forest
@@ -27,12 +28,6 @@ NESTED = [(0, 0, 16, 16), (1, 1, 9, 9), (2, 2, 5, 5), (10, 10, 15, 15), (17, 0, 
 
 def nested(**fields) -> Forest:
     return Forest.from_masks(boxes(*NESTED), SIZE, **fields)
-
-
-def check_coverage(forest, theta_cover):
-    forest.check()
-    coverage = coverage_matrix(forest.masks, forest.masks)
-    assert all(coverage[k, parent] >= theta_cover for k, parent in enumerate(forest.parents) if parent >= 0)
 
 
 def test_hierarchy_from_masks():
