@@ -6,6 +6,7 @@ import hashlib
 
 import numpy as np
 import pytest
+from helpers.forest_checks import check_coverage
 
 from sohes_d2.data.synthetic.kinds import KINDS, Piece
 from sohes_d2.data.synthetic.paint import Paint, blur, grain, random_color, shifted, stripes, value_noise
@@ -52,7 +53,7 @@ def test_forests_follow_the_rules(scenes):
     depths = np.zeros(8, int)
     for image, forest in scenes:
         assert image.shape == (128, 128, 3) and image.dtype == np.uint8 and image.std() > 5
-        forest.check(theta_cover=1.0)
+        check_coverage(forest, 1.0)
         areas = mask_areas(forest.masks)
         assert areas.min() >= MIN_AREA
         assert 1 <= len(forest.roots()) <= MOST_THINGS
@@ -74,7 +75,7 @@ def test_sizes_vary(scenes):
 def test_any_size(size):
     image, forest = generate_scene(1, 2, size, min_area=16)
     assert image.shape == (*size, 3) and forest.image_size == size
-    forest.check(theta_cover=1.0)
+    check_coverage(forest, 1.0)
     assert mask_areas(forest.masks).min() >= 16
 
 
