@@ -14,7 +14,7 @@ from detectron2.config import configurable
 from ..modeling.ancestor_head import ancestor_logits
 from ..modeling.mask_refinement import refine_masks
 from ..modeling.mask_scores import entity_probabilities, full_size_logits, measure
-from ..structures.crops import Box
+from ..structures.crops import Box, is_cut
 from ..structures.hierarchy import ancestors_of, parents_by_coverage, parents_by_probability
 from ..structures.nms import first_of_each, intersections, ious
 from .thresholds import Threshold, build_threshold
@@ -264,7 +264,10 @@ class TeacherTargets:
             # with a single look, masks are resized to full size only after they are chosen
             masks = [self._full_size(one, each[0], padded_size, image_size) for one, each in zip(looks, found)]
             full = torch.cat(masks)
-            scores = _support(full, scores, look, [one.box for one in looks])
+            boxes = _bounding_boxes(full)
+            whole = (~self._are_cut(boxes, look, looks, padded_size, image_size)).nonzero().flatten()
+            look, query, areas, scores, full = look[whole], query[whole], areas[whole], scores[whole], full[whole]
+            scores = _support(full, (boxes[0][whole], boxes[1][whole]), scores, look, [one.box for one in looks])
         keep = self.threshold(areas / (image_size[0] * image_size[1]), scores).nonzero().flatten()
         keep = keep[scores[keep].argsort(descending=True, stable=True)[: self.max_labels]]
         look, query, scores = look[keep], query[keep], scores[keep]
@@ -274,34 +277,28 @@ class TeacherTargets:
     def _candidates(self, look: _Look, padded_size: Size, image_size: Size) -> tuple[Tensor, Tensor, Tensor]:
         """(N,) queries that may become labels, areas and scores; no mask is kept at full size."""
         entity = entity_probabilities(look.logits, look.masks)
-        # the score is at most the entity probability: masks that cannot pass, and NaN, are not resized to full size
+        # the score in a look is at most the entity probability: masks that cannot pass by it, and NaN, are not resized
         query = ((entity > 0) & (entity >= self.threshold.least_score)).nonzero().flatten()
-        mask_areas, mask_confidence, cut = [query.new_zeros(0)], [entity.new_zeros(0)], [query.new_zeros(0).bool()]
+        mask_areas, mask_confidence = [query.new_zeros(0)], [entity.new_zeros(0)]
         for chunk in self._resized(look, query, padded_size, image_size):
-            inside, area, sure = measure(chunk)
+            _, area, sure = measure(chunk)
             mask_areas.append(area)
             mask_confidence.append(sure)
-            cut.append(self._is_cut(inside, look.box, padded_size, image_size))
         areas, scores = torch.cat(mask_areas), entity[query] * torch.cat(mask_confidence)
-        valid = (areas >= max(1, self.min_area)) & (scores > 0) & ~torch.cat(cut)
+        valid = (areas >= max(1, self.min_area)) & (scores > 0)
         return query[valid], areas[valid], scores[valid]
 
-    def _is_cut(self, inside: Tensor, box: Box | None, padded_size: Size, image_size: Size) -> Tensor:
-        """(n,) bool: whether masks (n, h, w) of the visible part of a crop come close to a side inside the image."""
-        cut = torch.zeros(len(inside), dtype=torch.bool, device=inside.device)
-        if box is None or self.crop_margin == 0:
-            return cut
-        y0, x0, y1, x1 = box
-        rows = -(-self.crop_margin * (y1 - y0) // padded_size[0])  # of the crop, rounded up
-        columns = -(-self.crop_margin * (x1 - x0) // padded_size[1])
-        if y0 > 0:
-            cut |= inside[:, :rows].flatten(1).any(1)
-        if x0 > 0:
-            cut |= inside[:, :, :columns].flatten(1).any(1)
-        if y1 < image_size[0]:
-            cut |= inside[:, -rows:].flatten(1).any(1)
-        if x1 < image_size[1]:
-            cut |= inside[:, :, -columns:].flatten(1).any(1)
+    def _are_cut(
+        self, boxes: tuple[Tensor, Tensor], look: Tensor, looks: Sequence[_Look], padded_size: Size, image_size: Size
+    ) -> Tensor:
+        """(N,) bool: whether masks with these bounding boxes come close to a side of their crop inside the image."""
+        cut = torch.zeros_like(look, dtype=torch.bool)
+        for k, one in enumerate(looks):
+            if one.box is not None:
+                y0, x0, y1, x1 = one.box
+                height, width = padded_size
+                margin = (self.crop_margin * (y1 - y0) / height, self.crop_margin * (x1 - x0) / width)
+                cut |= (look == k) & is_cut(*boxes, one.box, image_size, margin)
         return cut
 
     def _resized(self, look: _Look, query: Tensor, padded_size: Size, image_size: Size) -> Iterator[Tensor]:
@@ -338,31 +335,37 @@ def _look_of(outputs: Outputs, k: int, box: Box | None = None) -> _Look:
     return _Look(outputs["pred_logits"][k], outputs["pred_masks"][k], sides, box)
 
 
-def _support(masks: Tensor, scores: Tensor, look: Tensor, boxes: Sequence[Box | None]) -> Tensor:
+def _bounding_boxes(masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Starts and ends (exclusive), (N, 2) each, (y, x), of the bounding boxes of (N, H, W) bool masks, not empty."""
+    lines = (masks.any(2).byte(), masks.any(1).byte())
+    low = torch.stack([line.argmax(1) for line in lines], dim=1)
+    high = torch.stack([line.shape[1] - line.flip(1).argmax(1) for line in lines], dim=1)
+    return low, high
+
+
+def _support(
+    masks: Tensor, bounds: tuple[Tensor, Tensor], scores: Tensor, look: Tensor, boxes: Sequence[Box | None]
+) -> Tensor:
     """(N,) mean support of masks over the looks that contain them, see `TeacherTargets`.
 
     Args:
         masks: (N, H, W) bool, not empty.
+        bounds: their bounding boxes, see `_bounding_boxes`.
         scores: (N,).
         look: (N,) index of each mask's look.
         boxes: of the looks.
     """
-    if not len(masks):
-        return scores
     common = intersections(masks, masks)
     agreement = ious(common, common.diagonal(), common.diagonal()) * scores  # [i, j]: support of i by j
-    rows, columns = masks.any(2), masks.any(1)
-    first = torch.stack([rows.float().argmax(1), columns.float().argmax(1)], 1)
-    sizes = masks.new_tensor(masks.shape[1:], dtype=torch.int64)
-    last = sizes - torch.stack([rows.flip(1).float().argmax(1), columns.flip(1).float().argmax(1)], 1)
+    low, high = bounds
     total, count = scores.clone(), torch.ones_like(scores)
     for k, box in enumerate(boxes):
         sees = look != k
         if box is not None:
-            sees &= (first >= first.new_tensor(box[:2])).all(1) & (last <= last.new_tensor(box[2:])).all(1)
+            sees &= (low >= low.new_tensor(box[:2])).all(1) & (high <= high.new_tensor(box[2:])).all(1)
         others = agreement[:, look == k]
-        best = others.amax(1) if others.shape[1] else torch.zeros_like(scores)
-        total += torch.where(sees, best, 0)
+        if others.numel():
+            total += torch.where(sees, others.amax(1), 0)
         count += sees
     return total / count
 

@@ -102,17 +102,37 @@ class CropLayers:
         y0, x0, y1, x1 = window
         height, width = y1 - y0, x1 - x0
         boxes = mask_boxes(masks)
-        low, high = boxes[:, 1::-1], boxes[:, 1::-1] + boxes[:, 3:1:-1]  # (N, 2), y before x
-        margin = self.margin * np.array([height / seen[0], width / seen[1]])
-        cut = (low < margin) & (np.array([y0, x0]) > 0)
-        cut |= (high > np.array([height, width]) - margin) & (np.array([y1, x1]) < np.array(photo_size))
-        kept = np.flatnonzero(~cut.any(axis=1))
+        corner = np.array([y0, x0])
+        low, high = corner + boxes[:, 1::-1], corner + boxes[:, 1::-1] + boxes[:, 3:1:-1]  # (N, 2), y before x
+        margin = (self.margin * height / seen[0], self.margin * width / seen[1])
+        kept = np.flatnonzero(~is_cut(low, high, window, photo_size, margin))
         if window == (0, 0, *photo_size):
             return kept, [masks[k] for k in kept.tolist()]
         return kept, [encode_window(decode_mask(masks[k]), (y0, x0), photo_size) for k in kept.tolist()]
 
 
 NO_CROPS = CropLayers()
+
+
+def is_cut(low: Any, high: Any, window: Box, photo_size: Size, margin: tuple[float, float]) -> Any:
+    """Whether bounding boxes come close to a side of their crop that is not a side of the photo, too.
+
+    Args:
+        low, high: (N, 2) starts and ends (exclusive) of the boxes in the photo, (y, x), both arrays or both tensors.
+        window: the crop in the photo.
+        photo_size: (H, W).
+        margin: smallest distance from a side, vertically and horizontally, in pixels of the photo.
+
+    Returns:
+        (N,) bool.
+    """
+    cut = low[:, 0] < 0  # none
+    for axis in (0, 1):
+        if window[axis] > 0:
+            cut = cut | (low[:, axis] < window[axis] + margin[axis])
+        if window[axis + 2] < photo_size[axis]:
+            cut = cut | (high[:, axis] > window[axis + 2] - margin[axis])
+    return cut
 
 
 def window_of(box: Box, size: Size, photo_size: Size) -> Box:
