@@ -188,7 +188,7 @@ def with_label_studio(photos, images, written, folder):
     from label_studio_sdk.converter import brush
 
     from sohes_d2.labels.formats.base import Options
-    from sohes_d2.labels.formats.label_studio import read
+    from sohes_d2.labels.formats.labelstudio import read
     from sohes_d2.labels.writer import read_json
     from sohes_d2.structures.files import write_json
     from sohes_d2.structures.masks import decode_mask, encode_masks
@@ -390,7 +390,7 @@ def table(rows: list[Row]) -> str:
 
 def check(args: argparse.Namespace) -> None:
     """Compare all formats and print the table."""
-    from sohes_d2.labels.formats.coco import read_photos
+    from sohes_d2.labels.formats.base import read_photos
     from sohes_d2.labels.reader import read_label_file
     from sohes_d2.labels.schema import Problems
     from sohes_d2.structures.entity import Selection

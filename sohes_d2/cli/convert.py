@@ -58,8 +58,7 @@ def convert(args: argparse.Namespace) -> int:
     """Convert; returns the exit code."""
     from ..errors import InputError
     from ..labels.formats import format_module
-    from ..labels.formats.base import Options
-    from ..labels.formats.coco import read_photos, write_photos
+    from ..labels.formats.base import Options, read_photos, write_photos
     from ..labels.reader import read_label_file
     from ..labels.schema import Problems
     from ..structures.entity import Selection

@@ -238,7 +238,7 @@ def read_image(record: Any, problems: Problems, place: str) -> ImageRecord:
         image["file_name"] = name
     elif name is not None:
         problems.add(place, RecordError(f"`file_name` is {name!r:.40}, which is not a path", "wrong file_name"))
-    size = _size(record)
+    size = read_size(record)
     if size is not None:
         image["height"], image["width"] = size
     return image
@@ -248,7 +248,8 @@ def _is_path(name: Any) -> bool:
     return isinstance(name, str) and bool(name.strip()) and not _NO_NAME.search(name)
 
 
-def _size(record: dict[str, Any]) -> tuple[int, int] | None:
+def read_size(record: dict[str, Any]) -> tuple[int, int] | None:
+    """(H, W) of an image record; None if ``height`` or ``width`` is unusable."""
     try:
         height, width = (msgspec.convert(record.get(key), int, strict=False) for key in ("height", "width"))
     except msgspec.ValidationError:

@@ -15,8 +15,7 @@ from PIL import Image
 import sohes_d2
 from sohes_d2.cli import draw, show
 from sohes_d2.cli.main import COMMANDS, main
-from sohes_d2.labels.formats.base import Photo
-from sohes_d2.labels.formats.coco import write_photos
+from sohes_d2.labels.formats.base import Photo, write_photos
 from sohes_d2.structures.forest import Forest
 from sohes_d2.structures.masks import encode_masks
 

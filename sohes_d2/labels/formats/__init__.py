@@ -1,7 +1,6 @@
-"""Formats of annotation and training tools: one module per format, with `write`, `read` and `LOSSES`.
+"""Formats of annotation and training tools: one module per format, with `write`, `read`, `IS_FOLDER` and `LOSSES`.
 
-All use `Photo`, a forest with the name of its photo; `sohes_d2.labels.formats.coco` converts between `Photo` and label
-files of this project. The libraries of the tools are not required.
+All use `base.Photo`, a forest with the name of its photo. The libraries of the tools are not required.
 """
 
 from __future__ import annotations
@@ -11,15 +10,7 @@ from types import ModuleType
 
 from ...errors import InputError, near_matches
 
-# Name on the command line -> module.
-FORMATS = {
-    "labelstudio": "label_studio",
-    "cvat": "cvat",
-    "labelme": "labelme",
-    "yolo": "yolo",
-    "voc": "voc",
-    "fiftyone": "fiftyone",
-}
+FORMATS = ("labelstudio", "cvat", "labelme", "yolo", "voc", "fiftyone")  # modules of this folder
 
 
 def format_module(name: str) -> ModuleType:
@@ -30,4 +21,4 @@ def format_module(name: str) -> ModuleType:
     """
     if name not in FORMATS:
         raise InputError(f"no format {name!r}; choose from {', '.join(FORMATS)}.{near_matches(name, FORMATS)}")
-    return importlib.import_module(f".{FORMATS[name]}", __package__)
+    return importlib.import_module(f".{name}", __package__)

@@ -5,22 +5,30 @@ from __future__ import annotations
 import os
 import shutil
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
+from ... import __version__
 from ...errors import InputError
-from ...structures.files import atomic_writer
+from ...structures.entity import Selection
+from ...structures.files import atomic_writer, write_bytes
 from ...structures.forest import Forest
 from ...structures.hierarchy import NO_PARENT
 from ...structures.masks import RLE, mask_areas
-from ...structures.run_lengths import run_lengths
+from ..forests import read_forest
+from ..reader import LabelFile
+from ..schema import Problems, read_size
+from ..writer import dump_line, image_record, write_label_file
 
 LABEL = "entity"  # the class of every written mask
-DIGITS = 6  # decimal digits of a score
+FACTS = ("id", "parent", "score")  # names of the values of `mask_facts` in files
+_DIGITS = 6  # decimal digits of a score
 
 
 @dataclass
@@ -73,6 +81,20 @@ class Entity:
     score: float | None = None
     label: str = LABEL
 
+    @classmethod
+    def from_facts(cls, mask: RLE, facts: Mapping[Any, str | None], label: str) -> Entity:
+        """Parse the texts of `FACTS`; missing and empty ones are unknown."""
+        key, parent = (int(number(facts[name]) or 0) if facts.get(name) else None for name in ("id", "parent"))
+        return cls(mask, key, parent, number(facts.get("score")), label)
+
+
+def mask_facts(forest: Forest) -> list[tuple[int, int, float]]:
+    """(id, parent, score) of each mask: the id is its index + 1, the parent is 0 for a whole."""
+    parents = np.where(forest.parents == NO_PARENT, 0, forest.parents + 1).tolist()
+    return [
+        (k, parent, round(float(score), _DIGITS)) for k, (parent, score) in enumerate(zip(parents, forest.scores), 1)
+    ]
+
 
 def build_photo(file_name: str, size: tuple[int, int], entities: Sequence[Entity]) -> Photo:
     """Build a photo from entities: resolve parents, skip empty masks, store classes other than "entity" as sources.
@@ -85,21 +107,19 @@ def build_photo(file_name: str, size: tuple[int, int], entities: Sequence[Entity
     Raises:
         InputError: the parents form a cycle.
     """
-    areas = mask_areas([entity.mask for entity in entities]) if entities else np.zeros(0)
+    areas = mask_areas([entity.mask for entity in entities])
     entities = [entity for entity, area in zip(entities, areas) if area]
-    places = {entity.key: k for k, entity in enumerate(entities) if entity.key is not None}
-    try:
+    with invalid(file_name):
+        places = {entity.key: k for k, entity in enumerate(entities) if entity.key is not None}
         forest = Forest(
             [entity.mask for entity in entities],
-            [places.get(entity.parent, NO_PARENT) if entity.parent is not None else NO_PARENT for entity in entities],
+            [places.get(entity.parent, NO_PARENT) for entity in entities],
             size,
             scores=[1.0 if entity.score is None else min(max(entity.score, 0.0), 1.0) for entity in entities],
             sources=["" if entity.label == LABEL else entity.label for entity in entities],
             file_name=file_name,
         )
         forest.depths()
-    except ValueError as error:
-        raise InputError(f"{file_name}: {error}") from error
     return Photo(
         file_name,
         forest,
@@ -108,24 +128,61 @@ def build_photo(file_name: str, size: tuple[int, int], entities: Sequence[Entity
     )
 
 
-def parent_keys(forest: Forest) -> list[int]:
-    """Keys of parents, where a mask's key is its index + 1; 0 for a whole."""
-    return [int(parent) + 1 if parent != NO_PARENT else 0 for parent in forest.parents]
-
-
-def cropped(mask: RLE, box: Sequence[int]) -> np.ndarray:
-    """(h, w) bool, the mask inside a box; pixels are decoded only for the columns of the box.
+def read_photos(file: LabelFile, selection: Selection, problems: Problems) -> list[Photo]:
+    """Read the photos of a label file, with the selected masks.
 
     Args:
-        mask: compressed RLE.
-        box: (x, y, w, h) in pixels, inside the image.
+        file: a COCO document.
+        selection: which masks to keep.
+        problems: collects skipped masks.
+
+    Raises:
+        InputError: an image without size.
     """
-    height = mask["size"][0]
-    left, top, w, h = box
-    ends = np.clip(run_lengths(mask["counts"]).cumsum() - left * height, 0, w * height)
-    columns = np.repeat(np.arange(len(ends)) % 2 == 1, np.diff(ends, prepend=0))
-    columns = np.pad(columns, (0, w * height - len(columns))) if len(columns) < w * height else columns
-    return columns.reshape(w, height).T[top : top + h]
+    photos = []
+    for image_id, record in file.images.items():
+        name = record.get("file_name", f"{image_id}.jpg")
+        forest, kept = read_forest(file.by_image[image_id], file.size(image_id), problems, name)
+        has_scores = any("score" in file.by_image[image_id][k] for k in kept)
+        photos.append(Photo(name, selection(forest), file.has_hierarchy, has_scores))
+    return photos
+
+
+def write_photos(path: str | os.PathLike[str], photos: Sequence[Photo], origin: str) -> None:
+    """Write a label file; unknown parents and scores are omitted.
+
+    Args:
+        path: the json to write.
+        photos: the photos in order; image ids count from 1.
+        origin: origin of the labels, for ``info``.
+    """
+    images: list[list[bytes]] = []
+    annotations: list[list[bytes]] = []
+    for image_id, photo in enumerate(photos, 1):
+        images.append([dump_line(image_record(image_id, photo.file_name, *photo.forest.image_size))])
+        unknown = ([] if photo.has_parents else ["parent_id", "depth"]) + ([] if photo.has_scores else ["score"])
+        for annotation in photo.forest.to_coco(image_id, len(annotations) + 1):
+            annotations.append([dump_line({key: value for key, value in annotation.items() if key not in unknown})])
+    info = {"description": f"Converted from {origin} by SOHES-D2", "sohes_d2": __version__}
+    write_label_file(os.fspath(path), info, {"images": images, "annotations": annotations, "skipped": []})
+
+
+@contextmanager
+def invalid(where: str) -> Iterator[None]:
+    """Context manager that converts errors by unusable values to an InputError that begins with ``where``."""
+    try:
+        yield
+    except (
+        ValueError,
+        TypeError,
+        AttributeError,
+        LookupError,
+        ArithmeticError,
+        OSError,
+        EOFError,
+        zlib.error,
+    ) as error:
+        raise InputError(f"{where}: {error}") from error
 
 
 def number(text: Any) -> float | None:
@@ -135,74 +192,6 @@ def number(text: Any) -> float | None:
     except (TypeError, ValueError):
         return None
     return value if np.isfinite(value) else None
-
-
-def stem_of(file_name: str) -> str:
-    """Path of a photo's label file, relative to the folder and without suffix.
-
-    Raises:
-        InputError: the name is empty or points outside the folder.
-    """
-    path = PurePosixPath(file_name)
-    if path.is_absolute() or ".." in path.parts or not path.name:
-        raise InputError(f"file name {file_name!r} points outside the folder; make it relative to the photos")
-    return path.with_suffix("").as_posix()
-
-
-def check_stems(photos: Sequence[Photo]) -> None:
-    """Check that no two photos share a label file.
-
-    Raises:
-        InputError: two names differ only in their suffixes, or one points outside the folder.
-    """
-    seen: dict[str, str] = {}
-    for photo in photos:
-        other = seen.setdefault(stem_of(photo.file_name), photo.file_name)
-        if other != photo.file_name:
-            raise InputError(f"{other!r} and {photo.file_name!r} would share a label file; rename one of them")
-
-
-def copy_photos(photos: Sequence[Photo], images: Path | None, folder: Path) -> None:
-    """Copy the photos from ``images``, unless it is None, to ``folder``."""
-    if images is None:
-        return
-    for photo in photos:
-        stem_of(photo.file_name)
-        target = folder / photo.file_name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with open(images / photo.file_name, "rb") as source, atomic_writer(target) as file:
-            shutil.copyfileobj(source, file)
-
-
-def read_xml(path: str | os.PathLike[str]) -> ElementTree.Element:
-    """Read the root of an xml file. Document type declarations are rejected: their entities can expand without bound.
-
-    Raises:
-        InputError: the file cannot be read, is not xml, or has a document type declaration.
-    """
-    try:
-        data = Path(path).read_bytes()
-        if b"<!DOCTYPE" in data or b"<!ENTITY" in data:
-            raise InputError(f"{str(path)!r} has a document type declaration, which is not supported; remove it")
-        return ElementTree.fromstring(data)
-    except OSError as error:
-        raise InputError(f"{str(path)!r} cannot be read: {error.strerror}") from error
-    except ElementTree.ParseError as error:
-        raise InputError(f"{str(path)!r} is not xml: {error}") from error
-
-
-def add_element(parent: ElementTree.Element, tag: str, text: Any = None, /, **attributes: Any) -> ElementTree.Element:
-    """Add a child element with text and attributes."""
-    element = ElementTree.SubElement(parent, tag, {key: str(value) for key, value in attributes.items()})
-    if text is not None:
-        element.text = str(text)
-    return element
-
-
-def xml_bytes(root: ElementTree.Element) -> bytes:
-    """Serialize a root element as indented UTF-8 xml."""
-    ElementTree.indent(root)
-    return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
 
 
 def get(record: Mapping[str, Any], key: str, kind: type | tuple[type, ...], where: str) -> Any:
@@ -215,3 +204,90 @@ def get(record: Mapping[str, Any], key: str, kind: type | tuple[type, ...], wher
     if not isinstance(value, kind):
         raise InputError(f"{where} has no usable {key!r}")
     return value
+
+
+def photo_size(height: Any, width: Any, where: str) -> tuple[int, int]:
+    """Validate the size of a photo, numbers or text; returns (H, W).
+
+    Raises:
+        InputError: not positive whole numbers, or too large.
+    """
+    size = read_size({"height": str(height).strip(), "width": str(width).strip()})
+    if size is None:
+        raise InputError(f"{where} has no usable height and width, got {height!r:.40} and {width!r:.40}")
+    return size
+
+
+def stems_of(photos: Sequence[Photo]) -> list[str]:
+    """Path of each photo's label file, relative to the folder and without suffix.
+
+    Raises:
+        InputError: a name is empty or points outside the folder, or two names differ only in their suffixes.
+    """
+    stems: list[str] = []
+    names: dict[str, str] = {}
+    for photo in photos:
+        path = PurePosixPath(photo.file_name)
+        if path.is_absolute() or ".." in path.parts or not path.name:
+            raise InputError(f"file name {photo.file_name!r} points outside the folder; make it relative to the photos")
+        stems.append(path.with_suffix("").as_posix())
+        other = names.setdefault(stems[-1], photo.file_name)
+        if other != photo.file_name:
+            raise InputError(f"{other!r} and {photo.file_name!r} would share a label file; rename one of them")
+    return stems
+
+
+def with_folder(path: Path) -> Path:
+    """The path of a file, whose folder is created."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def copy_photos(photos: Sequence[Photo], images: Path | None, folder: Path) -> None:
+    """Copy the photos, with names checked by `stems_of`, from ``images``, unless it is None, to ``folder``."""
+    if images is None:
+        return
+    for photo in photos:
+        with (
+            open(images / photo.file_name, "rb") as source,
+            atomic_writer(with_folder(folder / photo.file_name)) as file,
+        ):
+            shutil.copyfileobj(source, file)
+
+
+def read_xml(path: str | os.PathLike[str]) -> ElementTree.Element:
+    """Read the root of an xml file. Document type declarations are rejected: their entities can expand without bound.
+
+    Raises:
+        InputError: the file cannot be read, is not xml, or has a document type declaration.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{str(path)!r} cannot be read: {error.strerror}") from error
+    if b"<!DOCTYPE" in data or b"<!ENTITY" in data:
+        raise InputError(f"{str(path)!r} has a document type declaration, which is not supported; remove it")
+    try:
+        return ElementTree.fromstring(data)
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # the last two: an unknown encoding
+        raise InputError(f"{str(path)!r} is not xml: {error}") from error
+
+
+def write_xml(path: Path, root: ElementTree.Element) -> None:
+    """Write a root element as indented UTF-8 xml."""
+    ElementTree.indent(root)
+    write_bytes(path, ElementTree.tostring(root, encoding="utf-8", xml_declaration=True))
+
+
+def add_element(parent: ElementTree.Element, tag: str, text: Any = None, /, **attributes: Any) -> ElementTree.Element:
+    """Add a child element with text and attributes."""
+    element = ElementTree.SubElement(parent, tag, {key: str(value) for key, value in attributes.items()})
+    if text is not None:
+        element.text = str(text)
+    return element
+
+
+def add_elements(parent: ElementTree.Element, **texts: Any) -> None:
+    """Add a child element with text for each name."""
+    for tag, text in texts.items():
+        add_element(parent, tag, text)

@@ -12,29 +12,28 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import InputError
-from ...structures.files import atomic_writer
 from ...structures.forest import Forest
 from ...structures.hierarchy import NO_PARENT
-from ...structures.masks import RLE, encode_window, mask_boxes
+from ...structures.masks import RLE, encode_window
 from .base import (
-    DIGITS,
+    FACTS,
     LABEL,
     Entity,
     Options,
     Photo,
     add_element,
+    add_elements,
     build_photo,
-    cropped,
-    number,
-    parent_keys,
+    invalid,
+    mask_facts,
+    photo_size,
     read_xml,
-    xml_bytes,
+    write_xml,
 )
-from .polygons import fill
+from .shapes import crops, fill, fill_box
 
 IS_FOLDER = False
 LOSSES = "nothing is lost"
-ATTRIBUTES = ("id", "parent", "score")
 
 
 def write(photos: Sequence[Photo], output: Path, options: Options) -> None:
@@ -44,29 +43,24 @@ def write(photos: Sequence[Photo], output: Path, options: Options) -> None:
     label = add_element(add_element(add_element(add_element(root, "meta"), "task"), "labels"), "label")
     add_element(label, "name", LABEL)
     attributes = add_element(label, "attributes")
-    for name in ATTRIBUTES:
+    for name in FACTS:
         attribute = add_element(attributes, "attribute")
-        for key, value in (("name", name), ("mutable", "False"), ("input_type", "text"), ("default_value", "")):
-            add_element(attribute, key, value)
-        add_element(attribute, "values", "")
+        add_elements(attribute, name=name, mutable="False", input_type="text", default_value="", values="")
     for k, photo in enumerate(photos):
         height, width = photo.forest.image_size
         image = add_element(root, "image", id=k, name=photo.file_name, width=width, height=height)
         _add_masks(image, photo.forest)
-    with atomic_writer(output) as file:
-        file.write(xml_bytes(root))
+    write_xml(output, root)
 
 
 def _add_masks(image: ElementTree.Element, forest: Forest) -> None:
-    depths, roots = forest.depths(), _roots(forest)
-    for k, (parent, box) in enumerate(zip(parent_keys(forest), mask_boxes(forest.masks).astype(int))):
-        left, top, width, height = (int(value) for value in box)
-        inside = cropped(forest.masks[k], (left, top, width, height))
+    masks = zip(crops(forest.masks), mask_facts(forest), _roots(forest), forest.depths())
+    for ((left, top, width, height), inside), facts, root, depth in masks:
         where = {"left": left, "top": top, "width": width, "height": height}
         runs = ", ".join(map(str, _row_runs(inside)))
-        more = {"group_id": int(roots[k]) + 1, "z_order": int(depths[k])}
+        more = {"group_id": root + 1, "z_order": depth}
         mask = add_element(image, "mask", label=LABEL, source="auto", occluded=0, rle=runs, **where, **more)
-        for name, value in zip(ATTRIBUTES, (k + 1, parent, round(float(forest.scores[k]), DIGITS))):
+        for name, value in zip(FACTS, facts):
             add_element(mask, "attribute", value, name=name)
 
 
@@ -82,19 +76,17 @@ def read(source: Path, options: Options) -> list[Photo]:
     photos = []
     for image in root.iter("image"):
         name = image.get("name", "")
-        try:
-            size = int(image.get("height", "")), int(image.get("width", ""))
+        where = f"{str(source)!r}: image {name!r}"
+        size = photo_size(image.get("height"), image.get("width"), where)
+        with invalid(where):
             entities = [_read_shape(shape, size) for shape in image if shape.tag in ("mask", "polygon", "box")]
-        except (ValueError, TypeError) as error:
-            raise InputError(f"{str(source)!r}: image {name!r}: {error}") from error
         photos.append(build_photo(name, size, entities))
     return photos
 
 
 def _read_shape(shape: ElementTree.Element, size: tuple[int, int]) -> Entity:
-    values = {child.get("name"): child.text or "" for child in shape.iter("attribute")}
-    key, parent = (int(number(values[name]) or 0) if values.get(name) else None for name in ("id", "parent"))
-    return Entity(_read_mask(shape, size), key, parent, number(values.get("score")), shape.get("label", LABEL))
+    facts = {child.get("name"): child.text for child in shape.iter("attribute")}
+    return Entity.from_facts(_read_mask(shape, size), facts, shape.get("label", LABEL))
 
 
 def _read_mask(shape: ElementTree.Element, size: tuple[int, int]) -> RLE:
@@ -103,13 +95,11 @@ def _read_mask(shape: ElementTree.Element, size: tuple[int, int]) -> RLE:
         runs = [int(run) for run in shape.get("rle", "").split(",")]
         if min(runs) < 0 or sum(runs) != width * height or not 0 < width * height <= size[0] * size[1]:
             raise ValueError(f"the run lengths of a mask do not fill its box of {width} x {height}")
-        if left < 0 or top < 0 or left + width > size[1] or top + height > size[0]:
-            raise ValueError(f"the box of a mask extends beyond the image of {size[0]} x {size[1]}")
         inside = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
         return encode_window(inside, (top, left), size)
     if shape.tag == "box":
         x0, y0, x1, y1 = (float(shape.get(name, "")) for name in ("xtl", "ytl", "xbr", "ybr"))
-        return fill([np.array([(x0, y0), (x1 - 1, y0), (x1 - 1, y1 - 1), (x0, y1 - 1)])], size)
+        return fill_box(x0, y0, x1 - 1, y1 - 1, size)
     points = [[float(value) for value in point.split(",")] for point in shape.get("points", "").split(";")]
     return fill([np.array(points) - 0.5], size)  # CVAT's coordinates start at the corner of a pixel
 

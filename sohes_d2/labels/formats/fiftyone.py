@@ -19,11 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import InputError
 from ...structures.files import write_json
-from ...structures.masks import encode_masks, encode_window, mask_boxes
+from ...structures.forest import Forest
+from ...structures.masks import encode_window
 from ..writer import read_json
-from .base import DIGITS, LABEL, Entity, Options, Photo, build_photo, cropped, get, number, parent_keys
+from .base import LABEL, Entity, Options, Photo, build_photo, get, invalid, mask_facts, number, photo_size
+from .shapes import crops
 
 IS_FOLDER = False
 LOSSES = "nothing is lost"
@@ -37,41 +38,36 @@ def write(photos: Sequence[Photo], output: Path, options: Options) -> None:
     for photo in photos:
         height, width = photo.forest.image_size
         path = (options.images / photo.file_name).absolute() if options.images else Path(photo.file_name)
-        detections = [] if not len(photo.forest) else _detections(photo)
         samples.append(
             {
                 "filepath": path.as_posix(),
                 "tags": [],
                 "metadata": {"_cls": "ImageMetadata", "width": width, "height": height},
                 "file_name": photo.file_name,
-                FIELD: {"_cls": "Detections", "detections": detections},
+                FIELD: {"_cls": "Detections", "detections": _detections(photo.forest)},
             }
         )
     write_json(output, {"samples": samples})
 
 
-def _detections(photo: Photo) -> list[dict[str, Any]]:
-    forest = photo.forest
+def _detections(forest: Forest) -> list[dict[str, Any]]:
     height, width = forest.image_size
-    depths, detections = forest.depths(), []
-    for k, (parent, box) in enumerate(zip(parent_keys(forest), mask_boxes(forest.masks).astype(int))):
-        left, top, w, h = (int(value) for value in box)
-        inside = cropped(forest.masks[k], (left, top, w, h))
-        detections.append(
-            {
-                "_cls": "Detection",
-                "attributes": {},
-                "tags": [],
-                "label": LABEL,
-                "bounding_box": [left / width, top / height, w / width, h / height],
-                "mask": {"$binary": {"base64": _pack(inside), "subType": "00"}},
-                "confidence": round(float(forest.scores[k]), DIGITS),
-                "index": k + 1,
-                "parent": parent,
-                "depth": int(depths[k]),
-            }
-        )
-    return detections
+    masks = zip(crops(forest.masks), mask_facts(forest), forest.depths().tolist())
+    return [
+        {
+            "_cls": "Detection",
+            "attributes": {},
+            "tags": [],
+            "label": LABEL,
+            "bounding_box": [left / width, top / height, w / width, h / height],
+            "mask": {"$binary": {"base64": _pack(inside), "subType": "00"}},
+            "confidence": score,
+            "index": key,
+            "parent": parent,
+            "depth": depth,
+        }
+        for ((left, top, w, h), inside), (key, parent, score), depth in masks
+    ]
 
 
 def read(source: Path, options: Options) -> list[Photo]:
@@ -88,20 +84,15 @@ def read(source: Path, options: Options) -> list[Photo]:
         where = f"{str(source)!r}, sample {k}"
         path = get(sample, "filepath", str, where)
         metadata = get(sample, "metadata", dict, where)
-        size = get(metadata, "height", int, where), get(metadata, "width", int, where)
-        name = str(sample.get("file_name") or Path(path).name)
-        detections = _field(sample)
-        try:
-            entities = [_read(detection, size, where) for detection in detections]
-        except (ValueError, TypeError, KeyError, zlib.error, EOFError) as error:
-            raise InputError(f"{where}: {error}") from error
-        photos.append(build_photo(name, size, [entity for entity in entities if entity is not None]))
+        size = photo_size(metadata.get("height"), metadata.get("width"), where)
+        with invalid(where):
+            entities = [_read(detection, size) for detection in _field(sample) if detection.get("mask")]
+        photos.append(build_photo(str(sample.get("file_name") or Path(path).name), size, entities))
     return photos
 
 
 def _field(sample: Mapping[str, Any]) -> list[Any]:
-    fields = [sample.get(FIELD), *sample.values()]
-    for field in fields:
+    for field in (sample.get(FIELD), *sample.values()):
         if isinstance(field, dict) and field.get("_cls") == "Detections":
             detections = field.get("detections") or []
             if any(isinstance(d, dict) and d.get("mask") for d in detections):
@@ -109,24 +100,19 @@ def _field(sample: Mapping[str, Any]) -> list[Any]:
     return []
 
 
-def _read(detection: Mapping[str, Any], size: tuple[int, int], where: str) -> Entity | None:
-    if not detection.get("mask"):
-        return None
+def _read(detection: Mapping[str, Any], size: tuple[int, int]) -> Entity:
     inside = _unpack(detection["mask"]["$binary"]["base64"])
     x, y, w, h = (float(value) for value in detection["bounding_box"])
     left, top = round(x * size[1]), round(y * size[0])
     shape = max(1, round(h * size[0])), max(1, round(w * size[1]))
+    if left < 0 or top < 0 or left + shape[1] > size[1] or top + shape[0] > size[0]:
+        raise ValueError("the box of a mask extends beyond the photo")
     if inside.shape != shape:  # FiftyOne stretches a mask to its box
         rows = (np.arange(shape[0]) + 0.5) * inside.shape[0] / shape[0]
         columns = (np.arange(shape[1]) + 0.5) * inside.shape[1] / shape[1]
         inside = inside[np.ix_(rows.astype(int), columns.astype(int))]
-    if left < 0 or top < 0 or left + shape[1] > size[1] or top + shape[0] > size[0]:
-        raise ValueError("the box of a mask extends beyond the photo")
-    mask = encode_window(inside, (top, left), size) if inside.any() else encode_masks([np.zeros(size, bool)])[0]
-    parent = detection.get("parent")
-    return Entity(
-        mask, detection.get("index"), parent, number(detection.get("confidence")), detection.get("label", LABEL)
-    )
+    mask, score = encode_window(inside, (top, left), size), number(detection.get("confidence"))
+    return Entity(mask, detection.get("index"), detection.get("parent"), score, detection.get("label", LABEL))
 
 
 def _pack(mask: np.ndarray) -> str:

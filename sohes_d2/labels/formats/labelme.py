@@ -21,8 +21,20 @@ from ...errors import InputError
 from ...structures.files import write_json
 from ...structures.masks import RLE, decode_masks, encode_masks, encode_window
 from ..writer import read_json
-from .base import DIGITS, LABEL, Entity, Options, Photo, build_photo, check_stems, get, number, parent_keys, stem_of
-from .polygons import fill, rings_of
+from .base import (
+    LABEL,
+    Entity,
+    Options,
+    Photo,
+    build_photo,
+    get,
+    invalid,
+    mask_facts,
+    photo_size,
+    stems_of,
+    with_folder,
+)
+from .shapes import fill, fill_box, rings_of
 
 IS_FOLDER = True
 LOSSES = "outlines are polygons within the tolerance"
@@ -32,26 +44,23 @@ _FACTS = re.compile(r"\b(id|parent|score)=([-+.\deE]+)")
 
 def write(photos: Sequence[Photo], output: Path, options: Options) -> None:
     """Write NAME.json for each photo into a folder, which can be opened in LabelMe."""
-    check_stems(photos)
-    for photo in photos:
-        path = output / f"{stem_of(photo.file_name)}.json"
+    for photo, stem in zip(photos, stems_of(photos)):
+        path = output / f"{stem}.json"
         image = options.images / photo.file_name if options.images else path.parent / Path(photo.file_name).name
         height, width = photo.forest.image_size
-        shapes = []
-        for k, parent in enumerate(parent_keys(photo.forest)):
-            score = round(float(photo.forest.scores[k]), DIGITS)
-            for ring in rings_of(photo.forest.masks[k], options.tolerance):
-                shapes.append(
-                    {
-                        "label": LABEL,
-                        "points": ring.astype(float).tolist(),
-                        "group_id": k + 1,
-                        "description": f"id={k + 1} parent={parent} score={score}",
-                        "shape_type": "polygon",
-                        "flags": {},
-                        "mask": None,
-                    }
-                )
+        shapes = [
+            {
+                "label": LABEL,
+                "points": ring.astype(float).tolist(),
+                "group_id": key,
+                "description": f"id={key} parent={parent} score={score}",
+                "shape_type": "polygon",
+                "flags": {},
+                "mask": None,
+            }
+            for mask, (key, parent, score) in zip(photo.forest.masks, mask_facts(photo.forest))
+            for ring in rings_of(mask, options.tolerance)
+        ]
         content: dict[str, Any] = {
             "version": VERSION,
             "flags": {},
@@ -61,8 +70,7 @@ def write(photos: Sequence[Photo], output: Path, options: Options) -> None:
             "imageHeight": height,
             "imageWidth": width,
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, content)
+        write_json(with_folder(path), content)
 
 
 def read(source: Path, options: Options) -> list[Photo]:
@@ -71,21 +79,20 @@ def read(source: Path, options: Options) -> list[Photo]:
     Raises:
         InputError: no LabelMe file, or an invalid one.
     """
-    paths = sorted(source.rglob("*.json")) if source.is_dir() else [source]
-    photos = [_read_file(path, options) for path in paths if "shapes" in _object(path)]
+    contents = ((path, read_json(path)) for path in (sorted(source.rglob("*.json")) if source.is_dir() else [source]))
+    photos = [
+        _photo(path, content, options)
+        for path, content in contents
+        if isinstance(content, dict) and "shapes" in content
+    ]
     if not photos:
         raise InputError(f"{str(source)!r} has no LabelMe file (a json with 'shapes')")
     return photos
 
 
-def _object(path: Path) -> Mapping[str, Any]:
-    content = read_json(path)
-    return content if isinstance(content, dict) else {}
-
-
-def _read_file(path: Path, options: Options) -> Photo:
-    content, where = _object(path), repr(str(path))
-    size = get(content, "imageHeight", int, where), get(content, "imageWidth", int, where)
+def _photo(path: Path, content: Mapping[str, Any], options: Options) -> Photo:
+    where = repr(str(path))
+    size = photo_size(content.get("imageHeight"), content.get("imageWidth"), where)
     image = os.path.normpath(path.parent / get(content, "imagePath", str, where).replace("\\", "/"))
     name = os.path.relpath(image, options.images) if options.images else os.path.basename(image)
     parts: dict[Any, tuple[dict[str, Any], list[RLE]]] = {}
@@ -98,31 +105,24 @@ def _read_file(path: Path, options: Options) -> Photo:
     entities = []
     for shape, masks in parts.values():
         facts = dict(_FACTS.findall(str(shape.get("description") or "")))
-        key, parent = (int(number(facts[fact]) or 0) if fact in facts else None for fact in ("id", "parent"))
-        label = str(shape.get("label", LABEL))
-        entities.append(Entity(_union(masks), key, parent, number(facts.get("score")), label))
+        mask = masks[0] if len(masks) == 1 else encode_masks([decode_masks(masks).any(0)])[0]
+        entities.append(Entity.from_facts(mask, facts, str(shape.get("label", LABEL))))
     return build_photo(Path(name).as_posix(), size, entities)
 
 
 def _read_shape(shape: Any, size: tuple[int, int], where: str) -> RLE | None:
     """The mask of a shape; None for points and lines."""
     kind = get(shape, "shape_type", str, where)
-    try:
+    with invalid(where):
         points = np.array(get(shape, "points", list, where), np.float64).reshape(-1, 2)
         if kind == "polygon":
             return fill([points], size)
         if kind == "rectangle":
             (left, top), (right, bottom) = points.min(0), points.max(0)
-            return fill([np.array([(left, top), (right, top), (right, bottom), (left, bottom)])], size)
+            return fill_box(left, top, right, bottom, size)
         if kind == "mask":
             with Image.open(io.BytesIO(base64.b64decode(get(shape, "mask", str, where)))) as picture:
                 inside = np.array(picture.convert("L")) > 0
             left, top = (int(value) for value in points.min(0))
             return encode_window(inside, (top, left), size)
-    except (ValueError, OSError, IndexError) as error:
-        raise InputError(f"{where}: {error}") from error
     return None
-
-
-def _union(masks: list[RLE]) -> RLE:
-    return masks[0] if len(masks) == 1 else encode_masks([decode_masks(masks).any(0)])[0]

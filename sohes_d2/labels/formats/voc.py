@@ -15,53 +15,47 @@ import numpy as np
 from PIL import Image
 
 from ...errors import InputError
-from ...structures.files import atomic_writer, write_picture, write_text
+from ...structures.files import write_picture, write_text
 from ...structures.forest import Forest
-from ...structures.masks import RLE, decode_mask, mask_boxes
+from ...structures.masks import RLE, decode_mask
 from .base import (
-    DIGITS,
+    FACTS,
     LABEL,
     Entity,
     Options,
     Photo,
     add_element,
+    add_elements,
     build_photo,
-    check_stems,
     copy_photos,
-    number,
-    parent_keys,
+    invalid,
+    mask_facts,
+    photo_size,
     read_xml,
-    stem_of,
-    xml_bytes,
+    stems_of,
+    with_folder,
+    write_xml,
 )
-from .polygons import fill, joined, rings_of
+from .shapes import fill, fill_box, joined, rings_of
 
 IS_FOLDER = True
 LOSSES = "outlines are polygons within the tolerance, several components are joined; maps of instances have no overlaps"
 MAX_INSTANCES = 254  # 0 is background, 255 is "void"
-_ATTRIBUTES = ("id", "parent", "score")
 
 
 def write(photos: Sequence[Photo], output: Path, options: Options) -> None:
     """Write Annotations, SegmentationObject, SegmentationClass, ImageSets, and JPEGImages if the photos are known."""
-    check_stems(photos)
-    for photo in photos:
-        stem = stem_of(photo.file_name)
+    stems = stems_of(photos)
+    for photo, stem in zip(photos, stems):
         objects = instance_map(photo.forest)
         for folder, values in (("SegmentationObject", objects), ("SegmentationClass", objects > 0)):
-            path = output / folder / f"{stem}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
             picture = Image.fromarray(values.astype(np.uint8), "P")
             picture.putpalette(_palette())
-            write_picture(path, picture, "PNG")
-        path = output / "Annotations" / f"{stem}.xml"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_writer(path) as file:
-            file.write(xml_bytes(_annotation(photo, options.tolerance)))
+            write_picture(with_folder(output / folder / f"{stem}.png"), picture, "PNG")
+        write_xml(with_folder(output / "Annotations" / f"{stem}.xml"), _annotation(photo, options.tolerance))
     for task in ("Main", "Segmentation"):
         path = output / "ImageSets" / task / "train.txt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, "".join(f"{stem_of(photo.file_name)}\n" for photo in photos))
+        write_text(with_folder(path), "".join(f"{stem}\n" for stem in stems))
     colour = ",".join(map(str, _palette()[3:6]))
     write_text(output / "labelmap.txt", f"# label:color_rgb:parts:actions\nbackground:0,0,0::\n{LABEL}:{colour}::\n")
     copy_photos(photos, options.images, output / "JPEGImages")
@@ -78,33 +72,23 @@ def instance_map(forest: Forest) -> np.ndarray:
 
 
 def _annotation(photo: Photo, tolerance: float) -> ElementTree.Element:
-    root = ElementTree.Element("annotation")
-    add_element(root, "folder", "VOC")
-    add_element(root, "filename", photo.file_name)
-    size = add_element(root, "size")
-    height, width = photo.forest.image_size
-    for name, value in (("width", width), ("height", height), ("depth", 3)):
-        add_element(size, name, value)
-    add_element(root, "segmented", 1)
     forest = photo.forest
-    for k, (parent, box) in enumerate(zip(parent_keys(forest), mask_boxes(forest.masks))):
+    height, width = forest.image_size
+    root = ElementTree.Element("annotation")
+    add_elements(root, folder="VOC", filename=photo.file_name)
+    add_elements(add_element(root, "size"), width=width, height=height, depth=3)
+    add_element(root, "segmented", 1)
+    for mask, box, facts in zip(forest.masks, forest.boxes.astype(int), mask_facts(forest)):
         entity = add_element(root, "object")
-        add_element(entity, "name", LABEL)
-        for name in ("truncated", "difficult"):
-            add_element(entity, name, 0)
-        bounds = add_element(entity, "bndbox")
-        x, y, w, h = (int(value) for value in box)
-        for name, value in (("xmin", x + 1), ("ymin", y + 1), ("xmax", x + w), ("ymax", y + h)):  # 1-based
-            add_element(bounds, name, value)
+        add_elements(entity, name=LABEL, truncated=0, difficult=0)
+        x, y, w, h = box
+        add_elements(add_element(entity, "bndbox"), xmin=x + 1, ymin=y + 1, xmax=x + w, ymax=y + h)  # 1-based
         polygon = add_element(entity, "polygon")
-        for n, point in enumerate(joined(rings_of(forest.masks[k], tolerance)) + 1, 1):
-            add_element(polygon, f"x{n}", point[0])
-            add_element(polygon, f"y{n}", point[1])
+        for n, (x, y) in enumerate(joined(rings_of(mask, tolerance)) + 1, 1):
+            add_elements(polygon, **{f"x{n}": x, f"y{n}": y})
         attributes = add_element(entity, "attributes")
-        for name, entry in zip(_ATTRIBUTES, (k + 1, parent, round(float(forest.scores[k]), DIGITS))):
-            attribute = add_element(attributes, "attribute")
-            add_element(attribute, "name", name)
-            add_element(attribute, "value", entry)
+        for name, value in zip(FACTS, facts):
+            add_elements(add_element(attributes, "attribute"), name=name, value=value)
     return root
 
 
@@ -124,16 +108,13 @@ def read(source: Path, options: Options) -> list[Photo]:
 def _read_file(path: Path) -> Photo:
     root = read_xml(path)
     name = root.findtext("filename") or path.stem
-    try:
-        size = int(root.findtext("size/height", "")), int(root.findtext("size/width", ""))
-        entities = []
+    where = repr(str(path))
+    size = photo_size(root.findtext("size/height"), root.findtext("size/width"), where)
+    entities = []
+    with invalid(where):
         for entity in root.iter("object"):
             facts = {a.findtext("name"): a.findtext("value") for a in entity.iter("attribute")}
-            key, parent = (int(number(facts[fact]) or 0) if facts.get(fact) else None for fact in ("id", "parent"))
-            label = entity.findtext("name", LABEL)
-            entities.append(Entity(_read_mask(entity, size), key, parent, number(facts.get("score")), label))
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{str(path)!r}: {error}") from error
+            entities.append(Entity.from_facts(_read_mask(entity, size), facts, entity.findtext("name", LABEL)))
     return build_photo(name, size, entities)
 
 
@@ -143,7 +124,7 @@ def _read_mask(entity: ElementTree.Element, size: tuple[int, int]) -> RLE:
         values = [float(child.text or "") for child in polygon]
         return fill([np.array(values).reshape(-1, 2) - 1], size)
     left, top, right, bottom = (float(entity.findtext(f"bndbox/{n}", "")) - 1 for n in ("xmin", "ymin", "xmax", "ymax"))
-    return fill([np.array([(left, top), (right, top), (right, bottom), (left, bottom)])], size)
+    return fill_box(left, top, right, bottom, size)
 
 
 def _palette() -> list[int]:

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from ...errors import ImageReadError, InputError
+from ...errors import InputError
 from ...structures.files import write_text
 from ...structures.images import IMAGE_SUFFIXES, image_size
-from .base import LABEL, Entity, Options, Photo, build_photo, check_stems, copy_photos, stem_of
-from .polygons import fill, joined, rings_of
+from .base import LABEL, Entity, Options, Photo, build_photo, copy_photos, invalid, stems_of, with_folder
+from .shapes import fill, fill_box, joined, rings_of
 
 IS_FOLDER = True
 LOSSES = "scores and parents are lost; outlines are polygons within the tolerance, several components are joined"
@@ -24,20 +24,16 @@ LOSSES = "scores and parents are lost; outlines are polygons within the toleranc
 
 def write(photos: Sequence[Photo], output: Path, options: Options) -> None:
     """Write data.yaml, labels/ and, if the photos are known, images/."""
-    check_stems(photos)
-    for photo in photos:
+    for photo, stem in zip(photos, stems_of(photos)):
         height, width = photo.forest.image_size
         lines = []
         for mask in photo.forest.masks:
             ring = joined(rings_of(mask, options.tolerance)) / (width, height)
             lines.append(" ".join(["0", *(f"{value:.7g}" for value in ring.ravel())]))
-        path = output / "labels" / f"{stem_of(photo.file_name)}.txt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, "".join(line + "\n" for line in lines))
+        write_text(with_folder(output / "labels" / f"{stem}.txt"), "".join(line + "\n" for line in lines))
     copy_photos(photos, options.images, output / "images")
-    write_text(
-        output / "data.yaml", yaml.safe_dump({"path": ".", "train": "images", "val": "images", "names": [LABEL]})
-    )
+    content = {"path": ".", "train": "images", "val": "images", "names": [LABEL]}
+    write_text(output / "data.yaml", yaml.safe_dump(content))
 
 
 def read(source: Path, options: Options) -> list[Photo]:
@@ -55,10 +51,7 @@ def read(source: Path, options: Options) -> list[Photo]:
     photos = []
     for file in files:
         name = file.relative_to(images)
-        try:
-            size = image_size(file)
-        except ImageReadError as error:
-            raise InputError(str(error)) from error
+        size = image_size(file)
         path = labels / name.with_suffix(".txt")
         entities = _read_lines(path, size, names) if path.is_file() else []
         photos.append(build_photo(name.as_posix(), size, entities))
@@ -66,24 +59,23 @@ def read(source: Path, options: Options) -> list[Photo]:
 
 
 def _read_lines(path: Path, size: tuple[int, int], names: dict[int, str]) -> list[Entity]:
+    height, width = size
     entities = []
     for k, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         if not line.strip():
             continue
-        try:
+        with invalid(f"{str(path)!r}, line {k}"):
             values = [float(word) for word in line.split()]
             label = names.get(int(values[0]), str(int(values[0])))
             if len(values) == 5:  # a box: centre and size
-                x, y, width, height = values[1:]
-                left, top, right, bottom = x - width / 2, y - height / 2, x + width / 2, y + height / 2
-                ring = np.array([(left, top), (right, top), (right, bottom), (left, bottom)]) * size[::-1]
-                ring[1:3, 0] -= 1  # the last pixel instead of the edge after it
-                ring[2:, 1] -= 1
+                x, y, w, h = values[1:]
+                left, top, right, bottom = np.array([x - w / 2, y - h / 2, x + w / 2, y + h / 2]) * np.tile(
+                    (width, height), 2
+                )
+                mask = fill_box(left, top, right - 1, bottom - 1, size)  # the last pixel, not the edge after it
             else:
-                ring = np.array(values[1:]).reshape(-1, 2) * size[::-1]
-            entities.append(Entity(fill([ring], size), label=label))
-        except (ValueError, OverflowError) as error:
-            raise InputError(f"{str(path)!r}, line {k}: {error}") from error
+                mask = fill([np.array(values[1:]).reshape(-1, 2) * (width, height)], size)
+            entities.append(Entity(mask, label=label))
     return entities
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import runpy
 import shutil
 from pathlib import Path
@@ -11,15 +13,15 @@ import numpy as np
 import pytest
 
 from sohes_d2.cli.convert import main
-from sohes_d2.errors import InputError
+from sohes_d2.errors import InputError, OutputError
 from sohes_d2.labels.formats import FORMATS, format_module
-from sohes_d2.labels.formats.base import Entity, Options, Photo, build_photo, cropped
-from sohes_d2.labels.formats.coco import write_photos
-from sohes_d2.labels.formats.label_studio import pack, unpack
-from sohes_d2.labels.formats.polygons import fill, joined, rings_of
+from sohes_d2.labels.formats.base import Entity, Options, Photo, build_photo, copy_photos, write_photos
+from sohes_d2.labels.formats.labelstudio import pack, unpack
+from sohes_d2.labels.formats.shapes import cropped, crops, fill, joined, rings_of
 from sohes_d2.labels.formats.voc import MAX_INSTANCES, instance_map
+from sohes_d2.structures import files
 from sohes_d2.structures.forest import Forest
-from sohes_d2.structures.masks import decode_mask, encode_masks, mask_boxes
+from sohes_d2.structures.masks import decode_mask, encode_masks
 
 TOOL = runpy.run_path(str(Path(__file__).parents[3] / "tools" / "check_formats.py"))
 LIBRARIES = {
@@ -147,7 +149,8 @@ def test_run_lengths_of_label_studio():
     wide[1:3] = wide[3, :2] = wide[4, 5:] = wide[5] = True  # runs that continue in the next row, up to the end
     for mask in (rng.random((9, 13)) < 0.5, np.zeros((5, 4), bool), np.ones((300, 200), bool), wide, wide[::-1, ::-1]):
         (rle,) = encode_masks([mask])
-        packed = pack(rle, mask_boxes([rle])[0].astype(int))
+        [(box, inside)] = crops([rle])
+        packed = pack(inside, box, mask.shape)
         if mask is wide:  # a header of 53 bits, and 19 for each of four runs
             assert len(packed) == 17
         values = unpack(packed, mask.size * 4).reshape(*mask.shape, 4)
@@ -201,6 +204,12 @@ def test_parents_are_found_by_key():
             "<annotations><image name='a' width='4' height='4'>"
             "<mask rle='3,1' left='2' top='3' width='4' height='1'/></image></annotations>",
         ),
+        ("cvat", "<?xml version='1.0' encoding='no-such-one'?><annotations/>"),
+        (
+            "cvat",
+            "<annotations><image name='a' width='1000000' height='1000000'>"
+            "<box xtl='0' ytl='0' xbr='1000000' ybr='1000000'/></image></annotations>",
+        ),
         ("labelstudio", "{}"),
         ("labelstudio", '[{"data": {"image": "a"}, "predictions": [{"result": [{"type": "brushlabels"}]}]}]'),
         ("labelme", '{"shapes": [], "imageHeight": "x"}'),
@@ -242,6 +251,22 @@ def test_names_outside_the_folder_or_colliding(made, tmp_path):
         with pytest.raises(InputError, match=words):
             format_module("labelme").write(photos, tmp_path, Options())
     assert not list(tmp_path.iterdir())
+
+
+def test_photos_are_copied_whole_or_not_at_all(tmp_path, monkeypatch):
+    (tmp_path / "in" / "b").mkdir(parents=True)
+    (tmp_path / "in" / "b" / "a.png").write_bytes(b"picture")
+    photos = [Photo("b/a.png", Forest([], [], (4, 4)))]
+    copy_photos(photos, tmp_path / "in", tmp_path / "out")
+    assert (tmp_path / "out" / "b" / "a.png").read_bytes() == b"picture"
+
+    def full(file, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files._RawFile, "write", full)
+    with pytest.raises(OutputError, match="No space left"):
+        copy_photos(photos, tmp_path / "in", tmp_path / "full")
+    assert not list((tmp_path / "full" / "b").iterdir())
 
 
 def test_the_tool_prints_a_table(made, capsys):

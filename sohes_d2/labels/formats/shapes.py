@@ -1,14 +1,38 @@
-"""Masks as polygons for tools that fill them like OpenCV and Pillow: outlines run through pixel centres."""
+"""Masks as pixels in their boxes, and as polygons for tools that fill them like OpenCV and Pillow.
+
+Outlines run through pixel centres.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import cv2
 import numpy as np
 
-from ...structures.masks import RLE, encode_masks, encode_window, mask_boxes
-from .base import cropped
+from ...structures.masks import RLE, encode_window, mask_boxes
+from ...structures.run_lengths import run_lengths
+
+
+def crops(masks: Sequence[RLE]) -> Iterator[tuple[list[int], np.ndarray]]:
+    """For each mask its box (x, y, w, h), and (h, w) bool, the mask inside it."""
+    for mask, box in zip(masks, mask_boxes(masks).astype(int).tolist()):
+        yield box, cropped(mask, box)
+
+
+def cropped(mask: RLE, box: Sequence[int]) -> np.ndarray:
+    """(h, w) bool, the mask inside a box; pixels are decoded only for the columns of the box.
+
+    Args:
+        mask: compressed RLE.
+        box: (x, y, w, h) in pixels, inside the image.
+    """
+    height = mask["size"][0]
+    left, top, w, h = box
+    ends = np.clip(run_lengths(mask["counts"]).cumsum() - left * height, 0, w * height)
+    columns = np.repeat(np.arange(len(ends)) % 2 == 1, np.diff(ends, prepend=0))
+    columns = np.pad(columns, (0, w * height - len(columns))) if len(columns) < w * height else columns
+    return columns.reshape(w, height).T[top : top + h]
 
 
 def rings_of(mask: RLE, tolerance: float) -> list[np.ndarray]:
@@ -23,9 +47,9 @@ def rings_of(mask: RLE, tolerance: float) -> list[np.ndarray]:
     Returns:
         (K, 2) int32 arrays of (x, y), K at least 3, the largest component first.
     """
-    box = mask_boxes([mask])[0].astype(int)
-    pixels = np.ascontiguousarray(cropped(mask, box)).view(np.uint8)
-    contours, links = cv2.findContours(pixels, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE, offset=box[:2].tolist())
+    [(box, inside)] = crops([mask])
+    pixels = np.ascontiguousarray(inside).view(np.uint8)
+    contours, links = cv2.findContours(pixels, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE, offset=box[:2])
     rings = []
     for k, contour in enumerate(contours):
         if links[0][k][3] != -1:  # a hole
@@ -61,11 +85,16 @@ def fill(rings: Sequence[np.ndarray], size: tuple[int, int]) -> RLE:
     first = np.clip(points.min(0, initial=10**6), 0, limits)
     last = np.clip(points.max(0, initial=-(10**6)) + 1, 0, limits)
     if (first >= last).any():
-        return encode_masks([np.zeros(size, bool)])[0]
+        return encode_window(np.zeros((0, 0), bool), (0, 0), size)
     window = np.zeros((last - first)[::-1], np.uint8)
     for ring in rings:
         cv2.fillPoly(window, [(ring - first).reshape(-1, 1, 2)], 1)
     return encode_window(window.view(bool), (int(first[1]), int(first[0])), size)
+
+
+def fill_box(left: float, top: float, right: float, bottom: float, size: tuple[int, int]) -> RLE:
+    """A rectangle between the coordinates of pixels that it includes, see `fill`."""
+    return fill([np.array([(left, top), (right, top), (right, bottom), (left, bottom)])], size)
 
 
 def _simplified(contour: np.ndarray, tolerance: float) -> np.ndarray:

@@ -5,7 +5,7 @@ Kept: exact masks as Label Studio's run lengths; scores; parents as relations "p
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,11 @@ import numpy as np
 
 from ...errors import InputError
 from ...structures.files import write_json
-from ...structures.masks import RLE, encode_masks, mask_boxes
+from ...structures.forest import Forest
+from ...structures.masks import encode_masks
 from ..writer import read_json
-from .base import DIGITS, LABEL, Entity, Options, Photo, build_photo, cropped, get, number, parent_keys
+from .base import LABEL, Entity, Options, Photo, build_photo, get, invalid, mask_facts, number, photo_size
+from .shapes import crops
 
 IS_FOLDER = False
 LOSSES = "nothing is lost"
@@ -41,39 +43,38 @@ def write(photos: Sequence[Photo], output: Path, options: Options) -> None:
     """Write the tasks, for "Import" of a project with the labelling interface INTERFACE."""
     tasks = []
     for k, photo in enumerate(photos, 1):
-        results = [*_regions(photo), *_relations(photo)]
         tasks.append(
             {
                 "id": k,
                 "data": {"image": options.image_prefix + photo.file_name, "file_name": photo.file_name},
-                "predictions": [{"model_version": "sohes_d2", "result": results}],
+                "predictions": [{"model_version": "sohes_d2", "result": _results(photo.forest)}],
             }
         )
     write_json(output, tasks, indent=None)
 
 
-def _regions(photo: Photo) -> Iterator[dict[str, Any]]:
-    height, width = photo.forest.image_size
-    boxes = mask_boxes(photo.forest.masks).astype(int).tolist()
-    for k, (mask, box) in enumerate(zip(photo.forest.masks, boxes)):
-        yield {
-            "id": f"entity{k + 1}",
-            "type": "brushlabels",
-            "from_name": FROM_NAME,
-            "to_name": TO_NAME,
-            "original_width": width,
-            "original_height": height,
-            "image_rotation": 0,
-            "score": round(float(photo.forest.scores[k]), DIGITS),
-            "value": {"format": "rle", "rle": pack(mask, box), "brushlabels": [LABEL]},
-        }
-
-
-def _relations(photo: Photo) -> Iterator[dict[str, Any]]:
-    for k, parent in enumerate(parent_keys(photo.forest), 1):
+def _results(forest: Forest) -> list[dict[str, Any]]:
+    """The region of each mask, and its relation to its parent."""
+    height, width = forest.image_size
+    regions, relations = [], []
+    for (box, inside), (key, parent, score) in zip(crops(forest.masks), mask_facts(forest)):
+        regions.append(
+            {
+                "id": f"entity{key}",
+                "type": "brushlabels",
+                "from_name": FROM_NAME,
+                "to_name": TO_NAME,
+                "original_width": width,
+                "original_height": height,
+                "image_rotation": 0,
+                "score": score,
+                "value": {"format": "rle", "rle": pack(inside, box, forest.image_size), "brushlabels": [LABEL]},
+            }
+        )
         if parent:
-            ends = {"from_id": f"entity{k}", "to_id": f"entity{parent}"}
-            yield {"type": "relation", **ends, "direction": "right", "labels": [RELATION]}
+            ends = {"from_id": f"entity{key}", "to_id": f"entity{parent}"}
+            relations.append({"type": "relation", **ends, "direction": "right", "labels": [RELATION]})
+    return [*regions, *relations]
 
 
 def read(source: Path, options: Options) -> list[Photo]:
@@ -90,12 +91,12 @@ def read(source: Path, options: Options) -> list[Photo]:
         where = f"{str(source)!r}, task {k}"
         data = get(task, "data", dict, where)
         made = [*(task.get("annotations") or []), *(task.get("predictions") or [])]
-        results = get(made[0], "result", list, where) if made else []
-        regions = [r for r in results if isinstance(r, Mapping) and r.get("type") == "brushlabels"]
+        results = [r for r in (get(made[0], "result", list, where) if made else ()) if isinstance(r, Mapping)]
+        regions = [r for r in results if r.get("type") == "brushlabels"]
         if not regions:
             continue
         parents = {r.get("from_id"): r.get("to_id") for r in results if r.get("type") == "relation"}
-        size = get(regions[0], "original_height", int, where), get(regions[0], "original_width", int, where)
+        size = photo_size(regions[0].get("original_height"), regions[0].get("original_width"), where)
         entities = [_read_region(region, size, parents, where) for region in regions]
         name = data.get("file_name") or get(data, "image", str, where).removeprefix(options.image_prefix)
         photos.append(build_photo(str(name), size, entities))
@@ -105,26 +106,24 @@ def read(source: Path, options: Options) -> list[Photo]:
 def _read_region(region: Mapping[str, Any], size: tuple[int, int], parents: Mapping[Any, Any], where: str) -> Entity:
     value = get(region, "value", dict, where)
     labels = value.get("brushlabels") or [LABEL]
-    try:
+    with invalid(f"{where}: region {region.get('id')!r}"):
         pixels = unpack(get(value, "rle", list, where), size[0] * size[1] * _CHANNELS)
-    except (ValueError, IndexError, OverflowError) as error:
-        raise InputError(f"{where}: region {region.get('id')!r}: {error}") from error
     mask = pixels.reshape(*size, _CHANNELS)[..., -1] > 0
     score = number(region.get("score"))
     return Entity(encode_masks([mask])[0], region.get("id"), parents.get(region.get("id")), score, str(labels[0]))
 
 
-def pack(mask: RLE, box: Sequence[int]) -> list[int]:
+def pack(inside: np.ndarray, box: Sequence[int], size: tuple[int, int]) -> list[int]:
     """Encode a mask as Label Studio's run lengths: a list of byte values.
 
     Args:
-        mask: compressed RLE.
-        box: its (x, y, width, height).
+        inside: (h, w) bool, the mask inside its box.
+        box: (x, y, w, h).
+        size: (H, W) of the photo.
     """
-    height, width = mask["size"]
-    left, top, w, h = box
-    inside = np.zeros((h, w + 2), np.uint8)  # the box, with an empty column on each side
-    inside[:, 1:-1] = cropped(mask, box)
+    height, width = size
+    left, top, w, _ = box
+    inside = np.pad(inside, ((0, 0), (1, 1)))  # an empty column on each side
     rows, columns = np.nonzero(inside[:, 1:] != inside[:, :-1])
     bounds = (rows + top) * width + columns + left  # alternating starts and ends of row-major runs
     if w == width:  # a row may end where the next begins
