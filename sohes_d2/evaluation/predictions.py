@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import InputError, RecordError
-from ..labels.matching import DESCRIPTIONS, match_images
-from ..labels.reader import LabelFile, read_label_file
+from ..labels.reader import DESCRIPTIONS, LabelFile, match_images, read_label_file
 from ..labels.schema import (
     Annotation,
     annotation_place,

@@ -10,13 +10,14 @@ import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import CorruptFileError, InputError
 from ..structures.files import atomic_writer
-from .scanner import CHECKSUM, iterate_records, readable
+from .scanner import CHECKSUM, OUR_HEAD, iterate_records, readable
 from .writer import SECTIONS, SEPARATOR, copy_range, read_range
 
 # One row per image. Lengths exclude the separators; annotations of an image are one range, their records joined by
@@ -47,7 +48,6 @@ RELATIVE_SIZES = (("<0.1%", 0.001), ("0.1-1%", 0.01), ("1-10%", 0.1), (">=10%", 
 _CHECKSUM_LINE = re.compile(rb'"%s":(\d{1,10})\}' % CHECKSUM.encode())
 _CHECKED_BYTES = 4096  # at both ends of a label file, see `_checksum`
 
-_HEAD = b'{"info":{'
 _SECOND_LINE = b'"categories":[{"id":1,"name":"entity"'
 
 
@@ -120,8 +120,7 @@ def save_index(label_file: str, index: ShardIndex) -> None:
 
 def remove_index(label_file: str) -> None:
     """Delete the index beside a label file, if there is one."""
-    if os.path.exists(index_path(label_file)):
-        os.unlink(index_path(label_file))
+    Path(index_path(label_file)).unlink(missing_ok=True)
 
 
 def _checksum(label_file: str, size: int) -> int:
@@ -184,7 +183,7 @@ def is_label_file(path: str) -> bool:
     if not os.path.isfile(path):  # reading a pipe could block forever
         return False
     with readable(path), open(path, "rb") as file:
-        if file.read(len(_HEAD)) != _HEAD:  # json on a single line may be long
+        if file.read(len(OUR_HEAD)) != OUR_HEAD:  # json on a single line may be long
             return False
         file.readline()
         return file.read(len(_SECOND_LINE)) == _SECOND_LINE

@@ -140,7 +140,7 @@ class ShardJournal:
                 # another count means that a line of this unit, or the commit line of the previous one, is damaged
                 commit = json.loads(body)
                 if commit["images"] == len(places):
-                    self._remember(places, {i: tuple(numbers) for i, *numbers in commit.get("photos", ())})
+                    self._remember(places, {i: tuple(numbers) for i, *numbers in commit["photos"]})
                 places = {}
                 committed = offset
             else:

@@ -11,7 +11,7 @@ import logging
 import os
 import posixpath
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -37,8 +37,14 @@ from .schema import (
 
 logger = logging.getLogger(__name__)
 
-
 LabelFileT = TypeVar("LabelFileT", bound="LabelFile")
+
+# Keys by which `match_images` compares file names, and their descriptions.
+PARTS: dict[str, Callable[[str], str]] = {
+    "name": str,
+    "basename": lambda name: PurePosixPath(name.replace("\\", "/")).name,
+}
+DESCRIPTIONS = {"id": "image id", "name": "file name", "basename": "last part of the file name"}
 
 
 @dataclass
@@ -209,8 +215,7 @@ class LabelFile:
         for image_id, record in self.images.items():
             name = PurePosixPath(record.get("file_name", ""))
             if name.parts and photo.parts[-len(name.parts) :] == name.parts:
-                one = [annotation for annotation in self.annotations if annotation["image_id"] == image_id]
-                return photo.parents[len(name.parts) - 1], replace(self, images={image_id: record}, annotations=one)
+                return photo.parents[len(name.parts) - 1], self.restricted([image_id])
         raise InputError(f"{self.path} has no image {photo.name!r}; name the folder of its photos instead")
 
 
@@ -291,6 +296,52 @@ class LabelStream:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def match_images(
+    file: LabelFile, other: LabelFile, parts: Sequence[str] = tuple(PARTS)
+) -> tuple[dict[Id, Id | None], str]:
+    """Match images of two label files: ids of ``file`` -> ids of ``other`` or None, and the key: "id" or one of PARTS.
+
+    Ids are used only if a file has no names, such as a result list, since every tool counts images from 1.
+
+    Args:
+        file, other: the files.
+        parts: keys of PARTS, in order of preference; a later one is used if it matches more images and is unique in
+            both files. A single key is always used; an empty sequence matches by id.
+
+    Raises:
+        InputError: the first part is not unique in a file.
+    """
+    named = all(any("file_name" in image for image in side.images.values()) for side in (file, other))
+    if not parts or (len(parts) > 1 and not named):
+        return {i: i if i in other.by_image else None for i in file.by_image}, "id"
+    matches: dict[Id, Id] = {}
+    chosen = parts[0]
+    for part in parts:
+        try:
+            mine, theirs = (_ids_by_name(side, part) for side in (file, other))
+        except InputError:
+            if part == parts[0]:
+                raise
+            continue
+        found = {i: theirs[name] for name, i in mine.items() if name in theirs}
+        if len(found) > len(matches):  # ties: prefer full names
+            matches, chosen = found, part
+    return {i: matches.get(i) for i in file.by_image}, chosen
+
+
+def _ids_by_name(file: LabelFile, part: str) -> dict[str, Id]:
+    ids: dict[str, Id] = {}
+    for image_id, image in file.images.items():
+        if "file_name" not in image:
+            continue
+        name = PARTS[part](image["file_name"])
+        if ids.setdefault(name, image_id) != image_id:
+            raise InputError(
+                f"{file.path}: {name!r} occurs twice as {DESCRIPTIONS[part]}; repair the names, or match by id"
+            )
+    return ids
 
 
 def group_by_image(annotations: Iterable[Any], image_ids: Iterable[Id]) -> dict[Id, list[Any]]:

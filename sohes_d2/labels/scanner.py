@@ -20,7 +20,7 @@ _BLANKS = re.compile(r"[ \t\r\n]*")
 _DELIMITERS = frozenset(" \t\r\n,:]}")
 _CHUNK = 1 << 20
 _LARGEST_VALUE = 1 << 28  # bytes; a longer value means a damaged file
-_OUR_HEAD = b'{"info":{'
+OUR_HEAD = b'{"info":{'  # of label files of this project
 _UTF8_MARK = b"\xef\xbb\xbf"
 _FOREIGN = {  # first bytes of files that are not json, with the remedy
     b"\x1f\x8b": "is compressed by gzip; unpack it",
@@ -130,7 +130,7 @@ class _Scanner:
         self._checksum = 0  # CRC32 of the bytes before the text
         self._fill(max(_CHUNK, 64))
         head = self._text[:64].encode("latin-1")
-        self._is_ours = head.startswith(_OUR_HEAD)
+        self._is_ours = head.startswith(OUR_HEAD)
         if head.startswith(_UTF8_MARK):
             self._at = len(_UTF8_MARK)
         for start, remedy in _FOREIGN.items():

@@ -13,21 +13,12 @@ from typing import Any
 import numpy as np
 
 from ..errors import CorruptFileError, InputError
-from .index import (
-    IMAGE_DTYPE,
-    ShardIndex,
-    check_label_file,
-    join_indices,
-    load_index,
-    read_info,
-    save_index,
-)
-from .scanner import CHECKSUM, readable
+from .index import ShardIndex, check_label_file, join_indices, load_index, read_info, save_index
+from .scanner import readable
 from .writer import (
     SECTIONS,
     copy_range,
     read_checked_json,
-    read_json,
     read_range,
     write_checked_json,
     write_label_file,
@@ -56,9 +47,7 @@ def expected_shards(folder: str) -> int | None:
         path = os.path.join(folder, name)
         if os.path.exists(path):
             try:
-                value = read_json(path)
-                value = read_checked_json(path) if CHECKSUM in value else value  # older versions wrote none
-                return int(value["layout"]["shards"])
+                return int(read_checked_json(path)["layout"]["shards"])
             except (KeyError, TypeError, ValueError) as error:
                 raise CorruptFileError(
                     f"{path!r} does not contain the number of shards; delete it, and run with --resume"
@@ -117,7 +106,7 @@ class ShardedDataset(Sequence):
         else:
             self._paths, indices = _open_shards(folder, allow_incomplete)
         self.info = read_info(self._paths[0])
-        self.rows = np.concatenate([index.rows for index in indices]) if indices else np.zeros(0, IMAGE_DTYPE)
+        self.rows = np.concatenate([index.rows for index in indices])
         self._starts = np.cumsum([0] + [len(index.rows) for index in indices]).tolist()
 
     def __len__(self) -> int:

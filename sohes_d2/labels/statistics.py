@@ -5,11 +5,10 @@ Only one image is in memory at a time.
 
 from __future__ import annotations
 
-import heapq
 import os
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,6 +42,14 @@ class ImageRow:
     masks: int
     depth: int
     coverage: float
+
+
+_RANKS: dict[str, Callable[[ImageRow], float]] = {
+    "most masks": lambda row: row.masks,
+    "fewest masks": lambda row: -row.masks,
+    "least covered": lambda row: -row.coverage,
+    "deepest": lambda row: row.depth,
+}
 
 
 @dataclass
@@ -117,19 +124,14 @@ def inspect_labels(path: str, max_images: int = 0, outstanding: int = 5) -> Labe
         InputError: no such file, no labels, or ambiguous ids.
         CorruptFileError: a damaged file.
     """
-    statistics = LabelStatistics()
-    ranks = {
-        "most masks": _Best(outstanding, lambda row: row.masks),
-        "fewest masks": _Best(outstanding, lambda row: -row.masks),
-        "least covered": _Best(outstanding, lambda row: -row.coverage),
-        "deepest": _Best(outstanding, lambda row: row.depth),
-    }
+    statistics = LabelStatistics(outstanding={name: [] for name in _RANKS})
     for image, labels in _labels(path, max_images, statistics.problems):
         row = _add(statistics, image, labels)
         if row is not None:
-            for best in ranks.values():
-                best.add(row)
-    statistics.outstanding = {name: best.rows() for name, best in ranks.items()}
+            for name, rows in statistics.outstanding.items():
+                rows.append(row)
+                rows.sort(key=_RANKS[name], reverse=True)  # stable: of equal images, the first ones are kept
+                del rows[outstanding:]
     return statistics
 
 
@@ -177,29 +179,8 @@ def _add(statistics: LabelStatistics, image: ImageRecord, annotations: list[Anno
     return row
 
 
-class _Best:
-    """Keeps the images with the highest values; of equal values, the first ones."""
-
-    def __init__(self, count: int, value: Any):
-        self._count, self._value = count, value
-        self._heap: list[tuple[float, int, ImageRow]] = []
-        self._seen = 0
-
-    def add(self, row: ImageRow) -> None:
-        self._seen += 1
-        entry = (self._value(row), -self._seen, row)
-        if len(self._heap) < self._count:
-            heapq.heappush(self._heap, entry)
-        elif self._heap:
-            heapq.heappushpop(self._heap, entry)
-
-    def rows(self) -> list[ImageRow]:
-        return [row for _, _, row in sorted(self._heap, reverse=True)]
-
-
 def _spread(values: array) -> dict[str, float]:
     if not values:
         return dict.fromkeys(("min", "mean", "median", "max"), 0.0)
-    array_ = np.asarray(values, np.float64)
-    found = {"min": array_.min(), "mean": array_.mean(), "median": np.median(array_), "max": array_.max()}
-    return {name: round(float(value), 4) for name, value in found.items()}
+    found = {"min": np.min, "mean": np.mean, "median": np.median, "max": np.max}
+    return {name: round(float(function(np.asarray(values, np.float64))), 4) for name, function in found.items()}

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from ..errors import InputError
-from ..labels import matching
+from ..labels import reader
 from ..labels.reader import LabelFile
 from ..labels.writer import read_json
 from ..structures.masks import RLE, iou_matrix
@@ -70,7 +70,7 @@ def match_images(file: LabelFile, other: LabelFile) -> dict[Any, Any]:
     if a file has no names, such as a result list, since every tool numbers its images from 1.
     """
     try:
-        return matching.match_images(file, other)[0]
+        return reader.match_images(file, other)[0]
     except InputError:  # duplicate names
         return dict.fromkeys(file.images)
 

@@ -9,7 +9,7 @@ from PIL import Image
 from sohes_d2.cli import inspect as tool
 from sohes_d2.errors import InputError
 from sohes_d2.labels.statistics import AREA_BINS, inspect_labels
-from sohes_d2.labels.writer import SEPARATOR, dump_line, image_record, write_label_file
+from sohes_d2.labels.writer import SEPARATOR, dump_line, image_record, write_checked_json, write_label_file
 from sohes_d2.structures.forest import Forest
 from sohes_d2.structures.masks import encode_masks
 from sohes_d2.visualization.label_plots import plot_label_statistics
@@ -58,7 +58,7 @@ def labels(request, tmp_path):
     folder.mkdir()
     write_ours(folder / "shard_00000.json", images[:1], annotations[:3])
     write_ours(folder / "shard_00002.json", images[1:], annotations[3:])
-    (folder / "run.json").write_text(json.dumps({"layout": {"shards": 3}}))
+    write_checked_json(str(folder / "run.json"), {"layout": {"shards": 3}})
     return folder
 
 

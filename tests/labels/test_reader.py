@@ -8,7 +8,7 @@ import pytest
 
 from sohes_d2.errors import CorruptFileError, InputError, RecordError
 from sohes_d2.labels.forests import read_forest
-from sohes_d2.labels.reader import LabelStream, read_images, read_label_file
+from sohes_d2.labels.reader import LabelFile, LabelStream, match_images, read_images, read_label_file
 from sohes_d2.labels.schema import Problems, read_annotation, read_area, read_box, read_id, read_score
 
 SQUARE = [[2, 2, 8, 2, 8, 8, 2, 8]]
@@ -186,3 +186,27 @@ def test_invalid_masks_are_skipped_and_ancestors_kept():
     assert kept == [0, 3, 4] and forest.parents.tolist() == [-1, 0, -1] and forest.scores.tolist() == [1, 0, 1]
     assert problems.counts == {"polygon": 1, "wrong score": 1, "missing parent": 1}
     assert len(problems) == 3 and "a.jpg, annotation 2: a polygon must be" in problems.items[0]
+
+
+def match(names, others, *parts):
+    files = (
+        LabelFile(path, {i: {"id": i, "file_name": name} for i, name in side.items()})
+        for path, side in (("a.json", names), ("b.json", others))
+    )
+    return match_images(*files, *parts)
+
+
+def test_full_names_are_used_unless_last_parts_match_more():
+    assert match({1: "a/x.jpg", 2: "y.jpg"}, {7: "y.jpg", 8: "a/x.jpg"}) == ({1: 8, 2: 7}, "name")
+    assert match({1: "a/x.jpg", 2: "y.jpg"}, {7: "c\\b\\y.jpg", 8: "x.jpg"}) == ({1: 8, 2: 7}, "basename")
+    assert match({1: "x.jpg"}, {7: "b/x.jpg"}, ("name",)) == ({1: None}, "name")
+
+
+def test_repeated_names():
+    # repeated last parts are not used, but full names are
+    assert match({1: "a/x.jpg", 2: "b/x.jpg"}, {7: "a/x.jpg", 8: "c.jpg"}) == ({1: 7, 2: None}, "name")
+    for parts in (("name", "basename"), ("name",)):
+        with pytest.raises(InputError, match="b.json: 'x.jpg' occurs twice"):
+            match({1: "x.jpg"}, {7: "x.jpg", 8: "x.jpg"}, parts)
+    with pytest.raises(InputError, match="a.json: 'x.jpg'"):
+        match({1: "a/x.jpg", 2: "b/x.jpg"}, {7: "x.jpg"}, ("basename",))
