@@ -45,7 +45,7 @@ COCO_SIZES = (("small", 32**2), ("medium", 96**2), ("large", math.inf))
 # Sizes by share of the image area, independent of resolution.
 RELATIVE_SIZES = (("<0.1%", 0.001), ("0.1-1%", 0.01), ("1-10%", 0.1), (">=10%", math.inf))
 
-_CHECKSUM_LINE = re.compile(rb'"%s":(\d{1,10})\}' % CHECKSUM.encode())
+_CHECKSUM_LINE = re.compile(rb'\n"%s":(\d{1,10})\}\n\Z' % CHECKSUM.encode())
 _CHECKED_BYTES = 4096  # at both ends of a label file, see `_checksum`
 
 _SECOND_LINE = b'"categories":[{"id":1,"name":"entity"'
@@ -197,14 +197,12 @@ def check_label_file(label_file: str) -> None:
         OSError: the file cannot be read.
     """
     size = os.path.getsize(label_file)
-    tail = read_range(label_file, max(0, size - 64), min(size, 64))
-    last = tail[tail.rstrip().rfind(b"\n") + 1 :]
-    found = _CHECKSUM_LINE.match(last)
-    if found is None or last[found.end() :] != b"\n":
+    found = _CHECKSUM_LINE.search(read_range(label_file, max(0, size - 64), min(size, 64)))
+    if found is None:
         scan_label_file(label_file)
         return
     checksum = 0
-    for data in copy_range(label_file, 0, size - len(last)):
+    for data in copy_range(label_file, 0, size - len(found.group()) + 1):  # the line break before is included
         checksum = zlib.crc32(data, checksum)
     if checksum != int(found.group(1)):
         raise CorruptFileError(

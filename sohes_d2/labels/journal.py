@@ -39,8 +39,7 @@ class ShardJournal:
             FolderBusyError: another process holds it.
         """
         self.path = path
-        self._where: dict[int, tuple[int, int]] = {}
-        self._skipped: set[int] = set()
+        self._where: dict[int, tuple[int, int, bool]] = {}  # offset and length of the line; whether it was skipped
         self.photos: dict[int, tuple[int, ...]] = {}
         self.damaged = 0
         with output_errors(path):
@@ -93,14 +92,15 @@ class ShardJournal:
             write_all(self._file.fileno(), data)
             os.fsync(self._file.fileno())
         self._end += len(data)
-        self._remember(places, photos)
+        self._where.update(places)
+        self.photos.update(photos)
 
     def blocks(self, image_ids: Sequence[int]) -> dict[str, Iterator[list[bytes]]]:
         """Sections of a label file with these images, in order, for `write_label_file`: blocks of `skipped`, `images`
         and `annotations`, one per image that has any."""
-        kept = [i for i in image_ids if i not in self._skipped]
+        kept = [i for i in image_ids if not self._where[i][2]]
         return {
-            "skipped": ([self._lines(i)[0]] for i in image_ids if i in self._skipped),
+            "skipped": ([self._lines(i)[0]] for i in image_ids if self._where[i][2]),
             "images": ([self._lines(i)[0]] for i in kept),
             "annotations": ([SEPARATOR.join(lines[1:])] for lines in map(self._lines, kept) if len(lines) > 1),
         }
@@ -116,15 +116,9 @@ class ShardJournal:
         self._file.close()
 
     def _lines(self, image_id: int) -> list[bytes]:
-        offset, length = self._where[image_id]
+        offset, length, _ = self._where[image_id]
         data = os.pread(self._file.fileno(), length, offset)
         return data[1:-1].split(_TAB)
-
-    def _remember(self, places: dict[int, tuple[int, int, bool]], photos: Mapping[int, tuple[int, ...]]) -> None:
-        self.photos.update(photos)
-        for image_id, (offset, length, skipped) in places.items():
-            self._where[image_id] = (offset, length)
-            (self._skipped.add if skipped else self._skipped.discard)(image_id)
 
     def _recover(self) -> int:
         """Read the complete units of an existing journal; returns the length of the file up to the last commit."""
@@ -140,7 +134,8 @@ class ShardJournal:
                 # another count means that a line of this unit, or the commit line of the previous one, is damaged
                 commit = json.loads(body)
                 if commit["images"] == len(places):
-                    self._remember(places, {i: tuple(numbers) for i, *numbers in commit["photos"]})
+                    self._where.update(places)
+                    self.photos.update((i, tuple(numbers)) for i, *numbers in commit["photos"])
                 places = {}
                 committed = offset
             else:

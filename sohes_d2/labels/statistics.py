@@ -182,5 +182,6 @@ def _add(statistics: LabelStatistics, image: ImageRecord, annotations: list[Anno
 def _spread(values: array) -> dict[str, float]:
     if not values:
         return dict.fromkeys(("min", "mean", "median", "max"), 0.0)
-    found = {"min": np.min, "mean": np.mean, "median": np.median, "max": np.max}
-    return {name: round(float(function(np.asarray(values, np.float64))), 4) for name, function in found.items()}
+    numbers = np.asarray(values, np.float64)
+    found = {"min": numbers.min(), "mean": numbers.mean(), "median": np.median(numbers), "max": numbers.max()}
+    return {name: round(float(value), 4) for name, value in found.items()}

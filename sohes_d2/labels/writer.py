@@ -27,7 +27,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, BinaryIO
+from typing import Any
 
 from ..errors import CorruptFileError, InputError
 from ..structures.files import atomic_writer, open_regular, write_json
@@ -36,6 +36,7 @@ from .scanner import CHECKSUM, readable
 CATEGORIES = [{"id": 1, "name": "entity", "supercategory": "entity"}]
 SECTIONS = ("skipped", "images", "annotations")
 SEPARATOR = b",\n"
+_CHUNK = 1 << 20  # bytes
 
 
 def dump_line(record: Any) -> bytes:
@@ -77,38 +78,30 @@ def write_label_file(
         Offset and length in bytes of the records per name of SECTIONS, including separators between them.
     """
     ranges = []
+    length = checksum = 0
     with atomic_writer(path) as file:
-        out = _Summed(file)
-        out.write(b'{"info":' + dump_line(info) + SEPARATOR)
-        out.write(b'"categories":' + dump_line(CATEGORIES))
+
+        def write(data: bytes) -> None:
+            nonlocal length, checksum
+            file.write(data)
+            length += len(data)
+            checksum = zlib.crc32(data, checksum)
+
+        write(b'{"info":' + dump_line(info) + SEPARATOR)
+        write(b'"categories":' + dump_line(CATEGORIES))
         for name in SECTIONS:
-            out.write(SEPARATOR + b'"%s":[\n' % name.encode())
-            start = out.length
-            first = True
+            write(SEPARATOR + b'"%s":[\n' % name.encode())
+            start = length
             for block in sections[name]:
-                if not first:
-                    out.write(SEPARATOR)
+                if length > start:
+                    write(SEPARATOR)
                 for chunk in block:
-                    out.write(chunk)
-                first = False
-            ranges.append((start, out.length - start))
-            out.write(b"]" if first else b"\n]")
-        out.write(SEPARATOR)
-        file.write(b'"%s":%d}\n' % (CHECKSUM.encode(), out.checksum))
+                    write(chunk)
+            ranges.append((start, length - start))
+            write(b"\n]" if length > start else b"]")
+        write(SEPARATOR)
+        file.write(b'"%s":%d}\n' % (CHECKSUM.encode(), checksum))
     return ranges
-
-
-class _Summed:
-    """Writes to a file and tracks the length and CRC32 of the written data."""
-
-    def __init__(self, file: BinaryIO):
-        self._file = file
-        self.length = self.checksum = 0
-
-    def write(self, data: bytes) -> None:
-        self._file.write(data)
-        self.length += len(data)
-        self.checksum = zlib.crc32(data, self.checksum)
 
 
 def write_checked_json(path: str, value: Mapping[str, Any], writer: str = "") -> None:
@@ -159,12 +152,12 @@ def read_range(path: str, offset: int, length: int) -> bytes:
     return b"".join(copy_range(path, offset, length))
 
 
-def copy_range(path: str, offset: int, length: int, chunk: int = 1 << 20) -> Iterator[bytes]:
+def copy_range(path: str, offset: int, length: int) -> Iterator[bytes]:
     """Yield the bytes [offset, offset + length) of a file in chunks."""
     with open(path, "rb") as file:
         file.seek(offset)
         while length > 0:
-            data = file.read(min(chunk, length))
+            data = file.read(min(_CHUNK, length))
             if not data:
                 raise CorruptFileError(f"{path!r} is shorter than its index says; delete the index file beside it")
             length -= len(data)
