@@ -9,6 +9,7 @@ import numpy as np
 
 from ..errors import RecordError
 from ..structures.forest import NO_LEVEL, NO_PARENT, Forest
+from ..structures.hierarchy import depths_of
 from ..structures.masks import RLE, encode_runs, mask_areas, rles_from_coco
 from .schema import Annotation, Problems, annotation_place, read_score
 
@@ -82,19 +83,20 @@ def link(
             with problems.at(annotation_place(annotation, k, where), "taken as 0"):
                 scores[k] = min(max(read_score(annotation), -_LARGEST_SCORE), _LARGEST_SCORE)
     parents = find_parents(annotations, problems, where)
-    empty = encode_runs([size[0] * size[1]], size)
-    options: dict[str, Any] = {
-        "scores": scores,
-        "levels": [_level(annotation) for annotation in annotations],
-        "sources": [str(annotation.get("source", ""))[:80] for annotation in annotations],
-    }
-    forest = Forest([empty if mask is None else mask for mask in masks], parents, size, **options)
     try:
-        forest.depths()
+        depths_of(np.array(parents, np.int64))
     except ValueError as error:
         problems.add(where, RecordError(str(error), CIRCLE), "its parent_ids are not used")
-        return Forest(forest.masks, [NO_PARENT] * len(forest), size, **options)
-    return forest
+        parents = [NO_PARENT] * len(parents)
+    empty = encode_runs([size[0] * size[1]], size)
+    return Forest(
+        [empty if mask is None else mask for mask in masks],
+        parents,
+        size,
+        scores=scores,
+        levels=[_level(annotation) for annotation in annotations],
+        sources=[str(annotation.get("source", ""))[:80] for annotation in annotations],
+    )
 
 
 def find_parents(annotations: Sequence[Annotation], problems: Problems, where: str) -> list[int]:

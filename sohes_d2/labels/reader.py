@@ -11,6 +11,7 @@ import logging
 import os
 import posixpath
 from array import array
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -103,47 +104,43 @@ class LabelFile:
             results_allowed: also accept a result list.
         """
         zeros: set[str] = set()  # fields that are 0 in any annotation
-        for record in iterate_records(self.path):
-            if not self.take(record, names, results_allowed):
-                continue
+        for record in self.scan_records(names, results_allowed):
             with self.problems.at(annotation_place(record.value, record.index)):
                 annotation = read_annotation(record.value)
                 zeros.update(key for key in ("id", "parent_id") if annotation.get(key) == 0)
                 yield record, annotation
-        self.check()
         if len(zeros) == 2:  # a child of annotation 0 cannot be distinguished from a root
             raise InputError(
                 f"{self.path}: annotation id 0 together with parent_id: 0 stands for no parent; number annotations "
                 "from 1"
             )
 
-    def take(self, record: Record, names: Problems, results_allowed: bool = False) -> bool:
-        """Store a record; returns whether it is an annotation or result, which the caller handles.
+    def scan_records(self, names: Problems, results_allowed: bool = False) -> Iterator[Record]:
+        """Like `scan`, but yield the annotations unchecked."""
+        for record in iterate_records(self.path):
+            key, value, in_list = record.key, record.value, record.index >= 0
+            if key == RESULTS and not results_allowed:
+                raise InputError(
+                    f"{self.path} is a result list, which has no image records; pass a COCO file with 'images'"
+                )
+            if in_list or record.opens_list:
+                self.lists.add(key)
+            elif key in ("images", "annotations") and value is not None:
+                raise InputError(f"{self.path}: '{key}' is not a list")
+            if in_list and key == "images":
+                image = read_image(value, names, f"{self.path}: image number {record.index + 1}")
+                if self.images.setdefault(image["id"], image) is not image:
+                    raise InputError(f"{self.path}: two images have the id {image['id']!r}; make ids unique")
+            elif in_list and key == "categories" and isinstance(value, dict):
+                with suppress(RecordError):
+                    number = read_id(value.get("id"))
+                    self.categories[number] = str(value.get("name", number))
+            elif in_list and key in (RESULTS, "annotations"):
+                yield record
+        self._check_images()
 
-        Raises:
-            InputError: a list where an object is expected, or vice versa.
-        """
-        key, value, in_list = record.key, record.value, record.index >= 0
-        if key == RESULTS and not results_allowed:
-            raise InputError(
-                f"{self.path} is a result list, which has no image records; pass a COCO file with 'images'"
-            )
-        if in_list or record.opens_list:
-            self.lists.add(key)
-        elif key in ("images", "annotations") and value is not None:
-            raise InputError(f"{self.path}: '{key}' is not a list")
-        if in_list and key == "images":
-            image = read_image(value, names, f"{self.path}: image number {record.index + 1}")
-            if self.images.setdefault(image["id"], image) is not image:
-                raise InputError(f"{self.path}: two images have the id {image['id']!r}; make ids unique")
-        elif in_list and key == "categories" and isinstance(value, dict):
-            with suppress(RecordError):
-                number = read_id(value.get("id"))
-                self.categories[number] = str(value.get("name", number))
-        return in_list and key in (RESULTS, "annotations")
-
-    def check(self) -> None:
-        """Check, at the end of the file, that it has a list of images and at most one record per image file."""
+    def _check_images(self) -> None:
+        """Check that the file has a list of images, and at most one record per image file."""
         if not self.is_result_list and "images" not in self.lists:
             raise InputError(f"{self.path} is not a COCO data set: it has no list 'images'")
         names: dict[str, Id] = {}
@@ -229,9 +226,7 @@ def read_images(path: str | os.PathLike) -> list[ImageRecord]:
         InputError, CorruptFileError: see `read_label_file`; also for a result list.
     """
     file = LabelFile(os.fspath(path))
-    for record in iterate_records(file.path):
-        file.take(record, file.problems)
-    file.check()
+    deque(file.scan_records(file.problems), maxlen=0)  # stores the images
     report(file.path, file.problems)
     return list(file.images.values())
 
