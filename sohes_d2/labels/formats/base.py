@@ -29,6 +29,7 @@ from ..writer import dump_line, image_record, write_label_file
 LABEL = "entity"  # the class of every written mask
 FACTS = ("id", "parent", "score")  # names of the values of `mask_facts` in files
 _DIGITS = 6  # decimal digits of a score
+_UNUSABLE = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, OSError, EOFError, zlib.error)
 
 
 @dataclass
@@ -91,9 +92,8 @@ class Entity:
 def mask_facts(forest: Forest) -> list[tuple[int, int, float]]:
     """(id, parent, score) of each mask: the id is its index + 1, the parent is 0 for a whole."""
     parents = np.where(forest.parents == NO_PARENT, 0, forest.parents + 1).tolist()
-    return [
-        (k, parent, round(float(score), _DIGITS)) for k, (parent, score) in enumerate(zip(parents, forest.scores), 1)
-    ]
+    scores = [round(float(score), _DIGITS) for score in forest.scores]
+    return list(zip(range(1, len(forest) + 1), parents, scores))
 
 
 def build_photo(file_name: str, size: tuple[int, int], entities: Sequence[Entity]) -> Photo:
@@ -172,16 +172,7 @@ def invalid(where: str) -> Iterator[None]:
     """Context manager that converts errors by unusable values to an InputError that begins with ``where``."""
     try:
         yield
-    except (
-        ValueError,
-        TypeError,
-        AttributeError,
-        LookupError,
-        ArithmeticError,
-        OSError,
-        EOFError,
-        zlib.error,
-    ) as error:
+    except _UNUSABLE as error:
         raise InputError(f"{where}: {error}") from error
 
 
@@ -194,7 +185,7 @@ def number(text: Any) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def get(record: Mapping[str, Any], key: str, kind: type | tuple[type, ...], where: str) -> Any:
+def get(record: Mapping[str, Any], key: str, kind: type, where: str) -> Any:
     """Get a value of a json object.
 
     Raises:
@@ -248,10 +239,8 @@ def copy_photos(photos: Sequence[Photo], images: Path | None, folder: Path) -> N
     if images is None:
         return
     for photo in photos:
-        with (
-            open(images / photo.file_name, "rb") as source,
-            atomic_writer(with_folder(folder / photo.file_name)) as file,
-        ):
+        target = with_folder(folder / photo.file_name)
+        with open(images / photo.file_name, "rb") as source, atomic_writer(target) as file:
             shutil.copyfileobj(source, file)
 
 

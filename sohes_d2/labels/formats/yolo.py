@@ -69,10 +69,9 @@ def _read_lines(path: Path, size: tuple[int, int], names: dict[int, str]) -> lis
             label = names.get(int(values[0]), str(int(values[0])))
             if len(values) == 5:  # a box: centre and size
                 x, y, w, h = values[1:]
-                left, top, right, bottom = np.array([x - w / 2, y - h / 2, x + w / 2, y + h / 2]) * np.tile(
-                    (width, height), 2
-                )
-                mask = fill_box(left, top, right - 1, bottom - 1, size)  # the last pixel, not the edge after it
+                left, right = (x - w / 2) * width, (x + w / 2) * width - 1  # the last pixel, not the edge after it
+                top, bottom = (y - h / 2) * height, (y + h / 2) * height - 1
+                mask = fill_box(left, top, right, bottom, size)
             else:
                 mask = fill([np.array(values[1:]).reshape(-1, 2) * (width, height)], size)
             entities.append(Entity(mask, label=label))
@@ -85,7 +84,7 @@ def _class_names(source: Path) -> dict[int, str]:
         return {0: LABEL}
     try:
         names = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("names", {})
-    except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
+        pairs = names.items() if isinstance(names, dict) else enumerate(names)
+        return {int(k): str(name) for k, name in pairs}
+    except (yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
         raise InputError(f"{str(path)!r} is not a valid data.yaml: {error}") from error
-    pairs = names.items() if isinstance(names, dict) else enumerate(names)
-    return {int(k): str(name) for k, name in pairs}

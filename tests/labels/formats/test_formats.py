@@ -236,6 +236,13 @@ def test_lines_of_yolo_that_cannot_be_used_are_refused(made, tmp_path, line):
         format_module("yolo").read(tmp_path, Options(images=made[0]))
 
 
+@pytest.mark.parametrize("content", ["names: {a: b}", "names:", "names: 3", "- a", "{"])
+def test_class_names_of_yolo_that_cannot_be_used_are_refused(made, tmp_path, content):
+    (tmp_path / "data.yaml").write_text(content)
+    with pytest.raises(InputError, match="data.yaml"):
+        format_module("yolo").read(tmp_path, Options(images=made[0]))
+
+
 def test_boxes_of_others_become_masks(made, tmp_path):
     size = made[1][0].forest.image_size
     (tmp_path / "photo0.txt").write_text("3 0.5 0.5 0.25 0.5\n")
