@@ -87,7 +87,6 @@ class ShardedDataset(Sequence):
     Attributes:
         folder: the folder, or the file.
         rows: (images,) structured array of `IMAGE_DTYPE`: ids, sizes and mask counts without reading a record.
-        info: the COCO `info` of the first shard.
     """
 
     def __init__(self, folder: str, allow_incomplete: bool = False):
@@ -105,7 +104,6 @@ class ShardedDataset(Sequence):
             self._paths, indices = [folder], [load_index(folder)]
         else:
             self._paths, indices = _open_shards(folder, allow_incomplete)
-        self.info = read_info(self._paths[0])
         self.rows = np.concatenate([index.rows for index in indices])
         self._starts = np.cumsum([0] + [len(index.rows) for index in indices]).tolist()
 
