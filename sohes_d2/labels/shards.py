@@ -41,23 +41,19 @@ def list_shards(folder: str) -> list[int]:
     return sorted(int(match.group(1)) for match in map(_SHARD.fullmatch, os.listdir(folder)) if match)
 
 
-def expected_shards(folder: str) -> int | None:
-    """Number of shards of the complete folder, from run.json or index.json; None if neither exists."""
+def missing_shards(folder: str) -> list[int]:
+    """Numbers of the missing shards of a folder, whose run.json or index.json has their number; none without these."""
     for name in (RUN_FILE, INDEX_FILE):
         path = os.path.join(folder, name)
         if os.path.exists(path):
             try:
-                return int(read_checked_json(path)["layout"]["shards"])
+                count = int(read_checked_json(path)["layout"]["shards"])
             except (KeyError, TypeError, ValueError) as error:
                 raise CorruptFileError(
                     f"{path!r} does not contain the number of shards; delete it, and run with --resume"
                 ) from error
-    return None
-
-
-def missing_shards(folder: str) -> list[int]:
-    """Numbers of the missing shards of a folder."""
-    return sorted(set(range(expected_shards(folder) or 0)) - set(list_shards(folder)))
+            return sorted(set(range(count)) - set(list_shards(folder)))
+    return []
 
 
 def write_folder_index(folder: str, layout: dict[str, Any], writer: str = "") -> None:
