@@ -97,11 +97,11 @@ def _photo(path: Path, content: Mapping[str, Any], options: Options) -> Photo:
     name = os.path.relpath(image, options.images) if options.images else os.path.basename(image)
     parts: dict[Any, tuple[dict[str, Any], list[RLE]]] = {}
     for k, shape in enumerate(get(content, "shapes", list, where)):
-        mask = _read_shape(shape, size, f"{where}, shape {k}")
-        if mask is None:
-            continue
-        group = shape.get("group_id")
-        parts.setdefault(("shape", k) if group is None else group, (shape, []))[1].append(mask)
+        with invalid(f"{where}, shape {k}"):
+            mask = _read_shape(shape, size, f"{where}, shape {k}")
+            if mask is not None:
+                group = shape.get("group_id")
+                parts.setdefault(("shape", k) if group is None else group, (shape, []))[1].append(mask)
     entities = []
     for shape, masks in parts.values():
         facts = dict(_FACTS.findall(str(shape.get("description") or "")))
@@ -113,16 +113,15 @@ def _photo(path: Path, content: Mapping[str, Any], options: Options) -> Photo:
 def _read_shape(shape: Any, size: tuple[int, int], where: str) -> RLE | None:
     """The mask of a shape; None for points and lines."""
     kind = get(shape, "shape_type", str, where)
-    with invalid(where):
-        points = np.array(get(shape, "points", list, where), np.float64).reshape(-1, 2)
-        if kind == "polygon":
-            return fill([points], size)
-        if kind == "rectangle":
-            (left, top), (right, bottom) = points.min(0), points.max(0)
-            return fill_box(left, top, right, bottom, size)
-        if kind == "mask":
-            with Image.open(io.BytesIO(base64.b64decode(get(shape, "mask", str, where)))) as picture:
-                inside = np.array(picture.convert("L")) > 0
-            left, top = (int(value) for value in points.min(0))
-            return encode_window(inside, (top, left), size)
+    points = np.array(get(shape, "points", list, where), np.float64).reshape(-1, 2)
+    if kind == "polygon":
+        return fill([points], size)
+    if kind == "rectangle":
+        (left, top), (right, bottom) = points.min(0), points.max(0)
+        return fill_box(left, top, right, bottom, size)
+    if kind == "mask":
+        with Image.open(io.BytesIO(base64.b64decode(get(shape, "mask", str, where)))) as picture:
+            inside = np.array(picture.convert("L")) > 0
+        left, top = (int(value) for value in points.min(0))
+        return encode_window(inside, (top, left), size)
     return None

@@ -89,18 +89,24 @@ def read(source: Path, options: Options) -> list[Photo]:
     photos = []
     for k, task in enumerate(tasks):
         where = f"{str(source)!r}, task {k}"
-        data = get(task, "data", dict, where)
-        made = [*(task.get("annotations") or []), *(task.get("predictions") or [])]
-        results = [r for r in (get(made[0], "result", list, where) if made else ()) if isinstance(r, Mapping)]
-        regions = [r for r in results if r.get("type") == "brushlabels"]
-        if not regions:
-            continue
-        parents = {r.get("from_id"): r.get("to_id") for r in results if r.get("type") == "relation"}
-        size = photo_size(regions[0].get("original_height"), regions[0].get("original_width"), where)
-        entities = [_read_region(region, size, parents, where) for region in regions]
-        name = data.get("file_name") or get(data, "image", str, where).removeprefix(options.image_prefix)
-        photos.append(build_photo(str(name), size, entities))
+        with invalid(where):
+            photos += _read_task(task, where, options.image_prefix)
     return photos
+
+
+def _read_task(task: Any, where: str, image_prefix: str) -> list[Photo]:
+    """The photo of a task; none without brush labels."""
+    data = get(task, "data", dict, where)
+    made = [*(task.get("annotations") or []), *(task.get("predictions") or [])]
+    results = [r for r in (get(made[0], "result", list, where) if made else ()) if isinstance(r, Mapping)]
+    regions = [r for r in results if r.get("type") == "brushlabels"]
+    if not regions:
+        return []
+    parents = {r.get("from_id"): r.get("to_id") for r in results if r.get("type") == "relation"}
+    size = photo_size(regions[0].get("original_height"), regions[0].get("original_width"), where)
+    entities = [_read_region(region, size, parents, where) for region in regions]
+    name = data.get("file_name") or get(data, "image", str, where).removeprefix(image_prefix)
+    return [build_photo(str(name), size, entities)]
 
 
 def _read_region(region: Mapping[str, Any], size: tuple[int, int], parents: Mapping[Any, Any], where: str) -> Entity:

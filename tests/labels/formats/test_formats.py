@@ -198,7 +198,6 @@ def test_parents_are_found_by_key():
             "<annotations><image name='a' width='4' height='4'><mask rle='3,4' left='0' top='0' width='4' height='4'/>",
         ),
         ("cvat", "<a/>"),
-        ("cvat", "<!DOCTYPE a [<!ENTITY b 'c'>]><annotations/>"),
         (
             "cvat",
             "<annotations><image name='a' width='4' height='4'>"
@@ -214,6 +213,17 @@ def test_parents_are_found_by_key():
         ("labelstudio", '[{"data": {"image": "a"}, "predictions": [{"result": [{"type": "brushlabels"}]}]}]'),
         ("labelme", '{"shapes": [], "imageHeight": "x"}'),
         ("labelme", "[]"),
+        (
+            "labelme",
+            '{"imageHeight": 4, "imageWidth": 4, "imagePath": "a", "shapes": [{"shape_type": "rectangle", '
+            '"points": [[0, 0], [2, 2]], "group_id": [1]}]}',
+        ),
+        ("labelstudio", '[{"data": {"image": "a"}, "predictions": 3}]'),
+        (
+            "labelstudio",
+            '[{"data": {"image": "a"}, "predictions": [{"result": [{"type": "brushlabels", "original_height": 4, '
+            '"original_width": 4}, {"type": "relation", "from_id": []}]}]}]',
+        ),
         ("fiftyone", '{"samples": [{"filepath": "a"}]}'),
         (
             "fiftyone",
@@ -227,6 +237,14 @@ def test_files_that_cannot_be_used_are_refused(tmp_path, name, content):
     path.write_text(content)
     with pytest.raises(InputError):
         format_module(name).read(path, Options())
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_document_type_declarations_are_refused(tmp_path, encoding):
+    path = tmp_path / "file"
+    path.write_bytes("<!DOCTYPE a [<!ENTITY b 'c'>]><annotations/>".encode(encoding))
+    with pytest.raises(InputError, match="document type declaration"):
+        format_module("cvat").read(path, Options())
 
 
 @pytest.mark.parametrize("line", ["0 a b", "0 0.1 0.2 0.3", "x 0 0 1 1"])
