@@ -17,14 +17,13 @@ from ..structures.masks import RLE, encode_masks, encode_window
 from .border_network import LearnedBorders
 from .candidates import Candidates, MaskFilter
 from .features import FeatureExtractor, build_feature_extractor, extractor_by_name
-from .graph import STRENGTH_UNIT, border_strength
-from .leaves import resize_labels
 from .local_reclustering import LocalReclustering
 from .looks import Looks
 from .merge_tree import MergeTree
 from .proposals import Proposal, proposals_from_tree
 from .refinement import REFINERS, Refiner, margin_window
 from .refinement.base import none
+from .regions import STRENGTH_UNIT, border_strength, resize_labels
 from .scoring import EntityScorer
 
 _BUILD: Any = object()

@@ -11,10 +11,18 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .graph import RegionGraph, border_strength
-from .leaves import LEAVES, consecutive, grid_leaves, pool_features, resize_labels, superpixels
 from .merge_tree import MergeTree
 from .merging import merge_regions
+from .regions import (
+    LEAVES,
+    RegionGraph,
+    border_strength,
+    consecutive,
+    grid_leaves,
+    pool_features,
+    resize_labels,
+    superpixels,
+)
 
 
 @dataclass(frozen=True)

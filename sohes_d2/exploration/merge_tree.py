@@ -12,9 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..structures.masks import RLE, encode_intervals
-from .graph import STRENGTH_UNIT, RegionGraph
-from .leaves import resize_labels
 from .merging import MergeHistory, numba
+from .regions import STRENGTH_UNIT, RegionGraph, resize_labels
 
 
 class MergeTree:

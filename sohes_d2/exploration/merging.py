@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from .graph import STRENGTH_UNIT, RegionGraph
+from .regions import STRENGTH_UNIT, RegionGraph
 
 try:
     import numba

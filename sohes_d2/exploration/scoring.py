@@ -22,10 +22,10 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .graph import STRENGTH_UNIT
 from .merge_tree import MergeTree
 from .proposals import Proposal
 from .refinement.base import margin_window
+from .regions import STRENGTH_UNIT
 
 
 @dataclass(frozen=True)

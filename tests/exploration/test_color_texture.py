@@ -6,8 +6,8 @@ import numpy as np
 
 from sohes_d2.exploration.features import ColorTextureExtractor
 from sohes_d2.exploration.features.color_texture import fourier_features, gradient_texture
-from sohes_d2.exploration.graph import RegionGraph
 from sohes_d2.exploration.merging import merge_regions
+from sohes_d2.exploration.regions import RegionGraph
 
 
 def test_fourier_features_approximate_the_gaussian_kernel():

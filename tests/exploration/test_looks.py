@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sohes_d2.exploration.graph import RegionGraph
-from sohes_d2.exploration.leaves import grid_leaves
 from sohes_d2.exploration.looks import Looks, grid_parts, grid_tree
 from sohes_d2.exploration.merging import merge_regions
+from sohes_d2.exploration.regions import RegionGraph, grid_leaves
 
 from .test_merging import merge_plainly
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from sohes_d2.exploration import merge_tree
-from sohes_d2.exploration.graph import STRENGTH_UNIT, RegionGraph
 from sohes_d2.exploration.looks import grid_tree
 from sohes_d2.exploration.merge_tree import MergeTree
 from sohes_d2.exploration.merging import MergeHistory, merge_regions, numba
+from sohes_d2.exploration.regions import STRENGTH_UNIT, RegionGraph
 from sohes_d2.structures.masks import decode_masks
 
-from .test_graph import random_labels
+from .test_regions import random_labels
 
 THETAS = [0.9, 0.5, 0.2, 0.0, -0.3, -0.6, -0.9, -1.2]
 

@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sohes_d2.exploration.graph import STRENGTH_UNIT, RegionGraph
-from sohes_d2.exploration.leaves import consecutive
 from sohes_d2.exploration.merging import MergeHistory, merge_regions, numba
+from sohes_d2.exploration.regions import STRENGTH_UNIT, RegionGraph, consecutive
 
 merge_plainly = runpy.run_path(str(Path(__file__).parents[2] / "tools" / "benchmarks" / "benchmark_merging.py"))[
     "merge_plainly"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sohes_d2.exploration.leaves import grid_leaves
 from sohes_d2.exploration.looks import grid_tree
 from sohes_d2.exploration.proposals import Proposal, coverage_by, proposals_from_tree
+from sohes_d2.exploration.regions import grid_leaves
 
 THETAS = [0.9, 0.5, 0.0]
 

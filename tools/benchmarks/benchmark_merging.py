@@ -36,8 +36,8 @@ if __name__ == "__main__":
 
 import numpy as np
 
-from sohes_d2.exploration.graph import RegionGraph
 from sohes_d2.exploration.merging import MergeHistory, merge_regions
+from sohes_d2.exploration.regions import RegionGraph
 
 THETAS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 
