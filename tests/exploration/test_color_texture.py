@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from helpers.feature_config import photos
+from helpers.snapshots import snapshots
 
 from sohes_d2.exploration.features import ColorTextureExtractor, FeatureExtractor, JointExtractor
 from sohes_d2.exploration.features.color_texture import fourier_features, gradient_texture
@@ -26,7 +27,8 @@ def test_dark_and_bright_of_one_hue_differ():
     extractor = ColorTextureExtractor(token_budget=400, texture_weight=0, position_weight=0)
     features = extractor.extract([image])[0]
     assert features.shape == (20, 20, 48)
-    labels = merge_regions(features.reshape(400, 48), RegionGraph.of_grid(20, 20)).labels([0.5])[0].reshape(20, 20)
+    history = merge_regions(features.reshape(400, 48), RegionGraph.of_grid(20, 20))
+    labels = snapshots(history, [0.5])[0].reshape(20, 20)
     assert len(np.unique(labels[:, :10])) == 1
     assert len(np.unique(labels[:, 10:])) == 1
     assert labels[0, 0] != labels[0, -1]

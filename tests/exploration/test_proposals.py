@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from helpers.snapshots import snapshots
 
 from sohes_d2.exploration.looks import grid_tree
 from sohes_d2.exploration.proposals import LocalReclustering, Proposal, coverage_by, crop_box, proposals_from_tree
@@ -34,7 +35,7 @@ def test_nodes_in_pixels_equal_the_upsampled_snapshots():
     found = proposals_from_tree(tree, tree.levels(THETAS), (0, 0), 5.0, min_area=0, max_area=1e9)
     cells = grid_leaves((23, 31), (5, 7))
     expected: dict[bytes, int] = {}
-    for level, labels in enumerate(merge_plainly(features).labels(THETAS)):
+    for level, labels in enumerate(snapshots(merge_plainly(features), THETAS)):
         for name in np.unique(labels):
             expected.setdefault((labels == name)[cells].tobytes(), level)
     assert {paste(p, (23, 31)).tobytes(): p.level for p in found} == expected
