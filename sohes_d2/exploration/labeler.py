@@ -156,7 +156,7 @@ class PseudoLabeler:
         """JSON-ready settings: everything the labels depend on besides the image."""
         return {
             "features": None if self.extractor is None else self.extractor.describe(),
-            "looks": _json_ready(asdict(self.looks)),
+            "looks": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self.looks).items()},
             **({"borders": {**self.borders.describe(), "share": self.learned_share}} if self.borders else {}),
             "theta_merge": list(self.theta_merge),
             "score": asdict(self.scorer),
@@ -299,11 +299,6 @@ def _at_photo_size(proposal: Proposal, working: tuple[int, int], size: tuple[int
         return encode_window(proposal.mask, proposal.box[:2], size)
     whole = proposal.grown(max(working), working).mask
     return encode_masks([resize_labels(whole, size)])[0]
-
-
-def _json_ready(values: dict[str, Any]) -> dict[str, Any]:
-    """Convert tuples to lists, as json returns them."""
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
 
 def _fields(node: Any) -> dict[str, Any]:

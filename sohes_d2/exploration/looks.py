@@ -13,15 +13,7 @@ import numpy as np
 
 from .merge_tree import MergeTree
 from .merging import merge_regions
-from .regions import (
-    LEAVES,
-    RegionGraph,
-    consecutive,
-    grid_leaves,
-    pool_features,
-    resize_labels,
-    superpixels,
-)
+from .regions import LEAVES, RegionGraph, consecutive, grid_leaves, pool_features, resize_labels, superpixels
 
 
 @dataclass(frozen=True)

@@ -70,12 +70,11 @@ class Proposal:
 
     def trimmed(self) -> Proposal:
         """The same mask in its tight box."""
-        rows, cols = np.flatnonzero(self.mask.any(axis=1)), np.flatnonzero(self.mask.any(axis=0))
-        if not len(rows):
+        x, y, width, height = cv2.boundingRect(self.mask.view(np.uint8))
+        if not width:
             return self
-        y, x, (y0, x0) = slice(rows[0], rows[-1] + 1), slice(cols[0], cols[-1] + 1), self.box[:2]
-        box = (int(y0 + y.start), int(x0 + x.start), int(y0 + y.stop), int(x0 + x.stop))
-        return replace(self, box=box, mask=self.mask[y, x])
+        y0, x0 = self.box[0] + y, self.box[1] + x
+        return replace(self, box=(y0, x0, y0 + height, x0 + width), mask=self.mask[y : y + height, x : x + width])
 
 
 def proposals_from_tree(

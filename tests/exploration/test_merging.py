@@ -10,7 +10,9 @@ import pytest
 from helpers.snapshots import snapshots, steps
 
 from sohes_d2.exploration.merging import MergeHistory, merge_regions, numba
-from sohes_d2.exploration.regions import STRENGTH_UNIT, RegionGraph, consecutive
+from sohes_d2.exploration.regions import STRENGTH_UNIT, RegionGraph
+
+from .test_regions import random_labels
 
 merge_plainly = runpy.run_path(str(Path(__file__).parents[2] / "tools" / "benchmarks" / "benchmark_merging.py"))[
     "merge_plainly"
@@ -61,10 +63,8 @@ def test_identical_to_the_plain_algorithm(use_numba, make, shape, seed):
 
 def random_regions(seed: int, tied: bool):
     """(features, graph, areas) of a connected random label map with random border strengths."""
-    generator = np.random.default_rng(seed)
-    seeds = generator.integers(0, (24, 31), (40, 2))
-    y, x = np.mgrid[:24, :31]
-    labels = consecutive(((y[..., None] - seeds[:, 0]) ** 2 + (x[..., None] - seeds[:, 1]) ** 2).argmin(-1))
+    labels = random_labels(seed, (24, 31), 40)
+    generator = np.random.default_rng(100 + seed)
     strength = generator.integers(0, 3 if tied else STRENGTH_UNIT, labels.shape).astype(np.int32)
     count = labels.max() + 1
     features = generator.integers(0, 2, (count, 3)) if tied else generator.standard_normal((count, 6))

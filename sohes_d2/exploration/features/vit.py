@@ -86,7 +86,10 @@ class ViTExtractor(NetworkExtractor):
         self.positions = resampling_of(name, positions)
         if self.positions == "official":
             use_official_resampling(model)
-        self.block = _block_index(model, block, name)
+        count = len(model.blocks)
+        if not -count <= block < count:
+            raise ValueError(f"EXPLORATION.FEATURES.BLOCK {block} is out of range: {name!r} has {count} blocks.")
+        self.block = block % count
         self.dims = model.embed_dim if facet == "token" else _facet_dims(model.blocks[self.block], facet, name)
         # A pooling head is never run; any other missing weight would silently mix random numbers into the features.
         self._load(model, weights, lambda key: not key.startswith(("head", "fc_norm", "attn_pool")))
@@ -162,13 +165,6 @@ def _facet_dims(block: nn.Module, facet: str, name: str) -> int:
         f"The blocks of {name!r} ({type(block).__name__}) have no single attention with a qkv projection: use "
         "EXPLORATION.FEATURES.FACET token, or another ViT."
     )
-
-
-def _block_index(model: Any, block: int, name: str) -> int:
-    count = len(model.blocks)
-    if not -count <= block < count:
-        raise ValueError(f"EXPLORATION.FEATURES.BLOCK {block} is out of range: {name!r} has {count} blocks.")
-    return block % count
 
 
 def read_architecture(path: str) -> dict[str, Any]:
