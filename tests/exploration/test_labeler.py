@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from helpers.feature_config import config
 from helpers.forest_checks import check_coverage
 from PIL import Image
 from safetensors.torch import save_file
 
-from sohes_d2 import add_sohes_config
 from sohes_d2.data.synthetic.scene import generate_scene
 from sohes_d2.exploration.border_network import BorderNetwork
 from sohes_d2.exploration.candidates import MaskFilter
@@ -24,8 +24,6 @@ from sohes_d2.exploration.proposals import LocalReclustering
 from sohes_d2.exploration.refinement import REFINERS
 from sohes_d2.structures.forest import Forest
 from sohes_d2.structures.masks import decode_masks, encode_masks, iou_matrix
-
-from detectron2.config import get_cfg
 
 from .test_looks import PAPER
 
@@ -219,17 +217,10 @@ CHANGED = {
 }  # fmt: skip
 
 
-def default_cfg():
-    cfg = get_cfg()
-    add_sohes_config(cfg)
-    cfg.MODEL.DEVICE = "cpu"
-    return cfg
-
-
 def test_from_cfg_reads_every_key(tmp_path):
     save_file(BorderNetwork((4, 6)).state_dict(), tmp_path / "borders.safetensors")
     changed = {**CHANGED, "BORDER.WEIGHTS": str(tmp_path / "borders.safetensors")}
-    cfg = default_cfg()
+    cfg = config()
     default = PseudoLabeler.from_cfg(cfg, extractor=ColorTextureExtractor()).describe()
     assert default == PseudoLabeler(ColorTextureExtractor()).describe()
     node = cfg.EXPLORATION
@@ -261,11 +252,11 @@ def test_from_cfg_reads_every_key(tmp_path):
 
 
 def test_invalid_settings_give_the_remedy():
-    cfg = default_cfg()
+    cfg = config()
     cfg.EXPLORATION.REFINEMENT.NAME = "sharp"
     with pytest.raises(ValueError, match="none, "):
         PseudoLabeler.from_cfg(cfg, extractor=ColorTextureExtractor())
-    cfg = default_cfg()
+    cfg = config()
     cfg.EXPLORATION.LOOKS.SCALES = [1.0]
     with pytest.raises(ValueError, match="as many SCALES"):
         PseudoLabeler.from_cfg(cfg, extractor=ColorTextureExtractor())
