@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from ..errors import WeightsError
 from ..weights import load_weights, local_path, read_weights
-from .features.network import freeze
+from .features.base import freeze
 
 # Mean and standard deviation of RGB pixels in [0, 1]; trained networks depend on these values.
 _MEAN, _STD = 0.45, 0.25

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
@@ -33,39 +34,27 @@ class Candidates:
         """Candidates in the order of the trees; ``nodes[t]`` are nodes of ``trees[t]``."""
         self.trees = list(trees)
         self.tree = np.repeat(np.arange(len(trees)), [len(n) for n in nodes])
-        self.node = np.concatenate([np.asarray(n, np.int64) for n in nodes]) if len(nodes) else np.zeros(0, np.int64)
-        self._bounds = np.concatenate([[0], np.cumsum([len(n) for n in nodes])]).astype(np.int64)
-        self.area = self._take("area")
+        self.node = np.concatenate([np.asarray(n, np.int64) for n in nodes])
+        ends = np.cumsum([len(n) for n in nodes]).tolist()
+        self._parts = [slice(end - len(n), end) for n, end in zip(nodes, ends)]  # the candidates of each tree
+        self.area = np.concatenate([tree.area[self.node[part]] for tree, part in zip(trees, self._parts)])
         # Lookups need only the interval ends of candidates, so each tree's order is binned at these.
-        cuts, self._low, self._high = [], np.zeros(len(self), np.int64), np.zeros(len(self), np.int64)
-        for t, tree in enumerate(self.trees):
-            part = self.of_tree(t)
+        self._low, self._high = np.zeros(len(self), np.int64), np.zeros(len(self), np.int64)
+        bins, counts = [], []
+        for tree, part in zip(trees, self._parts):
             first, last = tree.first[self.node[part]], tree.last[self.node[part]]
             cut = np.unique(np.concatenate([[0, tree.leaves], first, last]))
             self._low[part], self._high[part] = np.searchsorted(cut, first), np.searchsorted(cut, last)
-            cuts.append(cut)
-        bins = [
-            (np.searchsorted(cut, tree.positions(), side="right") - 1)[tree.labels].ravel()
-            for tree, cut in zip(self.trees, cuts)
-        ]
-        counts = [len(cut) - 1 for cut in cuts]
+            bins.append((np.searchsorted(cut, tree.positions(), side="right") - 1)[tree.labels].ravel())
+            counts.append(len(cut) - 1)
         self._areas = [np.concatenate([[0], np.cumsum(np.bincount(b, minlength=c))]) for b, c in zip(bins, counts)]
-        self._tables = {
-            (x, y): _table(bins[x], counts[x], bins[y], counts[y])
-            for x in range(len(self.trees))
-            for y in range(x + 1, len(self.trees))
-        }
+        self._tables = {}
+        for x, y in combinations(range(len(trees)), 2):
+            self._tables[x, y] = _table(bins[x], counts[x], bins[y], counts[y])
+            self._tables[y, x] = self._tables[x, y].T
 
     def __len__(self) -> int:
         return len(self.node)
-
-    def _take(self, name: str) -> np.ndarray:
-        parts = [getattr(tree, name)[self.node[self.of_tree(t)]] for t, tree in enumerate(self.trees)]
-        return np.concatenate(parts) if parts else np.zeros(0, np.int64)
-
-    def of_tree(self, t: int) -> slice:
-        """The candidates of one tree."""
-        return slice(int(self._bounds[t]), int(self._bounds[t + 1]))
 
     def intersections(self, index: np.ndarray, others: np.ndarray) -> np.ndarray:
         """(n, m) int64 pixels that candidates (n,) share with others (m,); each list is from one tree."""
@@ -77,23 +66,20 @@ class Candidates:
         if x == y:
             start, end = np.maximum(low[:, None], other_low), np.minimum(high[:, None], other_high)
             return self._areas[x][np.maximum(start, end)] - self._areas[x][start]
-        table = self._tables[x, y] if x < y else self._tables[y, x].T
-        rows = table[high] - table[low]
+        rows = self._tables[x, y][high] - self._tables[x, y][low]
         return (rows[:, other_high] - rows[:, other_low]).astype(np.int64)
 
     def row(self, candidate: int) -> np.ndarray:
         """(M,) float32 IoU of one candidate with all."""
         low, high, own = self._low[candidate], self._high[candidate], int(self.tree[candidate])
         shared = np.empty(len(self), np.int64)
-        for t in range(len(self.trees)):
-            part = self.of_tree(t)
+        for t, part in enumerate(self._parts):
             other_low, other_high = self._low[part], self._high[part]
             if t == own:
                 start, end = np.maximum(low, other_low), np.minimum(high, other_high)
                 shared[part] = self._areas[t][np.maximum(start, end)] - self._areas[t][start]
             else:
-                table = self._tables[min(own, t), max(own, t)]
-                before = table[high] - table[low] if own < t else table[:, high] - table[:, low]
+                before = self._tables[own, t][high] - self._tables[own, t][low]
                 shared[part] = before[other_high] - before[other_low]
         return (shared / (self.area[candidate] + self.area - shared)).astype(np.float32)
 
@@ -102,18 +88,16 @@ class Candidates:
         if len(self.trees) < 2:
             return np.ones(len(self))
         total = np.zeros(len(self))
-        parts = [np.arange(len(self))[self.of_tree(t)] for t in range(len(self.trees))]
-        for x, own in enumerate(parts):
-            for y in range(x + 1, len(parts)):
-                best_x, best_y = np.zeros(len(own)), np.zeros(len(parts[y]))
-                for start in range(0, len(own) if len(parts[y]) else 0, block):
-                    some = slice(start, start + block)
-                    shared = self.intersections(own[some], parts[y])
-                    iou = shared / (self.area[own[some]][:, None] + self.area[parts[y]] - shared)
-                    best_x[some] = iou.max(axis=1)
-                    np.maximum(best_y, iou.max(axis=0), out=best_y)
-                total[own] += best_x
-                total[parts[y]] += best_y
+        for own, other in combinations([np.arange(len(self))[part] for part in self._parts], 2):
+            best, best_of_other = np.zeros(len(own)), np.zeros(len(other))
+            for start in range(0, len(own) if len(other) else 0, block):
+                some = slice(start, start + block)
+                shared = self.intersections(own[some], other)
+                iou = shared / (self.area[own[some]][:, None] + self.area[other] - shared)
+                best[some] = iou.max(axis=1)
+                np.maximum(best_of_other, iou.max(axis=0), out=best_of_other)
+            total[own] += best
+            total[other] += best_of_other
         return total / (len(self.trees) - 1)
 
     def coverage(self, index: np.ndarray) -> np.ndarray:

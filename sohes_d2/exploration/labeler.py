@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 
 from ..structures.entity import Selection
@@ -17,19 +16,14 @@ from ..structures.masks import RLE, encode_masks, encode_window
 from .border_network import LearnedBorders
 from .candidates import Candidates, MaskFilter
 from .features import FeatureExtractor, build_feature_extractor, extractor_by_name
-from .graph import STRENGTH_UNIT, border_strength
-from .leaves import resize_labels
-from .local_reclustering import LocalReclustering
 from .looks import Looks
 from .merge_tree import MergeTree
-from .proposals import Proposal, proposals_from_tree
-from .refinement import REFINERS, Refiner, margin_window
-from .refinement.base import none
+from .proposals import LocalReclustering, Proposal, proposals_from_tree
+from .refinement import REFINERS, Refiner, none, refine_proposals
+from .regions import STRENGTH_UNIT, border_strength, resize_labels
 from .scoring import EntityScorer
 
 _BUILD: Any = object()
-# As many tokens as one or two whole images have; limits the device memory.
-_CROPS_PER_BATCH = 32
 
 
 class Evidence(NamedTuple):
@@ -45,17 +39,6 @@ class Evidence(NamedTuple):
 
 
 _NO_BORDERS = np.zeros((0, 0), np.uint8)
-
-
-@dataclass(frozen=True)
-class _Labels:
-    """Output of one path through the labeler: M masks of the photo's size, best first."""
-
-    masks: list[RLE]
-    scores: np.ndarray
-    levels: list[int]
-    sources: list[str]
-    coverage: np.ndarray | None = None  # (M, M) if already computed
 
 
 class PseudoLabeler:
@@ -173,7 +156,7 @@ class PseudoLabeler:
         """JSON-ready settings: everything the labels depend on besides the image."""
         return {
             "features": None if self.extractor is None else self.extractor.describe(),
-            "looks": _json_ready(asdict(self.looks)),
+            "looks": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self.looks).items()},
             **({"borders": {**self.borders.describe(), "share": self.learned_share}} if self.borders else {}),
             "theta_merge": list(self.theta_merge),
             "score": asdict(self.scorer),
@@ -230,18 +213,9 @@ class PseudoLabeler:
         strength = self._strength(image, borders)
         trees = self.looks.trees(image, features, strength)
         if self.reclustering.enabled or not isinstance(self.refiner, none):
-            found = self._from_masks(image, features.shape[:2], trees, strength, size)
+            forest = self._from_masks(image, features.shape[:2], trees, strength, size)
         else:
-            found = self._from_trees(trees, size)
-        forest = Forest.from_masks(
-            found.masks,
-            size,
-            self.theta_cover,
-            coverage=found.coverage,
-            scores=found.scores,
-            levels=found.levels,
-            sources=found.sources,
-        )
+            forest = self._from_trees(trees, size)
         return self.selection(forest) if self.selection else forest
 
     def _strength(self, image: np.ndarray, borders: np.ndarray) -> np.ndarray:
@@ -256,7 +230,7 @@ class PseudoLabeler:
     def _levels(self, tree: MergeTree) -> np.ndarray:
         return tree.levels(self.theta_merge) if self.theta_merge else np.zeros(len(tree), np.int64)
 
-    def _from_trees(self, trees: Sequence[MergeTree], size: tuple[int, int]) -> _Labels:
+    def _from_trees(self, trees: Sequence[MergeTree], size: tuple[int, int]) -> Forest:
         """Select among the nodes of all trees, without decoding masks."""
         levels = [self._levels(tree) for tree in trees]
         values = [self.scorer.tree(tree, weight) for tree, weight in zip(trees, self.looks.border_weights)]
@@ -273,13 +247,15 @@ class PseudoLabeler:
             own = np.flatnonzero(candidates.tree[keep] == t)
             for k, mask in zip(own, tree.encode(candidates.node[keep[own]], size)):
                 masks[k] = mask
-        level = np.concatenate([lev[node] for lev, node in zip(levels, nodes)]) if self.theta_merge else None
-        return _Labels(
+        found = np.concatenate([level[node] for level, node in zip(levels, nodes)])[keep]
+        return Forest.from_masks(
             masks,
-            scores,
-            [-1] * len(keep) if level is None else level[keep].tolist(),
-            [f"look{t}" for t in candidates.tree[keep]],
-            candidates.coverage(keep),
+            size,
+            self.theta_cover,
+            coverage=candidates.coverage(keep),
+            scores=scores,
+            levels=found.tolist() if self.theta_merge else [-1] * len(keep),
+            sources=[f"look{t}" for t in candidates.tree[keep]],
         )
 
     def _from_masks(
@@ -289,7 +265,7 @@ class PseudoLabeler:
         trees: Sequence[MergeTree],
         strength: np.ndarray,
         size: tuple[int, int],
-    ) -> _Labels:
+    ) -> Forest:
         """Local re-clustering and refinement, mask by mask (SOHES section 3.1)."""
         working = image.shape[:2]
         cell = max(working[0] / grid[0], working[1] / grid[1])
@@ -299,78 +275,30 @@ class PseudoLabeler:
         proposals = []
         for tree in trees:
             proposals += proposals_from_tree(tree, self._levels(tree), (0, 0), cell, minimum, image.size)
-        proposals += self._closer_looks(image, proposals, minimum)
-        refined = self._refine(image, self.mask_filter.candidates(proposals))
+        if self.reclustering.enabled:
+            proposals += self.reclustering.search(image, proposals, self._extractor(), self.theta_merge, minimum)
+        refined = refine_proposals(self.refiner, image, self.mask_filter.candidates(proposals), self.fill_holes)
         refined = [p for p in refined if self.mask_filter.accepts(p, working, scale)]
         values = [self.scorer.proposal(p, strength, self.looks.border_weights[0]) for p in refined]
         scores = self.scorer.calibrated(self.scorer.raw(values, [p.agreement for p in refined]))
         masks = [_at_photo_size(p, working, size) for p in refined]
         keep = self.mask_filter.best(masks, scores)
-        chosen = [refined[k] for k in keep]
-        return _Labels([masks[k] for k in keep], scores[keep], [p.level for p in chosen], [p.source for p in chosen])
-
-    def _closer_looks(self, image: np.ndarray, proposals: list[Proposal], minimum: float) -> list[Proposal]:
-        """Proposals from local re-clustering of crops."""
-        chosen = self.reclustering.choose(proposals, image.shape[:2])
-        found: list[Proposal] = []
-        if not chosen:
-            return found
-        extractor = self._extractor()
-        side = max(1, self.reclustering.crop_size // extractor.cell)
-        for start in range(0, len(chosen), _CROPS_PER_BATCH):
-            batch = chosen[start : start + _CROPS_PER_BATCH]
-            crops = [self.reclustering.crop(image, box) for _, box in batch]
-            for (index, box), features in zip(batch, extractor.extract_at(crops, (side, side))):
-                found += self.reclustering.proposals(features, box, proposals[index], self.theta_merge, minimum)
-        return found
-
-    def _refine(self, image: np.ndarray, proposals: Sequence[Proposal]) -> list[Proposal]:
-        refined = list(proposals)
-        reaches = [self.refiner.reach(proposal.cell) for proposal in proposals]
-        # Grouped by reach: proposals of similar cell size share what the refiner precomputes for the image. For a
-        # large photo, memory does not suffice for all sizes at once.
-        for reach in sorted(set(reaches)):
-            members = [k for k, value in enumerate(reaches) if value == reach]
-            refine = self.refiner.on(image, proposals[members[0]].cell)
-            for k in members:
-                refined[k] = self._refine_one(refine, proposals[k], image.shape[:2], reach)
-        return refined
-
-    def _refine_one(self, refine: Any, proposal: Proposal, image_size: tuple[int, int], reach: int) -> Proposal:
-        window = margin_window(proposal.box, reach, image_size)
-        before = np.zeros((window[0].stop - window[0].start, window[1].stop - window[1].start), dtype=bool)
-        y, x = proposal.box[0] - window[0].start, proposal.box[1] - window[1].start
-        before[y : y + proposal.mask.shape[0], x : x + proposal.mask.shape[1]] = proposal.mask
-        after = refine(window, before)
-        either = np.count_nonzero(before | after)
-        agreement = np.count_nonzero(before & after) / either if either else 0.0
-        if self.fill_holes:
-            after = fill_holes(after)
-        box = (window[0].start, window[1].start, window[0].stop, window[1].stop)
-        return replace(proposal, box=box, mask=after, agreement=agreement).trimmed()
-
-
-def fill_holes(mask: np.ndarray) -> np.ndarray:
-    """Fill the holes of an (H, W) bool mask: background that is not 4-connected to the image border."""
-    outside = np.ones((mask.shape[0] + 2, mask.shape[1] + 2), np.uint8)
-    outside[1:-1, 1:-1] = ~mask
-    cv2.floodFill(outside, None, (0, 0), 2, flags=4)
-    return outside[1:-1, 1:-1] != 2
+        return Forest.from_masks(
+            [masks[k] for k in keep],
+            size,
+            self.theta_cover,
+            scores=scores[keep],
+            levels=[refined[k].level for k in keep],
+            sources=[refined[k].source for k in keep],
+        )
 
 
 def _at_photo_size(proposal: Proposal, working: tuple[int, int], size: tuple[int, int]) -> RLE:
     """The mask of a proposal in an image of ``working`` size, encoded at the photo's ``size``."""
-    if tuple(working) == tuple(size):
+    if working == size:
         return encode_window(proposal.mask, proposal.box[:2], size)
-    whole = np.zeros(working, bool)
-    y0, x0, y1, x1 = proposal.box
-    whole[y0:y1, x0:x1] = proposal.mask
+    whole = proposal.grown(max(working), working).mask
     return encode_masks([resize_labels(whole, size)])[0]
-
-
-def _json_ready(values: dict[str, Any]) -> dict[str, Any]:
-    """Convert tuples to lists, as json returns them."""
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
 
 def _fields(node: Any) -> dict[str, Any]:

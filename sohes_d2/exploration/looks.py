@@ -11,10 +11,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .graph import RegionGraph, border_strength
-from .leaves import LEAVES, consecutive, grid_leaves, pool_features, resize_labels, superpixels
 from .merge_tree import MergeTree
 from .merging import merge_regions
+from .regions import LEAVES, RegionGraph, consecutive, grid_leaves, pool_features, resize_labels, superpixels
 
 
 @dataclass(frozen=True)
@@ -54,16 +53,14 @@ class Looks:
         if self.leaves == "grid" and len(set(self.scales)) > 1:
             raise ValueError("EXPLORATION.LOOKS.SCALES belong to superpixels; with LEAVES.NAME grid they must be equal")
 
-    def trees(self, image: np.ndarray, features: np.ndarray, strength: np.ndarray | None = None) -> list[MergeTree]:
+    def trees(self, image: np.ndarray, features: np.ndarray, strength: np.ndarray) -> list[MergeTree]:
         """One merge tree per look.
 
         Args:
             image: (H, W, 3) uint8 RGB.
             features: (rows, cols, C) on a grid that tiles the image.
-            strength: (H, W) int32 border strength in units of 1 / STRENGTH_UNIT; None: from the gradient.
+            strength: (H, W) int32 border strength in units of 1 / STRENGTH_UNIT.
         """
-        if strength is None:
-            strength = border_strength(image, self.border_scales, self.border_half)
         prepared: dict[float, tuple] = {}  # looks of the same scale share their leaves
         trees = []
         for scale, border_weight, size_power in zip(self.scales, self.border_weights, self.size_powers):

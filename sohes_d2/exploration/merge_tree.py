@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from scipy import ndimage
 
 from ..structures.masks import RLE, encode_intervals
-from .graph import STRENGTH_UNIT, RegionGraph
-from .leaves import resize_labels
 from .merging import MergeHistory, numba
+from .regions import STRENGTH_UNIT, RegionGraph, resize_labels
 
 
 class MergeTree:
@@ -136,16 +136,9 @@ class MergeTree:
 
 def _boxes(labels: np.ndarray, leaves: int) -> np.ndarray:
     """(N, 4) int64 boxes (y0, x0, y1, x1) of the leaves; zeros for leaves without pixels."""
-    boxes = np.zeros((leaves, 4), np.int64)
-    height, width = labels.shape
-    # For repeated indices the last assignment wins: the lowest comes last for a start, the highest for an end.
-    for axis, (size, other) in enumerate(((height, width), (width, height))):
-        rows = labels if axis == 0 else labels.T
-        coordinate = np.repeat(np.arange(size), other)
-        flat = rows.ravel()
-        boxes[flat, axis + 2] = coordinate + 1
-        boxes[flat[::-1], axis] = coordinate[::-1]
-    return boxes
+    nothing = slice(0, 0), slice(0, 0)
+    windows = [window or nothing for window in ndimage.find_objects(labels + 1, leaves)]
+    return np.array([(y.start, x.start, y.stop, x.stop) for y, x in windows], np.int64)
 
 
 def _plain_children(leaves, kept, absorbed):

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from .graph import STRENGTH_UNIT, RegionGraph
+from .regions import STRENGTH_UNIT, RegionGraph
 
 try:
     import numba
@@ -38,7 +38,7 @@ _MOST_REGIONS = 2**21
 
 @dataclass(frozen=True)
 class MergeHistory:
-    """The merge sequence of one run over N leaves, which gives the tree and the partition at any threshold.
+    """The merge sequence of one run over N leaves, from which `MergeTree` is built.
 
     Attributes:
         leaves: N.
@@ -58,24 +58,6 @@ class MergeHistory:
     length: np.ndarray
     strength: np.ndarray
     surround: np.ndarray
-
-    def steps(self, thetas: Sequence[float]) -> np.ndarray:
-        """(L,) number of merges before the best priority first falls under each threshold."""
-        lowest = np.minimum.accumulate(self.priority)
-        return np.searchsorted(-lowest, -np.asarray(thetas, np.float32), side="right")
-
-    def labels(self, thetas: Sequence[float]) -> np.ndarray:
-        """(L, N) int32 snapshots: each leaf's region id, which is the lowest leaf index of its region."""
-        return np.stack([self._labels_after(step) for step in self.steps(thetas)])
-
-    def _labels_after(self, step: int) -> np.ndarray:
-        parent = np.arange(self.leaves, dtype=np.int32)
-        parent[self.absorbed[:step]] = self.kept[:step]
-        while True:  # pointer jumping: each pass halves the longest chain
-            above = parent[parent]
-            if np.array_equal(above, parent):
-                return parent
-            parent = above
 
 
 def merge_regions(

@@ -18,14 +18,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 
-from .graph import STRENGTH_UNIT
 from .merge_tree import MergeTree
 from .proposals import Proposal
-from .refinement.base import margin_window
+from .regions import STRENGTH_UNIT
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,11 @@ class EntityScorer:
             tree: merge tree of one look.
             border_weight: border weight of its merging.
         """
-        separation, surround = (np.clip(v / (2 + border_weight), 0, 1) for v in (tree.separation, tree.surround))
-        return separation * surround**self.surround_power * tree.border / (tree.border + tree.inside + self.noise)
+        return self._product(tree.separation, tree.surround, tree.border, tree.inside, border_weight)
+
+    def _product(self, separation: Any, surround: Any, border: Any, inside: Any, border_weight: float) -> Any:
+        separation, surround = (np.clip(value / (2 + border_weight), 0, 1) for value in (separation, surround))
+        return separation * surround**self.surround_power * border / (border + inside + self.noise)
 
     def raw(self, values: Sequence[float] | np.ndarray, agreement: Sequence[float] | np.ndarray) -> np.ndarray:
         """(M,) float64 raw scores from (M,) values of `tree` or `proposal` and (M,) agreement in [0, 1]."""
@@ -87,18 +90,14 @@ class EntityScorer:
             strength: (H, W) int32 of `border_strength` of the image.
             border_weight: border weight of its tree.
         """
-        window = margin_window(proposal.box, 1, strength.shape)
-        mask = np.zeros((window[0].stop - window[0].start, window[1].stop - window[1].start), np.uint8)
-        y, x = proposal.box[0] - window[0].start, proposal.box[1] - window[1].start
-        mask[y : y + proposal.mask.shape[0], x : x + proposal.mask.shape[1]] = proposal.mask
+        grown = proposal.grown(1, strength.shape)
+        mask = grown.mask.view(np.uint8)
         kernel = np.ones((3, 3), np.uint8)
         # Beyond the image, pixels count as inside for the erosion and as outside for the dilation, so that the border
         # of the image is not part of the outline.
         inner = cv2.erode(mask, kernel, borderType=cv2.BORDER_CONSTANT, borderValue=1).view(bool)
         outline = cv2.dilate(mask, kernel, borderType=cv2.BORDER_CONSTANT, borderValue=0).view(bool) & ~inner
-        values = strength[window]
+        values = strength[grown.window]
         border = float(values[outline].mean()) / STRENGTH_UNIT if outline.any() else 0.0
         inside = float(values[inner].mean()) / STRENGTH_UNIT if inner.any() else border
-        separation = float(np.clip(proposal.separation / (2 + border_weight), 0, 1))
-        surround = float(np.clip(proposal.surround / (2 + border_weight), 0, 1))
-        return separation * surround**self.surround_power * border / (border + inside + self.noise)
+        return self._product(proposal.separation, proposal.surround, border, inside, border_weight)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from detectron2.config import configurable
 
 from ..errors import WeightsError
-from ..exploration.features.network import freeze
+from ..exploration.features.base import freeze
 from ..weights import load_weights
 from ..weights.layouts import resampling_of, use_official_resampling
 from .library import NegativeCosineSimilarity

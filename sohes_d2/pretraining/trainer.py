@@ -25,7 +25,7 @@ from ..data.training.stream import build_training_loader
 from ..engine.hooks import CountSkippedImages
 from ..engine.trainer import SOHESTrainer
 from ..errors import ConfigError
-from ..exploration.features.vit_file import load_vit_file
+from ..exploration.features.vit import load_vit_file
 from ..structures.files import atomic_writer, write_json
 from ..structures.images import set_max_image_pixels
 from ..weights import load_weights

@@ -13,7 +13,7 @@ from safetensors.torch import save
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from ..exploration.features.vit_file import METADATA_KEY
+from ..exploration.features.vit import METADATA_KEY
 from ..structures.files import atomic_writer
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

@@ -12,8 +12,8 @@ from sohes_d2 import add_sohes_config
 from sohes_d2.exploration.candidates import MaskFilter
 from sohes_d2.exploration.features import ColorTextureExtractor
 from sohes_d2.exploration.labeler import PseudoLabeler
-from sohes_d2.exploration.local_reclustering import LocalReclustering
 from sohes_d2.exploration.looks import Looks
+from sohes_d2.exploration.proposals import LocalReclustering
 from sohes_d2.exploration.scoring import EntityScorer
 
 from detectron2.modeling import META_ARCH_REGISTRY

@@ -9,8 +9,8 @@ import sohes_d2  # noqa: F401
 from sohes_d2.errors import WeightsError
 from sohes_d2.exploration.border_network import BorderNetwork, LearnedBorders
 from sohes_d2.exploration.features import ColorTextureExtractor
-from sohes_d2.exploration.graph import STRENGTH_UNIT, border_strength
 from sohes_d2.exploration.labeler import PseudoLabeler
+from sohes_d2.exploration.regions import STRENGTH_UNIT, border_strength
 
 
 def network(channels=(4, 6), seed=0):

@@ -1,14 +1,17 @@
-"""Overlaps computed from the trees equal those of the decoded masks."""
+"""Overlaps computed from the trees equal those of the decoded masks; the criteria by which masks become labels."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from sohes_d2.exploration.candidates import Candidates
-from sohes_d2.structures.masks import decode_masks
+from sohes_d2.exploration.candidates import Candidates, MaskFilter
+from sohes_d2.structures.masks import decode_masks, encode_masks
 
 from .test_merge_tree import random_tree
+from .test_proposals import proposal
 
 
 def candidates_and_masks(count: int, seed: int = 0):
@@ -58,3 +61,48 @@ def test_one_tree_agrees_and_a_tree_without_candidates_does_not():
     assert lonely.agreement().tolist() == [0, 0]
     assert lonely.row(0)[0] == 1
     assert len(Candidates(trees, [[], []])) == 0
+
+
+def test_background_that_covers_corners_can_be_dropped():
+    background = replace(proposal((0, 0, 50, 60)), mask=np.pad(np.zeros((30, 40), bool), 10, constant_values=True))
+    assert MaskFilter().accepts(background, (50, 60))
+    assert not MaskFilter(corners=3).accepts(background, (50, 60))
+    assert MaskFilter(corners=3).accepts(proposal((0, 0, 40, 60)), (50, 60))  # two corners only
+    assert not MaskFilter().accepts(proposal((0, 0, 50, 60)), (50, 60))  # more than 0.9 of the image
+    assert not MaskFilter().accepts(proposal((0, 0, 20, 20), agreement=0.4), (50, 60))
+
+
+def test_the_most_separated_candidates_are_refined():
+    proposals = [proposal((0, 0, 9, 9), separation=value) for value in (0.5, 2.0, 0.7, 0.7, 0.1)]
+    chosen = MaskFilter(max_candidates=3).candidates(proposals)
+    assert [p.separation for p in chosen] == [2.0, 0.7, 0.7]
+    assert MaskFilter().candidates(proposals) == proposals
+    assert MaskFilter().candidates([]) == []
+
+
+def test_the_better_scored_duplicate_is_kept_even_if_not_adjacent():
+    masks = np.zeros((3, 10, 30), bool)
+    masks[0, :, :20] = True
+    masks[1, :, 25:] = True
+    masks[2, :, :19] = True
+    keep = MaskFilter(nms_threshold=0.9).best(encode_masks(masks), np.array([0.3, 0.5, 0.9]))
+    assert keep.tolist() == [2, 1]
+    # an IoU equal to the threshold, 190 / 200, is not a duplicate
+    keep = MaskFilter(nms_threshold=0.95).best(encode_masks(masks), np.array([0.3, 0.5, 0.9]))
+    assert keep.tolist() == [2, 1, 0]
+
+
+def test_agreement_and_overlaps_that_equal_their_threshold_pass():
+    assert MaskFilter(min_area=1, min_agreement=0.5).accepts(proposal((0, 0, 9, 9), agreement=0.5), (20, 20))
+    assert not MaskFilter(min_area=1, min_agreement=0.5).accepts(proposal((0, 0, 9, 9), agreement=0.49), (20, 20))
+
+    class Overlaps:
+        def __len__(self):
+            return 2
+
+        def row(self, k):
+            return np.array([[1, 0.75], [0.75, 1]], np.float32)[k]
+
+    for threshold, kept in ((0.75, [0, 1]), (0.74, [0])):
+        chosen = MaskFilter(nms_threshold=threshold).best_candidates(Overlaps(), np.array([0.9, 0.5]), np.ones_like)
+        assert chosen[0].tolist() == kept

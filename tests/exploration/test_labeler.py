@@ -4,32 +4,28 @@ from __future__ import annotations
 
 import json
 import pickle
-from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from helpers.feature_config import config
 from helpers.forest_checks import check_coverage
 from PIL import Image
 from safetensors.torch import save_file
 
-from sohes_d2 import add_sohes_config
 from sohes_d2.data.synthetic.scene import generate_scene
 from sohes_d2.exploration.border_network import BorderNetwork
 from sohes_d2.exploration.candidates import MaskFilter
 from sohes_d2.exploration.features import ColorTextureExtractor
-from sohes_d2.exploration.labeler import PseudoLabeler, fill_holes
-from sohes_d2.exploration.local_reclustering import LocalReclustering
+from sohes_d2.exploration.labeler import PseudoLabeler
 from sohes_d2.exploration.looks import Looks
+from sohes_d2.exploration.proposals import LocalReclustering
 from sohes_d2.exploration.refinement import REFINERS
 from sohes_d2.structures.forest import Forest
 from sohes_d2.structures.masks import decode_masks, encode_masks, iou_matrix
 
-from detectron2.config import get_cfg
-
 from .test_looks import PAPER
-from .test_proposals import proposal
 
 
 def scene() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -152,51 +148,6 @@ def test_coverage_of_the_trees_is_that_of_the_masks():
     assert forest.parents.tolist() == again.parents.tolist()
 
 
-def test_background_that_covers_corners_can_be_dropped():
-    background = replace(proposal((0, 0, 50, 60)), mask=np.pad(np.zeros((30, 40), bool), 10, constant_values=True))
-    assert MaskFilter().accepts(background, (50, 60))
-    assert not MaskFilter(corners=3).accepts(background, (50, 60))
-    assert MaskFilter(corners=3).accepts(proposal((0, 0, 40, 60)), (50, 60))  # two corners only
-    assert not MaskFilter().accepts(proposal((0, 0, 50, 60)), (50, 60))  # more than 0.9 of the image
-    assert not MaskFilter().accepts(proposal((0, 0, 20, 20), agreement=0.4), (50, 60))
-
-
-def test_the_most_separated_candidates_are_refined():
-    proposals = [proposal((0, 0, 9, 9), separation=value) for value in (0.5, 2.0, 0.7, 0.7, 0.1)]
-    chosen = MaskFilter(max_candidates=3).candidates(proposals)
-    assert [p.separation for p in chosen] == [2.0, 0.7, 0.7]
-    assert MaskFilter().candidates(proposals) == proposals
-    assert MaskFilter().candidates([]) == []
-
-
-def test_the_better_scored_duplicate_is_kept_even_if_not_adjacent():
-    masks = np.zeros((3, 10, 30), bool)
-    masks[0, :, :20] = True
-    masks[1, :, 25:] = True
-    masks[2, :, :19] = True
-    keep = MaskFilter(nms_threshold=0.9).best(encode_masks(masks), np.array([0.3, 0.5, 0.9]))
-    assert keep.tolist() == [2, 1]
-    # an IoU equal to the threshold, 190 / 200, is not a duplicate
-    keep = MaskFilter(nms_threshold=0.95).best(encode_masks(masks), np.array([0.3, 0.5, 0.9]))
-    assert keep.tolist() == [2, 1, 0]
-
-
-def test_agreement_and_overlaps_that_equal_their_threshold_pass():
-    assert MaskFilter(min_area=1, min_agreement=0.5).accepts(proposal((0, 0, 9, 9), agreement=0.5), (20, 20))
-    assert not MaskFilter(min_area=1, min_agreement=0.5).accepts(proposal((0, 0, 9, 9), agreement=0.49), (20, 20))
-
-    class Overlaps:
-        def __len__(self):
-            return 2
-
-        def row(self, k):
-            return np.array([[1, 0.75], [0.75, 1]], np.float32)[k]
-
-    for threshold, kept in ((0.75, [0, 1]), (0.74, [0])):
-        chosen = MaskFilter(nms_threshold=threshold).best_candidates(Overlaps(), np.array([0.9, 0.5]), np.ones_like)
-        assert chosen[0].tolist() == kept
-
-
 @pytest.mark.parametrize("make", [labeler, paper])
 def test_the_steps_equal_generate_after_pickling(make):
     image, *_ = scene()
@@ -237,18 +188,6 @@ def test_images_too_small_for_a_label_give_an_empty_forest(make, size):
     assert forest.image_size == size
 
 
-def test_holes_are_filled_but_not_concavities():
-    mask = np.ones((7, 9), bool)
-    mask[2:4, 2:4] = False
-    mask[5:, 6] = False
-    filled = fill_holes(mask)
-    assert filled[2:4, 2:4].all()
-    assert not filled[5:, 6].any()
-    diagonal = np.ones((5, 5), bool)
-    diagonal[1, 1] = diagonal[0, 0] = False  # touches the outside only at a corner
-    assert fill_holes(diagonal)[1, 1] and not fill_holes(diagonal)[0, 0]
-
-
 def leaves_of(node, prefix=()):
     for key, value in node.items():
         if isinstance(value, dict):
@@ -278,17 +217,10 @@ CHANGED = {
 }  # fmt: skip
 
 
-def default_cfg():
-    cfg = get_cfg()
-    add_sohes_config(cfg)
-    cfg.MODEL.DEVICE = "cpu"
-    return cfg
-
-
 def test_from_cfg_reads_every_key(tmp_path):
     save_file(BorderNetwork((4, 6)).state_dict(), tmp_path / "borders.safetensors")
     changed = {**CHANGED, "BORDER.WEIGHTS": str(tmp_path / "borders.safetensors")}
-    cfg = default_cfg()
+    cfg = config()
     default = PseudoLabeler.from_cfg(cfg, extractor=ColorTextureExtractor()).describe()
     assert default == PseudoLabeler(ColorTextureExtractor()).describe()
     node = cfg.EXPLORATION
@@ -320,11 +252,11 @@ def test_from_cfg_reads_every_key(tmp_path):
 
 
 def test_invalid_settings_give_the_remedy():
-    cfg = default_cfg()
+    cfg = config()
     cfg.EXPLORATION.REFINEMENT.NAME = "sharp"
     with pytest.raises(ValueError, match="none, "):
         PseudoLabeler.from_cfg(cfg, extractor=ColorTextureExtractor())
-    cfg = default_cfg()
+    cfg = config()
     cfg.EXPLORATION.LOOKS.SCALES = [1.0]
     with pytest.raises(ValueError, match="as many SCALES"):
         PseudoLabeler.from_cfg(cfg, extractor=ColorTextureExtractor())

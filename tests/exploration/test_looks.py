@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from helpers.snapshots import snapshots
 
-from sohes_d2.exploration.graph import RegionGraph
-from sohes_d2.exploration.leaves import grid_leaves
 from sohes_d2.exploration.looks import Looks, grid_parts, grid_tree
 from sohes_d2.exploration.merging import merge_regions
+from sohes_d2.exploration.regions import RegionGraph, border_strength, grid_leaves
 
 from .test_merging import merge_plainly
 
@@ -33,11 +33,11 @@ def standing(tree, thetas) -> list[set[bytes]]:
 @pytest.mark.parametrize("size", [(30, 42), (31, 40), (5, 7)])
 def test_a_grid_look_without_borders_gives_the_partitions_of_the_paper(size):
     features = np.random.default_rng(1).standard_normal((5, 7, 4)).astype(np.float32)
-    (tree,) = Looks(**PAPER).trees(photo(size), features)
+    (tree,) = Looks(**PAPER).trees(photo(size), features, np.zeros(size, np.int32))
     cells = grid_leaves(size, (5, 7))
     seen: set[bytes] = set()
     expected = []
-    for labels in merge_plainly(features).labels(THETAS):
+    for labels in snapshots(merge_plainly(features), THETAS):
         regions = {(labels == name)[cells].tobytes() for name in np.unique(labels)}
         expected.append(regions - seen)
         seen |= regions
@@ -59,12 +59,14 @@ def test_looks_differ_in_their_weights_and_scales_only():
     image = (image + np.random.default_rng(0).integers(-9, 10, image.shape)).astype(np.uint8)
     features = np.random.default_rng(1).standard_normal((10, 12, 4)).astype(np.float32)
     looks = Looks(scales=(1.0, 1.0, 0.5), border_weights=(0.0, 2.0, 2.0), size_powers=(0.0, 0.3, 0.0))
-    first, second, third = looks.trees(image, features)
+    strength = border_strength(image, looks.border_scales, looks.border_half)
+    first, second, third = looks.trees(image, features, strength)
     assert first.labels is second.labels
     assert not np.array_equal(first.separation, second.separation)
     assert third.leaves < first.leaves / 2
     assert first.labels.shape == third.labels.shape == (40, 48)
-    (alone,) = Looks(scales=(0.5,), border_weights=(2.0,), size_powers=(0.0,)).trees(image, features)
+    single = Looks(scales=(0.5,), border_weights=(2.0,), size_powers=(0.0,))
+    (alone,) = single.trees(image, features, strength)
     for name, value in vars(third).items():
         assert np.array_equal(value, getattr(alone, name)), name
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from helpers.snapshots import snapshots
 
 from sohes_d2.exploration import merge_tree
-from sohes_d2.exploration.graph import STRENGTH_UNIT, RegionGraph
 from sohes_d2.exploration.looks import grid_tree
 from sohes_d2.exploration.merge_tree import MergeTree
 from sohes_d2.exploration.merging import MergeHistory, merge_regions, numba
+from sohes_d2.exploration.regions import STRENGTH_UNIT, RegionGraph
 from sohes_d2.structures.masks import decode_masks
 
-from .test_graph import random_labels
+from .test_regions import random_labels
 
 THETAS = [0.9, 0.5, 0.2, 0.0, -0.3, -0.6, -0.9, -1.2]
 
@@ -95,8 +96,8 @@ def test_parents_intervals_and_lifetimes_follow_the_merges(seed):
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_levels_are_membership_in_the_snapshots(seed, options):
     tree, history, *_ = random_tree(seed, **options)
-    snapshots = history.labels(THETAS)
-    regions = [{frozenset(np.flatnonzero(row == name).tolist()) for name in np.unique(row)} for row in snapshots]
+    labels = snapshots(history, THETAS)
+    regions = [{frozenset(np.flatnonzero(row == name).tolist()) for name in np.unique(row)} for row in labels]
     expected = [
         next((level for level, standing in enumerate(regions) if frozenset(leaves) in standing), -1)
         for leaves in members_of(history)
@@ -115,7 +116,7 @@ def test_thresholds_equal_to_priorities_are_handled_as_in_the_snapshots():
     tree = MergeTree(np.arange(4, dtype=np.int32)[None], RegionGraph.of_grid(1, 4), history, strength)
     # 0.5 is not below 0.5; node 5 is created at 0.2 and absorbed before the next snapshot
     assert tree.levels([0.5, 0.2]).tolist() == [-1, -1, 0, 0, 0, -1, 1]
-    assert history.labels([0.5, 0.2]).tolist() == [[0, 0, 2, 3], [0, 0, 0, 0]]
+    assert snapshots(history, [0.5, 0.2]).tolist() == [[0, 0, 2, 3], [0, 0, 0, 0]]
 
 
 @pytest.mark.parametrize("size", [(13, 17), (26, 34), (40, 29), (7, 9)])

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.snapshots import snapshots, steps
 
-from sohes_d2.exploration.graph import STRENGTH_UNIT, RegionGraph
-from sohes_d2.exploration.leaves import consecutive
 from sohes_d2.exploration.merging import MergeHistory, merge_regions, numba
+from sohes_d2.exploration.regions import STRENGTH_UNIT, RegionGraph
+
+from .test_regions import random_labels
 
 merge_plainly = runpy.run_path(str(Path(__file__).parents[2] / "tools" / "benchmarks" / "benchmark_merging.py"))[
     "merge_plainly"
@@ -43,7 +45,7 @@ def history_of(kept, absorbed, priority) -> MergeHistory:
 def assert_same(a: MergeHistory, b: MergeHistory) -> None:
     for name in ("leaves", "kept", "absorbed", "priority", "similarity", "length", "strength"):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name), err_msg=name)
-    np.testing.assert_array_equal(a.labels(THETAS), b.labels(THETAS))
+    np.testing.assert_array_equal(snapshots(a, THETAS), snapshots(b, THETAS))
     # the plain algorithm computes it from rounded similarities
     np.testing.assert_allclose(a.surround, b.surround, atol=2e-6)
 
@@ -61,10 +63,8 @@ def test_identical_to_the_plain_algorithm(use_numba, make, shape, seed):
 
 def random_regions(seed: int, tied: bool):
     """(features, graph, areas) of a connected random label map with random border strengths."""
-    generator = np.random.default_rng(seed)
-    seeds = generator.integers(0, (24, 31), (40, 2))
-    y, x = np.mgrid[:24, :31]
-    labels = consecutive(((y[..., None] - seeds[:, 0]) ** 2 + (x[..., None] - seeds[:, 1]) ** 2).argmin(-1))
+    labels = random_labels(seed, (24, 31), 40)
+    generator = np.random.default_rng(100 + seed)
     strength = generator.integers(0, 3 if tied else STRENGTH_UNIT, labels.shape).astype(np.int32)
     count = labels.max() + 1
     features = generator.integers(0, 2, (count, 3)) if tied else generator.standard_normal((count, 6))
@@ -131,7 +131,7 @@ def test_a_constant_image_merges_in_the_order_of_the_ids(use_numba):
     history = merge_grid(np.ones((2, 3, 4), np.float32), use_numba)
     assert history.similarity.tolist() == [1.0] * 5
     assert list(zip(history.kept.tolist(), history.absorbed.tolist())) == [(0, 1), (0, 2), (0, 3), (0, 4), (0, 5)]
-    assert history.steps([1.0, 0.5]).tolist() == [5, 5]
+    assert steps(history, [1.0, 0.5]).tolist() == [5, 5]
 
 
 @pytest.mark.parametrize("use_numba", PATHS)
@@ -140,7 +140,7 @@ def test_two_halves(use_numba):
     features[:, :2, 0] = 1
     features[:, 2:, 1] = 1
     history = merge_grid(features, use_numba)
-    labels = history.labels([0.5, -0.5])
+    labels = snapshots(history, [0.5, -0.5])
     assert labels[0].tolist() == [0, 0, 2, 2] * 4
     assert labels[1].tolist() == [0] * 16
     assert history.similarity[-1] == 0.0
@@ -156,9 +156,9 @@ def test_the_merged_feature_is_the_sum():
 def test_a_snapshot_is_taken_when_the_best_first_falls_below_theta():
     history = history_of([0, 0, 0, 0], [1, 2, 3, 4], [0.9, 0.4, 0.8, 0.3])
     # after the fall to 0.4, the rise to 0.8 is too late for theta 0.5
-    assert history.steps([0.95, 0.9, 0.5, 0.4, 0.35, 0.1]).tolist() == [0, 1, 1, 3, 3, 4]
-    assert history.labels([0.5]).tolist() == [[0, 0, 2, 3, 4]]
-    assert history.labels([0.5, 0.35, 0.1]).tolist() == [[0, 0, 2, 3, 4], [0, 0, 0, 0, 4], [0, 0, 0, 0, 0]]
+    assert steps(history, [0.95, 0.9, 0.5, 0.4, 0.35, 0.1]).tolist() == [0, 1, 1, 3, 3, 4]
+    assert snapshots(history, [0.5]).tolist() == [[0, 0, 2, 3, 4]]
+    assert snapshots(history, [0.5, 0.35, 0.1]).tolist() == [[0, 0, 2, 3, 4], [0, 0, 0, 0, 4], [0, 0, 0, 0, 0]]
 
 
 @pytest.mark.parametrize("use_numba", PATHS)

@@ -10,7 +10,7 @@ import types
 import numpy as np
 import pytest
 
-from sohes_d2.exploration.refinement import REFINERS
+from sohes_d2.exploration.refinement import REFINERS, optional
 
 
 def square(height: int = 40, width: int = 60) -> tuple[np.ndarray, np.ndarray]:
@@ -143,13 +143,11 @@ def test_missing_cascadepsp_package_gives_the_install_command(monkeypatch):
 def test_cascadepsp_names_the_weights_file_and_its_path(fake_cascadepsp, tmp_path):
     with pytest.raises(FileNotFoundError) as caught:
         REFINERS.get("cascadepsp")(weights=str(tmp_path))
-    module = sys.modules["sohes_d2.exploration.refinement.cascadepsp"]
-    assert str(tmp_path / "model") in str(caught.value) and module.WEIGHTS_URL in str(caught.value)
+    assert str(tmp_path / "model") in str(caught.value) and optional.WEIGHTS_URL in str(caught.value)
 
 
 def test_cascadepsp_leaves_no_empty_file_when_the_download_fails(fake_cascadepsp, tmp_path, monkeypatch):
-    module = sys.modules["sohes_d2.exploration.refinement.cascadepsp"]
-    monkeypatch.setattr(module, "DEFAULT_FOLDER", str(tmp_path))
+    monkeypatch.setattr(optional, "DEFAULT_FOLDER", str(tmp_path))
     with pytest.raises(RuntimeError, match="no network.*by hand"):
         REFINERS.get("cascadepsp")(weights="download")
     assert not (tmp_path / "model").exists()

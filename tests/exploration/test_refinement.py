@@ -1,11 +1,14 @@
-"""Mask refinement: the guided filter against its formula, and the windows."""
+"""Mask refinement: the guided filter against its formula, windows, agreement and holes."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from sohes_d2.exploration.refinement import REFINERS, guided, margin_window
+from sohes_d2.exploration.refinement import REFINERS, Refiner, guided, refine_proposals
+from sohes_d2.exploration.refinement.base import fill_holes
+
+from .test_proposals import proposal
 
 
 def two_colours(height: int = 40, width: int = 60, edge: int = 33) -> np.ndarray:
@@ -57,7 +60,7 @@ def test_a_window_gives_the_same_result_as_the_whole_image():
     refiner = guided()
     refine = refiner.on(image, cell=3)
     whole = refine((slice(0, 40), slice(0, 60)), mask)
-    window = margin_window((15, 20, 25, 31), refiner.reach(3), (40, 60))
+    window = proposal((15, 20, 25, 31)).grown(refiner.reach(3), (40, 60)).window
     assert np.array_equal(refine(window, mask[window]), whole[window])
     assert whole.sum() == whole[window].sum()
 
@@ -77,12 +80,42 @@ def test_the_radius_follows_the_cells():
         guided(epsilon=0)
 
 
-def test_windows_are_cut_at_the_border():
-    assert margin_window((2, 3, 8, 9), 4, (10, 20)) == (slice(0, 10), slice(0, 13))
-
-
 def test_none_changes_nothing():
     mask = np.random.default_rng(0).random((6, 6)) > 0.5
     none = REFINERS.get("none")()
     assert none.reach(5) == 0
     assert none.on(two_colours(6, 6, 3), 1)((slice(None), slice(None)), mask) is mask
+
+
+def test_proposals_get_their_refined_mask_its_box_and_the_agreement():
+    class Bottom(Refiner):
+        def reach(self, cell):
+            return int(cell)
+
+        def refine(self, image, mask):  # moves the mask to the lower rows of its window, with a hole
+            moved = np.zeros(mask.shape, bool)
+            moved[-4:] = True
+            moved[-3, 4] = False
+            return moved
+
+    image = np.zeros((20, 30, 3), np.uint8)
+    # windows of 8 rows; the mask has rows 2 to 5, the refined one rows 4 to 7
+    first, second = proposal((4, 4, 8, 12), cell=2.0), proposal((0, 0, 4, 8), cell=1.0)
+    refined = refine_proposals(Bottom(), image, [first, second], True)
+    assert [p.box for p in refined] == [(6, 2, 10, 14), (1, 0, 5, 9)]
+    assert all(p.mask.all() for p in refined)
+    assert refined[0].agreement == 15 / (32 + 47 - 15)
+    with_hole = refine_proposals(Bottom(), image, [first], False)[0]
+    assert with_hole.box == (6, 2, 10, 14) and not with_hole.mask[1, 4] and with_hole.area == 47
+
+
+def test_holes_are_filled_but_not_concavities():
+    mask = np.ones((7, 9), bool)
+    mask[2:4, 2:4] = False
+    mask[5:, 6] = False
+    filled = fill_holes(mask)
+    assert filled[2:4, 2:4].all()
+    assert not filled[5:, 6].any()
+    diagonal = np.ones((5, 5), bool)
+    diagonal[1, 1] = diagonal[0, 0] = False  # touches the outside only at a corner
+    assert fill_holes(diagonal)[1, 1] and not fill_holes(diagonal)[0, 0]

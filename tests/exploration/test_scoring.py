@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from sohes_d2.exploration.graph import STRENGTH_UNIT, border_strength
+from sohes_d2.exploration.regions import STRENGTH_UNIT, border_strength
 from sohes_d2.exploration.scoring import EntityScorer
 
 from .test_proposals import proposal

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sohes_d2.exploration.refinement.guided import guided
+from sohes_d2.exploration.refinement import guided
 from sohes_d2.modeling.mask_refinement import refine_masks
 
 

@@ -31,12 +31,16 @@ PACKAGE = "sohes_d2.exploration."
 # Stage -> timed functions, in this version of the project and in older ones; nested stages are counted separately.
 STAGES = {
     "features": ["labeler:PseudoLabeler.features", "features.base:FeatureExtractor.extract"],
-    "crops": ["labeler:PseudoLabeler.crop_features", "labeler:PseudoLabeler._closer_looks"],
+    "crops": [
+        "labeler:PseudoLabeler.crop_features",
+        "labeler:PseudoLabeler._closer_looks",
+        "labeler:LocalReclustering.search",
+    ],
     "leaves": ["looks:Looks._prepare"],
     "merging": ["looks:merge_regions", "labeler:merge_regions", "zoom:merge_regions"],
     "trees": ["looks:MergeTree"],
     "selection": ["labeler:PseudoLabeler._from_trees", "filtering:MaskFilter.best"],
-    "refinement": ["labeler:PseudoLabeler._refine"],
+    "refinement": ["labeler:PseudoLabeler._refine", "labeler:refine_proposals"],
     "encoding": ["merge_tree:MergeTree.encode", "labeler:encode_window"],
     "hierarchy": ["labeler:Forest.from_masks"],
 }

@@ -2,9 +2,8 @@
 
 from .base import FEATURE_EXTRACTORS, FeatureExtractor
 from .build import build_feature_extractor, extractor_by_name
-from .color_texture import ColorTextureExtractor
-from .joint import JointExtractor
-from .vit_file import load_vit_file
+from .color_texture import ColorTextureExtractor, JointExtractor
+from .vit import load_vit_file
 
 __all__ = [
     "FEATURE_EXTRACTORS",

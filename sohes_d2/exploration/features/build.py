@@ -5,13 +5,17 @@ from __future__ import annotations
 import difflib
 import logging
 
+import timm
 import torch
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
 
 from ...devices import choose_device
 from ...weights import TORCHVISION_PREFIX, hub_cached_file, hub_reachable
 from .base import FEATURE_EXTRACTORS, FeatureExtractor
-from .color_texture import ColorTextureExtractor
-from .joint import joint
+from .cnn import CNNExtractor
+from .color_texture import joint
+from .vit import ViTExtractor
 
 logger = logging.getLogger(__name__)
 
@@ -37,14 +41,8 @@ def build_feature_extractor(cfg) -> FeatureExtractor:
     name = cfg.EXPLORATION.FEATURES.NAME
     if name in FEATURE_EXTRACTORS:
         return FEATURE_EXTRACTORS.get(name)(cfg)
-    # Networks are imported on demand, since color_texture does not need them.
-    if not name.startswith(TORCHVISION_PREFIX) and _is_plain_vit(name):
-        from .vit import ViTExtractor
-
-        return ViTExtractor(**ViTExtractor.from_config(cfg))
-    from .cnn import CNNExtractor
-
-    return CNNExtractor(**CNNExtractor.from_config(cfg))
+    kind = ViTExtractor if not name.startswith(TORCHVISION_PREFIX) and _is_plain_vit(name) else CNNExtractor
+    return kind(**kind.from_config(cfg))
 
 
 def extractor_by_name(name: str) -> FeatureExtractor:
@@ -56,13 +54,6 @@ def extractor_by_name(name: str) -> FeatureExtractor:
     from ...config.load import load_config
 
     return build_feature_extractor(load_config("", ["EXPLORATION.FEATURES.NAME", name]))
-
-
-@FEATURE_EXTRACTORS.register()
-def color_texture(cfg) -> FeatureExtractor:
-    """Training-free extractor without weights."""
-    budget = cfg.EXPLORATION.FEATURES.TOKEN_BUDGET
-    return ColorTextureExtractor(token_budget=budget) if budget else ColorTextureExtractor()
 
 
 @FEATURE_EXTRACTORS.register()
@@ -85,10 +76,6 @@ def auto(cfg) -> FeatureExtractor:
 
 def _is_plain_vit(name: str) -> bool:
     """Whether timm's ``name`` is a ViT of one resolution, determined from its class without creating weights."""
-    import timm
-    from timm.models.eva import Eva
-    from timm.models.vision_transformer import VisionTransformer
-
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture) or (tag and not timm.is_model_pretrained(name)):
         known = [*dict(FEATURE_EXTRACTORS), *timm.list_models(), *timm.list_pretrained()]

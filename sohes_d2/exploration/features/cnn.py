@@ -6,21 +6,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import timm
 import torch
+import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...errors import WeightsError
-from ...weights import TORCHVISION_PREFIX, load_weights
-from .base import DEFAULT_TOKEN_BUDGET, FeatureExtractor, check_images
-from .network import check_dtype, freeze, precision, run_until, to_input
+from ...weights import TORCHVISION_PREFIX
+from .base import DEFAULT_TOKEN_BUDGET, NetworkExtractor, check_images, network_settings, run_until, to_input
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _PROBE = 256  # side of the probe image of find_stage, divisible by all usual strides
 _SMALLEST_INPUT = 64  # kernels without padding need a minimum size, even for a grid of one cell
 
 
-class CNNExtractor(FeatureExtractor):
+class CNNExtractor(NetworkExtractor):
     """One feature vector per cell of a feature map at a given stride.
 
     The images are resized (antialiased bicubic) so that the map has rows x cols cells; where the network's padding
@@ -49,32 +49,17 @@ class CNNExtractor(FeatureExtractor):
         dtype: str = "float32",
         device: str | torch.device = "cpu",
     ):
-        self.name, self.cell, self.token_budget = name, stride, token_budget
-        self.device = torch.device(device)
-        self.dtype = check_dtype(dtype, self.device)
+        super().__init__(name, token_budget, dtype, device)
+        self.cell = stride
         model, self.mean, self.std = _build(name)
         model.eval()
         self.stage, self.dims, used = find_stage(model, stride, name)
-        self.report = load_weights(model, weights or f"hub:{name}")
-        missing = [key for key in self.report.missing if key.rpartition(".")[0] in used]
-        if missing:
-            raise WeightsError(
-                f"Weights {self.report.origin} lack {len(missing)} tensors of {name!r} ({', '.join(missing[:4])}). "
-                "Choose the architecture that they were made with (EXPLORATION.FEATURES.NAME)."
-            )
-        self.model = freeze(model, self.device)
+        self._load(model, weights, lambda key: key.rpartition(".")[0] in used)
 
     @classmethod
     def from_config(cls, cfg) -> dict:
-        features = cfg.EXPLORATION.FEATURES
-        return {
-            "name": features.NAME,
-            "weights": features.WEIGHTS,
-            "stride": features.STRIDE,
-            "token_budget": features.TOKEN_BUDGET or DEFAULT_TOKEN_BUDGET,
-            "dtype": features.DTYPE,
-            "device": cfg.MODEL.DEVICE,
-        }
+        node = cfg.EXPLORATION.FEATURES
+        return {"name": node.NAME, "weights": node.WEIGHTS, "stride": node.STRIDE, **network_settings(cfg)}
 
     @torch.inference_mode()
     def extract_at(self, images: Sequence[np.ndarray], grid: tuple[int, int]) -> np.ndarray:
@@ -82,7 +67,7 @@ class CNNExtractor(FeatureExtractor):
         rows, cols = grid
         size = max(rows * self.cell, _SMALLEST_INPUT), max(cols * self.cell, _SMALLEST_INPUT)
         x = to_input(images, size, self.mean, self.std, self.device)
-        with precision(self.device, self.dtype):
+        with self._precision():
             maps = run_until(self.model, self.model.get_submodule(self.stage), x)
         maps = maps.float()
         if tuple(maps.shape[-2:]) != (rows, cols):
@@ -105,8 +90,6 @@ class CNNExtractor(FeatureExtractor):
 def _build(name: str) -> tuple[nn.Module, Sequence[float], Sequence[float]]:
     """Randomly initialized network, and the mean and standard deviation of its input in [0, 1]."""
     if name.startswith(TORCHVISION_PREFIX):
-        import torchvision
-
         try:
             model: Any = torchvision.models.get_model(name[len(TORCHVISION_PREFIX) :], weights=None)
         except ValueError as error:
@@ -114,8 +97,6 @@ def _build(name: str) -> tuple[nn.Module, Sequence[float], Sequence[float]]:
                 f"torchvision has no model {name!r} (torchvision.models.list_models() lists them)."
             ) from error
         return model, _IMAGENET_MEAN, _IMAGENET_STD
-    import timm
-
     model = timm.create_model(name, num_classes=0)
     return model, model.pretrained_cfg["mean"], model.pretrained_cfg["std"]
 

@@ -1,7 +1,12 @@
-"""Features of a frozen vision transformer from timm: keys, queries, values or tokens of one block."""
+"""Features of a frozen vision transformer (ViT): keys, queries, values or tokens of one block.
+
+The ViT is one of timm's, or described by a file of this project, which stores its architecture.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,15 +17,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...errors import WeightsError
-from ...weights import load_weights
+from ...weights import BACKBONE, local_path, safetensors_metadata
 from ...weights.layouts import resampling_of, use_official_resampling
-from .base import DEFAULT_TOKEN_BUDGET, FeatureExtractor, check_images
-from .network import check_dtype, freeze, precision, run_until, to_input
+from .base import (
+    DEFAULT_TOKEN_BUDGET,
+    FEATURE_EXTRACTORS,
+    NetworkExtractor,
+    check_images,
+    network_settings,
+    run_until,
+    to_input,
+)
 
+METADATA_KEY = "sohes_d2"  # in the header of the safetensors file: json with "name" and "options"
 FACETS = ("query", "key", "value", "token")  # the first three in the order of a fused qkv projection
 
 
-class ViTExtractor(FeatureExtractor):
+class ViTExtractor(NetworkExtractor):
     """One vector per patch of a frozen ViT; by default the keys of the last block's attention.
 
     Keys, queries and values are the projections of all heads side by side, after the block's q/k norm where it has
@@ -61,9 +74,8 @@ class ViTExtractor(FeatureExtractor):
     ):
         if facet not in FACETS:
             raise ValueError(f"EXPLORATION.FEATURES.FACET {facet!r} is not one of {', '.join(FACETS)}.")
-        self.name, self.facet, self.token_budget = name, facet, token_budget
-        self.device = torch.device(device)
-        self.dtype = check_dtype(dtype, self.device)
+        super().__init__(name, token_budget, dtype, device)
+        self.facet = facet
         try:
             # timm's transformers share these attributes, but no base class
             model: Any = timm.create_model(name, num_classes=0, dynamic_img_size=True, **(options or {}))
@@ -74,33 +86,21 @@ class ViTExtractor(FeatureExtractor):
         self.positions = resampling_of(name, positions)
         if self.positions == "official":
             use_official_resampling(model)
-        self.block = _block_index(model, block, name)
+        count = len(model.blocks)
+        if not -count <= block < count:
+            raise ValueError(f"EXPLORATION.FEATURES.BLOCK {block} is out of range: {name!r} has {count} blocks.")
+        self.block = block % count
         self.dims = model.embed_dim if facet == "token" else _facet_dims(model.blocks[self.block], facet, name)
-        self.report = load_weights(model, weights or f"hub:{name}")
         # A pooling head is never run; any other missing weight would silently mix random numbers into the features.
-        missing = [key for key in self.report.missing if not key.startswith(("head", "fc_norm", "attn_pool"))]
-        if missing:
-            raise WeightsError(
-                f"Weights {self.report.origin} lack {len(missing)} tensors of {name!r} ({', '.join(missing[:4])}). "
-                "Choose the architecture that they were made with (EXPLORATION.FEATURES.NAME)."
-            )
-        self.model: Any = freeze(model, self.device)
+        self._load(model, weights, lambda key: not key.startswith(("head", "fc_norm", "attn_pool")))
         self.cell = int(model.patch_embed.feat_ratio())
         self.mean, self.std = model.pretrained_cfg["mean"], model.pretrained_cfg["std"]
 
     @classmethod
     def from_config(cls, cfg) -> dict:
-        features = cfg.EXPLORATION.FEATURES
-        return {
-            "name": features.NAME,
-            "weights": features.WEIGHTS,
-            "block": features.BLOCK,
-            "facet": features.FACET,
-            "token_budget": features.TOKEN_BUDGET or DEFAULT_TOKEN_BUDGET,
-            "positions": features.POSITIONS,
-            "dtype": features.DTYPE,
-            "device": cfg.MODEL.DEVICE,
-        }
+        node = cfg.EXPLORATION.FEATURES
+        named = {"name": node.NAME, "weights": node.WEIGHTS, "facet": node.FACET, "positions": node.POSITIONS}
+        return {**named, **vit_settings(cfg)}
 
     @torch.inference_mode()
     def extract_at(self, images: Sequence[np.ndarray], grid: tuple[int, int]) -> np.ndarray:
@@ -108,7 +108,7 @@ class ViTExtractor(FeatureExtractor):
         rows, cols = grid
         x = to_input(images, (rows * self.cell, cols * self.cell), self.mean, self.std, self.device)
         block = self.model.blocks[self.block]
-        with precision(self.device, self.dtype):
+        with self._precision():
             if self.facet == "token":
                 tokens = self.model.norm(run_until(self.model, block, x))
             else:
@@ -167,8 +167,61 @@ def _facet_dims(block: nn.Module, facet: str, name: str) -> int:
     )
 
 
-def _block_index(model: Any, block: int, name: str) -> int:
-    count = len(model.blocks)
-    if not -count <= block < count:
-        raise ValueError(f"EXPLORATION.FEATURES.BLOCK {block} is out of range: {name!r} has {count} blocks.")
-    return block % count
+def read_architecture(path: str) -> dict[str, Any]:
+    """Read the metadata that ``sohes pretrain`` wrote into the header of a weights file.
+
+    Args:
+        path: the file, or ``shipped:NAME``.
+
+    Returns:
+        "name" and "options" of ``timm.create_model``, and "facet", the selected features.
+
+    Raises:
+        WeightsError: not such a file.
+    """
+    path = os.path.expanduser(local_path(path))
+    text = safetensors_metadata(path).get(METADATA_KEY)
+    if text is None:
+        raise WeightsError(
+            f"Weights {path!r}: the header does not say which architecture it holds, as files of "
+            "sohes pretrain do. Name it: EXPLORATION.FEATURES.NAME with a ViT of timm."
+        )
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(
+            f"Weights {path!r}: the header's entry {METADATA_KEY!r} is not valid json ({error})."
+        ) from error
+    types = {"name": str, "options": dict, "facet": str}
+    wrong = not isinstance(found, dict) or "name" not in found
+    if wrong or any(key in found and not isinstance(found[key], kind) for key, kind in types.items()):
+        raise WeightsError(f"Weights {path!r}: the header's entry {METADATA_KEY!r} does not name an architecture.")
+    return found
+
+
+def load_vit_file(path: str, **settings: Any) -> ViTExtractor:
+    """The `ViTExtractor` of a file written by ``sohes pretrain``.
+
+    Args:
+        path: the safetensors file, or ``shipped:NAME``; empty for the one included in the package.
+        settings: further arguments of `ViTExtractor`; "facet" defaults to that of the file.
+
+    Raises:
+        WeightsError: not such a file.
+    """
+    path = path or BACKBONE
+    found = read_architecture(path)
+    # pretraining resamples positions as timm does, whatever the name implies
+    settings = {"facet": found.get("facet", "token"), "positions": "timm", **settings}
+    return ViTExtractor(found["name"], options=found.get("options"), weights=path, **settings)
+
+
+@FEATURE_EXTRACTORS.register()
+def vit_file(cfg) -> ViTExtractor:
+    """Extractor described by ``EXPLORATION.FEATURES.WEIGHTS``, a file of sohes pretrain; empty: the shipped one."""
+    return load_vit_file(cfg.EXPLORATION.FEATURES.WEIGHTS, **vit_settings(cfg))
+
+
+def vit_settings(cfg) -> dict[str, Any]:
+    """Arguments of `ViTExtractor` that are read from the config for every ViT."""
+    return {"block": cfg.EXPLORATION.FEATURES.BLOCK, **network_settings(cfg)}

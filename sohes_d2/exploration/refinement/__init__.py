@@ -1,8 +1,6 @@
 """Refiners: none, guided (the default, training-free), crf and cascadepsp (optional packages)."""
 
-from .base import REFINERS, Refiner, margin_window
-from .cascadepsp import cascadepsp
-from .crf import crf
-from .guided import guided
+from .base import REFINERS, Refiner, guided, none, refine_proposals
+from .optional import cascadepsp, crf
 
-__all__ = ["REFINERS", "Refiner", "cascadepsp", "crf", "guided", "margin_window"]
+__all__ = ["REFINERS", "Refiner", "cascadepsp", "crf", "guided", "none", "refine_proposals"]
