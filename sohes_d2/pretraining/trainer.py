@@ -22,7 +22,7 @@ from detectron2.utils import comm
 
 from .. import __version__
 from ..data.training.stream import build_training_loader
-from ..engine.hooks import CountSkippedImages
+from ..engine.hooks import CountSkippedImages, is_due
 from ..engine.trainer import SOHESTrainer, config_errors, load_backbone
 from ..errors import ConfigError
 from ..exploration.features.vit_file import load_vit_file
@@ -173,10 +173,9 @@ class KeepBackbone(HookBase):
         self._history, self._seconds = json.loads(state["history"]), state["seconds"]
 
     def after_step(self) -> None:
-        done, period = self.trainer.iter + 1, self._cfg.TEST.EVAL_PERIOD
-        if done == self.trainer.max_iter or (period > 0 and done % period == 0):
+        if is_due(self.trainer, self._cfg.TEST.EVAL_PERIOD):
             if comm.is_main_process():
-                self._keep(done)
+                self._keep(self.trainer.iter + 1)
             comm.synchronize()
 
     def _elapsed(self) -> float:
