@@ -94,7 +94,6 @@ def test_check_of_a_json_with_a_broken_image(tmp_path):
     again = check.score(extractor)
     assert again.images == 3 and list(again.skipped) == ["02.png"]
     assert DenseCheck(str(json_file), str(images), max_images=2).score(extractor).images == 2  # 00 and 03
-    assert DenseCheck(str(json_file), str(images), keep=[1]).score(extractor).images == 1
 
 
 def test_nothing_to_score_is_nan_and_a_bad_file_an_error(tmp_path):
