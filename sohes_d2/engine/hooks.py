@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from detectron2.engine import HookBase
+from detectron2.engine import HookBase, TrainerBase
 from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer
 from detectron2.evaluation import inference_context
 from detectron2.utils import comm
@@ -27,6 +27,15 @@ from ..visualization.draw import forest_figure
 from .stopping import stopping
 
 logger = logging.getLogger(__name__)
+
+SKIPPED_PERIOD = 20  # iterations between two counts of skipped images, as for the writers
+FIGURE_WIDTH = 1200  # pixels
+
+
+def is_due(trainer: TrainerBase, period: int) -> bool:
+    """Whether the iteration that was just done is the last, or the last of a period; 0: no periods."""
+    done = trainer.iter + 1
+    return done == trainer.max_iter or (period > 0 and done % period == 0)
 
 
 class Checkpoints(PeriodicCheckpointer):
@@ -65,16 +74,8 @@ class Evaluation(EvalHook):
 class CountSkippedImages(HookBase):
     """Logs "skipped_images": number of broken training images, over all processes, since the start or the resume."""
 
-    def __init__(self, period: int = 20):
-        """
-        Args:
-            period: iterations between two reports, as for the writers.
-        """
-        self._period = period
-
     def after_step(self) -> None:
-        done = self.trainer.iter + 1
-        if done % self._period and done != self.trainer.max_iter:
+        if not is_due(self.trainer, SKIPPED_PERIOD):
             return
         counts = comm.gather(len(self.trainer.data_loader.skipped))
         if comm.is_main_process():
@@ -94,7 +95,6 @@ class DrawExamples(HookBase):
         load_records: Callable[[], Iterable[Mapping[str, Any]]],
         mapper: Callable[[dict[str, Any]], dict[str, Any]],
         count: int,
-        width: int = 1200,
     ):
         """
         Args:
@@ -103,19 +103,16 @@ class DrawExamples(HookBase):
             load_records: returns Detectron2's dicts of a test set; called once, when first needed.
             mapper: converts such a dict to an input of the model.
             count: number of images to draw, from the start of the set.
-            width: of a figure in pixels.
         """
         self._period = period
         self._model = model
         self._load_records = load_records
         self._mapper = mapper
         self._count = count
-        self._width = width
         self._records: list[dict[str, Any]] | None = None
 
     def after_step(self) -> None:
-        done = self.trainer.iter + 1
-        if done == self.trainer.max_iter or (self._period > 0 and done % self._period == 0):
+        if is_due(self.trainer, self._period):
             self._draw()
 
     def _draw(self) -> None:
@@ -136,7 +133,7 @@ class DrawExamples(HookBase):
                     self._put(name, "annotated", image, annotated)
 
     def _put(self, name: str, kind: str, image: np.ndarray, forest: Forest) -> None:
-        figure = forest_figure(image, forest, f"{name}, {kind}", self._width)
+        figure = forest_figure(image, forest, f"{name}, {kind}", FIGURE_WIDTH)
         self.trainer.storage.put_image(f"examples/{name}/{kind}", np.ascontiguousarray(figure.transpose(2, 0, 1)))
 
 

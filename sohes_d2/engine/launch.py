@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from multiprocessing import resource_tracker
@@ -29,7 +29,7 @@ from detectron2.utils import comm
 
 from .. import errors
 from ..errors import ConfigError, SOHESError
-from .stopping import SIGNALS, ignore_signals, stopping
+from .stopping import SIGNALS, stopping
 
 TIMEOUT = timedelta(minutes=30)  # of communication between processes
 _JOIN_TIMEOUT = timedelta(minutes=10)  # until all processes of all machines have connected
@@ -288,11 +288,12 @@ def _rank(local_rank: int, job: _Job, report: Connection) -> NoReturn:
     _end_with_parent()
     first = job.machine_rank == 0 and local_rank == 0
     if not first:
-        ignore_signals()
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
     outcome: tuple[str, Any] = ("done", None)
     code = 0
     try:
-        with stopping.on_signals(lambda: report.send(("stopping", None))) if first else _nothing():
+        with stopping.on_signals(lambda: report.send(("stopping", None))) if first else nullcontext():
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             _join(local_rank, job)
             job.function(*job.args)
@@ -313,11 +314,6 @@ def _rank(local_rank: int, job: _Job, report: Connection) -> NoReturn:
     with suppress(OSError):
         report.send(outcome)
     os._exit(code)
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
 
 
 def _end_with_parent() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,26 +112,23 @@ def parameter_groups(model: nn.Module, rules: GroupRules) -> list[dict[str, Any]
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     seen: set[nn.Parameter] = set()
-    for prefix, module, backbone, inside in _modules(model):
+    for path, module in model.named_modules():
+        backbone, inside = _backbone(model, path.split("."))
         for name, parameter in module.named_parameters(recurse=False):
             if not parameter.requires_grad or parameter in seen:
                 continue
             seen.add(parameter)
-            full_name = f"{prefix}.{name}" if prefix else name
-            lr = rules.lr_of(module, name, backbone, full_name[len(inside) :])
+            lr = rules.lr_of(module, name, backbone, ".".join([*inside, name]))
             groups.setdefault((lr, rules.decay_of(module, name, parameter)), []).append(parameter)
     return [{"params": params, "lr": lr, "weight_decay": decay} for (lr, decay), params in groups.items()]
 
 
-def _modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Module | None, str]]:
-    """(name, module, the outermost backbone around it or None, prefix of its name in that case)."""
-    backbone, inside = None, ""
-    for name, module in model.named_modules():
-        if backbone is not None and not name.startswith(inside) and name != inside[:-1]:
-            backbone, inside = None, ""
-        if backbone is None and name.rpartition(".")[2] == "backbone":
-            backbone, inside = module, f"{name}."
-        yield name, module, backbone, inside
+def _backbone(model: nn.Module, path: list[str]) -> tuple[nn.Module | None, list[str]]:
+    """The outermost module "backbone" on the path to a module, or None, and the rest of the path."""
+    if "backbone" not in path:
+        return None, path
+    depth = path.index("backbone") + 1
+    return model.get_submodule(".".join(path[:depth])), path[depth:]
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -159,27 +157,24 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def _clipper(kind: str, limit: float, norm_type: float) -> Callable[[torch.optim.Optimizer, Any, Any], None]:
-    def full_model(optimizer: Any, *_: Any) -> None:
-        params = [p for group in optimizer.param_groups for p in group["params"]]
-        norm = float(nn.utils.clip_grad_norm_(params, limit, norm_type))
-        if norm != norm or norm == float("inf"):
-            # Clipping by it would write NaN to the weights and the next checkpoint.
-            raise FloatingPointError(f"the norm of the gradients is {norm}, so the step was not taken")
-        optimizer.grad_norm = norm
-
-    def each_norm(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                nn.utils.clip_grad_norm_(parameter, limit, norm_type)
-
-    def each_value(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        for group in optimizer.param_groups:
-            nn.utils.clip_grad_value_(group["params"], limit)
-
-    clippers = dict(zip(CLIP_TYPES, (full_model, each_norm, each_value)))
-    if kind not in clippers:
+    if kind not in CLIP_TYPES:
         raise ConfigError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE {kind!r} is not one of {', '.join(CLIP_TYPES)}")
-    return clippers[kind]
+
+    def clip(optimizer: Any, *_: Any) -> None:
+        params = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        if kind == "value":
+            nn.utils.clip_grad_value_(params, limit)
+        elif kind == "norm":
+            for parameter in params:
+                nn.utils.clip_grad_norm_(parameter, limit, norm_type)
+        else:
+            norm = float(nn.utils.clip_grad_norm_(params, limit, norm_type))
+            if not math.isfinite(norm):
+                # Clipping by it would write NaN to the weights and the next checkpoint.
+                raise FloatingPointError(f"the norm of the gradients is {norm}, so the step was not taken")
+            optimizer.grad_norm = norm
+
+    return clip
 
 
 POLY = "WarmupPolyLR"

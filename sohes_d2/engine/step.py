@@ -98,7 +98,8 @@ class TrainingStep(SimpleTrainer):
         data_time = time.perf_counter() - start
 
         # Seed after fetching the batch, as a data loader draws from torch's generator when it starts its workers.
-        seed_all_rng(_mixed(self._seed, self.iter, comm.get_rank()))
+        mixed = np.random.SeedSequence((self._seed, self.iter, comm.get_rank()))
+        seed_all_rng(int(mixed.generate_state(1)[0]))
         with self.autocast:
             losses = self.model(batch)
             if isinstance(losses, torch.Tensor):
@@ -125,8 +126,3 @@ class TrainingStep(SimpleTrainer):
         super().load_state_dict(state)
         if state.get("grad_scaler"):  # empty if losses were not scaled
             self.scaler.load_state_dict(state["grad_scaler"])
-
-
-def _mixed(*numbers: int) -> int:
-    """Hash of the numbers: a seed below 2**32."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])

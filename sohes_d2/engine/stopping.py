@@ -81,9 +81,3 @@ class Stopping:
 
 
 stopping = Stopping()
-
-
-def ignore_signals() -> None:
-    """Ignore SIGINT and SIGTERM in processes that others end."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)

@@ -11,13 +11,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from detectron2.config import CfgNode
 from detectron2.data import get_detection_dataset_dicts
-from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
+from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model
 from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer, PeriodicWriter
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils import comm
@@ -31,8 +30,8 @@ from ..errors import ConfigError, InputError, WeightsError
 from ..evaluation.entity_evaluator import EntityEvaluator
 from ..evaluation.results import check_readable, defined_only, write_evaluation
 from ..weights.checkpoint import SOHESCheckpointer
+from . import optimizer
 from .hooks import Checkpoints, CountSkippedImages, DrawExamples, Evaluation
-from .optimizer import build_lr_scheduler, build_optimizer
 from .step import TrainingStep, build_precision
 from .stopping import stopping
 from .writers import build_writers
@@ -69,11 +68,11 @@ class SOHESTrainer(DefaultTrainer):
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         self._draws_seed = cfg.SEED < 0
         self.cfg = _with_seed(cfg, comm.shared_random_seed() % 2**31) if self._draws_seed else cfg
-        _check_batch_size(cfg)
+        with config_errors():
+            images_per_process(cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size())
         model = self.build_model(cfg)
-        optimizer = self.build_optimizer(cfg, model)
-        self._trainer = TrainingStep(_distributed(model), optimizer, *build_precision(cfg))
-        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self._trainer = TrainingStep(_distributed(model), self.build_optimizer(cfg, model), *build_precision(cfg))
+        self.scheduler = self.build_lr_scheduler(cfg, self._trainer.optimizer)
         # A weak reference, since the checkpointer belongs to the trainer.
         self.checkpointer = SOHESCheckpointer(
             model,
@@ -110,7 +109,9 @@ class SOHESTrainer(DefaultTrainer):
         needed = getattr(self.checkpointer.model, "starts_from", "")
         if needed:
             raise ConfigError(f"MODEL.WEIGHTS is empty: {self.cfg.MODEL.META_ARCHITECTURE} starts from {needed}")
-        load_pretrained_backbone(self.checkpointer.model, self.cfg)
+        backbone: Any = getattr(self.checkpointer.model, "backbone", None)
+        if hasattr(backbone, "load_pretrained"):
+            load_backbone(backbone.load_pretrained, self.cfg)
 
     def train(self) -> Any:
         """Train to the end.
@@ -222,10 +223,8 @@ class SOHESTrainer(DefaultTrainer):
         if build is None:
             return []
         last = self.checkpointer
-        try:
+        with config_errors():
             return build(self.cfg, lambda: last.get_checkpoint_file() if last.has_checkpoint() else "")
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
 
     def _build_examples(self) -> HookBase:
         name = self.cfg.DATASETS.TEST[0]
@@ -244,20 +243,11 @@ class SOHESTrainer(DefaultTrainer):
         Raises:
             ConfigError: an invalid setting.
         """
-        try:
+        with config_errors():
             return super().build_model(cfg)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
 
-    @classmethod
-    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-        """See `sohes_d2.engine.optimizer`."""
-        return build_optimizer(cfg, model)
-
-    @classmethod
-    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
-        """See `sohes_d2.engine.optimizer`."""
-        return build_lr_scheduler(cfg, optimizer)
+    build_optimizer = staticmethod(optimizer.build_optimizer)
+    build_lr_scheduler = staticmethod(optimizer.build_lr_scheduler)
 
     @classmethod
     def build_mapper(cls, cfg: CfgNode, is_train: bool) -> Callable[[Any], Any]:
@@ -273,10 +263,8 @@ class SOHESTrainer(DefaultTrainer):
             ConfigError: a batch size not divisible by the number of processes, or a data set without usable images.
         """
         mapper = cls.build_mapper(cfg, is_train=True)
-        try:
+        with config_errors():
             return build_training_loader(cfg, mapper, start_iteration=start_iteration)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str, Any]]]:
@@ -289,48 +277,38 @@ class SOHESTrainer(DefaultTrainer):
         return EntityEvaluator(dataset_name, f"{cfg.OUTPUT_DIR}/inference/{dataset_name}")
 
 
-def load_pretrained_backbone(model: nn.Module, cfg: CfgNode) -> None:
-    """Load MODEL.VIT.WEIGHTS into ``model.backbone``, if it has ``load_pretrained``.
-
-    "" means the hub's weights of MODEL.VIT.NAME; "random" leaves the backbone as it was initialized.
-
-    Raises:
-        WeightsError: they are unavailable, unreadable or do not match.
-    """
-    backbone: Any = getattr(model, "backbone", None)
-    source = cfg.MODEL.VIT.WEIGHTS or f"hub:{cfg.MODEL.VIT.NAME}"
-    if hasattr(backbone, "load_pretrained") and source != "random":
-        with _first_of_each_machine():
-            backbone.load_pretrained(source)
-
-
 @contextmanager
-def _first_of_each_machine() -> Iterator[None]:
-    """One process of each machine runs first, so that files are downloaded only once."""
+def config_errors() -> Iterator[None]:
+    """Raise a ValueError as a ConfigError."""
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def load_backbone(load: Callable[[str], Any], cfg: CfgNode) -> None:
+    """Call ``load`` with the source of the pretrained weights of MODEL.VIT.WEIGHTS.
+
+    "" means the hub's weights of MODEL.VIT.NAME; with "random" it is not called. One process of each machine calls it
+    first, so that files are downloaded only once.
+    """
+    source = cfg.MODEL.VIT.WEIGHTS or f"hub:{cfg.MODEL.VIT.NAME}"
     first = comm.get_local_rank() == 0
+    if source == "random":
+        return
     if not first:
         comm.synchronize()
-    yield
+    load(source)
     if first:
         comm.synchronize()
 
 
 def _distributed(model: nn.Module) -> nn.Module:
     """Wrap the model to average its gradients over processes, if there are several."""
-    if comm.get_world_size() == 1:
-        return model
     on_gpu = next(model.parameters()).device.type == "cuda"
     known = inspect.signature(DistributedDataParallel).parameters
     buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # until torch 2.13
-    options: dict[str, Any] = {"device_ids": [comm.get_local_rank()] if on_gpu else None, buffers: False}
-    return DistributedDataParallel(model, **options)
-
-
-def _check_batch_size(cfg: CfgNode) -> None:
-    try:
-        images_per_process(cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size())
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    return create_ddp_model(model, device_ids=[comm.get_local_rank()] if on_gpu else None, **{buffers: False})
 
 
 def _with_seed(cfg: CfgNode, seed: int) -> CfgNode:

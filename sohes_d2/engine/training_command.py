@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import torch
 
@@ -48,7 +49,7 @@ def frozen_config(file: str, pairs: list[str], num_gpus: int) -> CfgNode:
     return cfg
 
 
-_held: list[FolderLock] = []
+_held = ExitStack()  # the lock of OUTPUT_DIR, until the end of `_run`
 
 
 def set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
@@ -92,17 +93,12 @@ def _hold(folder: str) -> None:
     error: Exception | None = None
     if comm.is_main_process():
         try:
-            _held.append(FolderLock(folder))
+            _held.callback(FolderLock(folder).release)
         except (FolderBusyError, OutputError) as found:
             error = found
     error = comm.all_gather(error)[0]
     if error is not None:
         raise error
-
-
-def _let_go() -> None:
-    while _held:
-        _held.pop().release()
 
 
 def _is_brief(record: logging.LogRecord) -> bool:
@@ -145,7 +141,5 @@ def run_processes(run: Callable[[argparse.Namespace], None], args: argparse.Name
 
 def _run(run: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
     """``run(args)`` in one process, which unlocks its folder at the end."""
-    try:
+    with _held:
         run(args)
-    finally:
-        _let_go()

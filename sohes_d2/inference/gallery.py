@@ -19,7 +19,6 @@ from ..report import ReportOptions, read_label_file, write_report
 from ..structures.files import write_picture
 from ..structures.forest import Forest
 from ..structures.images import read_image
-from ..structures.masks import mask_areas
 from ..visualization import MAX_MASKS, best_scored, draw_depth, draw_strips, draw_tree, forest_colors, forest_figure
 from ..visualization.draw import file_stem
 
@@ -116,7 +115,7 @@ def run_demo(
         else:
             image, forest = found
             report.best_score = max(report.best_score, float(forest.scores.max(initial=0.0)))
-            forest = _kept(forest, options)
+            forest = forest.filter(options.score_threshold).filter(max_depth=options.max_depth)
             stem = os.path.join(output, PICTURES, file_stem(item.file_name, stems))
             report.pictures[item.file_name] = write_pictures(stem, image, forest, item.file_name, options)
             report.forests[item.file_name] = np.bincount(forest.depths()).tolist() if len(forest) else []
@@ -153,9 +152,7 @@ def write_pictures(stem: str, image: np.ndarray, forest: Forest, title: str, opt
         Paths of the pictures.
     """
     forest = forest.select(options.entities, parts=True) if options.entities else forest
-    shown = forest
-    if options.max_area < 1:
-        shown = shown.subset(mask_areas(shown.masks) <= options.max_area * image.shape[0] * image.shape[1])
+    shown = forest.filter(max_area=options.max_area * image.shape[0] * image.shape[1])
     if options.max_masks and len(shown) > options.max_masks:
         shown = best_scored(shown, options.max_masks)
     colors = forest_colors(shown)
@@ -201,14 +198,6 @@ def _alone(image: np.ndarray, find_forests: FindForests) -> tuple[np.ndarray, Fo
         return image, find_forests([image])[0]
     except _PHOTO_ERRORS as error:
         return f"{type(error).__name__}: {error}"
-
-
-def _kept(forest: Forest, options: DemoOptions) -> Forest:
-    if options.score_threshold > 0:
-        forest = forest.subset(forest.scores >= options.score_threshold)
-    if options.max_depth is not None:
-        forest = forest.subset(forest.depths() <= options.max_depth)
-    return forest
 
 
 def _remove_deeper(stem: str, deepest: int) -> None:

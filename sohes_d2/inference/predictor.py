@@ -1,9 +1,11 @@
-"""Predictor: predict forests with a trained model."""
+"""Predictor: forests from a trained model, the merge trees of phase 1, or both."""
 
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,18 +25,83 @@ from ..exploration.labeler import PseudoLabeler
 from ..modeling.inference import predicted_forest
 from ..structures.crops import CropLayers
 from ..structures.forest import Forest
-from ..structures.images import PathLike, as_rgb, image_size, read_image, set_max_image_pixels
+from ..structures.images import as_rgb, image_size, set_max_image_pixels
+from ..structures.masks import iou_matrix
+from ..structures.nms import without_duplicates
 from ..weights import PREFIX, local_path
 from ..weights.checkpoint import SOHESCheckpointer
-from .fusion import MASK_SOURCES, Fusion
 
 ImageLike = Any  # anything that `structures.images.as_rgb` accepts
 
+MASK_SOURCES = ("queries", "trees", "both")
 CONFIG_FILE = "config.yaml"
 # Weights in a model folder, in order of preference; then the file named in `last_checkpoint`, then FINAL_FILE.
 WEIGHTS_FILES = ("model.safetensors", "model.pth")
 FINAL_FILE = "model_final.pth"
 _LAST_CHECKPOINT = "last_checkpoint"
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """Combines the masks of the model's queries and of the merge trees by NMS [D].
+
+    Tree masks keep their scores. A query mask gets the score ``factor`` * max(score * IoU) over all tree masks, since
+    tree scores rank masks better than query scores do. Duplicates are then removed by NMS, so that queries only add
+    masks that the trees lack. The hierarchy is computed from the coverage of the masks.
+
+    Attributes:
+        factor: multiplies the scores of query masks; in [0, 1].
+        nms_threshold: of two masks with a higher IoU, the lower-scored one is removed; in (0, 1].
+        max_masks: maximum number of masks per photo; the best-scored are kept.
+        min_score: masks with a lower score are removed; in [0, 1].
+        theta_cover, max_child_area: see `Forest.from_masks`.
+    """
+
+    factor: float = 0.5
+    nms_threshold: float = 0.95
+    max_masks: int = 1000
+    min_score: float = 0.0
+    theta_cover: float = 0.9
+    max_child_area: float = 0.8
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.factor <= 1:
+            raise ConfigError(f"TEST.FUSION.FACTOR must be in [0, 1], got {self.factor}")
+        if not 0 < self.nms_threshold <= 1:
+            raise ConfigError(f"TEST.FUSION.NMS_THRESHOLD must be in (0, 1], got {self.nms_threshold}")
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> Fusion:
+        """Read ``cfg.TEST`` and ``cfg.MODEL.ANCESTOR_HEAD``.
+
+        Raises:
+            ConfigError: a setting out of range.
+        """
+        return cls(
+            cfg.TEST.FUSION.FACTOR,
+            cfg.TEST.FUSION.NMS_THRESHOLD,
+            cfg.TEST.DETECTIONS_PER_IMAGE,
+            cfg.TEST.MIN_SCORE,
+            cfg.TEST.THETA_COVER,
+            cfg.MODEL.ANCESTOR_HEAD.MAX_CHILD_AREA,
+        )
+
+    def __call__(self, trees: Forest, queries: Forest) -> Forest:
+        """Return the combined forest of one photo, by descending score."""
+        masks = [*trees.masks, *queries.masks]
+        ratings = np.asarray(trees.scores)[:, None] * iou_matrix(trees.masks, queries.masks)
+        scores = np.concatenate([trees.scores, self.factor * ratings.max(0, initial=0)])
+        best = without_duplicates(masks, scores, self.nms_threshold)[: self.max_masks]
+        kept = best[scores[best] >= self.min_score].tolist()
+        sources = [*trees.sources, *queries.sources]
+        return Forest.from_masks(
+            [masks[k] for k in kept],
+            trees.image_size,
+            self.theta_cover,
+            self.max_child_area,
+            scores=scores[kept].astype(np.float32),
+            sources=[sources[k] for k in kept],
+        )
 
 
 class SOHESPredictor:
@@ -132,8 +199,10 @@ class SOHESPredictor:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         images = [image if isinstance(image, (str, os.PathLike)) else as_rgb(image) for image in images]
         forests: dict[int, Forest] = {}
-        for members in _batches_of_one_size([_size(image) for image in images], batch_size):
-            forests.update(zip(members, self._of_photos([_pixels(images[k]) for k in members])))
+        # sizes of files are read from their headers
+        sizes = [image.shape[:2] if isinstance(image, np.ndarray) else image_size(image) for image in images]
+        for members in _batches_of_one_size(sizes, batch_size):
+            forests.update(zip(members, self._of_photos([as_rgb(images[k]) for k in members])))
         return [forests[k] for k in range(len(images))]
 
     def _of_photos(self, photos: list[np.ndarray]) -> list[Forest]:
@@ -201,23 +270,9 @@ def _find_weights(folder: str) -> str:
     )
 
 
-def _size(image: PathLike | np.ndarray) -> tuple[int, int]:
-    """Return (H, W); the size of a file is read from its header."""
-    return image.shape[:2] if isinstance(image, np.ndarray) else image_size(image)
-
-
-def _pixels(image: PathLike | np.ndarray) -> np.ndarray:
-    return image if isinstance(image, np.ndarray) else read_image(image)
-
-
 def _batches_of_one_size(sizes: Sequence[tuple[int, int]], batch_size: int) -> list[list[int]]:
     """Group positions into batches of equal image size, ordered by their first members."""
-    batches: list[list[int]] = []
-    open_batch: dict[tuple[int, int], list[int]] = {}
+    positions = defaultdict(list)
     for k, size in enumerate(sizes):
-        batch = open_batch.get(size)
-        if batch is None or len(batch) == batch_size:
-            batch = open_batch[size] = []
-            batches.append(batch)
-        batch.append(k)
-    return batches
+        positions[size].append(k)
+    return sorted(same[k : k + batch_size] for same in positions.values() for k in range(0, len(same), batch_size))

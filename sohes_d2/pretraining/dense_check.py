@@ -11,9 +11,8 @@ neighbours; the near AUC therefore matches each "same" pair with a "different" p
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
@@ -51,16 +50,13 @@ class DenseScore:
 class DenseCheck:
     """Segment AUC of feature extractors on a COCO json."""
 
-    def __init__(
-        self, json_file: str, image_root: str, *, max_images: int = 0, pairs: int = 32, keep: Sequence[Any] = ()
-    ):
+    def __init__(self, json_file: str, image_root: str, *, max_images: int = 0, pairs: int = 32):
         """
         Args:
             json_file: COCO ground truth; categories are ignored, crowds are skipped.
             image_root: folder of its images.
             max_images: maximum number of images, evenly spread over the file; 0: all.
             pairs: number of pairs of each kind per segment.
-            keep: image ids to use; empty: all.
 
         Raises:
             InputError: not a COCO json.
@@ -68,7 +64,6 @@ class DenseCheck:
         file = read_label_file(json_file)
         report(json_file, file.problems)
         records = {key: value for key, value in file.images.items() if "file_name" in value}
-        records = {key: value for key, value in records.items() if not keep or key in set(keep)}
         if max_images and len(records) > max_images:
             chosen = np.linspace(0, len(records) - 1, max_images).round().astype(int)
             records = {key: records[key] for key in np.array(list(records), object)[chosen]}

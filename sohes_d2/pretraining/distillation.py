@@ -16,7 +16,6 @@ from ..errors import WeightsError
 from ..exploration.features.base import freeze
 from ..weights import load_weights
 from ..weights.layouts import resampling_of, use_official_resampling
-from .library import NegativeCosineSimilarity
 from .vit import build_vit, normalization
 
 
@@ -55,7 +54,6 @@ class FeatureDistillation(nn.Module):
         self.teacher = freeze(teacher, torch.device("cpu"))
         self.projection = nn.Linear(vit.embed_dim, teacher.embed_dim)
         self.resolution = resolution
-        self.loss = NegativeCosineSimilarity(dim=-1)
         self.register_load_state_dict_post_hook(_without_teacher)
         for owner, network in (("student", vit), ("teacher", teacher)):
             mean, std = normalization(network)
@@ -86,22 +84,13 @@ class FeatureDistillation(nn.Module):
         self.teacher.eval()
         return self
 
-    def begin(self, iteration: int) -> None:
-        """No-op: nothing depends on the iteration."""
-
-    def after_step(self) -> None:
-        """No-op."""
-
-    def after_backward(self) -> None:
-        """No-op: gradients are not changed."""
-
     def forward(self, batch: list[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """Mean of 1 - cosine between student and teacher over the patches of the global views of `views.MultiCrop`."""
         views = torch.cat([sample["global"] for sample in batch]).to(self.student_mean.device).float()
         said = self.projection(self.student_maps(views))
         with torch.no_grad():
             meant = self.teacher_maps(views, said.shape[1:3])
-        return {"loss_distillation": 1 + self.loss(said.float().flatten(0, 2), meant.float().flatten(0, 2))}
+        return {"loss_distillation": 1 - F.cosine_similarity(said.float(), meant.float(), dim=-1).mean()}
 
     def student_maps(self, views: Tensor) -> Tensor:
         """Student features (B, rows, cols, C) of views (B, 3, H, W) in 0..255."""

@@ -1,4 +1,10 @@
-"""Self-distillation without labels: DINO's image loss, iBOT's patch loss and a dense contrastive loss across crops."""
+"""Self-distillation without labels: DINO's image loss, iBOT's patch loss and a dense contrastive loss across crops.
+
+In the dense contrastive loss, the same point in two crops is a positive pair, other points and photos are negatives
+(Wang et al., Dense contrastive learning, CVPR 2021; VICRegL, Bardes et al., NeurIPS 2022). There is a small offset
+between the points of a pair: patches that often occur side by side likely belong together (Isola et al., Learning
+visual groups from co-occurrences in space and time, 2015). Every pair of points is a sample, so few photos suffice.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +16,23 @@ from typing import Any
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from detectron2.config import configurable
 
-from .contrast import common_places, features_at, moved_apart
-from .library import (
-    DINOLoss,
-    DINOProjectionHead,
-    IBOTPlusPlusPatchLoss,
-    MaskedVisionTransformerTIMM,
-    NTXentLoss,
-    cosine_schedule,
-    random_block_mask,
-    update_momentum,
-)
 from .vit import build_vit, normalization
+
+try:
+    from lightly.loss import DINOLoss, IBOTPlusPlusPatchLoss, NTXentLoss
+    from lightly.models.modules.heads import DINOProjectionHead
+    from lightly.models.modules.masked_vision_transformer_timm import MaskedVisionTransformerTIMM
+    from lightly.models.utils import random_block_mask, update_momentum
+    from lightly.utils.scheduler import cosine_schedule
+except ImportError as error:
+    raise ImportError(
+        f"pretraining needs the library lightly ({error}): pip install 'sohes_d2[pretrain]', or, to keep installed "
+        "packages unchanged, pip install --no-deps 'lightly>=1.6'"
+    ) from error
 
 
 class Branch(nn.Module):
@@ -172,11 +180,6 @@ class SelfDistillation(nn.Module):
         }
 
     @property
-    def device(self) -> torch.device:
-        """Device of the parameters."""
-        return self.mean.device
-
-    @property
     def vit(self) -> VisionTransformer:
         """The ViT that is exported: the teacher's."""
         return self.teacher.encoder.vit
@@ -216,7 +219,8 @@ class SelfDistillation(nn.Module):
         # all first views, then all second views
         views = self._normalized(torch.stack([sample["global"] for sample in batch], dim=1).flatten(0, 1))
         mask = self._mask(len(views), views.shape[-1] // self.patch) if self.weights["patch"] else None
-        student = self.student(views, self._with_prefix(mask))
+        # class and register tokens are never masked
+        student = self.student(views, None if mask is None else F.pad(mask.flatten(1), (self.prefix, 0)))
         losses = {}
         if self.weights["image"] or self.weights["patch"]:
             with torch.no_grad():
@@ -252,8 +256,8 @@ class SelfDistillation(nn.Module):
         return self.patch_loss(meant, said, flat, self.temperature(), self.visible_weight)
 
     def _dense_contrast(self, student: Tensor, batch: list[Mapping[str, Tensor]]) -> Tensor:
-        boxes = torch.stack([sample["boxes"] for sample in batch]).to(self.device)
-        flips = torch.stack([sample["flips"] for sample in batch]).to(self.device)
+        boxes = torch.stack([sample["boxes"] for sample in batch]).to(self.mean.device)
+        flips = torch.stack([sample["flips"] for sample in batch]).to(self.mean.device)
         patches = student[:, self.prefix :].float()
         side = round(patches.shape[1] ** 0.5)
         maps = patches.transpose(1, 2).unflatten(2, (side, side)).split(len(batch))
@@ -269,13 +273,56 @@ class SelfDistillation(nn.Module):
         share = max(self.mask_views, 1.001 / views)  # at least one view for any batch size
         block = min(4, max(1, int(low * side**2)))
         mask = random_block_mask((views, side, side), share, low, high, min_num_masks_per_block=block)
-        return mask.to(self.device)
-
-    def _with_prefix(self, mask: Tensor | None) -> Tensor | None:
-        if mask is None:
-            return None
-        flat = mask.flatten(1)
-        return torch.cat([flat.new_zeros(len(flat), self.prefix), flat], dim=1)
+        return mask.to(self.mean.device)
 
     def _normalized(self, views: Tensor) -> Tensor:
-        return (views.to(self.device).float() - self.mean) / self.std
+        return (views.to(self.mean.device).float() - self.mean) / self.std
+
+
+def common_places(boxes: Tensor, points: int) -> Tensor:
+    """Sample random points visible in both global views of a photo.
+
+    Args:
+        boxes: (B, 2, 4), the overlapping views as (y0, x0, y1, x1) in pixels of the photo.
+        points: number of points per photo.
+
+    Returns:
+        (B, points, 2) as (y, x) in the photo.
+    """
+    low = boxes[..., :2].amax(dim=1)
+    high = boxes[..., 2:].amin(dim=1)
+    random = torch.rand(len(boxes), points, 2, device=boxes.device)
+    return low[:, None] + random * (high - low)[:, None]
+
+
+def moved_apart(places: Tensor, boxes: Tensor, patch_share: float, sigma: float) -> Tensor:
+    """Move ``places`` (B, P, 2) by Gaussian noise of std ``sigma`` patches, clipped to the views ``boxes`` (B, 4).
+
+    ``patch_share`` is the side of a patch divided by the side of the view.
+    """
+    if sigma <= 0:
+        return places
+    low, high = boxes[:, None, :2], boxes[:, None, 2:]
+    step = torch.randn_like(places) * (high - low) * (patch_share * sigma)
+    return torch.minimum(torch.maximum(places + step, low), high)
+
+
+def features_at(maps: Tensor, places: Tensor, boxes: Tensor, flips: Tensor) -> Tensor:
+    """Sample features of views bilinearly at points of the photo.
+
+    Args:
+        maps: (B, C, rows, cols), one view per photo.
+        places: (B, P, 2) as (y, x) in the photo.
+        boxes: (B, 4) of the views, (y0, x0, y1, x1) in the photo.
+        flips: (B,) bool, whether the view is mirrored left to right.
+
+    Returns:
+        (B, P, C).
+    """
+    low, high = boxes[:, None, :2], boxes[:, None, 2:]
+    within = 2 * (places - low) / (high - low) - 1  # -1..1 over the view
+    y, x = within.unbind(-1)
+    x = torch.where(flips[:, None], -x, x)
+    grid = torch.stack([x, y], dim=-1)[:, :, None]
+    found = F.grid_sample(maps, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return found[..., 0].transpose(1, 2)

@@ -6,10 +6,10 @@ import json
 import logging
 import math
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,11 +22,11 @@ from detectron2.utils import comm
 
 from .. import __version__
 from ..data.training.stream import build_training_loader
-from ..engine.hooks import CountSkippedImages
-from ..engine.trainer import SOHESTrainer
+from ..engine.hooks import CountSkippedImages, is_due
+from ..engine.trainer import SOHESTrainer, config_errors, load_backbone
 from ..errors import ConfigError
 from ..exploration.features.vit import load_vit_file
-from ..structures.files import atomic_writer, write_json
+from ..structures.files import write_bytes, write_json
 from ..structures.images import set_max_image_pixels
 from ..weights import load_weights
 from .dense_check import DenseCheck
@@ -65,17 +65,19 @@ class PretrainingTrainer(SOHESTrainer):
         self.build_mapper(cfg)  # raise its errors before weights are loaded
         super().__init__(cfg)
         model = self.checkpointer.model
-        _check_sizes(cfg, int(model.student_vit.patch_embed.feat_ratio()))
-        self._trainer.optimizer.register_step_pre_hook(lambda *_: model.after_backward())
+        patch = int(model.student_vit.patch_embed.feat_ratio())
+        for key in ("GLOBAL_SIZE", "LOCAL_SIZE"):
+            size = cfg.PRETRAINING.VIEWS[key]
+            if size < patch or size % patch:
+                raise ConfigError(
+                    f"PRETRAINING.VIEWS.{key} {size} is not a multiple of the patch size {patch} of MODEL.VIT"
+                )
 
     def load_initial_weights(self) -> None:
         """Load MODEL.VIT.WEIGHTS into the student and the EMA teacher, if there is one; "random" loads nothing."""
-        source = self.cfg.MODEL.VIT.WEIGHTS or f"hub:{self.cfg.MODEL.VIT.NAME}"
         model = self.checkpointer.model
-        if source != "random":
-            load_weights(model.student_vit, source)
-            if model.vit is not model.student_vit:
-                model.vit.load_state_dict(model.student_vit.state_dict())
+        load_backbone(lambda source: load_weights(model.student_vit, source), self.cfg)
+        model.vit.load_state_dict(model.student_vit.state_dict())
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -86,10 +88,8 @@ class PretrainingTrainer(SOHESTrainer):
         """
         if cfg.PRETRAINING.METHOD not in METHODS:
             raise ConfigError(f"PRETRAINING.METHOD {cfg.PRETRAINING.METHOD!r} is not one of {', '.join(METHODS)}")
-        try:
+        with config_errors():
             return METHODS[cfg.PRETRAINING.METHOD](cfg).to(cfg.MODEL.DEVICE).train()
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
 
     @classmethod
     def build_mapper(cls, cfg: CfgNode, is_train: bool = True) -> Callable[[Any], Any]:
@@ -111,12 +111,12 @@ class PretrainingTrainer(SOHESTrainer):
         """Build the iterable of batches of views, starting at an iteration."""
         return build_training_loader(cfg, self.build_mapper(cfg), self._photos, start_iteration)
 
-    def build_hooks(self) -> list[HookBase]:
+    def build_hooks(self) -> list[HookBase | None]:
         """Build the hooks, in order."""
         model, cfg = self.checkpointer.model, self.cfg
-        hooks: list[HookBase] = [
+        hooks: list[HookBase | None] = [
             detectron2_hooks.IterationTimer(),
-            _FollowTeacher(model),
+            _UpdateTeacher(model) if isinstance(model, SelfDistillation) else None,
             detectron2_hooks.LRScheduler(),
             CountSkippedImages(),
             KeepBackbone(cfg, model, len(self._photos)),
@@ -127,20 +127,14 @@ class PretrainingTrainer(SOHESTrainer):
         return hooks
 
 
-def _check_sizes(cfg: CfgNode, patch: int) -> None:
-    for key in ("GLOBAL_SIZE", "LOCAL_SIZE"):
-        size = cfg.PRETRAINING.VIEWS[key]
-        if size < patch or size % patch:
-            raise ConfigError(
-                f"PRETRAINING.VIEWS.{key} {size} is not a multiple of the patch size {patch} of MODEL.VIT"
-            )
-
-
-class _FollowTeacher(HookBase):
+class _UpdateTeacher(HookBase):
     """Sets the model's iteration before a step and updates the EMA teacher after it."""
 
-    def __init__(self, model: Any):
+    def __init__(self, model: SelfDistillation):
         self._model = model
+
+    def before_train(self) -> None:
+        self.trainer.optimizer.register_step_pre_hook(lambda *_: self._model.after_backward())
 
     def before_step(self) -> None:
         self._model.begin(self.trainer.iter)
@@ -179,10 +173,9 @@ class KeepBackbone(HookBase):
         self._history, self._seconds = json.loads(state["history"]), state["seconds"]
 
     def after_step(self) -> None:
-        done, period = self.trainer.iter + 1, self._cfg.TEST.EVAL_PERIOD
-        if done == self.trainer.max_iter or (period > 0 and done % period == 0):
+        if is_due(self.trainer, self._cfg.TEST.EVAL_PERIOD):
             if comm.is_main_process():
-                self._keep(done)
+                self._keep(self.trainer.iter + 1)
             comm.synchronize()
 
     def _elapsed(self) -> float:
@@ -206,8 +199,7 @@ class KeepBackbone(HookBase):
         is_best = all(_rank(entry) >= _rank(other) for other in self._history)
         self._history.append(entry)
         if is_best:
-            with open(last, "rb") as source, atomic_writer(os.path.join(folder, BEST)) as best:
-                shutil.copyfileobj(source, best)
+            write_bytes(os.path.join(folder, BEST), Path(last).read_bytes())
         # The check does not count as training time.
         self._begun = time.perf_counter() - (seconds - self._seconds)
         write_json(os.path.join(folder, CARD), self._card(architecture))
@@ -223,7 +215,6 @@ class KeepBackbone(HookBase):
     def _card(self, architecture: dict[str, Any]) -> dict[str, Any]:
         cfg, node = self._cfg, self._cfg.PRETRAINING
         best = max(self._history, key=_rank)
-        skipped = getattr(self.trainer._trainer.data_loader, "skipped", {})
         return {
             "architecture": architecture,
             "parameters": sum(p.numel() for p in self._model.vit.parameters()),
@@ -231,7 +222,7 @@ class KeepBackbone(HookBase):
             "data": {
                 "images": [os.path.basename(os.path.normpath(source)) for source in node.IMAGES],
                 "photos": self._photos,
-                "broken_photos": len(skipped),
+                "broken_photos": len(self.trainer.data_loader.skipped),
                 "labels": "none",
             },
             "iterations": self._history[-1]["iteration"],

@@ -1,8 +1,10 @@
-"""The segment AUC, on handmade cases."""
+"""The segment AUC, on handmade cases, and without the library that trainings need."""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -92,7 +94,6 @@ def test_check_of_a_json_with_a_broken_image(tmp_path):
     again = check.score(extractor)
     assert again.images == 3 and list(again.skipped) == ["02.png"]
     assert DenseCheck(str(json_file), str(images), max_images=2).score(extractor).images == 2  # 00 and 03
-    assert DenseCheck(str(json_file), str(images), keep=[1]).score(extractor).images == 1
 
 
 def test_nothing_to_score_is_nan_and_a_bad_file_an_error(tmp_path):
@@ -105,3 +106,20 @@ def test_nothing_to_score_is_nan_and_a_bad_file_an_error(tmp_path):
     assert score.skipped == {"00.png": "no two segments with two cells"}
     with pytest.raises(InputError, match="check the path"):
         DenseCheck(str(tmp_path / "none.json"), str(images))
+
+
+WITHOUT_LIGHTLY = """
+import sys
+sys.modules["lightly"] = None
+import sohes_d2, sohes_d2.pretraining, sohes_d2.pretraining.dense_check
+try:
+    import sohes_d2.pretraining.trainer
+except ImportError as error:
+    print(error)
+"""
+
+
+def test_only_trainings_need_the_library_and_name_the_remedy():
+    done = subprocess.run([sys.executable, "-c", WITHOUT_LIGHTLY], capture_output=True, text=True, check=True)
+    assert "needs the library lightly" in done.stdout and "pip install 'sohes_d2[pretrain]'" in done.stdout
+    assert "pip install --no-deps 'lightly" in done.stdout

@@ -46,11 +46,11 @@ if __name__ == "__main__":
     parse_arguments()  # handle --help and errors before slow imports
 
 import torch
+from part_meter import MIB, PeakMemory
 from torch import Tensor
 from torch.nn import functional as F
 
 import sohes_d2  # noqa: F401  (before Detectron2, which it patches)
-from sohes_d2.engine.part_meter import MIB, PeakMemory
 from sohes_d2.modeling.inference import EntityInference
 
 LIMIT_BYTES = 2 * 2**30

@@ -58,6 +58,7 @@ if __name__ == "__main__":
     parse_arguments()  # handle --help and errors before slow imports
 
 import torch
+from part_meter import MIB, PartMeter
 from torch import Tensor, nn
 
 import sohes_d2  # noqa: F401  (before Detectron2, which it patches)
@@ -65,7 +66,6 @@ from sohes_d2 import correction  # noqa: F401  (registers the models)
 from sohes_d2.config.load import load_config
 from sohes_d2.data.synthetic.scene import generate_scene
 from sohes_d2.engine.optimizer import build_optimizer
-from sohes_d2.engine.part_meter import MIB, PartMeter
 from sohes_d2.engine.step import build_precision
 from sohes_d2.errors import ConfigError
 from sohes_d2.structures.ancestors import AncestorMatrix

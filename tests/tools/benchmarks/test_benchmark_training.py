@@ -6,12 +6,12 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import part_meter
 import pytest
 import torch
+from part_meter import PartMeter
 
 from sohes_d2.config.load import load_config
-from sohes_d2.engine import part_meter
-from sohes_d2.engine.part_meter import PartMeter
 from sohes_d2.modeling.criterion import SetCriterion
 from sohes_d2.modeling.matcher import HungarianMatcher
 from sohes_d2.modeling.pixel_decoder.msdeform import MSDeformAttnPixelDecoder

@@ -1,4 +1,4 @@
-"""Time and peak memory of parts of a program, on the CPU and on CUDA devices."""
+"""Time and peak memory of parts of a program, on the CPU and on CUDA devices; imported by the benchmarks."""
 
 from __future__ import annotations
 
