@@ -11,7 +11,7 @@ import torch
 from .masks import RLE, decode_mask, decode_masks, encode_masks, encode_runs
 
 # A bool mask (N,), indices (K,), a slice, or one index.
-Index = Union[torch.Tensor, Sequence[int], slice, int]
+Index = Union[torch.Tensor, np.ndarray, Sequence[int], slice, int]
 
 # Bounds the working memory: about 4 copies of this size, and 16 bytes per run end.
 CHUNK_BYTES = 16 * 1024 * 1024
@@ -79,7 +79,7 @@ class RLEMasks:
     def __repr__(self) -> str:
         return f"RLEMasks({len(self)} masks, image_size={self.image_size})"
 
-    def __getitem__(self, item: int | slice | torch.Tensor | np.ndarray | Sequence[int]) -> torch.Tensor | RLEMasks:
+    def __getitem__(self, item: Index) -> torch.Tensor | RLEMasks:
         """An (H, W) bool tensor for an int; `RLEMasks` for a slice, indices or a bool mask of length N.
 
         `Instances` passes a slice for a single index.
