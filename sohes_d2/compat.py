@@ -109,24 +109,16 @@ def detectron2_flavour() -> str:
 
 
 def _restore_names() -> None:
-    if not _is_main(_package_folder()):
-        _restore_numpy_names()
-        _restore_pillow_names()
-
-
-def _restore_numpy_names() -> None:
+    if _is_main(_package_folder()):
+        return
     import numpy as np
+    from PIL import Image
 
     # Up to numpy 1.23 these were aliases of the Python types, as the callers expect. Names that numpy defines again
     # (np.bool since 2.0) are not changed.
     for python_type in (bool, float, int, str):
         if python_type.__name__ not in dir(np):
             setattr(np, python_type.__name__, python_type)
-
-
-def _restore_pillow_names() -> None:
-    from PIL import Image
-
     if not hasattr(Image, "LINEAR"):  # an alias of BILINEAR, removed in Pillow 10
         patched: Any = Image
         patched.LINEAR = Image.Resampling.BILINEAR

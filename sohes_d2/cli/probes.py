@@ -18,7 +18,7 @@ from ..data.synthetic.scene import generate_scene
 from ..errors import SOHESError
 from ..exploration.features import ColorTextureExtractor
 from ..exploration.labeler import PseudoLabeler
-from ..structures.ancestors import AncestorMatrix
+from ..structures.instance_fields import AncestorMatrix
 from ..structures.masks import decode_masks
 
 _SIZE = (64, 64)

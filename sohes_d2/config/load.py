@@ -18,7 +18,7 @@ from ..compat import is_installed
 from ..errors import ConfigError, near_matches
 from ..structures.files import open_regular
 from . import add_sohes_config, exploration_cfg
-from .renamed import check_names
+from .renamed import check_names, value_of
 
 BASE_KEY = "_BASE_"
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -250,17 +250,14 @@ def _take_out_data_sets(cfg: CfgNode, content: Mapping[str, Any]) -> None:
 
 
 def _data_sets(content: Any) -> dict[str, Any]:
-    for key in ("DATASETS", "REGISTER"):
-        content = content.get(key) if isinstance(content, dict) else None
-    return content if isinstance(content, dict) else {}
+    data_sets = value_of(content, "DATASETS.REGISTER")
+    return data_sets if isinstance(data_sets, dict) else {}
 
 
 def _is_free(cfg: CfgNode, key: str) -> bool:
     """Whether ``key`` is new in a node that allows new keys (``OPTIONS``), which merge_from_list rejects."""
-    *parents, leaf = key.split(".")
-    node: Any = cfg
-    for parent in parents:
-        node = node.get(parent) if isinstance(node, CfgNode) else None
+    parent, _, leaf = key.rpartition(".")
+    node = value_of(cfg, parent)
     return isinstance(node, CfgNode) and node.is_new_allowed() and leaf not in node
 
 

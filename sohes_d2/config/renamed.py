@@ -70,23 +70,21 @@ def check_names(content: Mapping[str, Any], where: str) -> None:
     """
     renamed = [f"{key} is now {new_name(key)}" for key in _keys(content) if new_name(key)]
     for section in ("TEST.TTA", "CORRECTION.TEACHER_TTA"):
-        names = re.findall(r"\w+", str(_value(content, f"{section}.TRANSFORMS")))
+        names = re.findall(r"\w+", str(value_of(content, f"{section}.TRANSFORMS")))
         renamed += [f"{section}.TRANSFORMS {name} is now {TRANSFORMS[name]}" for name in names if name in TRANSFORMS]
     if renamed:
         raise ConfigError(f"{where}: names have changed: {'; '.join(renamed)}")
-    for section, key in (("DATASETS", "REGISTER"), ("TEST", "AUG")):
-        node = content.get(section)
-        value = node.get(key) if isinstance(node, Mapping) else None
-        if key == "REGISTER" and isinstance(value, str):
-            raise ConfigError(
-                f"{where}: the keys of DATASETS.REGISTER are names of data sets: DATASETS.REGISTER.mine "
-                f'"labels.json, images/", in yaml `REGISTER: {{mine: [labels.json, images/]}}`; got {value!r}'
-            )
-        if key == "AUG" and isinstance(value, Mapping) and str(value.get("ENABLED", False)).lower() != "false":
-            raise ConfigError(f"{where}: TEST.AUG is for Detectron2's models with boxes; set TEST.TTA.TRANSFORMS")
+    data_sets = value_of(content, "DATASETS.REGISTER")
+    if isinstance(data_sets, str):
+        raise ConfigError(
+            f"{where}: the keys of DATASETS.REGISTER are names of data sets: DATASETS.REGISTER.mine "
+            f'"labels.json, images/", in yaml `REGISTER: {{mine: [labels.json, images/]}}`; got {data_sets!r}'
+        )
+    if str(value_of(content, "TEST.AUG.ENABLED")).lower() not in ("none", "false"):
+        raise ConfigError(f"{where}: TEST.AUG is for Detectron2's models with boxes; set TEST.TTA.TRANSFORMS")
 
 
-def _value(content: Any, key: str) -> Any:
+def value_of(content: Any, key: str) -> Any:
     """The value of a dotted key, None if it is missing."""
     for name in key.split("."):
         content = content.get(name) if isinstance(content, Mapping) else None

@@ -21,8 +21,8 @@ from ..errors import InputError
 from ..labels.schema import read_id
 from ..structures.files import write_json
 from ..structures.forest import NO_PARENT
+from ..structures.instance_fields import RLEMasks, encode_tensor
 from ..structures.masks import encode_masks, mask_boxes, rle_from_coco, rle_to_json
-from ..structures.rle_masks import RLEMasks, encode_tensor
 from .backends import AUTO, resolve_backend
 from .detection_metrics import MAX_DETS
 from .ground_truth import GroundTruth

@@ -13,9 +13,9 @@ from torch import Tensor
 from detectron2.structures import Boxes, Instances
 
 from ..structures.forest import Forest
+from ..structures.instance_fields import RLEMasks, encode_tensor
 from ..structures.masks import RLE, coverage_matrix, encode_masks, mask_areas, mask_boxes
 from ..structures.nms import without_duplicates
-from ..structures.rle_masks import RLEMasks, encode_tensor
 from ..structures.score_calibration import Knots, calibrated
 from .ancestor_head import ancestor_logits
 from .mask_refinement import refine_masks

@@ -1,16 +1,18 @@
-"""Exports of a forest: arrays, tables, detections, dicts, pictures, html."""
+"""Exports of a forest, the methods ``to_...`` and `plot` of `Forest`: arrays, tables, detections, dicts, pictures."""
 
 from __future__ import annotations
 
 import base64
+import colorsys
 import html
+import importlib
 import io
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .entity import Entity
+from .images import as_rgb
 from .masks import decode_mask, decode_masks
 
 if TYPE_CHECKING:
@@ -28,7 +30,11 @@ def to_numpy(forest: Forest) -> np.ndarray:
 
 
 def to_pandas(forest: Forest) -> Any:
-    """A DataFrame with a row per mask, indexed by path name."""
+    """A ``pandas.DataFrame`` with a row per mask, by path name: parent, depth, score, area, box, level, source.
+
+    Raises:
+        ImportError: pandas is not installed.
+    """
     pandas = _library("pandas")
     boxes = forest.boxes.astype(np.int64)
     names = forest.names
@@ -47,7 +53,11 @@ def to_pandas(forest: Forest) -> Any:
 
 
 def to_supervision(forest: Forest) -> Any:
-    """``supervision.Detections`` with masks, scores, class 0, and names, parents and depths as data."""
+    """``supervision.Detections`` of all masks, with ``name``, ``parent`` ("" for a whole) and ``depth`` as data.
+
+    Raises:
+        ImportError: supervision is not installed.
+    """
     supervision = _library("supervision")
     names = forest.names
     boxes = forest.boxes.astype(np.float32)
@@ -66,7 +76,11 @@ def to_supervision(forest: Forest) -> Any:
 
 
 def to_sam(forest: Forest) -> list[dict[str, Any]]:
-    """Dicts in the format of ``SamAutomaticMaskGenerator.generate``, by descending area."""
+    """Dicts in the format of ``SamAutomaticMaskGenerator.generate``, by descending area.
+
+    ``segmentation`` is (H, W) bool, ``bbox`` (x, y, width, height); ``predicted_iou`` and ``stability_score`` are both
+    the score; ``point_coords`` is the mask pixel nearest to its centre.
+    """
     height, width = forest.image_size
     records = []
     for k in np.argsort(-forest.areas, kind="stable"):
@@ -95,8 +109,22 @@ def _point_inside(mask: np.ndarray) -> list[float]:
     return [float(xs[nearest]), float(ys[nearest])]
 
 
-def plot(forest: Forest, photo: np.ndarray | None, max_depth: int | None, names: bool) -> Image.Image:
-    """Draw the masks over the photo, parts on top of their wholes in other shades."""
+def plot(forest: Forest, photo: Any = None, max_depth: int | None = None, names: bool = False) -> Image.Image:
+    """Draw the masks over the photo, parts in shades of the colour of their whole.
+
+    Args:
+        forest: the masks.
+        photo: background, anything `images.as_rgb` accepts; by default ``forest.photo``, else grey.
+        max_depth: deeper masks are not drawn; None for all.
+        names: write the path name on each mask.
+
+    Returns:
+        A Pillow image of the size of the photo.
+
+    Raises:
+        ValueError: a photo of another size.
+    """
+    photo = forest.photo if photo is None else as_rgb(photo)
     if photo is None:
         photo = np.full((*forest.image_size, 3), 128, np.uint8)
     if photo.shape[:2] != forest.image_size:
@@ -119,16 +147,12 @@ def plot(forest: Forest, photo: np.ndarray | None, max_depth: int | None, names:
     if names:
         pen = ImageDraw.Draw(image)
         for k in order:
-            centre = _point_inside(decode_mask(forest.masks[k]))
-            pen.text(
-                (centre[0], centre[1]), forest.names[k], fill="white", stroke_width=2, stroke_fill="black", anchor="mm"
-            )
+            column, row = _point_inside(decode_mask(forest.masks[k]))
+            pen.text((column, row), forest.names[k], fill="white", stroke_width=2, stroke_fill="black", anchor="mm")
     return image
 
 
 def _colour(forest: Forest, k: int, depth: int) -> tuple[int, ...]:
-    import colorsys
-
     root = int(forest.names[k].split(".", 1)[0])
     shade = (0.5, 0.7, 0.35)[depth % 3]
     return tuple(round(255 * v) for v in colorsys.hls_to_rgb((root * _GOLDEN) % 1, shade, 0.85))
@@ -137,15 +161,14 @@ def _colour(forest: Forest, k: int, depth: int) -> tuple[int, ...]:
 def to_html(forest: Forest) -> str:
     """A picture, and a table of the best-scored masks, for a notebook."""
     shown = forest if len(forest) <= 100 else forest.collapse()
-    picture = plot(shown, forest.photo, None, names=len(shown) <= 30)
+    picture = plot(shown, names=len(shown) <= 30)
     picture.thumbnail((_HTML_SIDE, _HTML_SIDE))
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     source = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
-    best = np.argsort(-shown.scores, kind="stable")[:_HTML_ROWS]
     rows = "".join(
         f"<tr><td>{e.name}</td><td>{e.score:.3f}</td><td>{e.area}</td><td>{len(e.children)}</td></tr>"
-        for e in (Entity(shown, int(k)) for k in best)
+        for e in sorted(shown, key=lambda entity: -entity.score)[:_HTML_ROWS]
     )
     title = html.escape(repr(forest))
     return (
@@ -155,8 +178,6 @@ def to_html(forest: Forest) -> str:
 
 
 def _library(name: str) -> Any:
-    import importlib
-
     try:
         return importlib.import_module(name)
     except ImportError as error:

@@ -9,23 +9,13 @@ from functools import cached_property
 from typing import Any, Callable
 
 import numpy as np
-from PIL import Image
 
 from ..errors import InputError
 from . import exports, hierarchy
 from .entity import Entity
 from .files import open_regular, write_json
 from .hierarchy import NO_PARENT, Rules
-from .images import as_rgb
-from .masks import (
-    RLE,
-    coverage_matrix,
-    encode_window,
-    mask_areas,
-    mask_boxes,
-    rle_from_coco,
-    rle_to_json,
-)
+from .masks import RLE, coverage_matrix, encode_window, mask_areas, mask_boxes, rle_from_coco, rle_to_json
 
 __all__ = ["NO_LEVEL", "NO_PARENT", "Forest"]
 
@@ -239,14 +229,10 @@ class Forest:
         shared = np.minimum(ends, (x1, y1)) - np.maximum(self.boxes[:, :2], (x0, y0))
         common = np.prod(np.maximum(shared, 0), axis=1)
         ious = common / (np.prod(self.boxes[:, 2:], axis=1) + (x1 - x0) * (y1 - y0) - common)
-        k = int(np.argmax(np.where(inside, ious, -1.0)))
-        chain = []
-        while True:
-            chain.append(Entity(self, k))
-            below = self.children(k)
-            if not len(below):
-                return chain
-            k = int(below[np.argmax(self.areas[below])])
+        chain = [Entity(self, int(np.argmax(np.where(inside, ious, -1.0))))]
+        while children := chain[-1].children:
+            chain.append(max(children, key=lambda entity: entity.area))
+        return chain
 
     # ------------------------------------------------------------------------------------------------------------------
     # Hierarchy.
@@ -432,52 +418,12 @@ class Forest:
     # ------------------------------------------------------------------------------------------------------------------
     # Exports.
 
-    def to_numpy(self) -> np.ndarray:
-        """(N, H, W) bool, all masks."""
-        return exports.to_numpy(self)
-
-    def to_pandas(self) -> Any:
-        """A ``pandas.DataFrame`` with a row per mask, by path name: parent, depth, score, area, box, level, source.
-
-        Raises:
-            ImportError: pandas is not installed.
-        """
-        return exports.to_pandas(self)
-
-    def to_supervision(self) -> Any:
-        """``supervision.Detections`` of all masks, with ``name``, ``parent`` ("" for a whole) and ``depth`` as data.
-
-        Raises:
-            ImportError: supervision is not installed.
-        """
-        return exports.to_supervision(self)
-
-    def to_sam(self) -> list[dict[str, Any]]:
-        """Dicts in the format of ``SamAutomaticMaskGenerator.generate``, by descending area.
-
-        ``segmentation`` is (H, W) bool, ``bbox`` (x, y, width, height); ``predicted_iou`` and ``stability_score`` are
-        both the score; ``point_coords`` is the mask pixel nearest to its centre.
-        """
-        return exports.to_sam(self)
-
-    def plot(self, photo: Any = None, max_depth: int | None = None, names: bool = False) -> Image.Image:
-        """Draw the masks over the photo, parts in shades of the colour of their whole.
-
-        Args:
-            photo: background, anything `images.as_rgb` accepts; by default ``self.photo``, else grey.
-            max_depth: deeper masks are not drawn; None for all.
-            names: write the path name on each mask.
-
-        Returns:
-            A Pillow image of the size of the photo.
-
-        Raises:
-            ValueError: a photo of another size.
-        """
-        return exports.plot(self, self.photo if photo is None else as_rgb(photo), max_depth, names)
-
-    def _repr_html_(self) -> str:
-        return exports.to_html(self)
+    to_numpy = exports.to_numpy
+    to_pandas = exports.to_pandas
+    to_supervision = exports.to_supervision
+    to_sam = exports.to_sam
+    plot = exports.plot
+    _repr_html_ = exports.to_html
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a COCO json of this image, readable by `load` and all commands. It does not contain the photo.

@@ -1,8 +1,12 @@
 """Rules of the hierarchy: parents, near-duplicates, and selection of the entities that explain a photo best.
 
-All functions work on numpy arrays (parents, areas, scores, overlaps), so that labels, model, teacher and exported files
-share the same rules. ``parents`` is (N,) int64, the index of each mask's parent, -1 for a whole; a parent's area is
-larger than its child's, so there are no cycles.
+All functions work on numpy arrays, so that labels, model, teacher and exported files share the same rules:
+
+- ``parents``: (N,) int64, the index of each mask's parent, -1 for a whole; a parent's area is larger than its child's,
+  so there are no cycles.
+- ``areas``: (N,) pixels.
+- ``scores``: (N,), any scale; only their order matters.
+- ``keep``: (N,) bool, the masks to consider or, as a result, those that remain.
 """
 
 from __future__ import annotations
@@ -214,14 +218,8 @@ def distinct_masks(parents: np.ndarray, areas: np.ndarray, scores: np.ndarray, m
     """(N,) bool: masks to keep so that no kept mask has nearly the same area as its nearest kept ancestor.
 
     Along each path from a whole to its smallest part, masks are visited by descending score (ties: the larger first)
-    and kept if their area is at most ``max_child_area`` of that of the nearest kept ancestor, and that of the nearest
-    kept descendant is at most ``max_child_area`` of theirs. Only the order of the scores matters.
-
-    Args:
-        parents: (N,).
-        areas: (N,) pixels.
-        scores: (N,) any scale.
-        max_child_area: share in (0, 1].
+    and kept if their area is at most ``max_child_area``, a share in (0, 1], of that of the nearest kept ancestor, and
+    that of the nearest kept descendant is at most ``max_child_area`` of theirs.
     """
     keep = np.zeros(len(parents), bool)
     # per mask, the area of the largest kept descendant, which a kept ancestor must exceed
@@ -243,40 +241,25 @@ def distinct_masks(parents: np.ndarray, areas: np.ndarray, scores: np.ndarray, m
 
 
 def without_only_children(
-    parents: np.ndarray,
-    areas: np.ndarray,
-    scores: np.ndarray,
-    max_only_child_area: float,
-    keep: np.ndarray | None = None,
+    parents: np.ndarray, areas: np.ndarray, scores: np.ndarray, max_only_child_area: float, keep: np.ndarray
 ) -> np.ndarray:
     """(N,) bool: masks to keep when runs of only children are collapsed.
 
-    An only child with more than ``max_only_child_area`` of its parent's area is the same entity: the better-scored of
-    the two is kept. Of a longer run of nested only children, the first mask and the best of the others are kept.
-
-    Args:
-        parents: (N,).
-        areas: (N,) pixels.
-        scores: (N,) any scale; only their order matters.
-        max_only_child_area: share in (0, 1].
-        keep: (N,) bool, the masks to consider; all by default.
+    An only child with more than ``max_only_child_area``, a share in (0, 1], of its parent's area is the same entity:
+    the better-scored of the two is kept. Of a longer run of nested only children, the first mask and the best of the
+    others are kept.
     """
-    keep = np.ones(len(parents), bool) if keep is None else keep.copy()
+    keep = keep.copy()
     while True:
         linked = linked_to_kept(parents, keep)
         count = np.bincount(linked[keep & (linked != NO_PARENT)], minlength=len(parents))
         only = keep & (linked != NO_PARENT) & (count[linked] == 1)
-        same = np.flatnonzero(only & (areas > max_only_child_area * areas[linked]))
-        if len(same):
-            # one pair per run and iteration, because a removal changes the other pairs
-            above = linked[same]
-            first = ~np.isin(above, same)
-            worse = np.where(scores[same] > scores[above], above, same)
-            keep[worse[first]] = False
-            continue
-        inner = np.flatnonzero(only & only[linked])  # an only child of an only child
+        inner = np.flatnonzero(only & (areas > max_only_child_area * areas[linked]))
+        if not len(inner):
+            inner = np.flatnonzero(only & only[linked])  # an only child of an only child
         if not len(inner):
             return keep
+        # one pair per run and iteration, because a removal changes the other pairs
         above = linked[inner]
         first = ~np.isin(above, inner)
         keep[np.where(scores[inner] > scores[above], above, inner)[first]] = False
@@ -285,11 +268,7 @@ def without_only_children(
 def with_few_levels(parents: np.ndarray, scores: np.ndarray, max_depth: int, keep: np.ndarray) -> np.ndarray:
     """(N,) bool: masks to keep so that no path is deeper than ``max_depth``; inner masks of lowest score are dropped.
 
-    Args:
-        parents: (N,).
-        scores: (N,) any scale; only their order matters.
-        max_depth: largest depth of the result, at least 0; with 0, the wholes remain.
-        keep: (N,) bool, the masks to consider.
+    With a ``max_depth`` of 0, the wholes remain.
     """
     keep = keep.copy()
     linked = linked_to_kept(parents, keep)
@@ -320,16 +299,10 @@ def disjoint_wholes(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Remove wholes that overlap better ones, or make them parts of these; children of removed wholes become wholes.
 
-    Args:
-        parents: (N,).
-        areas: (N,) pixels.
-        scores: (N,) any scale.
-        coverage: computes the coverage of any masks.
-        keep: (N,) bool, the masks to consider.
-        rules: thresholds; theta_cover, max_child_area and max_overlap are used.
+    Of the thresholds, theta_cover, max_child_area and max_overlap are used.
 
     Returns:
-        (N,) bool, the remaining masks, and (N,) parents among these.
+        ``keep`` and the parents among these.
     """
     keep, parents = keep.copy(), linked_to_kept(parents, keep)
     children = children_of(np.where(keep, parents, len(parents)))  # removed masks have no children
@@ -378,29 +351,20 @@ def collapse(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The displayed forest: few levels, without near-duplicates and overlapping wholes.
 
-    Applies `distinct_masks`, `disjoint_wholes`, `without_only_children` and `with_few_levels`. Only the order of the
-    scores matters.
-
-    Args:
-        parents: (N,).
-        areas: (N,) pixels.
-        scores: (N,) any scale.
-        coverage: computes the coverage of any masks.
-        rules: the thresholds.
-        wholes: indices of disjoint masks to use as wholes and keep with the masks inside them; by default computed.
+    Applies `distinct_masks`, `disjoint_wholes`, `without_only_children` and `with_few_levels`. ``wholes`` are indices
+    of disjoint masks to use as wholes and keep with the masks inside them; by default they are computed.
 
     Returns:
-        (N,) bool, the remaining masks, and (N,) parents among these.
+        ``keep`` and the parents among these.
     """
     if wholes is None:
         keep = distinct_masks(parents, areas, scores, rules.max_child_area)
         keep, parents = disjoint_wholes(parents, areas, scores, coverage, keep, rules)
     else:
-        is_whole = np.zeros(len(parents) + 1, bool)
-        is_whole[wholes] = True
-        inside = is_whole[:-1] | is_whole[linked_to_kept(parents, is_whole[:-1])]
-        parents = np.where(is_whole[:-1] | ~inside, NO_PARENT, parents)
-        scores = np.where(is_whole[:-1], np.inf, scores)
+        is_whole = np.isin(np.arange(len(parents)), wholes)
+        inside = is_whole | (linked_to_kept(parents, is_whole) != NO_PARENT)
+        parents = np.where(is_whole | ~inside, NO_PARENT, parents)
+        scores = np.where(is_whole, np.inf, scores)
         keep = inside & distinct_masks(parents, areas, scores, rules.max_child_area)
     keep = without_only_children(parents, areas, scores, rules.max_only_child_area, keep)
     keep = with_few_levels(parents, scores, rules.max_depth, keep)
@@ -490,11 +454,9 @@ def disjoint_cut(
     """`best_cut` for masks that overlap without nesting: the better of two is kept, and the selection is repeated.
 
     Args:
-        parents: (N,).
-        areas: (N,) pixels.
-        values: (N,) numbers; masks of value 0 or less are never selected.
+        parents, areas: (N,).
+        values, count: see `best_cut`.
         coverage: computes the coverage of any masks.
-        count: at least 0.
         max_overlap: largest overlap of two selected masks, as a share of the smaller one.
 
     Returns:
@@ -503,7 +465,6 @@ def disjoint_cut(
     values = np.maximum(values, 0)
     fixed = np.zeros(len(parents), bool)
     bonus = values.sum() + 1  # larger than any sum of values, so that fixed masks stay selected
-    everything = np.arange(len(parents))
 
     def overlapping(k: int, others: np.ndarray) -> np.ndarray:
         return np.asarray(coverage(k, others)) * areas[k] > max_overlap * np.minimum(areas[k], areas[others])
@@ -522,6 +483,6 @@ def disjoint_cut(
         if not winners:
             return chosen
         for k in winners:
-            others = everything[(values > 0) & (everything != k)]
+            others = np.setdiff1d(np.flatnonzero(values > 0), k)
             values[others[overlapping(k, others)]] = 0
         fixed[list(winners)] = True

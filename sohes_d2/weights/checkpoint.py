@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from detectron2.checkpoint import DetectionCheckpointer
 
 from ..errors import WeightsError
-from ..structures.files import atomic_writer
+from ..structures.files import atomic_writer, write_text
 from . import local_path, read_weights
 from .layouts import current_names
 
@@ -74,8 +74,7 @@ class SOHESCheckpointer(DetectionCheckpointer):
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Set the checkpoint file to resume from."""
-        with atomic_writer(os.path.join(self.save_dir, LAST_CHECKPOINT)) as file:
-            file.write(last_filename_basename.encode())
+        write_text(os.path.join(self.save_dir, LAST_CHECKPOINT), last_filename_basename)
 
     def get_checkpoint_file(self) -> str:
         """Path named in ``last_checkpoint``; "" if there is none. Invalid bytes give a path that does not exist."""
@@ -132,7 +131,7 @@ class SOHESCheckpointer(DetectionCheckpointer):
         if path and "://" not in path and not os.path.isfile(path.partition("?")[0]):
             raise WeightsError(
                 f"checkpoint {path!r} does not exist; give MODEL.WEIGHTS another file, or train without --resume if "
-                f"{os.path.join(self.save_dir, 'last_checkpoint')!r} names it"
+                f"{os.path.join(self.save_dir, LAST_CHECKPOINT)!r} names it"
             )
         self._loading = path
         return super().load(path, *args, **kwargs)

@@ -1,13 +1,19 @@
-"""Configs from files and command lines, and errors about invalid ones."""
+"""Configs from files, by name and from command lines, without Detectron2, and errors about invalid ones."""
 
 import os
+from pathlib import Path
 
 import pytest
 import yaml
 
+import sohes_d2.config.load
+from sohes_d2.config import exploration_cfg
 from sohes_d2.config.load import load_config
 from sohes_d2.config.renamed import RENAMED, new_name
 from sohes_d2.errors import ConfigError
+from sohes_d2.model_zoo import get_config, get_config_file, shipped_configs
+
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def test_file_then_options(tmp_path):
@@ -220,3 +226,42 @@ def test_values_and_pairs_are_checked():
         load_config("", ["SOLVER.MAX_ITER"])
     with pytest.raises(ConfigError, match="KEY VALUE pairs.*--resume"):
         load_config("", ["SOLVER.MAX_ITER", "3", "--resume", "x"])
+
+
+def test_configs_are_found_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    wanted = str(CONFIGS / "exploration" / "joint.yaml")
+    for name in (
+        "joint",
+        "joint.yaml",
+        "exploration/joint",
+        "exploration/joint.yaml",
+        "configs/exploration/joint.yaml",
+    ):
+        assert get_config_file(name) == wanted
+    assert len(shipped_configs()) == len(list(CONFIGS.rglob("*.yaml")))
+    (tmp_path / "joint").write_text("VERSION: 2")
+    assert get_config_file("joint") == "joint", "a file goes before a name"
+    with pytest.raises(ConfigError, match="Did you mean .*exploration/joint"):
+        get_config_file("exploration/jiont")
+    monkeypatch.setattr(sohes_d2.config.load, "shipped_configs", lambda: {"a/x": "1", "b/x": "2"})
+    with pytest.raises(ConfigError, match="could be a/x or b/x"):
+        get_config_file("x")
+
+
+def test_a_config_equals_its_file():
+    cfg = get_config("synthetic")
+    assert cfg == load_config(str(CONFIGS / "exploration" / "synthetic.yaml"))
+    assert cfg.EXPLORATION.LEAVES.NAME == "grid" and not cfg.is_frozen()
+
+
+def test_without_detectron2_phase_1_has_the_same_keys(monkeypatch):
+    whole = load_config("joint", ["EXPLORATION.MAX_PIXELS", "1000"])
+    monkeypatch.setattr(sohes_d2.config.load, "is_installed", lambda: False)
+    cfg = load_config("joint", ["EXPLORATION.MAX_PIXELS", "1000"])
+    assert type(cfg) is type(exploration_cfg()) and type(cfg) is not type(whole)
+    assert cfg.EXPLORATION == whole.EXPLORATION and cfg.EXPLORATION.MAX_PIXELS == 1000
+    assert cfg.MODEL.DEVICE == whole.MODEL.DEVICE and cfg.INPUT.MAX_IMAGE_PIXELS == whole.INPUT.MAX_IMAGE_PIXELS
+    for file, options in (("Base-SOHES", []), ("", ["SOLVER.BASE_LR", "1"])):
+        with pytest.raises(ConfigError, match="sohes setup"):
+            load_config(file, options)

@@ -14,7 +14,7 @@ from sohes_d2.data.registration import register_coco_entities
 from sohes_d2.data.synthetic.scene import generate_scene
 from sohes_d2.engine.trainer import SOHESTrainer
 from sohes_d2.modeling import point_sampling
-from sohes_d2.structures.ancestors import AncestorMatrix
+from sohes_d2.structures.instance_fields import AncestorMatrix
 from sohes_d2.structures.masks import decode_masks
 
 from detectron2.structures import BitMasks, Boxes, Instances

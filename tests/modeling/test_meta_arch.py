@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sohes_d2 import add_sohes_config
-from sohes_d2.structures.ancestors import AncestorMatrix
+from sohes_d2.structures.instance_fields import AncestorMatrix
 
 from detectron2.config import CfgNode, get_cfg
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json

@@ -239,14 +239,15 @@ def test_distinct_masks_differ_and_cover_the_others(seed):
 def test_runs_of_only_children_collapse():
     parents, areas = np.array([-1, 0, 1, 2, 2]), np.array([1000, 400, 160, 60, 60])
     # a chain 0 > 1 > 2, and two parts of 2: the first and the best of the others are kept
-    keep = H.without_only_children(parents, areas, np.array([0.5, 0.2, 0.3, 0.1, 0.1]), 0.5)
+    keep = H.without_only_children(parents, areas, np.array([0.5, 0.2, 0.3, 0.1, 0.1]), 0.5, np.ones(5, bool))
     assert keep.tolist() == [1, 0, 1, 1, 1]
-    keep = H.without_only_children(parents, areas, np.array([0.5, 0.3, 0.2, 0.1, 0.1]), 0.5)
+    keep = H.without_only_children(parents, areas, np.array([0.5, 0.3, 0.2, 0.1, 0.1]), 0.5, np.ones(5, bool))
     assert keep.tolist() == [1, 1, 0, 1, 1]
     # an only child that covers most of its parent is the same entity
-    keep = H.without_only_children(np.array([-1, 0]), np.array([1000, 600]), np.array([0.1, 0.2]), 0.5)
+    parents, scores, both = np.array([-1, 0]), np.array([0.1, 0.2]), np.ones(2, bool)
+    keep = H.without_only_children(parents, np.array([1000, 600]), scores, 0.5, both)
     assert keep.tolist() == [0, 1]
-    keep = H.without_only_children(np.array([-1, 0]), np.array([1000, 400]), np.array([0.1, 0.2]), 0.5)
+    keep = H.without_only_children(parents, np.array([1000, 400]), scores, 0.5, both)
     assert keep.tolist() == [1, 1]
 
 

@@ -68,7 +68,7 @@ from sohes_d2.data.synthetic.scene import generate_scene
 from sohes_d2.engine.optimizer import build_optimizer
 from sohes_d2.engine.step import build_precision
 from sohes_d2.errors import ConfigError
-from sohes_d2.structures.ancestors import AncestorMatrix
+from sohes_d2.structures.instance_fields import AncestorMatrix
 from sohes_d2.structures.masks import decode_masks
 
 # Relative to the largest value. Masked attention is discontinuous where the sign of a logit depends on rounding.

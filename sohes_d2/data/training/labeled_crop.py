@@ -10,7 +10,7 @@ import torch
 
 from detectron2.structures import BitMasks, Boxes, Instances
 
-from ...structures.ancestors import AncestorMatrix
+from ...structures.instance_fields import AncestorMatrix
 
 
 @dataclass
