@@ -15,7 +15,7 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from ..deformable_attention import MSDeformAttn
+from ..deformable_attention import MSDeformAttn, cell_centers
 from .spatial_prior import init_convolution
 from .vit import checkpointed
 
@@ -43,12 +43,6 @@ class TokenLayout:
         """The layout with points on the device and of the dtype of ``like``."""
         spatial_points = torch.cat([cell_centers(shape, like) for shape in levels])
         return cls(grid, tuple(levels), cell_centers(grid, like)[None, :, None], spatial_points[None, :, None])
-
-
-def cell_centers(shape: tuple[int, int], like: Tensor) -> Tensor:
-    """Centres (x, y) in [0, 1] of the cells of a map with ``shape`` (H, W), row by row: (H * W, 2)."""
-    y, x = ((torch.arange(cells, device=like.device, dtype=like.dtype) + 0.5) / cells for cells in shape)
-    return torch.stack([x.expand(len(y), -1), y[:, None].expand(-1, len(x))], dim=-1).flatten(0, 1)
 
 
 class DeformableCrossAttention(nn.Module):

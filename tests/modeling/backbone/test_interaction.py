@@ -12,7 +12,6 @@ from sohes_d2.modeling.backbone.interaction import (
     Injector,
     InteractionBlock,
     TokenLayout,
-    cell_centers,
     split_maps,
 )
 
@@ -41,12 +40,6 @@ def reached(points: tuple[int, int], cells: tuple[int, int], place: tuple[int, i
         if abs((i + 0.5) / points[0] * cells[0] - (place[0] + 0.5)) < 1
         and abs((j + 0.5) / points[1] * cells[1] - (place[1] + 0.5)) < 1
     ]
-
-
-def test_cell_centers_are_x_y_row_by_row():
-    points = cell_centers((2, 4), torch.empty(0, dtype=torch.float64))
-    assert points.dtype == torch.float64
-    assert points.tolist() == [[x, y] for y in (0.25, 0.75) for x in (0.125, 0.375, 0.625, 0.875)]
 
 
 def test_split_maps_keeps_rows_and_levels():

@@ -14,9 +14,8 @@ from torch.nn import functional as F
 
 from detectron2.config import configurable
 
-from ..ancestor_head import AncestorHead
-from ..position_encoding import PositionEmbeddingSine
-from .layers import MLP, CrossAttentionLayer, FFNLayer, SelfAttentionLayer
+from .ancestor_head import AncestorHead
+from .transformer_layers import MLP, CrossAttentionLayer, FFNLayer, PositionEmbeddingSine, SelfAttentionLayer
 
 TRANSFORMER_DECODER_REGISTRY = Registry("TRANSFORMER_DECODER")
 TRANSFORMER_DECODER_REGISTRY.__doc__ = """
@@ -94,7 +93,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         if dec_layers < 1:
             raise ValueError(f"a decoder has at least 1 layer, got dec_layers={dec_layers}")
         self.deep_supervision = deep_supervision
-        self.pe_layer = PositionEmbeddingSine(hidden_dim // 2, normalize=True)
+        self.pe_layer = PositionEmbeddingSine(hidden_dim // 2)
         self.level_embed = nn.Embedding(NUM_LEVELS, hidden_dim)
         self.input_proj = nn.ModuleList()
         for _ in range(NUM_LEVELS):
