@@ -12,8 +12,7 @@ from torch import Tensor
 from detectron2.config import configurable
 
 from ..modeling.ancestor_head import ancestor_logits
-from ..modeling.mask_refinement import refine_masks
-from ..modeling.mask_scores import entity_probabilities, full_size_logits, measure
+from ..modeling.masks import entity_probabilities, full_size_logits, measure, refine_masks
 from ..structures.crops import Box, is_cut
 from ..structures.hierarchy import ancestors_of, parents_by_coverage, parents_by_probability
 from ..structures.nms import first_of_each, intersections, ious
@@ -46,7 +45,7 @@ class _Look:
 class TeacherTargets:
     """Converts confident predictions of the teacher to pseudo-labels, used in addition to the initial labels.
 
-    A mask becomes a label if its score (see `mask_scores`) passes a threshold that may depend on its area. Its outline
+    A mask becomes a label if its score (see `masks`) passes a threshold that may depend on its area. Its outline
     may then be moved to the edges of the photo [D], which adds detail to the teacher's masks. Duplicates of a better
     mask are removed.
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sohes_d2 import add_sohes_config
-from sohes_d2.modeling.mask_scores import entity_probabilities
+from sohes_d2.modeling.masks import entity_probabilities
 from sohes_d2.modeling.test_time_augmentation import NO_TTA, TRANSFORMS, TTA
 
 from detectron2.config import get_cfg
