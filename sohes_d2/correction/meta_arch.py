@@ -19,12 +19,10 @@ from detectron2.utils import comm
 from ..modeling.meta_arch import SOHES, cut
 from ..modeling.test_time_augmentation import NO_TTA, TTA
 from ..structures.crops import NO_CROPS, CropLayers
-from .guard import finite_images, statistics_sums
-from .hook import MutualLearningHook
-from .pictures import DrawTeacherLabels
-from .schedule import BranchSchedule
+from .guard import CollapseGuard, finite_images, statistics_sums
+from .hooks import BranchSchedule, DrawTeacherLabels, MutualLearningHook
 from .targets import TeacherTargets
-from .teacher import teacher_of, update_teacher
+from .teacher import MomentumSchedule, teacher_of, update_teacher
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +111,15 @@ class SOHESMutualLearning(nn.Module):
         Raises:
             ValueError: a setting out of its range.
         """
-        hooks: list[HookBase] = [MutualLearningHook.from_config(cfg, self, last_checkpoint)]
+        hooks: list[HookBase] = [
+            MutualLearningHook(
+                self,
+                branches=BranchSchedule.from_config(cfg),
+                momentum=MomentumSchedule.from_config(cfg),
+                guard=CollapseGuard.from_config(cfg),
+                last_checkpoint=last_checkpoint,
+            )
+        ]
         if comm.is_main_process() and cfg.TEST.VISUALIZE > 0:
             hooks.append(DrawTeacherLabels(self, max(1, cfg.SOLVER.MAX_ITER // PICTURES), cfg.INPUT.FORMAT))
         return hooks
