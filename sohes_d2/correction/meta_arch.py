@@ -155,7 +155,10 @@ class SOHESMutualLearning(nn.Module):
             return getattr(self, self.evaluate)(batched_inputs)
         images = self.student.preprocess(batched_inputs)
         padded_size = tuple(images.tensor.shape[-2:])
-        initial = [self._initial_target(x, padded_size) for x in batched_inputs]
+        initial = [
+            self.student.prepare_targets([x], padded_size)[0] if len(x.get("instances", ())) else None
+            for x in batched_inputs
+        ]
         targets = {"initial": [self._criterion_target(target, padded_size) for target in initial]}
         if self.branch_weights[1] > 0:
             # First, so that the teacher's temporary memory is free before the student's activations exist.
@@ -198,12 +201,6 @@ class SOHESMutualLearning(nn.Module):
         if self.observer is not None:
             self.observer(batched_inputs, targets)
         return targets, torch.stack(finite).all(0)
-
-    def _initial_target(self, sample: Mapping[str, Any], padded_size: tuple[int, int]) -> dict[str, Tensor] | None:
-        """The criterion's target of an image, or None without initial labels."""
-        if len(sample.get("instances", ())) == 0:
-            return None
-        return self.student.prepare_targets([dict(sample)], padded_size)[0]
 
     def _criterion_target(self, target: dict[str, Tensor] | None, padded_size: tuple[int, int]) -> dict[str, Tensor]:
         """Add the image weight: 1, or 0 for an image without initial labels."""

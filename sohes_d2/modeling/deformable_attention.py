@@ -79,7 +79,6 @@ class MSDeformAttn(nn.Module):
             raise ValueError(
                 f"The {value_dim} value channels (d_model {d_model} x ratio {ratio}) do not split into {n_heads} heads."
             )
-        self.d_model = d_model
         self.n_levels = n_levels
         self.n_heads = n_heads
         self.n_points = n_points

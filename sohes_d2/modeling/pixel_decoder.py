@@ -88,8 +88,6 @@ class MSDeformAttnPixelDecoder(nn.Module):
             )
         if len(self.transformer_in_features) + len(self.fpn_in_features) < NUM_MULTI_SCALE_FEATURES:
             raise ValueError(f"Needs at least {NUM_MULTI_SCALE_FEATURES} maps, got {by_stride}.")
-        self.conv_dim = conv_dim
-        self.mask_dim = mask_dim
 
         self.input_proj = nn.ModuleList()
         for name in self.transformer_in_features:
@@ -134,7 +132,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
         """Constructor arguments from ``cfg.MODEL.SEM_SEG_HEAD``."""
         head = cfg.MODEL.SEM_SEG_HEAD
         return {
-            "input_shape": {name: shape for name, shape in input_shape.items() if name in head.IN_FEATURES},
+            "input_shape": input_shape,
             "transformer_nheads": head.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS,
             "transformer_dim_feedforward": head.ENC_DIM_FEEDFORWARD,
             "transformer_enc_layers": head.TRANSFORMER_ENC_LAYERS,
@@ -176,15 +174,7 @@ class MSDeformAttnTransformerEncoderOnly(nn.Module):
     def __init__(
         self, dim: int, *, num_levels: int, num_layers: int, dim_feedforward: int, num_heads: int, num_points: int
     ) -> None:
-        """
-        Args:
-            dim: channels C of all maps.
-            num_levels: L.
-            num_layers: number of layers.
-            dim_feedforward: hidden channels of the feed-forward networks.
-            num_heads: attention heads.
-            num_points: sampling points per head and level.
-        """
+        """``num_levels`` maps of ``dim`` channels; the rest as in `MSDeformAttnPixelDecoder`."""
         super().__init__()
         layers = [
             MSDeformAttnTransformerEncoderLayer(dim, dim_feedforward, num_levels, num_heads, num_points)

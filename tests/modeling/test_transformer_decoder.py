@@ -246,11 +246,6 @@ def test_feature_maps_must_be_three():
         build()(features[:2], mask_features)
 
 
-def test_a_decoder_without_layers_is_refused():
-    with pytest.raises(ValueError, match="dec_layers=0"):
-        build(dec_layers=0)
-
-
 def test_official_checkpoints_of_the_first_format_load():
     decoder, weights = build(), build().state_dict()
     weights["static_query.weight"] = weights.pop("query_feat.weight") + 1

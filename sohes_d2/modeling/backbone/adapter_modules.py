@@ -220,11 +220,7 @@ class InteractionBlock(nn.Module):
         """
         Args:
             dim: channels C of all tokens.
-            num_heads: heads of the deformable attention.
-            num_points: samples per head and map.
-            deform_ratio: channels of the attention's values over ``dim``.
-            cffn_ratio: hidden channels of the convolutional FFN over ``dim``.
-            drop_path: probability that an FFN is skipped in training.
+            num_heads, num_points, deform_ratio, cffn_ratio, drop_path: see `ViTAdapter`.
             num_extractors: number of consecutive extractors.
             gradient_checkpointing: recompute the injector and the extractors in the backward pass.
         """
