@@ -94,7 +94,7 @@ class SOHESMutualLearning(nn.Module):
     def from_config(cls, cfg: Any) -> dict[str, Any]:
         return {
             "student": SOHES(cfg),
-            "targets": TeacherTargets(cfg),
+            "targets": TeacherTargets.from_config(cfg),
             "evaluate": cfg.CORRECTION.EVALUATE,
             "teacher_tta": TTA.from_config(cfg.CORRECTION.TEACHER_TTA, "CORRECTION.TEACHER_TTA"),
             "teacher_crops": replace(CropLayers.from_config(cfg), layers=cfg.CORRECTION.TEACHER_CROPS),
