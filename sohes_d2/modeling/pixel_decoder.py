@@ -195,8 +195,7 @@ class MSDeformAttnTransformerEncoderOnly(nn.Module):
         tokens = _flatten(srcs)
         pos = _flatten([pos + embed[:, None, None] for pos, embed in zip(pos_embeds, self.level_embed)])
         # relative positions are the same on every level
-        points = torch.cat([cell_centers(shape, tokens) for shape in shapes])
-        points = points[None, :, None].expand(-1, -1, len(shapes), -1)
+        points = torch.cat([cell_centers(shape, tokens) for shape in shapes])[None, :, None]
         for layer in self.encoder["layers"].children():
             tokens = layer(tokens, pos, points, shapes)
         levels = tokens.split([height * width for height, width in shapes], dim=1)

@@ -145,7 +145,6 @@ class DeformableCrossAttention(nn.Module):
 
     def attend(self, query: Tensor, points: Tensor, features: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
         """Queries (B, Q, C) at ``points`` (1, Q, 1, 2) attend to ``features`` (B, S, C) of ``shapes``: (B, Q, C)."""
-        points = points.expand(-1, -1, len(shapes), -1)
         return self.attn(self.query_norm(query), points, self.feat_norm(features), shapes)
 
 
