@@ -199,7 +199,7 @@ def forest_of_target(target: Mapping[str, Tensor], image_size: tuple[int, int]) 
     return Forest.from_probabilities(masks, ancestors, image_size, theta_cover=0, scores=scores)
 
 
-def _sum_over_processes(sums: torch.Tensor) -> list[float]:
+def _sum_over_processes(sums: Tensor) -> list[float]:
     if comm.get_world_size() > 1:
         torch.distributed.all_reduce(sums)
     return sums.tolist()
