@@ -4,7 +4,7 @@ Importing it registers `SOHESMutualLearning` and `BorderStudent` as meta-archite
 """
 
 from .border_student import BorderStudent
-from .hook import MutualLearningHook
+from .hooks import MutualLearningHook
 from .meta_arch import SOHESMutualLearning
 
 __all__ = ["BorderStudent", "MutualLearningHook", "SOHESMutualLearning"]

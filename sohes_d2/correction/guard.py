@@ -113,11 +113,7 @@ class CollapseGuard:
 
     @classmethod
     def from_config(cls, cfg: Any) -> CollapseGuard:
-        """The guard of ``cfg.CORRECTION.GUARD``.
-
-        Raises:
-            ValueError: a number out of its range.
-        """
+        """The guard of ``cfg.CORRECTION.GUARD``."""
         node = cfg.CORRECTION.GUARD
         return cls(node.PERIOD, node.MIN_LABELS, node.PATIENCE)
 

@@ -19,12 +19,10 @@ from detectron2.utils import comm
 from ..modeling.meta_arch import SOHES, cut
 from ..modeling.test_time_augmentation import NO_TTA, TTA
 from ..structures.crops import NO_CROPS, CropLayers
-from .guard import finite_images, statistics_sums
-from .hook import MutualLearningHook
-from .pictures import DrawTeacherLabels
-from .schedule import BranchSchedule
+from .guard import CollapseGuard, finite_images, statistics_sums
+from .hooks import BranchSchedule, DrawTeacherLabels, MutualLearningHook
 from .targets import TeacherTargets
-from .teacher import teacher_of, update_teacher
+from .teacher import MomentumSchedule, teacher_of, update_teacher
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +94,7 @@ class SOHESMutualLearning(nn.Module):
     def from_config(cls, cfg: Any) -> dict[str, Any]:
         return {
             "student": SOHES(cfg),
-            "targets": TeacherTargets(cfg),
+            "targets": TeacherTargets.from_config(cfg),
             "evaluate": cfg.CORRECTION.EVALUATE,
             "teacher_tta": TTA.from_config(cfg.CORRECTION.TEACHER_TTA, "CORRECTION.TEACHER_TTA"),
             "teacher_crops": replace(CropLayers.from_config(cfg), layers=cfg.CORRECTION.TEACHER_CROPS),
@@ -113,7 +111,15 @@ class SOHESMutualLearning(nn.Module):
         Raises:
             ValueError: a setting out of its range.
         """
-        hooks: list[HookBase] = [MutualLearningHook.from_config(cfg, self, last_checkpoint)]
+        hooks: list[HookBase] = [
+            MutualLearningHook(
+                self,
+                branches=BranchSchedule.from_config(cfg),
+                momentum=MomentumSchedule.from_config(cfg),
+                guard=CollapseGuard.from_config(cfg),
+                last_checkpoint=last_checkpoint,
+            )
+        ]
         if comm.is_main_process() and cfg.TEST.VISUALIZE > 0:
             hooks.append(DrawTeacherLabels(self, max(1, cfg.SOLVER.MAX_ITER // PICTURES), cfg.INPUT.FORMAT))
         return hooks
@@ -149,7 +155,10 @@ class SOHESMutualLearning(nn.Module):
             return getattr(self, self.evaluate)(batched_inputs)
         images = self.student.preprocess(batched_inputs)
         padded_size = tuple(images.tensor.shape[-2:])
-        initial = [self._initial_target(x, padded_size) for x in batched_inputs]
+        initial = [
+            self.student.prepare_targets([x], padded_size)[0] if len(x.get("instances", ())) else None
+            for x in batched_inputs
+        ]
         targets = {"initial": [self._criterion_target(target, padded_size) for target in initial]}
         if self.branch_weights[1] > 0:
             # First, so that the teacher's temporary memory is free before the student's activations exist.
@@ -192,12 +201,6 @@ class SOHESMutualLearning(nn.Module):
         if self.observer is not None:
             self.observer(batched_inputs, targets)
         return targets, torch.stack(finite).all(0)
-
-    def _initial_target(self, sample: Mapping[str, Any], padded_size: tuple[int, int]) -> dict[str, Tensor] | None:
-        """The criterion's target of an image, or None without initial labels."""
-        if len(sample.get("instances", ())) == 0:
-            return None
-        return self.student.prepare_targets([dict(sample)], padded_size)[0]
 
     def _criterion_target(self, target: dict[str, Tensor] | None, padded_size: tuple[int, int]) -> dict[str, Tensor]:
         """Add the image weight: 1, or 0 for an image without initial labels."""

@@ -9,11 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detectron2.config import configurable
-
 from ..modeling.ancestor_head import ancestor_logits
-from ..modeling.mask_refinement import refine_masks
-from ..modeling.mask_scores import entity_probabilities, full_size_logits, measure
+from ..modeling.masks import entity_probabilities, full_size_logits, measure, refine_masks
 from ..structures.crops import Box, is_cut
 from ..structures.hierarchy import ancestors_of, parents_by_coverage, parents_by_probability
 from ..structures.nms import first_of_each, intersections, ious
@@ -43,10 +40,11 @@ class _Look:
     box: Box | None = None
 
 
+@dataclass
 class TeacherTargets:
     """Converts confident predictions of the teacher to pseudo-labels, used in addition to the initial labels.
 
-    A mask becomes a label if its score (see `mask_scores`) passes a threshold that may depend on its area. Its outline
+    A mask becomes a label if its score (see `masks`) passes a threshold that may depend on its area. Its outline
     may then be moved to the edges of the photo [D], which adds detail to the teacher's masks. Duplicates of a better
     mask are removed.
 
@@ -56,83 +54,68 @@ class TeacherTargets:
 
     With crops, the score of a mask is its mean support over the looks (whole image and crops) that contain its bounding
     box: the score itself in its own look, and the largest product of score and IoU in another.
+
+    Attributes:
+        threshold: selects masks by area and score.
+        initial_iou_threshold: a mask with a higher IoU with an initial label is its duplicate; in [0, 1].
+        nms_threshold: of two masks with a higher IoU, the lower-scored one is removed; 1 keeps all.
+        max_labels: maximum number per image, the best first.
+        min_area: minimum area in pixels of the model's input.
+        ancestors: "teacher": from its ancestor head; "coverage": from the masks' coverage; "none".
+        ancestor_threshold, theta_cover: of "teacher", see `hierarchy.parents_by_probability`.
+        theta_cover_alone: of "coverage", see `hierarchy.parents_by_coverage`.
+        max_child_area: maximum share of its parent's area that a label can take, for both.
+        refinement_radius, refinement_epsilon: see `refine_masks`; a radius of 0 turns refinement off.
+        crop_margin: masks closer than this to a side of their crop, in pixels of the model's input, are dropped as
+            cut off, unless it is also a side of the image; 0 keeps all.
+        chunk_bytes: memory of the full-size logits that exist at once (at least one mask's).
+
+    Raises:
+        ValueError: a setting out of its range.
     """
 
-    @configurable
-    def __init__(
-        self,
-        *,
-        threshold: Threshold,
-        initial_iou_threshold: float = 0.5,
-        nms_threshold: float = 0.9,
-        max_labels: int = 200,
-        min_area: int = 16,
-        ancestors: str = "teacher",
-        ancestor_threshold: float = 0.5,
-        theta_cover: float = 0.5,
-        theta_cover_alone: float = 0.9,
-        max_child_area: float = 0.8,
-        refinement_radius: int = 0,
-        refinement_epsilon: float = 0.01,
-        crop_margin: int = 4,
-        chunk_bytes: int = 256 * 1024 * 1024,
-    ):
-        """
-        Args:
-            threshold: selects masks by area and score.
-            initial_iou_threshold: a mask with a higher IoU with an initial label is its duplicate; in [0, 1].
-            nms_threshold: of two masks with a higher IoU, the lower-scored one is removed; 1 keeps all.
-            max_labels: maximum number per image, the best first.
-            min_area: minimum area in pixels of the model's input.
-            ancestors: "teacher": from its ancestor head; "coverage": from the masks' coverage; "none".
-            ancestor_threshold, theta_cover: of "teacher", see `hierarchy.parents_by_probability`.
-            theta_cover_alone: of "coverage", see `hierarchy.parents_by_coverage`.
-            max_child_area: maximum share of its parent's area that a label can take, for both.
-            refinement_radius, refinement_epsilon: see `refine_masks`; a radius of 0 turns refinement off.
-            crop_margin: masks closer than this to a side of their crop, in pixels of the model's input, are dropped as
-                cut off, unless it is also a side of the image; 0 keeps all.
-            chunk_bytes: memory of the full-size logits that exist at once (at least one mask's).
+    threshold: Threshold
+    initial_iou_threshold: float = 0.5
+    nms_threshold: float = 0.9
+    max_labels: int = 200
+    min_area: int = 16
+    ancestors: str = "teacher"
+    ancestor_threshold: float = 0.5
+    theta_cover: float = 0.5
+    theta_cover_alone: float = 0.9
+    max_child_area: float = 0.8
+    refinement_radius: int = 0
+    refinement_epsilon: float = 0.01
+    crop_margin: int = 4
+    chunk_bytes: int = 256 * 1024 * 1024
 
-        Raises:
-            ValueError: a setting out of its range.
-        """
-        if ancestors not in ANCESTOR_SOURCES:
-            raise ValueError(f"CORRECTION.ANCESTORS must be one of {', '.join(ANCESTOR_SOURCES)}; got {ancestors!r}")
-        if max_labels < 1:
-            raise ValueError(f"CORRECTION.MAX_LABELS must be at least 1, got {max_labels}")
-        self.threshold = threshold
-        self.initial_iou_threshold = initial_iou_threshold
-        self.nms_threshold = nms_threshold
-        self.max_labels = max_labels
-        self.min_area = min_area
-        self.ancestors = ancestors
-        self.ancestor_threshold = ancestor_threshold
-        self.theta_cover = theta_cover
-        self.theta_cover_alone = theta_cover_alone
-        self.max_child_area = max_child_area
-        self.refinement_radius = refinement_radius
-        self.refinement_epsilon = refinement_epsilon
-        self.crop_margin = crop_margin
-        self.chunk_bytes = chunk_bytes
+    def __post_init__(self) -> None:
+        if self.ancestors not in ANCESTOR_SOURCES:
+            raise ValueError(
+                f"CORRECTION.ANCESTORS must be one of {', '.join(ANCESTOR_SOURCES)}; got {self.ancestors!r}"
+            )
+        if self.max_labels < 1:
+            raise ValueError(f"CORRECTION.MAX_LABELS must be at least 1, got {self.max_labels}")
 
     @classmethod
-    def from_config(cls, cfg: Any) -> dict[str, Any]:
-        return {
-            "threshold": build_threshold(cfg),
-            "initial_iou_threshold": cfg.CORRECTION.INITIAL_IOU_THRESHOLD,
-            "nms_threshold": cfg.CORRECTION.NMS_THRESHOLD,
-            "max_labels": cfg.CORRECTION.MAX_LABELS,
-            "min_area": cfg.CORRECTION.MIN_AREA,
-            "ancestors": cfg.CORRECTION.ANCESTORS,
-            "ancestor_threshold": cfg.MODEL.ANCESTOR_HEAD.THRESHOLD,
-            "theta_cover": cfg.MODEL.ANCESTOR_HEAD.THETA_COVER,
-            "theta_cover_alone": cfg.TEST.THETA_COVER,
-            "max_child_area": cfg.MODEL.ANCESTOR_HEAD.MAX_CHILD_AREA,
-            "refinement_radius": cfg.CORRECTION.REFINEMENT.RADIUS,
-            "refinement_epsilon": cfg.CORRECTION.REFINEMENT.EPSILON,
-            "crop_margin": cfg.TEST.CROPS.MARGIN,
-            "chunk_bytes": cfg.TEST.MASK_CHUNK_BYTES,
-        }
+    def from_config(cls, cfg: Any) -> TeacherTargets:
+        """The settings of ``cfg.CORRECTION``, and of inference where they are the same."""
+        return cls(
+            threshold=build_threshold(cfg),
+            initial_iou_threshold=cfg.CORRECTION.INITIAL_IOU_THRESHOLD,
+            nms_threshold=cfg.CORRECTION.NMS_THRESHOLD,
+            max_labels=cfg.CORRECTION.MAX_LABELS,
+            min_area=cfg.CORRECTION.MIN_AREA,
+            ancestors=cfg.CORRECTION.ANCESTORS,
+            ancestor_threshold=cfg.MODEL.ANCESTOR_HEAD.THRESHOLD,
+            theta_cover=cfg.MODEL.ANCESTOR_HEAD.THETA_COVER,
+            theta_cover_alone=cfg.TEST.THETA_COVER,
+            max_child_area=cfg.MODEL.ANCESTOR_HEAD.MAX_CHILD_AREA,
+            refinement_radius=cfg.CORRECTION.REFINEMENT.RADIUS,
+            refinement_epsilon=cfg.CORRECTION.REFINEMENT.EPSILON,
+            crop_margin=cfg.TEST.CROPS.MARGIN,
+            chunk_bytes=cfg.TEST.MASK_CHUNK_BYTES,
+        )
 
     @torch.no_grad()
     def __call__(
@@ -163,7 +146,9 @@ class TeacherTargets:
             "teacher" without an ancestor head; "label_weights" (M,) in [0, 1], under 1 for duplicates of initial
             labels; "image_weight", 0 for an image without labels from the teacher, else 1; "scores" (M,) in [0, 1].
         """
-        weight = _duplicate_weight(*branch_weights)
+        initial_weight, teacher_weight = branch_weights
+        # a label of both branches shall count as much as one of the teacher alone
+        weight = max(0.0, teacher_weight - initial_weight) / teacher_weight if teacher_weight > 0 else 0.0
         with torch.autocast(outputs["pred_masks"].device.type, enabled=False):
             return [
                 self._of_image(
@@ -189,7 +174,9 @@ class TeacherTargets:
         look, query, scores, full = self._choose(looks, padded_size, image_size)
         if self.refinement_radius > 0:
             assert photo is not None
-            self._refine(full[:, : image_size[0], : image_size[1]], photo)
+            inside = full[:, : image_size[0], : image_size[1]]
+            refined = refine_masks(inside, photo, self.refinement_radius, self.refinement_epsilon, self.chunk_bytes)
+            inside.copy_(torch.cat([inside[:0], *(values > 0 for values in refined)]))
         common = intersections(full, full)
         # by descending score: the better of two masks comes first
         overlaps = ious(common, common.diagonal(), common.diagonal())
@@ -322,11 +309,6 @@ class TeacherTargets:
             start += count
         return full
 
-    def _refine(self, masks: Tensor, photo: Tensor) -> None:
-        """Move the outlines of (N, H, W) masks to the edges of their photo, in place."""
-        refined = refine_masks(masks, photo, self.refinement_radius, self.refinement_epsilon, self.chunk_bytes)
-        masks.copy_(torch.cat([masks[:0], *(values > 0 for values in refined)]))
-
 
 def _look_of(outputs: Outputs, k: int, box: Box | None = None) -> _Look:
     """The outputs for image ``k`` of a batch."""
@@ -368,8 +350,3 @@ def _support(
             total += torch.where(sees, others.amax(1), 0)
         count += sees
     return total / count
-
-
-def _duplicate_weight(initial: float, teacher: float) -> float:
-    """Weight at which a label of both branches counts as much as one of the teacher alone, but at least 0."""
-    return max(0.0, teacher - initial) / teacher if teacher > 0 else 0.0

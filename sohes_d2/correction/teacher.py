@@ -1,10 +1,11 @@
-"""The teacher: an exponential moving average (EMA) of the student (Mean Teacher, NeurIPS 2017)."""
+"""The teacher: an exponential moving average (EMA) of the student (Mean Teacher, NeurIPS 2017), and its momentum."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -65,3 +66,46 @@ def _take_from_first_process(tensors: Sequence[Tensor]) -> None:
         torch.distributed.broadcast(flat, 0)
         for tensor, value in zip(some, flat.split([tensor.numel() for tensor in some])):
             tensor.copy_(value.view_as(tensor))
+
+
+@dataclass(frozen=True)
+class MomentumSchedule:
+    """Momentum of the teacher's EMA, with an optional warm-up.
+
+    The teacher is, roughly, the mean of the student's last ``1 / (1 - momentum)`` states. In the warm-up this window
+    grows linearly, from the last state alone to its full length after ``warmup`` updates: with update t, from 0,
+
+        1 / (1 - m_t) = 1 + (1 / (1 - momentum) - 1) * min(t / warmup, 1)
+
+    So the first update makes the teacher a copy of the student. With ``warmup = 1 / (1 - momentum) - 1`` this is the
+    ``min(1 - 1 / (t + 1), momentum)`` of Mean Teacher (Tarvainen and Valpola, NeurIPS 2017).
+
+    Attributes:
+        momentum: in [0, 1]; 0.9996 in HASSOD. With 1 the teacher never changes, also in the warm-up.
+        warmup: number of updates until it is reached; 0: no warm-up.
+
+    Raises:
+        ValueError: a number out of its range.
+    """
+
+    momentum: float = 0.9996
+    warmup: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.momentum <= 1:
+            raise ValueError(f"CORRECTION.EMA_MOMENTUM must lie in [0, 1], got {self.momentum}")
+        if self.warmup < 0:
+            raise ValueError(f"CORRECTION.EMA_WARMUP must not be negative, got {self.warmup}")
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> MomentumSchedule:
+        """The schedule of ``cfg.CORRECTION``."""
+        return cls(cfg.CORRECTION.EMA_MOMENTUM, cfg.CORRECTION.EMA_WARMUP)
+
+    def at(self, updates: int) -> float:
+        """The momentum of the next update, after ``updates`` updates."""
+        if updates >= self.warmup or self.momentum == 1:
+            return self.momentum
+        # the formula above, multiplied by (1 - momentum) to avoid a division by it
+        change = 1 - self.momentum
+        return 1 - change / (change + self.momentum * updates / self.warmup)

@@ -7,19 +7,7 @@ from .. import compat
 
 compat.require()
 
-from .backbone import (  # noqa: E402  (they need Detectron2)
-    ViTAdapter,
-    ViTPyramid,
-    build_vit_adapter_backbone,
-    build_vit_pyramid_backbone,
-)
+from .backbone import ViTAdapter, ViTPyramid  # noqa: E402  (they need Detectron2)
 from .meta_arch import SOHES, EntityHead  # noqa: E402
 
-__all__ = [
-    "SOHES",
-    "EntityHead",
-    "ViTAdapter",
-    "ViTPyramid",
-    "build_vit_adapter_backbone",
-    "build_vit_pyramid_backbone",
-]
+__all__ = ["SOHES", "EntityHead", "ViTAdapter", "ViTPyramid"]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detectron2.utils import comm
@@ -15,8 +15,8 @@ from . import point_sampling
 from .ancestor_head import ancestor_logits
 
 # Per image: indices of the matched queries and, in the same order, of their labels.
-Matches = list[tuple[torch.Tensor, torch.Tensor]]
-Targets = list[dict[str, torch.Tensor]]
+Matches = list[tuple[Tensor, Tensor]]
+Targets = list[dict[str, Tensor]]
 
 
 class SetCriterion(nn.Module):
@@ -35,7 +35,7 @@ class SetCriterion(nn.Module):
     or if all are 1, these are Mask2Former's losses.
     """
 
-    empty_weight: torch.Tensor
+    empty_weight: Tensor
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class SetCriterion(nn.Module):
         names = ("num_classes", "num_points", "oversample_ratio", "importance_sample_ratio", "weight_dict")
         return ", ".join(f"{name}={getattr(self, name)}" for name in names)
 
-    def forward(self, outputs: dict[str, Any], targets: Targets) -> dict[str, torch.Tensor]:
+    def forward(self, outputs: dict[str, Any], targets: Targets) -> dict[str, Tensor]:
         """Losses of a batch, in float32 for outputs of any type, also under autocast.
 
         Args:
@@ -111,8 +111,8 @@ class SetCriterion(nn.Module):
         return losses
 
     def _layer_losses(
-        self, outputs: dict[str, Any], targets: Targets, weights: list[torch.Tensor], num_masks: torch.Tensor
-    ) -> dict[str, torch.Tensor]:
+        self, outputs: dict[str, Any], targets: Targets, weights: list[Tensor], num_masks: Tensor
+    ) -> dict[str, Tensor]:
         matches = self.matcher(outputs, targets)
         losses = {"loss_ce": self._class_loss(outputs["pred_logits"], targets, weights, matches)}
         losses.update(self._mask_losses(outputs["pred_masks"], targets, weights, matches, num_masks))
@@ -121,9 +121,7 @@ class SetCriterion(nn.Module):
             losses["loss_ancestor"] = _ancestor_loss(as_ancestor, as_descendant, targets, matches)
         return losses
 
-    def _class_loss(
-        self, logits: torch.Tensor, targets: Targets, weights: list[torch.Tensor], matches: Matches
-    ) -> torch.Tensor:
+    def _class_loss(self, logits: Tensor, targets: Targets, weights: list[Tensor], matches: Matches) -> Tensor:
         """Weighted mean cross-entropy; queries without a label have the class "no object" and its weight."""
         classes = torch.full(logits.shape[:2], self.num_classes, dtype=torch.int64, device=logits.device)
         shares = torch.ones(logits.shape[:2], device=logits.device)
@@ -138,13 +136,8 @@ class SetCriterion(nn.Module):
         return (losses * shares.flatten()).sum() / torch.where(total > 0, total, 1.0)
 
     def _mask_losses(
-        self,
-        masks: torch.Tensor,
-        targets: Targets,
-        weights: list[torch.Tensor],
-        matches: Matches,
-        num_masks: torch.Tensor,
-    ) -> dict[str, torch.Tensor]:
+        self, masks: Tensor, targets: Targets, weights: list[Tensor], matches: Matches, num_masks: Tensor
+    ) -> dict[str, Tensor]:
         """Binary cross-entropy and dice of the matched masks, at uncertain points."""
         images = torch.cat([torch.full_like(queries, i) for i, (queries, _) in enumerate(matches)])
         matched = masks[images, torch.cat([queries for queries, _ in matches])].float()
@@ -169,7 +162,7 @@ class SetCriterion(nn.Module):
         }
 
 
-def pair_loss(logits: torch.Tensor, ancestors: torch.Tensor) -> torch.Tensor:
+def pair_loss(logits: Tensor, ancestors: Tensor) -> Tensor:
     """Class-balanced binary cross-entropy over the ordered pairs of one image's entities.
 
     Nearly all pairs are unrelated, so related and unrelated pairs are averaged separately with weight 1/2 each; if one
@@ -192,7 +185,7 @@ def pair_loss(logits: torch.Tensor, ancestors: torch.Tensor) -> torch.Tensor:
     return F.binary_cross_entropy_with_logits(logits, ancestors.float(), weights, reduction="sum")
 
 
-def _label_weights(target: dict[str, torch.Tensor], device: torch.device) -> torch.Tensor:
+def _label_weights(target: dict[str, Tensor], device: torch.device) -> Tensor:
     """(N,) weights of an image's labels: their own times the image's."""
     weights = target.get("label_weights")
     if weights is None:
@@ -200,9 +193,7 @@ def _label_weights(target: dict[str, torch.Tensor], device: torch.device) -> tor
     return weights.float() * target.get("image_weight", 1.0)
 
 
-def _ancestor_loss(
-    as_ancestor: torch.Tensor, as_descendant: torch.Tensor, targets: Targets, matches: Matches
-) -> torch.Tensor:
+def _ancestor_loss(as_ancestor: Tensor, as_descendant: Tensor, targets: Targets, matches: Matches) -> Tensor:
     """Mean over all images of `pair_loss` among the matched queries, times the images' weights.
 
     It is 0 for images without known ancestors.
@@ -217,14 +208,14 @@ def _ancestor_loss(
     return total / len(targets)
 
 
-def _dice_losses(logits: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
+def _dice_losses(logits: Tensor, inside: Tensor) -> Tensor:
     """(N,) dice losses of logits (N, P) against labels (N, P) in [0, 1], smoothed by 1."""
     probabilities = logits.sigmoid()
     both = (probabilities * inside).sum(1)
     return 1 - (2 * both + 1) / (probabilities.sum(1) + inside.sum(1) + 1)
 
 
-def _mean_over_processes(value: torch.Tensor) -> torch.Tensor:
+def _mean_over_processes(value: Tensor) -> Tensor:
     """The mean of a scalar over all processes, as a tensor, to avoid a GPU synchronization."""
     tensor = value.detach().clone()
     if comm.get_world_size() > 1:

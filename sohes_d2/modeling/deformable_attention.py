@@ -79,7 +79,6 @@ class MSDeformAttn(nn.Module):
             raise ValueError(
                 f"The {value_dim} value channels (d_model {d_model} x ratio {ratio}) do not split into {n_heads} heads."
             )
-        self.d_model = d_model
         self.n_levels = n_levels
         self.n_heads = n_heads
         self.n_points = n_points
@@ -112,7 +111,6 @@ class MSDeformAttn(nn.Module):
         reference_points: Tensor,
         input_flatten: Tensor,
         input_spatial_shapes: Sequence[tuple[int, int]],
-        input_padding_mask: Tensor | None = None,
     ) -> Tensor:
         """Each query samples ``n_points`` locations per head and level around its reference points.
 
@@ -121,7 +119,6 @@ class MSDeformAttn(nn.Module):
             reference_points: (B, Q, L, 2), (x, y) in [0, 1] of each level; B and L may be 1 for "the same for all".
             input_flatten: (B, S, C), the L feature maps, flattened row by row and joined.
             input_spatial_shapes: the (H, W) of each level, sum(H * W) = S.
-            input_padding_mask: (B, S) bool, True where ``input_flatten`` is padding, whose values count as zero.
 
         Returns:
             (B, Q, C).
@@ -139,8 +136,6 @@ class MSDeformAttn(nn.Module):
             raise ValueError(f"Reference points must be (x, y), got shape {tuple(reference_points.shape)}.")
 
         value = self.value_proj(input_flatten)
-        if input_padding_mask is not None:
-            value = value.masked_fill(input_padding_mask[..., None], 0.0)
         offsets = self.sampling_offsets(query).view(batch, queries, self.n_heads, -1)
         weights = self.attention_weights(query).view(batch, queries, self.n_heads, -1).softmax(dim=-1)
 
@@ -159,3 +154,9 @@ class MSDeformAttn(nn.Module):
                 self.sampling,
             )
         return self.output_proj(output.to(value.dtype))
+
+
+def cell_centers(shape: tuple[int, int], like: Tensor) -> Tensor:
+    """Centres (x, y) in [0, 1] of the cells of a map with ``shape`` (H, W), row by row: (H * W, 2)."""
+    y, x = ((torch.arange(cells, device=like.device, dtype=like.dtype) + 0.5) / cells for cells in shape)
+    return torch.stack([x.expand(len(y), -1), y[:, None].expand(-1, len(x))], dim=-1).flatten(0, 1)

@@ -18,8 +18,7 @@ from ..structures.masks import RLE, coverage_matrix, encode_masks, mask_areas, m
 from ..structures.nms import without_duplicates
 from ..structures.score_calibration import Knots, calibrated
 from .ancestor_head import ancestor_logits
-from .mask_refinement import refine_masks
-from .mask_scores import entity_probabilities, full_size_logits, measure, resize
+from .masks import entity_probabilities, full_size_logits, measure, refine_masks, resize
 
 SOURCE = "model"
 
@@ -88,7 +87,7 @@ class EntityInference:
     ) -> FoundMasks:
         """The masks of one image, or of one crop of an image.
 
-        A mask's score is as in Mask2Former, see `mask_scores`; refinement does not change it.
+        A mask's score is as in Mask2Former, see `masks`; refinement does not change it.
 
         Args:
             logits: (Q, K + 1), the last for "no entity".

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import point_sampling
@@ -51,9 +51,7 @@ class HungarianMatcher(nn.Module):
         return ", ".join(f"{name}={getattr(self, name)}" for name in names)
 
     @torch.no_grad()
-    def forward(
-        self, outputs: dict[str, Any], targets: list[dict[str, torch.Tensor]]
-    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def forward(self, outputs: dict[str, Any], targets: list[dict[str, Tensor]]) -> list[tuple[Tensor, Tensor]]:
         """Match a batch.
 
         Args:
@@ -79,14 +77,7 @@ class HungarianMatcher(nn.Module):
         return [(queries, labels) for queries, labels in indices.split([len(i) for i, _ in pairs], dim=1)]
 
     @torch.no_grad()
-    def cost_matrix(
-        self,
-        logits: torch.Tensor,
-        masks: torch.Tensor,
-        labels: torch.Tensor,
-        label_masks: torch.Tensor,
-        points: torch.Tensor,
-    ) -> torch.Tensor:
+    def cost_matrix(self, logits: Tensor, masks: Tensor, labels: Tensor, label_masks: Tensor, points: Tensor) -> Tensor:
         """(Q, N) float32 costs of one image, computed in float32, also under autocast.
 
         Args:
@@ -127,7 +118,7 @@ class HungarianMatcher(nn.Module):
         return np.where(finite, cost, high + 1 + min(cost.shape) * (high - low))
 
 
-def _cross_entropies(logits: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
+def _cross_entropies(logits: Tensor, inside: Tensor) -> Tensor:
     """(Q, N) mean binary cross-entropies of logits (Q, P) against labels (N, P) in [0, 1].
 
     Since CE(x, t) = softplus(x) - x t, one matrix product gives all pairs.
@@ -137,7 +128,7 @@ def _cross_entropies(logits: torch.Tensor, inside: torch.Tensor) -> torch.Tensor
     return (softplus.sum(1, keepdim=True) - F.linear(logits, inside)) / logits.shape[1]
 
 
-def _dices(logits: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
+def _dices(logits: Tensor, inside: Tensor) -> Tensor:
     """(Q, N) dice losses of logits (Q, P) against labels (N, P), smoothed by 1."""
     probabilities = logits.sigmoid()
     both = F.linear(probabilities, inside)

@@ -7,6 +7,7 @@ predictions and labels of different resolutions are compared without resizing.
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 # Size of the float copies of maps of other dtypes. Copies that fit into a CPU's cache are sampled three times as fast
@@ -15,12 +16,12 @@ CPU_CHUNK_BYTES = 4 * 1024 * 1024
 CHUNK_BYTES = 64 * 1024 * 1024
 
 
-def random_points(num_sets: int, num_points: int, device: torch.device) -> torch.Tensor:
+def random_points(num_sets: int, num_points: int, device: torch.device) -> Tensor:
     """(num_sets, num_points, 2) float32 points, uniform in [0, 1); the only randomness of matcher and losses."""
     return torch.rand(num_sets, num_points, 2, device=device)
 
 
-def sample_points(maps: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+def sample_points(maps: Tensor, points: Tensor) -> Tensor:
     """Bilinear values of maps at points; beyond the outermost pixel centres they fade to 0 over half a pixel.
 
     Args:
@@ -46,8 +47,8 @@ def sample_points(maps: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def uncertain_points(
-    logits: torch.Tensor, num_points: int, oversample_ratio: float, importance_sample_ratio: float
-) -> torch.Tensor:
+    logits: Tensor, num_points: int, oversample_ratio: float, importance_sample_ratio: float
+) -> Tensor:
     """Points where the masks are uncertain, and some random ones (PointRend, section 3.1, training).
 
     Of ``num_points * oversample_ratio`` random points those with logits nearest to 0 are kept. The uncertainty is

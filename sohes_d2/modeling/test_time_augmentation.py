@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..structures.nms import first_of_each, intersections, ious
-from .mask_scores import entity_probabilities
+from .masks import entity_probabilities
 
 Outputs = dict[str, Any]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from helpers.decoder_outputs import block, entity_logits, outputs_of
 
 from sohes_d2 import add_sohes_config
 from sohes_d2.correction import targets as targets_module
@@ -18,27 +19,6 @@ from detectron2.config import get_cfg
 
 PADDED = (64, 64)
 IMAGE = (48, 64)
-
-
-def block(y0, x0, y1, x1, inside=8.0):
-    """Logits of a rectangle on the 16 x 16 map of an input of 64 x 64."""
-    logits = torch.full((16, 16), -8.0)
-    logits[y0:y1, x0:x1] = inside
-    return logits
-
-
-def entity_logits(*probabilities):
-    """Class logits whose softmax gives an entity with these probabilities."""
-    p = torch.tensor(probabilities)
-    return torch.stack([p.log(), (1 - p).log()], dim=1)
-
-
-def outputs_of(probabilities, masks, sides=None):
-    """Outputs for a batch of one image."""
-    outputs = {"pred_logits": entity_logits(*probabilities)[None], "pred_masks": torch.stack(masks)[None]}
-    if sides is not None:
-        outputs["pred_ancestors"] = tuple(side[None] for side in sides)
-    return outputs
 
 
 def label_mask(y0, x0, y1, x1):
@@ -402,7 +382,7 @@ def test_config_sets_everything():
     cfg.MODEL.ANCESTOR_HEAD.MAX_CHILD_AREA = 0.75
     cfg.TEST.CROPS.MARGIN = 3
     cfg.TEST.MASK_CHUNK_BYTES = 1000
-    settings = vars(TeacherTargets(cfg))
+    settings = vars(TeacherTargets.from_config(cfg))
     assert isinstance(settings.pop("threshold"), top_k)
     assert settings == {
         "initial_iou_threshold": 0.6,

@@ -1,11 +1,10 @@
-"""EMA updates of the teacher."""
+"""EMA updates of the teacher, and their momentum."""
 
 import pytest
 import torch
 from torch import nn
 
-from sohes_d2.correction.schedule import MomentumSchedule
-from sohes_d2.correction.teacher import teacher_of, update_teacher
+from sohes_d2.correction.teacher import MomentumSchedule, teacher_of, update_teacher
 
 
 def student():
@@ -71,3 +70,26 @@ def test_half_precision_is_refused():
     model = student().bfloat16()
     with pytest.raises(TypeError, match="torch.bfloat16, too coarse for a moving average"):
         update_teacher(teacher_of(model), model, 0.9)
+
+
+def test_momentum_warms_up():
+    schedule = MomentumSchedule(0.99, warmup=33)
+    windows = [1 / (1 - schedule.at(t)) for t in range(40)]
+    assert schedule.at(0) == 0  # copies the student
+    assert windows[11] == pytest.approx(1 + 99 / 3)  # a third of the way from 1 to 100
+    assert windows[33:] == [1 / (1 - 0.99)] * 7
+    assert MomentumSchedule(0.99).at(0) == 0.99
+
+
+def test_the_longest_warm_up_is_that_of_mean_teacher():
+    schedule = MomentumSchedule(0.99, warmup=99)
+    for t in (0, 1, 5, 98, 99, 500):
+        assert schedule.at(t) == pytest.approx(min(1 - 1 / (t + 1), 0.99))
+
+
+def test_invalid_momenta_are_refused():
+    assert MomentumSchedule(1.0, warmup=5).at(0) == 1.0
+    with pytest.raises(ValueError, match="EMA_MOMENTUM"):
+        MomentumSchedule(1.1)
+    with pytest.raises(ValueError, match="EMA_WARMUP"):
+        MomentumSchedule(0.9, warmup=-1)

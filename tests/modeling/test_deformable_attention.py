@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers.golden import noise, summary
 
-from sohes_d2.modeling.deformable_attention import MSDeformAttn, multi_scale_deformable_attention
+from sohes_d2.modeling.deformable_attention import MSDeformAttn, cell_centers, multi_scale_deformable_attention
 
 SHAPES = [(5, 7), (3, 4)]
 CELLS = 5 * 7 + 3 * 4
@@ -41,10 +41,7 @@ def attention_inputs(dtype=torch.float64):
     query = noise(2, 6, 16, seed=1).to(dtype).requires_grad_()
     reference = (0.5 + noise(2, 6, 2, 2, seed=2, scale=0.55)).to(dtype)
     cells = noise(2, CELLS, 16, seed=3).to(dtype).requires_grad_()
-    padding = torch.zeros(2, CELLS, dtype=torch.bool)
-    padding[1, 30:35] = True
-    padding[1, 43:] = True
-    return module, query, reference, cells, padding
+    return module, query, reference, cells
 
 
 METHODS = pytest.mark.parametrize("method", ["auto", "grid", "rows", "gather"])
@@ -109,10 +106,10 @@ def test_gradients_of_a_single_sample():
 
 
 def test_gradients_of_the_module():
-    module, query, reference, cells, padding = attention_inputs()
+    module, query, reference, cells = attention_inputs()
     inputs = (query.detach()[:1, :1].requires_grad_(), cells.detach()[1:].requires_grad_())
     assert torch.autograd.gradcheck(
-        lambda query, cells: module(query, reference[:1, :1], cells, SHAPES, padding[1:]), inputs, fast_mode=True
+        lambda query, cells: module(query, reference[:1, :1], cells, SHAPES), inputs, fast_mode=True
     )
 
 
@@ -124,19 +121,12 @@ OFFICIAL = {
     "cells": [-60.891843, 9.905194, 0.0, 0.0, -0.014555, -1.182151],
     "offsets": [13.237165, 17.796206, 1.971039, 0.342081, 0.581216, 0.865726],
 }
-OFFICIAL_PADDED = {
-    "output": [9.996161, 5.023046, 0.109735, 0.099493, 0.383724, -0.078219],
-    "query": [17.589827, 15.974772, 0.339759, -0.746093, -0.135337, 0.240557],
-    "cells": [-47.503389, 8.868573, 0.0, 0.0, -0.013066, 0.0],
-    "offsets": [13.203403, 18.245349, 2.193080, 0.011824, 0.067417, 0.967830],
-}
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("padded", [False, True])
-def test_values_and_gradients_of_the_official_implementation(padded, dtype):
-    module, query, reference, cells, padding = attention_inputs(dtype)
-    output = module(query, reference, cells, SHAPES, padding if padded else None)
+def test_values_and_gradients_of_the_official_implementation(dtype):
+    module, query, reference, cells = attention_inputs(dtype)
+    output = module(query, reference, cells, SHAPES)
     output.square().sum().backward()
     found = {
         "output": output,
@@ -144,23 +134,15 @@ def test_values_and_gradients_of_the_official_implementation(padded, dtype):
         "cells": cells.grad,
         "offsets": module.sampling_offsets.bias.grad,
     }
-    for name, expected in (OFFICIAL_PADDED if padded else OFFICIAL).items():
+    for name, expected in OFFICIAL.items():
         expected = torch.tensor(expected, dtype=torch.float64)
         torch.testing.assert_close(
             summary(found[name]), expected, atol=1e-4, rtol=1e-5, msg=lambda m, n=name: f"{n} {m}"
         )
 
 
-def test_padding_is_ignored():
-    module, query, reference, cells, padding = attention_inputs()
-    changed = torch.where(padding[..., None], 1e3, cells.detach())
-    kept = module(query, reference, cells, SHAPES, padding)
-    torch.testing.assert_close(module(query, reference, changed, SHAPES, padding), kept)
-    assert not torch.allclose(module(query, reference, cells, SHAPES), kept)
-
-
 def test_reference_points_may_be_shared():
-    module, query, reference, cells, _ = attention_inputs()
+    module, query, reference, cells = attention_inputs()
     shared = reference[:1, :, :1]
     repeated = shared.expand(2, -1, 2, -1)
     torch.testing.assert_close(
@@ -197,10 +179,10 @@ def test_parameters_have_the_names_of_checkpoints():
 
 
 def test_autocast_samples_in_float32():
-    module, query, reference, cells, padding = attention_inputs(torch.float32)
-    expected = module(query, reference, cells, SHAPES, padding)
+    module, query, reference, cells = attention_inputs(torch.float32)
+    expected = module(query, reference, cells, SHAPES)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        output = module(query, reference, cells, SHAPES, padding)
+        output = module(query, reference, cells, SHAPES)
     output.float().square().sum().backward()
     torch.testing.assert_close(output.float(), expected, atol=0.05, rtol=0.05)
     assert all(parameter.grad.isfinite().all() for parameter in module.parameters())
@@ -224,7 +206,7 @@ def test_nan_values_are_propagated():
     ],
 )
 def test_inconsistent_inputs_are_refused(changes, message):
-    module, query, reference, cells, _ = attention_inputs()
+    module, query, reference, cells = attention_inputs()
     inputs = {"query": query, "reference_points": reference, "input_flatten": cells, "input_spatial_shapes": SHAPES}
     with pytest.raises(ValueError, match=message):
         module(**{**inputs, **changes})
@@ -233,3 +215,9 @@ def test_inconsistent_inputs_are_refused(changes, message):
 def test_channels_that_do_not_split_into_heads_are_refused():
     with pytest.raises(ValueError, match="15 value channels"):
         MSDeformAttn(30, n_heads=4, ratio=0.5)
+
+
+def test_cell_centers_are_x_y_row_by_row():
+    points = cell_centers((2, 4), torch.empty(0, dtype=torch.float64))
+    assert points.dtype == torch.float64
+    assert points.tolist() == [[x, y] for y in (0.25, 0.75) for x in (0.125, 0.375, 0.625, 0.875)]

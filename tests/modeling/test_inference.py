@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import torch
+from helpers import decoder_outputs
+from helpers.decoder_outputs import entity_logits
 
 import sohes_d2  # noqa: F401  (before detectron2)
 from sohes_d2.modeling.inference import EntityInference, FoundMasks
 from sohes_d2.structures.masks import encode_masks
 
 SIZES = {"padded_size": (32, 32), "image_size": (24, 32), "output_size": (48, 64)}
-
-
-def block(y0, x0, y1, x1, inside=6.0, outside=-6.0):
-    """Logits of a rectangle on the 8 x 8 map of a 32 x 32 input."""
-    logits = torch.full((8, 8), outside)
-    logits[y0:y1, x0:x1] = inside
-    return logits
-
-
-def entity_logits(*probabilities):
-    """Class logits whose softmax gives an entity with these probabilities."""
-    p = torch.tensor(probabilities)
-    return torch.stack([p.log(), (1 - p).log()], dim=1)
+block = functools.partial(decoder_outputs.block, inside=6.0, outside=-6.0, side=8)
 
 
 def entities(inference, *arguments, **more):

@@ -6,33 +6,15 @@ import math
 
 import pytest
 import torch
+from helpers.decoder_outputs import block, outputs_of
 
 from sohes_d2 import add_sohes_config
-from sohes_d2.modeling.mask_scores import entity_probabilities
+from sohes_d2.modeling.masks import entity_probabilities
 from sohes_d2.modeling.test_time_augmentation import NO_TTA, TRANSFORMS, TTA
 
 from detectron2.config import get_cfg
 
 SIDE = 16
-
-
-def cells(y0, x0, y1, x1, inside=8.0):
-    """Logits of a rectangle on a map of 16 x 16."""
-    logits = torch.full((SIDE, SIDE), -8.0)
-    logits[y0:y1, x0:x1] = inside
-    return logits
-
-
-def said(probabilities, masks, sides=None):
-    """Outputs for one view of one image."""
-    p = torch.tensor(probabilities)
-    outputs = {
-        "pred_logits": torch.stack([p.log(), (1 - p).log()], dim=1)[None],
-        "pred_masks": torch.stack(masks)[None],
-    }
-    if sides is not None:
-        outputs["pred_ancestors"] = tuple(side[None] for side in sides)
-    return outputs
 
 
 def fuse(*found, nms_threshold=0.6):
@@ -88,15 +70,15 @@ def test_masks_are_mapped_back_for_every_transform():
 
 
 def test_one_transform_changes_nothing():
-    outputs = said([0.9, 0.2], [cells(0, 0, 4, 4), cells(0, 0, 4, 5)])
+    outputs = outputs_of([0.9, 0.2], [block(0, 0, 4, 4), block(0, 0, 4, 5)])
     assert fuse(outputs) is outputs
     [found] = NO_TTA.ask(lambda images: outputs, torch.zeros(1, 3, 64, 64))
     assert found["pred_masks"] is outputs["pred_masks"]
 
 
 def test_masks_of_both_transforms_rank_above_confident_masks_of_one():
-    both, alone = cells(0, 0, 8, 8), cells(10, 10, 14, 14)
-    fused = fuse(said([0.95, 0.7], [alone, both]), said([0.6, 0.3], [both, cells(12, 0, 16, 4)]))
+    both, alone = block(0, 0, 8, 8), block(10, 10, 14, 14)
+    fused = fuse(outputs_of([0.95, 0.7], [alone, both]), outputs_of([0.6, 0.3], [both, block(12, 0, 16, 4)]))
     assert support_of(fused) == pytest.approx([(0.7 + 0.6) / 2, 0.95 / 2])
     assert torch.equal(inside_of(fused), torch.stack([both, alone]) > 0)
     assert fused["pred_logits"].dtype == fused["pred_masks"].dtype == torch.float32
@@ -104,15 +86,17 @@ def test_masks_of_both_transforms_rank_above_confident_masks_of_one():
 
 def test_support_is_weighted_by_the_overlap():
     # a mask of 32 cells, 24 of which are in that of the other view
-    fused = fuse(said([0.8], [cells(0, 0, 8, 4)]), said([0.4], [cells(0, 0, 6, 4)]))
+    fused = fuse(outputs_of([0.8], [block(0, 0, 8, 4)]), outputs_of([0.4], [block(0, 0, 6, 4)]))
     assert support_of(fused) == pytest.approx([(0.8 + 0.75 * 0.4) / 2])
 
 
 def test_a_mask_is_the_mean_over_matching_transforms():
     # three views have different outlines of a mask; a fourth has another mask, which is ignored
-    views = [said([0.9], [cells(0, 0, 8, width)]) for width in (6, 7, 8)] + [said([0.9], [cells(12, 12, 16, 16)])]
+    views = [outputs_of([0.9], [block(0, 0, 8, width)]) for width in (6, 7, 8)] + [
+        outputs_of([0.9], [block(12, 12, 16, 16)])
+    ]
     fused = fuse(*views)
-    assert torch.equal(inside_of(fused)[0], cells(0, 0, 8, 7) > 0)
+    assert torch.equal(inside_of(fused)[0], block(0, 0, 8, 7) > 0)
     probabilities = fused["pred_masks"][0, 0].sigmoid()
     assert probabilities[0, 6:8].tolist() == pytest.approx([2 / 3, 1 / 3], abs=1e-3)
     # pixels that are certain in all views stay certain
@@ -121,9 +105,9 @@ def test_a_mask_is_the_mean_over_matching_transforms():
 
 def test_nms_keeps_one_of_overlapping_masks_but_not_only_one_of_a_chain():
     # each has IoU 0.6 with the next, and 1/3 with the one after it
-    chain = [cells(0, x, 8, x + 8) for x in (0, 2, 4, 6)]
-    one = said([0.9, 0.8, 0.7, 0.6], chain)
-    none = said([0.5] * 4, [torch.full((SIDE, SIDE), -1.0)] * 4)
+    chain = [block(0, x, 8, x + 8) for x in (0, 2, 4, 6)]
+    one = outputs_of([0.9, 0.8, 0.7, 0.6], chain)
+    none = outputs_of([0.5] * 4, [torch.full((SIDE, SIDE), -1.0)] * 4)
     fused = fuse(one, none, nms_threshold=0.5)
     assert support_of(fused)[:2] == pytest.approx([0.45, 0.35])
     assert torch.equal(inside_of(fused)[:2], torch.stack([chain[0], chain[2]]) > 0)
@@ -131,7 +115,7 @@ def test_nms_keeps_one_of_overlapping_masks_but_not_only_one_of_a_chain():
 
 
 def test_empty_slots_are_never_entities():
-    fused = fuse(said([0.9, 0.8], [cells(0, 0, 8, 8)] * 2), said([0.7, 0.6], [cells(0, 0, 8, 8)] * 2))
+    fused = fuse(outputs_of([0.9, 0.8], [block(0, 0, 8, 8)] * 2), outputs_of([0.7, 0.6], [block(0, 0, 8, 8)] * 2))
     assert fused["pred_masks"].shape == (1, 2, SIDE, SIDE) and fused["pred_logits"].shape == (1, 2, 2)
     assert support_of(fused) == pytest.approx([0.8, 0]) and support_of(fused)[1] == 0
     assert not inside_of(fused)[1].any()
@@ -139,18 +123,20 @@ def test_empty_slots_are_never_entities():
 
 
 def test_ancestors_come_from_the_first_transform():
-    first, second = cells(0, 0, 8, 8), cells(10, 10, 14, 14)
+    first, second = block(0, 0, 8, 8), block(10, 10, 14, 14)
     up, down = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[5.0], [6.0]])
     # the other view has them in reverse order, with higher scores
-    fused = fuse(said([0.6, 0.7], [first, second], (up, down)), said([0.9, 0.8], [second, first], (-up, -down)))
+    fused = fuse(
+        outputs_of([0.6, 0.7], [first, second], (up, down)), outputs_of([0.9, 0.8], [second, first], (-up, -down))
+    )
     assert torch.equal(inside_of(fused), torch.stack([second, first]) > 0)
     assert fused["pred_ancestors"][0].tolist() == [[[3.0, 4.0], [1.0, 2.0]]]
     assert fused["pred_ancestors"][1].tolist() == [[[6.0], [5.0]]]
 
 
 def test_images_do_not_mix():
-    a = said([0.9], [cells(0, 0, 8, 8)]), said([0.7], [cells(0, 0, 8, 8)])
-    b = said([0.5], [cells(8, 8, 16, 16)]), said([0.3], [cells(8, 8, 16, 16)])
+    a = outputs_of([0.9], [block(0, 0, 8, 8)]), outputs_of([0.7], [block(0, 0, 8, 8)])
+    b = outputs_of([0.5], [block(8, 8, 16, 16)]), outputs_of([0.3], [block(8, 8, 16, 16)])
     together = fuse(*({name: torch.cat([one[name], other[name]]) for name in one} for one, other in zip(a, b)))
     for k, alone in enumerate((fuse(*a), fuse(*b))):
         for name, value in alone.items():
@@ -158,15 +144,15 @@ def test_images_do_not_mix():
 
 
 def test_nan_values_do_not_spread():
-    good = said([0.9], [cells(0, 0, 8, 8)])
-    bad = said([math.nan], [torch.full((SIDE, SIDE), math.nan)])
+    good = outputs_of([0.9], [block(0, 0, 8, 8)])
+    bad = outputs_of([math.nan], [torch.full((SIDE, SIDE), math.nan)])
     fused = fuse(good, bad)
     assert support_of(fused) == pytest.approx([0.45])
-    assert torch.equal(inside_of(fused)[0], cells(0, 0, 8, 8) > 0)
+    assert torch.equal(inside_of(fused)[0], block(0, 0, 8, 8) > 0)
 
 
 def test_no_gradient_and_half_precision():
-    outputs = said([0.9, 0.4], [cells(0, 0, 8, 8), cells(2, 2, 12, 12)])
+    outputs = outputs_of([0.9, 0.4], [block(0, 0, 8, 8), block(2, 2, 12, 12)])
     half = {name: value.bfloat16().requires_grad_() for name, value in outputs.items()}
     with torch.autocast("cpu", dtype=torch.bfloat16):
         fused = fuse(half, half)

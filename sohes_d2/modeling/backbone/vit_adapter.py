@@ -12,8 +12,14 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 
-from .interaction import InteractionBlock, TokenLayout, split_maps
-from .spatial_prior import SpatialPriorModule, build_norm, init_convolution
+from .adapter_modules import (
+    InteractionBlock,
+    SpatialPriorModule,
+    TokenLayout,
+    build_norm,
+    init_convolution,
+    split_maps,
+)
 from .vit import STRIDES, ViT, ViTBackbone
 
 EXTRA_EXTRACTORS = 2  # after the last stage (official code)

@@ -8,7 +8,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 
-from .spatial_prior import build_norm
+from .adapter_modules import build_norm
 from .vit import STRIDES, ViT, ViTBackbone
 
 _NORM_KEY = "MODEL.VIT_PYRAMID.NORM"

@@ -14,8 +14,8 @@ from part_meter import PartMeter
 from sohes_d2.config.load import load_config
 from sohes_d2.modeling.criterion import SetCriterion
 from sohes_d2.modeling.matcher import HungarianMatcher
-from sohes_d2.modeling.pixel_decoder.msdeform import MSDeformAttnPixelDecoder
-from sohes_d2.modeling.transformer_decoder.masked_decoder import MultiScaleMaskedTransformerDecoder
+from sohes_d2.modeling.pixel_decoder import MSDeformAttnPixelDecoder
+from sohes_d2.modeling.transformer_decoder import MultiScaleMaskedTransformerDecoder
 
 SPEC = importlib.util.spec_from_file_location(
     "benchmark_training", Path(__file__).parents[3] / "tools" / "benchmarks" / "benchmark_training.py"
@@ -50,6 +50,10 @@ def official(tmp_path, monkeypatch):
     settings = SimpleNamespace(scale=1.0)
 
     class PixelDecoder(MSDeformAttnPixelDecoder):
+        def __init__(self, input_shape, *, transformer_dropout, **others):
+            assert transformer_dropout == 0
+            super().__init__(input_shape, **others)
+
         def forward_features(self, features):
             mask_features, coarsest, pyramid = super().forward_features(features)
             return mask_features * settings.scale, coarsest, pyramid

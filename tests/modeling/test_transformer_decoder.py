@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from sohes_d2 import add_sohes_config
+from sohes_d2.modeling import transformer_decoder
 from sohes_d2.modeling.ancestor_head import AncestorHead, ancestor_logits
 from sohes_d2.modeling.transformer_decoder import (
     MultiScaleMaskedTransformerDecoder,
     build_transformer_decoder,
-    masked_decoder,
 )
 
 from detectron2.config import get_cfg
@@ -103,14 +103,14 @@ def test_numbers_of_the_official_implementation(case, monkeypatch):
     fill(decoder, expected["phase"])
 
     masks, empty_rows = [], []
-    original = masked_decoder.foreground
+    original = transformer_decoder.foreground
 
     def spy(mask_embed, mask_features):
         masks.append(original(mask_embed, mask_features))
         empty_rows.append((mask_embed @ mask_features < 0).all(-1).sum().item())
         return masks[-1]
 
-    monkeypatch.setattr(masked_decoder, "foreground", spy)
+    monkeypatch.setattr(transformer_decoder, "foreground", spy)
     outputs = decoder(*make_inputs(expected["phase"], settings["in_channels"]))
 
     assert len(outputs["aux_outputs"]) == 4
@@ -160,13 +160,13 @@ def test_parameters_have_the_official_names_and_shapes():
 def test_foreground_is_the_queries_mask_or_everything():
     mask_features = torch.tensor([[[1.0, -1.0, 2.0], [0.0, 1.0, 1.0]]])  # 1 image, 2 channels, 3 pixels
     mask_embed = torch.tensor([[[1.0, 0.0], [-1.0, 0.0], [-1.0, -3.0]]], requires_grad=True)
-    allowed = masked_decoder.foreground(mask_embed, mask_features)
+    allowed = transformer_decoder.foreground(mask_embed, mask_features)
     assert allowed.tolist() == [[[[True, False, True], [False, True, False], [True, True, True]]]]
     assert not allowed.requires_grad
 
 
 def test_a_logit_of_zero_is_foreground():
-    allowed = masked_decoder.foreground(torch.ones(1, 1, 1), torch.tensor([[[0.0, -1.0]]]))
+    allowed = transformer_decoder.foreground(torch.ones(1, 1, 1), torch.tensor([[[0.0, -1.0]]]))
     assert allowed.tolist() == [[[[True, False]]]]  # sigmoid(0) is not below 0.5
 
 
@@ -244,11 +244,6 @@ def test_feature_maps_must_be_three():
     features, mask_features = make_inputs(0)
     with pytest.raises(ValueError, match="expected 3 feature maps"):
         build()(features[:2], mask_features)
-
-
-def test_a_decoder_without_layers_is_refused():
-    with pytest.raises(ValueError, match="dec_layers=0"):
-        build(dec_layers=0)
 
 
 def test_official_checkpoints_of_the_first_format_load():

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from detectron2.config import configurable
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
 
-from ..position_encoding import PositionEmbeddingSine
-from .encoder import MSDeformAttnTransformerEncoderOnly
+from .deformable_attention import MSDeformAttn, cell_centers
+from .transformer_layers import PositionEmbeddingSine
 
 PIXEL_DECODER_REGISTRY = Registry("PIXEL_DECODER")
 PIXEL_DECODER_REGISTRY.__doc__ = """
@@ -46,7 +46,6 @@ class MSDeformAttnPixelDecoder(nn.Module):
         self,
         input_shape: Mapping[str, ShapeSpec],
         *,
-        transformer_dropout: float = 0.0,
         transformer_nheads: int = 8,
         transformer_dim_feedforward: int = 1024,
         transformer_enc_layers: int = 6,
@@ -60,7 +59,6 @@ class MSDeformAttnPixelDecoder(nn.Module):
         """
         Args:
             input_shape: channels and stride of each of the backbone's maps.
-            transformer_dropout: probability.
             transformer_nheads: attention heads.
             transformer_dim_feedforward: hidden channels of the encoder's feed-forward networks.
             transformer_enc_layers: encoder layers.
@@ -90,8 +88,6 @@ class MSDeformAttnPixelDecoder(nn.Module):
             )
         if len(self.transformer_in_features) + len(self.fpn_in_features) < NUM_MULTI_SCALE_FEATURES:
             raise ValueError(f"Needs at least {NUM_MULTI_SCALE_FEATURES} maps, got {by_stride}.")
-        self.conv_dim = conv_dim
-        self.mask_dim = mask_dim
 
         self.input_proj = nn.ModuleList()
         for name in self.transformer_in_features:
@@ -101,15 +97,14 @@ class MSDeformAttnPixelDecoder(nn.Module):
                 nn.init.zeros_(projection.bias)
             self.input_proj.append(nn.Sequential(projection, nn.GroupNorm(math.gcd(32, conv_dim), conv_dim)))
         self.transformer = MSDeformAttnTransformerEncoderOnly(
-            d_model=conv_dim,
-            nhead=transformer_nheads,
-            num_encoder_layers=transformer_enc_layers,
+            conv_dim,
+            num_levels=len(self.transformer_in_features),
+            num_layers=transformer_enc_layers,
             dim_feedforward=transformer_dim_feedforward,
-            dropout=transformer_dropout,
-            num_feature_levels=len(self.transformer_in_features),
-            enc_n_points=transformer_n_points,
+            num_heads=transformer_nheads,
+            num_points=transformer_n_points,
         )
-        self.pe_layer = PositionEmbeddingSine(conv_dim // 2, normalize=True)
+        self.pe_layer = PositionEmbeddingSine(conv_dim // 2)
         self.mask_features = Conv2d(conv_dim, mask_dim, kernel_size=1)
         weight_init.c2_xavier_fill(self.mask_features)
 
@@ -137,7 +132,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
         """Constructor arguments from ``cfg.MODEL.SEM_SEG_HEAD``."""
         head = cfg.MODEL.SEM_SEG_HEAD
         return {
-            "input_shape": {name: shape for name, shape in input_shape.items() if name in head.IN_FEATURES},
+            "input_shape": input_shape,
             "transformer_nheads": head.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS,
             "transformer_dim_feedforward": head.ENC_DIM_FEEDFORWARD,
             "transformer_enc_layers": head.TRANSFORMER_ENC_LAYERS,
@@ -165,12 +160,70 @@ class MSDeformAttnPixelDecoder(nn.Module):
     def _forward_features(self, features: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
         inputs = [features[name] for name in self.transformer_in_features]
         srcs = [projection(x) for projection, x in zip(self.input_proj, inputs)]
-        maps = self.transformer(srcs, [self.pe_layer(x[:1]) for x in inputs])
+        maps = self.transformer(srcs, [self.pe_layer(x) for x in inputs])
         for index in range(len(self.fpn_in_features), 0, -1):  # coarse to fine
             lateral = getattr(self, f"adapter_{index}")(features[self.fpn_in_features[index - 1]])
             coarser = F.interpolate(maps[-1], size=lateral.shape[-2:], mode="bilinear", align_corners=False)
             maps.append(getattr(self, f"layer_{index}")(lateral + coarser))
         return self.mask_features(maps[-1]), maps[0], maps[:NUM_MULTI_SCALE_FEATURES]
+
+
+class MSDeformAttnTransformerEncoderOnly(nn.Module):
+    """Deformable transformer encoder (Deformable DETR, section 4.1): each cell of all maps attends to all maps."""
+
+    def __init__(
+        self, dim: int, *, num_levels: int, num_layers: int, dim_feedforward: int, num_heads: int, num_points: int
+    ) -> None:
+        """``num_levels`` maps of ``dim`` channels; the rest as in `MSDeformAttnPixelDecoder`."""
+        super().__init__()
+        layers = [
+            MSDeformAttnTransformerEncoderLayer(dim, dim_feedforward, num_levels, num_heads, num_points)
+            for _ in range(num_layers)
+        ]
+        self.encoder = nn.ModuleDict({"layers": nn.ModuleList(layers)})  # named as in checkpoints
+        self.level_embed = nn.Parameter(torch.empty(num_levels, dim))
+        # Xavier for matrices, a ring for sampling offsets, N(0, 1) for level embeddings (Deformable DETR, A.3)
+        for layer in layers:
+            nn.init.xavier_uniform_(layer.linear1.weight)
+            nn.init.xavier_uniform_(layer.linear2.weight)
+            layer.self_attn.reset_parameters()
+        nn.init.normal_(self.level_embed)
+
+    def forward(self, srcs: Sequence[Tensor], pos_embeds: Sequence[Tensor]) -> list[Tensor]:
+        """L maps (B, C, H, W) and their positions (1, C, H, W) -> L maps (B, C, H, W)."""
+        shapes = [(src.shape[-2], src.shape[-1]) for src in srcs]
+        tokens = _flatten(srcs)
+        pos = _flatten([pos + embed[:, None, None] for pos, embed in zip(pos_embeds, self.level_embed)])
+        # relative positions are the same on every level
+        points = torch.cat([cell_centers(shape, tokens) for shape in shapes])[None, :, None]
+        for layer in self.encoder["layers"].children():
+            tokens = layer(tokens, pos, points, shapes)
+        levels = tokens.split([height * width for height, width in shapes], dim=1)
+        return [level.transpose(1, 2).unflatten(2, shape) for level, shape in zip(levels, shapes)]
+
+
+class MSDeformAttnTransformerEncoderLayer(nn.Module):
+    """Deformable self-attention and a feed-forward network, both residual with post-norm."""
+
+    def __init__(self, dim: int, dim_feedforward: int, num_levels: int, num_heads: int, num_points: int) -> None:
+        super().__init__()
+        self.self_attn = MSDeformAttn(dim, num_levels, num_heads, num_points)
+        self.norm1 = nn.LayerNorm(dim)
+        self.linear1 = nn.Linear(dim, dim_feedforward)
+        self.linear2 = nn.Linear(dim_feedforward, dim)
+        self.norm2 = nn.LayerNorm(dim)
+
+    def forward(
+        self, src: Tensor, pos: Tensor, reference_points: Tensor, spatial_shapes: Sequence[tuple[int, int]]
+    ) -> Tensor:
+        """(B, S, C) tokens and (1, S, C) positions -> (B, S, C); the rest as in :class:`MSDeformAttn`."""
+        src = self.norm1(src + self.self_attn(src + pos, reference_points, src, spatial_shapes))
+        return self.norm2(src + self.linear2(F.relu(self.linear1(src))))
+
+
+def _flatten(maps: Sequence[Tensor]) -> Tensor:
+    """Maps (B, C, H, W) -> tokens (B, sum(H * W), C)."""
+    return torch.cat([each.flatten(2).transpose(1, 2) for each in maps], dim=1)
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

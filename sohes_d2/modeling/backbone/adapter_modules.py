@@ -1,4 +1,4 @@
-"""Interaction of ViT-Adapter's two branches: injectors and extractors (ViT-Adapter, section 3.3).
+"""Parts of ViT-Adapter (Chen et al., ICLR 2023): spatial prior (section 3.2), injectors and extractors (section 3.3).
 
 "Patch tokens" (B, N, C) are the ViT's, without class and register tokens. "Spatial tokens" (B, M, C) are the spatial
 prior's maps of strides 8, 16 and 32, flattened row by row and concatenated.
@@ -6,20 +6,109 @@ prior's maps of strides 8, 16 and 32, flattened row by row and concatenated.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from timm.layers import DropPath
+from timm.layers import DropPath, LayerNorm2d
 from torch import Tensor, nn
 
-from ..deformable_attention import MSDeformAttn
-from .spatial_prior import init_convolution
+from ..deformable_attention import MSDeformAttn, cell_centers
 from .vit import checkpointed
 
+GROUPS = 32  # of group norm, as in its paper
 _LayerNorm = partial(nn.LayerNorm, eps=1e-6)  # the ViT's
+
+
+class SyncBatchNorm(nn.SyncBatchNorm):
+    """Batch norm over all processes on GPUs; per process on other devices, where PyTorch does not synchronise it.
+
+    With a single process it is plain batch norm on any device. The state dict is that of batch norm.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.is_cuda:
+            return super().forward(input)
+        return super(nn.SyncBatchNorm, self).forward(input)
+
+
+def _group_norm(channels: int) -> nn.GroupNorm:
+    # 32 groups if the width allows it, else the largest power of 2 that divides the channels.
+    return nn.GroupNorm(math.gcd(GROUPS, channels), channels)
+
+
+NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "SyncBN": SyncBatchNorm,
+    "BN": nn.BatchNorm2d,
+    "GN": _group_norm,
+    "LN": LayerNorm2d,
+}
+
+
+def build_norm(name: str, channels: int, key: str = "MODEL.VIT_ADAPTER.NORM") -> nn.Module:
+    """The normalisation ``name`` ("SyncBN", "BN", "GN" or "LN", from the config's ``key``) for maps of ``channels``.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if name not in NORMS:
+        raise ValueError(f"{key} {name!r} is not one of {', '.join(NORMS)}.")
+    return NORMS[name](channels)
+
+
+class SpatialPriorModule(nn.Module):
+    """Image -> maps of strides 4, 8, 16, 32 (ViT-Adapter, section 3.2): a ResNet-like stem, then strided convolutions.
+
+    Module names follow the official code.
+    """
+
+    def __init__(self, dim: int, *, inplanes: int = 64, norm: str = "SyncBN") -> None:
+        """
+        Args:
+            dim: channels of the maps, those of the ViT.
+            inplanes: channels of the stem; the deeper convolutions have 2, 4 and 4 times as many.
+            norm: see `build_norm`.
+        """
+        super().__init__()
+        self.stem = nn.Sequential(
+            *_conv_norm_relu(3, inplanes, 2, norm),
+            *_conv_norm_relu(inplanes, inplanes, 1, norm),
+            *_conv_norm_relu(inplanes, inplanes, 1, norm),
+            nn.MaxPool2d(kernel_size=3, stride=2, padding=1),
+        )
+        self.conv2 = nn.Sequential(*_conv_norm_relu(inplanes, 2 * inplanes, 2, norm))
+        self.conv3 = nn.Sequential(*_conv_norm_relu(2 * inplanes, 4 * inplanes, 2, norm))
+        self.conv4 = nn.Sequential(*_conv_norm_relu(4 * inplanes, 4 * inplanes, 2, norm))
+        self.fc1 = nn.Conv2d(inplanes, dim, kernel_size=1)
+        self.fc2 = nn.Conv2d(2 * inplanes, dim, kernel_size=1)
+        self.fc3 = nn.Conv2d(4 * inplanes, dim, kernel_size=1)
+        self.fc4 = nn.Conv2d(4 * inplanes, dim, kernel_size=1)
+        self.apply(init_convolution)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Images (B, 3, H, W), sides divisible by 32 -> maps (B, C, H / s, W / s) for s = 4, 8, 16, 32."""
+        stride4 = self.stem(images)
+        stride8 = self.conv2(stride4)
+        stride16 = self.conv3(stride8)
+        stride32 = self.conv4(stride16)
+        return self.fc1(stride4), self.fc2(stride8), self.fc3(stride16), self.fc4(stride32)
+
+
+def _conv_norm_relu(in_channels: int, out_channels: int, stride: int, norm: str) -> list[nn.Module]:
+    convolution = nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=stride, padding=1, bias=False)
+    return [convolution, build_norm(norm, out_channels), nn.ReLU(inplace=True)]
+
+
+def init_convolution(module: nn.Module) -> None:
+    """He initialisation by fan-out (the official code's) if ``module`` is a convolution; for ``nn.Module.apply``."""
+    if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+        fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
+        nn.init.normal_(module.weight, std=math.sqrt(2.0 / fan_out))
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 @dataclass(frozen=True)
@@ -45,12 +134,6 @@ class TokenLayout:
         return cls(grid, tuple(levels), cell_centers(grid, like)[None, :, None], spatial_points[None, :, None])
 
 
-def cell_centers(shape: tuple[int, int], like: Tensor) -> Tensor:
-    """Centres (x, y) in [0, 1] of the cells of a map with ``shape`` (H, W), row by row: (H * W, 2)."""
-    y, x = ((torch.arange(cells, device=like.device, dtype=like.dtype) + 0.5) / cells for cells in shape)
-    return torch.stack([x.expand(len(y), -1), y[:, None].expand(-1, len(x))], dim=-1).flatten(0, 1)
-
-
 class DeformableCrossAttention(nn.Module):
     """Deformable attention of queries to feature maps, with a layer norm on both."""
 
@@ -62,7 +145,6 @@ class DeformableCrossAttention(nn.Module):
 
     def attend(self, query: Tensor, points: Tensor, features: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
         """Queries (B, Q, C) at ``points`` (1, Q, 1, 2) attend to ``features`` (B, S, C) of ``shapes``: (B, Q, C)."""
-        points = points.expand(-1, -1, len(shapes), -1)
         return self.attn(self.query_norm(query), points, self.feat_norm(features), shapes)
 
 
@@ -137,11 +219,7 @@ class InteractionBlock(nn.Module):
         """
         Args:
             dim: channels C of all tokens.
-            num_heads: heads of the deformable attention.
-            num_points: samples per head and map.
-            deform_ratio: channels of the attention's values over ``dim``.
-            cffn_ratio: hidden channels of the convolutional FFN over ``dim``.
-            drop_path: probability that an FFN is skipped in training.
+            num_heads, num_points, deform_ratio, cffn_ratio, drop_path: see `ViTAdapter`.
             num_extractors: number of consecutive extractors.
             gradient_checkpointing: recompute the injector and the extractors in the backward pass.
         """

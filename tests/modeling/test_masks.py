@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from sohes_d2.exploration.refinement import guided
-from sohes_d2.modeling.mask_refinement import refine_masks
+from sohes_d2.modeling.masks import refine_masks
 
 
 def blobs(count, size, seed=0):
@@ -84,7 +84,7 @@ def test_masks_are_unchanged_if_iou_with_the_refined_mask_is_below_one_half(monk
     thin = torch.stack([(rows >= 20) & (rows < 20 + w) & (rows.T >= 8) & (rows.T < 8 + 2 * w) for w in widths])
     photo = patchwork(size)
     found = refined(thin, photo, 10)
-    monkeypatch.setattr("sohes_d2.modeling.mask_refinement._MIN_AGREEMENT", 0.0)
+    monkeypatch.setattr("sohes_d2.modeling.masks._MIN_AGREEMENT", 0.0)
     free = refined(thin, photo, 10)
     ious = (free & thin).sum((1, 2)) / (free | thin).sum((1, 2))
     assert ((ious > 0.3) & (ious < 0.45)).any() and ((ious > 0.5) & (ious < 0.6)).any()
@@ -95,6 +95,6 @@ def test_a_mask_whose_iou_with_its_refined_self_equals_the_threshold_is_refined(
     mask = torch.zeros(1, 40, 40, dtype=torch.bool)
     mask[:, :, :20] = True
     photo = torch.full((3, 40, 40), 128.0)
-    monkeypatch.setattr("sohes_d2.modeling.mask_refinement._MIN_AGREEMENT", 1.0)  # the IoU is 1 on a uniform photo
+    monkeypatch.setattr("sohes_d2.modeling.masks._MIN_AGREEMENT", 1.0)  # the IoU is 1 on a uniform photo
     (values,) = refine_masks(mask, photo, 4, 0.01)
     assert values.abs().min() < 0.4  # values of a mask that is not refined are -0.5 and 0.5

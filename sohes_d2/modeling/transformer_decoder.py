@@ -14,9 +14,8 @@ from torch.nn import functional as F
 
 from detectron2.config import configurable
 
-from ..ancestor_head import AncestorHead
-from ..position_encoding import PositionEmbeddingSine
-from .layers import MLP, CrossAttentionLayer, FFNLayer, SelfAttentionLayer
+from .ancestor_head import AncestorHead
+from .transformer_layers import MLP, CrossAttentionLayer, FFNLayer, PositionEmbeddingSine, SelfAttentionLayer
 
 TRANSFORMER_DECODER_REGISTRY = Registry("TRANSFORMER_DECODER")
 TRANSFORMER_DECODER_REGISTRY.__doc__ = """
@@ -80,7 +79,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             num_queries: Q.
             nheads: attention heads.
             dim_feedforward: hidden channels of the feed-forward networks.
-            dec_layers: number of layers, at least 1. With fewer than 3 not all feature maps are used.
+            dec_layers: number of layers. With fewer than 3 not all feature maps are used.
             pre_norm: layer norm before each part of a layer instead of after it.
             mask_dim: channels of the mask features.
             enforce_input_project: project the features even if in_channels is hidden_dim.
@@ -88,13 +87,11 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             ancestor_head: None to predict no hierarchy.
 
         Raises:
-            ValueError: no layer, or nheads does not divide hidden_dim.
+            ValueError: nheads does not divide hidden_dim.
         """
         super().__init__()
-        if dec_layers < 1:
-            raise ValueError(f"a decoder has at least 1 layer, got dec_layers={dec_layers}")
         self.deep_supervision = deep_supervision
-        self.pe_layer = PositionEmbeddingSine(hidden_dim // 2, normalize=True)
+        self.pe_layer = PositionEmbeddingSine(hidden_dim // 2)
         self.level_embed = nn.Embedding(NUM_LEVELS, hidden_dim)
         self.input_proj = nn.ModuleList()
         for _ in range(NUM_LEVELS):

@@ -3,7 +3,46 @@ import math
 import pytest
 import torch
 
-from sohes_d2.modeling.transformer_decoder.layers import MLP, FFNLayer, MultiheadAttention, ResidualLayer
+from sohes_d2.modeling.transformer_layers import (
+    MLP,
+    FFNLayer,
+    MultiheadAttention,
+    PositionEmbeddingSine,
+    ResidualLayer,
+)
+
+
+def test_position_channels_are_sine_and_cosine_of_y_then_of_x():
+    encoding = PositionEmbeddingSine(4)(torch.zeros(1, 7, 2, 5))[0]
+    assert encoding.shape == (8, 2, 5)
+    row, col = 1, 2
+    y, x = 2 * math.pi * 2 / 2, 2 * math.pi * 3 / 5  # cells count from 1, and the last one is at 2 pi
+    expected = [f(v / s) for v in (y, x) for s in (1.0, 100.0) for f in (math.sin, math.cos)]
+    torch.testing.assert_close(encoding[:, row, col], torch.tensor(expected), atol=1e-5, rtol=0)
+
+
+def test_positions_of_the_official_implementation():
+    encoding = PositionEmbeddingSine(2)(torch.zeros(2, 1, 2, 3))
+    # computed with Mask2Former's position_encoding.py, for rows and columns of a 2 x 3 map
+    y_sine, y_cosine = [0.0, 0.0], [-1.0, 1.0]
+    x_sine, x_cosine = [0.866026, -0.866025, 0.0], [-0.499999, -0.500001, 1.0]
+    assert encoding.shape == (1, 4, 2, 3)
+    torch.testing.assert_close(encoding[0, :2, :, 1], torch.tensor([y_sine, y_cosine]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(encoding[0, 2:, 1], torch.tensor([x_sine, x_cosine]), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dtype, expected", [(torch.float16, torch.float32), (torch.float64, torch.float64)])
+def test_half_precision_maps_get_float32_positions(dtype, expected):
+    assert PositionEmbeddingSine(2)(torch.zeros(1, 3, 4, 5, dtype=dtype)).dtype == expected
+
+
+def test_odd_position_channels_are_refused():
+    with pytest.raises(ValueError, match="even"):
+        PositionEmbeddingSine(5)
+
+
+def test_positions_have_no_state():
+    assert not PositionEmbeddingSine(6).state_dict()
 
 
 @pytest.mark.parametrize("masked", [False, True])

@@ -1,4 +1,4 @@
-"""Training of phase 3: EMA updates, resuming, pictures, collapse detection."""
+"""Training of phase 3: branch weights, EMA updates, resuming, pictures, collapse detection."""
 
 import json
 
@@ -7,6 +7,7 @@ import torch
 from helpers.mutual_training import mutual_cfg, plain_model, write_phase2
 
 from sohes_d2.correction import MutualLearningHook
+from sohes_d2.correction.hooks import BranchSchedule
 from sohes_d2.correction.thresholds import Threshold
 from sohes_d2.engine.trainer import SOHESTrainer
 from sohes_d2.errors import ConfigError, SOHESError
@@ -176,3 +177,35 @@ def test_invalid_settings_are_config_errors(tmp_path, key, value, message):
     cfg.CORRECTION[key] = value
     with pytest.raises(ConfigError, match=message):
         SOHESTrainer(cfg)
+
+
+@pytest.mark.parametrize(
+    ("shape", "quarter", "half", "last"),
+    [
+        # cos(pi / 4) = 0.70711
+        ("cosine", (1 - 0.146447, 2 + 0.146447), (0.5, 2.5), (0.0, 3.0)),
+        ("linear", (0.75, 2.25), (0.5, 2.5), (0.0, 3.0)),
+        ("constant", (1.0, 2.0), (1.0, 2.0), (1.0, 2.0)),
+    ],
+)
+def test_branches_move_from_start_to_end(shape, quarter, half, last):
+    schedule = BranchSchedule((1.0, 0.0), (2.0, 3.0), shape)
+    assert schedule.at(0, 80) == (1.0, 2.0)
+    assert schedule.at(20, 80) == pytest.approx(quarter, abs=1e-6)
+    assert schedule.at(40, 80) == pytest.approx(half)
+    assert schedule.at(80, 80) == schedule.at(99, 80) == pytest.approx(last)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"shape": "step"}, "'step' is not one of cosine, linear, constant"),
+        ({"initial": (1.0,)}, "INITIAL_WEIGHT must be two numbers"),
+        ({"teacher": (-1.0, 1.0)}, "TEACHER_WEIGHT must be two numbers"),
+        ({"initial": (1.0, 0.0), "teacher": (0.0, 0.0)}, "both 0 at the end"),
+        ({"initial": (0.0, 1.0), "teacher": (0.0, 1.0)}, "both 0 at the start"),
+    ],
+)
+def test_invalid_branch_weights_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        BranchSchedule(**settings)

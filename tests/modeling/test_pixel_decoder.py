@@ -4,7 +4,6 @@ from helpers.golden import noise, summary
 
 from sohes_d2 import add_sohes_config
 from sohes_d2.modeling.pixel_decoder import PIXEL_DECODER_REGISTRY, MSDeformAttnPixelDecoder
-from sohes_d2.modeling.pixel_decoder.encoder import MSDeformAttnTransformerEncoderOnly, get_reference_points
 
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
@@ -167,29 +166,3 @@ def test_maps_that_do_not_reach_the_common_stride_are_refused():
         MSDeformAttnPixelDecoder(coarse, **TINY)
     with pytest.raises(ValueError, match=r"\['res6'\] are not among"):
         MSDeformAttnPixelDecoder(SHAPES, **TINY, transformer_in_features=["res5", "res6"])
-
-
-def test_reference_points_are_cell_centres_of_the_unpadded_image():
-    points = get_reference_points([(2, 4), (1, 2)], torch.tensor([[[0.5, 1.0], [1.0, 1.0]]]))
-    assert points.shape == (1, 10, 2, 2)
-    # cell (row 1, column 1) of level 0, whose left half is image: at 3/4 of its width and 3/4 of its height
-    torch.testing.assert_close(points[0, 5], torch.tensor([[0.375, 0.75], [0.75, 0.75]]))
-    torch.testing.assert_close(points[0, 8], torch.tensor([[0.125, 0.5], [0.25, 0.5]]))
-
-
-def test_padding_is_ignored():
-    torch.manual_seed(0)
-    encoder = MSDeformAttnTransformerEncoderOnly(16, nhead=4, num_encoder_layers=2, dim_feedforward=8, enc_n_points=2)
-    sizes = [(2, 3), (4, 6), (8, 12)]
-    maps = [torch.randn(2, 16, *size) for size in sizes]
-    pos = [torch.randn(1, 16, *size) for size in sizes]
-    masks = [torch.zeros(2, *size, dtype=torch.bool) for size in sizes]
-    for mask in masks:
-        mask[1, :, mask.shape[2] * 2 // 3 :] = True
-    changed = [torch.where(mask[:, None], 100.0, each) for mask, each in zip(masks, maps)]
-    for mask, first, second in zip(masks, encoder(maps, pos, masks), encoder(changed, pos, masks)):
-        image = ~mask[:, None].expand_as(first)
-        torch.testing.assert_close(first[image], second[image])
-    nothing = [torch.zeros_like(mask) for mask in masks]
-    for first, second in zip(encoder(maps, pos, nothing), encoder(maps, pos)):
-        torch.testing.assert_close(first, second)

@@ -1,4 +1,4 @@
-"""Modules of a layer of Mask2Former's decoder (Cheng et al., CVPR 2022, section 3.2).
+"""Position encoding, and the modules of a layer of Mask2Former's decoder (Cheng et al., CVPR 2022, section 3.2).
 
 Parameters have the official implementation's names, so that its checkpoints load. Tensors are batch first: (B, N, C).
 There is no dropout, as in the paper.
@@ -6,12 +6,57 @@ There is no dropout, as in the paper.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+TEMPERATURE = 10000.0  # of the position encoding: approximate ratio of the longest to the shortest wavelength
+
+
+class PositionEmbeddingSine(nn.Module):
+    """Sine encoding of (y, x) for feature maps (DETR, ECCV 2020, appendix A.4). It has no parameters.
+
+    Half of the channels encode y, the other half x; within each half, sine and cosine of one frequency alternate.
+    Positions run from 0 to 2 pi over the map, independent of its size.
+    """
+
+    def __init__(self, num_pos_feats: int) -> None:
+        """
+        Args:
+            num_pos_feats: channels per axis, even; the encoding has twice as many.
+        """
+        super().__init__()
+        if num_pos_feats < 2 or num_pos_feats % 2 != 0:
+            raise ValueError(f"num_pos_feats must be even and positive, got {num_pos_feats}.")
+        self.num_pos_feats = num_pos_feats
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Encode the positions of the cells of maps.
+
+        Args:
+            x: (B, C, H, W), of which only the size, device and type (float64 or not) matter.
+
+        Returns:
+            (1, 2 * num_pos_feats, H, W) float32, or float64 like ``x``.
+        """
+        height, width = x.shape[-2:]
+        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        rows, columns = (
+            self._encode(torch.arange(1, side + 1, dtype=dtype, device=x.device)) for side in (height, width)
+        )
+        encoded = torch.cat([rows[:, None].expand(-1, width, -1), columns.expand(height, -1, -1)], dim=-1)
+        return encoded.permute(2, 0, 1)[None]
+
+    def _encode(self, positions: Tensor) -> Tensor:
+        """(N,) positions counted from 1 -> (N, num_pos_feats)."""
+        positions = positions / (positions[-1:] + 1e-6) * (2 * math.pi)
+        exponents = torch.arange(0, self.num_pos_feats, 2, dtype=positions.dtype, device=positions.device)
+        angles = positions[:, None] / TEMPERATURE ** (exponents / self.num_pos_feats)
+        return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)
 
 
 class MultiheadAttention(nn.Module):
