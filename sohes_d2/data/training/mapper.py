@@ -17,11 +17,9 @@ from ...errors import InputError
 from ...labels.schema import Problems
 from ...structures.crops import CropLayers
 from ...structures.images import set_max_image_pixels
-from .augmentation import inference_augmentations, training_augmentations
-from .copy_paste import MAX_SHARE, paste, trees_in_random_order
-from .labeled_crop import LabeledCrop, MaskWindow
+from .augmentation import MaskWarp, inference_augmentations, training_augmentations
+from .labeled_crop import MAX_SHARE, LabeledCrop, MaskWindow, paste, trees_in_random_order
 from .labels import TrainingLabels, read_labels, read_photo, stratified_order
-from .mask_warp import MaskWarp
 from .views import StrongView, needs_teacher_view
 
 logger = logging.getLogger(__name__)
@@ -179,7 +177,8 @@ class PseudoLabelDatasetMapper:
             for donor in self._donor_views(dataset_dict, rng):
                 crop = paste(crop, self._donor_trees(donor, rng), self.min_label_area)
                 if len(crop.masks) > self.max_labels:
-                    crop = crop.subset(np.sort(stratified_order(crop.areas(), rng)[: self.max_labels]))
+                    order = stratified_order(np.array([mask.area for mask in crop.masks]), rng)
+                    crop = crop.subset(np.sort(order[: self.max_labels]))
                 break
         return crop
 
