@@ -5,7 +5,7 @@ Every data set is class-agnostic: one class, "entity". Nothing is read before `D
 `DatasetCatalog.get` returns a list of Detectron2's dicts, or a torch `Dataset` that reads each dict on access
 (`PerImageDataset`, `LabelDataset`). Detectron2's loaders accept both, by name or by
 ``build_detection_train_loader(dataset=DatasetCatalog.get(name), mapper=...)``. In Detectron2's own loader,
-`DATALOADER.FILTER_EMPTY_ANNOTATIONS` has no effect on a `Dataset`. `training.stream` filters a `LabelDataset` by the
+`DATALOADER.FILTER_EMPTY_ANNOTATIONS` has no effect on a `Dataset`. `loaders` filters a `LabelDataset` by the
 mask counts in its index:
 ``torch.utils.data.Subset(dataset, np.flatnonzero(dataset.labels.rows["count"]))`` contains the images with masks.
 
@@ -98,7 +98,7 @@ def register_coco_entities(name: str, json_file: str, image_root: str) -> None:
 def register_unlabeled(name: str, image_root: str) -> None:
     """Register all images in a folder and its sub-folders as a data set without labels, without reading it.
 
-    Only for training of models that learn from a teacher (see `training.stream.training_dataset`). The metadata has
+    Only for training of models that learn from a teacher (see `loaders.training_dataset`). The metadata has
     ``unlabeled=True``.
 
     Args:

@@ -5,9 +5,9 @@ import logging
 
 import pytest
 
+from sohes_d2.data.loaders import _without_empty
 from sohes_d2.data.registration import load_entities
 from sohes_d2.data.training.labels import read_labels
-from sohes_d2.data.training.stream import _without_empty
 from sohes_d2.errors import InputError
 
 SQUARE = [[2, 2, 8, 2, 8, 8, 2, 8]]

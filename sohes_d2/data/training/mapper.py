@@ -39,7 +39,7 @@ class PseudoLabelDatasetMapper:
     instances are valid for both. `photo_size` (h, w) is the extent of the photo in both, from the top left corner; the
     rest is padding, in which a teacher could predict masks.
 
-    In training, None is returned for an unusable image, and Detectron2's loaders and `stream` replace it by another
+    In training, None is returned for an unusable image, and Detectron2's loaders and `loaders` replace it by another
     one; it is logged once and counted in `skipped`. At test time InputError is raised, because Detectron2 would
     evaluate another image twice.
 
@@ -230,7 +230,7 @@ class PseudoLabelDatasetMapper:
         """Yield random other images of the data set, in a fixed number of attempts; unusable ones are skipped."""
         if self._donors is None:
             raise RuntimeError(
-                "INPUT.COPY_PASTE needs the data set to copy from: use sohes_d2.data.training.stream, or call "
+                "INPUT.COPY_PASTE needs the data set to copy from: use sohes_d2.data.loaders, or call "
                 "mapper.set_donors(dataset)"
             )
         for index in rng.integers(len(self._donors), size=_DONOR_ATTEMPTS):
