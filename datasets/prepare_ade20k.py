@@ -27,7 +27,8 @@ import sys
 import numpy as np
 
 from sohes_d2.cli.prepare import make_parser, run
-from sohes_d2.data.benchmarks.conversion import (
+from sohes_d2.data.builtin import BUILTIN
+from sohes_d2.data.conversion import (
     Entity,
     Item,
     Scene,
@@ -38,7 +39,6 @@ from sohes_d2.data.benchmarks.conversion import (
     require,
     take,
 )
-from sohes_d2.data.builtin import BUILTIN
 from sohes_d2.errors import InputError
 from sohes_d2.structures.forest import NO_PARENT
 from sohes_d2.structures.images import image_size, open_image

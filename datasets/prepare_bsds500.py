@@ -20,7 +20,8 @@ import sys
 import numpy as np
 
 from sohes_d2.cli.prepare import make_parser, run
-from sohes_d2.data.benchmarks.conversion import (
+from sohes_d2.data.builtin import BUILTIN
+from sohes_d2.data.conversion import (
     Entity,
     Item,
     Scene,
@@ -32,7 +33,6 @@ from sohes_d2.data.benchmarks.conversion import (
     require,
     take,
 )
-from sohes_d2.data.builtin import BUILTIN
 from sohes_d2.errors import InputError
 from sohes_d2.structures.images import image_size
 from sohes_d2.structures.masks import RLE, encode_label_map, iou_matrix

@@ -18,7 +18,8 @@ from __future__ import annotations
 import sys
 
 from sohes_d2.cli.prepare import make_parser, run
-from sohes_d2.data.benchmarks.conversion import (
+from sohes_d2.data.builtin import BUILTIN
+from sohes_d2.data.conversion import (
     Entity,
     Item,
     Scene,
@@ -32,7 +33,6 @@ from sohes_d2.data.benchmarks.conversion import (
     require_images,
     take,
 )
-from sohes_d2.data.builtin import BUILTIN
 from sohes_d2.errors import InputError
 from sohes_d2.labels.reader import LabelStream
 from sohes_d2.labels.schema import image_size

@@ -20,13 +20,13 @@ from collections.abc import Callable
 from typing import Any
 
 from sohes_d2.cli.prepare import make_parser, run
-from sohes_d2.data.benchmarks.conversion import (
+from sohes_d2.data.builtin import BUILTIN
+from sohes_d2.data.conversion import (
     Summary,
     convert_coco,
     path_of,
     require,
 )
-from sohes_d2.data.builtin import BUILTIN
 from sohes_d2.errors import InputError
 from sohes_d2.labels.schema import image_name
 

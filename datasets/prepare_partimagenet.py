@@ -23,7 +23,8 @@ import sys
 import numpy as np
 
 from sohes_d2.cli.prepare import make_parser, run
-from sohes_d2.data.benchmarks.conversion import (
+from sohes_d2.data.builtin import BUILTIN
+from sohes_d2.data.conversion import (
     Entity,
     Item,
     Scene,
@@ -35,7 +36,6 @@ from sohes_d2.data.benchmarks.conversion import (
     require,
     take,
 )
-from sohes_d2.data.builtin import BUILTIN
 from sohes_d2.errors import InputError
 from sohes_d2.labels.schema import image_name
 from sohes_d2.structures.forest import NO_PARENT

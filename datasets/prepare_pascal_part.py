@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from sohes_d2.cli.prepare import make_parser, run
-from sohes_d2.data.benchmarks.conversion import (
+from sohes_d2.data.builtin import BUILTIN
+from sohes_d2.data.conversion import (
     Entity,
     Item,
     Scene,
@@ -29,7 +30,6 @@ from sohes_d2.data.benchmarks.conversion import (
     require,
     take,
 )
-from sohes_d2.data.builtin import BUILTIN
 from sohes_d2.errors import InputError
 from sohes_d2.structures.images import image_size
 from sohes_d2.structures.masks import encode_masks

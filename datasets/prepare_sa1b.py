@@ -22,7 +22,8 @@ import sys
 from collections.abc import Iterable
 
 from sohes_d2.cli.prepare import make_parser, run
-from sohes_d2.data.benchmarks.conversion import (
+from sohes_d2.data.builtin import BUILTIN, read_sa1b_json
+from sohes_d2.data.conversion import (
     Item,
     Scene,
     Summary,
@@ -32,7 +33,6 @@ from sohes_d2.data.benchmarks.conversion import (
     require,
     take,
 )
-from sohes_d2.data.builtin import BUILTIN, read_sa1b_json
 from sohes_d2.errors import InputError
 from sohes_d2.labels.schema import image_size
 from sohes_d2.structures.files import atomic_writer

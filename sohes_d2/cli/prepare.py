@@ -38,7 +38,7 @@ def run(
         name: name of the script, for messages.
         parser: created by `make_parser`.
         arguments: command line; default: ``sys.argv``.
-        body: returns the `sohes_d2.data.benchmarks.conversion.Summary` of the file it wrote, or None.
+        body: returns the `sohes_d2.data.conversion.Summary` of the file it wrote, or None.
 
     Returns:
         The exit code: 0 all images converted, 3 some skipped (reasons are in the file), 2 the input cannot be used,

@@ -19,15 +19,15 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import InputError
-from ...labels.index import scan_label_file
-from ...labels.journal import ShardJournal
-from ...labels.reader import LabelStream
-from ...labels.reader import report as report_problems
-from ...labels.schema import Annotation, ImageRecord, image_name, image_size, or_none, read_area, read_box
-from ...labels.writer import dump_line, image_record, write_label_file
-from ...structures.forest import NO_PARENT, Forest
-from ...structures.masks import RLE, mask_areas, rle_from_coco
+from ..errors import InputError
+from ..labels.index import scan_label_file
+from ..labels.journal import ShardJournal
+from ..labels.reader import LabelStream
+from ..labels.reader import report as report_problems
+from ..labels.schema import Annotation, ImageRecord, image_name, image_size, or_none, read_area, read_box
+from ..labels.writer import dump_line, image_record, write_label_file
+from ..structures.forest import NO_PARENT, Forest
+from ..structures.masks import RLE, mask_areas, rle_from_coco
 
 # Annotation ids of image k of the list start at 1 + k times this.
 ANNOTATION_ID_STRIDE = 100_000
