@@ -19,20 +19,8 @@ import sys
 
 import numpy as np
 
-from sohes_d2.cli.prepare import make_parser, run
-from sohes_d2.data.builtin import BUILTIN
-from sohes_d2.data.conversion import (
-    Entity,
-    Item,
-    Scene,
-    Summary,
-    convert,
-    image_files,
-    path_of,
-    read_mat,
-    require,
-    take,
-)
+from sohes_d2.cli.prepare import fill_paths, make_parser, run
+from sohes_d2.data.conversion import Entity, Item, Scene, Summary, convert, image_files, read_mat, require
 from sohes_d2.errors import InputError
 from sohes_d2.structures.images import image_size
 from sohes_d2.structures.masks import RLE, encode_label_map, iou_matrix
@@ -81,9 +69,8 @@ def read_image(item: Item, duplicate_iou: float) -> Scene:
 
 def body(args) -> Summary:
     """Convert the data set."""
-    dataset = BUILTIN[f"entities_bsds500_{args.split}"]
-    images = path_of(args.images, args.root, dataset.images)
-    truth = path_of(args.annotations, args.root, f"BSR/BSDS500/data/groundTruth/{args.split}")
+    fill_paths(args, f"entities_bsds500_{args.split}", annotations=f"BSR/BSDS500/data/groundTruth/{args.split}")
+    images, truth = args.images, args.annotations
     require(REMEDY, images, truth)
     items = []
     for name in image_files(images):
@@ -98,21 +85,12 @@ def body(args) -> Summary:
         "duplicate_iou": args.duplicate_iou,
         "limit": args.limit,
     }
-    return convert(
-        path_of(args.output, args.root, dataset.labels),
-        info,
-        take(items, args.limit),
-        lambda item: read_image(item, args.duplicate_iou),
-        report=True,
-    )
+    return convert(args.output, info, items[: args.limit or None], lambda item: read_image(item, args.duplicate_iou))
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    parser = make_parser(__doc__)
-    parser.add_argument("--split", choices=("train", "val", "test"), default="val", help="default: %(default)s")
-    parser.add_argument("--images", metavar="DIR", help="default: BSR/BSDS500/data/images/SPLIT")
-    parser.add_argument("--annotations", metavar="DIR", help="default: BSR/BSDS500/data/groundTruth/SPLIT")
+    parser = make_parser(__doc__, ("val", "train", "test"))
     parser.add_argument("--duplicate-iou", type=float, default=0.85, metavar="IOU", help="default: %(default)s")
     return run("prepare_bsds500", parser, arguments, body)
 

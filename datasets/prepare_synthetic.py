@@ -69,7 +69,7 @@ def write_split(root: str, split: str, count: int, seed: int, size: tuple[int, i
 
     first = FIRST_INDEX[split]
     items = [Item(k + 1, f"scene_{first + k:07d}.png", first + k) for k in range(count)]
-    summary = convert(output, info, items, read, report=True)
+    summary = convert(output, info, items, read)
     written = {item.file_name for item in items}
     for path in glob.glob(os.path.join(glob.escape(folder), "scene_*.png")):
         if os.path.basename(path) not in written:  # left from a larger set; `sohes label` would use it

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..data.builtin import BUILTIN
 from ..structures.files import check_output
 from .runner import EXIT_DONE, EXIT_SKIPPED, run_tool, tool_parser
 
 
-def make_parser(description: str | None) -> argparse.ArgumentParser:
-    """Parser with the common options: --root, --output, --limit, --no-images."""
+def make_parser(
+    description: str | None, splits: Sequence[str] = (), paths: Sequence[str] = ("annotations", "images")
+) -> argparse.ArgumentParser:
+    """Parser with the common options --root, --output, --limit and --no-images.
+
+    Args:
+        description: docstring of the script, with the default paths under the root.
+        splits: choices of --split, the default first; none: without this option.
+        paths: options of further paths.
+    """
     parser = tool_parser(description)
+    if splits:
+        parser.add_argument("--split", choices=splits, default=splits[0], help="default: %(default)s")
+    for path in paths:
+        parser.add_argument(f"--{path}", metavar="PATH", help="default: see above")
     parser.add_argument(
         "--root",
         default=os.environ.get("DETECTRON2_DATASETS", "datasets"),
@@ -24,6 +37,20 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--limit", type=int, default=0, metavar="N", help="only the first N images; 0 for all")
     parser.add_argument("--no-images", action="store_true", help="do not check that the images exist")
     return parser
+
+
+def fill_paths(args: argparse.Namespace, dataset: str, **defaults: str) -> None:
+    """Set the paths that are not given on the command line.
+
+    Args:
+        args: parsed by `make_parser`.
+        dataset: name of the registered data set, with the defaults of ``output`` and ``images``.
+        defaults: other options, and their default paths under the root.
+    """
+    row = BUILTIN[dataset]
+    for option, default in {"output": row.labels, "images": row.images, **defaults}.items():
+        if getattr(args, option, None) is None:
+            setattr(args, option, os.path.join(args.root, default))
 
 
 def run(
