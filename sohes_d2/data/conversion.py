@@ -254,7 +254,8 @@ def convert_coco(
     require(remedy, args.annotations)
     source = LabelStream(args.annotations)
     report(args.annotations, source.problems)
-    items = [Item(image["id"], file_name(image), image) for image in source.images[: args.limit or None]]
+    images: list[Any] = source.images[: args.limit or None]
+    items = [Item(image["id"], file_name(image), image) for image in images]
     if not args.no_images:
         require_images(args.images, [item.file_name for item in items], remedy)
 
