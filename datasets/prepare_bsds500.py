@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 import numpy as np
 
@@ -28,17 +29,9 @@ from sohes_d2.structures.masks import RLE, encode_label_map, iou_matrix
 REMEDY = "Get http://www.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/BSR/BSR_bsds500.tgz and unpack it."
 
 
-def read_segmentations(path: str) -> list[np.ndarray]:
-    """Read the (H, W) label maps of one image, one per annotator; equal labels are one segment.
-
-    Raises:
-        ValueError: not a ground truth file of BSDS500.
-    """
-    try:
-        people = read_mat(path)["groundTruth"]
-        return [np.asarray(person["Segmentation"][0, 0]) for person in people[0]]
-    except (KeyError, IndexError, TypeError) as error:
-        raise ValueError(f"{path!r} is not a ground truth file of BSDS500 ({type(error).__name__}: {error})") from error
+def segmentations(variables: dict[str, Any]) -> list[np.ndarray]:
+    """The (H, W) label maps of one image, one per annotator; equal labels are one segment."""
+    return [np.asarray(person["Segmentation"][0, 0]) for person in variables["groundTruth"][0]]
 
 
 def distinct(masks: list[RLE], duplicate_iou: float) -> list[RLE]:
@@ -60,7 +53,7 @@ def read_image(item: Item, duplicate_iou: float) -> Scene:
     photo, truth = item.source
     size = image_size(photo)
     masks: list[RLE] = []
-    for labels in read_segmentations(truth):
+    for labels in read_mat(truth, "a ground truth file of BSDS500", segmentations):
         if labels.shape != size:
             raise ValueError(f"{truth!r} has a segmentation of shape {labels.shape}, its photo {size}")
         masks += encode_label_map(labels, np.unique(labels).tolist())

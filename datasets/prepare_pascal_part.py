@@ -29,21 +29,12 @@ REMEDY = (
 )
 
 
-def read_objects(path: str) -> list[tuple[np.ndarray, list[np.ndarray]]]:
-    """Read the objects of one annotation file: the (H, W) mask of each, and those of its parts.
-
-    Raises:
-        ValueError: not an annotation file of PASCAL-Part.
-    """
-    try:
-        annotation = read_mat(path)["anno"][0, 0]
-        return [
-            (np.asarray(entry["mask"]), [np.asarray(part["mask"]) for part in _structs(entry["parts"])])
-            for entry in _structs(annotation["objects"])
-        ]
-    except (KeyError, IndexError, TypeError) as error:
-        message = f"{path!r} is not an annotation file of PASCAL-Part ({type(error).__name__}: {error})"
-        raise ValueError(message) from error
+def objects_and_parts(variables: dict[str, Any]) -> list[tuple[np.ndarray, list[np.ndarray]]]:
+    """The objects of one annotation file: the (H, W) mask of each, and those of its parts."""
+    return [
+        (np.asarray(entry["mask"]), [np.asarray(part["mask"]) for part in _structs(entry["parts"])])
+        for entry in _structs(variables["anno"][0, 0]["objects"])
+    ]
 
 
 def _structs(array: Any) -> list[Any]:
@@ -61,7 +52,7 @@ def read_scene(item: Item) -> Scene:
     photo, annotation = item.source
     size = image_size(photo)
     masks, parents = [], []
-    for mask, parts in read_objects(annotation):
+    for mask, parts in read_mat(annotation, "an annotation file of PASCAL-Part", objects_and_parts):
         whole = len(masks)
         masks += [mask, *parts]
         parents += [-1] + [whole] * len(parts)

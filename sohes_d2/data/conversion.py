@@ -16,7 +16,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -29,6 +29,8 @@ from ..labels.writer import dump_line, image_record, write_label_file
 from ..structures.forest import NO_PARENT, Forest
 from ..structures.images import open_image
 from ..structures.masks import RLE, mask_areas, rle_from_coco
+
+T = TypeVar("T")
 
 # Annotation ids of image k of the list start at 1 + k times this.
 ANNOTATION_ID_STRIDE = 100_000
@@ -302,21 +304,30 @@ def require_images(root: str, file_names: Sequence[str], remedy: str) -> None:
         )
 
 
-def read_mat(path: str) -> dict[str, Any]:
-    """Read the variables of a MATLAB file (version 7 or older).
+def read_mat(path: str, kind: str, extract: Callable[[dict[str, Any]], T]) -> T:
+    """Read a MATLAB file (version 7 or older).
+
+    Args:
+        path: the file.
+        kind: what it should be, for messages.
+        extract: computes the result from the variables.
 
     Raises:
-        ValueError: the file is damaged.
+        ValueError: the file is damaged, or of another kind.
         OSError: the file cannot be read.
     """
     from scipy.io import loadmat
 
     try:
-        return loadmat(path)
+        variables = loadmat(path)
     except OSError:
         raise
     except Exception as error:  # scipy may raise anything on damaged bytes
         raise ValueError(f"{path!r} cannot be read as MATLAB file ({type(error).__name__}: {error})") from error
+    try:
+        return extract(variables)
+    except (KeyError, IndexError, TypeError) as error:
+        raise ValueError(f"{path!r} is not {kind} ({type(error).__name__}: {error})") from error
 
 
 def read_label_map(path: str, size: tuple[int, int]) -> np.ndarray:

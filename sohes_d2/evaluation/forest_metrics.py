@@ -98,6 +98,7 @@ class ForestMetrics:
         """
         ious = iou_matrix(prediction.masks, truth.masks)
         true_ancestors, ancestors = truth.ancestors(), prediction.ancestors()
+        true_links, links = _links(truth.parents), _links(prediction.parents)
         true_depths, depths = truth.depths(), prediction.depths()
         right_bits = matched_bits = 0
         for t, threshold in enumerate(IOU_THRESHOLDS):
@@ -109,11 +110,10 @@ class ForestMetrics:
             self._count("ancestor", "", t, right, ancestors.sum(), true_ancestors.sum())
             self._count("ancestor", "matched", t, right, both[0].sum(), both[1].sum())
 
-            links, true_links = _links(prediction.parents), _links(truth.parents)
             right = int((links[np.ix_(found, found)] & true_links[np.ix_(partner, partner)]).sum())
             self._count("parent", "", t, right, links.sum(), true_links.sum())
-            links, true_links = _links(prediction.subset(found).parents), _links(truth.subset(partner).parents)
-            self._count("parent", "matched", t, int((links & true_links).sum()), links.sum(), true_links.sum())
+            both = _links(prediction.subset(found).parents), _links(truth.subset(partner).parents)
+            self._count("parent", "matched", t, int((both[0] & both[1]).sum()), both[0].sum(), both[1].sum())
 
             self._masks[t] += (len(found), len(prediction), len(truth))
             self._same_depth[t] += int((depths[found] == true_depths[partner]).sum())

@@ -79,7 +79,8 @@ class BorderCountMapper:
         Raises:
             InputError: the photo cannot be read, differs in size from its labels, or has no usable label.
         """
-        image, counts = self._photo(dataset_dict)
+        # cached arrays: they must not be modified
+        image, counts = self._cache.get(dataset_dict["file_name"], lambda: self._read(dataset_dict))
         side = self.crop_size
         rng = np.random.default_rng(np.random.randint(2**31))  # noqa: NPY002 (the stream seeds this generator)
         y, x = (int(rng.integers(max(0, length - side) + 1)) for length in counts.shape)
@@ -99,11 +100,8 @@ class BorderCountMapper:
 
     __call__ = map_or_raise
 
-    def _photo(self, dataset_dict: Mapping[str, Any]) -> tuple[np.ndarray, ...]:
-        """Photo (H, W, 3) uint8 and counts (H, W) int16; do not modify them."""
-        return self._cache.get(dataset_dict["file_name"], lambda: self._read(dataset_dict))
-
     def _read(self, dataset_dict: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        """Photo (H, W, 3) uint8 and counts (H, W) int16."""
         photo = read_photo(dataset_dict)
         annotations = dataset_dict.get("annotations", ())
         labels = read_labels(annotations, photo.shape[:2], self.min_label_score, where=dataset_dict["file_name"])

@@ -131,11 +131,11 @@ class PseudoLabelDatasetMapper:
         Raises:
             InputError: at test time.
         """
-        if not self.is_train:
-            return self.map_or_raise(dataset_dict)
         try:
             return self.map_or_raise(dataset_dict)
         except InputError as error:
+            if not self.is_train:
+                raise
             self.skipped += 1
             self._report(error)
             return None
@@ -174,12 +174,12 @@ class PseudoLabelDatasetMapper:
     def _training_crop(self, dataset_dict: Mapping[str, Any], view: _View, rng: np.random.Generator) -> LabeledCrop:
         crop = self._sample_labels(view, rng)
         if "annotations" in dataset_dict and rng.random() < self.copy_paste_probability:
-            for donor in self._donor_views(dataset_dict, rng):
+            donor = next(self._donor_views(dataset_dict, rng), None)
+            if donor is not None:
                 crop = paste(crop, self._donor_trees(donor, rng), self.min_label_area)
                 if len(crop.masks) > self.max_labels:
                     order = stratified_order(np.array([mask.area for mask in crop.masks]), rng)
                     crop = crop.subset(np.sort(order[: self.max_labels]))
-                break
         return crop
 
     def _view(self, dataset_dict: Mapping[str, Any]) -> _View:
