@@ -24,7 +24,8 @@ from sohes_d2.cli.prepare import fill_paths, make_parser, run
 from sohes_d2.data.conversion import Entity, Item, Scene, Summary, convert, image_files, read_mat, require
 from sohes_d2.errors import InputError
 from sohes_d2.structures.images import image_size
-from sohes_d2.structures.masks import RLE, encode_label_map, iou_matrix
+from sohes_d2.structures.masks import RLE, encode_label_map
+from sohes_d2.structures.nms import without_duplicates
 
 REMEDY = "Get http://www.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/BSR/BSR_bsds500.tgz and unpack it."
 
@@ -32,16 +33,6 @@ REMEDY = "Get http://www.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/
 def segmentations(variables: dict[str, Any]) -> list[np.ndarray]:
     """The (H, W) label maps of one image, one per annotator; equal labels are one segment."""
     return [np.asarray(person["Segmentation"][0, 0]) for person in variables["groundTruth"][0]]
-
-
-def distinct(masks: list[RLE], duplicate_iou: float) -> list[RLE]:
-    """The masks without those that overlap an earlier kept one by more than ``duplicate_iou``."""
-    overlaps = iou_matrix(masks, masks)
-    kept: list[int] = []
-    for k in range(len(masks)):
-        if not kept or overlaps[k, kept].max() <= duplicate_iou:
-            kept.append(k)
-    return [masks[k] for k in kept]
 
 
 def read_image(item: Item, duplicate_iou: float) -> Scene:
@@ -57,7 +48,9 @@ def read_image(item: Item, duplicate_iou: float) -> Scene:
         if labels.shape != size:
             raise ValueError(f"{truth!r} has a segmentation of shape {labels.shape}, its photo {size}")
         masks += encode_label_map(labels, np.unique(labels).tolist())
-    return Scene(size, [Entity(mask) for mask in distinct(masks, duplicate_iou)])
+    # with equal scores, the earlier of two duplicates is kept
+    kept = without_duplicates(masks, np.zeros(len(masks)), duplicate_iou)
+    return Scene(size, [Entity(masks[k]) for k in kept])
 
 
 def body(args) -> Summary:

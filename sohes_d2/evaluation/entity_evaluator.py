@@ -22,7 +22,7 @@ from ..structures.files import write_json
 from ..structures.forest import NO_PARENT
 from ..structures.masks import encode_masks, mask_boxes, rle_from_coco, rle_to_json
 from ..structures.rle_masks import RLEMasks, encode_tensor
-from .detection_metrics import AUTO, MAX_DETS, resolve_backend
+from .detection_metrics import AUTO, resolve_backend
 from .ground_truth import GroundTruth
 from .scoring import evaluate
 
@@ -49,9 +49,7 @@ class EntityEvaluator(DatasetEvaluator):
         output_dir: str | None = None,
         *,
         tasks: Sequence[str] | None = None,
-        max_dets: Sequence[int] = MAX_DETS,
         backend: str = AUTO,
-        distributed: bool = True,
         min_ancestor_score: float = 0.05,
     ):
         """
@@ -59,9 +57,7 @@ class EntityEvaluator(DatasetEvaluator):
             dataset: name of a registered data set whose metadata has ``json_file``, or path of a COCO json file.
             output_dir: folder for ``entity_results.json``; None: do not write it.
             tasks: "segm", "bbox" or both; by default, those available in both ground truth and predictions.
-            max_dets: numbers of detections per image for AR.
             backend: "auto", "pycocotools" or "faster-coco-eval".
-            distributed: gather the predictions of all processes on the first.
             min_ancestor_score: in [0, 1]; ancestor pairs of lower probability are neither saved nor ranked, because
                 their number is quadratic in the number of masks.
 
@@ -72,9 +68,7 @@ class EntityEvaluator(DatasetEvaluator):
         self._truth = GroundTruth.from_file(_json_file(dataset))
         self._output_dir = output_dir
         self._tasks = tasks
-        self._max_dets = tuple(max_dets)
         self._backend = resolve_backend(backend)
-        self._distributed = distributed
         self._min_ancestor_score = min_ancestor_score
         self.reset()
 
@@ -181,7 +175,7 @@ class EntityEvaluator(DatasetEvaluator):
             processes but the first, and for data without annotations.
         """
         predictions, unreadable = self._predictions, len(self._unreadable)
-        if self._distributed and comm.get_world_size() > 1:
+        if comm.get_world_size() > 1:
             comm.synchronize()
             gathered = comm.gather(self._predictions, dst=0)
             unreadable = sum(comm.gather(unreadable, dst=0))
@@ -207,7 +201,7 @@ class EntityEvaluator(DatasetEvaluator):
         tasks = self._tasks or _possible_tasks(truth, annotations)
         for sentence in truth.report(tasks):
             logger.warning(f"{truth.path}: {sentence}")
-        evaluation = evaluate(truth, annotations, "predictions", tasks, self._max_dets, self._backend)
+        evaluation = evaluate(truth, annotations, "predictions", tasks, backend=self._backend)
         logger.info(f"Class-agnostic results in percent ({self._backend}):\n{evaluation.table()}")
         results = evaluation.results
         if unreadable:

@@ -14,7 +14,7 @@ from detectron2.config import configurable
 from ...errors import InputError
 from ...structures.images import reduced, set_max_image_pixels
 from .augmentation import PAD_VALUE
-from .labels import ArrayCache, read_labels, read_photo
+from .labels import ArrayCache, as_tensor, read_labels, read_photo
 
 OUTSIDE = -1  # count at padding pixels
 
@@ -91,10 +91,8 @@ class BorderCountMapper:
         if below or right:
             image = np.pad(image, ((0, below), (0, right), (0, 0)), constant_values=PAD_VALUE)
             counts = np.pad(counts, ((0, below), (0, right)), constant_values=OUTSIDE)
-        if self.image_format == "BGR":
-            image = image[:, :, ::-1]
         return {
-            "image": torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C")),
+            "image": as_tensor(image, self.image_format),
             "border_counts": torch.from_numpy(np.array(counts, order="C")),
         }
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from detectron2.config import configurable
 from detectron2.data import transforms as T
@@ -19,7 +18,7 @@ from ...structures.crops import CropLayers
 from ...structures.images import set_max_image_pixels
 from .augmentation import MaskWarp, inference_augmentations, training_augmentations
 from .labeled_crop import MAX_SHARE, LabeledCrop, MaskWindow, paste, trees_in_random_order
-from .labels import TrainingLabels, read_labels, read_photo, stratified_order
+from .labels import TrainingLabels, as_tensor, read_labels, read_photo, stratified_order
 from .views import StrongView, needs_teacher_view
 
 logger = logging.getLogger(__name__)
@@ -156,20 +155,14 @@ class PseudoLabelDatasetMapper:
             image, sample["instances"] = crop.image, crop.instances()
             if self.views is not None:
                 sample["photo_size"] = view.warp.photo_size()
-                sample["image_weak"] = self._as_tensor(image)
+                sample["image_weak"] = as_tensor(image, self.image_format)
                 # drawn last, so that the teacher's view is the same as without views
                 image = self.views(image, np.random.default_rng(np.random.randint(2**31)))  # noqa: NPY002
         else:
             inputs = T.AugInput(read_photo(dataset_dict))
             self.augmentations(inputs)
             image = inputs.image
-        return {**sample, "image": self._as_tensor(image)}
-
-    def _as_tensor(self, image: np.ndarray) -> torch.Tensor:
-        if self.image_format == "BGR":
-            image = image[:, :, ::-1]
-        # copied, since Pillow's array may not be writable
-        return torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))
+        return {**sample, "image": as_tensor(image, self.image_format)}
 
     def _training_crop(self, dataset_dict: Mapping[str, Any], view: _View, rng: np.random.Generator) -> LabeledCrop:
         crop = self._sample_labels(view, rng)
