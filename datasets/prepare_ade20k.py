@@ -26,19 +26,8 @@ import sys
 
 import numpy as np
 
-from sohes_d2.cli.prepare import make_parser, run
-from sohes_d2.data.benchmarks.conversion import (
-    Entity,
-    Item,
-    Scene,
-    Summary,
-    convert,
-    image_files,
-    path_of,
-    require,
-    take,
-)
-from sohes_d2.data.builtin import BUILTIN
+from sohes_d2.cli.prepare import fill_paths, make_parser, run
+from sohes_d2.data.conversion import Entity, Item, Scene, Summary, convert, image_files, read_label_map, require
 from sohes_d2.errors import InputError
 from sohes_d2.structures.forest import NO_PARENT
 from sohes_d2.structures.images import image_size, open_image
@@ -92,7 +81,8 @@ def read_full(item: Item, amodal: bool) -> Scene:
         raise ValueError(f"{item.source!r} is not in the 2021 form ({type(error).__name__}: {error})") from error
     if len(index) != len(objects):
         raise ValueError(f"{item.source!r}: two objects share an id")
-    rles = encode_masks(_read_mask(path, size, amodal) for path in masks)
+    maps = (read_label_map(path, size) for path in masks)
+    rles = encode_masks(labels > 0 if amodal else labels == VISIBLE for labels in maps)
     return Scene(size, [Entity(m, parent=p, source_id=i) for m, p, i in zip(rles, parents, ids)])
 
 
@@ -101,14 +91,6 @@ def _parent(whole, index: dict[int, int]) -> int:
     if isinstance(whole, list):
         whole = whole[0] if whole else None
     return index.get(whole, NO_PARENT)
-
-
-def _read_mask(path: str, size: tuple[int, int], amodal: bool) -> np.ndarray:
-    with open_image(path) as image:
-        mask = np.asarray(image)
-    if mask.shape != size:
-        raise ValueError(f"{path!r} has shape {mask.shape}, its photo {size}")
-    return mask > 0 if amodal else mask == VISIBLE
 
 
 def instance_items(images: str, annotations: str) -> list[Item]:
@@ -145,34 +127,31 @@ def read_instance(item: Item) -> Scene:
 
 def body(args) -> Summary:
     """Convert the data set."""
-    dataset = BUILTIN[f"entities_ade20k_{args.form}_{args.split}"]
-    images = path_of(args.images, args.root, dataset.images)
-    info = {"description": f"ADE20K {args.form} {args.split}, class-agnostic", "limit": args.limit}
-    output = path_of(args.output, args.root, dataset.labels)
-    if args.form == "full":
-        require(REMEDIES["full"], images)
-        items = full_items(images)
-        if not items:
-            raise InputError(f"no ADE_*.json under {images!r}. {REMEDIES['full']}")
-        info["masks"] = "amodal" if args.amodal else "visible"
-        return convert(output, info, take(items, args.limit), lambda item: read_full(item, args.amodal), report=True)
-    annotations = path_of(
-        args.annotations, args.root, f"ADEChallengeData2016/annotations_instance/{FOLDERS[args.split]}"
+    fill_paths(
+        args,
+        f"entities_ade20k_{args.form}_{args.split}",
+        annotations=f"ADEChallengeData2016/annotations_instance/{FOLDERS[args.split]}",
     )
-    require(REMEDIES["instance"], images, annotations)
-    items = instance_items(images, annotations)
+    info = {"description": f"ADE20K {args.form} {args.split}, class-agnostic", "limit": args.limit}
+    remedy = REMEDIES[args.form]
+    if args.form == "full":
+        require(remedy, args.images)
+        items = full_items(args.images)
+        if not items:
+            raise InputError(f"no ADE_*.json under {args.images!r}. {remedy}")
+        info["masks"] = "amodal" if args.amodal else "visible"
+        return convert(args.output, info, items[: args.limit or None], lambda item: read_full(item, args.amodal))
+    require(remedy, args.images, args.annotations)
+    items = instance_items(args.images, args.annotations)
     if not items:
-        raise InputError(f"no *.png in {annotations!r}. {REMEDIES['instance']}")
-    return convert(output, info, take(items, args.limit), read_instance, report=True)
+        raise InputError(f"no *.png in {args.annotations!r}. {remedy}")
+    return convert(args.output, info, items[: args.limit or None], read_instance)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    parser = make_parser(__doc__)
+    parser = make_parser(__doc__, ("val", "train"))
     parser.add_argument("--form", choices=("full", "instance"), default="full", help="default: %(default)s")
-    parser.add_argument("--split", choices=tuple(FOLDERS), default="val", help="default: %(default)s")
-    parser.add_argument("--images", metavar="DIR", help="folder of the split's images")
-    parser.add_argument("--annotations", metavar="DIR", help="folder of the split's maps (instance form)")
     parser.add_argument("--amodal", action="store_true", help="full form: hidden parts of objects too")
     return run("prepare_ade20k", parser, arguments, body)
 

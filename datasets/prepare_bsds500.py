@@ -16,51 +16,23 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 import numpy as np
 
-from sohes_d2.cli.prepare import make_parser, run
-from sohes_d2.data.benchmarks.conversion import (
-    Entity,
-    Item,
-    Scene,
-    Summary,
-    convert,
-    image_files,
-    path_of,
-    read_mat,
-    require,
-    take,
-)
-from sohes_d2.data.builtin import BUILTIN
+from sohes_d2.cli.prepare import fill_paths, make_parser, run
+from sohes_d2.data.conversion import Entity, Item, Scene, Summary, convert, image_files, read_mat, require
 from sohes_d2.errors import InputError
 from sohes_d2.structures.images import image_size
-from sohes_d2.structures.masks import RLE, encode_label_map, iou_matrix
+from sohes_d2.structures.masks import RLE, encode_label_map
+from sohes_d2.structures.nms import without_duplicates
 
 REMEDY = "Get http://www.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/BSR/BSR_bsds500.tgz and unpack it."
 
 
-def read_segmentations(path: str) -> list[np.ndarray]:
-    """Read the (H, W) label maps of one image, one per annotator; equal labels are one segment.
-
-    Raises:
-        ValueError: not a ground truth file of BSDS500.
-    """
-    try:
-        people = read_mat(path)["groundTruth"]
-        return [np.asarray(person["Segmentation"][0, 0]) for person in people[0]]
-    except (KeyError, IndexError, TypeError) as error:
-        raise ValueError(f"{path!r} is not a ground truth file of BSDS500 ({type(error).__name__}: {error})") from error
-
-
-def distinct(masks: list[RLE], duplicate_iou: float) -> list[RLE]:
-    """The masks without those that overlap an earlier kept one by more than ``duplicate_iou``."""
-    overlaps = iou_matrix(masks, masks)
-    kept: list[int] = []
-    for k in range(len(masks)):
-        if not kept or overlaps[k, kept].max() <= duplicate_iou:
-            kept.append(k)
-    return [masks[k] for k in kept]
+def segmentations(variables: dict[str, Any]) -> list[np.ndarray]:
+    """The (H, W) label maps of one image, one per annotator; equal labels are one segment."""
+    return [np.asarray(person["Segmentation"][0, 0]) for person in variables["groundTruth"][0]]
 
 
 def read_image(item: Item, duplicate_iou: float) -> Scene:
@@ -72,18 +44,19 @@ def read_image(item: Item, duplicate_iou: float) -> Scene:
     photo, truth = item.source
     size = image_size(photo)
     masks: list[RLE] = []
-    for labels in read_segmentations(truth):
+    for labels in read_mat(truth, "a ground truth file of BSDS500", segmentations):
         if labels.shape != size:
             raise ValueError(f"{truth!r} has a segmentation of shape {labels.shape}, its photo {size}")
         masks += encode_label_map(labels, np.unique(labels).tolist())
-    return Scene(size, [Entity(mask) for mask in distinct(masks, duplicate_iou)])
+    # with equal scores, the earlier of two duplicates is kept
+    kept = without_duplicates(masks, np.zeros(len(masks)), duplicate_iou)
+    return Scene(size, [Entity(masks[k]) for k in kept])
 
 
 def body(args) -> Summary:
     """Convert the data set."""
-    dataset = BUILTIN[f"entities_bsds500_{args.split}"]
-    images = path_of(args.images, args.root, dataset.images)
-    truth = path_of(args.annotations, args.root, f"BSR/BSDS500/data/groundTruth/{args.split}")
+    fill_paths(args, f"entities_bsds500_{args.split}", annotations=f"BSR/BSDS500/data/groundTruth/{args.split}")
+    images, truth = args.images, args.annotations
     require(REMEDY, images, truth)
     items = []
     for name in image_files(images):
@@ -98,21 +71,12 @@ def body(args) -> Summary:
         "duplicate_iou": args.duplicate_iou,
         "limit": args.limit,
     }
-    return convert(
-        path_of(args.output, args.root, dataset.labels),
-        info,
-        take(items, args.limit),
-        lambda item: read_image(item, args.duplicate_iou),
-        report=True,
-    )
+    return convert(args.output, info, items[: args.limit or None], lambda item: read_image(item, args.duplicate_iou))
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    parser = make_parser(__doc__)
-    parser.add_argument("--split", choices=("train", "val", "test"), default="val", help="default: %(default)s")
-    parser.add_argument("--images", metavar="DIR", help="default: BSR/BSDS500/data/images/SPLIT")
-    parser.add_argument("--annotations", metavar="DIR", help="default: BSR/BSDS500/data/groundTruth/SPLIT")
+    parser = make_parser(__doc__, ("val", "train", "test"))
     parser.add_argument("--duplicate-iou", type=float, default=0.85, metavar="IOU", help="default: %(default)s")
     return run("prepare_bsds500", parser, arguments, body)
 

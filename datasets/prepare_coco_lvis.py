@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import sys
 
-from sohes_d2.cli.prepare import make_parser, run
-from sohes_d2.data.benchmarks.conversion import (
+from sohes_d2.cli.prepare import fill_paths, make_parser, run
+from sohes_d2.data.conversion import (
     Entity,
     Item,
     Scene,
@@ -27,19 +27,15 @@ from sohes_d2.data.benchmarks.conversion import (
     coco_file_name,
     convert,
     fingerprint,
-    path_of,
     require,
     require_images,
-    take,
 )
-from sohes_d2.data.builtin import BUILTIN
 from sohes_d2.errors import InputError
 from sohes_d2.labels.reader import LabelStream
 from sohes_d2.labels.schema import image_size
 from sohes_d2.structures.masks import iou_matrix
 
 REMEDY = "See datasets/prepare_coco.py and datasets/prepare_lvis.py for where to get it."
-DATASET = BUILTIN["entities_coco_lvis_val"]
 
 
 def union(coco: list[Entity], lvis: list[Entity], duplicate_iou: float) -> list[Entity]:
@@ -64,17 +60,21 @@ def body(args) -> Summary:
     """Convert the data set."""
     if not 0 < args.duplicate_iou <= 1:
         raise InputError(f"--duplicate-iou must be in (0, 1], got {args.duplicate_iou}")
-    coco_json = path_of(args.coco, args.root, "coco/annotations/instances_val2017.json")
-    lvis_json = path_of(args.lvis, args.root, "lvis/lvis_v1_val.json")
-    require(REMEDY, coco_json, lvis_json)
-    coco, lvis = LabelStream(coco_json), LabelStream(lvis_json)
+    fill_paths(
+        args,
+        "entities_coco_lvis_val",
+        coco="coco/annotations/instances_val2017.json",
+        lvis="lvis/lvis_v1_val.json",
+    )
+    require(REMEDY, args.coco, args.lvis)
+    coco, lvis = LabelStream(args.coco), LabelStream(args.lvis)
     in_coco = {image["id"] for image in coco.images}
-    both = take([image for image in lvis.images if image["id"] in in_coco], args.limit)
-    items = [Item(image["id"], coco_file_name(image), image_size(image, lvis_json)) for image in both]
+    both = [image for image in lvis.images if image["id"] in in_coco][: args.limit or None]
+    items = [Item(image["id"], coco_file_name(image), image_size(image, args.lvis)) for image in both]
     if not items:
-        raise InputError(f"{coco_json!r} and {lvis_json!r} have no image in common. {REMEDY}")
+        raise InputError(f"{args.coco!r} and {args.lvis!r} have no image in common. {REMEDY}")
     if not args.no_images:
-        require_images(path_of(args.images, args.root, DATASET.images), [item.file_name for item in items], REMEDY)
+        require_images(args.images, [item.file_name for item in items], REMEDY)
 
     def read(item: Item) -> Scene:
         parts = [[coco_entity(a, item.source) for a in file.annotations(item.image_id)] for file in (coco, lvis)]
@@ -86,19 +86,16 @@ def body(args) -> Summary:
     info = {
         "description": "COCO val2017 and LVIS v1 val, class-agnostic",
         "duplicate_iou": args.duplicate_iou,
-        "coco": fingerprint(coco_json),
-        "lvis": fingerprint(lvis_json),
+        "coco": fingerprint(args.coco),
+        "lvis": fingerprint(args.lvis),
         "limit": args.limit,
     }
-    return convert(path_of(args.output, args.root, DATASET.labels), info, items, read, report=True)
+    return convert(args.output, info, items, read)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    parser = make_parser(__doc__)
-    parser.add_argument("--coco", metavar="FILE", help="default: coco/annotations/instances_val2017.json")
-    parser.add_argument("--lvis", metavar="FILE", help="default: lvis/lvis_v1_val.json")
-    parser.add_argument("--images", metavar="DIR", help="folder with val2017 (default: coco)")
+    parser = make_parser(__doc__, paths=("coco", "lvis", "images"))
     parser.add_argument("--duplicate-iou", type=float, default=0.8, metavar="IOU", help="default: %(default)s")
     return run("prepare_coco_lvis", parser, arguments, body)
 

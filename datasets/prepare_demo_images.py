@@ -20,7 +20,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from sohes_d2.cli.runner import EXIT_DONE, EXIT_SKIPPED, EXIT_USAGE, run_tool, tool_parser
+from sohes_d2.cli.runner import EXIT_DONE, EXIT_SKIPPED, EXIT_USAGE, count, run_tool, tool_parser
 from sohes_d2.errors import InputError
 from sohes_d2.structures.files import check_output, write_bytes, write_picture, write_text
 from sohes_d2.structures.images import open_image
@@ -170,14 +170,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--max-side",
         default=DEFAULT_MAX_SIDE,
-        type=int,
+        type=count,
         metavar="PIXELS",
         help="downsize larger photos to this longest side, for a fast demo; 0: no limit (default: %(default)s)",
     )
-    args = parser.parse_args(arguments)
-    if args.max_side < 0:
-        parser.error(f"--max-side must be 0 or positive, got {args.max_side}")
-    return args
+    return parser.parse_args(arguments)
 
 
 def write(args: argparse.Namespace) -> int:

@@ -19,14 +19,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from sohes_d2.cli.prepare import make_parser, run
-from sohes_d2.data.benchmarks.conversion import (
-    Summary,
-    convert_coco,
-    path_of,
-    require,
-)
-from sohes_d2.data.builtin import BUILTIN
+from sohes_d2.cli.prepare import fill_paths, make_parser, run
+from sohes_d2.data.conversion import Summary, convert_coco, require
 from sohes_d2.errors import InputError
 from sohes_d2.labels.schema import image_name
 
@@ -35,7 +29,6 @@ REMEDY = (
     "entityseg/annotations/, and the images from https://huggingface.co/datasets/qqlu1992/Adobe_EntitySeg into "
     "entityseg/images_lr/."
 )
-DATASET = BUILTIN["entities_entityseg_val"]
 
 
 def image_finder(root: str) -> Callable[[dict[str, Any]], str]:
@@ -63,26 +56,17 @@ def image_finder(root: str) -> Callable[[dict[str, Any]], str]:
 
 def body(args) -> Summary:
     """Convert the data set."""
-    images = path_of(args.images, args.root, DATASET.images)
-    if not args.no_images:
-        require(REMEDY, images)
-    return convert_coco(
-        path_of(args.annotations, args.root, "entityseg/annotations/entityseg_val_lr.json"),
-        path_of(args.output, args.root, DATASET.labels),
-        {"description": "EntitySeg, class-agnostic", "url": "https://github.com/adobe-research/EntitySeg-Dataset"},
-        limit=args.limit,
-        file_name=image_name if args.no_images else image_finder(images),
-        image_root=None if args.no_images else images,
-        remedy=REMEDY,
-    )
+    fill_paths(args, "entities_entityseg_val", annotations="entityseg/annotations/entityseg_val_lr.json")
+    info = {"description": "EntitySeg, class-agnostic", "url": "https://github.com/adobe-research/EntitySeg-Dataset"}
+    if args.no_images:
+        return convert_coco(args, info, REMEDY, image_name)
+    require(REMEDY, args.images)
+    return convert_coco(args, info, REMEDY, image_finder(args.images))
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    parser = make_parser(__doc__)
-    parser.add_argument("--annotations", metavar="FILE", help="default: entityseg/annotations/entityseg_val_lr.json")
-    parser.add_argument("--images", metavar="DIR", help="default: entityseg/images_lr")
-    return run("prepare_entityseg", parser, arguments, body)
+    return run("prepare_entityseg", make_parser(__doc__), arguments, body)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import sys
 
-from sohes_d2.cli.prepare import make_parser, run
-from sohes_d2.data.benchmarks.conversion import Summary, convert_coco, path_of
-from sohes_d2.data.builtin import BUILTIN
+from sohes_d2.cli.prepare import fill_paths, make_parser, run
+from sohes_d2.data.conversion import Summary, convert_coco
 from sohes_d2.labels.schema import image_name
 from sohes_d2.structures.forest import NO_PARENT
 
@@ -44,26 +43,14 @@ def object_of_each(annotations: list[dict]) -> list[int]:
 
 def body(args) -> Summary:
     """Convert the data set."""
-    dataset = BUILTIN[f"entities_paco_lvis_v1_{args.split}"]
-    return convert_coco(
-        path_of(args.annotations, args.root, f"paco/paco_lvis_v1_{args.split}.json"),
-        path_of(args.output, args.root, dataset.labels),
-        {"description": f"PACO-LVIS {args.split}, class-agnostic", "url": "https://github.com/facebookresearch/paco"},
-        limit=args.limit,
-        file_name=image_name,
-        image_root=None if args.no_images else path_of(args.images, args.root, dataset.images),
-        link_parents=object_of_each,
-        remedy=REMEDY,
-    )
+    fill_paths(args, f"entities_paco_lvis_v1_{args.split}", annotations=f"paco/paco_lvis_v1_{args.split}.json")
+    info = {"description": f"PACO-LVIS {args.split}, class-agnostic", "url": "https://github.com/facebookresearch/paco"}
+    return convert_coco(args, info, REMEDY, image_name, object_of_each)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    parser = make_parser(__doc__)
-    parser.add_argument("--split", choices=("train", "val", "test"), default="test", help="default: %(default)s")
-    parser.add_argument("--annotations", metavar="FILE", help="default: paco/paco_lvis_v1_SPLIT.json")
-    parser.add_argument("--images", metavar="DIR", help="folder with train2017 and val2017 (default: coco)")
-    return run("prepare_paco", parser, arguments, body)
+    return run("prepare_paco", make_parser(__doc__, ("test", "train", "val")), arguments, body)
 
 
 if __name__ == "__main__":

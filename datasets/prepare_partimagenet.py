@@ -22,8 +22,8 @@ import sys
 
 import numpy as np
 
-from sohes_d2.cli.prepare import make_parser, run
-from sohes_d2.data.benchmarks.conversion import (
+from sohes_d2.cli.prepare import fill_paths, make_parser, run
+from sohes_d2.data.conversion import (
     Entity,
     Item,
     Scene,
@@ -31,15 +31,13 @@ from sohes_d2.data.benchmarks.conversion import (
     convert,
     convert_coco,
     image_files,
-    path_of,
+    read_label_map,
     require,
-    take,
 )
-from sohes_d2.data.builtin import BUILTIN
 from sohes_d2.errors import InputError
 from sohes_d2.labels.schema import image_name
 from sohes_d2.structures.forest import NO_PARENT
-from sohes_d2.structures.images import image_size, open_image
+from sohes_d2.structures.images import image_size
 from sohes_d2.structures.masks import encode_label_map
 
 REMEDY = "Get it by the links of https://github.com/tacju/partimagenet (PartImageNet_Seg.zip, or the OOD release)."
@@ -69,10 +67,7 @@ def read_maps(item: Item) -> Scene:
 
 
 def _read_map(path: str, size: tuple[int, int], none: int) -> np.ndarray:
-    with open_image(path) as image:
-        labels = np.asarray(image)
-    if labels.shape != size:
-        raise ValueError(f"{path!r} has shape {labels.shape}, its photo {size}")
+    labels = read_label_map(path, size)
     if labels.max(initial=0) > none:
         raise ValueError(f"{path!r} has the value {labels.max()}, over {none} for no label; is it another kind of map?")
     return labels
@@ -88,20 +83,10 @@ def body(args) -> Summary:
     """Convert the data set."""
     info = {"description": f"PartImageNet {args.form} {args.split}, class-agnostic"}
     if args.form == "ood":
-        dataset = BUILTIN[f"entities_partimagenet_ood_{args.split}"]
-        return convert_coco(
-            path_of(args.annotations, args.root, f"partimagenet_ood/{args.split}.json"),
-            path_of(args.output, args.root, dataset.labels),
-            info,
-            limit=args.limit,
-            file_name=ood_file_name,
-            image_root=None if args.no_images else path_of(args.images, args.root, dataset.images),
-            remedy=REMEDY,
-        )
-    dataset = BUILTIN[f"entities_partimagenet_{args.split}"]
-    images = path_of(args.images, args.root, dataset.images)
-    parts = path_of(args.annotations, args.root, f"PartImageNet/annotations/{args.split}")
-    wholes = parts.rstrip("/") + "_whole"
+        fill_paths(args, f"entities_partimagenet_ood_{args.split}", annotations=f"partimagenet_ood/{args.split}.json")
+        return convert_coco(args, info, REMEDY, ood_file_name)
+    fill_paths(args, f"entities_partimagenet_{args.split}", annotations=f"PartImageNet/annotations/{args.split}")
+    images, parts, wholes = args.images, args.annotations, args.annotations.rstrip("/") + "_whole"
     require(REMEDY, images, parts, wholes)
     items = []
     for k, name in enumerate(image_files(images), 1):
@@ -109,17 +94,13 @@ def body(args) -> Summary:
         items.append(Item(k, name, [os.path.join(f, n) for f, n in ((images, name), (wholes, png), (parts, png))]))
     if not items:
         raise InputError(f"no *.JPEG in {images!r}. {REMEDY}")
-    output = path_of(args.output, args.root, dataset.labels)
-    return convert(output, {**info, "limit": args.limit}, take(items, args.limit), read_maps, report=True)
+    return convert(args.output, {**info, "limit": args.limit}, items[: args.limit or None], read_maps)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    parser = make_parser(__doc__)
+    parser = make_parser(__doc__, ("val", "train", "test"))
     parser.add_argument("--form", choices=("seg", "ood"), default="seg", help="the release (default: %(default)s)")
-    parser.add_argument("--split", choices=("train", "val", "test"), default="val", help="default: %(default)s")
-    parser.add_argument("--images", metavar="DIR", help="folder of the split's images")
-    parser.add_argument("--annotations", metavar="PATH", help="folder of the part maps (seg), or the json (ood)")
     return run("prepare_partimagenet", parser, arguments, body)
 
 

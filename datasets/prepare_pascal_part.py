@@ -17,19 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from sohes_d2.cli.prepare import make_parser, run
-from sohes_d2.data.benchmarks.conversion import (
-    Entity,
-    Item,
-    Scene,
-    Summary,
-    convert,
-    path_of,
-    read_mat,
-    require,
-    take,
-)
-from sohes_d2.data.builtin import BUILTIN
+from sohes_d2.cli.prepare import fill_paths, make_parser, run
+from sohes_d2.data.conversion import Entity, Item, Scene, Summary, convert, read_mat, require
 from sohes_d2.errors import InputError
 from sohes_d2.structures.images import image_size
 from sohes_d2.structures.masks import encode_masks
@@ -40,21 +29,12 @@ REMEDY = (
 )
 
 
-def read_objects(path: str) -> list[tuple[np.ndarray, list[np.ndarray]]]:
-    """Read the objects of one annotation file: the (H, W) mask of each, and those of its parts.
-
-    Raises:
-        ValueError: not an annotation file of PASCAL-Part.
-    """
-    try:
-        annotation = read_mat(path)["anno"][0, 0]
-        return [
-            (np.asarray(entry["mask"]), [np.asarray(part["mask"]) for part in _structs(entry["parts"])])
-            for entry in _structs(annotation["objects"])
-        ]
-    except (KeyError, IndexError, TypeError) as error:
-        message = f"{path!r} is not an annotation file of PASCAL-Part ({type(error).__name__}: {error})"
-        raise ValueError(message) from error
+def objects_and_parts(variables: dict[str, Any]) -> list[tuple[np.ndarray, list[np.ndarray]]]:
+    """The objects of one annotation file: the (H, W) mask of each, and those of its parts."""
+    return [
+        (np.asarray(entry["mask"]), [np.asarray(part["mask"]) for part in _structs(entry["parts"])])
+        for entry in _structs(variables["anno"][0, 0]["objects"])
+    ]
 
 
 def _structs(array: Any) -> list[Any]:
@@ -72,7 +52,7 @@ def read_scene(item: Item) -> Scene:
     photo, annotation = item.source
     size = image_size(photo)
     masks, parents = [], []
-    for mask, parts in read_objects(annotation):
+    for mask, parts in read_mat(annotation, "an annotation file of PASCAL-Part", objects_and_parts):
         whole = len(masks)
         masks += [mask, *parts]
         parents += [-1] + [whole] * len(parts)
@@ -84,35 +64,34 @@ def read_scene(item: Item) -> Scene:
 
 def body(args) -> Summary:
     """Convert the data set."""
-    dataset = BUILTIN[f"entities_pascal_part_{args.split}"]
-    voc = path_of(args.voc, args.root, "VOCdevkit/VOC2010")
-    annotations = path_of(args.annotations, args.root, "pascal_part/Annotations_Part")
-    names_file = os.path.join(voc, "ImageSets", "Main", f"{args.split}.txt")
-    images = os.path.join(voc, "JPEGImages")
-    require(REMEDY, annotations, names_file, images)
+    fill_paths(
+        args,
+        f"entities_pascal_part_{args.split}",
+        annotations="pascal_part/Annotations_Part",
+        voc="VOCdevkit/VOC2010",
+    )
+    names_file = os.path.join(args.voc, "ImageSets", "Main", f"{args.split}.txt")
+    images = os.path.join(args.voc, "JPEGImages")
+    require(REMEDY, args.annotations, names_file, images)
     with open(names_file, encoding="ascii") as file:
         names = sorted({line.split()[0] for line in file if line.strip()})
     items = []
     for name in names:
-        mat = os.path.join(annotations, name + ".mat")
+        mat = os.path.join(args.annotations, name + ".mat")
         if not name.replace("_", "").isdigit():
             raise InputError(f"{names_file!r}: {name!r} is not the name of an image of VOC, like 2008_000002")
         if os.path.isfile(mat):
             image = os.path.join(images, name + ".jpg")
             items.append(Item(int(name.replace("_", "")), name + ".jpg", (image, mat)))
     if not items:
-        raise InputError(f"no image of {names_file!r} has annotations in {annotations!r}. {REMEDY}")
+        raise InputError(f"no image of {names_file!r} has annotations in {args.annotations!r}. {REMEDY}")
     info = {"description": f"PASCAL-Part {args.split}, class-agnostic", "limit": args.limit}
-    output = path_of(args.output, args.root, dataset.labels)
-    return convert(output, info, take(items, args.limit), read_scene, report=True)
+    return convert(args.output, info, items[: args.limit or None], read_scene)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    parser = make_parser(__doc__)
-    parser.add_argument("--split", choices=("train", "val"), default="val", help="default: %(default)s")
-    parser.add_argument("--annotations", metavar="DIR", help="default: pascal_part/Annotations_Part")
-    parser.add_argument("--voc", metavar="DIR", help="default: VOCdevkit/VOC2010")
+    parser = make_parser(__doc__, ("val", "train"), paths=("annotations", "voc"))
     return run("prepare_pascal_part", parser, arguments, body)
 
 

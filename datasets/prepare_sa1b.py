@@ -21,18 +21,9 @@ import os
 import sys
 from collections.abc import Iterable
 
-from sohes_d2.cli.prepare import make_parser, run
-from sohes_d2.data.benchmarks.conversion import (
-    Item,
-    Scene,
-    Summary,
-    coco_entity,
-    convert,
-    path_of,
-    require,
-    take,
-)
-from sohes_d2.data.builtin import BUILTIN, read_sa1b_json
+from sohes_d2.cli.prepare import fill_paths, make_parser, run
+from sohes_d2.data.builtin import read_sa1b_json
+from sohes_d2.data.conversion import Item, Scene, Summary, coco_entity, convert, require
 from sohes_d2.errors import InputError
 from sohes_d2.labels.schema import image_size
 from sohes_d2.structures.files import atomic_writer
@@ -121,32 +112,30 @@ def read_scene(item: Item) -> Scene:
 
 def body(args: argparse.Namespace) -> Summary | None:
     """Write the requested files; returns the summary of the test split, if requested."""
-    images = path_of(args.images, args.root, "sa1b")
-    require(REMEDY, images)
-    paths = find_images(images)
+    fill_paths(args, "entities_sa1b_test_1000")
+    require(REMEDY, args.images)
+    paths = find_images(args.images)
     for size in args.train:
         output = os.path.join(args.root, "entities", f"sa1b_train_{size}.txt")
         write_list(output, train_split(paths, size))
         print(f"{output}: {size} images")
     if not args.test:
         return None
-    output = path_of(args.output, args.root, BUILTIN["entities_sa1b_test_1000"].labels)
     names = test_split(paths)
     digest = hashlib.sha256("\n".join(str(number(name)) for name in names).encode()).hexdigest()
-    write_list(os.path.splitext(output)[0] + ".txt", names)
+    write_list(os.path.splitext(args.output)[0] + ".txt", names)
     print(f"sha256 of the numbers of the {len(names)} test images: {digest}")
     info = {"description": "SA-1B, 1,000 test images, class-agnostic", "images_sha256": digest, "limit": args.limit}
     items = [
-        Item(number(name), name, os.path.join(images, os.path.splitext(name)[0] + ".json"))
-        for name in take(names, args.limit)
+        Item(number(name), name, os.path.join(args.images, os.path.splitext(name)[0] + ".json"))
+        for name in names[: args.limit or None]
     ]
-    return convert(output, info, items, read_scene, report=True)
+    return convert(args.output, info, items, read_scene)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    parser = make_parser(__doc__)
-    parser.add_argument("--images", metavar="DIR", help="default: sa1b")
+    parser = make_parser(__doc__, paths=("images",))
     parser.add_argument("--test", action="store_true", help="write the test split")
     parser.add_argument("--train", type=int, action="append", default=[], metavar="N", help="write a training list")
     args = parser.parse_args(arguments)

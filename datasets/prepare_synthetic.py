@@ -17,8 +17,8 @@ import os
 import sys
 
 from sohes_d2.cli.runner import EXIT_DONE, EXIT_SKIPPED, run_tool, tool_parser
-from sohes_d2.data.benchmarks.conversion import Entity, Item, Scene, Summary, convert
 from sohes_d2.data.builtin import datasets_root
+from sohes_d2.data.conversion import Entity, Item, Scene, Summary, convert
 from sohes_d2.data.synthetic.scene import DEFAULT_SIZE, MIN_AREA, VERSION, generate_scene
 from sohes_d2.errors import InputError
 from sohes_d2.structures.files import check_output, write_picture
@@ -69,7 +69,7 @@ def write_split(root: str, split: str, count: int, seed: int, size: tuple[int, i
 
     first = FIRST_INDEX[split]
     items = [Item(k + 1, f"scene_{first + k:07d}.png", first + k) for k in range(count)]
-    summary = convert(output, info, items, read, report=True)
+    summary = convert(output, info, items, read)
     written = {item.file_name for item in items}
     for path in glob.glob(os.path.join(glob.escape(folder), "scene_*.png")):
         if os.path.basename(path) not in written:  # left from a larger set; `sohes label` would use it

@@ -75,12 +75,11 @@ def _positive(text: str) -> int:
 def score(args: argparse.Namespace) -> None:
     """Score the predictions and print the tables."""
     from ..errors import InputError
-    from ..evaluation.backends import resolve_backend
+    from ..evaluation.detection_metrics import resolve_backend
     from ..evaluation.ground_truth import GroundTruth
     from ..evaluation.predictions import read_predictions
-    from ..evaluation.scoring import evaluate
+    from ..evaluation.scoring import difference_table, evaluate, flat_metrics
     from ..evaluation.significance import recall_differences
-    from ..evaluation.tables import difference_table, flat_metrics
 
     iou_types = list(dict.fromkeys(args.iou_type))
     if args.output:

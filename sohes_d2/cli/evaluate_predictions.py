@@ -150,7 +150,7 @@ def score(args: argparse.Namespace) -> None:
     from ..evaluation.entity_evaluator import EntityEvaluator
     from ..evaluation.ground_truth import GroundTruth
     from ..evaluation.predictions import read_predictions
-    from ..evaluation.tables import flat_metrics
+    from ..evaluation.scoring import flat_metrics
 
     logging.basicConfig(format="%(message)s", stream=sys.stdout, force=True)
     for package in ("sohes_d2", "detectron2"):

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..data.builtin import BUILTIN
 from ..structures.files import check_output
-from .runner import EXIT_DONE, EXIT_SKIPPED, run_tool, tool_parser
+from .runner import EXIT_DONE, EXIT_SKIPPED, count, run_tool, tool_parser
 
 
-def make_parser(description: str | None) -> argparse.ArgumentParser:
-    """Parser with the common options: --root, --output, --limit, --no-images."""
+def make_parser(
+    description: str | None, splits: Sequence[str] = (), paths: Sequence[str] = ("annotations", "images")
+) -> argparse.ArgumentParser:
+    """Parser with the common options --root, --output, --limit and --no-images.
+
+    Args:
+        description: docstring of the script, with the default paths under the root.
+        splits: choices of --split, the default first; none: without this option.
+        paths: options of further paths.
+    """
     parser = tool_parser(description)
+    if splits:
+        parser.add_argument("--split", choices=splits, default=splits[0], help="default: %(default)s")
+    for path in paths:
+        parser.add_argument(f"--{path}", metavar="PATH", help="default: see above")
     parser.add_argument(
         "--root",
         default=os.environ.get("DETECTRON2_DATASETS", "datasets"),
@@ -21,9 +34,23 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:
         help="folder of all data sets (default: $DETECTRON2_DATASETS, else datasets)",
     )
     parser.add_argument("--output", metavar="FILE", help="file to write (default: the path of the registered data set)")
-    parser.add_argument("--limit", type=int, default=0, metavar="N", help="only the first N images; 0 for all")
+    parser.add_argument("--limit", type=count, default=0, metavar="N", help="only the first N images; 0 for all")
     parser.add_argument("--no-images", action="store_true", help="do not check that the images exist")
     return parser
+
+
+def fill_paths(args: argparse.Namespace, dataset: str, **defaults: str) -> None:
+    """Set the paths that are not given on the command line.
+
+    Args:
+        args: parsed by `make_parser`.
+        dataset: name of the registered data set, with the defaults of ``output`` and ``images``.
+        defaults: other options, and their default paths under the root.
+    """
+    row = BUILTIN[dataset]
+    for option, default in {"output": row.labels, "images": row.images, **defaults}.items():
+        if getattr(args, option, None) is None:
+            setattr(args, option, os.path.join(args.root, default))
 
 
 def run(
@@ -38,18 +65,12 @@ def run(
         name: name of the script, for messages.
         parser: created by `make_parser`.
         arguments: command line; default: ``sys.argv``.
-        body: returns the `sohes_d2.data.benchmarks.conversion.Summary` of the file it wrote, or None.
+        body: returns the `sohes_d2.data.conversion.Summary` of the file it wrote, or None.
 
     Returns:
         The exit code: 0 all images converted, 3 some skipped (reasons are in the file), 2 the input cannot be used,
         1 failed.
     """
-
-    def parse(arguments: list[str] | None) -> argparse.Namespace:
-        args = parser.parse_args(arguments)
-        if args.limit < 0:
-            parser.error(f"--limit must be 0 or positive, got {args.limit}")
-        return args
 
     def command(args: argparse.Namespace) -> int:
         if args.output is not None:
@@ -60,4 +81,4 @@ def run(
         print(summary)
         return EXIT_SKIPPED if summary.skipped else EXIT_DONE
 
-    return run_tool(name, parse, command, arguments, when_stopped="run the same command to continue")
+    return run_tool(name, parser.parse_args, command, arguments, when_stopped="run the same command to continue")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 from ..errors import InputError
 from ..labels.schema import Annotation, ImageRecord, Problems, read_annotations, read_image
@@ -25,69 +26,44 @@ class BuiltinDataset:
         images: folder of the images, relative to the same root.
         prepare: script in datasets/ and its arguments, which create ``labels`` from the original download.
         has_parents: whether masks have parents.
-        per_image: ``labels`` is a list of images, each with a json beside it, as in SA-1B.
     """
 
     labels: str
     images: str
     prepare: str
     has_parents: bool = False
-    per_image: bool = False
+
+    @property
+    def per_image(self) -> bool:
+        """Whether ``labels`` is a list of images, each with a json beside it, as in SA-1B."""
+        return self.labels.endswith(".txt")
 
 
 def _table() -> dict[str, BuiltinDataset]:
-    rows = {
-        "sa1b_test_1000": BuiltinDataset("sa1b_test_1000.json", "sa1b", "prepare_sa1b.py --test"),
-        "coco_2017_val": BuiltinDataset("coco_2017_val.json", "coco/val2017", "prepare_coco.py"),
-        "lvis_v1_val": BuiltinDataset("lvis_v1_val.json", "coco", "prepare_lvis.py"),
-        "coco_lvis_val": BuiltinDataset("coco_lvis_val.json", "coco", "prepare_coco_lvis.py"),
-        "entityseg_val": BuiltinDataset("entityseg_val.json", "entityseg/images_lr", "prepare_entityseg.py"),
+    rows: dict[str, tuple[Any, ...]] = {  # images, prepare, has_parents
+        "sa1b_test_1000": ("sa1b", "prepare_sa1b.py --test"),
+        "coco_2017_val": ("coco/val2017", "prepare_coco.py"),
+        "lvis_v1_val": ("coco", "prepare_lvis.py"),
+        "coco_lvis_val": ("coco", "prepare_coco_lvis.py"),
+        "entityseg_val": ("entityseg/images_lr", "prepare_entityseg.py"),
     }
     for count in SA1B_TRAIN_SIZES:
-        name = f"sa1b_train_{count}"
-        rows[name] = BuiltinDataset(f"{name}.txt", "sa1b", f"prepare_sa1b.py --train {count}", per_image=True)
+        rows[f"sa1b_train_{count}"] = ("sa1b", f"prepare_sa1b.py --train {count}")
     for split, folder in (("train", "training"), ("val", "validation")):
-        rows[f"ade20k_full_{split}"] = BuiltinDataset(
-            f"ade20k_full_{split}.json",
-            f"ADE20K_2021_17_01/images/ADE/{folder}",
-            f"prepare_ade20k.py --split {split}",
-            has_parents=True,
-        )
-        rows[f"ade20k_instance_{split}"] = BuiltinDataset(
-            f"ade20k_instance_{split}.json",
-            f"ADEChallengeData2016/images/{folder}",
-            f"prepare_ade20k.py --form instance --split {split}",
-        )
-        rows[f"pascal_part_{split}"] = BuiltinDataset(
-            f"pascal_part_{split}.json",
-            "VOCdevkit/VOC2010/JPEGImages",
-            f"prepare_pascal_part.py --split {split}",
-            has_parents=True,
-        )
+        full, instance = (f"prepare_ade20k.py {form}--split {split}" for form in ("", "--form instance "))
+        rows[f"ade20k_full_{split}"] = (f"ADE20K_2021_17_01/images/ADE/{folder}", full, True)
+        rows[f"ade20k_instance_{split}"] = (f"ADEChallengeData2016/images/{folder}", instance)
+        rows[f"pascal_part_{split}"] = ("VOCdevkit/VOC2010/JPEGImages", f"prepare_pascal_part.py --split {split}", True)
     for split in ("train", "val", "test"):
-        rows[f"partimagenet_{split}"] = BuiltinDataset(
-            f"partimagenet_{split}.json",
-            f"PartImageNet/images/{split}",
-            f"prepare_partimagenet.py --split {split}",
-            has_parents=True,
-        )
-        rows[f"partimagenet_ood_{split}"] = BuiltinDataset(
-            f"partimagenet_ood_{split}.json",
-            f"partimagenet_ood/{split}",
-            f"prepare_partimagenet.py --form ood --split {split}",
-        )
-        rows[f"paco_lvis_v1_{split}"] = BuiltinDataset(
-            f"paco_lvis_v1_{split}.json", "coco", f"prepare_paco.py --split {split}", has_parents=True
-        )
-        rows[f"bsds500_{split}"] = BuiltinDataset(
-            f"bsds500_{split}.json", f"BSR/BSDS500/data/images/{split}", f"prepare_bsds500.py --split {split}"
-        )
-    table = {
-        f"entities_{name}": BuiltinDataset(
-            f"entities/{row.labels}", row.images, row.prepare, row.has_parents, row.per_image
-        )
-        for name, row in rows.items()
-    }
+        seg, ood = (f"prepare_partimagenet.py {form}--split {split}" for form in ("", "--form ood "))
+        rows[f"partimagenet_{split}"] = (f"PartImageNet/images/{split}", seg, True)
+        rows[f"partimagenet_ood_{split}"] = (f"partimagenet_ood/{split}", ood)
+        rows[f"paco_lvis_v1_{split}"] = ("coco", f"prepare_paco.py --split {split}", True)
+        rows[f"bsds500_{split}"] = (f"BSR/BSDS500/data/images/{split}", f"prepare_bsds500.py --split {split}")
+    table = {}
+    for name, row in rows.items():
+        suffix = "txt" if name.startswith("sa1b_train") else "json"
+        table[f"entities_{name}"] = BuiltinDataset(f"entities/{name}.{suffix}", *row)
     for split in ("train", "val"):  # generated: labels and images share a folder
         table[f"entities_synthetic_{split}"] = BuiltinDataset(
             f"synthetic/annotations/{split}.json", f"synthetic/{split}", "prepare_synthetic.py", has_parents=True

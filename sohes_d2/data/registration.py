@@ -5,7 +5,7 @@ Every data set is class-agnostic: one class, "entity". Nothing is read before `D
 `DatasetCatalog.get` returns a list of Detectron2's dicts, or a torch `Dataset` that reads each dict on access
 (`PerImageDataset`, `LabelDataset`). Detectron2's loaders accept both, by name or by
 ``build_detection_train_loader(dataset=DatasetCatalog.get(name), mapper=...)``. In Detectron2's own loader,
-`DATALOADER.FILTER_EMPTY_ANNOTATIONS` has no effect on a `Dataset`. `training.stream` filters a `LabelDataset` by the
+`DATALOADER.FILTER_EMPTY_ANNOTATIONS` has no effect on a `Dataset`. `loaders` filters a `LabelDataset` by the
 mask counts in its index:
 ``torch.utils.data.Subset(dataset, np.flatnonzero(dataset.labels.rows["count"]))`` contains the images with masks.
 
@@ -15,7 +15,8 @@ A folder of photos without labels can also be registered (`register_unlabeled`),
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Annotated, Any
 
 import msgspec
@@ -64,15 +65,13 @@ def register_builtin_datasets(root: str | None = None) -> None:
     """
     root = datasets_root() if root is None else root
     for name, row in BUILTIN.items():
-        _unregister(name)
+        if name in DatasetCatalog.list():
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
         labels, images = os.path.join(root, row.labels), os.path.join(root, row.images)
-        if row.per_image:
-            DatasetCatalog.register(name, lambda a=labels, b=images, c=row.prepare: PerImageDataset(a, b, c))
-            MetadataCatalog.get(name).set(list_file=labels)
-        else:
-            DatasetCatalog.register(name, lambda a=labels, b=images, c=row.prepare: load_entities(a, b, c))
-            MetadataCatalog.get(name).set(json_file=labels)
-        _set_metadata(name, images, has_parents=row.has_parents)
+        load, file_key = (PerImageDataset, "list_file") if row.per_image else (load_entities, "json_file")
+        metadata = {file_key: labels, "has_parents": row.has_parents}
+        _register(name, partial(load, labels, images, row.prepare), images, **metadata)
 
 
 def register_coco_entities(name: str, json_file: str, image_root: str) -> None:
@@ -87,18 +86,15 @@ def register_coco_entities(name: str, json_file: str, image_root: str) -> None:
     Raises:
         ConfigError: the name is taken.
     """
-    if name in DatasetCatalog.list():
-        raise ConfigError(f"a data set {name!r} is registered already; choose another name")
-    DatasetCatalog.register(name, lambda: open_entities(json_file, image_root))
     # Detectron2 and its evaluators open json_file as one COCO file
-    MetadataCatalog.get(name).set(**{"label_folder" if os.path.isdir(json_file) else "json_file": json_file})
-    _set_metadata(name, image_root)
+    file_key = "label_folder" if os.path.isdir(json_file) else "json_file"
+    _register(name, partial(open_entities, json_file, image_root), image_root, **{file_key: json_file})
 
 
 def register_unlabeled(name: str, image_root: str) -> None:
     """Register all images in a folder and its sub-folders as a data set without labels, without reading it.
 
-    Only for training of models that learn from a teacher (see `training.stream.training_dataset`). The metadata has
+    Only for training of models that learn from a teacher (see `loaders.training_dataset`). The metadata has
     ``unlabeled=True``.
 
     Args:
@@ -108,10 +104,20 @@ def register_unlabeled(name: str, image_root: str) -> None:
     Raises:
         ConfigError: the name is taken.
     """
+    _register(name, partial(load_unlabeled, image_root), image_root, unlabeled=True)
+
+
+def _register(name: str, load: Callable[[], Any], image_root: str, **metadata: Any) -> None:
     if name in DatasetCatalog.list():
         raise ConfigError(f"a data set {name!r} is registered already; choose another name")
-    DatasetCatalog.register(name, lambda: load_unlabeled(image_root))
-    _set_metadata(name, image_root, unlabeled=True)
+    DatasetCatalog.register(name, load)
+    MetadataCatalog.get(name).set(
+        thing_classes=list(CLASSES),
+        thing_dataset_id_to_contiguous_id={1: 0},
+        image_root=image_root,
+        evaluator_type="entity",
+        **metadata,
+    )
 
 
 def is_unlabeled(name: str) -> bool:
@@ -349,22 +355,6 @@ class LabelDataset(Dataset):
         image, problems = record["image"], Problems(refused=self.labels.folder)
         annotations = read_annotations(record["annotations"], problems, f"image {image['id']}")
         return _detectron2_dict(image, annotations, self.image_root, self.labels.folder)
-
-
-def _set_metadata(name: str, image_root: str, **flags: Any) -> None:
-    MetadataCatalog.get(name).set(
-        thing_classes=list(CLASSES),
-        thing_dataset_id_to_contiguous_id={1: 0},
-        image_root=image_root,
-        evaluator_type="entity",
-        **flags,
-    )
-
-
-def _unregister(name: str) -> None:
-    if name in DatasetCatalog.list():
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
 
 
 def _require(path: str, prepare: str) -> None:

@@ -23,9 +23,8 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 
 from .. import correction  # noqa: F401  (registers the models)
-from ..data.inference_loader import build_test_loader
+from ..data.loaders import build_test_loader, build_training_loader, images_per_process
 from ..data.training.mapper import PseudoLabelDatasetMapper
-from ..data.training.stream import build_training_loader, images_per_process
 from ..errors import ConfigError, InputError, WeightsError
 from ..evaluation.entity_evaluator import EntityEvaluator
 from ..evaluation.results import check_readable, defined_only, write_evaluation

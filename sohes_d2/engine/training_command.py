@@ -32,7 +32,7 @@ _ONLY_IN_FILE = (
     "detectron2.engine.defaults",  # the model, layer by layer
     "detectron2.evaluation.evaluator",
     "detectron2.evaluation.testing",  # results to copy and paste
-    "sohes_d2.evaluation.backends",
+    "sohes_d2.evaluation.detection_metrics",
 )
 
 

@@ -1,17 +1,46 @@
-"""Class-agnostic average recall and precision of masks and boxes, under stable names."""
+"""Class-agnostic average recall and precision of masks and boxes, under stable names.
+
+Detections are matched to ground truth by pycocotools (the reference) or faster-coco-eval, with identical results.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
+import io
+import logging
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ..structures.masks import mask_areas
-from .backends import AUTO, match_and_accumulate, resolve_backend
+from ..errors import InputError
+from ..structures.masks import mask_areas, reference_evaluation
+
+REFERENCE = "pycocotools"
+FAST = "faster-coco-eval"
+AUTO = "auto"
+BACKENDS = (REFERENCE, FAST)
 
 MAX_DETS = (1, 10, 100, 1000)
 SIZES = ("all", "small", "medium", "large")  # COCO: areas to 32^2, 32^2 to 96^2, from 96^2 pixels
+
+
+def resolve_backend(name: str = AUTO) -> str:
+    """The backend to use; ``auto`` selects faster-coco-eval if it is installed.
+
+    Raises:
+        ValueError: an unknown name, or a package that is not installed.
+    """
+    installed = importlib.util.find_spec("faster_coco_eval") is not None
+    if name == AUTO:
+        return FAST if installed else REFERENCE
+    if name not in BACKENDS:
+        raise InputError(f"unknown evaluation backend {name!r}; choose from {', '.join((AUTO, *BACKENDS))}")
+    if name == FAST and not installed:
+        raise InputError(f"{FAST} is not installed; `pip install {FAST}`, or choose {REFERENCE}")
+    return name
 
 
 def evaluate_detections(
@@ -53,7 +82,7 @@ def evaluate_detections(
     backend = resolve_backend(backend)
     images = sorted(images, key=lambda image: (str(type(image["id"])), image["id"]))
     new_ids = {image["id"]: k + 1 for k, image in enumerate(images)}  # image ids may be strings
-    precision, recall = match_and_accumulate(
+    precision, recall = _match_and_accumulate(
         [{"id": new_ids[i["id"]], "height": i["height"], "width": i["width"]} for i in images],
         # COCO's code processes true masks class by class, and the last of two equal overlaps wins.
         _records(sorted(truths, key=lambda t: t.get("category_id", 1)), new_ids, iou_type),
@@ -62,11 +91,6 @@ def evaluate_detections(
         max_dets,
         backend,
     )
-    return summarize(precision, recall, max_dets)
-
-
-def summarize(precision: np.ndarray, recall: np.ndarray, max_dets: Sequence[int]) -> dict[str, float]:
-    """Average the arrays of `match_and_accumulate` to the metrics of `evaluate_detections`."""
     metrics = {f"AR@{m}": _percent(recall[:, 0, k]) for k, m in enumerate(max_dets)}
     metrics["AP"] = _percent(precision[:, :, 0, -1])
     metrics["AP50"] = _percent(precision[0, :, 0, -1])
@@ -81,6 +105,57 @@ def summarize(precision: np.ndarray, recall: np.ndarray, max_dets: Sequence[int]
 def _percent(values: np.ndarray) -> float:
     defined = values[values > -1]
     return 100 * float(defined.mean()) if defined.size else float("nan")
+
+
+def _match_and_accumulate(
+    images: list[dict[str, Any]],
+    truths: list[dict[str, Any]],
+    detections: list[dict[str, Any]],
+    iou_type: str,
+    max_dets: Sequence[int],
+    backend: str,
+) -> tuple[np.ndarray, np.ndarray]:
+    """COCO's greedy matching, class-agnostic, for IoU 0.50:0.05:0.95.
+
+    Args:
+        images: COCO images with positive integer ids.
+        truths: with ``id`` > 0, since COCO's code treats a match to annotation 0 as none.
+        detections: the same with ``score``.
+
+    Returns:
+        precision (10, 101, 4, M), by IoU threshold, recall level, size (all, small, medium, large) and ``max_dets``;
+        recall (10, 4, M). In [0, 1], -1 without ground truth.
+    """
+    if backend == FAST:
+        from faster_coco_eval import COCO, COCOeval_faster
+
+        # faster-coco-eval logs every step at info level
+        silent = {"print_function": logging.getLogger(__name__).debug}
+        evaluation_class = COCOeval_faster
+    else:
+        silent = {}
+        COCO, evaluation_class = reference_evaluation()
+
+    def index(annotations: list[dict[str, Any]]) -> Any:
+        coco = COCO()
+        coco.dataset = {
+            "images": images,
+            "annotations": annotations,
+            "categories": [{"id": 1, "name": "entity"}],
+        }
+        coco.createIndex()
+        return coco
+
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        # pycocotools creates mask arrays in a way that numpy 2 deprecates
+        warnings.filterwarnings("ignore", message="__array__ implementation", category=DeprecationWarning)
+        evaluation = evaluation_class(index(truths), index(detections), iou_type, **silent)
+        evaluation.params.useCats = 0
+        evaluation.params.maxDets = list(max_dets)
+        evaluation.evaluate()
+        evaluation.accumulate()
+    precision, recall = (np.asarray(evaluation.eval[name], np.float64) for name in ("precision", "recall"))
+    return precision.reshape(10, 101, 4, len(max_dets)), recall.reshape(10, 4, len(max_dets))
 
 
 def _records(

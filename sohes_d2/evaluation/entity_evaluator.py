@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
 from collections import OrderedDict
@@ -23,10 +22,11 @@ from ..structures.files import write_json
 from ..structures.forest import NO_PARENT
 from ..structures.instance_fields import RLEMasks, encode_tensor
 from ..structures.masks import encode_masks, mask_boxes, rle_from_coco, rle_to_json
-from .backends import AUTO, resolve_backend
-from .detection_metrics import MAX_DETS
+from .detection_metrics import AUTO, resolve_backend
 from .ground_truth import GroundTruth
 from .scoring import evaluate
+
+logger = logging.getLogger(__name__)
 
 RESULTS_FILE = "entity_results.json"
 
@@ -49,9 +49,7 @@ class EntityEvaluator(DatasetEvaluator):
         output_dir: str | None = None,
         *,
         tasks: Sequence[str] | None = None,
-        max_dets: Sequence[int] = MAX_DETS,
         backend: str = AUTO,
-        distributed: bool = True,
         min_ancestor_score: float = 0.05,
     ):
         """
@@ -59,9 +57,7 @@ class EntityEvaluator(DatasetEvaluator):
             dataset: name of a registered data set whose metadata has ``json_file``, or path of a COCO json file.
             output_dir: folder for ``entity_results.json``; None: do not write it.
             tasks: "segm", "bbox" or both; by default, those available in both ground truth and predictions.
-            max_dets: numbers of detections per image for AR.
             backend: "auto", "pycocotools" or "faster-coco-eval".
-            distributed: gather the predictions of all processes on the first.
             min_ancestor_score: in [0, 1]; ancestor pairs of lower probability are neither saved nor ranked, because
                 their number is quadratic in the number of masks.
 
@@ -69,13 +65,10 @@ class EntityEvaluator(DatasetEvaluator):
             InputError: no such data set, or an unusable file.
             ValueError: an unknown backend.
         """
-        self._logger = logging.getLogger(__name__)
         self._truth = GroundTruth.from_file(_json_file(dataset))
         self._output_dir = output_dir
         self._tasks = tasks
-        self._max_dets = tuple(max_dets)
         self._backend = resolve_backend(backend)
-        self._distributed = distributed
         self._min_ancestor_score = min_ancestor_score
         self.reset()
 
@@ -182,7 +175,7 @@ class EntityEvaluator(DatasetEvaluator):
             processes but the first, and for data without annotations.
         """
         predictions, unreadable = self._predictions, len(self._unreadable)
-        if self._distributed and comm.get_world_size() > 1:
+        if comm.get_world_size() > 1:
             comm.synchronize()
             gathered = comm.gather(self._predictions, dst=0)
             unreadable = sum(comm.gather(unreadable, dst=0))
@@ -191,12 +184,15 @@ class EntityEvaluator(DatasetEvaluator):
             predictions = {image_id: found for part in gathered for image_id, found in part.items()}
         missing = len(self._truth.images) - len(predictions)
         if missing and image_ids is None:
-            self._logger.warning(f"{missing} of {len(self._truth.images)} images have no predictions")
+            logger.warning(f"{missing} of {len(self._truth.images)} images have no predictions")
         annotations = _numbered(predictions)
         if self._output_dir:
-            self._save(self._output_dir, annotations)
+            PathManager.mkdirs(self._output_dir)
+            path = os.path.join(self._output_dir, RESULTS_FILE)
+            write_json(path, [_to_json(a) for a in annotations], indent=None)
+            logger.info(f"{len(annotations)} predictions saved to {path}")
         if not self._truth.has_annotations:
-            self._logger.info(f"{self._truth.path} has no annotations: predictions are saved, not scored")
+            logger.info(f"{self._truth.path} has no annotations: predictions are saved, not scored")
             return OrderedDict()
         truth = self._truth
         if image_ids is not None:
@@ -204,26 +200,13 @@ class EntityEvaluator(DatasetEvaluator):
             annotations = [a for a in annotations if a["image_id"] in truth.images]
         tasks = self._tasks or _possible_tasks(truth, annotations)
         for sentence in truth.report(tasks):
-            self._logger.warning(f"{truth.path}: {sentence}")
-        evaluation = evaluate(
-            truth,
-            annotations,
-            "predictions",
-            tasks,
-            self._max_dets,
-            self._backend,
-        )
-        self._logger.info(f"Class-agnostic results in percent ({self._backend}):\n{evaluation.table()}")
-        results = copy.deepcopy(evaluation.results)
+            logger.warning(f"{truth.path}: {sentence}")
+        evaluation = evaluate(truth, annotations, "predictions", tasks, backend=self._backend)
+        logger.info(f"Class-agnostic results in percent ({self._backend}):\n{evaluation.table()}")
+        results = evaluation.results
         if unreadable:
             results["images"] = {"unreadable": float(unreadable), "unreadable-share": unreadable / len(predictions)}
         return results
-
-    def _save(self, folder: str, annotations: list[dict[str, Any]]) -> None:
-        PathManager.mkdirs(folder)
-        path = os.path.join(folder, RESULTS_FILE)
-        write_json(path, [_to_json(a) for a in annotations], indent=None)
-        self._logger.info(f"{len(annotations)} predictions saved to {path}")
 
 
 def _json_file(dataset: str) -> str:

@@ -77,9 +77,7 @@ def match_masks(ious: np.ndarray, threshold: float) -> np.ndarray:
 class ForestMetrics:
     """Accumulates images one by one; stores counts, and 8 bytes per scored pair, but no masks."""
 
-    def __init__(self, max_depth: int = MAX_DEPTH):
-        """Masks deeper than ``max_depth`` (at least 0) are counted as this depth in `depth_confusion`."""
-        self.max_depth = max_depth
+    def __init__(self) -> None:
         # relation -> scope -> (thresholds, 3) numbers of correct, predicted and true pairs
         shape = (len(IOU_THRESHOLDS), 3)
         self._pairs = {r: {scope: np.zeros(shape, np.int64) for scope in SCOPES} for r in ("ancestor", "parent")}
@@ -88,9 +86,9 @@ class ForestMetrics:
         self._scores: list[np.ndarray] = []
         self._right: list[np.ndarray] = []  # one bit per threshold
         self._matched: list[np.ndarray] = []
-        self.depth_confusion = np.zeros((max_depth + 2, max_depth + 2), np.int64)
-        """(D + 2, D + 2) counts of masks at IoU 0.50, true depth by predicted depth; the last depth includes deeper
-        ones; the last column counts unmatched true masks, the last row unmatched predicted masks."""
+        self.depth_confusion = np.zeros((MAX_DEPTH + 2, MAX_DEPTH + 2), np.int64)
+        """(D + 2, D + 2) counts of masks at IoU 0.50, true depth by predicted depth; the last depth, D = MAX_DEPTH,
+        includes deeper ones; the last column counts unmatched true masks, the last row unmatched predicted masks."""
 
     def add(self, truth: Forest, prediction: Forest, ancestor_scores: AncestorScores | None = None) -> None:
         """Add one image.
@@ -100,6 +98,7 @@ class ForestMetrics:
         """
         ious = iou_matrix(prediction.masks, truth.masks)
         true_ancestors, ancestors = truth.ancestors(), prediction.ancestors()
+        true_links, links = _links(truth.parents), _links(prediction.parents)
         true_depths, depths = truth.depths(), prediction.depths()
         right_bits = matched_bits = 0
         for t, threshold in enumerate(IOU_THRESHOLDS):
@@ -111,11 +110,10 @@ class ForestMetrics:
             self._count("ancestor", "", t, right, ancestors.sum(), true_ancestors.sum())
             self._count("ancestor", "matched", t, right, both[0].sum(), both[1].sum())
 
-            links, true_links = _links(prediction.parents), _links(truth.parents)
             right = int((links[np.ix_(found, found)] & true_links[np.ix_(partner, partner)]).sum())
             self._count("parent", "", t, right, links.sum(), true_links.sum())
-            links, true_links = _links(prediction.subset(found).parents), _links(truth.subset(partner).parents)
-            self._count("parent", "matched", t, int((links & true_links).sum()), links.sum(), true_links.sum())
+            both = _links(prediction.subset(found).parents), _links(truth.subset(partner).parents)
+            self._count("parent", "matched", t, int((both[0] & both[1]).sum()), both[0].sum(), both[1].sum())
 
             self._masks[t] += (len(found), len(prediction), len(truth))
             self._same_depth[t] += int((depths[found] == true_depths[partner]).sum())
@@ -136,13 +134,12 @@ class ForestMetrics:
         self._pairs[relation][scope][t] += (right, int(predicted), int(true))
 
     def _count_depths(self, depths: np.ndarray, true_depths: np.ndarray, matches: np.ndarray) -> None:
-        none = self.max_depth + 1
-        rows = np.append(np.minimum(true_depths, self.max_depth), none)[
-            matches
-        ]  # -1 addresses the last entry: no true mask
-        np.add.at(self.depth_confusion, (rows, np.minimum(depths, self.max_depth)), 1)
+        none = MAX_DEPTH + 1
+        true = np.append(np.minimum(true_depths, MAX_DEPTH), none)
+        # a match of -1 addresses the last entry: no true mask
+        np.add.at(self.depth_confusion, (true[matches], np.minimum(depths, MAX_DEPTH)), 1)
         missed = np.setdiff1d(np.arange(len(true_depths)), matches)
-        np.add.at(self.depth_confusion, (np.minimum(true_depths[missed], self.max_depth), none), 1)
+        np.add.at(self.depth_confusion, (true[missed], none), 1)
 
     def compute(self) -> dict[str, float]:
         """The metrics of all images so far, in percent.

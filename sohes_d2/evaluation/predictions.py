@@ -39,11 +39,6 @@ class Predictions:
     matched_by: str
     ignored_images: list[Any] = field(default_factory=list)
 
-    @property
-    def has_masks(self) -> bool:
-        """Whether the predictions have masks."""
-        return any("segmentation" in a for a in self.annotations)
-
     def report(self, iou_types: Iterable[str]) -> list[str]:
         """Messages about predictions that cannot be correct, one per kind; empty if there are none."""
         masks = [annotation.get("segmentation") for annotation in self.annotations]
@@ -99,10 +94,9 @@ def read_predictions(
         if image_id is not None:
             with file.problems.at(annotation_place(entry, k)):
                 annotations.append(_read_entry(entry, image_id, truth.size(image_id), tuple(iou_types)))
-    predictions = Predictions(path, annotations, matched_by, unmatched)
-    if annotations and "segm" in iou_types and not predictions.has_masks:
+    if annotations and "segm" in iou_types and not any("segmentation" in a for a in annotations):
         raise InputError(f"{path}: no prediction has a segmentation; give them one, or evaluate boxes only (bbox)")
-    return predictions
+    return Predictions(path, annotations, matched_by, unmatched)
 
 
 def _few(names: list[Any]) -> str:

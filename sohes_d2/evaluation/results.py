@@ -14,6 +14,7 @@ from ..errors import InputError
 from ..structures.files import write_json
 
 EVALUATION_FILE = "evaluation.json"
+_IMAGES = "images"  # key of the evaluator's counts of images, among the tasks
 
 
 def write_evaluation(
@@ -37,7 +38,9 @@ def write_evaluation(
     content = {
         "iteration": iteration,
         "weights": weights,
-        "unreadable_images": {name: int(_images(found).get("unreadable", 0)) for name, found in by_dataset.items()},
+        "unreadable_images": {
+            name: int(found.get(_IMAGES, {}).get("unreadable", 0)) for name, found in by_dataset.items()
+        },
         "results": {
             name: {task: _without_nan(values) for task, values in found.items() if task != _IMAGES}
             for name, found in by_dataset.items()
@@ -57,7 +60,7 @@ def check_readable(datasets: Sequence[str], results: Mapping[str, Any], limit: f
         InputError: a data set exceeds the limit; the message names it.
     """
     for name, found in _by_dataset(datasets, results).items():
-        images = _images(found)
+        images = found.get(_IMAGES, {})
         _check_share(name, int(images.get("unreadable", 0)), images.get("unreadable-share", 0.0), limit)
 
 
@@ -82,16 +85,9 @@ def _check_share(name: str, count: int, share: float, limit: float, example: str
         )
 
 
-_IMAGES = "images"
-
-
 def _by_dataset(datasets: Sequence[str], results: Mapping[str, Any]) -> Mapping[str, Any]:
     """Results by data set; Detectron2 omits the name of a single data set."""
     return {datasets[0]: results} if len(datasets) == 1 else results if datasets else {}
-
-
-def _images(found: Any) -> Mapping[str, float]:
-    return found.get(_IMAGES, {}) if isinstance(found, Mapping) else {}
 
 
 def defined_only(results: Mapping[str, Any]) -> dict[str, Any]:

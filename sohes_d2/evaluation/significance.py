@@ -10,8 +10,7 @@ import numpy as np
 from scipy.stats import bootstrap
 
 from ..labels.reader import group_by_image
-from .backends import AUTO
-from .detection_metrics import MAX_DETS, SIZES, evaluate_detections
+from .detection_metrics import AUTO, MAX_DETS, SIZES, evaluate_detections
 
 LEVEL = 0.95
 _BATCH = 1 << 22  # images x samples per batch of draws

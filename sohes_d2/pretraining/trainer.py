@@ -21,7 +21,7 @@ from detectron2.engine import hooks as detectron2_hooks
 from detectron2.utils import comm
 
 from .. import __version__
-from ..data.training.stream import build_training_loader
+from ..data.loaders import build_training_loader
 from ..engine.hooks import CountSkippedImages, is_due
 from ..engine.trainer import SOHESTrainer, config_errors, load_backbone
 from ..errors import ConfigError

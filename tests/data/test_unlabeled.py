@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from sohes_d2 import add_sohes_config
+from sohes_d2.data.loaders import build_training_loader, training_dataset
 from sohes_d2.data.registration import is_unlabeled, register_datasets
 from sohes_d2.data.training.mapper import PseudoLabelDatasetMapper
-from sohes_d2.data.training.stream import build_training_loader, training_dataset
 from sohes_d2.errors import ConfigError, InputError
 from sohes_d2.structures.forest import Forest
 from sohes_d2.structures.masks import encode_masks

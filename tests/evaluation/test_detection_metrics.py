@@ -11,8 +11,14 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from sohes_d2.evaluation.backends import AUTO, BACKENDS, FAST, REFERENCE, resolve_backend
-from sohes_d2.evaluation.detection_metrics import evaluate_detections
+from sohes_d2.evaluation.detection_metrics import (
+    AUTO,
+    BACKENDS,
+    FAST,
+    REFERENCE,
+    evaluate_detections,
+    resolve_backend,
+)
 from sohes_d2.structures.masks import encode_masks, mask_areas, mask_boxes
 
 HAS_FAST = importlib.util.find_spec("faster_coco_eval") is not None

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from sohes_d2.evaluation.backends import REFERENCE
-from sohes_d2.evaluation.detection_metrics import evaluate_detections
+from sohes_d2.evaluation.detection_metrics import REFERENCE, evaluate_detections
 from sohes_d2.evaluation.significance import recall_differences
 
 

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 pytest.importorskip("lightly", reason="pip install 'sohes_d2[pretrain]'")
 
-from sohes_d2.data.training.stream import seeded
+from sohes_d2.data.loaders import seeded
 from sohes_d2.errors import WeightsError
 from sohes_d2.pretraining.distillation import FeatureDistillation, load_teacher, patch_map
 from sohes_d2.pretraining.views import MultiCrop

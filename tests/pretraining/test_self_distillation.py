@@ -11,7 +11,7 @@ from helpers.tiny_pretraining import OPTIONS, photo
 
 pytest.importorskip("lightly", reason="pip install 'sohes_d2[pretrain]'")
 
-from sohes_d2.data.training.stream import seeded
+from sohes_d2.data.loaders import seeded
 from sohes_d2.pretraining.self_distillation import SelfDistillation, common_places, features_at, moved_apart
 from sohes_d2.pretraining.views import MultiCrop
 from sohes_d2.pretraining.vit import build_vit

@@ -9,7 +9,7 @@ import torch
 from helpers.tiny_pretraining import write_photos
 from PIL import Image
 
-from sohes_d2.data.training.stream import seeded
+from sohes_d2.data.loaders import seeded
 from sohes_d2.data.training.views import StrongView
 from sohes_d2.errors import InputError
 from sohes_d2.pretraining.views import MultiCrop, PhotoStore, list_photos, overlap, sample_box

@@ -21,8 +21,7 @@ import time
 import numpy as np
 
 from sohes_d2.cli.runner import run_tool, tool_parser
-from sohes_d2.evaluation.backends import FAST, REFERENCE, resolve_backend
-from sohes_d2.evaluation.detection_metrics import evaluate_detections
+from sohes_d2.evaluation.detection_metrics import FAST, REFERENCE, evaluate_detections, resolve_backend
 from sohes_d2.structures.masks import encode_masks, mask_areas, mask_boxes
 
 HEIGHT, WIDTH = 480, 640

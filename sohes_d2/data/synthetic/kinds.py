@@ -11,8 +11,21 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .paint import Color, Paint, choice, near_color, random_color, random_paint, uniform
-from .shapes import Box, Ellipse, Polygon, Shape, smoothed, star
+from .drawing import (
+    Box,
+    Color,
+    Ellipse,
+    Paint,
+    Polygon,
+    Shape,
+    choice,
+    near_color,
+    random_color,
+    random_paint,
+    smoothed,
+    star,
+    uniform,
+)
 
 
 @dataclass

@@ -10,9 +10,9 @@ import numpy as np
 
 from ...structures.forest import NO_PARENT, Forest
 from ...structures.masks import encode_masks
-from .kinds import Piece, random_thing
-from .paint import (
+from .drawing import (
     Color,
+    Frame,
     blur,
     choice,
     grain,
@@ -21,9 +21,10 @@ from .paint import (
     random_paint,
     shifted,
     uniform,
+    unit_vector,
     value_noise,
 )
-from .shapes import Frame, unit_vector
+from .kinds import Piece, random_thing
 
 VERSION = 1  # of the scenes: incremented when the same seed and index give another scene
 DEFAULT_SIZE = (128, 128)

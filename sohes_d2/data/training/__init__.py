@@ -1,1 +1,1 @@
-"""Training data: a stream of images and labels, mapped to model inputs."""
+"""Training data: images and labels, augmented and mapped to model inputs."""

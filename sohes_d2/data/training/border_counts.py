@@ -14,7 +14,7 @@ from detectron2.config import configurable
 from ...errors import InputError
 from ...structures.images import reduced, set_max_image_pixels
 from .augmentation import PAD_VALUE
-from .labels import ArrayCache, read_labels, read_photo
+from .labels import ArrayCache, as_tensor, read_labels, read_photo
 
 OUTSIDE = -1  # count at padding pixels
 
@@ -79,7 +79,8 @@ class BorderCountMapper:
         Raises:
             InputError: the photo cannot be read, differs in size from its labels, or has no usable label.
         """
-        image, counts = self._photo(dataset_dict)
+        # cached arrays: they must not be modified
+        image, counts = self._cache.get(dataset_dict["file_name"], lambda: self._read(dataset_dict))
         side = self.crop_size
         rng = np.random.default_rng(np.random.randint(2**31))  # noqa: NPY002 (the stream seeds this generator)
         y, x = (int(rng.integers(max(0, length - side) + 1)) for length in counts.shape)
@@ -90,20 +91,15 @@ class BorderCountMapper:
         if below or right:
             image = np.pad(image, ((0, below), (0, right), (0, 0)), constant_values=PAD_VALUE)
             counts = np.pad(counts, ((0, below), (0, right)), constant_values=OUTSIDE)
-        if self.image_format == "BGR":
-            image = image[:, :, ::-1]
         return {
-            "image": torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C")),
+            "image": as_tensor(image, self.image_format),
             "border_counts": torch.from_numpy(np.array(counts, order="C")),
         }
 
     __call__ = map_or_raise
 
-    def _photo(self, dataset_dict: Mapping[str, Any]) -> tuple[np.ndarray, ...]:
-        """Photo (H, W, 3) uint8 and counts (H, W) int16; do not modify them."""
-        return self._cache.get(dataset_dict["file_name"], lambda: self._read(dataset_dict))
-
     def _read(self, dataset_dict: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        """Photo (H, W, 3) uint8 and counts (H, W) int16."""
         photo = read_photo(dataset_dict)
         annotations = dataset_dict.get("annotations", ())
         labels = read_labels(annotations, photo.shape[:2], self.min_label_score, where=dataset_dict["file_name"])

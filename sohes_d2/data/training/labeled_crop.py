@@ -1,16 +1,25 @@
-"""A training image with its masks, each stored as the image window that contains it."""
+"""A training image with its masks, each stored as the image window that contains it, and copy-paste of its trees.
+
+Copy-paste is that of Simple Copy-Paste (Ghiasi et al., CVPR 2021, section 3), but with trees instead of single objects:
+both images are augmented by large-scale jitter, and pasted pixels replace the image, without blending, and are cut from
+masks below.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.linalg import block_diag
 
 from detectron2.structures import BitMasks, Boxes, Instances
 
 from ...structures.instance_fields import AncestorMatrix
+
+# Entities above this share of the image are not pasted: they would hide most of it.
+MAX_SHARE = 0.5
 
 
 @dataclass
@@ -65,10 +74,6 @@ class LabeledCrop:
     masks: list[MaskWindow]
     ancestors: np.ndarray
 
-    def areas(self) -> np.ndarray:
-        """(N,) int64 areas in pixels."""
-        return np.array([mask.area for mask in self.masks], np.int64)
-
     def subset(self, keep: Sequence[int] | np.ndarray) -> LabeledCrop:
         """The same image with a subset of the masks, by indices, and their ancestors."""
         keep = np.asarray(keep, np.int64)
@@ -86,3 +91,42 @@ class LabeledCrop:
         instances.gt_masks = BitMasks(torch.from_numpy(dense))
         instances.gt_ancestors = AncestorMatrix(torch.from_numpy(np.ascontiguousarray(self.ancestors)))
         return instances
+
+
+def trees_in_random_order(ancestors: np.ndarray, visible: np.ndarray, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Yield the trees of an image: each whole, followed by its visible descendants.
+
+    Args:
+        ancestors: (N, N) bool, ``[i, j]`` = i is a proper ancestor of j.
+        visible: (N,) bool, masks that may be used; those without a visible ancestor are wholes.
+        rng: generator for the order.
+
+    Yields:
+        (K,) int64 indices, the whole first.
+    """
+    wholes = np.flatnonzero(visible & ~ancestors[visible].any(axis=0))
+    for whole in rng.permutation(wholes):
+        yield np.concatenate([[whole], np.flatnonzero(ancestors[whole] & visible)])
+
+
+def paste(target: LabeledCrop, donor: LabeledCrop, min_area: int) -> LabeledCrop:
+    """Paste all masks of the donor onto the target, at the same positions.
+
+    Args:
+        target: not modified.
+        donor: of the same size, with only the masks to paste.
+        min_area: pixels; masks of the target with a smaller remaining area are dropped.
+
+    Returns:
+        The remaining masks of the target without the pasted pixels, then those of the donor. Ancestors are kept within
+        each image; a pasted entity does not become a part of the entities below it.
+    """
+    if not donor.masks:
+        return target
+    covered = np.zeros(target.image.shape[:2], bool)
+    for mask in donor.masks:
+        mask.of(covered)[mask.mask] = True
+    cut = [mask.without(covered) for mask in target.masks]
+    image = np.where(covered[:, :, None], donor.image, target.image)
+    kept = LabeledCrop(image, cut, target.ancestors).subset(np.flatnonzero([m.area >= min_area for m in cut]))
+    return LabeledCrop(kept.image, kept.masks + donor.masks, block_diag(kept.ancestors, donor.ancestors))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from ...errors import InputError
 from ...labels.forests import read_forest
@@ -57,6 +58,14 @@ def read_photo(dataset_dict: Mapping[str, Any]) -> np.ndarray:
             "resized or rotated after labeling. Restore it or label it again"
         )
     return image
+
+
+def as_tensor(image: np.ndarray, image_format: str) -> torch.Tensor:
+    """(3, H, W) uint8 of an RGB image (H, W, 3), in the channel order ``image_format``, "RGB" or "BGR"; a copy."""
+    if image_format == "BGR":
+        image = image[:, :, ::-1]
+    # copied, since Pillow's array may not be writable
+    return torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))
 
 
 @dataclass

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from detectron2.config import configurable
 from detectron2.data import transforms as T
@@ -17,11 +16,9 @@ from ...errors import InputError
 from ...labels.schema import Problems
 from ...structures.crops import CropLayers
 from ...structures.images import set_max_image_pixels
-from .augmentation import inference_augmentations, training_augmentations
-from .copy_paste import MAX_SHARE, paste, trees_in_random_order
-from .labeled_crop import LabeledCrop, MaskWindow
-from .labels import TrainingLabels, read_labels, read_photo, stratified_order
-from .mask_warp import MaskWarp
+from .augmentation import MaskWarp, inference_augmentations, training_augmentations
+from .labeled_crop import MAX_SHARE, LabeledCrop, MaskWindow, paste, trees_in_random_order
+from .labels import TrainingLabels, as_tensor, read_labels, read_photo, stratified_order
 from .views import StrongView, needs_teacher_view
 
 logger = logging.getLogger(__name__)
@@ -41,7 +38,7 @@ class PseudoLabelDatasetMapper:
     instances are valid for both. `photo_size` (h, w) is the extent of the photo in both, from the top left corner; the
     rest is padding, in which a teacher could predict masks.
 
-    In training, None is returned for an unusable image, and Detectron2's loaders and `stream` replace it by another
+    In training, None is returned for an unusable image, and Detectron2's loaders and `loaders` replace it by another
     one; it is logged once and counted in `skipped`. At test time InputError is raised, because Detectron2 would
     evaluate another image twice.
 
@@ -133,11 +130,11 @@ class PseudoLabelDatasetMapper:
         Raises:
             InputError: at test time.
         """
-        if not self.is_train:
-            return self.map_or_raise(dataset_dict)
         try:
             return self.map_or_raise(dataset_dict)
         except InputError as error:
+            if not self.is_train:
+                raise
             self.skipped += 1
             self._report(error)
             return None
@@ -158,29 +155,24 @@ class PseudoLabelDatasetMapper:
             image, sample["instances"] = crop.image, crop.instances()
             if self.views is not None:
                 sample["photo_size"] = view.warp.photo_size()
-                sample["image_weak"] = self._as_tensor(image)
+                sample["image_weak"] = as_tensor(image, self.image_format)
                 # drawn last, so that the teacher's view is the same as without views
                 image = self.views(image, np.random.default_rng(np.random.randint(2**31)))  # noqa: NPY002
         else:
             inputs = T.AugInput(read_photo(dataset_dict))
             self.augmentations(inputs)
             image = inputs.image
-        return {**sample, "image": self._as_tensor(image)}
-
-    def _as_tensor(self, image: np.ndarray) -> torch.Tensor:
-        if self.image_format == "BGR":
-            image = image[:, :, ::-1]
-        # copied, since Pillow's array may not be writable
-        return torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))
+        return {**sample, "image": as_tensor(image, self.image_format)}
 
     def _training_crop(self, dataset_dict: Mapping[str, Any], view: _View, rng: np.random.Generator) -> LabeledCrop:
         crop = self._sample_labels(view, rng)
         if "annotations" in dataset_dict and rng.random() < self.copy_paste_probability:
-            for donor in self._donor_views(dataset_dict, rng):
+            donor = next(self._donor_views(dataset_dict, rng), None)
+            if donor is not None:
                 crop = paste(crop, self._donor_trees(donor, rng), self.min_label_area)
                 if len(crop.masks) > self.max_labels:
-                    crop = crop.subset(np.sort(stratified_order(crop.areas(), rng)[: self.max_labels]))
-                break
+                    order = stratified_order(np.array([mask.area for mask in crop.masks]), rng)
+                    crop = crop.subset(np.sort(order[: self.max_labels]))
         return crop
 
     def _view(self, dataset_dict: Mapping[str, Any]) -> _View:
@@ -231,7 +223,7 @@ class PseudoLabelDatasetMapper:
         """Yield random other images of the data set, in a fixed number of attempts; unusable ones are skipped."""
         if self._donors is None:
             raise RuntimeError(
-                "INPUT.COPY_PASTE needs the data set to copy from: use sohes_d2.data.training.stream, or call "
+                "INPUT.COPY_PASTE needs the data set to copy from: use sohes_d2.data.loaders, or call "
                 "mapper.set_donors(dataset)"
             )
         for index in rng.integers(len(self._donors), size=_DONOR_ATTEMPTS):

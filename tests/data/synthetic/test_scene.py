@@ -8,10 +8,23 @@ import numpy as np
 import pytest
 from helpers.forest_checks import check_coverage
 
+from sohes_d2.data.synthetic.drawing import (
+    Box,
+    Ellipse,
+    Frame,
+    Paint,
+    Polygon,
+    blur,
+    grain,
+    random_color,
+    shifted,
+    smoothed,
+    star,
+    stripes,
+    value_noise,
+)
 from sohes_d2.data.synthetic.kinds import KINDS, Piece
-from sohes_d2.data.synthetic.paint import Paint, blur, grain, random_color, shifted, stripes, value_noise
 from sohes_d2.data.synthetic.scene import MIN_AREA, MOST_THINGS, _Scene, generate_scene
-from sohes_d2.data.synthetic.shapes import Box, Ellipse, Frame, Polygon, smoothed, star
 from sohes_d2.structures.masks import coverage_matrix, decode_masks, mask_areas
 
 SIZE = (64, 80)

@@ -80,7 +80,7 @@ def test_a_small_photo_is_padded_and_a_large_one_downsized(photo):
     assert (target != OUTSIDE).sum() == 12 * 20 and (target == 2).sum() == 2 * 12 == (counts == 2).sum()
     assert set(sample["image"][2, :12, :20].numpy().ravel()) == set(image[:, :, 0].ravel())
     # downsizing keeps the counts of borders
-    reduced = BorderCountMapper(crop_size=6, max_pixels=6 * 10)._photo(record)
+    reduced = BorderCountMapper(crop_size=6, max_pixels=6 * 10)._read(record)
     assert reduced[0].shape == (6, 10, 3) and (reduced[1].max(axis=1) == 2).all()
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_util
 
+from sohes_d2.data.training.augmentation import sample_runs
 from sohes_d2.data.training.labels import read_labels, stratified_order
-from sohes_d2.data.training.mask_warp import sample_runs
 from sohes_d2.errors import InputError
 from sohes_d2.labels.schema import Problems
 from sohes_d2.structures.masks import encode_masks, rle_to_json

@@ -12,9 +12,9 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
 from sohes_d2 import add_sohes_config
+from sohes_d2.data.loaders import build_training_loader
 from sohes_d2.data.training.augmentation import PAD_VALUE
 from sohes_d2.data.training.mapper import PseudoLabelDatasetMapper
-from sohes_d2.data.training.stream import build_training_loader
 from sohes_d2.data.training.views import (
     StrongView,
     adjust_brightness,

@@ -1,8 +1,8 @@
-"""Endless stream of training images: the sample at a position depends only on (seed, position).
+"""Loaders: an endless stream of training images, and the images of a test set.
 
-It does not depend on the number of workers or processes, or on whether training was resumed. One pass over the data set
-is an epoch; every epoch has another order. The positions of an iteration are assigned to the processes in turn, so its
-images are the same for any number of processes.
+The training sample at a position depends only on (seed, position), not on the number of workers or processes, or on
+whether training was resumed. One pass over the data set is an epoch; every epoch has another order. The positions of an
+iteration are assigned to the processes in turn, so its images are the same for any number of processes.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import random
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,23 +18,29 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Sampler, Subset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from detectron2.data import DatasetCatalog
-from detectron2.data.common import DatasetFromList
+from detectron2.data import (
+    DatasetCatalog,
+    DatasetFromList,
+    build_detection_test_loader,
+    get_detection_dataset_dicts,
+)
 from detectron2.utils import comm
 
-from ...errors import InputError, SOHESError
-from ...structures.masks import has_segmentation
-from ..registration import LabelDataset, is_unlabeled
-from .mapper import PseudoLabelDatasetMapper
-from .views import needs_teacher_view
+from ..errors import InputError, SOHESError
+from ..structures.masks import has_segmentation
+from .registration import LabelDataset, is_unlabeled
+from .training.mapper import PseudoLabelDatasetMapper
+from .training.views import needs_teacher_view
 
 logger = logging.getLogger(__name__)
 
 # Number of consecutive broken images after which the data set is considered unusable (wrong folder, missing disk).
 MAX_BROKEN_IN_A_ROW = 100
+
+BLANK = 128  # grey, shown for unusable test images
 
 # Mixed into the seed, for independent random numbers.
 _ORDER, _AUGMENTATION = 0, 1
@@ -70,9 +77,9 @@ def build_training_loader(
     loader = DataLoader(
         stream,
         batch_size=batch_size,
-        sampler=PositionSampler(start, comm.get_rank(), comm.get_world_size()),
+        sampler=range(start + comm.get_rank(), sys.maxsize, comm.get_world_size()),  # endless
         num_workers=cfg.DATALOADER.NUM_WORKERS,
-        collate_fn=_as_list,
+        collate_fn=list,
         drop_last=True,
         worker_init_fn=_begin_worker,
         # a separate generator: each iterator of a DataLoader draws a number, by default from the global generator
@@ -130,20 +137,6 @@ def training_dataset(cfg: Any) -> Dataset:
             "(MODEL.META_ARCHITECTURE SOHESMutualLearning)"
         )
     raise InputError(f"DATASETS.TRAIN ({', '.join(names) or 'empty'}) has no images with labels; check the data sets")
-
-
-class PositionSampler(Sampler):
-    """Endless positions ``start + rank``, ``start + rank + world_size``, ..."""
-
-    def __init__(self, start: int = 0, rank: int = 0, world_size: int = 1):
-        self._first = start + rank
-        self._step = world_size
-
-    def __iter__(self) -> Iterator[int]:
-        position = self._first
-        while True:
-            yield position
-            position += self._step
 
 
 class PositionDataset(Dataset):
@@ -219,17 +212,56 @@ class TrainingLoader:
         try:
             for batch in batches:
                 for _, broken in batch:
-                    for name, reason in broken:
-                        self._report(name, reason)
+                    self._report(broken)
                 yield [sample for sample, _ in batch]
         finally:
             _end_workers(batches)
 
-    def _report(self, name: str, reason: str) -> None:
+    def _report(self, broken: list[tuple[str, str]]) -> None:
         # here and not in the workers, which would repeat messages, and whose logs may be lost
-        if name not in self.skipped:
-            self.skipped[name] = reason
-            logger.warning("skipped (%d so far) and replaced by another image: %s", len(self.skipped), reason)
+        for name, reason in broken:
+            if name not in self.skipped:
+                self.skipped[name] = reason
+                logger.warning("skipped (%d so far) and replaced by another image: %s", len(self.skipped), reason)
+
+
+class MappedImages(Dataset):
+    """Map-style data set of model inputs, computed from Detectron2 dicts.
+
+    Replaces Detectron2's `MapDataset`: unpickling this class in a spawned worker imports this package, which patches
+    Detectron2, before Detectron2 itself.
+
+    An unusable image is logged and replaced by a blank one, so that a single file does not abort a training during
+    evaluation. Skipping the image instead would raise the scores.
+    """
+
+    def __init__(self, records: Sequence[Mapping[str, Any]] | Dataset, mapper: Callable[[Any], Any]):
+        self._mapper = mapper
+        self._records = _serialized(records)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        record = self._records[index]
+        try:
+            return self._mapper(record)
+        except InputError as error:
+            logger.error("Evaluated as a blank image: %s", error)
+            image = torch.full((3, record["height"], record["width"]), BLANK, dtype=torch.uint8)
+            return {**record, "unreadable": True, "image": image}
+
+
+def build_test_loader(cfg: Any, dataset_name: str, mapper: Callable[[Any], Any]) -> DataLoader:
+    """Build a loader of all images of a registered data set, in batches of one, divided among the processes.
+
+    Args:
+        cfg: config, of which DATALOADER.NUM_WORKERS is used.
+        dataset_name: name of the data set.
+        mapper: maps Detectron2's dict of an image to a model input.
+    """
+    images = MappedImages(get_detection_dataset_dicts(dataset_name, filter_empty=False), mapper)
+    return build_detection_test_loader(images, mapper=None, num_workers=cfg.DATALOADER.NUM_WORKERS)
 
 
 @contextmanager
@@ -263,10 +295,6 @@ def _end_workers(batches: Any) -> None:
             worker.kill()
 
 
-def _as_list(batch: list[Any]) -> list[Any]:
-    return batch
-
-
 def _map_style(dataset: Any) -> Dataset:
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__"):
         raise ValueError(
@@ -274,7 +302,11 @@ def _map_style(dataset: Any) -> Dataset:
         )
     if len(dataset) == 0:
         raise ValueError("the training set has no images; check DATASETS.TRAIN")
-    # serialized: reference counts of Python objects would cause copy-on-write of the list in every worker
+    return _serialized(dataset)
+
+
+def _serialized(dataset: Any) -> Any:
+    # reference counts of Python objects would cause copy-on-write of a list in every worker
     return DatasetFromList(dataset, copy=False) if isinstance(dataset, list) else dataset
 
 

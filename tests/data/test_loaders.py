@@ -1,4 +1,4 @@
-"""A sample of the stream depends only on the seed and its position."""
+"""A sample of the training stream depends only on the seed and its position; images of a test set come once."""
 
 from __future__ import annotations
 
@@ -10,21 +10,23 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
+from helpers.tiny_training import tiny_cfg
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 
 from sohes_d2 import add_sohes_config
-from sohes_d2.data.registration import register_datasets
-from sohes_d2.data.training.mapper import PseudoLabelDatasetMapper
-from sohes_d2.data.training.stream import (
+from sohes_d2.data.loaders import (
     MAX_BROKEN_IN_A_ROW,
     PositionDataset,
+    build_test_loader,
     build_training_loader,
     images_per_process,
     seeded,
     training_dataset,
 )
-from sohes_d2.errors import SOHESError
+from sohes_d2.data.registration import register_datasets
+from sohes_d2.data.training.mapper import PseudoLabelDatasetMapper
+from sohes_d2.errors import InputError, SOHESError
 from sohes_d2.labels.writer import SEPARATOR, dump_line, image_record, write_label_file
 from sohes_d2.structures.forest import Forest
 from sohes_d2.structures.masks import encode_masks
@@ -280,3 +282,34 @@ def test_batches_that_cannot_be_shared():
 def test_without_a_seed(records):
     stream = loader(config(seed=-1), records)
     assert contents(islice(stream, 2)) == contents(islice(stream, 2))
+
+
+@pytest.fixture
+def scenes_loader(scenes, tmp_path):
+    return build_test_loader(tiny_cfg(tmp_path), "tiny_scenes", dict)
+
+
+def test_every_image_comes_once_in_order(scenes_loader):
+    batches = list(scenes_loader)
+    assert [len(batch) for batch in batches] == [1] * 6
+    assert [batch[0]["image_id"] for batch in batches] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_fresh_process_imports_this_package_before_detectron2(scenes_loader):
+    """Detectron2's release needs its patches, and a loader's worker imports in the order of the pickle."""
+    content = pickle.dumps(scenes_loader.dataset)
+    assert 0 <= content.index(b"sohes_d2") < content.index(b"detectron2")
+
+
+def test_a_broken_image_is_logged_and_blank(scenes, tmp_path, caplog):
+    def mapper(record):
+        if record["image_id"] == 2:
+            raise InputError("photo.jpg is cut off")
+        return {"image_id": record["image_id"], "image": "as it is"}
+
+    batches = list(build_test_loader(tiny_cfg(tmp_path), "tiny_scenes", mapper))
+    assert [batch[0]["image_id"] for batch in batches] == [1, 2, 3, 4, 5, 6]
+    blank = batches[1][0]
+    assert blank["image"].shape == (3, blank["height"], blank["width"])
+    assert (blank["image"] == 128).all() and blank["image"].dtype == torch.uint8
+    assert "photo.jpg is cut off" in caplog.text

@@ -12,22 +12,25 @@ import json
 import os
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from ...errors import InputError
-from ...labels.index import scan_label_file
-from ...labels.journal import ShardJournal
-from ...labels.reader import LabelStream
-from ...labels.reader import report as report_problems
-from ...labels.schema import Annotation, ImageRecord, image_name, image_size, or_none, read_area, read_box
-from ...labels.writer import dump_line, image_record, write_label_file
-from ...structures.forest import NO_PARENT, Forest
-from ...structures.masks import RLE, mask_areas, rle_from_coco
+from ..errors import InputError
+from ..labels.index import scan_label_file
+from ..labels.journal import ShardJournal
+from ..labels.reader import LabelStream, report
+from ..labels.schema import Annotation, ImageRecord, image_name, image_size, or_none, read_area, read_box
+from ..labels.writer import dump_line, image_record, write_label_file
+from ..structures.forest import NO_PARENT, Forest
+from ..structures.images import open_image
+from ..structures.masks import RLE, mask_areas, rle_from_coco
+
+T = TypeVar("T")
 
 # Annotation ids of image k of the list start at 1 + k times this.
 ANNOTATION_ID_STRIDE = 100_000
@@ -106,10 +109,8 @@ class Summary:
         )
 
 
-def convert(
-    output: str, info: dict[str, Any], items: Sequence[Item], read: Callable[[Item], Scene], report: bool = False
-) -> Summary:
-    """Write the COCO json of a list of images, reading one image at a time.
+def convert(output: str, info: dict[str, Any], items: Sequence[Item], read: Callable[[Item], Scene]) -> Summary:
+    """Write the COCO json of a list of images, reading one image at a time; the progress is printed to stderr.
 
     An image that cannot be read is recorded under `skipped` with the reason, and the run continues.
 
@@ -118,7 +119,6 @@ def convert(
         info: the COCO `info`; an unfinished run is continued only if it is unchanged.
         items: the images in order, with unique ids.
         read: reads the masks of an image; raises ValueError or OSError on failure.
-        report: print the progress to stderr.
 
     Raises:
         InputError: an image id occurs twice.
@@ -130,7 +130,7 @@ def convert(
     digest = hashlib.sha256(dump_line(info)).hexdigest()[:12]
     journal = ShardJournal(f"{output}.{digest}.journal")
     try:
-        _convert_missing(journal, items, read, report)
+        _convert_missing(journal, items, read)
         ids = [item.image_id for item in items]
         write_label_file(output, info, journal.blocks(ids))
         dropped = sum(json.loads(block[0]).get("dropped", 0) for block in journal.blocks(ids)["images"])
@@ -143,7 +143,7 @@ def convert(
     return Summary(output, len(index.rows), stats["annotations"], stats["skipped"], dropped, stats["depth"])
 
 
-def _convert_missing(journal: ShardJournal, items: Sequence[Item], read: Callable[[Item], Scene], report: bool) -> None:
+def _convert_missing(journal: ShardJournal, items: Sequence[Item], read: Callable[[Item], Scene]) -> None:
     last = time.monotonic()
     for start in range(0, len(items), _IMAGES_PER_UNIT):
         unit = items[start : start + _IMAGES_PER_UNIT]
@@ -151,7 +151,7 @@ def _convert_missing(journal: ShardJournal, items: Sequence[Item], read: Callabl
             continue
         lines = [_image_lines(item, read, position) for position, item in enumerate(unit, start)]
         journal.append(start // _IMAGES_PER_UNIT, lines)
-        if report and time.monotonic() - last > _SECONDS_BETWEEN_REPORTS:
+        if time.monotonic() - last > _SECONDS_BETWEEN_REPORTS:
             last = time.monotonic()
             print(f"{start + len(unit)} of {len(items)} images", file=sys.stderr, flush=True)
 
@@ -233,39 +233,36 @@ def coco_file_name(image: ImageRecord) -> str:
 
 
 def convert_coco(
-    annotations: str,
-    output: str,
+    args: Namespace,
     info: dict[str, Any],
-    limit: int = 0,
+    remedy: str,
     file_name: Callable[[ImageRecord], str] = coco_file_name,
-    image_root: str | None = None,
     link_parents: Callable[[list[Annotation]], Iterable[int]] | None = None,
-    remedy: str = "",
 ) -> Summary:
     """Convert a COCO json with classes to a class-agnostic one; images and boxes keep their ids and values.
 
     Args:
-        annotations: the file.
-        output, info: see `convert`.
-        limit: convert only the first images by id; 0 for all.
-        file_name: computes the path under the image root from the image record.
-        image_root: folder of the images; None to skip the check that they exist.
-        link_parents: returns, for the annotations of one image, the index of each one's parent or -1.
+        args: the options `annotations` (the file), `output`, `images` (their folder), `no_images` (do not check that
+            they exist) and `limit` (convert only the first images by id; 0 for all), see `cli.prepare.fill_paths`.
+        info: see `convert`.
         remedy: where to get missing files.
+        file_name: computes the path under the folder of the images from the image record.
+        link_parents: returns, for the annotations of one image, the index of each one's parent or -1.
 
     Raises:
         InputError: images are missing.
         InputError, CorruptFileError: see `LabelStream`.
     """
-    require(remedy, annotations)
-    source = LabelStream(annotations)
-    report_problems(annotations, source.problems)
-    items = [Item(image["id"], file_name(image), image) for image in take(source.images, limit)]
-    if image_root is not None:
-        require_images(image_root, [item.file_name for item in items], remedy)
+    require(remedy, args.annotations)
+    source = LabelStream(args.annotations)
+    report(args.annotations, source.problems)
+    images: list[Any] = source.images[: args.limit or None]
+    items = [Item(image["id"], file_name(image), image) for image in images]
+    if not args.no_images:
+        require_images(args.images, [item.file_name for item in items], remedy)
 
     def read(item: Item) -> Scene:
-        size = image_size(item.source, annotations)
+        size = image_size(item.source, args.annotations)
         records = source.annotations(item.image_id)
         scene = Scene(size, [coco_entity(record, size) for record in records])
         if link_parents is not None:
@@ -274,12 +271,7 @@ def convert_coco(
         return scene
 
     with closing(source):
-        return convert(output, {**info, **fingerprint(annotations), "limit": limit}, items, read, report=True)
-
-
-def take(items: Sequence[Any], limit: int) -> Sequence[Any]:
-    """The first ``limit`` items; all of them for 0."""
-    return items[:limit] if limit else items
+        return convert(args.output, {**info, **fingerprint(args.annotations), "limit": args.limit}, items, read)
 
 
 def fingerprint(path: str) -> dict[str, Any]:
@@ -312,28 +304,46 @@ def require_images(root: str, file_names: Sequence[str], remedy: str) -> None:
         )
 
 
-def read_mat(path: str) -> dict[str, Any]:
-    """Read the variables of a MATLAB file (version 7 or older).
+def read_mat(path: str, kind: str, extract: Callable[[dict[str, Any]], T]) -> T:
+    """Read a MATLAB file (version 7 or older).
+
+    Args:
+        path: the file.
+        kind: what it should be, for messages.
+        extract: computes the result from the variables.
 
     Raises:
-        ValueError: the file is damaged.
+        ValueError: the file is damaged, or of another kind.
         OSError: the file cannot be read.
     """
     from scipy.io import loadmat
 
     try:
-        return loadmat(path)
+        variables = loadmat(path)
     except OSError:
         raise
     except Exception as error:  # scipy may raise anything on damaged bytes
         raise ValueError(f"{path!r} cannot be read as MATLAB file ({type(error).__name__}: {error})") from error
+    try:
+        return extract(variables)
+    except (KeyError, IndexError, TypeError) as error:
+        raise ValueError(f"{path!r} is not {kind} ({type(error).__name__}: {error})") from error
+
+
+def read_label_map(path: str, size: tuple[int, int]) -> np.ndarray:
+    """Read a grey or palette image (H, W) of labels.
+
+    Raises:
+        ValueError: its size is not that of the photo, or it has several channels.
+        OSError: the file cannot be read.
+    """
+    with open_image(path) as image:
+        labels = np.asarray(image)
+    if labels.shape != size:
+        raise ValueError(f"{path!r} has shape {labels.shape}, its photo {size}")
+    return labels
 
 
 def image_files(folder: str, suffixes: tuple[str, ...] = (".jpg", ".jpeg")) -> list[str]:
     """Sorted names of the images in a folder."""
     return sorted(entry.name for entry in os.scandir(folder) if entry.name.lower().endswith(suffixes))
-
-
-def path_of(given: str | None, root: str, default: str) -> str:
-    """The path given on the command line, or else the default path under the root."""
-    return given if given is not None else os.path.join(root, default)

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from sohes_d2.evaluation.scoring import detection_table, difference_table, forest_table
 from sohes_d2.evaluation.significance import Difference
-from sohes_d2.evaluation.tables import detection_table, difference_table, forest_table
 
 
 def cells(table):

@@ -1,1 +1,0 @@
-"""Conversion of public data sets to label files, for the scripts in datasets/."""
