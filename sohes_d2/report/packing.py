@@ -9,7 +9,7 @@ from typing import Any
 from ..structures.forest import Forest
 from ..structures.masks import RLE, encode_window, mask_areas
 from ..visualization.colors import forest_colors
-from ..visualization.shapes import scaled_shape
+from ..visualization.primitives import scaled_shape
 from .forests import ImageForest
 
 # COCO's run lengths use the 64 characters from "0" to "o". Two of them need escapes in json inside html, so they are

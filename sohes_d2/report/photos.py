@@ -13,7 +13,7 @@ from PIL import Image, features
 
 from ..errors import ImageReadError, InputError
 from ..structures.images import read_image
-from ..visualization.overlay import resize
+from ..visualization.primitives import resize
 
 # WebP needs half the bytes of JPEG; a build of Pillow without it is rare.
 FORMAT = "WEBP" if features.check("webp") else "JPEG"

@@ -1,6 +1,6 @@
 """Pictures of forests: overlays per level or depth, whole-to-part strips, trees of thumbnails, and combined figures."""
 
-from .colors import color_distance, forest_colors
+from .colors import forest_colors
 from .draw import MAX_MASKS, MIN_WIDTH, best_scored, forest_figure
 from .overlay import LEVELS, draw_depth, draw_level, draw_masks, level_indices
 from .strips import draw_strips
@@ -11,7 +11,6 @@ __all__ = [
     "MAX_MASKS",
     "MIN_WIDTH",
     "best_scored",
-    "color_distance",
     "draw_depth",
     "draw_level",
     "draw_masks",

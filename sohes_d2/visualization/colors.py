@@ -13,7 +13,7 @@ from scipy import sparse
 
 from ..structures.forest import NO_PARENT, Forest
 from ..structures.masks import mask_areas, mask_boxes
-from .shapes import scaled_shape
+from .primitives import scaled_shape
 
 # Hue in degrees, lightness and chroma in OKLCH. The first colours are the strongest; lightness alternates because it is
 # visible with any colour vision.
@@ -163,11 +163,6 @@ def rgb_to_oklab(rgb: np.ndarray, vision: np.ndarray | None = None) -> np.ndarra
     if vision is not None:
         linear = np.clip(linear @ np.asarray(vision).T, 0, 1)
     return np.cbrt(linear @ _RGB_TO_LMS.T) @ _LMS_TO_LAB.T
-
-
-def color_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """OKLab distance of uint8 RGB colours (..., 3), minimum over the visions (1.0 is black to white)."""
-    return np.min([np.linalg.norm(rgb_to_oklab(a, v) - rgb_to_oklab(b, v), axis=-1) for v in _VISIONS], axis=0)
 
 
 def _as_seen(rgb: np.ndarray) -> np.ndarray:

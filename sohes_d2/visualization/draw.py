@@ -11,8 +11,8 @@ from PIL import Image, ImageDraw
 from ..structures.forest import Forest
 from ..structures.masks import mask_areas
 from .colors import forest_colors
-from .overlay import LEVELS, as_rgb, draw_level, level_indices, resize
-from .thumbnails import INK, MUTED, NARROW, REFERENCE_WIDTH, drawing_scale, font
+from .overlay import LEVELS, draw_level, level_indices
+from .primitives import INK, MUTED, NARROW, REFERENCE_WIDTH, as_rgb, drawing_scale, font, resize
 from .tree import draw_tree
 
 MARGIN, GAP = 24, 14  # pixels at REFERENCE_WIDTH

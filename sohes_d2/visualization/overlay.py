@@ -9,7 +9,7 @@ import numpy as np
 
 from ..structures.forest import NO_PARENT, Forest
 from .colors import canonical_order, forest_colors
-from .shapes import Shape, scaled_shape
+from .primitives import Shape, as_rgb, resize, scaled_shape
 
 LEVELS = ("wholes", "parts", "subparts")
 
@@ -121,28 +121,6 @@ def draw_masks(
         else:
             _outline(canvas, shape, _lighter(colors[k], 0.65), line, casing=line)
     return cv2.resize(canvas, size[::-1], interpolation=cv2.INTER_AREA) if factor > 1 else canvas
-
-
-def as_rgb(image: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of a grey (H, W), (H, W, 1) or colour (H, W, 3 or 4) uint8 image.
-
-    Raises:
-        ValueError: another shape or type.
-    """
-    image = np.asarray(image)
-    if image.ndim == 2:
-        image = image[..., None]
-    if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or image.dtype != np.uint8:
-        raise ValueError(f"an image must be (H, W, 3) uint8 RGB or (H, W) uint8 grey, got {image.shape} {image.dtype}")
-    return np.ascontiguousarray(np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image[..., :3])
-
-
-def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize an image to (H, W), with area interpolation to shrink it and bicubic to enlarge it."""
-    if image.shape[:2] == tuple(size):
-        return image
-    shrinks = size[0] < image.shape[0] or size[1] < image.shape[1]
-    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
 
 
 def _outline(canvas: np.ndarray, shape: Shape, color: Sequence[int] | np.ndarray, thickness: int, casing: int) -> None:
