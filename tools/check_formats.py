@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sohes_d2.cli.runner import run_tool, tool_parser
+from sohes_d2.cli.runner import make_main, tool_parser
 
 FORMATS = ("labelstudio", "cvat", "fiftyone", "labelme", "yolo", "voc")
 
@@ -407,9 +407,7 @@ def check(args: argparse.Namespace) -> None:
     print(table(rows))
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    return run_tool("check_formats", parse_arguments, check, arguments)
+main = make_main("check_formats", parse_arguments, check)
 
 
 if __name__ == "__main__":

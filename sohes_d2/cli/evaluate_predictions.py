@@ -24,7 +24,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..structures.files import check_output, write_json
-from .runner import run_tool, tool_parser
+from .runner import add_prediction_options, make_main, tool_parser
 
 METRICS_FILE = "metrics.json"
 
@@ -33,24 +33,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line; exits with code 2 if it is invalid."""
     parser = tool_parser(__doc__, prog="sohes evaluate-predictions")
     add = parser.add_argument
-    add(
-        "--dataset",
-        required=True,
-        metavar="NAME or 'NAME: GT.json, IMAGES'",
-        help="a registered data set (under $DETECTRON2_DATASETS), or the description of another",
-    )
-    add("--pred", required=True, metavar="PRED.json", help="predictions: a COCO result list or a COCO file")
-    add(
-        "--iou-type", nargs="+", choices=("segm", "bbox"), default=["segm"], help="masks, boxes or both (default: segm)"
-    )
-    add("--match", choices=("auto", "name", "basename", "id"), default="auto", help="how to match images")
-    add("--ignore-unmatched", action="store_true", help="skip predicted images that are not in the data set")
-    add(
-        "--backend",
-        choices=("auto", "pycocotools", "faster-coco-eval"),
-        default="auto",
-        help="auto: faster-coco-eval if installed; the numbers are the same",
-    )
+    what = "a registered data set (under $DETECTRON2_DATASETS), or the description of another"
+    add("--dataset", required=True, metavar="NAME or 'NAME: GT.json, IMAGES'", help=what)
+    add_prediction_options(parser)
     add("--output", "--output-dir", metavar="FOLDER", help="write metrics.json and entity_results.json there")
     return parser.parse_args(arguments)
 
@@ -178,9 +163,7 @@ def score(args: argparse.Namespace) -> None:
         print(f"{len(predictions.ignored_images)} predicted images are not in the data set and were skipped")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    return run_tool("sohes evaluate-predictions", parse_arguments, score, arguments)
+main = make_main("sohes evaluate-predictions", parse_arguments, score)
 
 
 def _without_labels(record: Mapping[str, Any]) -> dict[str, Any]:

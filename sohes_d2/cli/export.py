@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import WeightsError
 from ..structures.files import check_output
-from .runner import add_config_file, run_tool, tool_parser
+from .runner import add_config_file, make_main, tool_parser
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -191,6 +191,4 @@ def export_and_tell(args: argparse.Namespace) -> None:
     print(f"{path}: {after:.1f} MB, from {before:.1f} MB; its config is config.yaml in the same folder")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    return run_tool("sohes export", parse_arguments, export_and_tell, arguments)
+main = make_main("sohes export", parse_arguments, export_and_tell)

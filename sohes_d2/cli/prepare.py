@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..structures.files import check_output
-from .runner import EXIT_DONE, EXIT_SKIPPED, run_tool, tool_parser
+from .runner import EXIT_DONE, EXIT_SKIPPED, make_main, tool_parser
 
 
 def make_parser(description: str | None) -> argparse.ArgumentParser:
@@ -60,4 +60,4 @@ def run(
         print(summary)
         return EXIT_SKIPPED if summary.skipped else EXIT_DONE
 
-    return run_tool(name, parse, command, arguments, when_stopped="run the same command to continue")
+    return make_main(name, parse, command, when_stopped="run the same command to continue")(arguments)

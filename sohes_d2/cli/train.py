@@ -32,7 +32,7 @@ from .runner import (
     add_process_options,
     check_processes,
     choose_threads,
-    run_tool,
+    make_main,
     tool_parser,
 )
 
@@ -147,6 +147,4 @@ def train(args: argparse.Namespace) -> int:
     return run_processes(run, args, cfg.MODEL.DEVICE)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    return run_tool("sohes train", parse_arguments, train, arguments, when_stopped="continue with --resume")
+main = make_main("sohes train", parse_arguments, train, when_stopped="continue with --resume")

@@ -25,7 +25,7 @@ import sys
 from pathlib import Path
 
 from ..structures.files import check_output
-from .runner import EXIT_SKIPPED, add_config_file, add_config_options, run_tool, tool_parser
+from .runner import EXIT_SKIPPED, add_config_file, add_config_options, make_main, tool_parser
 
 WEIGHTS = "borders.safetensors"
 
@@ -113,8 +113,4 @@ def _export(checkpoint: str, path: Path) -> None:
         file.write(content)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    return run_tool(
-        "sohes train-borders", parse_arguments, train_borders, arguments, when_stopped="continue with --resume"
-    )
+main = make_main("sohes train-borders", parse_arguments, train_borders, when_stopped="continue with --resume")

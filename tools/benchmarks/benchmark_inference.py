@@ -18,7 +18,7 @@ import argparse
 import sys
 import time
 
-from sohes_d2.cli.runner import run_tool, tool_parser
+from sohes_d2.cli.runner import make_main, tool_parser
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -120,9 +120,7 @@ def run(args: argparse.Namespace) -> int:
     return 0 if met else 1
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    return run_tool("benchmark_inference", parse_arguments, run, arguments)
+main = make_main("benchmark_inference", parse_arguments, run)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from functools import partial
 
 import numpy as np
 
-from sohes_d2.cli.runner import run_tool, tool_parser
+from sohes_d2.cli.runner import make_main, tool_parser
 from sohes_d2.labels.index import ShardIndex, read_info, remove_index, save_index, scan_label_file
 from sohes_d2.labels.shards import merge_shards, missing_shards, shard_name, write_folder_index
 from sohes_d2.labels.writer import SEPARATOR, dump_line, image_record, write_label_file
@@ -327,9 +327,7 @@ def run(args: argparse.Namespace) -> int:
     return 0 if met else 1
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    return run_tool("benchmark_loading", parse_arguments, run, arguments)
+main = make_main("benchmark_loading", parse_arguments, run)
 
 
 if __name__ == "__main__":
