@@ -17,7 +17,7 @@ from PIL import Image, features
 
 from ..errors import ImageReadError, InputError
 from ..structures.images import read_image
-from ..structures.masks import RLE, encode_window, mask_areas
+from ..structures.masks import RLE, encode_window
 from ..visualization.colors import forest_colors
 from ..visualization.primitives import resize, scaled_shape
 from .label_file import ImageForest
@@ -126,7 +126,7 @@ def pack_forest(
         "ids": [_text(a.get("id")) for a in image.annotations],
         "parents": forest.parents.tolist(),
         "scores": [round(float(score), 4) for score in forest.scores],
-        "areas": [float(f"{area / pixels:.4g}") for area in mask_areas(forest.masks)],
+        "areas": [float(f"{area / pixels:.4g}") for area in forest.areas],
         "colors": forest_colors(forest).tobytes().hex(),
         "labels": labels if any(labels) else None,
         "sources": sources if any(sources) else None,

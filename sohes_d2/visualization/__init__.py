@@ -2,7 +2,7 @@
 
 from .colors import forest_colors
 from .draw import MAX_MASKS, MIN_WIDTH, best_scored, forest_figure
-from .overlay import LEVELS, draw_depth, draw_level, draw_masks, level_indices
+from .overlay import LEVELS, draw_depth, draw_masks, level_indices
 from .strips import draw_strips
 from .tree import draw_tree
 
@@ -12,7 +12,6 @@ __all__ = [
     "MIN_WIDTH",
     "best_scored",
     "draw_depth",
-    "draw_level",
     "draw_masks",
     "draw_strips",
     "draw_tree",

@@ -120,7 +120,7 @@ def paste_cutout(
     """
     mask, color, width = decode_mask(forest.masks[index]), colors[index], round(border * scale)
     room = side - 2 * width
-    x, y, w, h = (int(v) for v in mask_boxes([forest.masks[index]])[0])
+    x, y, w, h = (int(v) for v in forest.boxes[index])
     window = max(w, h) + 2 * max(2, round(0.1 * max(w, h)))
     rows, cols = _inside(y + h / 2, window, mask.shape[0]), _inside(x + w / 2, window, mask.shape[1])
     crop = image[rows, cols]

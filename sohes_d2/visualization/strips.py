@@ -6,7 +6,6 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ..structures.forest import NO_PARENT, Forest
-from ..structures.masks import mask_areas
 from .colors import canonical_order, forest_colors
 from .primitives import INK, MUTED, NARROW, PANEL, REFERENCE_WIDTH, as_rgb, drawing_scale, font, paste_cutout
 
@@ -57,7 +56,7 @@ def draw_strips(
     title = f"From whole to part   ({shown} of {len(forest.roots())} wholes)" if rows else "No whole here has parts"
     pen.text((margin, margin), title, INK, font=font(text))
     depths = forest.depths()
-    shares = mask_areas(forest.masks) / (image.shape[0] * image.shape[1])
+    shares = forest.areas / (image.shape[0] * image.shape[1])
     y = heading + round(10 * scale)
     for row in rows:
         x = margin
@@ -78,8 +77,7 @@ def draw_strips(
 
 def _chains(forest: Forest, most: int) -> list[list[int]]:
     """Per whole with parts, the path to its deepest descendant, of at most ``most`` masks; best wholes first."""
-    areas = mask_areas(forest.masks)
-    weights = np.sqrt(areas) * forest.scores
+    weights = np.sqrt(forest.areas) * forest.scores
     reach = np.zeros(len(forest), np.int64)  # length of the longest path below each mask
     for k in np.argsort(-forest.depths(), kind="stable"):
         if forest.parents[k] != NO_PARENT:

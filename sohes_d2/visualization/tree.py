@@ -8,7 +8,6 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ..structures.forest import Forest
-from ..structures.masks import mask_areas
 from .colors import canonical_order, forest_colors
 from .primitives import INK, MUTED, NARROW, PANEL, REFERENCE_WIDTH, RULE, as_rgb, drawing_scale, font, paste_cutout
 
@@ -91,9 +90,9 @@ def _arrange(forest: Forest, width: int, scale: float) -> tuple[list[list[_Node]
     """Families in rows that fit the width, best first, and the number of shown masks."""
     if not len(forest):
         return [], 0
-    weights = np.sqrt(mask_areas(forest.masks)) * forest.scores
+    weights = np.sqrt(forest.areas) * forest.scores
     below = forest.ancestors().sum(axis=1)
-    families = [k for k in canonical_order(forest, forest.roots()) if mask_areas([forest.masks[k]])[0]]
+    families = [k for k in canonical_order(forest, forest.roots()) if forest.areas[k]]
     # Wholes without parts only fill the remaining space.
     families.sort(key=lambda k: (below[k] == 0, -weights[k] * (1 + np.log1p(below[k]))))
     room = width - 2 * round(MARGIN * scale)

@@ -14,7 +14,6 @@ from sohes_d2.structures.masks import encode_masks
 from sohes_d2.visualization import (
     best_scored,
     draw_depth,
-    draw_level,
     draw_masks,
     draw_strips,
     draw_tree,
@@ -159,7 +158,7 @@ def test_overlay_tints_masks_and_dims_the_rest():
     forest, image = nested_forest(), np.full((60, 90, 3), 128, np.uint8)
     colors = np.zeros((6, 3), np.uint8)
     colors[2], colors[3] = (255, 0, 0), (0, 0, 255)
-    picture = draw_level(image, forest, "parts", colors).astype(int)
+    picture = draw_masks(image, forest, level_indices(forest, "parts"), colors).astype(int)
     assert picture.shape == image.shape
     red, blue, rest = picture[17, 30], picture[45, 20], picture[30, 70]
     assert red[0] - red[2] > 100 and blue[2] - blue[0] > 100
@@ -190,13 +189,11 @@ def test_of_equal_masks_the_better_scored_is_on_top():
 def test_grey_images_and_wrong_images():
     forest = nested_forest()
     grey = photo((60, 90))[..., 0]
-    assert np.array_equal(
-        draw_level(grey, forest, "wholes"), draw_level(np.repeat(grey[..., None], 3, 2), forest, "wholes")
-    )
+    assert np.array_equal(draw_depth(grey, forest, 0), draw_depth(np.repeat(grey[..., None], 3, 2), forest, 0))
     with pytest.raises(ValueError, match=r"\(60, 91\).*\(60, 90\)"):
-        draw_level(photo((60, 91)), forest, "wholes")
+        draw_depth(photo((60, 91)), forest, 0)
     with pytest.raises(ValueError, match="uint8"):
-        draw_level(photo((60, 90)) / 255.0, forest, "wholes")
+        draw_depth(photo((60, 90)) / 255.0, forest, 0)
 
 
 # Trees and figures
@@ -221,12 +218,11 @@ def test_one_depth_is_drawn_over_the_lines_of_its_wholes():
     colors = np.zeros((6, 3), np.uint8)
     colors[4], colors[5] = (255, 0, 0), (0, 0, 255)
     two, three = draw_depth(image, forest, 2, colors).astype(int), draw_depth(image, forest, 3, colors).astype(int)
-    assert two[15, 15, 0] - two[15, 15, 2] > 100  # not the mask of depth 3, which draw_level would put on top
+    assert two[15, 15, 0] - two[15, 15, 2] > 100  # not the mask of depth 3, which the level of subparts has on top
     assert three[15, 15, 2] - three[15, 15, 0] > 100
     assert three[9, 22].max() < 70  # the mask of depth 2 is not drawn
-    plain = draw_masks(image, forest, [4], colors).astype(int)
+    plain = draw_masks(image, forest.subset([4]), [0], colors[[4]]).astype(int)  # without its wholes
     assert two[:, 44].max() > plain[:, 44].max() + 20  # the right edge of the whole
-    assert np.array_equal(draw_depth(image, forest, 0), draw_level(image, forest, "wholes"))
     assert np.array_equal(draw_depth(image, forest, 9), draw_masks(image, forest, []))
 
 
