@@ -43,12 +43,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 class StoredPredictions:
     """Stand-in for a model: called with a batch of inputs, it returns stored predictions."""
 
-    def __init__(
-        self,
-        predictions: Iterable[Mapping[str, Any]],
-        sizes: Mapping[Any, tuple[int, int]],
-        source: str,
-    ):
+    def __init__(self, predictions: Iterable[Mapping[str, Any]], sizes: Mapping[Any, tuple[int, int]], source: str):
         """
         Args:
             predictions: validated records with the ``image_id`` of the data set (see `read_predictions`).
@@ -66,34 +61,33 @@ class StoredPredictions:
         self._forests = self._masks and any("parent_id" in p for p in everything)
 
     def __call__(self, inputs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        return [self._output(one["image_id"]) for one in inputs]
+        predict = self._forest if self._forests else self._instances
+        return [predict(one["image_id"]) for one in inputs]
 
-    def _output(self, image_id: Any) -> dict[str, Any]:
-        found, size = self._of_image[image_id], self._sizes[image_id]
-        return self._forest(image_id, found, size) if self._forests else {"instances": self._instances(found, size)}
-
-    def _instances(self, found: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> Any:
+    def _instances(self, image_id: Any) -> dict[str, Any]:
         import torch
 
         from detectron2.structures import Boxes, Instances
 
-        if self._masks:
-            found = [p for p in found if "segmentation" in p]
-        instances = Instances(size, scores=torch.tensor([p["score"] for p in found], dtype=torch.float64))
+        found = [p for p in self._of_image[image_id] if not self._masks or "segmentation" in p]
+        instances = Instances(
+            self._sizes[image_id], scores=torch.tensor([p["score"] for p in found], dtype=torch.float64)
+        )
         if self._masks:
             instances.pred_masks = [p["segmentation"] for p in found]
         if self._boxes:
             boxes = torch.tensor([p["bbox"] for p in found], dtype=torch.float64).reshape(-1, 4)
             boxes[:, 2:] += boxes[:, :2]
             instances.pred_boxes = Boxes(boxes)
-        return instances
+        return {"instances": instances}
 
-    def _forest(self, image_id: Any, found: list[dict[str, Any]], size: tuple[int, int]) -> dict[str, Any]:
+    def _forest(self, image_id: Any) -> dict[str, Any]:
         import numpy as np
 
         from ..evaluation.ground_truth import predicted_forest
 
-        forest, ancestors = predicted_forest(found, size, f"{self._source}: image {image_id!r}")
+        found, where = self._of_image[image_id], f"{self._source}: image {image_id!r}"
+        forest, ancestors = predicted_forest(found, self._sizes[image_id], where)
         if ancestors is None:
             return {"forest": forest}
         probabilities = np.zeros((len(forest), len(forest)))

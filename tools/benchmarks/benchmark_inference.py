@@ -27,14 +27,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--device", default="cpu", help="default: cpu")
     add("--masks", type=int, default=1000, metavar="N", help="default: 1000")
-    add(
-        "--size",
-        type=int,
-        nargs=2,
-        default=(1500, 2250),
-        metavar=("H", "W"),
-        help="size of the photo (default: 1500 2250)",
-    )
+    what = "size of the photo (default: 1500 2250)"
+    add("--size", type=int, nargs=2, default=(1500, 2250), metavar=("H", "W"), help=what)
     add("--wide", action="store_true", help="masks spread over the whole photo")
     args = parser.parse_args(arguments)
     if args.masks < 1 or min(args.size) < 1:

@@ -198,17 +198,8 @@ MEASUREMENTS = {"lazy": measure_lazy, "loaded": measure_loaded}
 
 def _in_fresh_process(measurement: str, path: str, accesses: int = 0) -> dict[str, float]:
     # -W: suppress warnings of torch at the import of Detectron2, which would interrupt the table
-    command = [
-        sys.executable,
-        "-W",
-        "ignore::FutureWarning",
-        os.path.abspath(__file__),
-        path,
-        "--measure",
-        measurement,
-        "--accesses",
-        str(accesses),
-    ]
+    command = [sys.executable, "-W", "ignore::FutureWarning", os.path.abspath(__file__), path]
+    command += ["--measure", measurement, "--accesses", str(accesses)]
     output = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
     return json.loads(output.splitlines()[-1])
 
@@ -245,10 +236,6 @@ def _forget(path: str) -> None:
         os.close(descriptor)
 
 
-def _bytes_of(folder: str) -> int:
-    return sum(entry.stat().st_size for entry in os.scandir(folder))
-
-
 def _count(text: str) -> int:
     value = int(text)
     if not 1 <= value <= MAX_IMAGES:
@@ -266,9 +253,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("folder", help="folder for the labels, in the sub-folders `large` and `small`")
     add("--images", type=_count, default=200_000, metavar="N", help="images of the large set (default: %(default)s)")
-    add(
-        "--small-images", type=_count, default=2_000, metavar="N", help="images of the small set (default: %(default)s)"
-    )
+    what = "images of the small set (default: %(default)s)"
+    add("--small-images", type=_count, default=2_000, metavar="N", help=what)
     add("--masks", type=_count, default=100, metavar="M", help="masks per image (default: %(default)s)")
     add("--accesses", type=int, default=2_000, metavar="N", help="images to read at random (default: %(default)s)")
     add("--keep", action="store_true", help="keep the labels, for another run")
@@ -288,7 +274,7 @@ def run(args: argparse.Namespace) -> int:
             start = time.perf_counter()
             made = make_folder(folders[name], images, args.masks)
             how = f"made in {time.perf_counter() - start:.0f} s" if made else "used again"
-            size = _bytes_of(folders[name]) / 1e9
+            size = sum(entry.stat().st_size for entry in os.scandir(folders[name])) / 1e9
             print(f"{name}: {images} images x {args.masks} masks, {size:.2f} GB, {how}", flush=True)
         merge_shards(folders["small"], merged)
         large = _in_fresh_process("lazy", folders["large"], args.accesses)
