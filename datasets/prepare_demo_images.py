@@ -20,7 +20,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from sohes_d2.cli.runner import EXIT_DONE, EXIT_SKIPPED, EXIT_USAGE, count, run_tool, tool_parser
+from sohes_d2.cli.runner import EXIT_DONE, EXIT_SKIPPED, EXIT_USAGE, at_least, make_main, tool_parser
 from sohes_d2.errors import InputError
 from sohes_d2.structures.files import check_output, write_bytes, write_picture, write_text
 from sohes_d2.structures.images import open_image
@@ -170,7 +170,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--max-side",
         default=DEFAULT_MAX_SIDE,
-        type=count,
+        type=at_least(0),
         metavar="PIXELS",
         help="downsize larger photos to this longest side, for a fast demo; 0: no limit (default: %(default)s)",
     )
@@ -187,9 +187,7 @@ def write(args: argparse.Namespace) -> int:
     return EXIT_USAGE if not written else EXIT_SKIPPED if left_out else EXIT_DONE
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    return run_tool("prepare_demo_images", parse_arguments, write, arguments)
+main = make_main("prepare_demo_images", parse_arguments, write)
 
 
 if __name__ == "__main__":

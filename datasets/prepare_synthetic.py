@@ -16,7 +16,7 @@ import glob
 import os
 import sys
 
-from sohes_d2.cli.runner import EXIT_DONE, EXIT_SKIPPED, run_tool, tool_parser
+from sohes_d2.cli.runner import EXIT_DONE, EXIT_SKIPPED, make_main, tool_parser
 from sohes_d2.data.builtin import datasets_root
 from sohes_d2.data.conversion import Entity, Item, Scene, Summary, convert
 from sohes_d2.data.synthetic.scene import DEFAULT_SIZE, MIN_AREA, VERSION, generate_scene
@@ -108,9 +108,7 @@ def write(args: argparse.Namespace) -> int:
     return code
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0 all written, 3 some images not, 2 unusable arguments, 1 failed."""
-    return run_tool("prepare_synthetic", parse_arguments, write, arguments)
+main = make_main("prepare_synthetic", parse_arguments, write)
 
 
 if __name__ == "__main__":

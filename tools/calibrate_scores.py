@@ -28,7 +28,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np  # noqa: E402
 
-from sohes_d2.cli.runner import run_tool, tool_parser  # noqa: E402
+from sohes_d2.cli.runner import make_main, tool_parser  # noqa: E402
 from sohes_d2.errors import InputError  # noqa: E402
 from sohes_d2.structures.score_calibration import calibrated  # noqa: E402
 
@@ -138,9 +138,7 @@ def observe(find: Find, paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray, 
     return scores.astype(np.float64), returned, len(looks)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    return run_tool("calibrate_scores", parse_arguments, calibrate, arguments)
+main = make_main("calibrate_scores", parse_arguments, calibrate)
 
 
 def look_twice(find: Find, image: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

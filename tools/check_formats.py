@@ -22,40 +22,17 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sohes_d2.cli.runner import run_tool, tool_parser
+from sohes_d2.cli.runner import make_main, tool_parser
 
 FORMATS = ("labelstudio", "cvat", "fiftyone", "labelme", "yolo", "voc")
 
 
-@dataclass(frozen=True)
-class Row:
-    """Quality of masks after conversion.
-
-    Attributes:
-        format: format of the file.
-        way: "own", "out" or "in".
-        by: the library that read or wrote; this package for "own".
-        found: fraction of the masks that are found after conversion.
-        mean_iou, min_iou: IoU of these with the originals.
-        holes: mean IoU of masks with holes.
-        parts: mean IoU of masks with several components.
-        score, parent: fraction of equal values; None if the library has none.
-    """
-
-    format: str
-    way: str
-    by: str
-    found: float
-    mean_iou: float
-    min_iou: float
-    holes: float
-    parts: float
-    score: float | None
-    parent: float | None
+HEADER = """\
+| format | way | by | found | mean IoU | least IoU | with holes | of several components | score | parent |
+|---|---|---|--:|--:|--:|--:|--:|--:|--:|"""
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -103,13 +80,17 @@ def generate(folder: Path, count: int = 4) -> list[Any]:
     return photos
 
 
-def compare(photos: list[Any], found: list[dict[str, Any]], format: str, way: str, by: str) -> Row:
+def compare(photos: list[Any], found: list[dict[str, Any]]) -> list[float | None]:
     """Compare converted masks with the originals.
 
     Args:
         photos: the originals.
         found: per photo, "masks" (RLEs), and "scores" and "parents" (indices, -1 for a whole) in that order, or None.
-        format, way, by: see `Row`.
+
+    Returns:
+        Fraction of the masks that are found; mean and least IoU of these; mean IoU of masks with holes, and of those of
+        several components (NaN if there are none); fractions of equal scores and of equal parents, None if the library
+        has none.
     """
     import numpy as np
 
@@ -138,18 +119,8 @@ def compare(photos: list[Any], found: list[dict[str, Any]], format: str, way: st
     def mean(values):
         return float(np.mean(values)) if values else float("nan")
 
-    return Row(
-        format,
-        way,
-        by,
-        len(best) / max(1, total),
-        mean(best),
-        min(best, default=float("nan")),
-        mean(holes),
-        mean(parts),
-        mean(scores) if scores else None,
-        mean(parents) if parents else None,
-    )
+    ious = (len(best) / max(1, total), mean(best), min(best, default=float("nan")), mean(holes), mean(parts))
+    return [*ious, mean(scores) if scores else None, mean(parents) if parents else None]
 
 
 def shape_of(mask: Any) -> tuple[int, bool]:
@@ -351,17 +322,21 @@ CHECKS: dict[str, tuple[Check, ...]] = {
 }
 
 
-def check_format(name: str, photos: list[Any], images: Path, folder: Path, tolerance: float) -> Iterator[Row]:
-    """Write the photos in a format, and compare the results of this package and the installed libraries."""
+def check_format(name: str, photos: list[Any], images: Path, folder: Path, tolerance: float) -> Iterator[str]:
+    """Write the photos in a format; yields a line of the table for this package and each installed library."""
     from sohes_d2.labels.formats import format_module
     from sohes_d2.labels.formats.base import Options
+
+    def line(way: str, by: str, found: list[dict[str, Any]]) -> str:
+        numbers = ("" if x is None else "-" if x != x else f"{100 * x:.1f}" for x in compare(photos, found))
+        return f"| {name} | {way} | {by} | {' | '.join(numbers)} |"
 
     form = format_module(name)
     written = folder / (name if form.IS_FOLDER else f"{name}.xml" if name == "cvat" else f"{name}.json")
     options = Options(tolerance, images)
     form.write(photos, written, options)
     again = {photo.file_name: photo for photo in form.read(written, options)}
-    yield compare(photos, of_photos([again[photo.file_name] for photo in photos]), name, "own", "this package")
+    yield line("own", "this package", of_photos([again[photo.file_name] for photo in photos]))
     for check in CHECKS[name]:
         try:
             results = list(check(photos, images, written, folder))
@@ -369,23 +344,7 @@ def check_format(name: str, photos: list[Any], images: Path, folder: Path, toler
             print(f"{name}: skipped, {error}", file=sys.stderr)
             continue
         for way, by, found in results:
-            yield compare(photos, found, name, way, by)
-
-
-def table(rows: list[Row]) -> str:
-    """Format the rows as a Markdown table."""
-
-    def percent(value):
-        return "" if value is None else "-" if value != value else f"{100 * value:.1f}"
-
-    lines = [
-        "| format | way | by | found | mean IoU | least IoU | with holes | of several components | score | parent |"
-    ]
-    lines.append("|---|---|---|--:|--:|--:|--:|--:|--:|--:|")
-    for row in rows:
-        numbers = (row.found, row.mean_iou, row.min_iou, row.holes, row.parts, row.score, row.parent)
-        lines.append(f"| {row.format} | {row.way} | {row.by} | " + " | ".join(map(percent, numbers)) + " |")
-    return "\n".join(lines)
+            yield line(way, by, found)
 
 
 def check(args: argparse.Namespace) -> None:
@@ -403,13 +362,11 @@ def check(args: argparse.Namespace) -> None:
         else:
             images.mkdir()
             photos = generate(images)
-        rows = [row for form in args.formats for row in check_format(form, photos, images, folder, args.tolerance)]
-    print(table(rows))
+        lines = [line for form in args.formats for line in check_format(form, photos, images, folder, args.tolerance)]
+    print("\n".join([HEADER, *lines]))
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    return run_tool("check_formats", parse_arguments, check, arguments)
+main = make_main("check_formats", parse_arguments, check)
 
 
 if __name__ == "__main__":

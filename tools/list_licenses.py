@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from unittest import mock
 
-from sohes_d2.cli.runner import run_tool, tool_parser
+from sohes_d2.cli.runner import make_main, tool_parser
 from sohes_d2.errors import InputError
 from sohes_d2.structures.files import check_output
 
@@ -120,9 +120,7 @@ def write(args: argparse.Namespace) -> None:
     print(f"{args.output}: {len(rows)} packages")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    return run_tool("list_licenses", parse_arguments, write, arguments)
+main = make_main("list_licenses", parse_arguments, write)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from sohes_d2.cli.runner import EXIT_DONE, EXIT_SKIPPED, run_tool, tool_parser
+from sohes_d2.cli.runner import EXIT_DONE, EXIT_SKIPPED, make_main, tool_parser
 from sohes_d2.errors import ImageReadError, WeightsError
 from sohes_d2.structures.files import check_output, write_json, write_picture
 from sohes_d2.structures.hierarchy import NO_PARENT, depths_of, parents_by_coverage, parents_by_probability
@@ -279,9 +279,7 @@ def find(args: argparse.Namespace) -> int:
     return EXIT_SKIPPED if skipped else EXIT_DONE
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0 all photos, 3 some could not be read, 2 usage error, 1 failed."""
-    return run_tool("run_onnx", parse_arguments, find, arguments)
+main = make_main("run_onnx", parse_arguments, find)
 
 
 if __name__ == "__main__":

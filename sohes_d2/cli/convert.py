@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 
 from ..structures.files import check_output
-from .runner import EXIT_DONE, EXIT_SKIPPED, add_selection_options, run_tool, tool_parser
+from .runner import EXIT_DONE, EXIT_SKIPPED, add_selection_options, make_main, tool_parser
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -32,19 +32,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     way.add_argument("--from", dest="source", metavar="FORMAT", help="source format; writes COCO json")
     add("--output", required=True, type=Path, metavar="FILE|DIR", help="file or folder, depending on the format")
     add("--images", type=Path, metavar="DIR", help="folder of the photos; file names are relative to it")
-    add(
-        "--tolerance",
-        type=float,
-        default=0.5,
-        metavar="PIXELS",
-        help="allowed deviation of polygons from the outline; 0: exact (default: %(default)s)",
-    )
-    add(
-        "--image-prefix",
-        default="/data/local-files/?d=",
-        metavar="URL",
-        help="prefix of photo names for Label Studio (default: %(default)s)",
-    )
+    what = "allowed deviation of polygons from the outline; 0: exact (default: %(default)s)"
+    add("--tolerance", type=float, default=0.5, metavar="PIXELS", help=what)
+    what = "prefix of photo names for Label Studio (default: %(default)s)"
+    add("--image-prefix", default="/data/local-files/?d=", metavar="URL", help=what)
     add_selection_options(parser, entities=0)
     args = parser.parse_args(arguments)
     if not 0 <= args.tolerance < float("inf"):
@@ -91,6 +82,4 @@ def convert(args: argparse.Namespace) -> int:
     return EXIT_SKIPPED if problems else EXIT_DONE
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    return run_tool("sohes convert", parse_arguments, convert, arguments)
+main = make_main("sohes convert", parse_arguments, convert)

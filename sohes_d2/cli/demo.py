@@ -24,7 +24,17 @@ import sys
 from typing import Any
 
 from ..structures.files import check_output
-from .runner import EXIT_SKIPPED, add_config_file, add_config_options, add_selection_options, run_tool, tool_parser
+from .runner import (
+    EXIT_SKIPPED,
+    add_config_file,
+    add_config_options,
+    add_picture_options,
+    add_selection_options,
+    at_least,
+    make_main,
+    printable,
+    tool_parser,
+)
 
 # Phase 1 also finds regions of nearly the whole photo, which would hide all others in a picture of wholes.
 PHASE_ONE_MAX_AREA = 0.5
@@ -34,36 +44,21 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line; exits with code 2 if it is invalid."""
     parser = tool_parser(__doc__, prog="sohes demo")
     add = parser.add_argument
-    add(
-        "--images",
-        "--input",
-        required=True,
-        nargs="+",
-        metavar="FILE|DIR|GLOB",
-        help="photos, folders (with sub-folders), globs",
-    )
+    what = "photos, folders (with sub-folders), globs"
+    add("--images", "--input", required=True, nargs="+", metavar="FILE|DIR|GLOB", help=what)
     add("--output", required=True, metavar="DIR", help="output folder; created if missing, files in it are replaced")
     add_config_file(parser, "config of the model or of phase 1")
     add("--weights", metavar="FILE|DIR|shipped:NAME", help="weights of a trained model (default: none, show phase 1)")
     add("--device", help="cuda, cuda:1, mps, cpu (default: that of the config, or cpu if not available)")
-    add("--batch-size", type=int, default=1, metavar="N", help="photos per batch of the model (default: 1)")
-    add("--width", type=int, default=1600, metavar="PIXELS", help="width of the pictures (default: 1600)")
+    add("--batch-size", type=at_least(1), default=1, metavar="N", help="photos per batch of the model (default: 1)")
     add_selection_options(parser, entities=20)
-    add("--max-masks", type=int, metavar="N", help="draw the N best-scored masks, 0: all (default: 60)")
-    add(
-        "--max-area",
-        type=float,
-        metavar="SHARE",
-        help=f"draw no masks above this share of a photo (default: {PHASE_ONE_MAX_AREA} with masks of phase 1, else 1)",
-    )
+    add_picture_options(parser)
+    what = f"draw no masks above this share of a photo (default: {PHASE_ONE_MAX_AREA} with masks of phase 1, else 1)"
+    add("--max-area", type=float, metavar="SHARE", help=what)
     add_config_options(parser)
     args = parser.parse_args(arguments)
     if args.max_area is not None and not 0 < args.max_area <= 1:
         parser.error(f"--max-area must be over 0 and at most 1, got {args.max_area}")
-    for name, least in (("batch_size", 1), ("max_masks", 0), ("width", 240)):
-        value = getattr(args, name)
-        if value is not None and value < least:
-            parser.error(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
     return args
 
 
@@ -120,7 +115,6 @@ def show(args: argparse.Namespace) -> int:
     # imported after parsing: these take seconds
     from ..data.sources import read_inputs
     from ..inference.gallery import DemoOptions, run_demo
-    from ..visualization import MAX_MASKS
 
     check_output(args.output, folder=True)
     images = read_inputs(args.images)
@@ -133,7 +127,7 @@ def show(args: argparse.Namespace) -> int:
         score_threshold=args.min_score,
         max_depth=args.max_depth,
         max_area=max_area,
-        max_masks=MAX_MASKS if args.max_masks is None else args.max_masks,
+        max_masks=args.max_masks,
         entities=args.entities,
         width=args.width,
         batch_size=args.batch_size,
@@ -150,10 +144,7 @@ def show(args: argparse.Namespace) -> int:
     return EXIT_SKIPPED if report.skipped else 0
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    stopped = "labels.json and report.html were not written"
-    return run_tool("sohes demo", parse_arguments, show, arguments, when_stopped=stopped)
+main = make_main("sohes demo", parse_arguments, show, when_stopped="labels.json and report.html were not written")
 
 
 def _say(file_name: str, report: Any) -> None:
@@ -163,9 +154,4 @@ def _say(file_name: str, report: Any) -> None:
         words = f"{wholes + parts + sum(deeper)} masks ({wholes} wholes, {parts} parts, {sum(deeper)} subparts)"
         print(f"{report.pictures[file_name][0]}: {words}", flush=True)
     else:
-        print(f"skipped {_printable(file_name)}: {report.skipped[-1]['reason']}", file=sys.stderr, flush=True)
-
-
-def _printable(text: str) -> str:
-    """A file name without terminal control characters."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+        print(f"skipped {printable(file_name)}: {report.skipped[-1]['reason']}", file=sys.stderr, flush=True)

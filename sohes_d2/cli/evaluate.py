@@ -22,7 +22,7 @@ import argparse
 import os
 
 from ..structures.files import check_output, write_json
-from .runner import run_tool, tool_parser
+from .runner import add_prediction_options, at_least, make_main, tool_parser
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -30,46 +30,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = tool_parser(__doc__, prog="sohes evaluate")
     add = parser.add_argument
     add("--gt", required=True, metavar="GT.json", help="ground truth, a COCO file")
-    add("--pred", required=True, metavar="PRED.json", help="predictions: a COCO result list or a COCO file")
-    add(
-        "--iou-type", nargs="+", choices=("segm", "bbox"), default=["segm"], help="masks, boxes or both (default: segm)"
-    )
-    add(
-        "--max-dets",
-        nargs="+",
-        type=_positive,
-        default=[1, 10, 100, 1000],
-        metavar="N",
-        help="detections per image for AR; AP uses the largest (default: 1 10 100 1000)",
-    )
-    add(
-        "--match",
-        choices=("auto", "name", "basename", "id"),
-        default="auto",
-        help="how to match images of a COCO file",
-    )
-    add(
-        "--ignore-unmatched",
-        action="store_true",
-        help="skip predicted images that are not in the ground truth, instead of failing",
-    )
-    add(
-        "--backend",
-        choices=("auto", "pycocotools", "faster-coco-eval"),
-        default="auto",
-        help="auto: faster-coco-eval if installed; the numbers are the same",
-    )
+    add_prediction_options(parser)
+    what = "detections per image for AR; AP uses the largest (default: 1 10 100 1000)"
+    add("--max-dets", nargs="+", type=at_least(1), default=[1, 10, 100, 1000], metavar="N", help=what)
     add("--against", metavar="OTHER.json", help="other predictions to compare average recall with")
     add("--no-forest", action="store_true", help="do not score the hierarchy")
     add("--output", metavar="METRICS.json", help="write all metrics, in percent, null if undefined")
     return parser.parse_args(arguments)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value
 
 
 def score(args: argparse.Namespace) -> None:
@@ -128,6 +95,4 @@ def score(args: argparse.Namespace) -> None:
         print(f"\nBefore: {args.against}; after: {args.pred}\n\n{difference_table(differences)}")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    return run_tool("sohes evaluate", parse_arguments, score, arguments)
+main = make_main("sohes evaluate", parse_arguments, score)

@@ -24,7 +24,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..structures.files import check_output, write_json
-from .runner import run_tool, tool_parser
+from .runner import add_prediction_options, make_main, tool_parser
 
 METRICS_FILE = "metrics.json"
 
@@ -33,24 +33,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line; exits with code 2 if it is invalid."""
     parser = tool_parser(__doc__, prog="sohes evaluate-predictions")
     add = parser.add_argument
-    add(
-        "--dataset",
-        required=True,
-        metavar="NAME or 'NAME: GT.json, IMAGES'",
-        help="a registered data set (under $DETECTRON2_DATASETS), or the description of another",
-    )
-    add("--pred", required=True, metavar="PRED.json", help="predictions: a COCO result list or a COCO file")
-    add(
-        "--iou-type", nargs="+", choices=("segm", "bbox"), default=["segm"], help="masks, boxes or both (default: segm)"
-    )
-    add("--match", choices=("auto", "name", "basename", "id"), default="auto", help="how to match images")
-    add("--ignore-unmatched", action="store_true", help="skip predicted images that are not in the data set")
-    add(
-        "--backend",
-        choices=("auto", "pycocotools", "faster-coco-eval"),
-        default="auto",
-        help="auto: faster-coco-eval if installed; the numbers are the same",
-    )
+    what = "a registered data set (under $DETECTRON2_DATASETS), or the description of another"
+    add("--dataset", required=True, metavar="NAME or 'NAME: GT.json, IMAGES'", help=what)
+    add_prediction_options(parser)
     add("--output", "--output-dir", metavar="FOLDER", help="write metrics.json and entity_results.json there")
     return parser.parse_args(arguments)
 
@@ -58,12 +43,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 class StoredPredictions:
     """Stand-in for a model: called with a batch of inputs, it returns stored predictions."""
 
-    def __init__(
-        self,
-        predictions: Iterable[Mapping[str, Any]],
-        sizes: Mapping[Any, tuple[int, int]],
-        source: str,
-    ):
+    def __init__(self, predictions: Iterable[Mapping[str, Any]], sizes: Mapping[Any, tuple[int, int]], source: str):
         """
         Args:
             predictions: validated records with the ``image_id`` of the data set (see `read_predictions`).
@@ -81,34 +61,33 @@ class StoredPredictions:
         self._forests = self._masks and any("parent_id" in p for p in everything)
 
     def __call__(self, inputs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        return [self._output(one["image_id"]) for one in inputs]
+        predict = self._forest if self._forests else self._instances
+        return [predict(one["image_id"]) for one in inputs]
 
-    def _output(self, image_id: Any) -> dict[str, Any]:
-        found, size = self._of_image[image_id], self._sizes[image_id]
-        return self._forest(image_id, found, size) if self._forests else {"instances": self._instances(found, size)}
-
-    def _instances(self, found: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> Any:
+    def _instances(self, image_id: Any) -> dict[str, Any]:
         import torch
 
         from detectron2.structures import Boxes, Instances
 
-        if self._masks:
-            found = [p for p in found if "segmentation" in p]
-        instances = Instances(size, scores=torch.tensor([p["score"] for p in found], dtype=torch.float64))
+        found = [p for p in self._of_image[image_id] if not self._masks or "segmentation" in p]
+        instances = Instances(
+            self._sizes[image_id], scores=torch.tensor([p["score"] for p in found], dtype=torch.float64)
+        )
         if self._masks:
             instances.pred_masks = [p["segmentation"] for p in found]
         if self._boxes:
             boxes = torch.tensor([p["bbox"] for p in found], dtype=torch.float64).reshape(-1, 4)
             boxes[:, 2:] += boxes[:, :2]
             instances.pred_boxes = Boxes(boxes)
-        return instances
+        return {"instances": instances}
 
-    def _forest(self, image_id: Any, found: list[dict[str, Any]], size: tuple[int, int]) -> dict[str, Any]:
+    def _forest(self, image_id: Any) -> dict[str, Any]:
         import numpy as np
 
         from ..evaluation.ground_truth import predicted_forest
 
-        forest, ancestors = predicted_forest(found, size, f"{self._source}: image {image_id!r}")
+        found, where = self._of_image[image_id], f"{self._source}: image {image_id!r}"
+        forest, ancestors = predicted_forest(found, self._sizes[image_id], where)
         if ancestors is None:
             return {"forest": forest}
         probabilities = np.zeros((len(forest), len(forest)))
@@ -178,9 +157,7 @@ def score(args: argparse.Namespace) -> None:
         print(f"{len(predictions.ignored_images)} predicted images are not in the data set and were skipped")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    return run_tool("sohes evaluate-predictions", parse_arguments, score, arguments)
+main = make_main("sohes evaluate-predictions", parse_arguments, score)
 
 
 def _without_labels(record: Mapping[str, Any]) -> dict[str, Any]:

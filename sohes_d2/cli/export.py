@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import WeightsError
 from ..structures.files import check_output
-from .runner import add_config_file, run_tool, tool_parser
+from .runner import add_config_file, make_main, tool_parser
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,22 +35,23 @@ FORMATS = ("safetensors", "pth")
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line; exits with code 2 if it is invalid."""
     parser = tool_parser(__doc__, prog="sohes export")
-    parser.add_argument("checkpoint", help=".pth file of a training")
+    add = parser.add_argument
+    add("checkpoint", help=".pth file of a training")
     add_config_file(parser, "config of that training (default: config.yaml beside the checkpoint)")
-    parser.add_argument("--which", choices=MODELS, help="model in a checkpoint of phase 3; default: teacher")
-    parser.add_argument("--output", required=True, help="folder for the two files; created if missing")
-    parser.add_argument("--format", choices=FORMATS, default=FORMATS[0], help="weights format; default: %(default)s")
-    parser.add_argument(
-        "--half", action="store_true", help="weights in float16: half the size, nearly the same results"
-    )
-    parser.add_argument(
-        "opts", nargs="*", default=[], metavar="KEY VALUE", help="config keys and values, at the end of the command"
-    )
+    add("--which", choices=MODELS, help="model in a checkpoint of phase 3; default: teacher")
+    add("--output", required=True, help="folder for the two files; created if missing")
+    add("--format", choices=FORMATS, default=FORMATS[0], help="weights format; default: %(default)s")
+    add("--half", action="store_true", help="weights in float16: half the size, nearly the same results")
+    add("opts", nargs="*", default=[], metavar="KEY VALUE", help="config keys and values, at the end of the command")
     return parser.parse_intermixed_args(arguments)
 
 
 def model_state(checkpoint: Any, which: str | None) -> dict[str, Tensor]:
-    """Tensors of one model of a checkpoint, with current names.
+    """Tensors of one model of a checkpoint, with current names of the plain architecture.
+
+    Args:
+        checkpoint: content of the file.
+        which: "teacher" or "student"; None: the teacher if there are both, else the only model.
 
     Raises:
         WeightsError: there is no such model.
@@ -62,43 +63,12 @@ def model_state(checkpoint: Any, which: str | None) -> dict[str, Tensor]:
     state = checkpoint.get("model", checkpoint) if isinstance(checkpoint, Mapping) else None
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError("it contains no model: no dict of names to tensors at the top level or under 'model'")
-    return current_names(select_model(state, which))
-
-
-def select_model(state: Mapping[str, Tensor], which: str | None) -> dict[str, Tensor]:
-    """Select the weights of one model, with key names of the plain architecture.
-
-    Args:
-        state: state dict of a checkpoint.
-        which: "teacher" or "student"; None: the teacher if there are both, else the only model.
-
-    Raises:
-        WeightsError: there is no such model.
-    """
-    if not any(key.startswith(f"{name}.") for key in state for name in MODELS):
-        if which:
-            raise WeightsError(f"it has no {which}: it contains a single model; omit --which")
-        return dict(state)
-    prefix = f"{which or 'teacher'}."
-    return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
-
-
-def plain_config(config_file: str, weights: str, options: Sequence[str] = ()) -> Any:
-    """Convert the config of a training to that of a single model with these weights.
-
-    ``options`` are further keys and values.
-
-    Raises:
-        ConfigError: the config cannot be read, or an option is invalid.
-    """
-    from ..config.load import load_config
-
-    # not the folder of the weights, since training writes its own config.yaml into OUTPUT_DIR
-    own = ["MODEL.WEIGHTS", weights, "OUTPUT_DIR", os.path.join(os.path.dirname(weights), "evaluation")]
-    cfg = load_config(config_file, [*own, *options])
-    if cfg.MODEL.META_ARCHITECTURE == BOTH:
-        cfg.MODEL.META_ARCHITECTURE = ONE
-    return cfg
+    if any(key.startswith(f"{name}.") for key in state for name in MODELS):
+        prefix = f"{which or 'teacher'}."
+        state = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+    elif which:
+        raise WeightsError(f"it has no {which}: it contains a single model; omit --which")
+    return current_names(state)
 
 
 def check_fit(state: Mapping[str, Tensor], cfg: Any) -> None:
@@ -156,13 +126,10 @@ def write_weights(state: Mapping[str, Tensor], path: str) -> None:
             file.write(save(state, metadata={"format": "pt"}))
 
 
-def export(args: argparse.Namespace) -> str:
-    """Write weights and config; returns the path of the weights.
-
-    Raises:
-        ConfigError, WeightsError: an input cannot be used.
-    """
+def export(args: argparse.Namespace) -> None:
+    """Write weights and config, and print what was written."""
     # imported after parsing: these take seconds
+    from ..config.load import load_config
     from ..structures.files import atomic_writer
     from ..weights import read_weights
 
@@ -170,9 +137,13 @@ def export(args: argparse.Namespace) -> str:
     checkpoint = read_weights(args.checkpoint)
     config_file = args.config_file or os.path.join(os.path.dirname(args.checkpoint), "config.yaml")
     path = os.path.join(args.output, f"model.{args.format}")
+    # not the folder of the weights, since training writes its own config.yaml into OUTPUT_DIR
+    own = ["MODEL.WEIGHTS", path, "OUTPUT_DIR", os.path.join(args.output, "evaluation")]
     try:
         state = model_state(checkpoint, args.which)
-        cfg = plain_config(config_file, path, args.opts)
+        cfg = load_config(config_file, [*own, *args.opts])
+        if cfg.MODEL.META_ARCHITECTURE == BOTH:
+            cfg.MODEL.META_ARCHITECTURE = ONE
         check_fit(state, cfg)
         state = as_half(state) if args.half else state
     except WeightsError as error:
@@ -181,16 +152,8 @@ def export(args: argparse.Namespace) -> str:
     write_weights(state, path)
     with atomic_writer(os.path.join(args.output, "config.yaml")) as file:
         file.write(cfg.dump().encode())
-    return path
-
-
-def export_and_tell(args: argparse.Namespace) -> None:
-    """Export, and print what was written."""
-    path = export(args)
     before, after = (os.path.getsize(name) / 1e6 for name in (args.checkpoint, path))
     print(f"{path}: {after:.1f} MB, from {before:.1f} MB; its config is config.yaml in the same folder")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    return run_tool("sohes export", parse_arguments, export_and_tell, arguments)
+main = make_main("sohes export", parse_arguments, export)

@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from ..structures.files import check_output
-from .runner import run_tool, tool_parser
+from .runner import make_main, tool_parser
 
 if TYPE_CHECKING:
     import numpy as np
@@ -84,6 +84,4 @@ def export(args: argparse.Namespace) -> None:
         print(f"{path}: {os.path.getsize(path) / 1e6:.1f} MB, differs by at most {describe(differences)}")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    return run_tool("sohes export-onnx", parse_arguments, export, arguments)
+main = make_main("sohes export-onnx", parse_arguments, export)

@@ -17,12 +17,16 @@ import sys
 from typing import TYPE_CHECKING
 
 from ..structures.files import check_output
-from .runner import EXIT_SKIPPED, run_tool, tool_parser
+from .runner import EXIT_SKIPPED, at_least, make_main, printable, tool_parser
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ..labels.statistics import LabelStatistics
 
 PROBLEMS_SHOWN = 20  # the file of --output has the counts of all, by reason
+# Colours of the plots, from the palette of wholes: distinguishable with colour blindness
+_BLUE, _ORANGE, _GREEN, _PINK = "#3573d9", "#e8953a", "#2aa876", "#d9569a"
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -32,12 +36,15 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--labels", "--json", required=True, metavar="COCO.json|DIR", help="COCO json, or folder of shards")
     add("--plot", metavar="FILE.png", help="write four histograms")
     add("--output", metavar="FILE.json", help="write all numbers")
-    add("--max-images", type=int, default=0, metavar="N", help="read N images, evenly spread; 0: all (default: 0)")
-    add("--list", type=int, default=5, metavar="K", help="list the K most unusual images (default: 5)")
+    add(
+        "--max-images",
+        type=at_least(0),
+        default=0,
+        metavar="N",
+        help="read N images, evenly spread; 0: all (default: 0)",
+    )
+    add("--list", type=at_least(0), default=5, metavar="K", help="list the K most unusual images (default: 5)")
     args = parser.parse_args(arguments)
-    for name in ("max_images", "list"):
-        if getattr(args, name) < 0:
-            parser.error(f"--{name.replace('_', '-')} must be 0 or positive, got {getattr(args, name)}")
     if args.plot and not args.plot.lower().endswith(".png"):
         parser.error(f"--plot must end in .png, got {args.plot!r}")
     return args
@@ -47,7 +54,7 @@ def inspect(args: argparse.Namespace) -> int:
     """Read the labels and print their statistics; returns the exit code."""
     # imported after parsing: these take seconds
     from ..labels.statistics import inspect_labels
-    from ..structures.files import write_json
+    from ..structures.files import write_json, write_picture
 
     for option, path in (("--plot", args.plot), ("--output", args.output)):
         if path:
@@ -55,20 +62,20 @@ def inspect(args: argparse.Namespace) -> int:
             os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     statistics = inspect_labels(args.labels, args.max_images, args.list)
     if args.plot:
-        _plot(args.plot, statistics, os.path.basename(os.path.normpath(args.labels)))
+        name = printable(os.path.basename(os.path.normpath(args.labels)))
+        picture = plot(statistics, f"{name}: {statistics.images} images, {statistics.masks} masks")
+        write_picture(args.plot, picture, "PNG")
     if args.output:
         write_json(args.output, statistics.summary())
     print(report(statistics))
     for problem in statistics.problems.items[:PROBLEMS_SHOWN]:
-        print(_printable(problem), file=sys.stderr)
+        print(printable(problem), file=sys.stderr)
     if statistics.problems:
-        print(_printable(statistics.problems.summary()), file=sys.stderr)
+        print(printable(statistics.problems.summary()), file=sys.stderr)
     return EXIT_SKIPPED if statistics.problems else 0
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    return run_tool("sohes inspect", parse_arguments, inspect, arguments)
+main = make_main("sohes inspect", parse_arguments, inspect)
 
 
 def report(statistics: LabelStatistics) -> str:
@@ -93,7 +100,7 @@ def report(statistics: LabelStatistics) -> str:
         tabulate(histogram, headers=["masks", "count", "share"], tablefmt="pipe", disable_numparse=True),
     ]
     rows = [
-        [name if k == 0 else "", _printable(row.file_name), row.masks, row.depth, f"{row.coverage:.1%}"]
+        [name if k == 0 else "", printable(row.file_name), row.masks, row.depth, f"{row.coverage:.1%}"]
         for name, images in statistics.outstanding.items()
         for k, row in enumerate(images)
     ]
@@ -107,22 +114,38 @@ def _numbers(spread: dict[str, float], form: str) -> list[str]:
     return [form.format(spread[name]) for name in ("min", "mean", "median", "max")]
 
 
-def _plot(path: str, statistics: LabelStatistics, title: str) -> None:
+def plot(statistics: LabelStatistics, title: str) -> np.ndarray:
+    """Four histograms, (H, W, 3) uint8 RGB: masks per image, depth of masks, size of masks, and coverage of images."""
+    import numpy as np
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure  # not pyplot, which would choose a backend for the whole process
+    from matplotlib.ticker import MaxNLocator
+
     from ..labels.statistics import AREA_BINS
-    from ..structures.files import write_picture
-    from ..visualization.label_plots import plot_label_statistics
 
-    picture = plot_label_statistics(
-        statistics.masks_per_image.tolist(),
-        statistics.coverage.tolist(),
-        statistics.depth,
-        statistics.area_histogram,
-        AREA_BINS,
-        f"{_printable(title)}: {statistics.images} images, {statistics.masks} masks",
-    )
-    write_picture(path, picture, "PNG")
+    figure = Figure(figsize=(11, 7.5), dpi=120, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    counts, depths, sizes, covered = figure.subplots(2, 2).ravel()
+    # "$" would start a formula
+    figure.suptitle(title.replace("$", r"\$"), fontsize=13)
 
-
-def _printable(text: str) -> str:
-    """A file name without terminal control characters."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    masks_per_image = statistics.masks_per_image.tolist()
+    most = max(masks_per_image, default=0) + 1
+    counts.hist(masks_per_image, bins=np.linspace(0, most, min(40, most) + 1), color=_BLUE)
+    counts.set(title="Masks per image", xlabel="masks", ylabel="images")
+    levels = range(max(statistics.depth, default=0) + 1)
+    bars = depths.bar([str(level) for level in levels], [statistics.depth[level] for level in levels], color=_ORANGE)
+    if len(levels) <= 12:
+        depths.bar_label(bars, fontsize=8)
+    depths.set(title="Depth (0: wholes, 1: parts, 2 and more: subparts)", xlabel="depth", ylabel="masks")
+    sizes.stairs(statistics.area_histogram, AREA_BINS, fill=True, color=_GREEN)
+    sizes.set(title="Size of masks", xlabel="share of the image", ylabel="masks", xscale="log")
+    covered.hist(statistics.coverage.tolist(), bins=np.linspace(0, 1, 21), color=_PINK)
+    covered.set(title="Coverage of the images", xlabel="share under any mask", ylabel="images", xlim=(0, 1))
+    for axes in (counts, depths, sizes, covered):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", alpha=0.25)
+        axes.set_axisbelow(True)
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

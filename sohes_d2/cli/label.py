@@ -34,7 +34,7 @@ from .runner import (  # noqa: E402
     add_config_options,
     add_selection_options,
     available_cores,
-    run_tool,
+    make_main,
     tool_parser,
 )
 
@@ -157,17 +157,14 @@ def label(args: argparse.Namespace) -> int:
     return outcome.exit_code
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    return run_tool(
-        "sohes label",
-        parse_arguments,
-        label,
-        arguments,
-        log_level=logging.INFO,
-        when_stopped="continue with --resume",
-        when_failed="Finished work is kept; continue with --resume.",
-    )
+main = make_main(
+    "sohes label",
+    parse_arguments,
+    label,
+    log_level=logging.INFO,
+    when_stopped="continue with --resume",
+    when_failed="Finished work is kept; continue with --resume.",
+)
 
 
 def _default_workers() -> int:

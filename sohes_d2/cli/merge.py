@@ -14,7 +14,7 @@ import argparse
 import sys
 
 from ..structures.files import check_output
-from .runner import run_tool, tool_parser
+from .runner import make_main, tool_parser
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -41,6 +41,4 @@ def merge(args: argparse.Namespace) -> int:
     return report.exit_code
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    return run_tool("sohes merge", parse_arguments, merge, arguments)
+main = make_main("sohes merge", parse_arguments, merge)

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..data.builtin import BUILTIN
 from ..structures.files import check_output
-from .runner import EXIT_DONE, EXIT_SKIPPED, count, run_tool, tool_parser
+from .runner import EXIT_DONE, EXIT_SKIPPED, at_least, make_main, tool_parser
 
 
 def make_parser(
@@ -34,7 +34,7 @@ def make_parser(
         help="folder of all data sets (default: $DETECTRON2_DATASETS, else datasets)",
     )
     parser.add_argument("--output", metavar="FILE", help="file to write (default: the path of the registered data set)")
-    parser.add_argument("--limit", type=count, default=0, metavar="N", help="only the first N images; 0 for all")
+    parser.add_argument("--limit", type=at_least(0), default=0, metavar="N", help="only the first N images; 0 for all")
     parser.add_argument("--no-images", action="store_true", help="do not check that the images exist")
     return parser
 
@@ -81,4 +81,4 @@ def run(
         print(summary)
         return EXIT_SKIPPED if summary.skipped else EXIT_DONE
 
-    return run_tool(name, parser.parse_args, command, arguments, when_stopped="run the same command to continue")
+    return make_main(name, parser.parse_args, command, when_stopped="run the same command to continue")(arguments)

@@ -23,7 +23,7 @@ import sys
 from typing import Any
 
 from ..structures.files import check_output
-from .runner import add_config_file, add_process_options, check_processes, choose_threads, run_tool, tool_parser
+from .runner import add_config_file, add_process_options, check_processes, choose_threads, make_main, tool_parser
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -118,6 +118,4 @@ def train(args: argparse.Namespace) -> int:
     return run_processes(check if args.check_only else run, args, cfg.MODEL.DEVICE)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    return run_tool("sohes pretrain", parse_arguments, train, arguments, when_stopped="continue with --resume")
+main = make_main("sohes pretrain", parse_arguments, train, when_stopped="continue with --resume")

@@ -1,7 +1,6 @@
 """Shared code of all commands: options, exit codes, and one-line error messages.
 
-    def main(arguments=None):
-        return run_tool("demo", parse_arguments, show, arguments)
+    main = make_main("sohes demo", parse_arguments, show)
 
 Nothing expensive is imported here, so that ``--help`` and usage errors are fast; commands import the rest in the
 function that does the work.
@@ -45,45 +44,46 @@ def tool_parser(description: str | None, **options: Any) -> argparse.ArgumentPar
     return parser
 
 
-def run_tool(
+def make_main(
     name: str,
     parse: Callable[[list[str] | None], argparse.Namespace],
     command: Callable[[argparse.Namespace], int | None],
-    arguments: list[str] | None = None,
     *,
     log_level: int = logging.WARNING,
     when_stopped: str = "",
     when_failed: str = "",
-) -> int:
-    """Parse the command line, run the command, and report errors in one line.
+) -> Callable[..., int]:
+    """Make the ``main(arguments=None)`` of a command, which reports errors in one line and returns the exit code.
+
+    That is the code of ``command``, EXIT_USAGE for errors that the user can fix (`InputError`, `ConfigError`,
+    `WeightsError`), EXIT_FAILED for all others, EXIT_STOPPED for Ctrl-C. The default of ``arguments`` is ``sys.argv``.
 
     Args:
         name: name of the command, the prefix of messages.
         parse: parses arguments with a parser of `tool_parser`; exits with code 2 if they are invalid.
         command: runs the command; returns the exit code, None for 0.
-        arguments: command line; default: ``sys.argv``.
         log_level: level of messages on stderr.
         when_stopped: advice after Ctrl-C.
         when_failed: advice after a failure that is not a usage error.
-
-    Returns:
-        The exit code: that of ``command``, EXIT_USAGE for errors that the user can fix (`InputError`, `ConfigError`,
-        `WeightsError`), EXIT_FAILED for all others, EXIT_STOPPED for Ctrl-C.
     """
-    args = parse(arguments)
-    quieten(args.verbose or args.debug)
-    logging.basicConfig(
-        level=logging.DEBUG if args.debug else log_level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
-    )
-    if args.debug:
-        logging.getLogger("PIL").setLevel(logging.INFO)
-    try:
-        return command(args) or EXIT_DONE
-    except KeyboardInterrupt:
-        print(f"\n{name}: stopped{when_stopped and '; ' + when_stopped}", file=sys.stderr)
-        return EXIT_STOPPED
-    except Exception as error:  # noqa: BLE001 - explained
-        return report(name, error, args.debug, when_failed)
+
+    def main(arguments: list[str] | None = None) -> int:
+        args = parse(arguments)
+        quieten(args.verbose or args.debug)
+        logging.basicConfig(
+            level=logging.DEBUG if args.debug else log_level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
+        )
+        if args.debug:
+            logging.getLogger("PIL").setLevel(logging.INFO)
+        try:
+            return command(args) or EXIT_DONE
+        except KeyboardInterrupt:
+            print(f"\n{name}: stopped{when_stopped and '; ' + when_stopped}", file=sys.stderr)
+            return EXIT_STOPPED
+        except Exception as error:  # noqa: BLE001 - explained
+            return report(name, error, args.debug, when_failed)
+
+    return main
 
 
 def report(name: str, error: BaseException, debug: bool = False, when_failed: str = "") -> int:
@@ -119,6 +119,11 @@ def explain(error: BaseException, debug: bool = False) -> str:
     return shorten(f"{type(error).__name__}: {text}".rstrip(": "), _MAX_LINE) + trace
 
 
+def printable(text: str) -> str:
+    """A text from a file, such as a file name, without terminal control characters."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def quieten(verbose: bool) -> None:
     """Silence deprecation warnings of libraries, in this process and its children."""
     if verbose:
@@ -151,12 +156,16 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def count(text: str) -> int:
-    """Argument type: an integer of at least 0."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must be 0 or more, got {value}")
-    return value
+def at_least(least: int) -> Callable[[str], int]:
+    """Argument type: an integer of at least ``least``."""
+
+    def number(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"must be at least {least}, got {value}")
+        return value
+
+    return number
 
 
 def share(text: str) -> float:
@@ -167,6 +176,14 @@ def share(text: str) -> float:
     return value
 
 
+def existing(text: str) -> Path:
+    """Argument type: the path of a file or folder."""
+    path = Path(text)
+    if not (path.is_dir() or path.is_file()):
+        raise argparse.ArgumentTypeError(f"{text} is neither a folder nor a file")
+    return path
+
+
 def add_selection_options(parser: argparse.ArgumentParser, entities: int) -> None:
     """Add the options that select masks: ``--entities``, ``--min-score``, ``--max-depth``; see `Selection`.
 
@@ -175,51 +192,46 @@ def add_selection_options(parser: argparse.ArgumentParser, entities: int) -> Non
         entities: default of ``--entities``; 0: all masks.
     """
     add = parser.add_argument
-    add(
-        "--entities",
-        type=count,
-        default=entities,
-        metavar="N",
-        help="the N entities that explain a photo best, with their parts; 0: all masks (default: %(default)s)",
-    )
-    add(
-        "--min-score",
-        "--score-threshold",
-        type=share,
-        default=0.0,
-        metavar="S",
-        help="drop masks with a lower score, from 0 to 1 (default: %(default)s)",
-    )
-    add(
-        "--max-depth",
-        type=count,
-        metavar="D",
-        help="drop masks deeper than this, 0: wholes only (default: any depth)",
-    )
+    what = "the N entities that explain a photo best, with their parts; 0: all masks (default: %(default)s)"
+    add("--entities", type=at_least(0), default=entities, metavar="N", help=what)
+    what = "drop masks with a lower score, from 0 to 1 (default: %(default)s)"
+    add("--min-score", "--score-threshold", type=share, default=0.0, metavar="S", help=what)
+    what = "drop masks deeper than this, 0: wholes only (default: any depth)"
+    add("--max-depth", type=at_least(0), metavar="D", help=what)
+
+
+def add_picture_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--width`` and ``--max-masks`` of the commands that draw pictures."""
+    what = "width of the pictures (default: %(default)s)"
+    parser.add_argument("--width", type=at_least(240), default=1600, metavar="PIXELS", help=what)
+    what = "draw only the N best-scored masks of a photo; 0: all (default: %(default)s)"
+    parser.add_argument("--max-masks", type=at_least(0), default=60, metavar="N", help=what)
+
+
+def add_prediction_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the commands that score predictions."""
+    add = parser.add_argument
+    add("--pred", required=True, metavar="PRED.json", help="predictions: a COCO result list or a COCO file")
+    what = "masks, boxes or both (default: segm)"
+    add("--iou-type", nargs="+", choices=("segm", "bbox"), default=["segm"], help=what)
+    what = "how to match images of a COCO file"
+    add("--match", choices=("auto", "name", "basename", "id"), default="auto", help=what)
+    what = "skip predicted images that are not in the ground truth, instead of failing"
+    add("--ignore-unmatched", action="store_true", help=what)
+    what = "auto: faster-coco-eval if installed; the numbers are the same"
+    add("--backend", choices=("auto", "pycocotools", "faster-coco-eval"), default="auto", help=what)
 
 
 def add_labels_option(parser: argparse.ArgumentParser) -> None:
     """Add ``--labels``, a COCO json; ``--json`` is an older name."""
-    parser.add_argument(
-        "--labels", "--json", required=True, type=Path, metavar="LABELS.json", help="COCO json with the masks"
-    )
+    what = "COCO json with the masks"
+    parser.add_argument("--labels", "--json", required=True, type=Path, metavar="LABELS.json", help=what)
 
 
 def add_photos_option(parser: argparse.ArgumentParser) -> None:
-    """Add ``--images`` of a command that reads labels; `check_photos` checks the value."""
-    parser.add_argument(
-        "--images",
-        required=True,
-        type=Path,
-        metavar="DIR|FILE",
-        help="base folder of the file names in the labels, or a single photo",
-    )
-
-
-def check_photos(parser: argparse.ArgumentParser, images: Path) -> None:
-    """Exit with code 2 if ``--images`` is neither a folder nor a file."""
-    if not (images.is_dir() or images.is_file()):
-        parser.error(f"--images {images} is neither a folder nor a file")
+    """Add ``--images`` of a command that reads labels."""
+    what = "base folder of the file names in the labels, or a single photo"
+    parser.add_argument("--images", required=True, type=existing, metavar="DIR|FILE", help=what)
 
 
 def add_config_file(parser: argparse.ArgumentParser, what: str, required: bool = False) -> None:
@@ -244,13 +256,8 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
 def add_process_options(parser: argparse.ArgumentParser, num_gpus: int) -> None:
     """Add Detectron2's options for distributed training. `check_processes` checks the values."""
     add = parser.add_argument
-    add(
-        "--num-gpus",
-        type=int,
-        default=num_gpus,
-        metavar="N",
-        help="0: the CPU; without GPUs: N processes on the CPU (default: %(default)s)",
-    )
+    what = "0: the CPU; without GPUs: N processes on the CPU (default: %(default)s)"
+    add("--num-gpus", type=int, default=num_gpus, metavar="N", help=what)
     add("--num-machines", type=int, default=1, metavar="N", help="default: 1")
     add("--machine-rank", type=int, default=0, metavar="I", help="rank of this machine, from 0")
     add("--dist-url", default="auto", metavar="tcp://HOST:PORT", help="URL of machine 0")

@@ -31,7 +31,7 @@ import zipfile
 from pathlib import Path, PurePosixPath
 
 from ..errors import SOHESError
-from .runner import EXIT_DONE, EXIT_FAILED, run_tool, tool_parser
+from .runner import EXIT_DONE, EXIT_FAILED, make_main, tool_parser
 
 REPOSITORY = "https://github.com/facebookresearch/detectron2"
 COMMIT = "02b5c4e295e990042a714712c21dc79b731e8833"
@@ -80,9 +80,7 @@ def install(args: argparse.Namespace) -> int:
     return EXIT_FAILED
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    return run_tool("sohes setup", parse_arguments, install, arguments)
+main = make_main("sohes setup", parse_arguments, install)
 
 
 def say(message: str) -> None:

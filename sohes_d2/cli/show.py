@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 
 from ..structures.files import check_output
-from .runner import EXIT_SKIPPED, add_labels_option, add_photos_option, check_photos, count, run_tool, tool_parser
+from .runner import EXIT_SKIPPED, add_labels_option, add_photos_option, at_least, make_main, tool_parser
 
 LARGE_PAGE = 100 << 20  # bytes; browsers open larger pages, but slowly
 MESSAGES = 20  # printed per kind; the page has all of them
@@ -34,41 +34,17 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--output", required=True, type=Path, metavar="REPORT.html", help="page to write; its folder is created")
     add("--compare", type=Path, metavar="OTHER.json", help="show these masks beside those of --labels")
     add("--metrics", type=Path, metavar="METRICS.json", help="scores to show, from sohes evaluate --output")
-    add(
-        "--entities",
-        type=count,
-        default=20,
-        metavar="N",
-        help="first show the N entities that explain a photo best, 0: all masks (default: %(default)s)",
-    )
+    what = "first show the N entities that explain a photo best, 0: all masks (default: %(default)s)"
+    add("--entities", type=at_least(0), default=20, metavar="N", help=what)
     add("--title", default="", help="title of the page (default: the names of the files)")
-    add("--max-images", type=count, default=0, metavar="N", help="only the first N images (default: all)")
-    add(
-        "--max-side",
-        type=count,
-        default=1024,
-        metavar="PIXELS",
-        help="downsize larger pictures and their masks to this (default: %(default)s)",
-    )
-    add(
-        "--max-masks",
-        type=count,
-        default=0,
-        metavar="N",
-        help="only the N best-scored masks of an image (default: all)",
-    )
-    add(
-        "--min-score",
-        "--score-threshold",
-        type=float,
-        metavar="S",
-        help="drop masks with a lower score (default: keep all)",
-    )
-    args = parser.parse_args(arguments)
-    if args.max_side < 64:
-        parser.error(f"--max-side must be at least 64, got {args.max_side}")
-    check_photos(parser, args.images)
-    return args
+    add("--max-images", type=at_least(0), default=0, metavar="N", help="only the first N images (default: all)")
+    what = "downsize larger pictures and their masks to this (default: %(default)s)"
+    add("--max-side", type=at_least(64), default=1024, metavar="PIXELS", help=what)
+    what = "only the N best-scored masks of an image (default: all)"
+    add("--max-masks", type=at_least(0), default=0, metavar="N", help=what)
+    what = "drop masks with a lower score (default: keep all)"
+    add("--min-score", "--score-threshold", type=float, metavar="S", help=what)
+    return parser.parse_args(arguments)
 
 
 def build_page(args: argparse.Namespace) -> int:
@@ -106,9 +82,7 @@ def build_page(args: argparse.Namespace) -> int:
     return 0 if summary.complete and not (file.problems or other is not None and other.problems) else EXIT_SKIPPED
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    return run_tool("sohes show", parse_arguments, build_page, arguments)
+main = make_main("sohes show", parse_arguments, build_page)
 
 
 def _print_some(messages: list[str], what: str) -> None:

@@ -32,7 +32,7 @@ from .runner import (
     add_process_options,
     check_processes,
     choose_threads,
-    run_tool,
+    make_main,
     tool_parser,
 )
 
@@ -51,25 +51,17 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def build_cfg(args: argparse.Namespace) -> Any:
-    """Build the frozen config.
+def run(args: argparse.Namespace) -> None:
+    """Train or evaluate; runs in each process, and exits with code 3 if invalid labels were skipped."""
+    from detectron2.utils import comm
 
-    Raises:
-        ConfigError: see `frozen_config`.
-    """
-    from ..engine.training_command import frozen_config
-
-    return frozen_config(args.config_file, args.opts, args.num_gpus)
-
-
-def prepare(args: argparse.Namespace) -> Any:
-    """Set up config, data sets, log and seed of one process; returns the config."""
-    from ..data.registration import check_datasets, register_builtin_datasets, register_datasets
-    from ..engine.training_command import set_up
+    from ..data.registration import check_datasets, damaged_labels, register_builtin_datasets, register_datasets
+    from ..engine.trainer import SOHESTrainer
+    from ..engine.training_command import frozen_config, set_up
     from ..errors import ConfigError
     from ..weights.checkpoint import has_checkpoint
 
-    cfg = build_cfg(args)
+    cfg = frozen_config(args.config_file, args.opts, args.num_gpus)
     register_builtin_datasets()
     if cfg.DATASETS.REGISTER:
         register_datasets(cfg.DATASETS.REGISTER)
@@ -85,18 +77,6 @@ def prepare(args: argparse.Namespace) -> Any:
             "sohes demo and evaluate its labels.json with sohes evaluate"
         )
     set_up(cfg, args)
-    return cfg
-
-
-def run(args: argparse.Namespace) -> None:
-    """Train or evaluate; runs in each process, and exits with code 3 if invalid labels were skipped."""
-    cfg = prepare(args)
-
-    from detectron2.utils import comm
-
-    from ..data.registration import damaged_labels
-    from ..engine.trainer import SOHESTrainer
-
     if args.eval_only:
         evaluate(cfg, args.resume)
         return
@@ -105,9 +85,8 @@ def run(args: argparse.Namespace) -> None:
     trainer.train()
     damaged = damaged_labels(cfg.DATASETS.TRAIN)
     if damaged and comm.is_main_process():
-        print(
-            "\n".join(f"sohes train: trained without some labels: {sentence}" for sentence in damaged), file=sys.stderr
-        )
+        for sentence in damaged:
+            print(f"sohes train: trained without some labels: {sentence}", file=sys.stderr)
         sys.exit(EXIT_SKIPPED)
 
 
@@ -140,13 +119,11 @@ def evaluate(cfg: Any, resume: bool) -> None:
 def train(args: argparse.Namespace) -> int:
     """Train or evaluate in the requested number of processes; returns the exit code."""
     choose_threads()
-    from ..engine.training_command import run_processes
+    from ..engine.training_command import frozen_config, run_processes
 
-    cfg = build_cfg(args)
+    cfg = frozen_config(args.config_file, args.opts, args.num_gpus)
     check_output(cfg.OUTPUT_DIR, folder=True, option="OUTPUT_DIR")
     return run_processes(run, args, cfg.MODEL.DEVICE)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    return run_tool("sohes train", parse_arguments, train, arguments, when_stopped="continue with --resume")
+main = make_main("sohes train", parse_arguments, train, when_stopped="continue with --resume")

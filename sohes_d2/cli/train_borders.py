@@ -19,13 +19,12 @@ Exit code: 0 done, 1 failed, 2 usage error, 130 stopped by Ctrl-C.
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 from ..structures.files import check_output
-from .runner import EXIT_SKIPPED, add_config_file, add_config_options, run_tool, tool_parser
+from .runner import EXIT_SKIPPED, add_config_file, add_config_options, at_least, make_main, tool_parser
 
 WEIGHTS = "borders.safetensors"
 
@@ -38,15 +37,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--output", required=True, metavar="DIR", help="folder for the rounds and borders.safetensors")
     add_config_file(parser, "config of phase 1 (default: joint)")
     add("--training-config", default="border_student", metavar="NAME|YAML", help="default: %(default)s")
-    add("--rounds", type=int, default=1, metavar="N", help="default: %(default)s")
+    add("--rounds", type=at_least(1), default=1, metavar="N", help="default: %(default)s")
     add("--workers", type=int, metavar="N", help="worker processes for labeling, 0: none (default: one per core)")
     add("--num-gpus", type=int, default=0, metavar="N", help="GPUs for training; 0: the CPU (default: %(default)s)")
     add("--resume", action="store_true", help="continue an existing output, or start")
     add_config_options(parser)
-    args = parser.parse_args(arguments)
-    if args.rounds < 1:
-        parser.error("--rounds must be at least 1")
-    return args
+    return parser.parse_args(arguments)
 
 
 def train_borders(args: argparse.Namespace) -> int:
@@ -102,19 +98,10 @@ def _run(arguments: list[str]) -> None:
 
 def _export(checkpoint: str, path: Path) -> None:
     """Write the averaged network of a checkpoint as half-precision safetensors."""
-    from safetensors.torch import save
-
     from ..exploration.border_network import LearnedBorders
-    from ..structures.files import atomic_writer
+    from .export import as_half, write_weights
 
-    state = LearnedBorders(checkpoint).network.state_dict()
-    content = save({key: value.half() if value.is_floating_point() else value for key, value in state.items()})
-    with atomic_writer(os.fspath(path)) as file:
-        file.write(content)
+    write_weights(as_half(LearnedBorders(checkpoint).network.state_dict()), str(path))
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    return run_tool(
-        "sohes train-borders", parse_arguments, train_borders, arguments, when_stopped="continue with --resume"
-    )
+main = make_main("sohes train-borders", parse_arguments, train_borders, when_stopped="continue with --resume")

@@ -1,12 +1,21 @@
-"""Write the page image by image, so that only one photo and its masks are in memory."""
+"""The page: one self-contained html file with its style and script.
+
+It is written image by image, so that only one photo and its masks are in memory.
+"""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import html
 import io
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import resources
 from pathlib import Path
+from string import Template
 from typing import Any, TextIO
 
 from tqdm import tqdm
@@ -15,12 +24,24 @@ from ..errors import InputError
 from ..labels.schema import ImageRecord
 from ..structures.files import atomic_writer
 from ..structures.images import image_size
-from .forests import ImageForest, image_forest
-from .label_file import MATCH_IOU, LabelFile, match_images, match_masks, names_of
-from .packing import embed_json, pack_forest
-from .page import data_element, page_parts
-from .photos import check_shape, pack_photo, photo_path, read_photo, shown_size
+from .label_file import MATCH_IOU, ImageForest, LabelFile, image_forest, match_images, match_masks, names_of
+from .packing import pack_forest, pack_photo, photo_path, read_photo, shown_size
 
+# In loading order; they share one scope.
+SCRIPTS = (
+    "runs.js",
+    "contour.js",
+    "forest.js",
+    "filters.js",
+    "stage.js",
+    "thumbnails.js",
+    "tree.js",
+    "gallery.js",
+    "dialogs.js",
+    "download.js",
+    "app.js",
+)
+_DATA_MARK = "<!-- data -->"
 # Entity counts offered by the page's slider, in addition to the initial one.
 ENTITY_COUNTS = (1, 2, 3, 5, 10, 15, 20, 30, 50)
 BAR_DELAY = 1.0  # seconds until a progress bar appears on a terminal
@@ -137,7 +158,7 @@ def write_report(
             "matchIou": MATCH_IOU,
             "metrics": metrics,
         }
-        page.write(data_element("index", embed_json(index)))
+        page.write(data_element("index", index))
         page.write(after)
         page.detach()  # flushes it
     summary.size = os.path.getsize(output)
@@ -162,11 +183,9 @@ def _write_image(
     if size is None:
         return f"{name!r} is skipped: neither its record nor its file has a usable height and width"
     shown = shown_size(size, options.max_side)
-    photo, photo_problem = None, ""
+    photo, thumbnail, photo_problem = None, None, ""
     try:
-        pixels = read_photo(Path(folder), record.get("file_name"))
-        check_shape(pixels, size)
-        photo = pack_photo(pixels, shown)
+        photo, thumbnail = pack_photo(read_photo(Path(folder), record.get("file_name"), size), shown)
     except InputError as error:
         photo_problem = str(error)
 
@@ -185,22 +204,22 @@ def _write_image(
     if len(forests) == 2 and forests[0] and forests[1]:
         matches = match_masks(forests[0].forest.masks, forests[1].forest.masks)
     sides = [
-        pack_forest(forest, shown, dict(file.categories), _entity_counts(options)) if forest else None
+        pack_forest(forest, shown, file.categories, _entity_counts(options)) if forest else None
         for forest, (_, file, _) in zip(forests, files)
     ]
     data = {
         "height": shown[0],
         "width": shown[1],
-        "photo": photo.full if photo else None,
+        "photo": photo,
         "sides": sides,
         "matches": [[i, j, round(iou, 3)] for i, j, iou in matches],
     }
-    page.write(data_element(f"image-{number}", embed_json(data)))
+    page.write(data_element(f"image-{number}", data))
     return {
         "name": str(name),
         "height": size[0],
         "width": size[1],
-        "thumbnail": photo.thumbnail if photo else None,
+        "thumbnail": thumbnail,
         "missing": photo_problem,
         "masks": [len(f.forest) if f else None for f in forests],
         "depths": [int(f.forest.depths().max(initial=0)) if f else 0 for f in forests],
@@ -242,3 +261,48 @@ def _count(summary: ReportSummary, entries: list[dict[str, Any]]) -> None:
         summary.unmatched_images += entry["masks"][-1] is None
         if entry["missing"]:
             summary.missing.append(entry["missing"])
+
+
+def page_parts(title: str) -> tuple[str, str]:
+    """Return the parts of the page before and after its data, which consists of `data_element` strings.
+
+    The content security policy allows only this style and script, by their checksums: no network and no other script,
+    even if a name from a file were interpreted as markup.
+    """
+    style = _asset("style.css")
+    script = '"use strict";\n(() => {\n' + "\n".join(_asset(name) for name in SCRIPTS) + "\n})();\n"
+    for name, text, closing in (("style.css", style, "</style"), ("scripts", script, "</script")):
+        if closing in text.lower():
+            raise ValueError(f"{name} holds {closing!r}, which would end its element")
+    policy = "; ".join(
+        [
+            "default-src 'none'",
+            "img-src data:",
+            f"style-src {_checksum(style)}",
+            f"script-src {_checksum(script)}",
+            "base-uri 'none'",
+            "form-action 'none'",
+        ]
+    )
+    page = Template(_asset("page.html")).substitute(policy=policy, title=html.escape(title), style=style, script=script)
+    before, _, after = page.partition(_DATA_MARK)
+    return before, after
+
+
+def data_element(element_id: str, value: Any) -> str:
+    """An element with json, which browsers do not execute: ASCII, and no "<" that could end it or open a comment.
+
+    Raises:
+        ValueError: a number is NaN or infinite.
+    """
+    content = json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    return f'<script type="application/json" id="{element_id}">{content}</script>\n'
+
+
+def _asset(name: str) -> str:
+    return (resources.files(__package__) / "assets" / name).read_text(encoding="utf-8")
+
+
+def _checksum(text: str) -> str:
+    digest = base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
+    return f"'sha256-{digest}'"

@@ -1,19 +1,16 @@
 """Pictures of forests: overlays per level or depth, whole-to-part strips, trees of thumbnails, and combined figures."""
 
-from .colors import color_distance, forest_colors
-from .draw import MAX_MASKS, MIN_WIDTH, best_scored, forest_figure
-from .overlay import LEVELS, draw_depth, draw_level, draw_masks, level_indices
+from .colors import forest_colors
+from .draw import MAX_MASKS, best_scored, forest_figure
+from .overlay import LEVELS, draw_depth, draw_masks, level_indices
 from .strips import draw_strips
 from .tree import draw_tree
 
 __all__ = [
     "LEVELS",
     "MAX_MASKS",
-    "MIN_WIDTH",
     "best_scored",
-    "color_distance",
     "draw_depth",
-    "draw_level",
     "draw_masks",
     "draw_strips",
     "draw_tree",

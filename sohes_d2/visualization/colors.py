@@ -12,8 +12,7 @@ import numpy as np
 from scipy import sparse
 
 from ..structures.forest import NO_PARENT, Forest
-from ..structures.masks import mask_areas, mask_boxes
-from .shapes import scaled_shape
+from .primitives import scaled_shape
 
 # Hue in degrees, lightness and chroma in OKLCH. The first colours are the strongest; lightness alternates because it is
 # visible with any colour vision.
@@ -90,7 +89,7 @@ def forest_colors(forest: Forest) -> np.ndarray:
         return np.zeros((0, 3), np.uint8)
     near = _neighbours(forest)
     depths = forest.depths()
-    shares = mask_areas(forest.masks) / max(1, forest.image_size[0] * forest.image_size[1])
+    shares = forest.areas / max(1, forest.image_size[0] * forest.image_size[1])
     ordered = np.array(canonical_order(forest, np.arange(n)))
     seen = np.zeros((n, len(_VISIONS), 3))  # each colour in OKLab, for each vision
     for depth in range(int(depths.max()) + 1):
@@ -128,10 +127,10 @@ def _palettes(parents: np.ndarray, colors: np.ndarray, shares: np.ndarray, seen:
 
 def canonical_order(forest: Forest, indices: Sequence[int] | np.ndarray) -> list[int]:
     """Indices from large to small; equal areas by ascending score (drawn on top), then by box and run lengths."""
-    areas, boxes = mask_areas(forest.masks), mask_boxes(forest.masks)
 
     def key(k: int) -> tuple:
-        return (-int(areas[k]), float(forest.scores[k]), tuple(boxes[k]), bytes(forest.masks[k]["counts"]))
+        area, score, box = int(forest.areas[k]), float(forest.scores[k]), tuple(forest.boxes[k])
+        return (-area, score, box, bytes(forest.masks[k]["counts"]))
 
     return sorted((int(k) for k in indices), key=key)
 
@@ -163,11 +162,6 @@ def rgb_to_oklab(rgb: np.ndarray, vision: np.ndarray | None = None) -> np.ndarra
     if vision is not None:
         linear = np.clip(linear @ np.asarray(vision).T, 0, 1)
     return np.cbrt(linear @ _RGB_TO_LMS.T) @ _LMS_TO_LAB.T
-
-
-def color_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """OKLab distance of uint8 RGB colours (..., 3), minimum over the visions (1.0 is black to white)."""
-    return np.min([np.linalg.norm(rgb_to_oklab(a, v) - rgb_to_oklab(b, v), axis=-1) for v in _VISIONS], axis=0)
 
 
 def _as_seen(rgb: np.ndarray) -> np.ndarray:

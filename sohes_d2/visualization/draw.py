@@ -9,10 +9,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ..structures.forest import Forest
-from ..structures.masks import mask_areas
 from .colors import forest_colors
-from .overlay import LEVELS, as_rgb, draw_level, level_indices, resize
-from .thumbnails import INK, MUTED, NARROW, REFERENCE_WIDTH, drawing_scale, font
+from .overlay import LEVELS, draw_masks, level_indices
+from .primitives import INK, MUTED, NARROW, REFERENCE_WIDTH, as_rgb, drawing_scale, font, resize
 from .tree import draw_tree
 
 MARGIN, GAP = 24, 14  # pixels at REFERENCE_WIDTH
@@ -61,18 +60,18 @@ def forest_figure(
     image = as_rgb(image)
     total = len(forest)
     if max_area < 1:
-        forest = forest.subset(mask_areas(forest.masks) <= max_area * image.shape[0] * image.shape[1])
-    shown = "the {} best-scored" if max_masks and len(forest) > max_masks else "{}"
+        forest = forest.subset(forest.areas <= max_area * image.shape[0] * image.shape[1])
+    shown = "{}"
     if max_masks and len(forest) > max_masks:
-        forest = best_scored(forest, max_masks)
+        forest, shown = best_scored(forest, max_masks), "the {} best-scored"
     colors = forest_colors(forest)
     scale = drawing_scale(width)
     margin, gap = round(MARGIN * scale), round(GAP * scale)
     columns, size = _panel_layout(forest.image_size, width - 2 * margin, gap, 4 if width >= NARROW else 2)
-    pictures = [resize(image, size)] + [draw_level(image, forest, level, colors, size) for level in LEVELS]
-    captions = [("Photo", f"{image.shape[1]} x {image.shape[0]}")] + [
-        (level.capitalize(), str(len(level_indices(forest, level)))) for level in LEVELS
-    ]
+    levels = [level_indices(forest, level) for level in LEVELS]
+    pictures = [resize(image, size)] + [draw_masks(image, forest, some, colors, size) for some in levels]
+    captions = [("Photo", f"{image.shape[1]} x {image.shape[0]}")]
+    captions += [(level.capitalize(), str(len(some))) for level, some in zip(LEVELS, levels)]
     tree = draw_tree(image, forest, colors, width - 2 * margin)
 
     limit = f", none over {max_area:.0%} of the photo" if max_area < 1 else ""
@@ -108,7 +107,7 @@ def forest_figure(
 
 def best_scored(forest: Forest, count: int) -> Forest:
     """The forest of the ``count`` best-scored masks; ties: the larger ones."""
-    return forest.subset(np.sort(np.lexsort((-mask_areas(forest.masks), -forest.scores))[:count]))
+    return forest.subset(np.sort(np.lexsort((-forest.areas, -forest.scores))[:count]))
 
 
 def _panel_layout(image_size: tuple[int, int], room: int, gap: int, most: int) -> tuple[int, tuple[int, int]]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..structures.forest import NO_PARENT, Forest
 from .colors import canonical_order, forest_colors
-from .shapes import Shape, scaled_shape
+from .primitives import Shape, as_rgb, resize, scaled_shape
 
 LEVELS = ("wholes", "parts", "subparts")
 
@@ -32,21 +32,6 @@ def level_indices(forest: Forest, level: str) -> np.ndarray:
     return np.flatnonzero(np.minimum(forest.depths(), len(LEVELS) - 1) == LEVELS.index(level))
 
 
-def draw_level(
-    image: np.ndarray,
-    forest: Forest,
-    level: str,
-    colors: np.ndarray | None = None,
-    size: tuple[int, int] | None = None,
-) -> np.ndarray:
-    """Draw one level of a forest over its photo; see :func:`draw_masks`.
-
-    For parts and subparts, their wholes are shown as thin lines.
-    """
-    indices = level_indices(forest, level)
-    return draw_masks(image, forest, indices, colors, size, _wholes_of(forest, indices))
-
-
 def draw_depth(
     image: np.ndarray,
     forest: Forest,
@@ -54,17 +39,8 @@ def draw_depth(
     colors: np.ndarray | None = None,
     size: tuple[int, int] | None = None,
 ) -> np.ndarray:
-    """Draw the masks of one depth (0: wholes) over the photo, with their wholes as thin lines; see `draw_masks`."""
-    indices = np.flatnonzero(forest.depths() == depth)
-    return draw_masks(image, forest, indices, colors, size, _wholes_of(forest, indices))
-
-
-def _wholes_of(forest: Forest, indices: np.ndarray) -> np.ndarray:
-    """The wholes of some masks, except those in ``indices``."""
-    roots = indices
-    while (above := forest.parents[roots] != NO_PARENT).any():
-        roots = np.where(above, forest.parents[roots], roots)
-    return np.setdiff1d(roots, indices)
+    """Draw the masks of one depth (0: wholes) over the photo; see `draw_masks`."""
+    return draw_masks(image, forest, np.flatnonzero(forest.depths() == depth), colors, size)
 
 
 def draw_masks(
@@ -73,9 +49,8 @@ def draw_masks(
     indices: Sequence[int] | np.ndarray,
     colors: np.ndarray | None = None,
     size: tuple[int, int] | None = None,
-    context: Sequence[int] | np.ndarray = (),
 ) -> np.ndarray:
-    """Draw masks of a forest over its photo.
+    """Draw masks of a forest over its photo, with the outlines of their wholes as thin lines.
 
     Larger masks are drawn first, so that small ones stay visible; of equal areas the better-scored is on top.
 
@@ -85,7 +60,6 @@ def draw_masks(
         indices: indices of the masks to draw.
         colors: (N, 3) uint8 RGB for all N masks of the forest; ``forest_colors(forest)`` by default.
         size: (H, W) of the result; the image's size by default.
-        context: indices of masks drawn only as faint outlines, below the others.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -104,7 +78,7 @@ def draw_masks(
     grey = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)[..., None]
     canvas = np.broadcast_to((grey * DIM).astype(np.uint8), photo.shape).copy()
     line = max(1, round(LINE * factor * float(np.hypot(*size))))
-    for k in canonical_order(forest, context):
+    for k in canonical_order(forest, np.setdiff1d(_wholes_of(forest, indices), indices)):
         _outline(canvas, scaled_shape(forest.masks[k], canvas_size), (150, 150, 150), max(1, line // 2), casing=0)
     for k in canonical_order(forest, indices):
         shape = scaled_shape(forest.masks[k], canvas_size)
@@ -123,26 +97,12 @@ def draw_masks(
     return cv2.resize(canvas, size[::-1], interpolation=cv2.INTER_AREA) if factor > 1 else canvas
 
 
-def as_rgb(image: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of a grey (H, W), (H, W, 1) or colour (H, W, 3 or 4) uint8 image.
-
-    Raises:
-        ValueError: another shape or type.
-    """
-    image = np.asarray(image)
-    if image.ndim == 2:
-        image = image[..., None]
-    if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or image.dtype != np.uint8:
-        raise ValueError(f"an image must be (H, W, 3) uint8 RGB or (H, W) uint8 grey, got {image.shape} {image.dtype}")
-    return np.ascontiguousarray(np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image[..., :3])
-
-
-def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize an image to (H, W), with area interpolation to shrink it and bicubic to enlarge it."""
-    if image.shape[:2] == tuple(size):
-        return image
-    shrinks = size[0] < image.shape[0] or size[1] < image.shape[1]
-    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+def _wholes_of(forest: Forest, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+    """The whole of each of some masks."""
+    roots = np.asarray(indices, np.int64)
+    while (above := forest.parents[roots] != NO_PARENT).any():
+        roots = np.where(above, forest.parents[roots], roots)
+    return roots
 
 
 def _outline(canvas: np.ndarray, shape: Shape, color: Sequence[int] | np.ndarray, thickness: int, casing: int) -> None:

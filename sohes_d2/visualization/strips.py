@@ -6,10 +6,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ..structures.forest import NO_PARENT, Forest
-from ..structures.masks import decode_mask, mask_areas, mask_boxes
 from .colors import canonical_order, forest_colors
-from .overlay import as_rgb
-from .thumbnails import INK, MUTED, NARROW, PANEL, REFERENCE_WIDTH, drawing_scale, font, framed, thumbnail
+from .primitives import INK, MUTED, NARROW, PANEL, REFERENCE_WIDTH, as_rgb, drawing_scale, font, paste_cutout
 
 # Sizes are pixels at REFERENCE_WIDTH.
 TILE, ARROW, STRIP_GAP, MARGIN = 220, 44, 60, 24
@@ -23,7 +21,6 @@ def draw_strips(
     forest: Forest,
     colors: np.ndarray | None = None,
     width: int = REFERENCE_WIDTH,
-    max_rows: int = 0,
 ) -> np.ndarray:
     """Draw the longest path from each whole to a descendant, best wholes first.
 
@@ -34,8 +31,7 @@ def draw_strips(
         image: (H, W, 3) uint8 RGB, or (H, W) grey, of the forest's size.
         forest: the masks.
         colors: (N, 3) uint8 RGB; ``forest_colors(forest)`` by default.
-        width: width of the result in pixels.
-        max_rows: largest number of rows; 0: three, or five in a picture narrower than NARROW.
+        width: width of the result in pixels; there are at most three rows, or five if it is below NARROW.
 
     Returns:
         (H, width, 3) uint8 RGB; the height depends on the content.
@@ -48,7 +44,7 @@ def draw_strips(
     side = min(round(TILE * scale), (room - (LEAST_TILES - 1) * arrow) // LEAST_TILES)
     most = (room + arrow) // (side + arrow)
     rows = _rows(_chains(forest, most), room, side, arrow, gap)
-    rows = rows[: max_rows or (MAX_ROWS if width >= NARROW else NARROW_MAX_ROWS)]
+    rows = rows[: MAX_ROWS if width >= NARROW else NARROW_MAX_ROWS]
 
     text = round(20 * scale)
     heading = margin + text + round(16 * scale)
@@ -60,14 +56,14 @@ def draw_strips(
     title = f"From whole to part   ({shown} of {len(forest.roots())} wholes)" if rows else "No whole here has parts"
     pen.text((margin, margin), title, INK, font=font(text))
     depths = forest.depths()
-    shares = mask_areas(forest.masks) / (image.shape[0] * image.shape[1])
+    shares = forest.areas / (image.shape[0] * image.shape[1])
     y = heading + round(10 * scale)
     for row in rows:
         x = margin
         for chain in row:
             for position, k in enumerate(chain):
                 following = chain[position + 1] if position + 1 < len(chain) else None
-                _tile(picture, image, forest, colors, k, following, (x, y), side, scale)
+                paste_cutout(picture, image, forest, colors, k, (x, y), side, scale, inner=following)
                 label = f"{_NAMES[min(depths[k], 2)]}  {_percent(shares[k])}"
                 pen.text((x + side // 2, y + side + round(6 * scale)), label, MUTED, font=font(text), anchor="mt")
                 x += side
@@ -81,8 +77,7 @@ def draw_strips(
 
 def _chains(forest: Forest, most: int) -> list[list[int]]:
     """Per whole with parts, the path to its deepest descendant, of at most ``most`` masks; best wholes first."""
-    areas = mask_areas(forest.masks)
-    weights = np.sqrt(areas) * forest.scores
+    weights = np.sqrt(forest.areas) * forest.scores
     reach = np.zeros(len(forest), np.int64)  # length of the longest path below each mask
     for k in np.argsort(-forest.depths(), kind="stable"):
         if forest.parents[k] != NO_PARENT:
@@ -119,27 +114,8 @@ def _rows(chains: list[list[int]], room: int, side: int, arrow: int, gap: int) -
     return rows
 
 
-def _tile(
-    picture: Image.Image,
-    image: np.ndarray,
-    forest: Forest,
-    colors: np.ndarray,
-    index: int,
-    following: int | None,
-    place: tuple[int, int],
-    side: int,
-    scale: float,
-) -> None:
-    border = max(2, round(5 * scale))
-    rle = forest.masks[index]
-    inner = None if following is None else (decode_mask(forest.masks[following]), colors[following])
-    tile = thumbnail(image, decode_mask(rle), mask_boxes([rle])[0], side - 2 * border, colors[index], inner)
-    frame, corners = framed(tile, colors[index], border, round(9 * scale))
-    picture.paste(frame, place, corners)
-
-
 def _arrow(pen: ImageDraw.ImageDraw, x: int, y: int, length: int, scale: float) -> None:
-    pad, head, line = length // 5, max(3, round(8 * scale)), max(1, round(3 * scale))
+    pad, head, line = length // 5, round(8 * scale), round(3 * scale)
     tip = x + length - pad
     pen.line((x + pad, y, tip - head, y), fill=MUTED, width=line)
     pen.polygon([(tip, y), (tip - head, y - head), (tip - head, y + head)], fill=MUTED)

@@ -8,13 +8,11 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ..structures.forest import Forest
-from ..structures.masks import decode_mask, mask_areas, mask_boxes
 from .colors import canonical_order, forest_colors
-from .overlay import as_rgb
-from .thumbnails import INK, MUTED, NARROW, PANEL, REFERENCE_WIDTH, RULE, drawing_scale, font, framed, thumbnail
+from .primitives import INK, MUTED, NARROW, PANEL, REFERENCE_WIDTH, RULE, as_rgb, drawing_scale, font, paste_cutout
 
 # Sizes are pixels at REFERENCE_WIDTH.
-TILES = (136, 98, 66)  # side of a thumbnail of a whole, a part, a subpart
+TILES, BORDERS = (136, 98, 66), (5, 4, 3)  # side and frame of a cut-out of a whole, a part, a subpart
 ROW_GAPS = (40, 32)  # between wholes and parts, between parts and subparts
 GAP, FAMILY_GAP, MARGIN = 12, 44, 24
 # Candidate limits of parts per whole and subparts per part; the one that fills the rows best is used.
@@ -47,7 +45,6 @@ def draw_tree(
     forest: Forest,
     colors: np.ndarray | None = None,
     width: int = REFERENCE_WIDTH,
-    max_rows: int = 0,
 ) -> np.ndarray:
     """Draw the main families (a whole with its descendants) as trees of thumbnails, with counts of omitted masks.
 
@@ -58,8 +55,7 @@ def draw_tree(
         image: (H, W, 3) uint8 RGB, or (H, W) grey, of the forest's size.
         forest: the masks.
         colors: (N, 3) uint8 RGB; ``forest_colors(forest)`` by default.
-        width: width of the result in pixels; everything scales with it.
-        max_rows: largest number of rows of families; 0: two, or four in a picture narrower than NARROW.
+        width: width of the result in pixels; there are at most two rows of families, or four if it is below NARROW.
 
     Returns:
         (H, width, 3) uint8 RGB; the height depends on the content.
@@ -67,20 +63,21 @@ def draw_tree(
     image = as_rgb(image)
     colors = forest_colors(forest) if colors is None else colors
     scale = drawing_scale(width)
-    rows, shown = _arrange(forest, width, scale, max_rows or (MAX_ROWS if width >= NARROW else NARROW_MAX_ROWS))
-    margin, row_gap, text = round(MARGIN * scale), round(34 * scale), max(8, round(20 * scale))
+    rows, shown = _arrange(forest, width, scale)
+    margin, row_gap, text = round(MARGIN * scale), round(34 * scale), round(20 * scale)
+    top = margin + text + round(14 * scale)
     heights = [max(node.height(scale) for node in row) for row in rows]
-    height = 2 * margin + text + max(6, round(14 * scale)) + sum(heights) + row_gap * max(0, len(rows) - 1)
+    height = top + sum(heights) + row_gap * (len(rows) - 1) + margin
     picture = Image.new("RGB", (width, height if rows else 2 * margin + text), PANEL)
     drawing = _Drawing(picture, image, forest, colors, scale)
     drawing.pen.text((margin, margin), _heading(forest, shown), INK, font=font(text))
-    y = margin + text + max(6, round(14 * scale))
+    y = top
     for row, row_height in zip(rows, heights):
         widths = [node.width(scale) for node in row]
         spare = width - 2 * margin - sum(widths)
         step = spare / len(row)  # equal space around every family
-        if len(row) > 1 and step > 3 * FAMILY_GAP * scale:
-            step = 3 * FAMILY_GAP * scale
+        if len(row) > 1:
+            step = min(step, 3 * FAMILY_GAP * scale)
         x = margin + (spare - step * len(row)) / 2 + step / 2
         for node, node_width in zip(row, widths):
             drawing.draw(node, round(x), y, node_width)
@@ -89,19 +86,20 @@ def draw_tree(
     return np.asarray(picture)
 
 
-def _arrange(forest: Forest, width: int, scale: float, max_rows: int) -> tuple[list[list[_Node]], int]:
+def _arrange(forest: Forest, width: int, scale: float) -> tuple[list[list[_Node]], int]:
     """Families in rows that fit the width, best first, and the number of shown masks."""
     if not len(forest):
         return [], 0
-    weights = np.sqrt(mask_areas(forest.masks)) * forest.scores
+    weights = np.sqrt(forest.areas) * forest.scores
     below = forest.ancestors().sum(axis=1)
-    families = [k for k in canonical_order(forest, forest.roots()) if mask_areas([forest.masks[k]])[0]]
+    families = [k for k in canonical_order(forest, forest.roots()) if forest.areas[k]]
     # Wholes without parts only fill the remaining space.
     families.sort(key=lambda k: (below[k] == 0, -weights[k] * (1 + np.log1p(below[k]))))
     room = width - 2 * round(MARGIN * scale)
+    most, layouts = (MAX_ROWS, MAX_CHILDREN) if width >= NARROW else (NARROW_MAX_ROWS, NARROW_MAX_CHILDREN)
     arrangements = []
-    for limits in MAX_CHILDREN if width >= NARROW else NARROW_MAX_CHILDREN:
-        rows = _rows([_family(forest, k, weights, below, limits) for k in families], room, scale, max_rows)
+    for limits in layouts:
+        rows = _rows([_family(forest, k, weights, below, limits) for k in families], room, scale, most)
         arrangements.append((rows, sum(_count(node) for row in rows for node in row)))
     return max(arrangements, key=lambda arrangement: arrangement[1] / max(1, len(arrangement[0])))
 
@@ -163,9 +161,9 @@ class _Drawing:
     def __post_init__(self) -> None:
         self.pen = ImageDraw.Draw(self.picture)
 
-    def pixels(self, size: float, least: int = 1) -> int:
+    def pixels(self, size: float) -> int:
         """Convert a length at REFERENCE_WIDTH to pixels of this picture."""
-        return max(least, round(size * self.scale))
+        return round(size * self.scale)
 
     def draw(self, node: _Node, x: int, y: int, width: int) -> None:
         """Draw a node, centred in the width, and its descendants."""
@@ -180,7 +178,8 @@ class _Drawing:
             self._children(node, centre, y + side)
         elif node.note:
             self.pen.text((centre, y + side + self.pixels(3)), node.note, MUTED, font=label, anchor="mt")
-        self._tile(node.index, node.depth, centre - side // 2, y, side)
+        place, border = (centre - side // 2, y), BORDERS[node.depth]
+        paste_cutout(self.picture, self.image, self.forest, self.colors, node.index, place, side, self.scale, border)
 
     def _children(self, node: _Node, centre: int, bottom: int) -> None:
         """Draw the children below a tile that ends at ``bottom``, and the lines to them."""
@@ -195,10 +194,3 @@ class _Drawing:
             self.pen.line((top, middle, top, bottom + drop), fill=color, width=line)
             self.draw(child, x, bottom + drop, width)
             x += width + gap
-
-    def _tile(self, index: int, depth: int, x: int, y: int, side: int) -> None:
-        border = self.pixels((5, 4, 3)[depth], least=2)
-        rle, color = self.forest.masks[index], self.colors[index]
-        tile = thumbnail(self.image, decode_mask(rle), mask_boxes([rle])[0], side - 2 * border, color)
-        frame, corners = framed(tile, color, border, self.pixels(9))
-        self.picture.paste(frame, (x, y), corners)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import run_onnx
 import torch
 from helpers.tiny_training import sohes_cfg, tiny_cfg
 from PIL import Image
@@ -36,16 +37,6 @@ REPOSITORY = Path(__file__).parents[2]
 SIZE = (64, 96)
 HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
 needs_onnx = pytest.mark.skipif(not HAS_ONNX, reason="needs onnx, onnxscript and onnxruntime (pip install .[onnx])")
-
-
-def load_tool(name):
-    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "tools" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-run_onnx = load_tool("run_onnx")
 
 
 def write_model(folder, change=None):

@@ -8,11 +8,10 @@ from PIL import Image
 
 from sohes_d2.cli import inspect as tool
 from sohes_d2.errors import InputError
-from sohes_d2.labels.statistics import AREA_BINS, inspect_labels
+from sohes_d2.labels.statistics import AREA_BINS, LabelStatistics, inspect_labels
 from sohes_d2.labels.writer import SEPARATOR, dump_line, image_record, write_checked_json, write_label_file
 from sohes_d2.structures.forest import Forest
 from sohes_d2.structures.masks import encode_masks
-from sohes_d2.visualization.label_plots import plot_label_statistics
 
 SIZE = (100, 200)
 
@@ -101,7 +100,7 @@ def test_tool_prints_plots_and_writes(labels, tmp_path, capsys):
 
 
 def test_plot_of_nothing_and_of_odd_titles():
-    picture = plot_label_statistics([], [], {}, np.zeros(len(AREA_BINS) - 1), AREA_BINS, "$ {x} $")
+    picture = tool.plot(LabelStatistics(), "$ {x} $")
     assert picture.dtype == np.uint8 and picture.shape == (900, 1320, 3)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sohes_d2.cli.runner import choose_threads, run_tool, tool_parser
+from sohes_d2.cli.runner import choose_threads, make_main, tool_parser
 from sohes_d2.errors import ConfigError, CorruptFileError, InputError, SOHESError, WeightsError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -32,7 +32,7 @@ def raising(error):
 
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch):
-    monkeypatch.setenv("PYTHONWARNINGS", "ignore")  # restored after the test, since run_tool changes it
+    monkeypatch.setenv("PYTHONWARNINGS", "ignore")  # restored after the test, since make_main changes it
 
 
 @pytest.mark.parametrize(
@@ -57,25 +57,25 @@ def _environment(monkeypatch):
     ],
 )
 def test_errors_give_one_line_and_a_code(error, code, line, capsys):
-    assert run_tool("tool", parse, raising(error), []) == code
+    assert make_main("tool", parse, raising(error))([]) == code
     printed = capsys.readouterr()
     assert printed.out == "" and printed.err.startswith(line)
     assert printed.err.count("\n") == 1 and len(printed.err) < 1200
-    assert run_tool("tool", parse, raising(error), ["--debug"]) == code
+    assert make_main("tool", parse, raising(error))(["--debug"]) == code
     assert "Traceback (most recent call last)" in capsys.readouterr().err
 
 
 def test_exit_codes_of_results_interrupts_and_failures(capsys):
-    assert run_tool("tool", parse, lambda args: None, []) == 0
-    assert run_tool("tool", parse, lambda args: 3, []) == 3
-    assert run_tool("tool", parse, raising(KeyboardInterrupt()), [], when_stopped="continue with --resume") == 130
+    assert make_main("tool", parse, lambda args: None)([]) == 0
+    assert make_main("tool", parse, lambda args: 3)([]) == 3
+    assert make_main("tool", parse, raising(KeyboardInterrupt()), when_stopped="continue with --resume")([]) == 130
     assert capsys.readouterr().err == "\ntool: stopped; continue with --resume\n"
-    assert run_tool("tool", parse, raising(SOHESError("x")), [], when_failed="Kept.") == 1
+    assert make_main("tool", parse, raising(SOHESError("x")), when_failed="Kept.")([]) == 1
     assert capsys.readouterr().err == "tool: x\nKept.\n"
-    assert run_tool("tool", parse, raising(InputError("x")), [], when_failed="Kept.") == 2
+    assert make_main("tool", parse, raising(InputError("x")), when_failed="Kept.")([]) == 2
     assert capsys.readouterr().err == "tool: x\n"
     with pytest.raises(SystemExit) as end:
-        run_tool("tool", parse, lambda args: 0, ["--n", "many"])
+        make_main("tool", parse, lambda args: 0)(["--n", "many"])
     assert end.value.code == 2
 
 
@@ -97,10 +97,10 @@ def test_help_is_fast(name):
 
 def test_a_closed_pipe_is_not_an_error(tmp_path):
     script = (
-        "import sys; from sohes_d2.cli.runner import run_tool, tool_parser\n"
+        "import sys; from sohes_d2.cli.runner import make_main, tool_parser\n"
         "def talk(args):\n"
         "    for _ in range(100000): print('x' * 100)\n"
-        "sys.exit(run_tool('tool', tool_parser('A tool.').parse_args, talk, []))"
+        "sys.exit(make_main('tool', tool_parser('A tool.').parse_args, talk)([]))"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", script],

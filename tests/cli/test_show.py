@@ -104,8 +104,8 @@ def test_files_that_cannot_be_used_give_code_2(files, capsys, content, message):
 @pytest.mark.parametrize(
     "more, images, message",
     [
-        (("--max-side", 10), "images", "--max-side must be at least 64"),
-        (("--max-images", -1), "images", "--max-images: must be 0 or more, got -1"),
+        (("--max-side", 10), "images", "--max-side: must be at least 64"),
+        (("--max-images", -1), "images", "--max-images: must be at least 0, got -1"),
         ((), "nowhere", "is neither a folder nor a file"),
     ],
 )

@@ -6,13 +6,11 @@ import pytest
 import torch
 from helpers.tiny_training import TinyBackbone, write_scenes
 
-from sohes_d2.cli import train as tool
+from sohes_d2.cli.train import main as train_net
+from sohes_d2.engine.training_command import frozen_config
 from sohes_d2.structures.files import FolderLock
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-
-train_net = tool.main
-
 
 CONFIG = """
 VERSION: 2
@@ -201,5 +199,4 @@ def test_training_that_diverges_ends_with_code_1(run, folder, capfd, monkeypatch
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the config is for CUDA, which is there")
 def test_without_a_gpu_the_cpu_is_used(folder):
-    args = tool.parse_arguments(["--config-file", str(folder / "c.yaml"), "--num-gpus", "1"])
-    assert tool.build_cfg(args).MODEL.DEVICE == "cpu"
+    assert frozen_config(str(folder / "c.yaml"), [], num_gpus=1).MODEL.DEVICE == "cpu"

@@ -25,7 +25,7 @@ import torch
 
 import sohes_d2  # noqa: F401  (before Detectron2)
 from helpers.tiny_training import tiny_cfg, write_scenes
-from sohes_d2.cli.runner import run_tool
+from sohes_d2.cli.runner import make_main
 from sohes_d2.data.registration import register_coco_entities
 from sohes_d2.engine import training_command
 from sohes_d2.engine.trainer import SOHESTrainer
@@ -70,7 +70,7 @@ def run(output: Path, resume: bool, iterations: int = 6, processes: int = 1, wor
     def command(args: argparse.Namespace) -> int:
         return training_command.run_processes(train, args, "cpu")
 
-    return run_tool("train", lambda _: args, command, when_stopped="continue with --resume")
+    return make_main("train", lambda _: args, command, when_stopped="continue with --resume")()
 
 
 class Operations:

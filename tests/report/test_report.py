@@ -26,10 +26,9 @@ from sohes_d2.report import (
     read_metrics,
     write_report,
 )
-from sohes_d2.report.forests import image_forest
-from sohes_d2.report.label_file import match_images, names_of
-from sohes_d2.report.packing import COUNTS_TO_PAGE, embed_json, pack_masks
-from sohes_d2.report.photos import photo_path
+from sohes_d2.report.build import data_element
+from sohes_d2.report.label_file import image_forest, match_images, names_of
+from sohes_d2.report.packing import COUNTS_TO_PAGE, pack_masks, photo_path
 from sohes_d2.structures.masks import decode_mask, encode_masks
 from sohes_d2.visualization.colors import forest_colors
 
@@ -381,7 +380,9 @@ def test_names_from_files_never_become_markup(tmp_path):
     assert f"<title>{html.escape(HOSTILE)}</title>" in text
     assert data["index"]["images"][0]["name"] == HOSTILE
     assert data["image-0"]["sides"][0]["labels"][0] == HOSTILE
-    assert json.loads(embed_json({"a": "<\u2028é"})) == {"a": "<\u2028é"} and embed_json("<é").isascii()
+    element = data_element("x", {"a": "<\u2028é"})
+    content = element.partition(">")[2].rpartition("</script>")[0]
+    assert json.loads(content) == {"a": "<\u2028é"} and element.isascii() and "<" not in content
 
 
 def test_the_page_allows_only_its_own_script_and_style_and_no_network(tmp_path):
@@ -412,10 +413,8 @@ def test_camera_metadata_is_removed(tmp_path):
 
 
 def test_every_asset_is_installed_and_used(tmp_path):
-    from sohes_d2.report import page as page_module
-
-    assets = {path.name for path in (Path(page_module.__file__).parent / "assets").iterdir()}
-    assert assets == {*page_module.SCRIPTS, "page.html", "style.css"}
+    assets = {path.name for path in (Path(build.__file__).parent / "assets").iterdir()}
+    assert assets == {*build.SCRIPTS, "page.html", "style.css"}
     setup = (Path(__file__).parents[2] / "setup.py").read_text()
     assert '"sohes_d2.report": ["assets/*"]' in setup
 

@@ -25,10 +25,9 @@ from helpers.report_files import (
 from PIL import Image
 
 from sohes_d2.cli.doctor import find_browser
-from sohes_d2.report import ReportOptions, read_label_file, read_metrics, write_report
-from sohes_d2.report import page as page_module
-from sohes_d2.report.packing import embed_json, pack_masks
-from sohes_d2.report.page import data_element, page_parts
+from sohes_d2.report import ReportOptions, build, read_label_file, read_metrics, write_report
+from sohes_d2.report.build import data_element, page_parts
+from sohes_d2.report.packing import pack_masks
 from sohes_d2.structures.forest import Forest
 from sohes_d2.structures.masks import decode_mask, encode_masks, iou_matrix
 
@@ -39,7 +38,7 @@ pytestmark = [
         not BROWSER, reason="no Chromium or Chrome: apt-get install chromium, or name one by SOHES_BROWSER"
     ),
 ]
-ASSETS = Path(page_module.__file__).parent / "assets"
+ASSETS = Path(build.__file__).parent / "assets"
 PAD = 14  # as in stage.js
 LAUNCH = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
@@ -645,9 +644,8 @@ def test_two_hundred_images_of_a_hundred_masks_are_fast(browser, tmp_path):
     data = page_data(path)
     data["index"]["images"] *= 200
     before, after = page_parts("200")
-    image = embed_json(data["image-0"])
-    elements = [data_element(f"image-{k}", image) for k in range(200)]
-    path.write_text("".join([before, *elements, data_element("index", embed_json(data["index"])), after]))
+    elements = [data_element(f"image-{k}", data["image-0"]) for k in range(200)]
+    path.write_text("".join([before, *elements, data_element("index", data["index"]), after]))
     assert path.stat().st_size > 20e6
 
     page = Page(browser, path)

@@ -13,19 +13,17 @@ from sohes_d2.structures.forest import Forest
 from sohes_d2.structures.masks import encode_masks
 from sohes_d2.visualization import (
     best_scored,
-    color_distance,
     draw_depth,
-    draw_level,
     draw_masks,
     draw_strips,
     draw_tree,
     forest_colors,
     forest_figure,
 )
-from sohes_d2.visualization.colors import FAR_ENOUGH, WHOLE_PALETTE, oklch_to_rgb, rgb_to_oklab
+from sohes_d2.visualization.colors import _VISIONS, FAR_ENOUGH, WHOLE_PALETTE, oklch_to_rgb, rgb_to_oklab
 from sohes_d2.visualization.draw import file_stem
 from sohes_d2.visualization.overlay import level_indices
-from sohes_d2.visualization.shapes import scaled_shape
+from sohes_d2.visualization.primitives import scaled_shape
 from sohes_d2.visualization.strips import _chains
 
 
@@ -62,6 +60,11 @@ def photo(size, seed=0) -> np.ndarray:
 
 
 # Colours
+
+
+def color_distance(a, b) -> np.ndarray:
+    """OKLab distance of uint8 RGB colours (..., 3), minimum over the visions (1.0 is black to white)."""
+    return np.min([np.linalg.norm(rgb_to_oklab(a, v) - rgb_to_oklab(b, v), axis=-1) for v in _VISIONS], axis=0)
 
 
 def test_oklab_of_known_colors():
@@ -155,7 +158,7 @@ def test_overlay_tints_masks_and_dims_the_rest():
     forest, image = nested_forest(), np.full((60, 90, 3), 128, np.uint8)
     colors = np.zeros((6, 3), np.uint8)
     colors[2], colors[3] = (255, 0, 0), (0, 0, 255)
-    picture = draw_level(image, forest, "parts", colors).astype(int)
+    picture = draw_masks(image, forest, level_indices(forest, "parts"), colors).astype(int)
     assert picture.shape == image.shape
     red, blue, rest = picture[17, 30], picture[45, 20], picture[30, 70]
     assert red[0] - red[2] > 100 and blue[2] - blue[0] > 100
@@ -186,13 +189,11 @@ def test_of_equal_masks_the_better_scored_is_on_top():
 def test_grey_images_and_wrong_images():
     forest = nested_forest()
     grey = photo((60, 90))[..., 0]
-    assert np.array_equal(
-        draw_level(grey, forest, "wholes"), draw_level(np.repeat(grey[..., None], 3, 2), forest, "wholes")
-    )
+    assert np.array_equal(draw_depth(grey, forest, 0), draw_depth(np.repeat(grey[..., None], 3, 2), forest, 0))
     with pytest.raises(ValueError, match=r"\(60, 91\).*\(60, 90\)"):
-        draw_level(photo((60, 91)), forest, "wholes")
+        draw_depth(photo((60, 91)), forest, 0)
     with pytest.raises(ValueError, match="uint8"):
-        draw_level(photo((60, 90)) / 255.0, forest, "wholes")
+        draw_depth(photo((60, 90)) / 255.0, forest, 0)
 
 
 # Trees and figures
@@ -202,7 +203,6 @@ def test_tree_shows_the_number_of_omitted_masks():
     forest, image = random_forest(200, (100, 150)), photo((100, 150))
     tree = draw_tree(image, forest, width=1000)
     assert tree.shape[1] == 1000 and tree.shape[0] < 1000
-    assert draw_tree(image, forest, width=1000, max_rows=1).shape[0] < tree.shape[0]
 
 
 def test_tree_shows_the_photo_in_frames_of_the_colors():
@@ -218,12 +218,11 @@ def test_one_depth_is_drawn_over_the_lines_of_its_wholes():
     colors = np.zeros((6, 3), np.uint8)
     colors[4], colors[5] = (255, 0, 0), (0, 0, 255)
     two, three = draw_depth(image, forest, 2, colors).astype(int), draw_depth(image, forest, 3, colors).astype(int)
-    assert two[15, 15, 0] - two[15, 15, 2] > 100  # not the mask of depth 3, which draw_level would put on top
+    assert two[15, 15, 0] - two[15, 15, 2] > 100  # not the mask of depth 3, which the level of subparts has on top
     assert three[15, 15, 2] - three[15, 15, 0] > 100
     assert three[9, 22].max() < 70  # the mask of depth 2 is not drawn
-    plain = draw_masks(image, forest, [4], colors).astype(int)
+    plain = draw_masks(image, forest.subset([4]), [0], colors[[4]]).astype(int)  # without its wholes
     assert two[:, 44].max() > plain[:, 44].max() + 20  # the right edge of the whole
-    assert np.array_equal(draw_depth(image, forest, 0), draw_level(image, forest, "wholes"))
     assert np.array_equal(draw_depth(image, forest, 9), draw_masks(image, forest, []))
 
 
@@ -263,7 +262,6 @@ def test_strips_fit_any_width_and_thin_long_lines():
         assert len(frames) == tiles and frames[0] == 0 and frames[-1] == n - 1
     many = random_forest(120, (100, 150))
     assert draw_strips(photo((100, 150)), many, width=800).shape[0] < 800
-    assert draw_strips(photo((100, 150)), many, width=800, max_rows=1).shape[0] < 250
     for forest in (Forest([], [], size), chain.subset([0])):
         assert draw_strips(np.zeros((64, 64, 3), np.uint8), forest, width=400).shape[0] < 80
 

@@ -18,7 +18,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from sohes_d2.cli.runner import run_tool, tool_parser
+from sohes_d2.cli.runner import make_main, tool_parser
 from sohes_d2.errors import InputError
 
 if TYPE_CHECKING:
@@ -144,9 +144,7 @@ def measure(args: argparse.Namespace) -> None:
         write_json(args.output, result)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    return run_tool("benchmark_entities", parse_arguments, measure, arguments)
+main = make_main("benchmark_entities", parse_arguments, measure)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import time
 
 import numpy as np
 
-from sohes_d2.cli.runner import run_tool, tool_parser
+from sohes_d2.cli.runner import make_main, tool_parser
 from sohes_d2.evaluation.detection_metrics import FAST, REFERENCE, evaluate_detections, resolve_backend
 from sohes_d2.structures.masks import encode_masks, mask_areas, mask_boxes
 
@@ -108,9 +108,7 @@ def run(args: argparse.Namespace) -> int:
     return 0 if equal else 1
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    return run_tool("benchmark_evaluation", parse_arguments, run, arguments)
+main = make_main("benchmark_evaluation", parse_arguments, run)
 
 
 if __name__ == "__main__":

@@ -91,9 +91,9 @@ def benchmark(args: argparse.Namespace) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    from sohes_d2.cli.runner import run_tool
+    from sohes_d2.cli.runner import make_main
 
-    return run_tool("benchmark_exploration", parse_arguments, benchmark, arguments)
+    return make_main("benchmark_exploration", parse_arguments, benchmark)(arguments)
 
 
 def run_child(args: argparse.Namespace, folder: Path, config: str, size: float) -> dict:

@@ -18,7 +18,7 @@ import argparse
 import sys
 import time
 
-from sohes_d2.cli.runner import run_tool, tool_parser
+from sohes_d2.cli.runner import make_main, tool_parser
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -27,14 +27,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--device", default="cpu", help="default: cpu")
     add("--masks", type=int, default=1000, metavar="N", help="default: 1000")
-    add(
-        "--size",
-        type=int,
-        nargs=2,
-        default=(1500, 2250),
-        metavar=("H", "W"),
-        help="size of the photo (default: 1500 2250)",
-    )
+    what = "size of the photo (default: 1500 2250)"
+    add("--size", type=int, nargs=2, default=(1500, 2250), metavar=("H", "W"), help=what)
     add("--wide", action="store_true", help="masks spread over the whole photo")
     args = parser.parse_args(arguments)
     if args.masks < 1 or min(args.size) < 1:
@@ -120,9 +114,7 @@ def run(args: argparse.Namespace) -> int:
     return 0 if met else 1
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    return run_tool("benchmark_inference", parse_arguments, run, arguments)
+main = make_main("benchmark_inference", parse_arguments, run)
 
 
 if __name__ == "__main__":

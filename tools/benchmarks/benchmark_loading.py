@@ -30,7 +30,7 @@ from functools import partial
 
 import numpy as np
 
-from sohes_d2.cli.runner import run_tool, tool_parser
+from sohes_d2.cli.runner import make_main, tool_parser
 from sohes_d2.labels.index import ShardIndex, read_info, remove_index, save_index, scan_label_file
 from sohes_d2.labels.shards import merge_shards, missing_shards, shard_name, write_folder_index
 from sohes_d2.labels.writer import SEPARATOR, dump_line, image_record, write_label_file
@@ -198,17 +198,8 @@ MEASUREMENTS = {"lazy": measure_lazy, "loaded": measure_loaded}
 
 def _in_fresh_process(measurement: str, path: str, accesses: int = 0) -> dict[str, float]:
     # -W: suppress warnings of torch at the import of Detectron2, which would interrupt the table
-    command = [
-        sys.executable,
-        "-W",
-        "ignore::FutureWarning",
-        os.path.abspath(__file__),
-        path,
-        "--measure",
-        measurement,
-        "--accesses",
-        str(accesses),
-    ]
+    command = [sys.executable, "-W", "ignore::FutureWarning", os.path.abspath(__file__), path]
+    command += ["--measure", measurement, "--accesses", str(accesses)]
     output = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
     return json.loads(output.splitlines()[-1])
 
@@ -245,10 +236,6 @@ def _forget(path: str) -> None:
         os.close(descriptor)
 
 
-def _bytes_of(folder: str) -> int:
-    return sum(entry.stat().st_size for entry in os.scandir(folder))
-
-
 def _count(text: str) -> int:
     value = int(text)
     if not 1 <= value <= MAX_IMAGES:
@@ -266,9 +253,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("folder", help="folder for the labels, in the sub-folders `large` and `small`")
     add("--images", type=_count, default=200_000, metavar="N", help="images of the large set (default: %(default)s)")
-    add(
-        "--small-images", type=_count, default=2_000, metavar="N", help="images of the small set (default: %(default)s)"
-    )
+    what = "images of the small set (default: %(default)s)"
+    add("--small-images", type=_count, default=2_000, metavar="N", help=what)
     add("--masks", type=_count, default=100, metavar="M", help="masks per image (default: %(default)s)")
     add("--accesses", type=int, default=2_000, metavar="N", help="images to read at random (default: %(default)s)")
     add("--keep", action="store_true", help="keep the labels, for another run")
@@ -288,7 +274,7 @@ def run(args: argparse.Namespace) -> int:
             start = time.perf_counter()
             made = make_folder(folders[name], images, args.masks)
             how = f"made in {time.perf_counter() - start:.0f} s" if made else "used again"
-            size = _bytes_of(folders[name]) / 1e9
+            size = sum(entry.stat().st_size for entry in os.scandir(folders[name])) / 1e9
             print(f"{name}: {images} images x {args.masks} masks, {size:.2f} GB, {how}", flush=True)
         merge_shards(folders["small"], merged)
         large = _in_fresh_process("lazy", folders["large"], args.accesses)
@@ -327,9 +313,7 @@ def run(args: argparse.Namespace) -> int:
     return 0 if met else 1
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    return run_tool("benchmark_loading", parse_arguments, run, arguments)
+main = make_main("benchmark_loading", parse_arguments, run)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import time
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ[_name] = "1"  # read when numpy is loaded
 
-from sohes_d2.cli.runner import run_tool, tool_parser
+from sohes_d2.cli.runner import make_main, tool_parser
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -157,9 +157,7 @@ def run(args: argparse.Namespace) -> int:
     return 0 if identical else 1
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns 1 if the partitions differ."""
-    return run_tool("benchmark_merging", parse_arguments, run, arguments)
+main = make_main("benchmark_merging", parse_arguments, run)
 
 
 if __name__ == "__main__":

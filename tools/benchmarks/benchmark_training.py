@@ -33,7 +33,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sohes_d2.cli.runner import run_tool, tool_parser
+from sohes_d2.cli.runner import make_main, tool_parser
 
 DEFAULT_CONFIG = os.path.join(os.path.dirname(__file__), "..", "..", "configs", "sohes_synthetic_instruction.yaml")
 
@@ -422,9 +422,7 @@ def run(args: argparse.Namespace) -> int:
     return 0 if equal else 1
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    return run_tool("benchmark_training", parse_arguments, run, arguments)
+main = make_main("benchmark_training", parse_arguments, run)
 
 
 if __name__ == "__main__":

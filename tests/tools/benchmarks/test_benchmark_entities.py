@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
+from benchmarks import benchmark_entities as tool
 
 from sohes_d2.structures.forest import Forest
 from sohes_d2.structures.masks import encode_masks
 
 SIZE = (40, 60)
-spec = importlib.util.spec_from_file_location(
-    "benchmark_entities", Path(__file__).parents[3] / "tools" / "benchmarks" / "benchmark_entities.py"
-)
-tool = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(tool)
 
 
 def forest(*boxes, scores):

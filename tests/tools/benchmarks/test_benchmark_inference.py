@@ -1,15 +1,7 @@
 """The inference benchmark: its masks are correct, and its limit decides the exit code."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
-
-SPEC = importlib.util.spec_from_file_location(
-    "benchmark_inference", Path(__file__).parents[3] / "tools" / "benchmarks" / "benchmark_inference.py"
-)
-benchmark = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(benchmark)
+from benchmarks import benchmark_inference as benchmark
 
 
 def test_blobs_are_of_all_sizes_and_wide_ones_are_wide():

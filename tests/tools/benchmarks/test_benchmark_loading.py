@@ -1,6 +1,5 @@
 """The loading benchmark: its generated labels match those of a run, and its measurements are correct."""
 
-import importlib.util
 import itertools
 import json
 from pathlib import Path
@@ -8,16 +7,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from benchmarks import benchmark_loading as benchmark
 
 from sohes_d2.labels.index import index_path, load_index, scan_label_file
 from sohes_d2.labels.shards import ShardedDataset, merge_shards, shard_name
 from sohes_d2.structures.forest import Forest
-
-SPEC = importlib.util.spec_from_file_location(
-    "benchmark_loading", Path(__file__).parents[3] / "tools" / "benchmarks" / "benchmark_loading.py"
-)
-benchmark = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(benchmark)
 
 
 @pytest.fixture

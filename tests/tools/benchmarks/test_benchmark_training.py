@@ -1,14 +1,12 @@
 """The training benchmark: models, counts and output, and the comparison with another head."""
 
-import importlib.util
 import itertools
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import part_meter
 import pytest
 import torch
+from benchmarks import benchmark_training as benchmark
 from part_meter import PartMeter
 
 from sohes_d2.config.load import load_config
@@ -16,13 +14,6 @@ from sohes_d2.modeling.criterion import SetCriterion
 from sohes_d2.modeling.matcher import HungarianMatcher
 from sohes_d2.modeling.pixel_decoder import MSDeformAttnPixelDecoder
 from sohes_d2.modeling.transformer_decoder import MultiScaleMaskedTransformerDecoder
-
-SPEC = importlib.util.spec_from_file_location(
-    "benchmark_training", Path(__file__).parents[3] / "tools" / "benchmarks" / "benchmark_training.py"
-)
-benchmark = importlib.util.module_from_spec(SPEC)
-sys.modules[SPEC.name] = benchmark  # dataclasses look up their module
-SPEC.loader.exec_module(benchmark)
 
 TINY = [
     *("INPUT.IMAGE_SIZE", "64", "MODEL.VIT.OPTIONS.depth", "2", "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS", "1"),
