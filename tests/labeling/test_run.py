@@ -51,7 +51,7 @@ def photos(tmp_path):
 
 
 def run(photos, output, factory=None, **options):
-    options = LabelingOptions(**{"batch_size": 3, "images_per_shard": 10, "terminal": False, **options})
+    options = LabelingOptions(**{"batch_size": 3, "images_per_shard": 10, **options})
     return run_labeling(read_image_list(str(photos)), str(output), factory or FakeFactory(), options)
 
 

@@ -6,7 +6,7 @@ from PIL import Image
 
 from sohes_d2.data.sources import ImageList
 from sohes_d2.labeling import units as units_module
-from sohes_d2.labeling.units import ShardLayout, plan_units, remaining_units
+from sohes_d2.labeling.units import ShardLayout, plan_units
 
 
 @pytest.mark.parametrize(
@@ -37,5 +37,3 @@ def test_units_have_images_of_one_size_in_order(tmp_path, monkeypatch):
     assert plan(1) == [[k] for k in range(1, 9)]
     monkeypatch.setattr(units_module, "MAX_UNIT_PIXELS", 50)  # two images of 24 pixels, one of 81
     assert plan(3) == [[1, 3], [2, 5], [4], [6], [7, 8]]
-    units = plan_units(images, layout, 0, 3)
-    assert [unit.number for unit in remaining_units(units, {1, 3, 4})] == [1, 3, 4]
