@@ -100,7 +100,7 @@ class RunFolder:
             known = {image_id: PhotoState(*state) for image_id, state in journal.photos.items()}
             journal.forget(self._with_batches(shard, self._changed(items, known, journal.path)))
             self._states[shard] = photo_states(items)  # before the photos are read
-            units = plan_units(self._images, self.layout, shard, self._batch_size)
+            units = plan_units(items, shard, self._batch_size)
             left = [unit for unit in units if not {item.image_id for item in unit.items} <= journal.done]
             count_done(len(journal.done))
             yield from left

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from ..data.sources import ImageItem, ImageList
+from ..data.sources import ImageItem
 from ..errors import ImageReadError
 from ..labels.shards import MAX_IMAGES_PER_SHARD
 from ..labels.writer import dump_line
@@ -94,12 +94,11 @@ class ShardLayout:
         return {"images": self.images, "images_per_shard": self.images_per_shard, "shards": self.shards}
 
 
-def plan_units(images: ImageList, layout: ShardLayout, shard: int, batch_size: int) -> list[WorkUnit]:
-    """Plan the units of a shard: images of one size in list order, in groups of at most ``batch_size``.
+def plan_units(items: Sequence[ImageItem], shard: int, batch_size: int) -> list[WorkUnit]:
+    """Plan the units of a shard's images: those of one size in list order, in groups of at most ``batch_size``.
 
     Only headers are read. An image with an unreadable header gets its own unit, whose result reports the error.
     """
-    items = [images[position] for position in layout.positions(shard)]
     if batch_size == 1:
         return [WorkUnit(shard, number, (item,)) for number, item in enumerate(items)]
     with ThreadPoolExecutor(_HEADER_READERS) as pool:

@@ -155,7 +155,7 @@ class WorkerPool:
             daemon=True,
             name=f"labeler-{slot}",
         )
-        with self._starting, _environment(dict.fromkeys(_THREAD_VARIABLES, "1")):
+        with self._starting, _single_threaded_children():
             if self._closing:
                 raise EOFError
             process.start()
@@ -212,18 +212,16 @@ def _context() -> Any:
 
 
 @contextlib.contextmanager
-def _environment(changes: dict[str, str]) -> Iterator[None]:
-    """Set environment variables for child processes; libraries read thread counts when they are loaded."""
-    before = {name: os.environ.get(name) for name in changes}
-    os.environ.update(changes)
+def _single_threaded_children() -> Iterator[None]:
+    """Set the environment of child processes; libraries read thread counts when they are loaded."""
+    before = {name: os.environ[name] for name in _THREAD_VARIABLES if name in os.environ}
+    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        for name in _THREAD_VARIABLES:
+            os.environ.pop(name, None)
+        os.environ.update(before)
 
 
 @dataclass(frozen=True)
