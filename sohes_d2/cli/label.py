@@ -141,12 +141,12 @@ def label(args: argparse.Namespace) -> int:
     check_output(args.output, folder=not args.output.lower().endswith(".json"))
     images = read_image_list(args.images, args.image_root)
     cfg = build_cfg(args)
-    from ..labeling.steps import CfgLabelerFactory
+    from ..labeling.steps import LabelerFactory
     from ..structures.entity import Selection
 
     selection = Selection(args.entities, args.min_score, args.max_depth)
 
-    outcome = run_labeling(images, args.output, CfgLabelerFactory(cfg, selection), options)
+    outcome = run_labeling(images, args.output, LabelerFactory(cfg, selection), options)
     summary = outcome.summary
     done = summary.get("this_run", {}).get("images")
     speed = f", {summary['this_run']['wall_seconds'] / done:.1f} s per image" if done else ""

@@ -31,7 +31,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def merge(args: argparse.Namespace) -> int:
     """Join the shards; returns the exit code."""
-    from ..labeling.joining import join_folder
+    from ..labeling.run import join_folder
 
     check_output(args.output, folder=False, option="the output")
     report = join_folder(args.folder, args.output, args.allow_incomplete, args.overwrite)

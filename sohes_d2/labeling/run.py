@@ -1,33 +1,31 @@
-"""Label an image list: plan the run, execute it, write label files and reports."""
+"""Label an image list: plan the run, execute it, write label files and reports; join the shards of several jobs."""
 
 from __future__ import annotations
 
+import glob
+import json
 import logging
 import os
 import shutil
 import time
 from collections.abc import Generator, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .. import __version__
 from ..data.sources import ImageList
 from ..errors import InputError
-from ..labels.index import ShardIndex, load_index, read_info
-from ..labels.shards import MAX_IMAGES_PER_SHARD, merge_shards, read_skipped
+from ..labels.index import load_index, read_info
+from ..labels.shards import MAX_IMAGES_PER_SHARD, list_shards, merge_shards, read_skipped, shard_name
+from ..labels.writer import read_json
 from ..structures.files import FolderLock, write_json
-from .executors import run_in_process, run_on_device, run_on_workers
-from .ray_executor import run_on_ray
+from .executors import run_on_device, run_on_ray, run_on_workers
 from .run_folder import RunFolder, check_same_config, is_sound
-from .steps import STAGES, LabelerFactory, UnitResult
+from .steps import LabelerFactory, label_unit
 from .summary import Progress, label_statistics, machine_facts, package_versions, speed
-from .units import ShardLayout, WorkUnit
+from .units import STAGES, ShardLayout, UnitResult, WorkUnit
 
 logger = logging.getLogger(__name__)
-
-EXIT_DONE = 0
-EXIT_USAGE = 2
-EXIT_SKIPPED = 3
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,6 @@ class LabelingOptions:
         resume, overwrite: continue or replace an existing output.
         engine: "local" or "ray".
         ray_address: see `run_on_ray`.
-        terminal: progress as a bar (True) or as log lines (False); None: a bar if stderr is a terminal.
     """
 
     workers: int = 0
@@ -54,7 +51,6 @@ class LabelingOptions:
     overwrite: bool = False
     engine: str = "local"
     ray_address: str | None = None
-    terminal: bool | None = None
 
     def __post_init__(self) -> None:
         if self.workers < 0 or self.batch_size < 1:
@@ -82,7 +78,12 @@ class RunReport:
     @property
     def exit_code(self) -> int:
         """0 if every image of this job has labels, 3 if some were skipped."""
-        return EXIT_SKIPPED if self.skipped else EXIT_DONE
+        return 3 if self.skipped else 0
+
+    def write(self, folder: str, suffix: str = "") -> None:
+        """Write `errors.json` and `summary.json` to a folder; ``suffix`` is added to their names."""
+        write_json(os.path.join(folder, f"errors{suffix}.json"), self.skipped)
+        write_json(os.path.join(folder, f"summary{suffix}.json"), self.summary)
 
 
 def run_labeling(images: ImageList, output: str, make_labeler: LabelerFactory, options: LabelingOptions) -> RunReport:
@@ -111,61 +112,71 @@ def run_labeling(images: ImageList, output: str, make_labeler: LabelerFactory, o
         raise InputError(f"--output {output!r} is a file; name a folder, or a file ending in .json")
     labeler = build_labeler(make_labeler)
     make_labeler = make_labeler.pinned(labeler)
-    # On the CPU, results do not depend on the batch, and single images balance the load of the workers best.
-    batch_size = 1 if labeler.extractor.on_host else options.batch_size
-    info = describe_run(labeler, images, batch_size)
+    if labeler.extractor.on_host:
+        # Results do not depend on the batch, and single images balance the load of the workers best.
+        options = replace(options, batch_size=1)
+    layout = ShardLayout.plan(len(images), options.job, options.jobs, options.images_per_shard)
     parts = output + ".parts" if single else output
+    folder = RunFolder(parts, images, layout, describe_run(labeler, images, options.batch_size), options.batch_size)
     lock = FolderLock(parts, options.job, options.jobs)  # before anything is deleted or written
     try:
-        return _label(images, output, parts, labeler, make_labeler, options, info, batch_size)
+        if single and _is_finished(output, folder, options):
+            outdated = folder.outdated(output)
+            if not outdated:
+                shutil.rmtree(parts, ignore_errors=True)
+                logger.info("%s is already complete", output)
+                return RunReport(output, read_skipped(output), label_statistics([load_index(output)]))
+            folder.open(resume=False, overwrite=True)
+            folder.take_back(output, outdated)
+        else:
+            folder.open(options.resume, options.overwrite)
+        this_run = _label(folder, labeler, make_labeler, options)
+        folder.write_index()
+        files = folder.label_files()
+        summary = {
+            **label_statistics([load_index(path) for path in files]),
+            "this_run": this_run,
+            "workers": options.workers,
+            "engine": options.engine,
+            "info": folder.info,
+            "machine": machine_facts(labeler.extractor.device),
+        }
+        report = RunReport(output, _skipped(files), summary)
+        if single:
+            report.write(os.path.dirname(output))
+            merge_shards(parts, output)  # written last: if it exists, the run and its reports are complete
+            shutil.rmtree(parts)
+        else:
+            report.write(output, f"-{options.job}-of-{options.jobs}" if options.jobs > 1 else "")
+        return report
     finally:
         lock.release(remove=single)
 
 
-def _label(
-    images: ImageList,
-    output: str,
-    parts: str,
-    labeler: Any,
-    make_labeler: LabelerFactory,
-    options: LabelingOptions,
-    info: dict[str, Any],
-    batch_size: int,
-) -> RunReport:
-    """Run the labeling; the caller holds the lock of the folder."""
-    single = parts != output
-    layout = ShardLayout.plan(len(images), options.job, options.jobs, options.images_per_shard)
-    folder = RunFolder(parts, images, layout, info, batch_size)
-    is_finished = single and _is_finished(output, info, options)
-    if is_finished and load_index(output).photos is None and folder.label_files():
-        is_finished = False  # killed before the index was written: the shards are merged again
-    if is_finished:
-        outdated = folder.outdated(output)
-        if not outdated:
-            shutil.rmtree(parts, ignore_errors=True)
-            logger.info("%s is already complete", output)
-            return RunReport(output, read_skipped(output), label_statistics([load_index(output)]))
-        folder.open(resume=False, overwrite=True)
-        folder.take_back(output, outdated)
-    else:
-        folder.open(options.resume, options.overwrite)
-    session = _Session(folder, labeler, make_labeler, options, batch_size)
-    session.run()
-    folder.write_index()
-    indices = [load_index(path) for path in folder.label_files()]
-    summary = session.summary(indices)
-    skipped = folder.skipped()
-    if not single:
-        write_json(folder.report_path("errors"), skipped)
-        write_json(folder.report_path("summary"), summary)
-        return RunReport(output, skipped, summary)
-    # The label file is written last: if it exists, the run and its reports are complete.
+def join_folder(folder: str, output: str, allow_incomplete: bool = False, overwrite: bool = False) -> RunReport:
+    """Join a folder of shards into the COCO file that a single-file run would write, with reports beside it.
+
+    Args:
+        folder: output folder of `run_labeling`, of one or several jobs.
+        output: output file, ending in `.json`.
+        allow_incomplete: join the existing shards even if some are missing.
+        overwrite: replace an existing file.
+
+    Raises:
+        InputError: the output exists, or its name is not allowed.
+        InputError, CorruptFileError: see `merge_shards`.
+    """
+    if not output.lower().endswith(".json"):
+        raise InputError(f"the output {output!r} must end in .json")
+    if os.path.exists(output) and not overwrite:
+        raise InputError(f"{output!r} exists; replace it by --overwrite")
     beside = os.path.dirname(output)
-    write_json(os.path.join(beside, "errors.json"), skipped)
-    write_json(os.path.join(beside, "summary.json"), summary)
-    merge_shards(parts, output)
-    shutil.rmtree(parts)
-    return RunReport(output, skipped, summary)
+    os.makedirs(beside or os.curdir, exist_ok=True)
+    indices = merge_shards(folder, output, allow_incomplete)
+    skipped = _skipped(os.path.join(folder, shard_name(shard)) for shard in list_shards(folder))
+    report = RunReport(output, skipped, {**label_statistics(indices), "jobs": _job_speeds(folder)})
+    report.write(beside)
+    return report
 
 
 def build_labeler(make_labeler: LabelerFactory) -> Any:
@@ -192,78 +203,50 @@ def describe_run(labeler: Any, images: ImageList, batch_size: int) -> dict[str, 
     }
 
 
-class _Session:
-    """One invocation of a run: executes the remaining units and measures the time."""
-
-    def __init__(
-        self, folder: RunFolder, labeler: Any, make_labeler: LabelerFactory, options: LabelingOptions, batch_size: int
-    ):
-        self._folder = folder
-        self._labeler = labeler
-        self._make_labeler = make_labeler
-        self._options = options
-        self._batch_size = batch_size
-        self._seconds = dict.fromkeys(STAGES, 0.0)
-        self._images = 0
-        self._wall = 0.0
-
-    def run(self) -> None:
-        start = time.perf_counter()
-        layout = self._folder.layout
-        total = sum(len(layout.positions(shard)) for shard in layout.own_shards())
-        progress = Progress(total, self._options.terminal)
-        results = self._execute(self._folder.pending(progress.count_before))
-        try:
-            for result in results:
-                self._keep(result)
-                masks = sum(image.masks for image in result.results)
-                progress.count(len(result.results), masks, sum(image.skipped is not None for image in result.results))
-        finally:
-            results.close()  # stops the workers before the journals are closed
-            self._folder.close()
-            progress.close()
-            self._wall = time.perf_counter() - start
-
-    def summary(self, indices: list[ShardIndex]) -> dict[str, Any]:
-        return {
-            **label_statistics(indices),
-            "this_run": speed(self._images, self._wall, self._seconds),
-            "workers": self._options.workers,
-            "engine": self._options.engine,
-            "info": self._folder.info,
-            "machine": machine_facts(self._labeler.extractor.device),
-        }
-
-    def _execute(self, units: Iterable[WorkUnit]) -> Generator[UnitResult, None, None]:
-        options, extractor = self._options, self._labeler.extractor
-        if options.engine == "ray":
-            gpus = 1.0 if extractor.device.type == "cuda" else 0.0
-            return run_on_ray(units, self._make_labeler, options.ray_address, gpus)
-        if not extractor.on_host and self._labeler.needs_extractor_to_finish and options.workers:
-            logger.info("crops need the device again, so this process does all work; --workers is ignored")
-        if options.workers == 0 or (not extractor.on_host and self._labeler.needs_extractor_to_finish):
-            return run_in_process(units, self._labeler)
-        if extractor.on_host:
-            return run_on_workers(units, self._make_labeler, options.workers)
-        return run_on_device(units, self._labeler, self._make_labeler, options.workers, self._batch_size)
-
-    def _keep(self, result: UnitResult) -> None:
-        start = time.perf_counter()
-        self._folder.add(result)
-        self._seconds["write"] += time.perf_counter() - start
-        self._images += len(result.results)
-        for stage, seconds in result.seconds.items():
-            self._seconds[stage] += seconds
-        for image in result.results:
-            if image.skipped is not None:
-                logger.warning(
-                    "skipped %a (%s): %s", image.skipped["file_name"], image.skipped["step"], image.skipped["reason"]
-                )
-                if image.trace:
-                    logger.warning("%s", image.trace)
+def _label(folder: RunFolder, labeler: Any, make_labeler: LabelerFactory, options: LabelingOptions) -> dict[str, Any]:
+    """Label the remaining units of a folder; returns the speed, see `speed`."""
+    start = time.perf_counter()
+    seconds = dict.fromkeys(STAGES, 0.0)
+    progress = Progress(sum(len(folder.layout.positions(shard)) for shard in folder.layout.own_shards()))
+    results = _execute(folder.pending(progress.count_before), labeler, make_labeler, options)
+    try:
+        for result in results:
+            finished = time.perf_counter()
+            folder.add(result)
+            seconds["write"] += time.perf_counter() - finished
+            for stage in STAGES:
+                seconds[stage] += result.seconds[stage]
+            for image in result.results:
+                if image.skipped is not None:
+                    logger.warning("skipped %(file_name)a (%(step)s): %(reason)s", image.skipped)
+                    if image.trace:
+                        logger.warning("%s", image.trace)
+            progress.count(result)
+    finally:
+        results.close()  # stops the workers before the journals are closed
+        folder.close()
+        progress.close()
+    return speed(progress.done, time.perf_counter() - start, seconds)
 
 
-def _is_finished(output: str, info: dict[str, Any], options: LabelingOptions) -> bool:
+def _execute(
+    units: Iterable[WorkUnit], labeler: Any, make_labeler: LabelerFactory, options: LabelingOptions
+) -> Generator[UnitResult, None, None]:
+    """Results of units, from the executor that fits the options and the extractor."""
+    on_host, device = labeler.extractor.on_host, labeler.extractor.device
+    if options.engine == "ray":
+        return run_on_ray(units, make_labeler, options.ray_address, 1.0 if device.type == "cuda" else 0.0)
+    only_here = not on_host and labeler.needs_extractor_to_finish
+    if only_here and options.workers:
+        logger.info("crops need the device again, so this process does all work; --workers is ignored")
+    if only_here or options.workers == 0:
+        return (label_unit(labeler, unit) for unit in units)
+    if on_host:
+        return run_on_workers(units, make_labeler, options.workers)
+    return run_on_device(units, labeler, make_labeler, options.workers, options.batch_size)
+
+
+def _is_finished(output: str, folder: RunFolder, options: LabelingOptions) -> bool:
     """Whether a single-file run is complete. Raises InputError if its output exists without --resume or --overwrite."""
     if not os.path.exists(output):
         return False
@@ -274,5 +257,27 @@ def _is_finished(output: str, info: dict[str, Any], options: LabelingOptions) ->
         raise InputError(f"{output!r} exists; continue it with --resume, or replace it with --overwrite")
     if not is_sound(output):
         return False
-    check_same_config(output, read_info(output), info)
-    return True
+    check_same_config(output, read_info(output), folder.info)
+    # without index but with shards, it was killed before the index was written: the shards are merged again
+    return load_index(output).photos is not None or not folder.label_files()
+
+
+def _skipped(label_files: Iterable[str]) -> list[dict[str, Any]]:
+    """Records of the images without labels, for `errors.json`."""
+    return [record for path in label_files for record in read_skipped(path)]
+
+
+def _job_speeds(folder: str) -> dict[str, dict]:
+    """Speed and machine of each job's last run, from the summaries in a folder; damaged ones are skipped."""
+    speeds = {}
+    for path in sorted(glob.glob(os.path.join(glob.escape(folder), "summary*.json"))):
+        try:
+            summary = read_json(path)
+            name = os.path.basename(path)[len("summary") : -len(".json")].strip("-") or "0-of-1"
+            if "this_run" in summary:
+                facts = {"this_run": summary["this_run"], "machine": summary["machine"]}
+                json.dumps(facts, allow_nan=False)  # raises if it cannot be written as standard json
+                speeds[name] = facts
+        except (ValueError, KeyError, TypeError) as error:
+            logger.warning("the speed of a job could not be read from %s (%s)", path, error)
+    return speeds

@@ -16,8 +16,7 @@ from ..labels.journal import ShardJournal
 from ..labels.shards import RUN_FILE, ShardedDataset, list_shards, read_skipped, shard_name, write_folder_index
 from ..labels.writer import dump_line, read_checked_json, write_checked_json, write_label_file
 from .photo_states import PhotoState, changed_photos, from_array, photo_states, to_array, with_checksum
-from .steps import UnitResult
-from .units import ShardLayout, WorkUnit, plan_units, remaining_units
+from .units import ShardLayout, UnitResult, WorkUnit, plan_units
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +39,7 @@ class RunFolder:
         self._images = images
         self._batch_size = batch_size
         self._journals: dict[int, ShardJournal] = {}
-        self._left: dict[int, int] = {}
-        self._states: dict[int, PhotoState] = {}  # states of photos of shards in progress
+        self._states: dict[int, dict[int, PhotoState]] = {}  # shard in progress -> states of its photos
         # Jobs may write the same index concurrently, so each needs its own temporary name.
         self._writer = f".job-{layout.job}" if layout.jobs > 1 else ""
 
@@ -55,12 +53,12 @@ class RunFolder:
         if overwrite:
             if self.layout.jobs > 1:
                 raise InputError("--overwrite would delete other jobs' shards; remove the folder before the jobs start")
-            remove_run_files(self.folder)
+            for name in filter(_OWN_FILE.fullmatch, os.listdir(self.folder)):
+                os.unlink(os.path.join(self.folder, name))
         config = json.loads(json.dumps({"layout": self.layout.describe(), "info": self.info}))
         path = os.path.join(self.folder, RUN_FILE)
         if os.path.exists(path):
-            own = [shard for shard in self.layout.own_shards() if self._exists(shard)]
-            if not resume and (self.layout.jobs == 1 or own):
+            if not resume and (self.layout.jobs == 1 or any(map(self._exists, self.layout.own_shards()))):
                 raise InputError(
                     f"{self.folder!r} already has an output; continue it with --resume, or replace it with --overwrite"
                 )
@@ -85,7 +83,7 @@ class RunFolder:
                 os.unlink(self._journal_path(own))
         write_checked_json(path, config, self._writer)
 
-    def pending(self, count_done: Callable[[int], None] = lambda images: None) -> Iterator[WorkUnit]:
+    def pending(self, count_done: Callable[[int], None]) -> Iterator[WorkUnit]:
         """Yield the remaining units, planned lazily shard by shard.
 
         Args:
@@ -95,20 +93,18 @@ class RunFolder:
             if self._is_finished(shard):
                 count_done(len(self.layout.positions(shard)))
                 continue
-            journal = ShardJournal(self._journal_path(shard))
+            journal = self._journals[shard] = ShardJournal(self._journal_path(shard))
             if journal.damaged:
                 logger.warning("%s: %d damaged lines; their images are labeled again", journal.path, journal.damaged)
-            known = {image_id: PhotoState(*journal.photos[image_id]) for image_id in journal.photos}
-            journal.forget(self._with_batches(shard, self._changed(self._items(shard), known, journal.path)))
-            self._states.update(photo_states(self._items(shard)))  # before the photos are read
-            units = plan_units(self._images, self.layout, shard, self._batch_size)
-            left = list(remaining_units(units, journal.done))
+            items = self._items(shard)
+            known = {image_id: PhotoState(*state) for image_id, state in journal.photos.items()}
+            journal.forget(self._with_batches(shard, self._changed(items, known, journal.path)))
+            self._states[shard] = photo_states(items)  # before the photos are read
+            units = plan_units(items, shard, self._batch_size)
+            left = [unit for unit in units if not {item.image_id for item in unit.items} <= journal.done]
             count_done(len(journal.done))
-            self._journals[shard] = journal
-            self._left[shard] = len(left)
-            if left:
-                yield from left
-            else:
+            yield from left
+            if not left:
                 self._finish(shard)
 
     def add(self, result: UnitResult) -> None:
@@ -117,11 +113,11 @@ class RunFolder:
         lines = [(image.image_id, image.skipped is not None, image.lines) for image in result.results]
         photos = {}
         for item, image in zip(result.unit.items, result.results):
-            state = self._states[item.image_id]
+            state = self._states[shard][item.image_id]
             photos[item.image_id] = with_checksum(item.path, state) if image.skipped is None else state
-        self._journals[shard].append(result.unit.number, lines, photos)
-        self._left[shard] -= 1
-        if not self._left[shard]:
+        journal = self._journals[shard]
+        journal.append(result.unit.number, lines, photos)
+        if len(journal.done) == len(self.layout.positions(shard)):
             self._finish(shard)
 
     def write_index(self) -> None:
@@ -132,15 +128,6 @@ class RunFolder:
         """This job's finished shards."""
         return [path for path in map(self._path, self.layout.own_shards()) if os.path.exists(path)]
 
-    def skipped(self) -> list[dict[str, Any]]:
-        """Records of this job's images without labels, for `errors.json`."""
-        return [record for path in self.label_files() for record in read_skipped(path)]
-
-    def report_path(self, name: str) -> str:
-        """Path of a report ("errors", "summary"); each of several jobs has its own name."""
-        suffix = f"-{self.layout.job}-of-{self.layout.jobs}" if self.layout.jobs > 1 else ""
-        return os.path.join(self.folder, f"{name}{suffix}.json")
-
     def close(self) -> None:
         """Close the journals of shards in progress."""
         for journal in self._journals.values():
@@ -150,19 +137,30 @@ class RunFolder:
     def _finish(self, shard: int) -> None:
         journal = self._journals.pop(shard)
         ids = [item.image_id for item in self._items(shard)]
-        states = {image_id: self._states.pop(image_id) for image_id in ids}  # fallback for journals without states
         path = self._path(shard)
         write_label_file(path, self.info, journal.blocks(ids))
         index = scan_label_file(path)
-        index.photos = to_array({**states, **journal.photos}, ids)
+        index.photos = to_array(journal.photos, ids)
         save_index(path, index)
         journal.remove()
-        del self._left[shard]
+        del self._states[shard]
 
-    def outdated(self, label_file: str) -> set[int]:
-        """Ids of the images in a merged label file whose photos have changed since."""
-        items = self._images[:]
-        return self._changed(items, self._known_photos(label_file, items), label_file)
+    def outdated(self, label_file: str, shard: int | None = None) -> set[int]:
+        """Ids of the images in a label file whose photos have changed since, by the states in its index.
+
+        If the index has none, it is saved with the current states.
+
+        Args:
+            label_file: a shard, or the merged file.
+            shard: number of the shard; None: the merged file.
+        """
+        items = self._images[:] if shard is None else self._items(shard)
+        index = load_index(label_file)
+        if index.photos is None:
+            logger.info("%s has no states of its photos; they are assumed to be unchanged", label_file)
+            index.photos = to_array(photo_states(items), [item.image_id for item in items])
+            save_index(label_file, index)
+        return self._changed(items, from_array(index.photos), label_file)
 
     def _is_finished(self, shard: int) -> bool:
         """Whether a shard is complete and its photos are unchanged; cleans up after an interrupted write."""
@@ -173,19 +171,10 @@ class RunFolder:
             if load_index(path).photos is None:  # killed before the index was written: write the shard again
                 return False
             os.unlink(journal_path)
-        outdated = self._changed(self._items(shard), self._known_photos(path, self._items(shard)), path)
+        outdated = self.outdated(path, shard)
         if outdated:
             self.take_back(path, outdated, [shard])
         return not outdated
-
-    def _known_photos(self, label_file: str, items: list[ImageItem]) -> dict[int, PhotoState]:
-        """States of the photos of a label file, from its index; the current states if the index has none."""
-        index = load_index(label_file)
-        if index.photos is None:
-            logger.info("%s has no states of its photos; they are assumed to be unchanged", label_file)
-            index.photos = to_array(photo_states(items), [item.image_id for item in items])
-            save_index(label_file, index)
-        return from_array(index.photos)
 
     def _changed(self, items: list[ImageItem], known: Mapping[int, PhotoState], path: str) -> set[int]:
         """Ids of the images whose photos have changed; logs them."""
@@ -248,13 +237,6 @@ def is_sound(label_file: str) -> bool:
         os.unlink(label_file)
         return False
     return True
-
-
-def remove_run_files(folder: str) -> None:
-    """Delete the files of a run from a folder; other files are kept."""
-    for name in os.listdir(folder):
-        if _OWN_FILE.fullmatch(name):
-            os.unlink(os.path.join(folder, name))
 
 
 def check_same_config(path: str, before: Any, now: Any) -> None:

@@ -12,7 +12,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -25,7 +25,7 @@ from ..labels.writer import dump_line, image_record
 from ..structures.entity import Selection
 from ..structures.hierarchy import Rules
 from ..structures.images import read_image, set_max_image_pixels
-from .units import WorkUnit
+from .units import STAGES, ImageResult, UnitResult, WorkUnit, skipped_result
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -33,39 +33,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-STAGES = ("read", "features", "finish", "write")
-
-
-class LabelerFactory(Protocol):
-    """Picklable factory that builds labelers in any process."""
-
-    def __call__(self, with_extractor: bool) -> Any:
-        """Build a `PseudoLabeler`, without extractor if it only runs the CPU steps."""
-
-    def pinned(self, labeler: Any) -> LabelerFactory:
-        """A factory that builds labelers equal to ``labeler``, with choices such as "auto" already resolved."""
-
-
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
-
-
-@dataclass
-class ImageResult:
-    """Result of one image.
-
-    Attributes:
-        image_id: id of the image.
-        lines: the image record and its annotations, or a single `skipped` record, as json lines.
-        masks: number of annotations.
-        skipped: the `skipped` record (id, file_name, step, reason), or None.
-        trace: the traceback of an unexpected error, for the log.
-    """
-
-    image_id: int
-    lines: list[bytes]
-    masks: int = 0
-    skipped: dict[str, Any] | None = None
-    trace: str = ""
 
 
 @dataclass
@@ -100,8 +68,9 @@ class UnitJob:
     def complete(self) -> bool:
         return len(self.results) == len(self.unit.items)
 
-    def ordered_results(self) -> list[ImageResult]:
-        return [self.results[position] for position in range(len(self.unit.items))]
+    def result(self) -> UnitResult:
+        """The result of the complete unit."""
+        return UnitResult(self.unit, [self.results[position] for position in sorted(self.results)], self.seconds)
 
     @contextlib.contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -110,15 +79,6 @@ class UnitJob:
             yield
         finally:
             self.seconds[stage] += time.perf_counter() - start
-
-
-@dataclass
-class UnitResult:
-    """A finished unit: results of its images in order, and seconds per stage."""
-
-    unit: WorkUnit
-    results: list[ImageResult]
-    seconds: dict[str, float]
 
 
 def label_unit(labeler: Any, unit: WorkUnit) -> UnitResult:
@@ -130,7 +90,7 @@ def label_unit(labeler: Any, unit: WorkUnit) -> UnitResult:
         with job.timed("finish"), job.guarded(position, "finish"):
             image, evidence = job.images[position], job.evidence.pop(position)
             job.results[position] = finish_image(labeler, unit.items[position], image, *evidence)
-    return UnitResult(unit, job.ordered_results(), job.seconds)
+    return job.result()
 
 
 def read_step(job: UnitJob) -> None:
@@ -187,12 +147,6 @@ def describe_error(error: BaseException) -> tuple[str, str]:
     return _ADDRESS.sub("", f"{type(error).__name__}: {error}"), trace
 
 
-def skipped_result(item: ImageItem, step: str, reason: str, trace: str = "") -> ImageResult:
-    """Result of an image that has no labels because ``step`` failed."""
-    record = {"id": item.image_id, "file_name": item.file_name, "step": step, "reason": reason}
-    return ImageResult(item.image_id, [dump_line(record)], skipped=record, trace=trace)
-
-
 @contextlib.contextmanager
 def single_thread() -> Iterator[None]:
     """Limit torch and OpenCV to one thread, so that results equal those of the single-threaded workers."""
@@ -207,16 +161,16 @@ def single_thread() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class CfgLabelerFactory:
+class LabelerFactory:
     """Builds the labeler of a config; picklable, for worker processes.
 
     Attributes:
         cfg: a config with the keys of phase 1.
-        selection: which masks are kept; None: all.
+        selection: which masks are kept.
     """
 
     cfg: CfgNode
-    selection: Selection | None = None
+    selection: Selection
 
     def __call__(self, with_extractor: bool) -> PseudoLabeler:
         """Build a labeler, without extractor and its weights if it only runs the CPU steps."""
@@ -225,14 +179,13 @@ class CfgLabelerFactory:
             PseudoLabeler.from_cfg(self.cfg) if with_extractor else PseudoLabeler.from_cfg(self.cfg, extractor=None)
         )
         if self.selection:
-            rules = Rules.from_config(self.cfg.EXPLORATION.HIERARCHY)
-            labeler.selection = replace(self.selection, rules=rules)
+            labeler.selection = replace(self.selection, rules=Rules.from_config(self.cfg.EXPLORATION.HIERARCHY))
         return labeler
 
-    def pinned(self, labeler: Any) -> CfgLabelerFactory:
+    def pinned(self, labeler: Any) -> LabelerFactory:
         """A factory with the extractor that ``labeler`` uses; "auto" could resolve differently in another process."""
         cfg = self.cfg.clone()
         cfg.defrost()
         cfg.EXPLORATION.FEATURES.NAME = labeler.extractor.name
         cfg.freeze()
-        return CfgLabelerFactory(cfg, self.selection)
+        return replace(self, cfg=cfg)

@@ -9,7 +9,7 @@ import platform
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from ..labels.index import ShardIndex
-from .steps import STAGES
+from .units import STAGES, UnitResult
 
 logger = logging.getLogger(__name__)
 
@@ -67,21 +67,28 @@ def label_statistics(indices: Sequence[ShardIndex]) -> dict[str, Any]:
     `size_histogram` counts masks by COCO's size classes (32^2 and 96^2 pixels), `relative_size_histogram` by share of
     the image area.
     """
-    masks_per_image = np.concatenate([index.rows["count"] for index in indices] or [np.zeros(0, np.int32)])
-    some = len(masks_per_image) > 0
+
+    def total(histogram: str) -> dict[str, int]:
+        counts: Counter[str] = Counter()
+        for index in indices:
+            counts.update(index.stats[histogram])
+        return dict(counts)
+
+    masks = np.concatenate([np.zeros(0, np.int32), *(index.rows["count"] for index in indices)])
+    masks_or_0 = masks if len(masks) else np.zeros(1, np.int32)
     return {
-        "images": len(masks_per_image),
-        "masks": int(masks_per_image.sum()),
+        "images": len(masks),
+        "masks": int(masks.sum()),
         "skipped": sum(index.stats["skipped"] for index in indices),
         "masks_per_image": {
-            "min": int(masks_per_image.min()) if some else 0,
-            "mean": round(float(masks_per_image.mean()), 2) if some else 0.0,
-            "median": float(np.median(masks_per_image)) if some else 0.0,
-            "max": int(masks_per_image.max()) if some else 0,
+            "min": int(masks_or_0.min()),
+            "mean": round(float(masks_or_0.mean()), 2),
+            "median": float(np.median(masks_or_0)),
+            "max": int(masks_or_0.max()),
         },
-        "depth_histogram": _sum(index.stats["depth"] for index in indices),
-        "size_histogram": _sum(index.stats["size"] for index in indices),
-        "relative_size_histogram": _sum(index.stats["relative_size"] for index in indices),
+        "depth_histogram": total("depth"),
+        "size_histogram": total("size"),
+        "relative_size_histogram": total("relative_size"),
     }
 
 
@@ -104,23 +111,15 @@ def speed(images: int, wall_seconds: float, stage_seconds: Mapping[str, float]) 
     }
 
 
-def _sum(histograms: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    total: Counter[str] = Counter()
-    for histogram in histograms:
-        for name, count in histogram.items():
-            total[name] += count
-    return dict(total)
-
-
 class Progress:
-    """Progress counter; images done before this run count for the position, not for the speed."""
+    """Progress as a bar on a terminal, else as log lines. Images done before this run do not count for the speed."""
 
-    def __init__(self, total: int, terminal: bool | None = None):
+    def __init__(self, total: int):
+        self.done = 0
         self._total = total
-        self._before = self._done = self._skipped = self._masks = 0
+        self._before = self._skipped = self._masks = 0
         self._start = self._last = time.monotonic()
-        terminal = sys.stderr.isatty() if terminal is None else terminal
-        self._bar = tqdm(total=total, unit="image", dynamic_ncols=True, smoothing=0.05) if terminal else None
+        self._bar = tqdm(total=total, unit="image", dynamic_ncols=True, smoothing=0.05) if sys.stderr.isatty() else None
 
     def count_before(self, images: int) -> None:
         """Count images done before this run."""
@@ -129,29 +128,28 @@ class Progress:
             self._bar.initial += images
             self._bar.update(images)
 
-    def count(self, images: int, masks: int, skipped: int) -> None:
-        """Count images done now, including skipped ones."""
-        self._done += images
-        self._masks += masks
-        self._skipped += skipped
+    def count(self, result: UnitResult) -> None:
+        """Count the images of a unit, including skipped ones."""
+        self.done += len(result.results)
+        self._masks += sum(image.masks for image in result.results)
+        self._skipped += sum(image.skipped is not None for image in result.results)
         if self._bar is not None:
             self._bar.set_postfix(masks=self._masks, skipped=self._skipped, refresh=False)
-            self._bar.update(images)
+            self._bar.update(len(result.results))
         elif time.monotonic() - self._last >= _SECONDS_BETWEEN_LINES:
             self._last = time.monotonic()
-            logger.info(self.line())
-
-    def line(self) -> str:
-        """Current state as text."""
-        seconds = max(time.monotonic() - self._start, 1e-9)
-        speed = self._done / seconds
-        position = self._before + self._done
-        left = datetime.timedelta(seconds=round((self._total - position) / speed)) if speed else "?"
-        made = f"{self._masks} masks, {self._skipped} skipped"
-        return f"{position}/{self._total} images, {speed:.2f} images/s, {left} left, {made}"
+            self._log()
 
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
         else:
-            logger.info(self.line())
+            self._log()
+
+    def _log(self) -> None:
+        seconds = max(time.monotonic() - self._start, 1e-9)
+        speed = self.done / seconds
+        position = self._before + self.done
+        left = datetime.timedelta(seconds=round((self._total - position) / speed)) if speed else "?"
+        made = f"{self._masks} masks, {self._skipped} skipped"
+        logger.info(f"{position}/{self._total} images, {speed:.2f} images/s, {left} left, {made}")

@@ -1,4 +1,4 @@
-"""Pool of worker processes: a dead worker is reported with its task and replaced."""
+"""Pool of worker processes, which replaces dead workers, and arrays in memory that they share."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ import os
 import queue
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from multiprocessing.shared_memory import SharedMemory
 from typing import Any
+
+import numpy as np
 
 from ..errors import SOHESError
 from .steps import LabelerFactory, describe_error
@@ -25,6 +28,7 @@ _THREAD_VARIABLES = (
 )
 # The pool gives up after a worker process has failed to start this many times in a row.
 _MAX_FAILED_STARTS = 3
+_ALIGNMENT = 64  # of shared arrays, in bytes
 
 
 @dataclass
@@ -151,7 +155,7 @@ class WorkerPool:
             daemon=True,
             name=f"labeler-{slot}",
         )
-        with self._starting, _environment(dict.fromkeys(_THREAD_VARIABLES, "1")):
+        with self._starting, _single_threaded_children():
             if self._closing:
                 raise EOFError
             process.start()
@@ -208,15 +212,62 @@ def _context() -> Any:
 
 
 @contextlib.contextmanager
-def _environment(changes: dict[str, str]) -> Iterator[None]:
-    """Set environment variables for child processes; libraries read thread counts when they are loaded."""
-    before = {name: os.environ.get(name) for name in changes}
-    os.environ.update(changes)
+def _single_threaded_children() -> Iterator[None]:
+    """Set the environment of child processes; libraries read thread counts when they are loaded."""
+    before = {name: os.environ[name] for name in _THREAD_VARIABLES if name in os.environ}
+    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        for name in _THREAD_VARIABLES:
+            os.environ.pop(name, None)
+        os.environ.update(before)
+
+
+@dataclass(frozen=True)
+class SharedArrays:
+    """A block of shared memory with arrays; pickled as its name and layout.
+
+    Attributes:
+        name: name of the block.
+        layout: offset in bytes, shape and dtype of each array.
+    """
+
+    name: str
+    layout: tuple[tuple[int, tuple[int, ...], str], ...]
+
+    @classmethod
+    def put(cls, arrays: Sequence[np.ndarray]) -> SharedArrays:
+        """Copy arrays into a new block, which exists until `unlink`."""
+        layout, end = [], 0
+        for array in arrays:
+            layout.append((end, array.shape, array.dtype.str))
+            end += -(-array.nbytes // _ALIGNMENT) * _ALIGNMENT
+        block = SharedMemory(create=True, size=max(1, end))
+        for array, view in zip(arrays, _views(block, layout)):
+            view[...] = array
+        block.close()
+        return cls(block.name, tuple(layout))
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[list[np.ndarray]]:
+        """Context manager that yields the arrays; they are valid only inside it."""
+        block = SharedMemory(name=self.name)
+        views = _views(block, self.layout)
+        try:
+            yield views
+        finally:
+            views.clear()
+            with contextlib.suppress(BufferError):  # a propagating exception may still hold a view
+                block.close()
+
+    def unlink(self) -> None:
+        """Free the block; does nothing if it is already freed."""
+        with contextlib.suppress(FileNotFoundError):
+            block = SharedMemory(name=self.name)
+            block.close()
+            block.unlink()
+
+
+def _views(block: SharedMemory, layout: Sequence[tuple[int, tuple[int, ...], str]]) -> list[np.ndarray]:
+    return [np.ndarray(shape, dtype, buffer=block.buf, offset=offset) for offset, shape, dtype in layout]

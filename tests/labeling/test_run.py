@@ -51,8 +51,16 @@ def photos(tmp_path):
 
 
 def run(photos, output, factory=None, **options):
-    options = LabelingOptions(**{"batch_size": 3, "images_per_shard": 10, "terminal": False, **options})
+    options = LabelingOptions(**{"batch_size": 3, "images_per_shard": 10, **options})
     return run_labeling(read_image_list(str(photos)), str(output), factory or FakeFactory(), options)
+
+
+def start(photos, output, host, workers):
+    """Start a run as a process group of its own; it continues an existing output."""
+    command = [sys.executable, fake_labeler.__file__, str(photos), str(output), host, str(workers)]
+    paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    return subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
 
 
 def contents(folder):
@@ -212,13 +220,10 @@ def test_runs_killed_at_random_and_resumed_give_the_same_bytes(photos, tmp_path,
     name = "labels.json" if single else ""
     write_image(photos / "c" / "finish.png", first=fake_labeler.FAIL_FINISH)
     run(photos, tmp_path / "straight" / name, FakeFactory(on_host=host == "host"))
-    command = [sys.executable, fake_labeler.__file__, str(photos), str(tmp_path / "killed" / name), host, str(workers)]
-    root = Path(__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     moments = random.Random(workers)
     kills, code = 0, None
     for _ in range(30):
-        process = subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
+        process = start(photos, tmp_path / "killed" / name, host, workers)
         if kills < 2:
             # wait until files change, then for a random time, so that most kills interrupt the work
             before = _state(tmp_path / "killed")
@@ -349,10 +354,7 @@ def _state(folder):
 
 
 def test_workers_end_with_a_killed_parent(photos, tmp_path):
-    command = [sys.executable, fake_labeler.__file__, str(photos), str(tmp_path / "out"), "host", "2"]
-    root = Path(__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
-    process = subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
+    process = start(photos, tmp_path / "out", "host", 2)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("out/*.partial.jsonl")) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -391,8 +393,6 @@ def test_existing_output_and_other_configuration_are_refused(photos, tmp_path):
 
 
 def test_two_processes_cannot_write_one_shard(photos, tmp_path):
-    from sohes_d2.labels.journal import ShardJournal
-
     (tmp_path / "out").mkdir()
     journal = ShardJournal(str(tmp_path / "out" / "shard_00000.partial.jsonl"))
     with pytest.raises(FolderBusyError, match="another process"):

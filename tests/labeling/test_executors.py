@@ -1,11 +1,13 @@
-"""Ray gives the same bytes from the same work units, and a killed Ray worker loses no image."""
+"""Executors: Ray gives the same bytes from the same work units; an image is skipped after two lost workers."""
 
 import json
 import os
+import queue
 import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,10 +15,13 @@ from helpers import fake_labeler
 from helpers.fake_labeler import FakeFactory
 from PIL import Image
 
-from sohes_d2.data.sources import read_image_list
+from sohes_d2.data.sources import ImageItem, read_image_list
 from sohes_d2.errors import InputError
-from sohes_d2.labeling import ray_executor
+from sohes_d2.labeling import executors
 from sohes_d2.labeling.run import LabelingOptions, run_labeling
+from sohes_d2.labeling.steps import UnitJob
+from sohes_d2.labeling.units import WorkUnit
+from sohes_d2.labeling.workers import SharedArrays, Task, TaskLost
 
 
 @pytest.fixture
@@ -50,7 +55,7 @@ def cluster():
 
 
 def run(photos, output, factory, **options):
-    options = LabelingOptions(**{"batch_size": 3, "images_per_shard": 5, "terminal": False, **options})
+    options = LabelingOptions(**{"batch_size": 3, "images_per_shard": 5, **options})
     return run_labeling(read_image_list(photos), str(output), factory, options)
 
 
@@ -71,7 +76,7 @@ def test_a_killed_worker_loses_no_image(cluster, photos, tmp_path):
 
 
 def test_an_image_that_kills_every_worker_is_listed(cluster, tmp_path, monkeypatch):
-    monkeypatch.setattr(ray_executor, "MAX_RETRIES", 1)
+    monkeypatch.setattr(executors, "RAY_RETRIES", 1)
     for k in range(2):
         pixels = np.full((10, 9, 3), k, np.uint8)
         if k == 1:
@@ -111,4 +116,28 @@ def test_a_lost_machine_loses_no_image(cluster, photos, tmp_path):
 def test_without_ray_the_error_gives_the_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=r"pip install 'sohes_d2\[ray\]'"):
-        next(ray_executor.run_on_ray([], FakeFactory()))
+        next(executors.run_on_ray([], FakeFactory()))
+
+
+def test_a_task_that_lost_two_processes_is_skipped_and_its_block_freed():
+    item = ImageItem(1, "a.png", "a.png")
+    job = UnitJob(WorkUnit(0, 0, (item,)))
+    shared = SharedArrays.put([np.zeros((5, 7, 3), np.uint8)])
+    submitted = []
+    pipeline = executors._DevicePipeline.__new__(executors._DevicePipeline)
+    pipeline._events, pipeline._pool = queue.Queue(), SimpleNamespace(submit=submitted.append)
+    pipeline._shared = {(job.unit, 0): shared}
+    task = Task((job, 0), None, (item, shared))
+    for losses in (1, 2):
+        task.losses = losses
+        pipeline._events.put(TaskLost(task, -9))
+        result = pipeline.step()
+        if losses == 1:
+            assert result is None
+            with shared.opened():
+                pass
+    assert submitted == [task]
+    assert "killed every time" in result.results[0].skipped["reason"]
+    assert pipeline._shared == {}
+    with pytest.raises(FileNotFoundError), shared.opened():
+        pass

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
-import queue
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from sohes_d2.labeling.shared_arrays import SharedArrays
+from sohes_d2.labeling.workers import SharedArrays
 
 
 def arrays() -> list[np.ndarray]:
@@ -75,33 +73,3 @@ def test_arrays_start_at_multiples_of_64_bytes_and_may_be_none():
     with empty.opened() as found:
         assert found == []
     empty.unlink()
-
-
-def test_a_task_that_lost_two_processes_is_skipped_and_its_block_freed():
-    from sohes_d2.data.sources import ImageItem
-    from sohes_d2.labeling.executors import _DevicePipeline
-    from sohes_d2.labeling.steps import UnitJob
-    from sohes_d2.labeling.units import WorkUnit
-    from sohes_d2.labeling.workers import Task, TaskLost
-
-    item = ImageItem(1, "a.png", "a.png")
-    job = UnitJob(WorkUnit(0, 0, (item,)))
-    shared = SharedArrays.put(arrays())
-    submitted = []
-    pipeline = _DevicePipeline.__new__(_DevicePipeline)
-    pipeline._events, pipeline._pool = queue.Queue(), SimpleNamespace(submit=submitted.append)
-    pipeline._shared = {(job.unit, 0): shared}
-    task = Task((job, 0), None, (item, shared))
-    for losses in (1, 2):
-        task.losses = losses
-        pipeline._events.put(TaskLost(task, -9))
-        results = pipeline.step()
-        if losses == 1:
-            assert results == []
-            with shared.opened():
-                pass
-    assert submitted == [task]
-    assert "killed every time" in results[0].results[0].skipped["reason"]
-    assert pipeline._shared == {}
-    with pytest.raises(FileNotFoundError), shared.opened():
-        pass
