@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from sohes_d2.cli.prepare import fill_paths, make_parser, run
+from sohes_d2.cli.runner import share
 from sohes_d2.data.conversion import Entity, Item, Scene, Summary, convert, image_files, read_mat, require
 from sohes_d2.errors import InputError
 from sohes_d2.structures.images import image_size
@@ -77,7 +78,7 @@ def body(args) -> Summary:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     parser = make_parser(__doc__, ("val", "train", "test"))
-    parser.add_argument("--duplicate-iou", type=float, default=0.85, metavar="IOU", help="default: %(default)s")
+    parser.add_argument("--duplicate-iou", type=share, default=0.85, metavar="IOU", help="default: %(default)s")
     return run("prepare_bsds500", parser, arguments, body)
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import sys
 
 from sohes_d2.cli.prepare import fill_paths, make_parser, run
+from sohes_d2.cli.runner import share
 from sohes_d2.data.conversion import (
     Entity,
     Item,
@@ -96,7 +97,7 @@ def body(args) -> Summary:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     parser = make_parser(__doc__, paths=("coco", "lvis", "images"))
-    parser.add_argument("--duplicate-iou", type=float, default=0.8, metavar="IOU", help="default: %(default)s")
+    parser.add_argument("--duplicate-iou", type=share, default=0.8, metavar="IOU", help="default: %(default)s")
     return run("prepare_coco_lvis", parser, arguments, body)
 
 

@@ -322,21 +322,19 @@ CHECKS: dict[str, tuple[Check, ...]] = {
 }
 
 
-def check_format(name: str, photos: list[Any], images: Path, folder: Path, tolerance: float) -> Iterator[str]:
-    """Write the photos in a format; yields a line of the table for this package and each installed library."""
+def check_format(
+    name: str, photos: list[Any], images: Path, folder: Path, tolerance: float
+) -> Iterator[tuple[str, str, list[float | None]]]:
+    """Write the photos in a format; yields (way, by, result of `compare`) for this package and installed libraries."""
     from sohes_d2.labels.formats import format_module
     from sohes_d2.labels.formats.base import Options
-
-    def line(way: str, by: str, found: list[dict[str, Any]]) -> str:
-        numbers = ("" if x is None else "-" if x != x else f"{100 * x:.1f}" for x in compare(photos, found))
-        return f"| {name} | {way} | {by} | {' | '.join(numbers)} |"
 
     form = format_module(name)
     written = folder / (name if form.IS_FOLDER else f"{name}.xml" if name == "cvat" else f"{name}.json")
     options = Options(tolerance, images)
     form.write(photos, written, options)
     again = {photo.file_name: photo for photo in form.read(written, options)}
-    yield line("own", "this package", of_photos([again[photo.file_name] for photo in photos]))
+    yield "own", "this package", compare(photos, of_photos([again[photo.file_name] for photo in photos]))
     for check in CHECKS[name]:
         try:
             results = list(check(photos, images, written, folder))
@@ -344,7 +342,7 @@ def check_format(name: str, photos: list[Any], images: Path, folder: Path, toler
             print(f"{name}: skipped, {error}", file=sys.stderr)
             continue
         for way, by, found in results:
-            yield line(way, by, found)
+            yield way, by, compare(photos, found)
 
 
 def check(args: argparse.Namespace) -> None:
@@ -362,7 +360,11 @@ def check(args: argparse.Namespace) -> None:
         else:
             images.mkdir()
             photos = generate(images)
-        lines = [line for form in args.formats for line in check_format(form, photos, images, folder, args.tolerance)]
+        lines = []
+        for form in args.formats:
+            for way, by, numbers in check_format(form, photos, images, folder, args.tolerance):
+                texts = ("" if x is None else "-" if x != x else f"{100 * x:.1f}" for x in numbers)
+                lines.append(f"| {form} | {way} | {by} | {' | '.join(texts)} |")
     print("\n".join([HEADER, *lines]))
 
 

@@ -23,6 +23,7 @@ from .runner import (
     add_selection_options,
     at_least,
     make_main,
+    share,
     tool_parser,
 )
 
@@ -36,7 +37,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--output", required=True, type=Path, help="folder for the pictures; created if missing")
     add("--max-images", type=at_least(0), default=0, metavar="N", help="only the first N images (default: all)")
     what = "do not draw masks that cover more than this share of the photo (default: %(default)s)"
-    add("--max-area", type=float, default=1.0, metavar="SHARE", help=what)
+    add("--max-area", type=share, default=1.0, metavar="SHARE", help=what)
     add_picture_options(parser)
     add_selection_options(parser, entities=20)
     return parser.parse_args(arguments)

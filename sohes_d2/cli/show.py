@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 
 from ..structures.files import check_output
-from .runner import EXIT_SKIPPED, add_labels_option, add_photos_option, at_least, make_main, tool_parser
+from .runner import EXIT_SKIPPED, add_labels_option, add_photos_option, at_least, make_main, share, tool_parser
 
 LARGE_PAGE = 100 << 20  # bytes; browsers open larger pages, but slowly
 MESSAGES = 20  # printed per kind; the page has all of them
@@ -42,8 +42,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--max-side", type=at_least(64), default=1024, metavar="PIXELS", help=what)
     what = "only the N best-scored masks of an image (default: all)"
     add("--max-masks", type=at_least(0), default=0, metavar="N", help=what)
-    what = "drop masks with a lower score (default: keep all)"
-    add("--min-score", "--score-threshold", type=float, metavar="S", help=what)
+    what = "drop masks with a lower score, from 0 to 1 (default: keep all)"
+    add("--min-score", "--score-threshold", type=share, metavar="S", help=what)
     return parser.parse_args(arguments)
 
 

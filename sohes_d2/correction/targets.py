@@ -330,6 +330,8 @@ def _support(
 ) -> Tensor:
     """(N,) mean support of masks over the looks that contain them, see `TeacherTargets`.
 
+    A look supports a mask only by its own candidates, whose entity probability reaches the lowest threshold.
+
     Args:
         masks: (N, H, W) bool, not empty.
         bounds: their bounding boxes, see `_bounding_boxes`.

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import bootstrap
 
 from ..labels.reader import group_by_image
 from .detection_metrics import AUTO, MAX_DETS, SIZES, evaluate_detections
@@ -84,6 +83,8 @@ def _entities_by_size(truths: Iterable[dict[str, Any]]) -> dict[str, int]:
 
 def _difference(recalls: np.ndarray, samples: int, seed: int) -> Difference:
     """``recalls`` (N, 3): recall before and after, and number of entities, of each image."""
+    from scipy.stats import bootstrap  # takes a second to import, which trainings need not spend
+
     before, after, counts = recalls.T
     low = high = float("nan")
     if len(recalls) > 1:

@@ -255,11 +255,16 @@ def _polygons(segmentation: Sequence[Any], size: tuple[int, int]) -> list[np.nda
         if len(points) < 6 or len(points) % 2:
             raise RecordError("a polygon must be a flat list of at least three x, y pairs", "polygon")
         polygons.append(points)
-    _check_extent(polygons, size)
+    check_extent(polygons, size)
     return polygons
 
 
-def _check_extent(polygons: Sequence[np.ndarray], size: tuple[int, int]) -> None:
+def check_extent(polygons: Sequence[np.ndarray], size: tuple[int, int]) -> None:
+    """Verify that flat arrays x, y, x, y, ... lie near the image and have outlines of bounded length.
+
+    Raises:
+        RecordError: a coordinate far outside, infinite or NaN, or a too long outline.
+    """
     outline = 0.0
     for points in polygons:
         if not (np.abs(points) <= REACH * max(size)).all():  # also not a number

@@ -106,6 +106,7 @@ def test_files_that_cannot_be_used_give_code_2(files, capsys, content, message):
     [
         (("--max-side", 10), "images", "--max-side: must be at least 64"),
         (("--max-images", -1), "images", "--max-images: must be at least 0, got -1"),
+        (("--min-score", 1.5), "images", "must be from 0 to 1"),
         ((), "nowhere", "is neither a folder nor a file"),
     ],
 )

@@ -386,6 +386,8 @@ def test_tool_options(labels, tmp_path, capsys):
     assert "3 masks (2 wholes, 1 parts, 0 subparts)" in capsys.readouterr().out
     assert tool.main([*arguments, "--entities", "1"]) == 0
     assert "(1 wholes, 2 parts, " in capsys.readouterr().out, "the best entity with what is inside of it"
+    with pytest.raises(SystemExit, match="2"):
+        tool.main([*arguments, "--max-area", "1.5"])
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"images": 3}'])

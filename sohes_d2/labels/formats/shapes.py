@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import cv2
 import numpy as np
 
-from ...structures.masks import RLE, encode_window, mask_boxes
+from ...structures.masks import RLE, check_extent, encode_window, mask_boxes
 from ...structures.run_lengths import run_lengths
 
 
@@ -78,8 +78,13 @@ def fill(rings: Sequence[np.ndarray], size: tuple[int, int]) -> RLE:
     Args:
         rings: (K, 2) arrays of (x, y), rounded to whole pixels.
         size: (H, W).
+
+    Raises:
+        RecordError: see `check_extent`.
     """
-    rings = [np.rint(np.clip(np.asarray(ring, np.float64), -1e6, 1e6)).astype(np.int32) for ring in rings if len(ring)]
+    values = [np.asarray(ring, np.float64) for ring in rings if len(ring)]
+    check_extent([ring.reshape(-1) for ring in values], size)
+    rings = [np.rint(ring).astype(np.int32) for ring in values]
     points = np.concatenate([np.zeros((0, 2), np.int32), *rings])
     limits = np.array(size)[::-1]
     first = np.clip(points.min(0, initial=10**6), 0, limits)
