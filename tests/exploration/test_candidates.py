@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from helpers.proposals import proposal
 
 from sohes_d2.exploration.candidates import Candidates, MaskFilter
 from sohes_d2.structures.masks import decode_masks, encode_masks
 
 from .test_merge_tree import random_tree
-from .test_proposals import proposal
 
 
 def candidates_and_masks(count: int, seed: int = 0):

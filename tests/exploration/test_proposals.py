@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from helpers.proposals import proposal
 from helpers.snapshots import snapshots
 
 from sohes_d2.exploration.looks import grid_tree
@@ -19,12 +20,6 @@ def paste(proposal: Proposal, size: tuple[int, int]) -> np.ndarray:
     y0, x0, y1, x1 = proposal.box
     full[y0:y1, x0:x1] = proposal.mask
     return full
-
-
-def proposal(box: tuple[int, int, int, int], **fields) -> Proposal:
-    mask = np.ones((box[2] - box[0], box[3] - box[1]), bool)
-    values = {"birth": 0.5, "death": 0.1, "level": 0, "source": "global", "cell": 1.0, "separation": 0.9, **fields}
-    return Proposal(box=box, mask=mask, **values)
 
 
 def test_nodes_in_pixels_equal_the_upsampled_snapshots():

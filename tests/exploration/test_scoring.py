@@ -7,11 +7,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers.proposals import proposal
 
 from sohes_d2.exploration.regions import STRENGTH_UNIT, border_strength
 from sohes_d2.exploration.scoring import EntityScorer
-
-from .test_proposals import proposal
 
 
 def test_values_of_nodes_are_separation_times_contrast():

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from helpers.proposals import proposal
 
 from sohes_d2.exploration.refinement import REFINERS, Refiner, guided, refine_proposals
 from sohes_d2.exploration.refinement.base import fill_holes
-
-from .test_proposals import proposal
 
 
 def two_colours(height: int = 40, width: int = 60, edge: int = 33) -> np.ndarray:
