@@ -27,7 +27,16 @@ import sys
 import numpy as np
 
 from sohes_d2.cli.prepare import fill_paths, make_parser, run
-from sohes_d2.data.conversion import Entity, Item, Scene, Summary, convert, image_files, read_label_map, require
+from sohes_d2.data.benchmarks.conversion import (
+    Entity,
+    Item,
+    Scene,
+    Summary,
+    convert,
+    image_files,
+    read_label_map,
+    require,
+)
 from sohes_d2.errors import InputError
 from sohes_d2.structures.forest import NO_PARENT
 from sohes_d2.structures.images import image_size, open_image

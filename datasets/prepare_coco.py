@@ -15,7 +15,7 @@ from __future__ import annotations
 import sys
 
 from sohes_d2.cli.prepare import fill_paths, make_parser, run
-from sohes_d2.data.conversion import Summary, convert_coco
+from sohes_d2.data.benchmarks.conversion import Summary, convert_coco
 from sohes_d2.labels.schema import image_name
 
 REMEDY = (

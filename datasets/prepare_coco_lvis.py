@@ -19,7 +19,7 @@ import sys
 
 from sohes_d2.cli.prepare import fill_paths, make_parser, run
 from sohes_d2.cli.runner import share
-from sohes_d2.data.conversion import (
+from sohes_d2.data.benchmarks.conversion import (
     Entity,
     Item,
     Scene,

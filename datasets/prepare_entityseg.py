@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sohes_d2.cli.prepare import fill_paths, make_parser, run
-from sohes_d2.data.conversion import Summary, convert_coco, require
+from sohes_d2.data.benchmarks.conversion import Summary, convert_coco, require
 from sohes_d2.errors import InputError
 from sohes_d2.labels.schema import image_name
 

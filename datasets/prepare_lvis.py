@@ -15,7 +15,7 @@ from __future__ import annotations
 import sys
 
 from sohes_d2.cli.prepare import fill_paths, make_parser, run
-from sohes_d2.data.conversion import Summary, convert_coco
+from sohes_d2.data.benchmarks.conversion import Summary, convert_coco
 
 REMEDY = (
     "Get lvis_v1_val.json.zip from https://www.lvisdataset.org/dataset into lvis/, and train2017.zip and val2017.zip "

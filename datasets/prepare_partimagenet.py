@@ -23,7 +23,7 @@ import sys
 import numpy as np
 
 from sohes_d2.cli.prepare import fill_paths, make_parser, run
-from sohes_d2.data.conversion import (
+from sohes_d2.data.benchmarks.conversion import (
     Entity,
     Item,
     Scene,

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from sohes_d2.cli.prepare import fill_paths, make_parser, run
-from sohes_d2.data.conversion import Entity, Item, Scene, Summary, convert, read_mat, require
+from sohes_d2.data.benchmarks.conversion import Entity, Item, Scene, Summary, convert, read_mat, require
 from sohes_d2.errors import InputError
 from sohes_d2.structures.images import image_size
 from sohes_d2.structures.masks import encode_masks

@@ -22,8 +22,8 @@ import sys
 from collections.abc import Iterable
 
 from sohes_d2.cli.prepare import fill_paths, make_parser, run
-from sohes_d2.data.builtin import read_sa1b_json
-from sohes_d2.data.conversion import Item, Scene, Summary, coco_entity, convert, require
+from sohes_d2.data.benchmarks.builtin import read_sa1b_json
+from sohes_d2.data.benchmarks.conversion import Item, Scene, Summary, coco_entity, convert, require
 from sohes_d2.errors import InputError
 from sohes_d2.labels.schema import image_size
 from sohes_d2.structures.files import atomic_writer

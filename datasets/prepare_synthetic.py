@@ -17,8 +17,8 @@ import os
 import sys
 
 from sohes_d2.cli.runner import EXIT_DONE, EXIT_SKIPPED, make_main, tool_parser
-from sohes_d2.data.builtin import datasets_root
-from sohes_d2.data.conversion import Entity, Item, Scene, Summary, convert
+from sohes_d2.data.benchmarks.builtin import datasets_root
+from sohes_d2.data.benchmarks.conversion import Entity, Item, Scene, Summary, convert
 from sohes_d2.data.synthetic.scene import DEFAULT_SIZE, MIN_AREA, VERSION, generate_scene
 from sohes_d2.errors import InputError
 from sohes_d2.structures.files import check_output, write_picture

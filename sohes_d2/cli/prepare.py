@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..data.builtin import BUILTIN
+from ..data.benchmarks.builtin import BUILTIN
 from ..structures.files import check_output
 from .runner import EXIT_DONE, EXIT_SKIPPED, at_least, make_main, tool_parser
 
@@ -65,7 +65,7 @@ def run(
         name: name of the script, for messages.
         parser: created by `make_parser`.
         arguments: command line; default: ``sys.argv``.
-        body: returns the `sohes_d2.data.conversion.Summary` of the file it wrote, or None.
+        body: returns the `sohes_d2.data.benchmarks.conversion.Summary` of the file it wrote, or None.
 
     Returns:
         The exit code: 0 all images converted, 3 some skipped (reasons are in the file), 2 the input cannot be used,

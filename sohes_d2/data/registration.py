@@ -45,7 +45,7 @@ from ..labels.schema import (
 )
 from ..labels.shards import ShardedDataset
 from ..structures.masks import rles_from_coco
-from .builtin import BUILTIN, datasets_root, read_sa1b_json
+from .benchmarks.builtin import BUILTIN, datasets_root, read_sa1b_json
 from .sources import read_image_list
 
 CLASSES = ["entity"]

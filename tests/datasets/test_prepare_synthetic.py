@@ -95,7 +95,7 @@ def test_invalid_settings_do_not_delete_files(write, tmp_path, capsys):
 
 def test_the_registered_data_set_finds_them(script, tmp_path, monkeypatch):
     pytest.importorskip("detectron2")
-    from sohes_d2.data.builtin import BUILTIN
+    from sohes_d2.data.benchmarks.builtin import BUILTIN
     from sohes_d2.data.registration import load_entities
 
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))

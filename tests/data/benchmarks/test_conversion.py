@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from sohes_d2.data.conversion import (
+from sohes_d2.data.benchmarks.conversion import (
     Entity,
     Item,
     Scene,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sohes_d2.data.builtin import BUILTIN
+from sohes_d2.data.benchmarks.builtin import BUILTIN
 from sohes_d2.data.registration import (
     PerImageDataset,
     register_builtin_datasets,
@@ -58,7 +58,7 @@ def test_the_table_has_every_benchmark_and_its_script(tmp_path):
         assert any(word in name for name in BUILTIN), word
     for word in ("entityseg", "partimagenet", "paco_lvis_v1", "pascal_part", "bsds500"):
         assert any(word in name for name in BUILTIN), word
-    folder = Path(__file__).resolve().parents[2] / "datasets"
+    folder = Path(__file__).resolve().parents[3] / "datasets"
     for name, row in BUILTIN.items():
         assert name.startswith("entities_") and name in DatasetCatalog.list()
         assert (folder / row.prepare.split()[0]).is_file(), row.prepare

@@ -9,9 +9,9 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import InputError
-from ..labels.schema import Annotation, ImageRecord, Problems, read_annotations, read_image
-from ..labels.writer import read_json
+from ...errors import InputError
+from ...labels.schema import Annotation, ImageRecord, Problems, read_annotations, read_image
+from ...labels.writer import read_json
 
 # The lists are nested: each starts with the smaller ones. 200,000 images are 2 % of SA-1B, as in SOHES.
 SA1B_TRAIN_SIZES = (1_000, 10_000, 100_000, 200_000)

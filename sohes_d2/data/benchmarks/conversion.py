@@ -20,15 +20,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ..errors import InputError
-from ..labels.index import scan_label_file
-from ..labels.journal import ShardJournal
-from ..labels.reader import LabelStream, report
-from ..labels.schema import Annotation, ImageRecord, image_name, image_size, or_none, read_area, read_box
-from ..labels.writer import dump_line, image_record, write_label_file
-from ..structures.forest import NO_PARENT, Forest
-from ..structures.images import open_image
-from ..structures.masks import RLE, mask_areas, rle_from_coco
+from ...errors import InputError
+from ...labels.index import scan_label_file
+from ...labels.journal import ShardJournal
+from ...labels.reader import LabelStream, report
+from ...labels.schema import Annotation, ImageRecord, image_name, image_size, or_none, read_area, read_box
+from ...labels.writer import dump_line, image_record, write_label_file
+from ...structures.forest import NO_PARENT, Forest
+from ...structures.images import open_image
+from ...structures.masks import RLE, mask_areas, rle_from_coco
 
 T = TypeVar("T")
 
