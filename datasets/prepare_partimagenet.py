@@ -70,7 +70,7 @@ def read_maps(item: Item) -> Scene:
 def _read_map(path: str, size: tuple[int, int], none: int) -> np.ndarray:
     labels = read_label_map(path, size)
     if labels.max(initial=0) > none:
-        raise ValueError(f"{path!r} has the value {labels.max()}, above {none} (no label); is it another kind of map?")
+        raise ValueError(f"{path!r} has the value {labels.max()}, over {none} for no label; is it another kind of map?")
     return labels
 
 
