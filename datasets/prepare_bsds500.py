@@ -1,15 +1,15 @@
 #!/usr/bin/env python
 """Convert BSDS500 to a class-agnostic COCO json with the segments of all annotators.
 
-Expects, as http://www.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/BSR/BSR_bsds500.tgz unpacks:
+Expects the unpacked http://www.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/BSR/BSR_bsds500.tgz:
     BSR/BSDS500/data/images/{train,val,test}/*.jpg
     BSR/BSDS500/data/groundTruth/{train,val,test}/*.mat
 
     python datasets/prepare_bsds500.py --split val
 
-Annotators segmented the image independently, some coarsely and some finely. Duplicate segments of two annotators (IoU
-above --duplicate-iou) are used once, from the first annotator in the file. BSDS500 has no hierarchy, so there are
-no parents.
+Annotators segmented the image independently, some coarsely and some finely. Of duplicate segments of two
+annotators (IoU above --duplicate-iou), only that of the first annotator in the file is used. BSDS500 has no hierarchy,
+so there are no parents.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ REMEDY = "Get http://www.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/
 
 
 def segmentations(variables: dict[str, Any]) -> list[np.ndarray]:
-    """The (H, W) label maps of one image, one per annotator; equal labels are one segment."""
-    return [np.asarray(person["Segmentation"][0, 0]) for person in variables["groundTruth"][0]]
+    """The (H, W) label maps of one image, one per annotator; pixels of equal label are one segment."""
+    return [np.asarray(annotator["Segmentation"][0, 0]) for annotator in variables["groundTruth"][0]]
 
 
 def read_image(item: Item, duplicate_iou: float) -> Scene:

@@ -2,8 +2,7 @@
 """Convert EntitySeg to a class-agnostic COCO json.
 
 Expects the annotations of https://github.com/adobe-research/EntitySeg-Dataset/releases/tag/v1.0, which are COCO jsons,
-and the images in the matching size (names in the json are looked up under the folder, by base name if the folders
-differ):
+and the images in the same size (files are found by their name in the json, or by its last part if the folders differ):
     entityseg/annotations/entityseg_val_lr.json
     entityseg/images_lr/entity_01_11580/*  entity_02_11598/*  entity_03_10049/*
 
@@ -34,8 +33,8 @@ REMEDY = (
 def image_finder(root: str) -> Callable[[dict[str, Any]], str]:
     """A function from an image record to its path under ``root``.
 
-    The path of the record is used if it exists. Otherwise the unique file of that name is used, since the archives of
-    the three sources unpack to folders of different depths.
+    The path of the record is used if it exists, else the only file with the same last part: the archives of the three
+    sources unpack to folders of different depths.
     """
     by_name: dict[str, list[str]] = {}
     for folder, _, files in os.walk(root):

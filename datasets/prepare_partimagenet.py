@@ -1,7 +1,8 @@
 #!/usr/bin/env python
 """Convert PartImageNet to a class-agnostic COCO json, from one of its releases (https://github.com/tacju/partimagenet).
 
-seg (default): PartImageNet_Seg.zip, with maps of wholes and of parts; the parent of a part is the whole around it:
+seg (default): PartImageNet_Seg.zip, with maps of wholes and of parts; the parent of a part is the whole with most
+of its pixels:
     PartImageNet/images/{train,val,test}/*.JPEG
     PartImageNet/annotations/{train,val,test}/*.png          part of each pixel, 40 = none
     PartImageNet/annotations/{train,val,test}_whole/*.png    class of each pixel, 158 = none
@@ -12,7 +13,7 @@ ood: PartImageNet_OOD, COCO jsons with polygons of parts only, images in folders
 
     python datasets/prepare_partimagenet.py --split val
 
-The maps of the first release do not separate parts of one kind: all feet of an animal are one mask.
+The maps of seg do not separate parts of one kind: all feet of an animal are one mask.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ NO_WHOLE = 158
 
 
 def read_maps(item: Item) -> Scene:
-    """The wholes and parts of one image of the first release.
+    """The wholes and parts of one image of the release seg.
 
     Raises:
         ValueError: a map is not a grey or palette image of the photo's size, or has an unknown value.
@@ -74,7 +75,7 @@ def _read_map(path: str, size: tuple[int, int], none: int) -> np.ndarray:
 
 
 def ood_file_name(image: dict) -> str:
-    """The path of an image of the second release: in the folder of its class, the prefix of its name."""
+    """The path of an image of the release ood, in the folder of its class, which is the prefix of its name."""
     name = image_name(image)
     return name if "/" in name else f"{name.split('_')[0]}/{name}"
 

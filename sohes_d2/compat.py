@@ -2,7 +2,7 @@
 
 Two Detectron2 code bases are supported, both with version "0.6": the main branch of the official repository, and the
 release of 2021 on package indexes. The release uses names that libraries have since removed.
-`apply`, which ``import sohes_d2`` calls, patches exactly the following:
+`apply`, which ``import sohes_d2`` calls, applies exactly these patches:
 
 ==========================  ======================================  ====================================================
 missing                     needed by                               patch
@@ -45,14 +45,14 @@ def apply() -> None:
     """Make Detectron2 importable. May be called repeatedly, before or after ``import detectron2``.
 
     Raises:
-        ImportError: an earlier import of Detectron2 failed half-way and its objects are still in use.
+        ImportError: an earlier import of Detectron2 failed, and its objects are still in use.
     """
     if not any(isinstance(finder, _Detectron2Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Detectron2Finder())
-    _drop_half_imported()
+    _remove_partly_imported()
     if "detectron2" in sys.modules:
         _restore_names()
-    for name, patch in _AFTERWARDS.items():
+    for name, patch in _AFTER_EXECUTION.items():
         if name in sys.modules:
             patch(sys.modules[name])
 
@@ -133,7 +133,7 @@ class _MissingOps(types.ModuleType):
 
     def __init__(self, name: str) -> None:
         super().__init__(name, "Detectron2 was installed without its compiled extension.")
-        # used by collect_env, whose output every training logs
+        # used by collect_env, whose output is logged at the start of training
         self.get_compiler_version = lambda: "none (no compiled ops)"
         self.get_cuda_version = lambda: "none (no compiled ops)"
         self.has_cuda = lambda: False
@@ -161,7 +161,7 @@ class _MissingOpsLoader(importlib.abc.Loader):
 
 
 @contextmanager
-def _pkg_resources_stand_in() -> Iterator[None]:
+def _pkg_resources_stub() -> Iterator[None]:
     """Provide ``pkg_resources`` for ``detectron2.model_zoo``, which uses it to locate package files.
 
     Recent versions of setuptools lack it. The stub exists only while that module is executed, so that no other library
@@ -170,9 +170,9 @@ def _pkg_resources_stand_in() -> Iterator[None]:
     if importlib.util.find_spec("pkg_resources") is not None:
         yield
         return
-    stand_in: Any = types.ModuleType("pkg_resources")
-    stand_in.resource_filename = _resource_filename
-    sys.modules["pkg_resources"] = stand_in
+    stub: Any = types.ModuleType("pkg_resources")
+    stub.resource_filename = _resource_filename
+    sys.modules["pkg_resources"] = stub
     try:
         yield
     finally:
@@ -231,7 +231,7 @@ def _checkpoint_schedulers(hooks: Any) -> None:
 
 
 class _SetSampler(random.Random):
-    """Generator for ``detectron2.data.common.MapDataset``, which samples from sets; Python 3.11 no longer allows it."""
+    """Random generator for Detectron2's ``MapDataset``, which samples from sets; not allowed since Python 3.11."""
 
     def sample(self, population: Any, k: int, *, counts: Iterable[int] | None = None) -> list[Any]:
         return super().sample(list(population), k, counts=counts)
@@ -242,8 +242,8 @@ def _sample_from_sets(common: Any) -> None:
         common.random = types.SimpleNamespace(Random=_SetSampler)  # the only name of `random` that this module uses
 
 
-_WHILE_EXECUTED = {"detectron2.model_zoo.model_zoo": _pkg_resources_stand_in}
-_AFTERWARDS = {
+_DURING_EXECUTION = {"detectron2.model_zoo.model_zoo": _pkg_resources_stub}
+_AFTER_EXECUTION = {
     "detectron2.data.common": _sample_from_sets,
     "detectron2.evaluation.fast_eval_api": _use_plain_coco_eval,
     "detectron2.engine.defaults": _checkpoint_optimizer,
@@ -266,7 +266,7 @@ class _Detectron2Finder(importlib.abc.MetaPathFinder):
             if _extension_file() is not None or _is_main(_package_folder()):
                 return None
             return importlib.machinery.ModuleSpec(fullname, _MissingOpsLoader())
-        if fullname not in _WHILE_EXECUTED and fullname not in _AFTERWARDS:
+        if fullname not in _DURING_EXECUTION and fullname not in _AFTER_EXECUTION:
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
         loader: Any = None if spec is None else spec.loader
@@ -274,10 +274,10 @@ class _Detectron2Finder(importlib.abc.MetaPathFinder):
             execute = loader.exec_module
 
             def execute_with_patches(module: types.ModuleType) -> None:
-                with _WHILE_EXECUTED.get(fullname, nullcontext)():
+                with _DURING_EXECUTION.get(fullname, nullcontext)():
                     execute(module)
-                if fullname in _AFTERWARDS:
-                    _AFTERWARDS[fullname](module)
+                if fullname in _AFTER_EXECUTION:
+                    _AFTER_EXECUTION[fullname](module)
 
             loader.exec_module = execute_with_patches
         return spec
@@ -318,26 +318,26 @@ def _extension_file() -> Path | None:
     return Path(spec.origin) if spec is not None and spec.origin is not None else None
 
 
-def _drop_half_imported() -> None:
+def _remove_partly_imported() -> None:
     """Remove the modules left by a failed import of Detectron2, so that it can be imported again.
 
     When the import of a package fails, Python removes the package but keeps its completed submodules. A second import
     would reuse them and could fail on names registered twice or attributes never set.
     """
-    orphans = {name for name in sys.modules if name.startswith("detectron2.") and _lost_parent(name)}
+    orphans = {name for name in sys.modules if name.startswith("detectron2.") and _parent_is_missing(name)}
     if not orphans:
         return
     holders = sorted(_holders(orphans))
     if holders:
         raise ImportError(
-            f"Detectron2 was half-imported: an earlier import of {min(orphans).rpartition('.')[0]} failed, and its "
+            f"Detectron2 is partly imported: an earlier import of {min(orphans).rpartition('.')[0]} failed, and its "
             f"objects are still in use ({', '.join(holders[:5])}); this process cannot import it again. {_REMEDY}"
         )
     for name in orphans:
         del sys.modules[name]
 
 
-def _lost_parent(name: str) -> bool:
+def _parent_is_missing(name: str) -> bool:
     while "." in name:
         name = name.rpartition(".")[0]
         if name not in sys.modules:
@@ -347,12 +347,12 @@ def _lost_parent(name: str) -> bool:
 
 def _holders(orphans: set[str]) -> Iterator[str]:
     """Yield ``module.name`` of each global outside ``orphans`` that is one of these modules or was defined in one."""
-    gone = [sys.modules[name] for name in orphans]
+    orphan_modules = [sys.modules[name] for name in orphans]
     for module_name, module in list(sys.modules.items()):
         if module_name in orphans or not isinstance(module, types.ModuleType):
             continue
         for name, value in list(vars(module).items()):
-            if any(value is orphan for orphan in gone):
+            if any(value is orphan for orphan in orphan_modules):
                 if not module_name.startswith("detectron2"):  # Python sets these attributes again on import
                     yield f"{module_name}.{name}"
             # Not isinstance: it also accesses ``__class__`` of the value, which emits warnings in some libraries.

@@ -20,22 +20,22 @@ def choose_device(configured: str, wanted: str | torch.device | None = None) -> 
         wanted: the device requested by the user.
 
     Raises:
-        ConfigError: unknown device, or ``wanted`` is not available.
+        ConfigError: an unknown device, or ``wanted`` is not available.
     """
     import torch
 
     device = str(wanted) if wanted is not None else configured
     try:
-        found = torch.device(device)
+        parsed = torch.device(device)
     except RuntimeError as error:
         near = near_matches(device.partition(":")[0].lower(), KINDS)
         raise ConfigError(f"device {device!r} is not known to torch; use cpu, cuda, cuda:1 or mps.{near}") from error
-    there = True
-    if found.type == "cuda":
-        there = torch.cuda.is_available() and (found.index or 0) < torch.cuda.device_count()
-    elif found.type == "mps":
-        there = torch.backends.mps.is_available()
-    if there:
+    available = True
+    if parsed.type == "cuda":
+        available = torch.cuda.is_available() and (parsed.index or 0) < torch.cuda.device_count()
+    elif parsed.type == "mps":
+        available = torch.backends.mps.is_available()
+    if available:
         return device
     if wanted is not None:
         raise ConfigError(f"device {device!r} is not available to torch; use --device cpu")

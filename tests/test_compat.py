@@ -163,7 +163,7 @@ def test_folder_of_the_same_name(tmp_path):
     assert "without __init__.py" in output
 
 
-# ---------------------------------------------------------------------------------------- missing modules and stand-ins
+# -------------------------------------------------------------------------------------------- missing modules and stubs
 
 
 def test_release_without_compiled_ops(tmp_path):
@@ -215,7 +215,7 @@ def test_removed_names_are_restored():
     assert Image.LINEAR == Image.Resampling.BILINEAR
 
 
-def test_model_zoo_finds_its_files_without_leaking_the_stand_in():
+def test_model_zoo_finds_its_files_without_leaking_the_stub():
     from detectron2 import model_zoo
 
     config_file = model_zoo.get_config_file("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml")

@@ -1,13 +1,13 @@
-"""Convert labels to and from the formats of annotation tools and other trainers.
+"""Convert labels to and from the formats of annotation and training tools.
 
     sohes convert --labels labels.json --to cvat --output annotations.xml
     sohes convert --labels labels.json --to yolo --images photos/ --output yolo/ --entities 20
     sohes convert --labels annotations.xml --from cvat --output labels.json
 
 Formats: labelstudio, cvat, fiftyone (one file; masks are exact), labelme, yolo, voc (a folder; masks are polygons that
-deviate from the outline by at most --tolerance pixels). All but yolo keep score and parent. --to reads a COCO json,
---from writes one, without parents if the format has none. For --to yolo and voc the photos of --images are copied
-beside the labels; --from yolo needs --images for their sizes.
+deviate from the outline by at most --tolerance pixels). All but yolo keep scores and parents. --to converts from a COCO
+json, --from to one, which has no parents if the format has none. --to yolo and voc copy the photos of --images to the
+output; --from yolo reads the sizes of the photos from --images.
 
 Exit code: 0 converted, 3 some masks were skipped (with reasons), 2 the files or arguments cannot be used.
 """
@@ -27,9 +27,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = tool_parser(__doc__, prog="sohes convert")
     add = parser.add_argument
     add("--labels", "--json", required=True, type=Path, metavar="FILE|DIR", help="labels to convert")
-    way = parser.add_mutually_exclusive_group(required=True)
-    way.add_argument("--to", metavar="FORMAT", help="labelstudio, cvat, labelme, yolo, voc or fiftyone")
-    way.add_argument("--from", dest="source", metavar="FORMAT", help="source format; writes COCO json")
+    direction = parser.add_mutually_exclusive_group(required=True)
+    direction.add_argument("--to", metavar="FORMAT", help="labelstudio, cvat, labelme, yolo, voc or fiftyone")
+    direction.add_argument("--from", dest="source", metavar="FORMAT", help="source format; writes COCO json")
     add("--output", required=True, type=Path, metavar="FILE|DIR", help="file or folder, depending on the format")
     add("--images", type=Path, metavar="DIR", help="folder of the photos; file names are relative to it")
     what = "allowed deviation of polygons from the outline; 0: exact (default: %(default)s)"
@@ -55,28 +55,28 @@ def convert(args: argparse.Namespace) -> int:
     from ..structures.entity import Selection
 
     name = args.to or args.source
-    form = format_module(name)
+    module = format_module(name)
     options = Options(args.tolerance, args.images, args.image_prefix)
     selection = Selection(args.entities, args.min_score, args.max_depth)
     if not args.labels.exists():
         raise InputError(f"--labels {str(args.labels)!r} does not exist")
     if args.source:
         check_output(args.output, folder=False)
-        photos = form.read(args.labels, options)
+        photos = module.read(args.labels, options)
         for photo in photos:
             photo.forest = selection(photo.forest)
         args.output.parent.mkdir(parents=True, exist_ok=True)
         write_photos(args.output, photos, name)
         problems = Problems()
     else:
-        check_output(args.output, folder=form.IS_FOLDER)
+        check_output(args.output, folder=module.IS_FOLDER)
         labels = read_label_file(args.labels)
         problems = labels.problems
         photos = read_photos(labels, selection, problems)
-        (args.output if form.IS_FOLDER else args.output.parent).mkdir(parents=True, exist_ok=True)
-        form.write(photos, args.output, options)
+        (args.output if module.IS_FOLDER else args.output.parent).mkdir(parents=True, exist_ok=True)
+        module.write(photos, args.output, options)
     masks = sum(len(photo.forest) for photo in photos)
-    print(f"{args.output}: {len(photos)} images, {masks} masks; of {name}: {form.LOSSES}")
+    print(f"{args.output}: {len(photos)} images, {masks} masks; of {name}: {module.LOSSES}")
     if problems:
         print(problems.summary(), file=sys.stderr)
     return EXIT_SKIPPED if problems else EXIT_DONE

@@ -19,8 +19,8 @@ def make_parser(
 
     Args:
         description: docstring of the script, with the default paths under the root.
-        splits: choices of --split, the default first; none: without this option.
-        paths: options of further paths.
+        splits: choices of --split, the default first; empty: no such option.
+        paths: names of further options, for the paths of the source files.
     """
     parser = tool_parser(description)
     if splits:
@@ -40,15 +40,15 @@ def make_parser(
 
 
 def fill_paths(args: argparse.Namespace, dataset: str, **defaults: str) -> None:
-    """Set the paths that are not given on the command line.
+    """Set the paths that are not given on the command line to their defaults.
 
     Args:
         args: parsed by `make_parser`.
-        dataset: name of the registered data set, with the defaults of ``output`` and ``images``.
+        dataset: name of a built-in data set, whose paths are the defaults of ``output`` and ``images``.
         defaults: other options, and their default paths under the root.
     """
-    row = BUILTIN[dataset]
-    for option, default in {"output": row.labels, "images": row.images, **defaults}.items():
+    files = BUILTIN[dataset]
+    for option, default in {"output": files.labels, "images": files.images, **defaults}.items():
         if getattr(args, option, None) is None:
             setattr(args, option, os.path.join(args.root, default))
 

@@ -1,12 +1,12 @@
-"""Train a small ViT on photos without labels, as backbone of all three phases if none can be downloaded.
+"""Train a small ViT on photos without labels: the backbone of all three phases if none can be downloaded.
 
     sohes pretrain --config-file configs/pretraining/vit_mini8_cpu.yaml --images photos/ more/
     sohes pretrain --config-file configs/pretraining/vit_small8.yaml --num-gpus 8 --images photos/
     sohes pretrain --config-file CONFIG.yaml --images photos/ --resume
     sohes pretrain --config-file CONFIG.yaml --images photos/ \\
-        --teacher vit_base_patch8_224.dino --teacher-weights dino_vitb8.pth           # shrink a large ViT
+        --teacher vit_base_patch8_224.dino --teacher-weights dino_vitb8.pth           # distill a large ViT
     sohes pretrain --config-file CONFIG.yaml --check-only color_texture \\
-        --check-json segments.json --check-images photos/                             # how good are other features?
+        --check-json segments.json --check-images photos/                             # dense check of other features
 
 OUTPUT_DIR receives backbone_last.safetensors and backbone_best.safetensors (timm's key names), model_card.json,
 checkpoints, log.txt, metrics.json and TensorBoard files. Use a backbone with EXPLORATION.FEATURES.NAME vit_file and
@@ -33,11 +33,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add_config_file(parser, "config of the training", required=True)
     add("--images", nargs="+", metavar="DIR|LIST.txt|COCO.json", help="photos (PRETRAINING.IMAGES)")
     add("--check-json", metavar="COCO.json", help="segments for the dense check (PRETRAINING.CHECK.JSON)")
-    add("--check-images", metavar="DIR", help="their photos (PRETRAINING.CHECK.IMAGES)")
-    add("--teacher", metavar="NAME", help="a large timm ViT to distill (PRETRAINING.TEACHER.NAME)")
-    add("--teacher-weights", metavar="NAME|URL|PATH", help="its weights (PRETRAINING.TEACHER.WEIGHTS)")
+    add("--check-images", metavar="DIR", help="photos of the segments (PRETRAINING.CHECK.IMAGES)")
+    add("--teacher", metavar="NAME", help="large timm ViT to distill (PRETRAINING.TEACHER.NAME)")
+    add("--teacher-weights", metavar="NAME|URL|PATH", help="weights of the teacher (PRETRAINING.TEACHER.WEIGHTS)")
     add("--output", metavar="DIR", help="OUTPUT_DIR")
-    add("--resume", action="store_true", help="continue from the last checkpoint of the output, or start")
+    add("--resume", action="store_true", help="continue from the last checkpoint of OUTPUT_DIR; start if there is none")
     add("--check-only", metavar="NAME", help="no training: dense check of EXPLORATION.FEATURES.NAME")
     add_process_options(parser, num_gpus=0)
     add("opts", nargs="*", metavar="KEY VALUE", help="config keys and values, at the end of the command after --")
@@ -45,10 +45,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
     check_processes(parser, args)
     if args.teacher_weights and not args.teacher:
-        parser.error("--teacher-weights needs --teacher, the name of their ViT")
+        parser.error("--teacher-weights needs --teacher, the name of the ViT")
     if args.check_only:
         args.num_gpus = min(args.num_gpus, 1)
-    args.eval_only = False  # read by Detectron2's default_setup
+    args.eval_only = False  # read by `training_command.set_up`
     return args
 
 

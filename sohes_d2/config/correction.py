@@ -16,9 +16,9 @@ def add_correction_config(cfg: Any) -> None:
     node.INITIAL_WEIGHT = [1.0, 0.0]  # loss weight of initial labels, start and end [H]
     node.TEACHER_WEIGHT = [2.0, 3.0]  # loss weight of the teacher's pseudo-labels, start and end [H]
     node.WEIGHT_SCHEDULE = "cosine"  # from start to end: cosine [H] | linear | constant
-    node.INITIAL_IOU_THRESHOLD = 0.5  # pseudo-labels with a higher IoU with an initial label weigh less in the loss [D]
+    node.INITIAL_IOU_THRESHOLD = 0.5  # pseudo-labels with a higher IoU with an initial label get less loss weight [D]
     node.NMS_THRESHOLD = 0.9  # NMS threshold (IoU) of the teacher's pseudo-labels [D]
-    node.MAX_LABELS = 200  # maximum pseudo-labels per image, best scores first [D]
+    node.MAX_LABELS = 200  # maximum number of pseudo-labels per image, best scores first [D]
     node.MIN_AREA = 16  # pixels of the model's input; smaller pseudo-labels are dropped [D]
     node.REFINEMENT = CfgNode()  # of pseudo-labels, on the teacher's view, as in TEST.REFINEMENT [D]
     node.REFINEMENT.RADIUS = 0
@@ -26,8 +26,8 @@ def add_correction_config(cfg: Any) -> None:
     node.TEACHER_TTA = CfgNode()  # TTA of the teacher, as in TEST.TTA [D]
     node.TEACHER_TTA.TRANSFORMS = ["identity"]
     node.TEACHER_TTA.NMS_THRESHOLD = 0.6
-    # Crop layers of the weak view on which the teacher also runs, with OVERLAP and MARGIN of TEST.CROPS; 0: none. They
-    # find small entities, and the score of a mask becomes its mean support by the whole view and its crops [D].
+    # Layers of crops of the weak view that are additional inputs of the teacher, with OVERLAP and MARGIN of TEST.CROPS;
+    # 0: none. They find small entities, and the score of a mask becomes its mean support by the view and its crops [D].
     node.TEACHER_CROPS = 0
     # Source of the pseudo-labels' ancestors: teacher (its ancestor head) | coverage | none (no ancestor loss) [D]
     node.ANCESTORS = "teacher"
@@ -57,4 +57,4 @@ def add_correction_config(cfg: Any) -> None:
     cfg.CORRECTION.GUARD = node = CfgNode()  # collapse detection of the teacher
     node.PERIOD = 50  # iterations over which the number of pseudo-labels is averaged
     node.MIN_LABELS = 0.5  # mean pseudo-labels per image below which a period counts as collapsed
-    node.PATIENCE = 5  # consecutive collapsed periods after which training stops
+    node.PATIENCE = 5  # number of consecutive collapsed periods after which training stops

@@ -10,6 +10,7 @@ def add_model_config(cfg: Any) -> None:
     CfgNode = type(cfg)
 
     # Keys of Mask2Former have its names and meanings, and the defaults of its COCO configs [M] unless marked otherwise.
+
     # Maximum share of tensors that MODEL.WEIGHTS may lack or have in another shape when training starts, not counting
     # parts (backbone, head) that it lacks entirely. Evaluation and inference need all tensors [D].
     cfg.MODEL.MAX_UNMATCHED = 0.05
@@ -19,7 +20,7 @@ def add_model_config(cfg: Any) -> None:
     # "shipped:NAME" for those shipped with the package; "random" for training from scratch.
     node.WEIGHTS = ""
     node.OPTIONS = CfgNode(new_allowed=True)  # more arguments of timm.create_model, for example {"depth": 4}
-    # Pixels of the model's input per token, 8, 16 or 32: the ViT gets the image resized by patch size / TOKEN_STRIDE.
+    # Pixels of the model's input per token, 8, 16 or 32: the image is resized by patch size / TOKEN_STRIDE for the ViT.
     # With 16, a ViT of patch size 8 runs at half the input size. 0: the patch size, or 16 if that is none of these.
     node.TOKEN_STRIDE = 0
     # Resampling of position embeddings to an image's grid: official (bicubic, as in DINO and DINOv2 without registers),
@@ -55,7 +56,7 @@ def add_model_config(cfg: Any) -> None:
     node.HIDDEN_DIM = 256
     node.NHEADS = 8
     node.DIM_FEEDFORWARD = 2048
-    node.DEC_LAYERS = 10  # number of predictions, from the learned queries and from each layer: 9 layers
+    node.DEC_LAYERS = 10  # number of predictions: one from the learned queries, one from each of 9 layers
     node.PRE_NORM = False
     node.ENFORCE_INPUT_PROJ = False
     node.DEEP_SUPERVISION = True
@@ -79,17 +80,17 @@ def add_model_config(cfg: Any) -> None:
 
     cfg.MODEL.ANCESTOR_HEAD = node = CfgNode()
     node.ENABLED = True  # [P]
-    node.DIM = 256  # of the two projections W_a, W_d [D]
-    node.WEIGHT = 2.0  # of its loss [D]
+    node.DIM = 256  # output channels of the two projections W_a, W_d [D]
+    node.WEIGHT = 2.0  # loss weight [D]
     node.THRESHOLD = 0.5  # minimum probability of a predicted pair [D]
     # minimum coverage of the descendant by the ancestor's mask [D]; 0: the probability alone
     node.THETA_COVER = 0.5
-    # maximum area of the descendant as a share of the ancestor's: larger masks are the same entity and become siblings,
-    # which avoids long chains in forests [D]; 1: any smaller mask
+    # maximum area of the descendant as a share of the ancestor's: larger masks count as the same entity and become
+    # siblings, which avoids long chains in forests [D]; 1: any smaller mask
     node.MAX_CHILD_AREA = 0.8
 
     # Inference. The number of masks per image is TEST.DETECTIONS_PER_IMAGE.
-    # Without ancestor head: A is inside B if B covers this share of A, and not vice versa [H]
+    # Without ancestor head: A is inside B if B covers at least this share of A, and not vice versa [H]
     cfg.TEST.THETA_COVER = 0.9
     cfg.TEST.MIN_SCORE = 0.0  # masks with a lower calibrated score are dropped
     # [raw, calibrated] pairs, strictly increasing, from [0, 0] to a raw score of 1, interpolated linearly: the share of
@@ -97,8 +98,8 @@ def add_model_config(cfg: Any) -> None:
     # Empty: raw scores, which training always uses [D]
     cfg.TEST.SCORE_CALIBRATION = []
     cfg.TEST.NMS_THRESHOLD = 1.0  # NMS threshold (IoU); 1: no NMS [D]
-    cfg.TEST.REFINEMENT = CfgNode()  # of outlines, by a guided filter on the image [D]
-    cfg.TEST.REFINEMENT.RADIUS = 0  # pixels of the model's input, about the error of outlines; 0: none
+    cfg.TEST.REFINEMENT = CfgNode()  # refinement of outlines by a guided filter on the image [D]
+    cfg.TEST.REFINEMENT.RADIUS = 0  # pixels of the model's input, about the error of outlines; 0: no refinement
     cfg.TEST.REFINEMENT.EPSILON = 0.01  # smaller values follow weaker edges
     # Test-time augmentation (TTA): the masks of several transforms are fused [D]: first identity, then any of hflip,
     # rot90, rot180, rot270, hflip_rot90, hflip_rot180, hflip_rot270.
@@ -128,11 +129,11 @@ def add_model_config(cfg: Any) -> None:
     cfg.INPUT.IMAGE_SIZE = 1024  # pixels: side of the square training crops [U]
     cfg.INPUT.MIN_SCALE = 0.1  # large-scale jitter: images are resized to IMAGE_SIZE times a factor between these
     cfg.INPUT.MAX_SCALE = 2.0
-    cfg.INPUT.MAX_LABELS = 200  # maximum per training image, sampled evenly over sizes [U]
+    cfg.INPUT.MAX_LABELS = 200  # maximum number per training image, sampled evenly over sizes [U]
     cfg.INPUT.MIN_LABEL_AREA = 16  # pixels after cropping; smaller labels are dropped [D]
     cfg.INPUT.MIN_LABEL_SCORE = 0.0  # labels with a lower score are dropped [D]
     cfg.INPUT.COPY_PASTE = node = CfgNode()
-    node.PROBABILITY = 0.0  # of pasting entities of another image into a training image [D]
+    node.PROBABILITY = 0.0  # probability of pasting entities of another image into a training image [D]
     node.MAX_ENTITIES = 5  # maximum number of pasted wholes, each with its parts [D]
 
     # Additional data sets by name: "labels.json, images/" or the two as a list, or {"images": folder} for photos

@@ -1,4 +1,4 @@
-"""Renamed config keys and transforms of earlier versions."""
+"""Config keys and transforms that were renamed since earlier versions, and errors for their use."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ def new_name(key: str) -> str:
 
 
 def check_names(content: Mapping[str, Any], where: str) -> None:
-    """Check that no key of an earlier version is used.
+    """Reject names of earlier versions, a wrong form of DATASETS.REGISTER, and Detectron2's TEST.AUG.
 
     Args:
         content: keys and values as nested dicts.
         where: origin of the keys, for messages.
 
     Raises:
-        ConfigError: a key or transform of an earlier version; the message lists all of them with their new names.
+        ConfigError: one of these; for names of earlier versions, the message lists all of them with their new names.
     """
     renamed = [f"{key} is now {new_name(key)}" for key in _keys(content) if new_name(key)]
     for section in ("TEST.TTA", "CORRECTION.TEACHER_TTA"):

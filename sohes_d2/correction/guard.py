@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ..errors import SOHESError
 from ..structures.nms import intersections, ious
 
-GRID = 128  # points per side at which teacher and student are compared
+GRID = 128  # largest number of points per side at which teacher and student are compared
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class TeacherStatistics:
 
     @classmethod
     def from_sums(cls, sums: Sequence[float]) -> TeacherStatistics:
-        """From the `statistics_sums` of all processes, added up."""
-        images, labels, scores, overlaps, broken = sums
+        """Compute the means from the sums of `statistics_sums` over all processes."""
+        images, labels, scores, overlaps, not_finite = sums
         if not labels:
-            return cls(0.0, None, None, broken == 0)
-        return cls(labels / images, scores / labels, 1 - overlaps / labels, broken == 0)
+            return cls(0.0, None, None, not_finite == 0)
+        return cls(labels / images, scores / labels, 1 - overlaps / labels, not_finite == 0)
 
 
 @torch.no_grad()
@@ -55,7 +55,7 @@ def statistics_sums(targets: Sequence[Mapping[str, Tensor]], masks: Tensor, fini
 
     Args:
         targets: per image, the teacher's labels with "masks" (M, H, W) bool and "scores" (M,).
-        masks: the student's, (B, Q, h, w) logits.
+        masks: (B, Q, h, w) mask logits of the student.
         finite: (B,) bool, whether the teacher's outputs are finite.
 
     Returns:
@@ -63,16 +63,16 @@ def statistics_sums(targets: Sequence[Mapping[str, Tensor]], masks: Tensor, fini
         student's masks, images for which the teacher's outputs are not finite.
     """
     scores = torch.cat([target["scores"] for target in targets]).float()
-    overlaps = torch.cat([best_overlaps(target["masks"], some) for target, some in zip(targets, masks)])
-    counted = scores.new_tensor([len(targets), len(scores)])
-    return torch.cat([counted, torch.stack([scores.sum(), overlaps.sum(), (~finite).sum().float()])])
+    overlaps = torch.cat([best_overlaps(target["masks"], logits) for target, logits in zip(targets, masks)])
+    counts = scores.new_tensor([len(targets), len(scores)])
+    return torch.cat([counts, torch.stack([scores.sum(), overlaps.sum(), (~finite).sum().float()])])
 
 
 def best_overlaps(labels: Tensor, masks: Tensor) -> Tensor:
     """(M,) best IoU of each label with the predicted masks of an image.
 
-    Used for monitoring only, so it needs no matching and at most `GRID` x `GRID` points; thin or tiny labels that fall
-    between the points count as not found.
+    For monitoring only: without bipartite matching, and at no more than `GRID` x `GRID` points. Thin or tiny labels
+    that fall between the points count as not found.
 
     Args:
         labels: (M, H, W) bool.
@@ -82,9 +82,9 @@ def best_overlaps(labels: Tensor, masks: Tensor) -> Tensor:
         return torch.zeros(0, device=masks.device)
     size = tuple(min(side, GRID) for side in masks.shape[-2:])
     sampled = F.interpolate(labels[:, None].to(torch.uint8), size, mode="nearest-exact")[:, 0] > 0
-    found = F.interpolate(masks[:, None].float(), size, mode="nearest-exact")[:, 0] > 0
-    common = intersections(sampled, found)
-    return ious(common, sampled.flatten(1).sum(1), found.flatten(1).sum(1)).amax(1)
+    predicted = F.interpolate(masks[:, None].float(), size, mode="nearest-exact")[:, 0] > 0
+    common = intersections(sampled, predicted)
+    return ious(common, sampled.flatten(1).sum(1), predicted.flatten(1).sum(1)).amax(1)
 
 
 class CollapseGuard:
@@ -94,7 +94,7 @@ class CollapseGuard:
         """
         Args:
             period: iterations over which labels are averaged.
-            min_labels: mean number of labels per image under which a period counts as collapsed.
+            min_labels: mean number of labels per image below which a period counts as collapsed.
             patience: number of consecutive collapsed periods that count as a collapse.
 
         Raises:
@@ -124,7 +124,7 @@ class CollapseGuard:
             True if this step ends a period that is not collapsed.
 
         Raises:
-            SOHESError: the teacher's outputs are not finite, or this step ends collapsed period ``patience`` in a row.
+            SOHESError: the teacher's outputs are not finite, or ``patience`` periods in a row are collapsed.
         """
         if not statistics.finite:
             raise SOHESError("the teacher's outputs are not finite")
@@ -139,13 +139,13 @@ class CollapseGuard:
         self._collapsed += 1
         if self._collapsed >= self.patience:
             raise SOHESError(
-                f"the teacher had {mean:.3g} labels per image, and less than {self.min_labels:g} for "
-                f"{self._collapsed} times {self.period} iterations"
+                f"the teacher had {mean:.3g} labels per image in the last {self.period} iterations; the mean was below "
+                f"{self.min_labels:g} in {self._collapsed} such periods in a row"
             )
         return False
 
     def state_dict(self) -> dict[str, Any]:
-        """Counters of `observe`."""
+        """State of `observe`: labels per image in the current period, and consecutive collapsed periods."""
         return {"labels": list(self._labels), "collapsed": self._collapsed}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

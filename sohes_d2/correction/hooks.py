@@ -1,4 +1,4 @@
-"""Training hooks of phase 3: branch weights, EMA updates, collapse detection, and pictures of the teacher's labels."""
+"""Training hooks of phase 3: branch weights, EMA updates, collapse detection, pictures of the teacher's labels."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class BranchSchedule:
                 raise ValueError(f"CORRECTION.{key} must be two numbers of at least 0, start and end; got {list(ends)}")
         if self.shape not in SHAPES:
             raise ValueError(f"CORRECTION.WEIGHT_SCHEDULE {self.shape!r} is not one of {', '.join(SHAPES)}")
-        # between start and end no weight is 0, so only these need a check
+        # in between, both are 0 only if they are 0 at the start and the end
         for progress, moment in ((0, "start"), (1, "end")):
             if sum(self.at(progress, 1)) == 0:
                 raise ValueError(
@@ -63,7 +63,7 @@ class BranchSchedule:
         return cls(tuple(node.INITIAL_WEIGHT), tuple(node.TEACHER_WEIGHT), node.WEIGHT_SCHEDULE)
 
     def at(self, iteration: int, max_iter: int) -> tuple[float, float]:
-        """(weight of the initial branch, weight of the teacher branch) in an iteration, from 0, of ``max_iter``."""
+        """Weights of the initial and of the teacher branch in iteration ``iteration``, from 0, of ``max_iter``."""
         progress = min(iteration / max_iter, 1.0)
         share = {"cosine": (1 - math.cos(math.pi * progress)) / 2, "linear": progress, "constant": 0.0}[self.shape]
         initial, teacher = (start + (end - start) * share for start, end in (self.initial, self.teacher))
@@ -77,7 +77,7 @@ class MutualLearningHook(HookBase):
     is written after a collapse. All processes need it.
 
     Scalars, under "correction/": initial_weight, teacher_weight, ema_momentum, labels_per_image, mean_score,
-    disagreement (see `guard`).
+    disagreement (see `TeacherStatistics`).
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class MutualLearningHook(HookBase):
         scalars = {"initial_weight": initial, "teacher_weight": teacher, "ema_momentum": momentum}
         if self._model.statistics is not None:
             statistics = TeacherStatistics.from_sums(_sum_over_processes(self._model.statistics))
-            self._watch(statistics)
+            self._check_for_collapse(statistics)
             scalars["labels_per_image"] = statistics.labels
             if statistics.score is not None and statistics.disagreement is not None:
                 scalars.update(mean_score=statistics.score, disagreement=statistics.disagreement)
@@ -126,21 +126,21 @@ class MutualLearningHook(HookBase):
         self.updates += 1
         self.trainer.storage.put_scalars(**{f"correction/{name}": value for name, value in scalars.items()})
 
-    def _watch(self, statistics: TeacherStatistics) -> None:
+    def _check_for_collapse(self, statistics: TeacherStatistics) -> None:
         try:
             if self._guard.observe(statistics):
                 self._good_checkpoint = self._last_checkpoint()
         except SOHESError as error:
             good = self._good_checkpoint
-            where = f"the last checkpoint before is {good}" if good else "there is no checkpoint from before"
+            where = f"the last checkpoint before the collapse is {good}" if good else "there is no checkpoint before it"
             raise SOHESError(
                 f"self-correction stopped in iteration {self.trainer.iter}: {error}\n{where}. Lower CORRECTION."
-                "THRESHOLD or SOLVER.BASE_LR, raise CORRECTION.EMA_MOMENTUM, or let the initial labels count for "
-                "longer (CORRECTION.INITIAL_WEIGHT); CORRECTION.GUARD says what counts as a collapse."
+                "THRESHOLD or SOLVER.BASE_LR, raise CORRECTION.EMA_MOMENTUM, or CORRECTION.INITIAL_WEIGHT; "
+                "CORRECTION.GUARD defines what counts as a collapse."
             ) from error
 
     def state_dict(self) -> dict[str, Any]:
-        """Number of teacher updates, and the guard's counters."""
+        """Number of teacher updates, state of the guard, and path of the last checkpoint before a collapse."""
         return {"updates": self.updates, "guard": self._guard.state_dict(), "good_checkpoint": self._good_checkpoint}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -190,7 +190,7 @@ class DrawTeacherLabels(HookBase):
 
 
 def forest_of_target(target: Mapping[str, Tensor], image_size: tuple[int, int]) -> Forest:
-    """The forest of the teacher's labels for an image (H, W), without ancestors derived from coverage."""
+    """The forest of the teacher's labels for an image (H, W): by their ancestors, or by coverage if they have none."""
     masks = encode_masks(target["masks"][:, : image_size[0], : image_size[1]].cpu())
     scores = target["scores"].cpu().numpy()
     if "ancestors" not in target:

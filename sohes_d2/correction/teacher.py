@@ -1,4 +1,4 @@
-"""The teacher: an exponential moving average (EMA) of the student (Mean Teacher, NeurIPS 2017), and its momentum."""
+"""The teacher, an exponential moving average (EMA) of the student (Mean Teacher, NeurIPS 2017); its momentum."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def teacher_of(student: ModuleT) -> ModuleT:
 def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     """Move the teacher to ``momentum * teacher + (1 - momentum) * student``, in place.
 
-    Buffers (running statistics, counters, constants) are copied, not averaged. With several processes they are copied
-    from the first one's student, because running statistics may differ between processes, but the teacher must not.
+    Buffers (running statistics, counters, constants) are copied, not averaged. With several processes, all copy the
+    buffers of the first one's student: running statistics may differ between processes, but the teacher must not.
     All processes must call this together.
 
     Args:
@@ -53,18 +53,18 @@ def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> N
     for buffer, source in zip(buffers, student.buffers()):
         buffer.copy_(source)
     if comm.get_world_size() > 1:
-        _take_from_first_process(buffers)
+        _broadcast_from_first_process(buffers)
 
 
-def _take_from_first_process(tensors: Sequence[Tensor]) -> None:
+def _broadcast_from_first_process(tensors: Sequence[Tensor]) -> None:
     """Overwrite tensors with those of the first process; tensors of one dtype are sent together."""
-    by_type: dict[torch.dtype, list[Tensor]] = {}
+    by_dtype: dict[torch.dtype, list[Tensor]] = {}
     for tensor in tensors:
-        by_type.setdefault(tensor.dtype, []).append(tensor)
-    for some in by_type.values():
-        flat = torch.cat([tensor.flatten() for tensor in some])
+        by_dtype.setdefault(tensor.dtype, []).append(tensor)
+    for group in by_dtype.values():
+        flat = torch.cat([tensor.flatten() for tensor in group])
         torch.distributed.broadcast(flat, 0)
-        for tensor, value in zip(some, flat.split([tensor.numel() for tensor in some])):
+        for tensor, value in zip(group, flat.split([tensor.numel() for tensor in group])):
             tensor.copy_(value.view_as(tensor))
 
 
@@ -77,12 +77,12 @@ class MomentumSchedule:
 
         1 / (1 - m_t) = 1 + (1 / (1 - momentum) - 1) * min(t / warmup, 1)
 
-    So the first update makes the teacher a copy of the student. With ``warmup = 1 / (1 - momentum) - 1`` this is the
-    ``min(1 - 1 / (t + 1), momentum)`` of Mean Teacher (Tarvainen and Valpola, NeurIPS 2017).
+    So the first update of a warm-up makes the teacher a copy of the student. With ``warmup = 1 / (1 - momentum) - 1``
+    this is the ``min(1 - 1 / (t + 1), momentum)`` of Mean Teacher (Tarvainen and Valpola, NeurIPS 2017).
 
     Attributes:
         momentum: in [0, 1]; 0.9996 in HASSOD. With 1 the teacher never changes, also in the warm-up.
-        warmup: number of updates until it is reached; 0: no warm-up.
+        warmup: number of updates until ``momentum`` is reached; 0: no warm-up.
 
     Raises:
         ValueError: a number out of its range.

@@ -47,9 +47,9 @@ class SOHESTrainer(DefaultTrainer):
     same losses as an uninterrupted one: images, augmentation and the model's randomness depend only on seed and
     iteration.
 
-    A model may declare further needs: ``needs_teacher_view`` (two views of each image, and images without labels),
-    ``starts_from`` (what MODEL.WEIGHTS must name when a training begins), ``build_hooks(cfg, last_checkpoint)`` and
-    ``build_training_mapper(cfg)``, instead of `PseudoLabelDatasetMapper`.
+    A model class may define ``needs_teacher_view`` (True: it is trained on two views of each image, and also on images
+    without labels), ``starts_from`` (description of what MODEL.WEIGHTS must name when a training begins),
+    ``build_hooks(cfg, last_checkpoint)``, and ``build_training_mapper(cfg)`` to replace `PseudoLabelDatasetMapper`.
     """
 
     def __init__(self, cfg: CfgNode):
@@ -61,7 +61,7 @@ class SOHESTrainer(DefaultTrainer):
             ConfigError: an unknown optimizer, schedule or precision, or a batch size that is not divisible by the
                 number of processes.
         """
-        # Not DefaultTrainer's, which creates the data loader before the first iteration is known, and supports
+        # Not DefaultTrainer.__init__, which creates the data loader before the first iteration is known, and supports
         # mixed precision and several processes only on CUDA.
         TrainerBase.__init__(self)
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
@@ -89,9 +89,9 @@ class SOHESTrainer(DefaultTrainer):
         backbone of MODEL.VIT.WEIGHTS.
 
         Raises:
-            WeightsError: no such checkpoint, or some processes cannot find the one to resume from.
+            WeightsError: weights are unavailable, unreadable or do not match, or only some processes find a checkpoint
+                to resume from.
             ConfigError: phase 3 without a model of phase 2.
-            WeightsError: weights that are unavailable, unreadable or do not match.
         """
         resume = resume and self.checkpointer.has_checkpoint()
         if len(set(comm.all_gather(resume))) > 1:
@@ -121,7 +121,7 @@ class SOHESTrainer(DefaultTrainer):
         Raises:
             FloatingPointError: a loss or gradient is not finite; the message names the last checkpoint.
             OutputError: a checkpoint, metrics.json or an evaluation cannot be written.
-            KeyboardInterrupt: SIGINT or SIGTERM; the progress is saved.
+            KeyboardInterrupt: SIGINT or SIGTERM; the progress is saved, unless an iteration was interrupted.
         """
         if self._draws_seed:
             logger.info("SEED %d was drawn; set it to repeat this training", self.cfg.SEED)
@@ -146,7 +146,7 @@ class SOHESTrainer(DefaultTrainer):
             self.checkpointer.save(FINAL, iteration=self.iter)
 
     def _save_last_iteration(self) -> None:
-        """Save the progress after a signal, unless it arrived during an iteration."""
+        """Save the last complete iteration, unless it is already saved or the next one was interrupted."""
         done = next((hook.unsaved for hook in self._hooks if isinstance(hook, Checkpoints)), None)
         if done is not None:
             self.iter = done  # the loop may have started the next one
@@ -155,17 +155,16 @@ class SOHESTrainer(DefaultTrainer):
     def run_step(self) -> None:
         """One iteration."""
         self._trainer.iter = self.iter
-        begun = time.perf_counter()
+        start = time.perf_counter()
         try:
             self._trainer.run_step()
             if self.iter == self.start_iter:  # losses are first printed after 20 iterations
-                seconds = time.perf_counter() - begun
+                seconds = time.perf_counter() - start
                 logger.info("Iteration %d of %d done in %.1f s", self.iter + 1, self.max_iter, seconds)
         except FloatingPointError as error:
-            has_one = self.checkpointer.has_checkpoint()
-            last = (
-                f"the last checkpoint is {self.checkpointer.get_checkpoint_file()}" if has_one else "no checkpoint yet"
-            )
+            last = "there is no checkpoint yet"
+            if self.checkpointer.has_checkpoint():
+                last = f"the last checkpoint is {self.checkpointer.get_checkpoint_file()}"
             raise FloatingPointError(
                 f"training stopped in iteration {self.iter}: {error}\n{last}. Lower SOLVER.BASE_LR, clip gradients "
                 "(SOLVER.CLIP_GRADIENTS), lengthen SOLVER.WARMUP_ITERS, or train without SOLVER.AMP; --resume would "
@@ -186,13 +185,13 @@ class SOHESTrainer(DefaultTrainer):
             logger.warning("SEED is %d, the checkpoint was made with %d: other images follow", self.cfg.SEED, seed)
 
     def evaluate(self) -> dict[str, Any]:
-        """Evaluate on all test sets; returns the defined results, writes all to ``OUTPUT_DIR/evaluation.json``."""
+        """Evaluate on all test sets; writes ``OUTPUT_DIR/evaluation.json`` and returns the results without NaNs."""
         self._last_eval_results = self.test(self.cfg, self.model)
-        done = min(self.iter + 1, self.max_iter)  # after the last iteration Detectron2 increments it once more
+        done = min(self.iter + 1, self.max_iter)  # Detectron2 increments `iter` once more after the last iteration
         write_evaluation(self.cfg.OUTPUT_DIR, self.cfg.DATASETS.TEST, self._last_eval_results, done)
         try:
             check_readable(self.cfg.DATASETS.TEST, self._last_eval_results, self.cfg.TEST.MAX_UNREADABLE)
-        except InputError as error:  # must not end the training
+        except InputError as error:  # should not end the training
             logger.error("%s", error)
         return defined_only(self._last_eval_results)
 
@@ -217,13 +216,13 @@ class SOHESTrainer(DefaultTrainer):
         return build_writers(self.cfg.OUTPUT_DIR, self.max_iter)
 
     def _build_model_hooks(self) -> list[HookBase]:
-        """The model's own hooks, which run before the checkpoint hook."""
+        """The hooks that the model defines; they run before the checkpoint hook."""
         build = getattr(self.checkpointer.model, "build_hooks", None)
         if build is None:
             return []
-        last = self.checkpointer
+        checkpointer = self.checkpointer
         with config_errors():
-            return build(self.cfg, lambda: last.get_checkpoint_file() if last.has_checkpoint() else "")
+            return build(self.cfg, lambda: checkpointer.get_checkpoint_file() if checkpointer.has_checkpoint() else "")
 
     def _build_examples(self) -> HookBase:
         name = self.cfg.DATASETS.TEST[0]
@@ -256,7 +255,7 @@ class SOHESTrainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode, start_iteration: int = 0) -> Iterable[list[dict[str, Any]]]:
-        """Batches from an iteration on; they depend only on the iteration and SEED.
+        """Batches from an iteration on; each depends only on its iteration and SEED.
 
         Raises:
             ConfigError: a batch size not divisible by the number of processes, or a data set without usable images.
@@ -272,13 +271,13 @@ class SOHESTrainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> EntityEvaluator:
-        """Class-agnostic AR and AP, and hierarchy; predictions are written to OUTPUT_DIR/inference/DATA SET."""
+        """Evaluator of a data set; predictions are written to ``OUTPUT_DIR/inference/dataset_name``."""
         return EntityEvaluator(dataset_name, f"{cfg.OUTPUT_DIR}/inference/{dataset_name}")
 
 
 @contextmanager
 def config_errors() -> Iterator[None]:
-    """Raise a ValueError as a ConfigError."""
+    """Context manager that converts a ValueError to a ConfigError."""
     try:
         yield
     except ValueError as error:
@@ -286,15 +285,15 @@ def config_errors() -> Iterator[None]:
 
 
 def load_backbone(load: Callable[[str], Any], cfg: CfgNode) -> None:
-    """Call ``load`` with the source of the pretrained weights of MODEL.VIT.WEIGHTS.
+    """Call ``load`` with the source of the pretrained backbone.
 
-    "" means the hub's weights of MODEL.VIT.NAME; with "random" it is not called. One process of each machine calls it
-    first, so that files are downloaded only once.
+    The source is MODEL.VIT.WEIGHTS, or "hub:" + MODEL.VIT.NAME if it is empty; with "random", nothing is loaded. One
+    process of each machine loads before the others, so that files are downloaded only once.
     """
     source = cfg.MODEL.VIT.WEIGHTS or f"hub:{cfg.MODEL.VIT.NAME}"
-    first = comm.get_local_rank() == 0
     if source == "random":
         return
+    first = comm.get_local_rank() == 0
     if not first:
         comm.synchronize()
     load(source)
@@ -305,8 +304,8 @@ def load_backbone(load: Callable[[str], Any], cfg: CfgNode) -> None:
 def _distributed(model: nn.Module) -> nn.Module:
     """Wrap the model to average its gradients over processes, if there are several."""
     on_gpu = next(model.parameters()).device.type == "cuda"
-    known = inspect.signature(DistributedDataParallel).parameters
-    buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # until torch 2.13
+    options = inspect.signature(DistributedDataParallel).parameters
+    buffers = "forward_sync_buffers" if "forward_sync_buffers" in options else "broadcast_buffers"  # older torch
     return create_ddp_model(model, device_ids=[comm.get_local_rank()] if on_gpu else None, **{buffers: False})
 
 

@@ -24,6 +24,8 @@ from .writers import LOGGERS, log_to
 
 logger = logging.getLogger(__name__)
 
+_locks = ExitStack()  # holds the lock of OUTPUT_DIR until the end of `_run`
+
 # Loggers with long or rarely useful messages: these go to log.txt, and to the terminal with --verbose.
 _ONLY_IN_FILE = (
     "detectron2",  # environment and config
@@ -37,7 +39,7 @@ _ONLY_IN_FILE = (
 
 
 def frozen_config(file: str, pairs: list[str], num_gpus: int) -> CfgNode:
-    """Config from the defaults, the file and KEY VALUE pairs, on the CPU if requested or without a GPU.
+    """Frozen config from the defaults, the file and KEY VALUE pairs; on the CPU if ``num_gpus`` is 0 or without a GPU.
 
     Raises:
         ConfigError: an unknown key, a value of the wrong type, or an unreadable file.
@@ -49,14 +51,11 @@ def frozen_config(file: str, pairs: list[str], num_gpus: int) -> CfgNode:
     return cfg
 
 
-_held = ExitStack()  # the lock of OUTPUT_DIR, until the end of `_run`
-
-
 def set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
     """Set up folder, log, config.yaml and seed of one process, like Detectron2's ``default_setup``.
 
     log.txt receives everything; the terminal output is brief unless ``args.verbose``. OUTPUT_DIR is locked for this run
-    until `run_processes` ends.
+    until the end of `run` in `run_processes`.
 
     Raises:
         FolderBusyError: another process writes into OUTPUT_DIR; raised in all processes.
@@ -64,38 +63,38 @@ def set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
         OutputError: OUTPUT_DIR cannot be written to; raised in all processes.
     """
     check_output(cfg.OUTPUT_DIR, folder=True, option="OUTPUT_DIR")
-    _hold(cfg.OUTPUT_DIR)
+    _lock(cfg.OUTPUT_DIR)
     rank = comm.get_rank()
     for name in LOGGERS:
-        printed = setup_logger(distributed_rank=rank, name=name, abbrev_name="d2" if name == "detectron2" else name)
-        for handler in printed.handlers:
+        configured = setup_logger(distributed_rank=rank, name=name, abbrev_name="d2" if name == "detectron2" else name)
+        for handler in configured.handlers:
             handler.removeFilter(_is_brief)
             if not args.verbose and not isinstance(handler, logging.FileHandler):
                 handler.addFilter(_is_brief)
     if not args.debug:
         logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_traceback)
     log_to(cfg.OUTPUT_DIR, rank)
-    details = logging.getLogger("detectron2")
-    details.info("Process %d of %d. Environment:\n%s", rank, comm.get_world_size(), collect_env_info())
-    details.info("Command line arguments: %s", args)
+    detail_logger = logging.getLogger("detectron2")
+    detail_logger.info("Process %d of %d. Environment:\n%s", rank, comm.get_world_size(), collect_env_info())
+    detail_logger.info("Command line arguments: %s", args)
     if comm.is_main_process():
         text = cfg.dump()
         write_text(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), text)
-        details.info("Config:\n%s", text)
+        detail_logger.info("Config:\n%s", text)
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
     if not args.eval_only:
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
     logger.info("%s receives config.yaml, log.txt (more than is printed here), metrics and checkpoints", cfg.OUTPUT_DIR)
 
 
-def _hold(folder: str) -> None:
-    """Lock a folder in the main process, on behalf of all."""
+def _lock(folder: str) -> None:
+    """Lock a folder in the main process; an error is raised in all processes."""
     error: Exception | None = None
     if comm.is_main_process():
         try:
-            _held.callback(FolderLock(folder).release)
-        except (FolderBusyError, OutputError) as found:
-            error = found
+            _locks.callback(FolderLock(folder).release)
+        except (FolderBusyError, OutputError) as raised:
+            error = raised
     error = comm.all_gather(error)[0]
     if error is not None:
         raise error
@@ -106,7 +105,7 @@ def _is_brief(record: logging.LogRecord) -> bool:
 
 
 def _is_no_traceback(record: logging.LogRecord) -> bool:
-    """Filters the traceback that Detectron2 logs at the end of a training; the error is reported afterwards."""
+    """False for the traceback that Detectron2 logs at the end of a training; the error is reported afterwards."""
     return not record.exc_info
 
 
@@ -140,6 +139,6 @@ def run_processes(run: Callable[[argparse.Namespace], None], args: argparse.Name
 
 
 def _run(run: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
-    """``run(args)`` in one process, which unlocks its folder at the end."""
-    with _held:
+    """Call ``run(args)`` in one process, and release the lock of OUTPUT_DIR afterwards."""
+    with _locks:
         run(args)

@@ -21,7 +21,7 @@ LOGGERS = ("fvcore", "detectron2", "sohes_d2")
 
 
 def build_writers(folder: str, max_iter: int) -> list[EventWriter]:
-    """Detectron2's writers: the log, metrics.json and TensorBoard."""
+    """The writers of a training: log, metrics.json and TensorBoard."""
     os.makedirs(folder, exist_ok=True)
     return [CommonMetricPrinter(max_iter), MetricsWriter(os.path.join(folder, METRICS_FILE)), TensorboardWriter(folder)]
 
@@ -73,7 +73,7 @@ def _report_damaged_lines(path: str) -> None:
 
 
 class TensorboardWriter(EventWriter):
-    """TensorBoard's files; a failed write, for example on a full disk, does not end a training."""
+    """Detectron2's writer, except that a failed write, for example on a full disk, does not end a training."""
 
     def __init__(self, folder: str):
         """
@@ -122,7 +122,7 @@ def _quiet_writer_threads() -> None:
         if not (issubclass(args.exc_type, OSError) and type(args.thread).__name__ == "_AsyncWriterThread"):
             before(args)
 
-    hook.quiet = True  # type: ignore[attr-defined]  # a mark on a function
+    hook.quiet = True  # type: ignore[attr-defined]  # prevents a second replacement
     threading.excepthook = hook
 
 
@@ -146,13 +146,13 @@ class LogFile(logging.FileHandler):
 
 
 def log_to(folder: str, rank: int) -> None:
-    """Make the loggers of Detectron2 and this project write to log.txt in a folder, and to no other file."""
+    """Make the loggers of Detectron2 and this project write to log.txt in a folder, and to no other `LogFile`."""
     name = LOG_FILE + (f".rank{rank}" if rank else "")
     handler = LogFile(os.path.join(folder, name), encoding="utf-8", delay=True)
-    form = "[%(asctime)s] %(name)s %(levelname)s: %(message)s"
-    handler.setFormatter(logging.Formatter(form, datefmt="%m/%d %H:%M:%S"))
-    for one in map(logging.getLogger, LOGGERS):
-        for other in [h for h in one.handlers if isinstance(h, LogFile)]:
-            one.removeHandler(other)
-            other.close()
-        one.addHandler(handler)
+    line_format = "[%(asctime)s] %(name)s %(levelname)s: %(message)s"
+    handler.setFormatter(logging.Formatter(line_format, datefmt="%m/%d %H:%M:%S"))
+    for target in map(logging.getLogger, LOGGERS):
+        for previous in [h for h in target.handlers if isinstance(h, LogFile)]:
+            target.removeHandler(previous)
+            previous.close()
+        target.addHandler(handler)

@@ -40,7 +40,7 @@ class EntityEvaluator(DatasetEvaluator):
         "forest": a `Forest`; if present, it alone is scored, with its masks and scores;
         "ancestor_probabilities": optional, (N, N) tensor or array for the same masks, ``[i, j]`` = probability that i
             is an ancestor of j.
-    Masks are encoded immediately, so that only one image's masks are in memory.
+    Masks are stored as RLEs, so that dense masks of only one image are in memory.
     """
 
     def __init__(
@@ -81,13 +81,13 @@ class EntityEvaluator(DatasetEvaluator):
         """Add the predictions of a batch.
 
         Args:
-            inputs: dicts with the ground truth's ``image_id``, and ``unreadable`` if the image was replaced by a blank
-                one.
+            inputs: dicts with ``image_id`` of the ground truth, and ``unreadable``: whether the image was replaced by a
+                blank one, optional.
             outputs: a dict for each, see the class.
 
         Raises:
-            InputError: an image that is not in the ground truth, masks of another size than there, or an output without
-                predictions.
+            InputError: an image that is not in the ground truth, masks of another size than there, ancestor
+                probabilities of another shape, a score that is not finite, or an output without predictions.
         """
         for one_input, output in zip(inputs, outputs):
             image_id = read_id(one_input["image_id"])  # as in the ground truth: "7" becomes 7
@@ -154,14 +154,14 @@ class EntityEvaluator(DatasetEvaluator):
             probabilities = probabilities.detach().double().cpu().numpy()
         probabilities = np.asarray(probabilities)
         if probabilities.shape != (len(annotations), len(annotations)):
-            raise InputError(f"{len(annotations)} masks, but ancestor probabilities {probabilities.shape}")
+            raise InputError(f"{len(annotations)} masks, but ancestor probabilities of shape {probabilities.shape}")
         for k, annotation in enumerate(annotations):
             column = probabilities[:, k]
-            above = np.flatnonzero(column >= self._min_ancestor_score)
-            annotation["ancestor_scores"] = [[int(i) + 1, round(float(column[i]), 6)] for i in above if i != k]
+            ancestors = np.flatnonzero(column >= self._min_ancestor_score)
+            annotation["ancestor_scores"] = [[int(i) + 1, round(float(column[i]), 6)] for i in ancestors if i != k]
 
     def evaluate(self, image_ids: Sequence[Any] | None = None) -> OrderedDict[str, dict[str, float]]:
-        """Score the predictions since `reset`, print a table, and save the predictions.
+        """Score the predictions since `reset`, log a table, and save the predictions.
 
         Entities of images without predictions count as missed.
 
@@ -260,6 +260,6 @@ def _to_json(annotation: dict[str, Any]) -> dict[str, Any]:
 
 
 def _possible_tasks(truth: GroundTruth, predictions: Sequence[dict[str, Any]]) -> list[str]:
-    """Masks if both sides have them (without predictions: if the ground truth has them), boxes always."""
+    """Boxes, and masks if both ground truth and predictions have them (without predictions: the ground truth)."""
     predicted_masks = not predictions or any("segmentation" in p for p in predictions)
     return ["segm", "bbox"] if truth.has_masks and predicted_masks else ["bbox"]

@@ -20,7 +20,7 @@ from .forest_metrics import AncestorScores
 class GroundTruth(LabelFile):
     """A COCO data set used as ground truth.
 
-    Annotations without mask, such as boxes that annotation tools leave among masks, are not evaluated as masks;
+    Annotations without mask, such as single boxes among the masks of an annotation tool, are not evaluated as masks;
     `report` gives their number. Any other invalid annotation is an error, because skipping it would change the results.
 
     Attributes:
@@ -95,24 +95,26 @@ class GroundTruth(LabelFile):
         return records
 
     def forests(self) -> dict[Any, Forest]:
-        """True forests by image id, without crowd regions, whose children are linked to their nearest kept ancestor.
+        """True forests by image id, without crowd regions and annotations without mask.
+
+        The children of these are linked to their nearest kept ancestor.
 
         Raises:
             InputError: a missing parent, or a cycle.
         """
         masks = {id(annotation): mask for annotation, mask in zip(self.annotations, self.masks)}
         forests = {}
-        for image_id, mine in self.by_image.items():
-            found = [masks[id(annotation)] for annotation in mine]
+        for image_id, records in self.by_image.items():
+            found = [masks[id(record)] for record in records]
             size, where = self.size(image_id), f"image {image_id}"
-            forest = link(mine, found, size, self.problems, where, scores=[1.0] * len(mine))
-            kept = [not a["iscrowd"] and mask is not None for a, mask in zip(mine, found)]
+            forest = link(records, found, size, self.problems, where, scores=[1.0] * len(records))
+            kept = [not record["iscrowd"] and mask is not None for record, mask in zip(records, found)]
             forests[image_id] = forest.subset(np.array(kept, bool))
         return forests
 
     def report(self, iou_types: Iterable[str]) -> list[str]:
-        """Messages about true masks that no prediction can match, one per kind; empty if there are none."""
-        if "segm" not in iou_types or not self.has_masks:  # broken masks do not affect boxes
+        """Messages about missing and empty true masks, see `describe_masks`; empty without "segm"."""
+        if "segm" not in iou_types or not self.has_masks:  # masks do not affect the evaluation of boxes
             return []
         return describe_masks(self.masks, "true annotations", "true masks")
 
@@ -138,7 +140,8 @@ def predicted_forest(annotations: list[Any], size: tuple[int, int], where: str) 
     forest = link(annotations, masks, size, Problems(where), "", scores).subset(present)
     if not any("ancestor_scores" in a for a in annotations):
         return forest, None
-    known, index = {a["id"] for a in annotations}, {annotations[k]["id"]: n for n, k in enumerate(present)}
+    known = {a["id"] for a in annotations}
+    index = {annotations[k]["id"]: n for n, k in enumerate(present)}  # id -> index in the forest
     pairs: list[tuple[int, int, float]] = []
     for annotation in annotations:
         for ancestor, score in annotation.get("ancestor_scores") or []:
@@ -154,11 +157,17 @@ def predicted_forest(annotations: list[Any], size: tuple[int, int], where: str) 
 
 
 def describe_masks(masks: Sequence[RLE | None], annotations: str, called: str) -> list[str]:
-    """Messages about missing and empty masks, which call them ``annotations`` and ``called``."""
-    there = [mask for mask in masks if mask is not None]
-    boxes, empty = len(masks) - len(there), int((mask_areas(there) == 0).sum())
+    """Messages with the numbers of missing and of empty masks, if there are any.
+
+    Args:
+        masks: masks of a file; None for a missing one.
+        annotations: what the records of the file are called in the messages.
+        called: what their masks are called.
+    """
+    present = [mask for mask in masks if mask is not None]
+    missing, empty = len(masks) - len(present), int((mask_areas(present) == 0).sum())
     sentences = {
-        f"{boxes} {annotations} have no mask and are skipped for segm": boxes,
+        f"{missing} {annotations} have no mask and are skipped for segm": missing,
         f"{empty} {called} are empty: nothing can match them": empty,
     }
     return [sentence for sentence, count in sentences.items() if count]

@@ -12,7 +12,7 @@ from ..labels.reader import group_by_image
 from .detection_metrics import AUTO, MAX_DETS, SIZES, evaluate_detections
 
 LEVEL = 0.95
-_BATCH = 1 << 22  # images x samples per batch of draws
+_BATCH = 1 << 22  # number of drawn images, over all samples, that are in memory at once
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Difference:
     """Recall of two sets of predictions, in percent.
 
     Attributes:
-        before, after: average recall of the first and of the second.
+        before, after: average recall of the first and of the second set.
         low, high: bounds of the 95% confidence interval of ``after - before`` over the sampling of images. NaN if
             fewer than two images have entities.
     """
@@ -58,32 +58,32 @@ def recall_differences(
         metrics that have no ground truth.
     """
     records = {image["id"]: image for image in images}
-    truths_of, before_of, after_of = (group_by_image(list(a), records) for a in (truths, before, after))
+    truths_of, before_of, after_of = (group_by_image(list(part), records) for part in (truths, before, after))
     recalls: dict[str, list[tuple[float, float, int]]] = {}
     for key, image in records.items():
-        scores = [
+        metrics = [
             evaluate_detections([image], truths_of[key], found[key], iou_type, max_dets, backend)
             for found in (before_of, after_of)
         ]
         counts = _entities_by_size(truths_of[key])
-        for name in scores[0]:
+        for name in metrics[0]:
             size = name.partition("-")[2] or "all"
             if name.startswith("AR@") and counts[size]:
-                recalls.setdefault(name, []).append((scores[0][name], scores[1][name], counts[size]))
+                recalls.setdefault(name, []).append((metrics[0][name], metrics[1][name], counts[size]))
     order = [f"AR@{m}{suffix}" for suffix in ("", *(f"-{s}" for s in SIZES[1:])) for m in sorted(set(max_dets))]
     return {name: _difference(np.array(recalls[name]), samples, seed) for name in order if name in recalls}
 
 
 def _entities_by_size(truths: Iterable[dict[str, Any]]) -> dict[str, int]:
-    """Number of entities that COCO's code counts for each of `SIZES`; exactly 32^2 or 96^2 pixels count twice."""
+    """Number of entities of each of `SIZES`; as in COCO's code, areas of exactly 32^2 and 96^2 pixels count twice."""
     areas = np.array([t["area"] for t in truths if not t.get("iscrowd")])
     edges = {"all": (0, 1e5**2), "small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 1e5**2)}
     return {size: int(((areas >= low) & (areas <= high)).sum()) for size, (low, high) in edges.items()}
 
 
 def _difference(recalls: np.ndarray, samples: int, seed: int) -> Difference:
-    """``recalls`` (N, 3): recall before and after, and number of entities, of each image."""
-    from scipy.stats import bootstrap  # takes a second to import, which trainings need not spend
+    """The difference over N images, from ``recalls`` (N, 3): recall before, recall after and number of entities."""
+    from scipy.stats import bootstrap  # takes a second to import, so it is not imported for training
 
     before, after, counts = recalls.T
     low = high = float("nan")

@@ -1,4 +1,4 @@
-"""Loads the scripts of `datasets/`, which are not a package, by name."""
+"""Fixtures for the scripts of `datasets/`: loading by name, json files and masks."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ FOLDER = Path(__file__).resolve().parents[2] / "datasets"
 
 @pytest.fixture
 def load_script():
-    """`load_script("prepare_coco")`: the script as a module."""
+    """`load_script("prepare_coco")`: the script as a module; `datasets/` is not a package."""
 
     def load(name: str):
         spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
         module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module  # dataclasses look up their module
+        sys.modules[name] = module  # dataclasses look up their module there
         spec.loader.exec_module(module)
         return module
 

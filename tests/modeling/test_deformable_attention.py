@@ -8,10 +8,11 @@ from sohes_d2.modeling.deformable_attention import MSDeformAttn, cell_centers, m
 
 SHAPES = [(5, 7), (3, 4)]
 CELLS = 5 * 7 + 3 * 4
+METHODS = pytest.mark.parametrize("method", ["auto", "grid", "rows", "gather"])
 
 
 def sample_slowly(value, spatial_shapes, locations, weights):
-    """Deformable DETR's equation 3, cell by cell."""
+    """Deformable DETR's equation 3 without its projections, cell by cell."""
     batch, _, heads, channels = value.shape
     output = value.new_zeros(batch, locations.shape[1], heads, channels)
     for b, q, m, level, p in torch.cartesian_prod(*(torch.arange(n) for n in weights.shape)).tolist():
@@ -21,14 +22,14 @@ def sample_slowly(value, spatial_shapes, locations, weights):
         for row in (math.floor(y), math.floor(y) + 1):
             for col in (math.floor(x), math.floor(x) + 1):
                 if 0 <= row < height and 0 <= col < width:
-                    near = (1 - abs(y - row)) * (1 - abs(x - col))
-                    output[b, q, m] += weights[b, q, m, level, p] * near * value[b, start + row * width + col, m]
+                    bilinear = (1 - abs(y - row)) * (1 - abs(x - col))
+                    output[b, q, m] += weights[b, q, m, level, p] * bilinear * value[b, start + row * width + col, m]
     return output.flatten(2)
 
 
 def sampling_inputs(queries=4, heads=3, channels=2, points=2):
     value = noise(2, CELLS, heads, channels, seed=1)
-    locations = 0.5 + noise(2, queries, heads, 2, points, 2, seed=2, scale=0.7)  # some of them outside of the map
+    locations = 0.5 + noise(2, queries, heads, 2, points, 2, seed=2, scale=0.7)  # some are outside of the maps
     weights = noise(2, queries, heads, 2, points, seed=3)
     return value, locations, weights
 
@@ -42,9 +43,6 @@ def attention_inputs(dtype=torch.float64):
     reference = (0.5 + noise(2, 6, 2, 2, seed=2, scale=0.55)).to(dtype)
     cells = noise(2, CELLS, 16, seed=3).to(dtype).requires_grad_()
     return module, query, reference, cells
-
-
-METHODS = pytest.mark.parametrize("method", ["auto", "grid", "rows", "gather"])
 
 
 @METHODS
@@ -79,30 +77,30 @@ def test_gradients_of_the_sampling(method):
     )
 
 
-@pytest.mark.parametrize("wanted", [(True, False, False), (False, True, False), (False, False, True)])
-def test_gradients_of_some_inputs_only(wanted):
-    found = []
+@pytest.mark.parametrize("needs_grad", [(True, False, False), (False, True, False), (False, False, True)])
+def test_gradients_of_some_inputs_only(needs_grad):
+    gradients = []
     for method in ("grid", "rows"):
-        inputs = [each.requires_grad_(needed) for each, needed in zip(sampling_inputs(), wanted)]
+        inputs = [each.requires_grad_(needed) for each, needed in zip(sampling_inputs(), needs_grad)]
         value, locations, weights = inputs
         output = multi_scale_deformable_attention(value, SHAPES, locations, weights, method)
         (output * noise(*output.shape, seed=5)).sum().backward()
-        assert [each.grad is not None for each in inputs] == list(wanted)
-        found.append(inputs[wanted.index(True)].grad)
-    torch.testing.assert_close(found[0], found[1])
+        assert [each.grad is not None for each in inputs] == list(needs_grad)
+        gradients.append(inputs[needs_grad.index(True)].grad)
+    torch.testing.assert_close(gradients[0], gradients[1])
 
 
 def test_gradients_of_a_single_sample():
-    found = []
+    gradients = []
     for method in ("grid", "rows", "gather"):
         value = noise(1, 12, 1, 2, seed=1).requires_grad_()
         locations = torch.tensor([0.3, 0.6]).double().view(1, 1, 1, 1, 1, 2).requires_grad_()
         weights = torch.full((1, 1, 1, 1, 1), 0.7).double().requires_grad_()
         multi_scale_deformable_attention(value, [(3, 4)], locations, weights, method).sum().backward()
-        found.append([value.grad, locations.grad, weights.grad])
-        assert found[-1][1].any()
-    torch.testing.assert_close(found[0], found[1])
-    torch.testing.assert_close(found[0], found[2])
+        gradients.append([value.grad, locations.grad, weights.grad])
+        assert gradients[-1][1].any()
+    torch.testing.assert_close(gradients[0], gradients[1])
+    torch.testing.assert_close(gradients[0], gradients[2])
 
 
 def test_gradients_of_the_module():
@@ -113,7 +111,7 @@ def test_gradients_of_the_module():
     )
 
 
-# Computed with Mask2Former's own MSDeformAttn: sum, norm and four elements of the output, and of the gradients of the
+# Computed with Mask2Former's MSDeformAttn: sum, norm and four elements of the output, and of the gradients of the
 # sum of the output's squares.
 OFFICIAL = {
     "output": [10.836957, 5.318071, 0.109735, 0.099493, 0.711290, -0.155444],
@@ -192,9 +190,9 @@ def test_nan_values_are_propagated():
     value, locations, weights = sampling_inputs()
     locations[0, 0, 0, 0, 0, 0] = math.nan
     output = multi_scale_deformable_attention(value, SHAPES, locations, weights, "rows")
-    missing = torch.zeros(2, 4, 6, dtype=torch.bool)
-    missing[0, 0, :2] = True  # the channels of query 0, head 0
-    assert torch.equal(output.isnan(), missing)
+    expected = torch.zeros(2, 4, 6, dtype=torch.bool)
+    expected[0, 0, :2] = True  # the channels of query 0, head 0
+    assert torch.equal(output.isnan(), expected)
 
 
 @pytest.mark.parametrize(

@@ -42,26 +42,26 @@ def as_lists(matches):
     return [(queries.tolist(), labels.tolist()) for queries, labels in matches]
 
 
-def image_costs(this, outputs, targets, image):
+def image_costs(hungarian, outputs, targets, image):
     target = targets[image]
-    points = matching_case.weyl_points(1, this.num_points)
+    points = matching_case.weyl_points(1, hungarian.num_points)
     masks = outputs["pred_masks"][image]
-    return this.cost_matrix(outputs["pred_logits"][image], masks, target["labels"], target["masks"], points)
+    return hungarian.cost_matrix(outputs["pred_logits"][image], masks, target["labels"], target["masks"], points)
 
 
 @pytest.mark.parametrize("query_chunk", [1, 2, 128])
-def test_costs_and_pairs_are_the_official_ones(query_chunk, monkeypatch):
+def test_costs_and_pairs_of_the_official_code(query_chunk, monkeypatch):
     monkeypatch.setattr(point_sampling, "random_points", matching_case.weyl_points)
-    this, outputs, targets = matcher(query_chunk=query_chunk), matching_case.outputs(), matching_case.targets()
+    hungarian, outputs, targets = matcher(query_chunk=query_chunk), matching_case.outputs(), matching_case.targets()
     for image, expected in enumerate(OFFICIAL_COSTS):
-        costs = image_costs(this, outputs, targets, image)
+        costs = image_costs(hungarian, outputs, targets, image)
         torch.testing.assert_close(costs, torch.tensor(expected), atol=1e-5, rtol=0)
-    assert as_lists(this(outputs, targets)) == OFFICIAL_PAIRS
-    assert as_lists(this(outputs["aux_outputs"][0], targets)) == OFFICIAL_PAIRS_AUX
+    assert as_lists(hungarian(outputs, targets)) == OFFICIAL_PAIRS
+    assert as_lists(hungarian(outputs["aux_outputs"][0], targets)) == OFFICIAL_PAIRS_AUX
 
 
 def test_many_labels_in_chunks():
-    """250 of 300 queries equal the labels in another order; all are matched, for any chunk size."""
+    """250 of 300 queries equal the labels in another order: all are matched, and chunks do not change costs."""
     torch.manual_seed(0)
     label_masks = torch.rand(250, 8, 8) < 0.5
     order = torch.randperm(300)
@@ -70,15 +70,15 @@ def test_many_labels_in_chunks():
     labels = torch.zeros(250, dtype=torch.int64)
     points = torch.rand(1, 200, 2)
     logits = torch.randn(300, 2) * 0.1
-    whole = matcher(query_chunk=1000).cost_matrix(logits, masks, labels, label_masks, points)
+    unchunked = matcher(query_chunk=1000).cost_matrix(logits, masks, labels, label_masks, points)
     for chunk in (7, 300):
         costs = matcher(query_chunk=chunk).cost_matrix(logits, masks, labels, label_masks, points)
-        torch.testing.assert_close(costs, whole, atol=1e-5, rtol=0)
+        torch.testing.assert_close(costs, unchunked, atol=1e-5, rtol=0)
     outputs = {"pred_logits": logits[None], "pred_masks": masks[None]}
     targets = [{"labels": labels, "masks": label_masks}]
-    ((queries, found),) = matcher(query_chunk=64, num_points=200)(outputs, targets)
-    assert torch.equal(order[found], queries)
-    assert queries.tolist() == sorted(queries.tolist()) and queries.dtype == found.dtype == torch.int64
+    ((queries, matched),) = matcher(query_chunk=64, num_points=200)(outputs, targets)
+    assert torch.equal(order[matched], queries)
+    assert queries.tolist() == sorted(queries.tolist()) and queries.dtype == matched.dtype == torch.int64
 
 
 def test_no_labels_and_more_labels_than_queries():
@@ -103,17 +103,17 @@ def test_non_finite_predictions_are_matched_last_and_reported_once(bad, caplog):
     masks = torch.cat([label_masks.float() * 12 - 6, torch.randn(1, 8, 8)])
     masks[1] = bad
     outputs = {"pred_logits": torch.zeros(1, 4, 2), "pred_masks": masks[None]}
-    this = matcher()
+    hungarian = matcher()
     with caplog.at_level(logging.WARNING, logger="sohes_d2.modeling.matcher"):
         for _ in range(2):
-            matches = this(outputs, [{"labels": labels, "masks": label_masks}])
+            matches = hungarian(outputs, [{"labels": labels, "masks": label_masks}])
             # query 1 is not finite, so its label gets the remaining query
             assert as_lists(matches) == [([0, 2, 3], [0, 2, 1])]
     assert len(caplog.records) == 1 and "3 of 12 matching costs are not finite" in caplog.text
 
-    everything = {"pred_logits": torch.full((1, 4, 2), bad), "pred_masks": torch.full((1, 4, 8, 8), bad)}
-    ((queries, found),) = this(everything, [{"labels": labels, "masks": label_masks}])
-    assert len(queries) == 3 and sorted(found.tolist()) == [0, 1, 2]
+    all_bad = {"pred_logits": torch.full((1, 4, 2), bad), "pred_masks": torch.full((1, 4, 8, 8), bad)}
+    ((queries, matched),) = hungarian(all_bad, [{"labels": labels, "masks": label_masks}])
+    assert len(queries) == 3 and sorted(matched.tolist()) == [0, 1, 2]
 
 
 def test_a_non_finite_pair_costs_more_than_any_other_assignment():
@@ -124,12 +124,12 @@ def test_a_non_finite_pair_costs_more_than_any_other_assignment():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_computed_in_float32(dtype):
-    this, targets = matcher(), matching_case.targets()
+    hungarian, targets = matcher(), matching_case.targets()
     half = {name: value.to(dtype) for name, value in matching_case.layer(0.0).items()}
     single = {name: value.float() for name, value in half.items()}
-    expected = image_costs(this, single, targets, 0)
+    expected = image_costs(hungarian, single, targets, 0)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        costs = image_costs(this, half, targets, 0)
+        costs = image_costs(hungarian, half, targets, 0)
     assert costs.dtype == torch.float32
     torch.testing.assert_close(costs, expected, atol=1e-6, rtol=0)
 
@@ -139,8 +139,8 @@ def test_costs_of_large_logits():
     masks = torch.full((1, 4, 4), 90.0)
     label_masks = torch.stack([torch.ones(4, 4), torch.zeros(4, 4)]).bool()
     points = torch.rand(1, 50, 2) * 0.5 + 0.25  # away from the border, where zero padding would lower values
-    this = matcher(cost_class=0.0, cost_mask=1.0, cost_dice=0.0)
-    costs = this.cost_matrix(torch.zeros(1, 2), masks, torch.zeros(2, dtype=torch.int64), label_masks, points)
+    hungarian = matcher(cost_class=0.0, cost_mask=1.0, cost_dice=0.0)
+    costs = hungarian.cost_matrix(torch.zeros(1, 2), masks, torch.zeros(2, dtype=torch.int64), label_masks, points)
     torch.testing.assert_close(costs, torch.tensor([[0.0, 90.0]]), atol=1e-3, rtol=0)
 
 

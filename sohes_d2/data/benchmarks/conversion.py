@@ -1,8 +1,8 @@
 """Shared code of the `datasets/prepare_*.py` scripts: convert any source of masks to a class-agnostic COCO json.
 
-A script lists its images (`Item`) and reads one at a time (`Scene`); `convert` does the rest. Finished images are
-stored in a journal beside the output, so a killed run can be resumed, and the output is written atomically. Its layout
-is that of `sohes_d2.labels.writer`.
+A script lists its images (`Item`) and reads the masks of one at a time (`Scene`); `convert` does the rest. Finished
+images are stored in a journal beside the output, so a killed run can be resumed, and the output is written atomically,
+in the layout of `sohes_d2.labels.writer`.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from ...labels.schema import Annotation, ImageRecord, image_name, image_size, or
 from ...labels.writer import dump_line, image_record, write_label_file
 from ...structures.forest import NO_PARENT, Forest
 from ...structures.images import open_image
-from ...structures.masks import RLE, mask_areas, rle_from_coco
+from ...structures.masks import RLE, encode_runs, rle_from_coco
 
 T = TypeVar("T")
 
-# Annotation ids of image k of the list start at 1 + k times this.
+# The annotation ids of image k of the list start at 1 + k times this.
 ANNOTATION_ID_STRIDE = 100_000
 _IMAGES_PER_UNIT = 32
 _SECONDS_BETWEEN_REPORTS = 10.0
@@ -58,11 +58,11 @@ class Entity:
     """One mask of a scene.
 
     Attributes:
-        mask: RLE of the image's size, or None if the source has no usable mask (it is then skipped, and its children
-            move to its parent).
+        mask: RLE of the image's size, or None if the source has no usable mask (the entity is then skipped, and its
+            children are linked to its parent).
         parent: index of the parent among the scene's entities, -1 for a whole.
         iscrowd: 1 for a region of many objects, which evaluation ignores.
-        area: area in the source, in pixels, which defines COCO's size classes; None: that of the mask.
+        area: area in the source, in pixels, which decides COCO's size class; None: that of the mask.
         bbox: box (x, y, width, height) in the source, in pixels; None: that of the mask.
         source_id: id in the source.
     """
@@ -89,7 +89,7 @@ class Summary:
 
     Attributes:
         output: the file.
-        images, annotations, skipped: counts of its records.
+        images, annotations, skipped: number of records in each list of the file; ``skipped`` are unreadable images.
         dropped: number of empty or damaged masks of the source, which are not in the file.
         depths: annotations per depth, "0" = wholes.
     """
@@ -125,7 +125,7 @@ def convert(output: str, info: dict[str, Any], items: Sequence[Item], read: Call
         FolderBusyError: another process is writing the same file.
     """
     if len({item.image_id for item in items}) != len(items):
-        raise InputError("two images of the source have one id; are two data sets unpacked into one folder?")
+        raise InputError("two images of the source have the same id; are two data sets unpacked into one folder?")
     os.makedirs(os.path.dirname(os.path.abspath(output)), exist_ok=True)
     digest = hashlib.sha256(dump_line(info)).hexdigest()[:12]
     journal = ShardJournal(f"{output}.{digest}.journal")
@@ -144,15 +144,15 @@ def convert(output: str, info: dict[str, Any], items: Sequence[Item], read: Call
 
 
 def _convert_missing(journal: ShardJournal, items: Sequence[Item], read: Callable[[Item], Scene]) -> None:
-    last = time.monotonic()
+    reported = time.monotonic()
     for start in range(0, len(items), _IMAGES_PER_UNIT):
         unit = items[start : start + _IMAGES_PER_UNIT]
         if all(item.image_id in journal.done for item in unit):
             continue
         lines = [_image_lines(item, read, position) for position, item in enumerate(unit, start)]
         journal.append(start // _IMAGES_PER_UNIT, lines)
-        if time.monotonic() - last > _SECONDS_BETWEEN_REPORTS:
-            last = time.monotonic()
+        if time.monotonic() - reported > _SECONDS_BETWEEN_REPORTS:
+            reported = time.monotonic()
             print(f"{start + len(unit)} of {len(items)} images", file=sys.stderr, flush=True)
 
 
@@ -175,15 +175,14 @@ def annotation_records(scene: Scene, image_id: int, first_id: int) -> tuple[list
     Raises:
         ValueError: the parents form a cycle or are out of range, or a mask has another size than the image.
     """
-    empty = {"size": list(scene.image_size), "counts": b""}
+    empty = encode_runs([scene.image_size[0] * scene.image_size[1]], scene.image_size)
     forest = Forest(
         [empty if entity.mask is None else entity.mask for entity in scene.entities],
         [entity.parent for entity in scene.entities],
         scene.image_size,
     )
     forest.check()
-    present = np.asarray([entity.mask is not None for entity in scene.entities], bool)
-    present[present] = mask_areas([mask for mask, there in zip(forest.masks, present) if there]) > 0
+    present = forest.areas > 0
     records = forest.subset(present).to_coco(image_id, first_id)
     for record, index in zip(records, np.flatnonzero(present)):
         entity = scene.entities[index]
@@ -202,7 +201,7 @@ def annotation_records(scene: Scene, image_id: int, first_id: int) -> tuple[list
 def coco_entity(annotation: Annotation, size: tuple[int, int]) -> Entity:
     """Convert a COCO, LVIS or PACO annotation to an entity without parent.
 
-    Polygons of fewer than three points are dropped if others remain. An unusable mask becomes None; an unusable area or
+    Polygons of one or two points are dropped if others remain. An unusable mask becomes None; an unusable area or
     box is replaced by that of the mask.
 
     Args:
@@ -239,7 +238,7 @@ def convert_coco(
     file_name: Callable[[ImageRecord], str] = coco_file_name,
     link_parents: Callable[[list[Annotation]], Iterable[int]] | None = None,
 ) -> Summary:
-    """Convert a COCO json with classes to a class-agnostic one; images and boxes keep their ids and values.
+    """Convert a COCO json with classes to a class-agnostic one; image ids, areas and boxes are kept.
 
     Args:
         args: the options `annotations` (the file), `output`, `images` (their folder), `no_images` (do not check that
@@ -247,11 +246,11 @@ def convert_coco(
         info: see `convert`.
         remedy: where to get missing files.
         file_name: computes the path under the folder of the images from the image record.
-        link_parents: returns, for the annotations of one image, the index of each one's parent or -1.
+        link_parents: returns the parents of the annotations of one image, as indices into them; -1 for a whole.
 
     Raises:
-        InputError: images are missing.
-        InputError, CorruptFileError: see `LabelStream`.
+        InputError: the file or images are missing, or see `convert` and `LabelStream`.
+        CorruptFileError: see `LabelStream`.
     """
     require(remedy, args.annotations)
     source = LabelStream(args.annotations)
@@ -283,7 +282,7 @@ def require(remedy: str, *paths: str) -> None:
     """Check that files and folders exist.
 
     Raises:
-        InputError: some are missing; the message names them and says where to get them.
+        InputError: some are missing; the message names them and has the remedy.
     """
     missing = [path for path in paths if not os.path.exists(path)]
     if missing:
@@ -294,7 +293,7 @@ def require_images(root: str, file_names: Sequence[str], remedy: str) -> None:
     """Check that images exist under a folder.
 
     Raises:
-        InputError: some are missing; the message has their number, the first one, and where to get them.
+        InputError: some are missing; the message has their number, the first one and the remedy.
     """
     missing = [name for name in file_names if not os.path.isfile(os.path.join(root, name))]
     if missing:
@@ -323,7 +322,7 @@ def read_mat(path: str, kind: str, extract: Callable[[dict[str, Any]], T]) -> T:
     except OSError:
         raise
     except Exception as error:  # scipy may raise anything on damaged bytes
-        raise ValueError(f"{path!r} cannot be read as MATLAB file ({type(error).__name__}: {error})") from error
+        raise ValueError(f"{path!r} cannot be read as a MATLAB file ({type(error).__name__}: {error})") from error
     try:
         return extract(variables)
     except (KeyError, IndexError, TypeError) as error:

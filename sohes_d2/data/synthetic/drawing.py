@@ -90,7 +90,7 @@ class Polygon:
     corners: tuple[tuple[float, float], ...]
 
     def inside(self, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-        """(H, W) bool, from coordinates in the frame: an odd number of sides is to the right."""
+        """(H, W) bool, from coordinates in the frame: inside if an odd number of sides is to the right."""
         odd = np.zeros(np.broadcast(y, x).shape, bool)
         for (y0, x0), (y1, x1) in zip(self.corners, self.corners[1:] + self.corners[:1]):
             if y0 != y1:
@@ -117,7 +117,7 @@ def star(radii: list[float], aspect: float = 1.0, start: float = 0.0) -> Polygon
 
 
 def smoothed(polygon: Polygon, rounds: int = 3) -> Polygon:
-    """Smooth a polygon by cutting its corners ``rounds`` times (Chaikin, 1974)."""
+    """Smooth a polygon by cutting off its corners ``rounds`` times (Chaikin, 1974)."""
     corners = polygon.corners
     for _ in range(rounds):
         cut = []
@@ -140,7 +140,7 @@ class Paint:
         texture: "plain", "noise", "stripes" or "spots".
         strength: amplitude of the texture, as a share of the colour.
         period: period of the texture, in pixels.
-        turn: direction of stripes, in full turns.
+        turn: direction across the stripes, from the y axis, in full turns.
         tint: offset of R, G, B at the peaks of the texture.
     """
 
@@ -179,8 +179,8 @@ def random_color(rng: np.random.Generator) -> Color:
     """A random colour of any hue, with random saturation and brightness."""
     hue, saturation, value = 6 * float(rng.random()), uniform(rng, 0.05, 0.75), uniform(rng, 0.2, 0.9)
     # Each channel is a clipped triangle wave over the hue circle; the three are shifted by a third of the circle.
-    away = (abs((hue + shift) % 6 - 3) for shift in (0, 4, 2))
-    red, green, blue = (value * (1 - saturation * (1 - min(max(d - 1, 0.0), 1.0))) for d in away)
+    distances = (abs((hue + shift) % 6 - 3) for shift in (0, 4, 2))
+    red, green, blue = (value * (1 - saturation * (1 - min(max(d - 1, 0.0), 1.0))) for d in distances)
     return red, green, blue
 
 
@@ -193,11 +193,7 @@ def near_color(rng: np.random.Generator, color: Color, distance: float) -> Color
 
 
 def random_paint(rng: np.random.Generator, color: Color, roughness: float = 1.0) -> Paint:
-    """A random texture for a colour.
-
-    Args:
-        roughness: scales the strength of the texture.
-    """
+    """A random texture for a colour; ``roughness`` scales its strength."""
     texture = choice(rng, "plain", "noise", "noise", "noise", "stripes", "spots")
     period = uniform(rng, 3.0, 10.0) if texture == "stripes" else uniform(rng, 2.0, 18.0)
     strength = roughness * uniform(rng, 0.4, 1.3)
@@ -220,7 +216,7 @@ def value_noise(image_size: tuple[int, int], period: float, rng: np.random.Gener
 
 
 def stripes(image_size: tuple[int, int], period: float, turn: float, rng: np.random.Generator) -> np.ndarray:
-    """(H, W) float64 in [-1, 1]: a slightly distorted triangle wave."""
+    """(H, W) float64 in [-1, 1]: a slightly distorted triangle wave in direction ``turn``, see `Paint`."""
     cosine, sine = unit_vector(turn)
     y, x = np.arange(image_size[0])[:, None], np.arange(image_size[1])[None, :]
     phase = (y * cosine + x * sine) / period + 2 * value_noise(image_size, 8 * period, rng)

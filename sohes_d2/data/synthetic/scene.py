@@ -26,14 +26,14 @@ from .drawing import (
 )
 from .kinds import Piece, random_thing
 
-VERSION = 1  # of the scenes: incremented when the same seed and index give another scene
+VERSION = 1  # incremented when the same seed and index give another scene than before
 DEFAULT_SIZE = (128, 128)
 SMALLEST_SIDE = 32
 MIN_AREA = 150  # pixels: smaller visible masks cannot be distinguished from noise
 MOST_THINGS = 4
 # Largest area of a part as a share of its parent's; above it, both would be nearly the same mask.
-_MOST_OF_PARENT = 0.8
-_NOTHING = -1
+_MAX_PART_AREA = 0.8
+_NO_PIECE = -1
 
 
 def generate_scene(
@@ -45,7 +45,7 @@ def generate_scene(
         seed: seed of the series of scenes, not negative.
         index: index of the scene in the series, not negative.
         size: (H, W) in pixels, both at least 32.
-        min_area: pixels; masks with a smaller visible area are dropped, and their parts move to their parent.
+        min_area: pixels; masks with a smaller visible area are dropped, and their parts are linked to their parent.
 
     Returns:
         The image, (H, W, 3) uint8 RGB, and its forest: every mask is inside its parent's, whose area is at least a
@@ -63,11 +63,11 @@ def generate_scene(
     scene = _Scene(size, ground, rng)
     for thing, frame in _arrangement(size, ground, rng):
         scene.add(thing, frame)
-    return scene.photograph(), scene.forest(min_area)
+    return scene.finished_image(), scene.forest(min_area)
 
 
 def _arrangement(size: tuple[int, int], ground: Color, rng: np.random.Generator) -> list[tuple[Piece, Frame]]:
-    """2 to 4 objects and their frames, from back to front; each takes the least crowded of three random places."""
+    """2 to 4 objects and their frames, from back to front, each at the least crowded of three random places."""
     height, width = size
     placed: list[tuple[Piece, Frame]] = []
     for _ in range(2 + int(float(rng.random()) ** 2 * (MOST_THINGS - 1))):
@@ -84,19 +84,19 @@ def _arrangement(size: tuple[int, int], ground: Color, rng: np.random.Generator)
 
 
 def _gap(place: tuple[float, float], unit: float, frame: Frame) -> float:
-    """Squared distance of two objects in units of their size."""
+    """Squared distance of a place for an object of size ``unit`` from another object, in units of their sizes."""
     dy, dx, reach = place[0] - frame.y, place[1] - frame.x, unit + frame.unit
     return (dy * dy + dx * dx) / (reach * reach)
 
 
 class _Scene:
-    """The picture, painted from back to front, and the visible piece at each pixel."""
+    """The image, painted from back to front, and the index of the visible piece at each pixel (``owner``)."""
 
     def __init__(self, size: tuple[int, int], ground: Color, rng: np.random.Generator):
         self.size = size
         self.rng = rng
         self.parents: list[int] = []
-        self.owner = np.full(size, _NOTHING)
+        self.owner = np.full(size, _NO_PIECE)
         self.light = unit_vector(float(rng.random()))  # direction towards the light, (y, x)
         self.image = self._ground(ground)
 
@@ -113,9 +113,9 @@ class _Scene:
     def add(self, thing: Piece, frame: Frame) -> None:
         """Draw an object and its shadow in front of the others."""
         layer = np.zeros_like(self.image)
-        owner = np.full(self.size, _NOTHING)
+        owner = np.full(self.size, _NO_PIECE)
         self._draw(thing, frame, NO_PARENT, None, layer, owner)
-        silhouette = owner != _NOTHING
+        silhouette = owner != _NO_PIECE
         layer *= self._shading(frame)
         self.image *= self._shadow(silhouette, frame)
         self.image[silhouette] = layer[silhouette]
@@ -158,8 +158,8 @@ class _Scene:
         depth = uniform(self.rng, 0.1, 0.65)
         return 1 - depth * blur(shifted(silhouette, dy, dx).astype(np.float64), 4)[..., None]
 
-    def photograph(self) -> np.ndarray:
-        """(H, W, 3) uint8 RGB: the picture with uneven light, blur and noise."""
+    def finished_image(self) -> np.ndarray:
+        """(H, W, 3) uint8 RGB: the painted image with uneven light, blur and noise."""
         rng = self.rng
         period = max(self.size) * uniform(rng, 0.3, 0.7)
         light = 1 + uniform(rng, 0.2, 1.0) * (value_noise(self.size, period, rng) - 0.5)
@@ -177,12 +177,11 @@ class _Scene:
                 masks[self.parents[k]] |= masks[k]
         areas = masks.sum(axis=(1, 2))
         kept: list[int] = []
-        nearest: dict[int, int] = {}  # nearest kept piece: itself or an ancestor
+        nearest: dict[int, int] = {}  # piece -> nearest kept piece: itself or an ancestor
         for k in range(n):
             above = nearest.get(self.parents[k], NO_PARENT)
             nearest[k] = above
-            if areas[k] >= min_area and (above == NO_PARENT or areas[k] <= _MOST_OF_PARENT * areas[above]):
+            if areas[k] >= min_area and (above == NO_PARENT or areas[k] <= _MAX_PART_AREA * areas[above]):
                 kept.append(k)
                 nearest[k] = k
-        every = Forest(encode_masks(masks), self.parents, self.size)
-        return every.subset(kept)
+        return Forest(encode_masks(masks), self.parents, self.size).subset(kept)

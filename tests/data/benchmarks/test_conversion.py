@@ -194,5 +194,5 @@ def test_another_configuration_does_not_continue_an_unfinished_run(tmp_path):
 
 
 def test_repeated_image_ids_are_refused(tmp_path):
-    with pytest.raises(InputError, match="one id"):
+    with pytest.raises(InputError, match="the same id"):
         convert(str(tmp_path / "a.json"), {}, items(2) + items(1), read)
