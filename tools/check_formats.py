@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Check conversions to the formats of `sohes convert` with the formats' libraries: the tables of docs/CONVERT.md.
+"""Check conversions to the formats of `sohes convert` with the formats' libraries; prints the table of docs/CONVERT.md.
 
     python tools/check_formats.py
     python tools/check_formats.py --labels labels.json --images photos/ --tolerance 1
@@ -28,7 +28,6 @@ from typing import Any
 from sohes_d2.cli.runner import make_main, tool_parser
 
 FORMATS = ("labelstudio", "cvat", "fiftyone", "labelme", "yolo", "voc")
-
 
 HEADER = """\
 | format | way | by | found | mean IoU | least IoU | with holes | of several components | score | parent |
@@ -155,7 +154,7 @@ Check = Callable[[list[Any], Path, Path, Path], Iterator[tuple[str, str, list[di
 
 
 def with_label_studio(photos, images, written, folder):
-    """label_studio_sdk.converter.brush reads our regions and packs masks for us."""
+    """label_studio_sdk.converter.brush decodes the regions of this package, and encodes masks for it to read."""
     from label_studio_sdk.converter import brush
 
     from sohes_d2.labels.formats.base import Options
@@ -187,7 +186,7 @@ def with_label_studio(photos, images, written, folder):
 
 
 def with_datumaro(photos, images, written, folder):
-    """datumaro reads our CVAT or VOC files."""
+    """datumaro reads the CVAT or VOC files of this package."""
     import datumaro
 
     from sohes_d2.structures.masks import encode_masks
@@ -216,7 +215,7 @@ def with_datumaro(photos, images, written, folder):
 
 
 def with_supervision(photos, images, written, folder):
-    """supervision reads our YOLO or VOC folder and writes one that we read."""
+    """supervision reads the YOLO or VOC folder of this package, and writes one for it to read."""
     import supervision
 
     from sohes_d2.labels.formats import format_module
@@ -248,7 +247,7 @@ def with_supervision(photos, images, written, folder):
 
 
 def with_labelme(photos, images, written, folder):
-    """labelme opens our files, draws the shapes, and saves files that we read."""
+    """labelme opens the files of this package, draws the shapes, and saves files for it to read."""
     os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
     import labelme
     import numpy as np
@@ -284,7 +283,7 @@ def with_labelme(photos, images, written, folder):
 
 
 def with_fiftyone(photos, images, written, folder):
-    """fiftyone converts our documents to samples and back to documents that we read; without its database."""
+    """fiftyone converts the documents of this package to samples, and back for it to read; without its database."""
     import fiftyone
     from bson import json_util
 
@@ -325,7 +324,11 @@ CHECKS: dict[str, tuple[Check, ...]] = {
 def check_format(
     name: str, photos: list[Any], images: Path, folder: Path, tolerance: float
 ) -> Iterator[tuple[str, str, list[float | None]]]:
-    """Write the photos in a format; yields (way, by, result of `compare`) for this package and installed libraries."""
+    """Write the photos in a format and compare them as read by this package and by the installed libraries.
+
+    Yields:
+        Way, name of the library, and the result of `compare`.
+    """
     from sohes_d2.labels.formats import format_module
     from sohes_d2.labels.formats.base import Options
 

@@ -23,7 +23,7 @@ from .refinement import REFINERS, Refiner, none, refine_proposals
 from .regions import STRENGTH_UNIT, border_strength, resize_labels
 from .scoring import EntityScorer
 
-_BUILD: Any = object()
+_BUILD: Any = object()  # default of `extractor` in `PseudoLabeler.from_cfg`: build it from the config
 
 
 class Evidence(NamedTuple):
@@ -63,8 +63,8 @@ class PseudoLabeler:
         max_pixels: larger photos are reduced to this many pixels for clustering; masks have the size of the photo. 0:
             no limit.
         selection: which of the masks are returned; None: all, as needed for training.
-        borders: learned border strength, added to that of the gradient; None: the gradient alone.
-        learned_share: weight of ``borders`` in the sum of both, in [0, 1].
+        borders: learned border strength, averaged with that of the gradient; None: the gradient alone.
+        learned_share: weight of ``borders`` in this average, in [0, 1].
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class PseudoLabeler:
 
         Raises:
             ValueError: an unknown name or a value out of range.
-            ImportError: an optional package is missing; the message names the command.
+            ImportError: an optional package is missing; the message names the command that installs it.
         """
         node = cfg.EXPLORATION
         border = node.BORDER
@@ -130,6 +130,7 @@ class PseudoLabeler:
             border_half=border.HALF,
             **{key: tuple(values) for key, values in _fields(node.LOOKS).items()},
         )
+        with_borders = extractor is not None and border.WEIGHTS
         return cls(
             build_feature_extractor(cfg) if extractor is _BUILD else extractor,
             looks=looks,
@@ -141,9 +142,7 @@ class PseudoLabeler:
             fill_holes=node.REFINEMENT.FILL_HOLES,
             theta_cover=node.HIERARCHY.THETA_COVER,
             max_pixels=node.MAX_PIXELS,
-            borders=None
-            if extractor is None or not border.WEIGHTS
-            else LearnedBorders(border.WEIGHTS, cfg.MODEL.DEVICE),
+            borders=LearnedBorders(border.WEIGHTS, cfg.MODEL.DEVICE) if with_borders else None,
             learned_share=border.LEARNED_SHARE,
         )
 
@@ -197,7 +196,7 @@ class PseudoLabeler:
 
     def _extractor(self) -> FeatureExtractor:
         if self.extractor is None:
-            raise ValueError("this labeler was built without a feature extractor: it can only `finish`")
+            raise ValueError("this labeler was built without a feature extractor; it only supports `finish`")
         return self.extractor
 
     def finish(self, image: np.ndarray, features: np.ndarray, borders: np.ndarray = _NO_BORDERS) -> Forest:
@@ -235,7 +234,7 @@ class PseudoLabeler:
         levels = [self._levels(tree) for tree in trees]
         values = [self.scorer.tree(tree, weight) for tree, weight in zip(trees, self.looks.border_weights)]
         pixels = size[0] * size[1]
-        nodes = [self.mask_filter.nodes(*parts, pixels) for parts in zip(trees, values, levels)]
+        nodes = [self.mask_filter.nodes(*of_tree, pixels) for of_tree in zip(trees, values, levels)]
         candidates = Candidates(trees, nodes)
         raw = self.scorer.raw(
             np.concatenate([value[node] for value, node in zip(values, nodes)]), candidates.agreement()
@@ -244,17 +243,17 @@ class PseudoLabeler:
         scores = self.scorer.calibrated(ranks)
         masks: list[RLE] = [{}] * len(keep)  # each is replaced below
         for t, tree in enumerate(trees):
-            own = np.flatnonzero(candidates.tree[keep] == t)
-            for k, mask in zip(own, tree.encode(candidates.node[keep[own]], size)):
+            members = np.flatnonzero(candidates.tree[keep] == t)
+            for k, mask in zip(members, tree.encode(candidates.node[keep[members]], size)):
                 masks[k] = mask
-        found = np.concatenate([level[node] for level, node in zip(levels, nodes)])[keep]
+        kept_levels = np.concatenate([level[node] for level, node in zip(levels, nodes)])[keep]
         return Forest.from_masks(
             masks,
             size,
             self.theta_cover,
             coverage=candidates.coverage(keep),
             scores=scores,
-            levels=found.tolist() if self.theta_merge else [-1] * len(keep),
+            levels=kept_levels.tolist() if self.theta_merge else [-1] * len(keep),
             sources=[f"look{t}" for t in candidates.tree[keep]],
         )
 

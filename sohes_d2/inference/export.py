@@ -113,8 +113,16 @@ def settings(graph: SegmenterGraph) -> str:
     """Return the settings for decoding outputs as json: the padding colour in RGB and fields of `EntityInference`."""
     inference = graph.model.inference
     mean = graph.model.pixel_mean.flatten().tolist()
-    names: tuple[str, ...] = ("max_masks", "min_score", "calibration", "nms_threshold")
-    names += ("ancestor_threshold", "theta_cover", "theta_cover_alone", "max_child_area")
+    names = (
+        "max_masks",
+        "min_score",
+        "calibration",
+        "nms_threshold",
+        "ancestor_threshold",
+        "theta_cover",
+        "theta_cover_alone",
+        "max_child_area",
+    )
     return json.dumps(
         {
             "pixel_mean": mean if graph.channels == "RGB" else mean[::-1],
@@ -217,7 +225,7 @@ def export_segmenter(
 
     Raises:
         InputError: the model, the size or a path cannot be used.
-        SOHESError: outputs of a file differ by more than ``tolerance``; this file and later ones are not written.
+        SOHESError: outputs of a file differ by more than ``tolerance``; this file and later ones are not kept.
     """
     check_paths(paths)
     graph = SegmenterGraph(check_model(model, size), channels).eval()

@@ -1,4 +1,4 @@
-"""`sohes_d2.load`: load any entity segmenter by name, with one interface."""
+"""`sohes_d2.load`: phase 1 or a trained model by name, with one interface."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import glob
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Callable
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -72,7 +72,7 @@ class EntityModel:
 
         Args:
             images: a path, Pillow image, array or tensor, see `as_rgb`; or several: a folder (with sub-folders), a
-                glob, or an iterable of single images. Unreadable files of a folder or glob are skipped with a
+                glob, or an iterable of these single images. Unreadable files of a folder or glob are skipped with a
                 warning.
             entities: maximum number of non-overlapping masks to select (`Forest.select`); None or 0: all masks.
             min_score: masks with a lower score are dropped; in [0, 1].

@@ -89,10 +89,10 @@ class Fusion:
     def __call__(self, trees: Forest, queries: Forest) -> Forest:
         """Return the combined forest of one photo, by descending score."""
         masks = [*trees.masks, *queries.masks]
-        ratings = np.asarray(trees.scores)[:, None] * iou_matrix(trees.masks, queries.masks)
-        scores = np.concatenate([trees.scores, self.factor * ratings.max(0, initial=0)])
-        best = without_duplicates(masks, scores, self.nms_threshold)[: self.max_masks]
-        kept = best[scores[best] >= self.min_score].tolist()
+        supports = np.asarray(trees.scores)[:, None] * iou_matrix(trees.masks, queries.masks)
+        scores = np.concatenate([trees.scores, self.factor * supports.max(0, initial=0)])
+        order = without_duplicates(masks, scores, self.nms_threshold)[: self.max_masks]
+        kept = order[scores[order] >= self.min_score].tolist()
         sources = [*trees.sources, *queries.sources]
         return Forest.from_masks(
             [masks[k] for k in kept],
@@ -142,11 +142,11 @@ class SOHESPredictor:
             WeightsError: weights that are missing, damaged, of another model, or not readable without running code.
         """
         if isinstance(model, CfgNode):
-            cfg, found = model.clone(), model.MODEL.WEIGHTS
+            cfg, default_weights = model.clone(), model.MODEL.WEIGHTS
         else:
-            cfg, found = load_model_folder(model, find_weights=weights is None)
+            cfg, default_weights = load_model_folder(model, find_weights=weights is None)
         cfg.defrost()
-        cfg.MODEL.WEIGHTS = os.fspath(weights) if weights is not None else found
+        cfg.MODEL.WEIGHTS = os.fspath(weights) if weights is not None else default_weights
         if not cfg.MODEL.WEIGHTS:
             raise WeightsError(
                 "a predictor needs the weights of a trained model: set MODEL.WEIGHTS to a .pth or .safetensors file, "
@@ -193,7 +193,7 @@ class SOHESPredictor:
             batch_size: largest number of photos per batch; photos of different sizes go to different batches.
 
         Raises:
-            ImageReadError, ValueError: see `__call__`.
+            ImageReadError, ValueError: see `__call__`; ValueError also for a ``batch_size`` below 1.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -234,10 +234,15 @@ class SOHESPredictor:
 def load_model_folder(
     folder: str | os.PathLike[str], find_weights: bool = True, options: Sequence[str] = ()
 ) -> tuple[CfgNode, str]:
-    """Load the config of a model folder or of ``shipped:NAME``, and find its weights ("" if not searched).
+    """Load the config of a model folder or of ``shipped:NAME``, and find its weights.
 
     Args:
+        folder: the folder, or ``shipped:NAME``.
+        find_weights: whether to search the weights; if not, their path is "".
         options: alternating keys and values that override the config.
+
+    Returns:
+        The config, and the path of the weights.
 
     Raises:
         ConfigError: no such folder, or no usable config in it.

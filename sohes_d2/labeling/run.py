@@ -163,19 +163,19 @@ def join_folder(folder: str, output: str, allow_incomplete: bool = False, overwr
         overwrite: replace an existing file.
 
     Raises:
-        InputError: the output exists, or its name is not allowed.
+        InputError: the output exists, or does not end in `.json`.
         InputError, CorruptFileError: see `merge_shards`.
     """
     if not output.lower().endswith(".json"):
         raise InputError(f"the output {output!r} must end in .json")
     if os.path.exists(output) and not overwrite:
-        raise InputError(f"{output!r} exists; replace it by --overwrite")
-    beside = os.path.dirname(output)
-    os.makedirs(beside or os.curdir, exist_ok=True)
+        raise InputError(f"{output!r} exists; replace it with --overwrite")
+    report_folder = os.path.dirname(output)
+    os.makedirs(report_folder or os.curdir, exist_ok=True)
     indices = merge_shards(folder, output, allow_incomplete)
     skipped = _skipped(os.path.join(folder, shard_name(shard)) for shard in list_shards(folder))
     report = RunReport(output, skipped, {**label_statistics(indices), "jobs": _job_speeds(folder)})
-    report.write(beside)
+    report.write(report_folder)
     return report
 
 
@@ -211,9 +211,9 @@ def _label(folder: RunFolder, labeler: Any, make_labeler: LabelerFactory, option
     results = _execute(folder.pending(progress.count_before), labeler, make_labeler, options)
     try:
         for result in results:
-            finished = time.perf_counter()
+            write_start = time.perf_counter()
             folder.add(result)
-            seconds["write"] += time.perf_counter() - finished
+            seconds["write"] += time.perf_counter() - write_start
             for stage in STAGES:
                 seconds[stage] += result.seconds[stage]
             for image in result.results:
@@ -236,10 +236,10 @@ def _execute(
     on_host, device = labeler.extractor.on_host, labeler.extractor.device
     if options.engine == "ray":
         return run_on_ray(units, make_labeler, options.ray_address, 1.0 if device.type == "cuda" else 0.0)
-    only_here = not on_host and labeler.needs_extractor_to_finish
-    if only_here and options.workers:
-        logger.info("crops need the device again, so this process does all work; --workers is ignored")
-    if only_here or options.workers == 0:
+    one_process = not on_host and labeler.needs_extractor_to_finish
+    if one_process and options.workers:
+        logger.info("features of crops need the device, so this process does all work; --workers is ignored")
+    if one_process or options.workers == 0:
         return (label_unit(labeler, unit) for unit in units)
     if on_host:
         return run_on_workers(units, make_labeler, options.workers)
@@ -247,7 +247,11 @@ def _execute(
 
 
 def _is_finished(output: str, folder: RunFolder, options: LabelingOptions) -> bool:
-    """Whether a single-file run is complete. Raises InputError if its output exists without --resume or --overwrite."""
+    """Whether a single-file run is complete; with --overwrite, its output is deleted first.
+
+    Raises:
+        InputError: the output exists without --resume or --overwrite, or was made with another configuration.
+    """
     if not os.path.exists(output):
         return False
     if options.overwrite:
@@ -258,7 +262,7 @@ def _is_finished(output: str, folder: RunFolder, options: LabelingOptions) -> bo
     if not is_sound(output):
         return False
     check_same_config(output, read_info(output), folder.info)
-    # without index but with shards, it was killed before the index was written: the shards are merged again
+    # without an index but with shards, the run was killed before the index was written: the shards are merged again
     return load_index(output).photos is not None or not folder.label_files()
 
 

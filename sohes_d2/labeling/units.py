@@ -16,7 +16,7 @@ from ..structures.images import image_size
 
 STAGES = ("read", "features", "finish", "write")
 
-# Largest number of pixels of a unit; bounds the memory of a batch.
+# Largest number of pixels of a unit of several images; bounds the memory of a batch.
 MAX_UNIT_PIXELS = 32 * 1024 * 1024
 _HEADER_READERS = 8
 
@@ -95,7 +95,7 @@ class ShardLayout:
 
 
 def plan_units(items: Sequence[ImageItem], shard: int, batch_size: int) -> list[WorkUnit]:
-    """Plan the units of a shard's images: those of one size in list order, in groups of at most ``batch_size``.
+    """Plan the units of a shard: images of one size, in list order, in groups of at most ``batch_size``.
 
     Only headers are read. An image with an unreadable header gets its own unit, whose result reports the error.
     """
@@ -153,7 +153,7 @@ def run_with_retries(
     Args:
         units: units to run, consumed lazily.
         limit: maximum number of units in flight.
-        submit: starts a unit, or a part of it with the same number.
+        submit: starts a unit, or one image of it as a unit with the same number.
         wait: waits for a submitted unit; returns it with its result or, if its worker died, the reason to record.
     """
     units = iter(units)

@@ -26,7 +26,7 @@ _THREAD_VARIABLES = (
     "NUMEXPR_NUM_THREADS",
     "NUMBA_NUM_THREADS",
 )
-# The pool gives up after a worker process has failed to start this many times in a row.
+# The run fails after a worker process has failed to start this many times in a row.
 _MAX_FAILED_STARTS = 3
 _ALIGNMENT = 64  # of shared arrays, in bytes
 
@@ -69,8 +69,8 @@ class TaskLost:
 class WorkerPool:
     """Pool of single-threaded processes that run tasks, with one labeler each.
 
-    A thread of this process holds the pipe of each worker, so that a worker's death is attributed to its task, and
-    workers exit if this process is killed. Results arrive in ``events`` as TaskDone, TaskFailed, TaskLost or
+    Each worker has a thread in this process that holds its pipe, so that a worker's death is attributed to its task,
+    and workers exit if this process is killed. Results arrive in ``events`` as TaskDone, TaskFailed, TaskLost or
     SOHESError.
     """
 
@@ -109,7 +109,7 @@ class WorkerPool:
         self.close()
 
     def _serve(self, slot: int) -> None:
-        """Thread of one worker: send it tasks, replace it when it dies."""
+        """Target of the thread of one worker: start the worker, send it tasks, replace it when it dies."""
         connection = None
         failed_starts = 0
         while not self._closing:
@@ -148,10 +148,16 @@ class WorkerPool:
             self._processes[slot].join()
 
     def _start(self, slot: int) -> Connection:
-        ours, theirs = self._context.Pipe()
+        """Start a worker process and wait for its labeler.
+
+        Raises:
+            EOFError, OSError: the process died, or the pool is being closed.
+            SOHESError: the labeler cannot be built.
+        """
+        connection, worker_end = self._context.Pipe()
         process = self._context.Process(
             target=_worker_main,
-            args=(theirs, self._make_labeler, self._with_extractor),
+            args=(worker_end, self._make_labeler, self._with_extractor),
             daemon=True,
             name=f"labeler-{slot}",
         )
@@ -160,17 +166,17 @@ class WorkerPool:
                 raise EOFError
             process.start()
             self._processes[slot] = process
-        theirs.close()
+        worker_end.close()
         try:
-            kind, *reply = ours.recv()
+            kind, *reply = connection.recv()
         except (EOFError, OSError):
-            ours.close()
+            connection.close()
             process.join()
             raise
         if kind != "ready":
-            ours.close()
+            connection.close()
             raise SOHESError(f"a worker process cannot build its labeler: {reply[0]}\n{reply[1]}")
-        return ours
+        return connection
 
 
 def _worker_main(connection: Connection, make_labeler: LabelerFactory, with_extractor: bool) -> None:
@@ -190,7 +196,7 @@ def _worker_main(connection: Connection, make_labeler: LabelerFactory, with_extr
         try:
             function, args = connection.recv()
         except (EOFError, OSError):
-            return  # the parent has exited or is done
+            return  # the parent has exited or closed the pool
         try:
             reply: tuple[str, ...] = ("done", function(labeler, *args))
         except Exception as error:  # noqa: BLE001 - reported to the parent with its traceback
@@ -213,7 +219,7 @@ def _context() -> Any:
 
 @contextlib.contextmanager
 def _single_threaded_children() -> Iterator[None]:
-    """Set the environment of child processes; libraries read thread counts when they are loaded."""
+    """Set the thread counts in the environment of child processes; libraries read them when they are loaded."""
     before = {name: os.environ[name] for name in _THREAD_VARIABLES if name in os.environ}
     os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
     try:

@@ -25,11 +25,11 @@ _Length = Annotated[float, msgspec.Meta(ge=0)]
 _Box = tuple[float, float, _Length, _Length]
 _LARGEST_ID = 2**63 - 1
 _FLAGS = {"none": 0, "": 0, "false": 0, "0": 0, "0.0": 0, "true": 1, "1": 1, "1.0": 1}
-_NO_NAME = re.compile("[\0\ud800-\udfff]")  # also half of a surrogate pair, such as a truncated "\\ud83d"
+_INVALID_IN_PATH = re.compile("[\0\ud800-\udfff]")  # also half of a surrogate pair, such as a truncated "\\ud83d"
 
 
 class ImageRecord(TypedDict, total=False):
-    """An image: ``id`` is always present, others if usable; ``height`` and ``width``, both or neither, in pixels."""
+    """An image: ``id`` is always present, others if usable; ``height`` and ``width`` in pixels, both or neither."""
 
     id: Id
     file_name: str
@@ -66,11 +66,11 @@ _COPIED = ("category_id", "segmentation", "area", "bbox", "score", "depth", "lev
 
 
 class Problems:
-    """Unusable records of a label file, by reason.
+    """Unusable records and fields of a label file, by reason.
 
     Attributes:
-        counts: number of records by reason.
-        items: "place: message" of the first `LISTED` records.
+        counts: number of problems by reason.
+        items: "place: message" of the first `LISTED` problems.
     """
 
     LISTED = 1000
@@ -88,7 +88,7 @@ class Problems:
         return sum(self.counts.values())
 
     def add(self, place: str, error: RecordError, instead: str = "") -> None:
-        """Add an unusable record.
+        """Add a problem.
 
         Args:
             place: position of the record, for the message; may be empty.
@@ -100,7 +100,7 @@ class Problems:
         """
         message = f"{place}{place and ': '}{error}"
         if self._refused:
-            raise InputError(f"{self._refused}: {message}; repair it or take it out") from error
+            raise InputError(f"{self._refused}: {message}; repair or remove it") from error
         self.counts[error.reason] += 1
         if len(self.items) < self.LISTED:
             # names come from files: remove control characters and line breaks
@@ -245,11 +245,11 @@ def read_image(record: Any, problems: Problems, place: str) -> ImageRecord:
 
 
 def _is_path(name: Any) -> bool:
-    return isinstance(name, str) and bool(name.strip()) and not _NO_NAME.search(name)
+    return isinstance(name, str) and bool(name.strip()) and not _INVALID_IN_PATH.search(name)
 
 
 def read_size(record: dict[str, Any]) -> tuple[int, int] | None:
-    """(H, W) of an image record; None if ``height`` or ``width`` is unusable."""
+    """(H, W) of an image record; None if ``height`` or ``width`` is unusable, or their product exceeds `MAX_PIXELS`."""
     try:
         height, width = (msgspec.convert(record.get(key), int, strict=False) for key in ("height", "width"))
     except msgspec.ValidationError:
@@ -345,7 +345,7 @@ def _flag(record: dict[str, Any], name: str) -> int:
 def check_ids(annotations: Sequence[Annotation], where: str) -> None:
     """Make the ids of the annotations of one image unique, in place.
 
-    Annotations without id, or with that of an earlier one, get a new id; only ``parent_id`` refers to ids.
+    An annotation without id, or with the id of an earlier one, gets a new id, since only ``parent_id`` refers to ids.
 
     Args:
         annotations: annotations of one image; modified.
@@ -354,18 +354,18 @@ def check_ids(annotations: Sequence[Annotation], where: str) -> None:
     Raises:
         InputError: a repeated id is used as parent_id.
     """
-    times = Counter(annotation.get("id") for annotation in annotations)
-    unnamed = times.pop(None, 0)
-    if not unnamed and len(times) == len(annotations):
+    counts = Counter(annotation.get("id") for annotation in annotations)
+    without_id = counts.pop(None, 0)
+    if not without_id and len(counts) == len(annotations):
         return
     parents = {annotation.get("parent_id") for annotation in annotations}
-    repeated = next((key for key, count in times.items() if count > 1 and key in parents), None)
+    repeated = next((key for key, count in counts.items() if count > 1 and key in parents), None)
     if repeated is not None:
         raise InputError(f"{where}: two annotations have the id {repeated!r}, which is a parent_id; make ids unique")
-    following = max((key for key in [*times, *parents] if isinstance(key, int)), default=0) + 1
+    next_id = max((key for key in [*counts, *parents] if isinstance(key, int)), default=0) + 1
     used: set[Any] = {None}
     for annotation in annotations:
         if annotation.get("id") in used:
-            annotation["id"] = new = max(following, 1)
-            following = new + 1
+            annotation["id"] = new_id = max(next_id, 1)
+            next_id = new_id + 1
         used.add(annotation["id"])

@@ -59,7 +59,7 @@ def _rounded(value: Any) -> Any:
 
 
 def image_record(image_id: int, file_name: str, height: int, width: int) -> dict[str, Any]:
-    """COCO image record; ``height`` and ``width`` in pixels, as returned by `read_image`."""
+    """COCO image record; ``height`` and ``width`` in pixels, after the EXIF rotation."""
     return {"id": image_id, "file_name": file_name, "height": int(height), "width": int(width)}
 
 
@@ -153,7 +153,11 @@ def read_range(path: str, offset: int, length: int) -> bytes:
 
 
 def copy_range(path: str, offset: int, length: int) -> Iterator[bytes]:
-    """Yield the bytes [offset, offset + length) of a file in chunks."""
+    """Yield the bytes [offset, offset + length) of a file in chunks.
+
+    Raises:
+        CorruptFileError: the file is shorter.
+    """
     with open(path, "rb") as file:
         file.seek(offset)
         while length > 0:

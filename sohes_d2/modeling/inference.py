@@ -25,7 +25,7 @@ SOURCE = "model"
 
 @dataclass(frozen=True)
 class FoundMasks:
-    """Predictions for an image or a crop of it; with TTA, merged over the views.
+    """Predictions for an image or a crop of it; with TTA, fused over the transforms.
 
     Attributes:
         rles: N masks of the image's size.
@@ -39,10 +39,10 @@ class FoundMasks:
 
     def placed(self, kept: Tensor, rles: list[RLE]) -> FoundMasks:
         """Select the masks ``kept``, with new ``rles`` in another image."""
-        sides = self.ancestors
-        if sides is not None:
-            sides = (sides[0][kept.to(sides[0].device)], sides[1][kept.to(sides[1].device)])
-        return FoundMasks(rles, self.scores[kept], sides)
+        ancestors = self.ancestors
+        if ancestors is not None:
+            ancestors = (ancestors[0][kept.to(ancestors[0].device)], ancestors[1][kept.to(ancestors[1].device)])
+        return FoundMasks(rles, self.scores[kept], ancestors)
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,15 @@ class EntityInference:
     Attributes:
         max_masks: maximum number of masks per image, the best first.
         min_score: masks with a lower calibrated score are removed; in [0, 1].
-        calibration: of the scores, see `calibrated`; empty: none.
+        calibration: knots of the score calibration, see `calibrated`; empty: none.
         nms_threshold: of two masks with a higher IoU, the lower-scored one is removed; 1 keeps all.
         ancestor_threshold: minimum probability of an ancestor-descendant pair.
         theta_cover: minimum share of the descendant that the ancestor's mask must cover; 0: no condition.
-        theta_cover_alone: coverage threshold of the hierarchy if the model predicts none.
-        max_child_area: maximum share of its parent's area that a mask can take; larger ones are siblings.
-        refinement_radius: pixels of the model's input by which outlines may move to the photo's edges; 0: none.
+        theta_cover_alone: coverage threshold of the hierarchy without an ancestor head, and between masks of different
+            crops.
+        max_child_area: maximum area of a mask as a share of its parent's; larger masks become siblings.
+        refinement_radius: maximum shift of outlines to the photo's edges, in pixels of the model's input; 0: no
+            refinement.
         refinement_epsilon: see `refine_masks`.
         chunk_bytes: memory of the full-size logits that exist at once (at least one mask's).
     """
@@ -87,7 +89,7 @@ class EntityInference:
     ) -> FoundMasks:
         """The masks of one image, or of one crop of an image.
 
-        A mask's score is as in Mask2Former, see `masks`; refinement does not change it.
+        A mask's score is as in Mask2Former, see `sohes_d2.modeling.masks`; refinement does not change it.
 
         Args:
             logits: (Q, K + 1), the last for "no entity".
@@ -105,8 +107,8 @@ class EntityInference:
         reachable = (entity > 0) & (self._calibrated(entity) >= self.min_score)
         entity, query = entity[reachable], query[reachable.to(query.device)]
         rles, mask_confidence = self._full_size(masks[query], padded_size, image_size, output_size, photo)
-        sides = None if ancestors is None else (ancestors[0][query], ancestors[1][query])
-        return FoundMasks(rles, entity * mask_confidence, sides)
+        embeddings = None if ancestors is None else (ancestors[0][query], ancestors[1][query])
+        return FoundMasks(rles, entity * mask_confidence, embeddings)
 
     def combine(
         self, found: Sequence[FoundMasks], output_size: tuple[int, int], nms_threshold: float = 1.0
@@ -143,10 +145,10 @@ class EntityInference:
         crop = torch.cat([torch.full((len(one.rles),), k) for k, one in enumerate(found)])[keep]
         probabilities = _between_crops(rles, crop.numpy(), self.theta_cover_alone)
         start = 0
-        for k, (one, sides) in enumerate(zip(found, embeddings)):
+        for k, (one, ancestors) in enumerate(zip(found, embeddings)):
             places = torch.nonzero(crop == k).flatten()
-            own = (keep[places] - start).to(sides[0].device)
-            as_ancestor, as_descendant = (side[own].float() for side in sides)
+            within = (keep[places] - start).to(ancestors[0].device)
+            as_ancestor, as_descendant = (embedding[within].float() for embedding in ancestors)
             block = ancestor_logits(as_ancestor, as_descendant).sigmoid().fill_diagonal_(0).cpu()
             probabilities[places[:, None], places] = block
             start += len(one.rles)
@@ -174,14 +176,14 @@ class EntityInference:
         output_size: tuple[int, int],
         photo: Tensor | None,
     ) -> tuple[list[RLE], Tensor]:
-        """RLEs of ``output_size`` of (N, h, w) logits, and (N,) mean probabilities inside, 0 for an empty mask."""
+        """RLEs of ``output_size`` of (N, h, w) logits, and (N,) mean probabilities inside; 0 for an empty mask."""
         rles: list[RLE] = []
         mask_confidence = [torch.zeros(0)]
         refines = self.refinement_radius > 0
         size = image_size if refines else output_size
         for chunk in full_size_logits(masks, padded_size, image_size, size, self.chunk_bytes):
-            inside, _, sure = measure(chunk)
-            mask_confidence.append(sure.cpu())
+            inside, _, confidence = measure(chunk)
+            mask_confidence.append(confidence.cpu())
             if refines:
                 assert photo is not None
                 refined = refine_masks(inside, photo, self.refinement_radius, self.refinement_epsilon, self.chunk_bytes)
@@ -191,10 +193,10 @@ class EntityInference:
 
     def _choose(self, rles: list[RLE], scores: Tensor, nms_threshold: float) -> Tensor:
         """Indices, by descending score, of masks that are not empty, below ``min_score`` or duplicates."""
-        # by raw scores, since calibration can make nearly equal scores equal in float32
         # refinement may empty a mask that has a score
         filled = torch.from_numpy(mask_areas(rles) > 0)
         kept = torch.nonzero(filled & (scores > 0) & (self._calibrated(scores) >= self.min_score)).flatten()
+        # sorted by raw scores, since calibration can make nearly equal scores equal in float32
         if nms_threshold < 1:
             chosen = without_duplicates([rles[k] for k in kept.tolist()], scores[kept].numpy(), nms_threshold)
             return kept[torch.from_numpy(chosen)]

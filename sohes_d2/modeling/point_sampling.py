@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Size of the float copies of maps of other dtypes. Copies that fit into a CPU's cache are sampled three times as fast
-# there; other devices are faster with few large chunks.
+# Size of the float copies of maps of other dtypes. On CPUs, copies that fit into the cache are sampled three times as
+# fast; other devices are faster with few large chunks.
 CPU_CHUNK_BYTES = 4 * 1024 * 1024
 CHUNK_BYTES = 64 * 1024 * 1024
 
@@ -22,7 +22,7 @@ def random_points(num_sets: int, num_points: int, device: torch.device) -> Tenso
 
 
 def sample_points(maps: Tensor, points: Tensor) -> Tensor:
-    """Bilinear values of maps at points; beyond the outermost pixel centres they fade to 0 over half a pixel.
+    """Bilinear values of maps at points; the maps are padded with zeros, so a value at the border is halved.
 
     Args:
         maps: (N, H, W), bool or any float type.
@@ -52,7 +52,8 @@ def uncertain_points(
     """Points where the masks are uncertain, and some random ones (PointRend, section 3.1, training).
 
     Of ``num_points * oversample_ratio`` random points those with logits nearest to 0 are kept. The uncertainty is
-    computed from the sampled logits: half-way between logits -1 and 1 a mask is uncertain, though neither pixel is.
+    computed from the sampled logits: half-way between pixels of logits -1 and 1 a mask is uncertain, though not at
+    these pixels.
 
     Args:
         logits: (N, H, W) of masks.

@@ -17,16 +17,16 @@ from detectron2.config import configurable
 from .ancestor_head import AncestorHead
 from .transformer_layers import MLP, CrossAttentionLayer, FFNLayer, PositionEmbeddingSine, SelfAttentionLayer
 
+logger = logging.getLogger(__name__)
+
 TRANSFORMER_DECODER_REGISTRY = Registry("TRANSFORMER_DECODER")
 TRANSFORMER_DECODER_REGISTRY.__doc__ = """
-Transformer decoders, called with ``(cfg, in_channels)``, the channels of the multi-scale features. Such a module's
+Transformer decoders, called with ``(cfg, in_channels)``, the channels of the multi-scale features. The module's
 forward takes ``(multi_scale_features, mask_features)``; see `MultiScaleMaskedTransformerDecoder` for both and for what
 it returns.
 """
 
-
 NUM_LEVELS = 3  # feature maps that layers attend to in turn
-logger = logging.getLogger(__name__)
 
 
 def build_transformer_decoder(cfg: Any, in_channels: int) -> nn.Module:
@@ -51,7 +51,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
     ancestor embeddings.
 
     Parameters have the official implementation's names and shapes, so that its checkpoints load (except for tensors
-    that depend on the number of classes or queries). `ancestor_head.*` is ours.
+    that depend on the number of classes or queries). Only `ancestor_head.*` is additional.
     """
 
     @configurable
@@ -165,7 +165,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         """
         if len(multi_scale_features) != NUM_LEVELS:
             raise ValueError(f"expected {NUM_LEVELS} feature maps, coarsest first, got {len(multi_scale_features)}")
-        levels = [self._read_level(i, features, mask_features) for i, features in enumerate(multi_scale_features)]
+        levels = [self._flatten_level(i, features, mask_features) for i, features in enumerate(multi_scale_features)]
         positions = self.query_embed.weight
         queries = self.query_feat.weight.expand(mask_features.shape[0], -1, -1)
         aux_outputs = []
@@ -186,7 +186,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             queries = ffn(queries)
         return {**self._predict(*self._embed(queries), mask_features), "aux_outputs": aux_outputs}
 
-    def _read_level(self, index: int, features: Tensor, mask_features: Tensor) -> FeatureLevel:
+    def _flatten_level(self, index: int, features: Tensor, mask_features: Tensor) -> FeatureLevel:
         values = self.input_proj[index](features).flatten(2).transpose(1, 2) + self.level_embed.weight[index]
         positions = self.pe_layer(features).flatten(2).transpose(1, 2).to(values.dtype)
         with torch.no_grad():

@@ -20,10 +20,10 @@ from .vit import build_vit, normalization
 
 
 class FeatureDistillation(nn.Module):
-    """Trains a student ViT whose patch tokens, after a linear layer, match those of a frozen teacher by cosine.
+    """Trains a student ViT, with a linear layer on its patch tokens, to predict the patch tokens of a frozen teacher.
 
-    The teacher gets the same crop, resized to match the student's grid if the patch sizes differ; if the grids still
-    differ, its feature map is resized.
+    The loss is the cosine distance. The teacher gets the same crop, resized so that its grid is ``resolution`` times
+    the student's; if the grids differ, the teacher's feature map is resized to the student's.
 
     Attributes:
         vit: the student, which is exported.
@@ -55,10 +55,10 @@ class FeatureDistillation(nn.Module):
         self.projection = nn.Linear(vit.embed_dim, teacher.embed_dim)
         self.resolution = resolution
         self.register_load_state_dict_post_hook(_without_teacher)
-        for owner, network in (("student", vit), ("teacher", teacher)):
+        for role, network in (("student", vit), ("teacher", teacher)):
             mean, std = normalization(network)
-            self.register_buffer(f"{owner}_mean", mean, persistent=False)
-            self.register_buffer(f"{owner}_std", std, persistent=False)
+            self.register_buffer(f"{role}_mean", mean, persistent=False)
+            self.register_buffer(f"{role}_std", std, persistent=False)
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
@@ -77,7 +77,7 @@ class FeatureDistillation(nn.Module):
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """State without the frozen teacher."""
         state = super().state_dict(*args, **kwargs)
-        return {key: value for key, value in state.items() if not _is_teachers(key)}
+        return {key: value for key, value in state.items() if not _is_teacher_key(key)}
 
     def train(self, mode: bool = True) -> FeatureDistillation:
         super().train(mode)
@@ -87,10 +87,10 @@ class FeatureDistillation(nn.Module):
     def forward(self, batch: list[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """Mean of 1 - cosine between student and teacher over the patches of the global views of `views.MultiCrop`."""
         views = torch.cat([sample["global"] for sample in batch]).to(self.student_mean.device).float()
-        said = self.projection(self.student_maps(views))
+        predictions = self.projection(self.student_maps(views))
         with torch.no_grad():
-            meant = self.teacher_maps(views, said.shape[1:3])
-        return {"loss_distillation": 1 - F.cosine_similarity(said.float(), meant.float(), dim=-1).mean()}
+            targets = self.teacher_maps(views, predictions.shape[1:3])
+        return {"loss_distillation": 1 - F.cosine_similarity(predictions.float(), targets.float(), dim=-1).mean()}
 
     def student_maps(self, views: Tensor) -> Tensor:
         """Student features (B, rows, cols, C) of views (B, 3, H, W) in 0..255."""
@@ -109,13 +109,13 @@ class FeatureDistillation(nn.Module):
         return maps
 
 
-def _is_teachers(key: str) -> bool:
+def _is_teacher_key(key: str) -> bool:
     return "teacher" in key.split(".")
 
 
 def _without_teacher(_: nn.Module, incompatible: Any) -> None:
     """Remove the teacher from the missing keys: checkpoints do not contain it."""
-    incompatible.missing_keys[:] = [key for key in incompatible.missing_keys if not _is_teachers(key)]
+    incompatible.missing_keys[:] = [key for key in incompatible.missing_keys if not _is_teacher_key(key)]
 
 
 def patch_map(vit: VisionTransformer, views: Tensor) -> Tensor:

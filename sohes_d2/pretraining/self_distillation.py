@@ -1,9 +1,9 @@
 """Self-distillation without labels: DINO's image loss, iBOT's patch loss and a dense contrastive loss across crops.
 
 In the dense contrastive loss, the same point in two crops is a positive pair, other points and photos are negatives
-(Wang et al., Dense contrastive learning, CVPR 2021; VICRegL, Bardes et al., NeurIPS 2022). There is a small offset
-between the points of a pair: patches that often occur side by side likely belong together (Isola et al., Learning
-visual groups from co-occurrences in space and time, 2015). Every pair of points is a sample, so few photos suffice.
+(Wang et al., Dense contrastive learning, CVPR 2021; VICRegL, Bardes et al., NeurIPS 2022). The points of a pair are a
+small random offset apart: patches that often occur side by side likely belong together (Isola et al., Learning visual
+groups from co-occurrences in space and time, 2015). Every pair of points is a sample, so few photos suffice.
 """
 
 from __future__ import annotations
@@ -235,25 +235,25 @@ class SelfDistillation(nn.Module):
 
     def _image_term(self, student: Tensor, teacher: Tensor, batch: list[Mapping[str, Tensor]]) -> Tensor:
         count = len(batch)
-        classes = [student[:, 0]]
+        class_tokens = [student[:, 0]]
         if len(batch[0]["local"]):
             local = self._normalized(torch.stack([sample["local"] for sample in batch], dim=1).flatten(0, 1))
-            classes.append(self.student(local)[:, 0])
-        said = self.student.image_head(torch.cat(classes)).float().split(count)
+            class_tokens.append(self.student(local)[:, 0])
+        predictions = self.student.image_head(torch.cat(class_tokens)).float().split(count)
         with torch.no_grad():
-            meant = self.teacher.image_head(teacher[:, 0]).float().split(count)
-        return self.image_loss(list(meant), list(said), teacher_temp=self.temperature())
+            targets = self.teacher.image_head(teacher[:, 0]).float().split(count)
+        return self.image_loss(list(targets), list(predictions), teacher_temp=self.temperature())
 
     def _patch_term(self, student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
         flat = mask.flatten(1)
-        patches, targets = student[:, self.prefix :], teacher[:, self.prefix :]
-        if not self.visible_weight:  # then only masked patches need the heads
-            hidden = flat.any(dim=1)
-            patches, targets, flat = patches[hidden], targets[hidden], flat[hidden]
-        said = self.student.patch_head(patches).float()
+        of_student, of_teacher = student[:, self.prefix :], teacher[:, self.prefix :]
+        if not self.visible_weight:  # then views without masked patches do not contribute
+            masked = flat.any(dim=1)
+            of_student, of_teacher, flat = of_student[masked], of_teacher[masked], flat[masked]
+        predictions = self.student.patch_head(of_student).float()
         with torch.no_grad():
-            meant = self.teacher.patch_head(targets).float()
-        return self.patch_loss(meant, said, flat, self.temperature(), self.visible_weight)
+            targets = self.teacher.patch_head(of_teacher).float()
+        return self.patch_loss(targets, predictions, flat, self.temperature(), self.visible_weight)
 
     def _dense_contrast(self, student: Tensor, batch: list[Mapping[str, Tensor]]) -> Tensor:
         boxes = torch.stack([sample["boxes"] for sample in batch]).to(self.mean.device)
@@ -263,8 +263,8 @@ class SelfDistillation(nn.Module):
         maps = patches.transpose(1, 2).unflatten(2, (side, side)).split(len(batch))
         places = common_places(boxes, self.points)
         first = features_at(maps[0], places, boxes[:, 0], flips[:, 0])
-        near = moved_apart(places, boxes[:, 1], 1 / side, self.point_sigma)
-        second = features_at(maps[1], near, boxes[:, 1], flips[:, 1])
+        moved = moved_apart(places, boxes[:, 1], 1 / side, self.point_sigma)
+        second = features_at(maps[1], moved, boxes[:, 1], flips[:, 1])
         return self.dense_loss(first.flatten(0, 1), second.flatten(0, 1))
 
     def _mask(self, views: int, side: int) -> Tensor:
@@ -324,5 +324,5 @@ def features_at(maps: Tensor, places: Tensor, boxes: Tensor, flips: Tensor) -> T
     y, x = within.unbind(-1)
     x = torch.where(flips[:, None], -x, x)
     grid = torch.stack([x, y], dim=-1)[:, :, None]
-    found = F.grid_sample(maps, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    return found[..., 0].transpose(1, 2)
+    sampled = F.grid_sample(maps, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return sampled[..., 0].transpose(1, 2)

@@ -35,13 +35,13 @@ def list_photos(sources: Sequence[str]) -> list[dict[str, Any]]:
 class PhotoStore:
     """Reads and downsizes photos, and caches the decoded ones up to a memory limit.
 
-    Decoding is the main cost of a small photo, and would be repeated in every epoch.
+    Without the cache, photos would be decoded again in every epoch, which is the main cost of small photos.
     """
 
     def __init__(self, side: int, megabytes: int):
         """
         Args:
-            side: maximum shorter side in pixels; larger photos are downsized to it; 0: no limit.
+            side: maximum length of the shorter side in pixels; larger photos are downsized to it; 0: no limit.
             megabytes: size of the cache of decoded photos, per process.
         """
         self._side = side
@@ -162,6 +162,7 @@ class MultiCrop:
     __call__ = map_or_raise
 
     def _overlapping(self, first: Sequence[int], size: tuple[int, int], rng: np.random.Generator) -> Sequence[int]:
+        """Sample a box that overlaps ``first``; ``first`` itself if all attempts fail."""
         for _ in range(_ATTEMPTS):
             box = sample_box(size, self.global_scale, rng)
             if overlap(first, box) >= self.min_overlap:

@@ -1,4 +1,4 @@
-"""The page: one self-contained html file with its style and script.
+"""The report: a page in one self-contained html file, with its style and script.
 
 It is written image by image, so that only one photo and its masks are in memory.
 """
@@ -27,7 +27,7 @@ from ..structures.images import image_size
 from .label_file import MATCH_IOU, ImageForest, LabelFile, image_forest, match_images, match_masks, names_of
 from .packing import pack_forest, pack_photo, photo_path, read_photo, shown_size
 
-# In loading order; they share one scope.
+# In loading order; the scripts share one scope.
 SCRIPTS = (
     "runs.js",
     "contour.js",
@@ -127,7 +127,7 @@ def write_report(
     label_files = [file] if other is None else [file, other]
     names = names_of(label_files)
     pairs = match_images(file, other) if other is not None else {}
-    if other is not None and not any(v is not None for v in pairs.values()):
+    if other is not None and all(matched is None for matched in pairs.values()):
         raise InputError(f"{other.path} has no image in common with {file.path}; pass a matching pair of files")
     chosen = list(file.images)[: options.max_images or None]
     summary = ReportSummary(masks=[0] * len(label_files))
@@ -139,8 +139,8 @@ def write_report(
         entries: list[dict[str, Any]] = []
         bar = tqdm(chosen, desc="page", unit="image", delay=BAR_DELAY, leave=False, disable=None)
         for image_id in bar:
-            sides = list(zip(names, label_files, (image_id, pairs.get(image_id))))
-            entry = _write_image(page, len(entries), sides, images, options)
+            files = list(zip(names, label_files, (image_id, pairs.get(image_id))))
+            entry = _write_image(page, len(entries), files, images, options)
             if isinstance(entry, str):
                 summary.problems.append(entry)
             else:
@@ -192,10 +192,12 @@ def _write_image(
     forests: list[ImageForest | None] = []
     problems: list[str] = []
     for label_name, file, image_id in files:
-        other = _record_size(file.images.get(image_id)) or size
+        label_size = _record_size(file.images.get(image_id)) or size
         forest = None
-        if other != size:
-            problems.append(f"{label_name} has the image at {other[0]} x {other[1]} instead of {size[0]} x {size[1]}")
+        if label_size != size:
+            problems.append(
+                f"{label_name} has the image at {label_size[0]} x {label_size[1]} instead of {size[0]} x {size[1]}"
+            )
         elif image_id is not None:
             forest = image_forest(file, image_id, size, options.score_threshold, options.max_masks)
             problems += [f"{label_name}: {problem}" for problem in forest.problems]
@@ -273,7 +275,7 @@ def page_parts(title: str) -> tuple[str, str]:
     script = '"use strict";\n(() => {\n' + "\n".join(_asset(name) for name in SCRIPTS) + "\n})();\n"
     for name, text, closing in (("style.css", style, "</style"), ("scripts", script, "</script")):
         if closing in text.lower():
-            raise ValueError(f"{name} holds {closing!r}, which would end its element")
+            raise ValueError(f"{name} contains {closing!r}, which would end its element")
     policy = "; ".join(
         [
             "default-src 'none'",

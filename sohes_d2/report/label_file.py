@@ -45,7 +45,7 @@ def names_of(files: Sequence[LabelFile]) -> list[str]:
     parts = [Path(file.path).parts for file in files]
     names: list[str] = []
     for count in range(1, max(map(len, parts)) + 1):
-        names = [Path(*mine[-count:]).as_posix() for mine in parts]
+        names = [Path(*of_file[-count:]).as_posix() for of_file in parts]
         if len(set(names)) == len(set(parts)):
             break
     return names
@@ -127,14 +127,14 @@ def match_masks(a: Sequence[RLE], b: Sequence[RLE], min_iou: float = MATCH_IOU) 
 
 
 def match_images(file: LabelFile, other: LabelFile) -> dict[Any, Any]:
-    """Map image ids of ``file`` to those of ``other``, or None if it has no such image.
+    """Map image ids of ``file`` to those of ``other``, or to None if ``other`` has no such image.
 
     Matches by file name, or by base name if that matches more images and is unique in both files. Ids are compared only
     if a file has no names, such as a result list, since every tool numbers its images from 1.
     """
     try:
         return reader.match_images(file, other)[0]
-    except InputError:  # duplicate names
+    except InputError:  # ambiguous, for example duplicate names: no matches
         return dict.fromkeys(file.images)
 
 

@@ -1,4 +1,4 @@
-"""Photos and forests as compact data of the page.
+"""Compact encoding of photos and forests for the page.
 
 Photos are read only from their folder, resized and encoded. Masks stay run-length encoded, and the page decodes only
 those of the shown image.
@@ -81,10 +81,10 @@ def pack_photo(photo: np.ndarray, size: tuple[int, int]) -> tuple[str, str]:
     """A photo at (H, W) ``size`` and its thumbnail as ``data:`` URLs, without metadata."""
     full = resize(photo, size)
     thumbnail = resize(full, shown_size(size, THUMBNAIL_SIDE))
-    return _data_address(full, QUALITY), _data_address(thumbnail, THUMBNAIL_QUALITY)
+    return _data_url(full, QUALITY), _data_url(thumbnail, THUMBNAIL_QUALITY)
 
 
-def _data_address(image: np.ndarray, quality: int) -> str:
+def _data_url(image: np.ndarray, quality: int) -> str:
     buffer = BytesIO()
     Image.fromarray(image).save(buffer, FORMAT, quality=quality, method=2)  # method: WebP's speed, 0 (fastest) to 6
     return f"data:image/{FORMAT.lower()};base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
@@ -114,9 +114,10 @@ def pack_forest(
 
     Returns:
         ``ids``, ``parents`` (-1 = whole), ``scores``, ``areas`` (share of the image), ``colors`` (six hexadecimal
-        digits per mask), ``labels`` and ``sources`` (strings, or None if no mask has one), ``counts``, ``problems``;
-        ``selections``, for each of ``counts`` the indices that `Forest.select` keeps, ``collapsed``, those that
-        `Forest.collapse` keeps, and ``maxChildArea`` of a part among these.
+        digits per mask), ``labels`` and ``sources`` (strings, or None if no mask has one), ``counts`` (run lengths, see
+        `pack_masks`), ``problems``, ``byCoverage`` (see `ImageForest`); ``selections``, for each of the numbers
+        ``counts`` the indices that `Forest.select` keeps; ``collapsed``, those that `Forest.collapse` keeps, and
+        ``maxChildArea`` of a part among these.
     """
     forest = image.forest
     pixels = forest.image_size[0] * forest.image_size[1]

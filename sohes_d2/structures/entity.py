@@ -75,7 +75,7 @@ class Entity:
 
     @property
     def source(self) -> str:
-        """The step that found it ("global", "local", "model", ...)."""
+        """The step that found it ("look0", "global", "local", "model", ...)."""
         return self.forest.sources[self.index]
 
     @property
@@ -105,8 +105,8 @@ class Selection:
     Attributes:
         entities: number of masks that explain a photo best (`Forest.select`); 0: all masks.
         min_score: masks with a lower score are dropped; in [0, 1].
-        max_depth: deeper masks are dropped; None: any depth, 0: wholes, which with ``entities`` are the selected masks.
-        parts: with ``entities``, also keep the masks inside each.
+        max_depth: deeper masks are dropped; None: no limit; 0: only wholes, with ``entities`` the selected masks.
+        parts: with ``entities``, also keep the masks inside the selected ones.
         rules: thresholds of the selection; None: those of the forest.
     """
 

@@ -117,10 +117,12 @@ def parents_by_probability(
         for k in np.flatnonzero(inside.any(axis=1)).tolist():  # computing all pairs would be slow
             above = np.flatnonzero(inside[k])
             inside[k, above] = np.asarray(coverage(k, above)) >= theta_cover
-    return _likeliest(inside, probabilities, threshold, areas)
+    return _most_likely_parents(inside, probabilities, threshold, areas)
 
 
-def _likeliest(inside: np.ndarray, probabilities: np.ndarray, threshold: float, areas: np.ndarray) -> np.ndarray:
+def _most_likely_parents(
+    inside: np.ndarray, probabilities: np.ndarray, threshold: float, areas: np.ndarray
+) -> np.ndarray:
     """(N,) parents with the most likely chains, given (N, N) ``inside``, [i, j] = i may be inside j."""
     parents = np.full(len(areas), NO_PARENT)
     chains = np.eye(len(areas))  # [i, j] = 1 if j is i or an ancestor of i
@@ -219,10 +221,10 @@ def distinct_masks(parents: np.ndarray, areas: np.ndarray, scores: np.ndarray, m
 
     Along each path from a whole to its smallest part, masks are visited by descending score (ties: the larger first)
     and kept if their area is at most ``max_child_area``, a share in (0, 1], of that of the nearest kept ancestor, and
-    that of the nearest kept descendant is at most ``max_child_area`` of theirs.
+    the area of every kept descendant is at most ``max_child_area`` of their own.
     """
     keep = np.zeros(len(parents), bool)
-    # per mask, the area of the largest kept descendant, which a kept ancestor must exceed
+    # area of each mask's largest kept descendant
     largest_below = np.zeros(len(parents))
     for k in np.lexsort((-areas, -scores)):
         if largest_below[k] > max_child_area * areas[k]:
@@ -333,12 +335,13 @@ def _smallest_cover(
     k: int, whole: int, children: list[np.ndarray], areas: np.ndarray, coverage: Coverage, rules: Rules
 ) -> int:
     """The smallest mask below ``whole``, or ``whole``, that covers mask ``k``."""
+    smallest = whole
     while True:
-        below = children[whole][areas[k] <= rules.max_child_area * areas[children[whole]]]
+        below = children[smallest][areas[k] <= rules.max_child_area * areas[children[smallest]]]
         covers = below[np.asarray(coverage(k, below)) >= rules.theta_cover] if len(below) else below
         if not len(covers):
-            return whole
-        whole = int(covers[np.argmin(areas[covers])])
+            return smallest
+        smallest = int(covers[np.argmin(areas[covers])])
 
 
 def collapse(
@@ -389,21 +392,21 @@ def best_cut(parents: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:
     Returns:
         Ascending indices. A mask is preferred to masks inside it of equal total value.
     """
-    roof = len(parents)  # virtual parent of the wholes
-    parents = np.where(parents == NO_PARENT, roof, parents)
+    virtual_root = len(parents)  # parent of the wholes
+    parents = np.where(parents == NO_PARENT, virtual_root, parents)
     # [k] = the largest sum of at most k masks of a subtree without its root, and its split among the children
-    tables = [np.zeros(1)] * (roof + 1)
-    splits: list[list[tuple[int, np.ndarray]]] = [[] for _ in range(roof + 1)]
-    for k in np.argsort(-depths_of(np.where(parents == roof, NO_PARENT, parents)), kind="stable"):
+    tables = [np.zeros(1)] * (virtual_root + 1)
+    splits: list[list[tuple[int, np.ndarray]]] = [[] for _ in range(virtual_root + 1)]
+    for k in np.argsort(-depths_of(np.where(parents == virtual_root, NO_PARENT, parents)), kind="stable"):
         table = _with_root(tables[k], values[k])[: count + 1]
         if len(table) > 1:
             tables[parents[k]], split = _add_tables(tables[parents[k]], table, count)
             splits[parents[k]].append((k, split))
     chosen = []
-    pending = [(roof, min(count, len(tables[roof]) - 1))]
+    pending = [(virtual_root, min(count, len(tables[virtual_root]) - 1))]
     while pending:
         node, budget = pending.pop()
-        if node != roof and values[node] >= tables[node][min(budget, len(tables[node]) - 1)]:
+        if node != virtual_root and values[node] >= tables[node][min(budget, len(tables[node]) - 1)]:
             chosen.append(node)
             continue
         for child, split in reversed(splits[node]):

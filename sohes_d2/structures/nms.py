@@ -10,6 +10,10 @@ from torch import Tensor
 
 from .masks import RLE, iou_matrix, mask_areas, mask_boxes
 
+# Size of the float copies of masks per step of `intersections`; on CPUs, chunks that fit into the cache are faster.
+CPU_CHUNK_BYTES = 4 * 1024 * 1024
+CHUNK_BYTES = 128 * 1024 * 1024
+
 
 def without_duplicates(masks: Sequence[RLE], scores: np.ndarray, nms_threshold: float) -> np.ndarray:
     """NMS of masks: indices of the kept masks by descending score, without pairs of IoU above ``nms_threshold``.
@@ -27,7 +31,7 @@ def without_duplicates(masks: Sequence[RLE], scores: np.ndarray, nms_threshold: 
     for k in range(len(order)):
         if not alive[k]:
             continue
-        # Only masks of similar area and position can overlap that much; for others no overlap is computed.
+        # IoUs are computed only for masks of similar area and position; others cannot reach the threshold.
         shared = np.minimum(ends[k], ends) - np.maximum(boxes[k, :2], boxes[:, :2])
         near = alive & (np.minimum(areas[k], areas) > nms_threshold * np.maximum(areas[k], areas))
         near &= np.prod(np.maximum(shared, 0), axis=1) > nms_threshold * areas[k]
@@ -36,11 +40,6 @@ def without_duplicates(masks: Sequence[RLE], scores: np.ndarray, nms_threshold: 
         overlaps = iou_matrix([masks[k]], [masks[j] for j in candidates])[0]
         alive[candidates[overlaps > nms_threshold]] = False
     return order[alive]
-
-
-# Size of the float copies of the pixels per step. Chunks that fit into the CPU cache are multiplied faster.
-CPU_CHUNK_BYTES = 4 * 1024 * 1024
-CHUNK_BYTES = 128 * 1024 * 1024
 
 
 def intersections(a: Tensor, b: Tensor) -> Tensor:

@@ -23,9 +23,8 @@ TWO_COLUMNS, ONE_COLUMN = 2.4, 6.0
 # Limits of the drawn aspect ratio; a panorama of 20000x50 is squeezed, so that masks stay visible.
 FLATTEST, STEEPEST = 16.0, 1 / 3
 
-
 _SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,5}$")  # of a file name
-_LONGEST = 100  # characters
+_MAX_STEM = 100  # characters
 
 
 def forest_figure(
@@ -42,11 +41,11 @@ def forest_figure(
         image: (H, W, 3) uint8 RGB, or (H, W) grey, of the forest's size.
         forest: its masks; may be empty.
         title: printed above, for example the file name.
-        width: width of the result in pixels, at least MIN_WIDTH; type and lines scale with it down to 800 pixels, below
+        width: width of the result in pixels, at least MIN_WIDTH; text and lines scale with it down to NARROW, below
             which photos are drawn in two columns and the tree shows less.
         max_masks: if there are more masks, only the best-scored ones are shown, each linked to its nearest shown
             ancestor, with a note in the figure; 0 shows all.
-        max_area: masks with a larger share of the image are dropped in the same way: labels of phase 1 contain unions
+        max_area: masks with a larger share of the image are dropped in the same way: labels of phase 1 contain masks
             of nearly the whole image, which would hide the other wholes.
 
     Returns:
@@ -61,9 +60,9 @@ def forest_figure(
     total = len(forest)
     if max_area < 1:
         forest = forest.subset(forest.areas <= max_area * image.shape[0] * image.shape[1])
-    shown = "{}"
-    if max_masks and len(forest) > max_masks:
-        forest, shown = best_scored(forest, max_masks), "the {} best-scored"
+    is_limited = 0 < max_masks < len(forest)
+    if is_limited:
+        forest = best_scored(forest, max_masks)
     colors = forest_colors(forest)
     scale = drawing_scale(width)
     margin, gap = round(MARGIN * scale), round(GAP * scale)
@@ -75,7 +74,8 @@ def forest_figure(
     tree = draw_tree(image, forest, colors, width - 2 * margin)
 
     limit = f", none over {max_area:.0%} of the photo" if max_area < 1 else ""
-    note = f"{shown.format(len(forest))} of {total} masks{limit}" if len(forest) < total else ""
+    shown = f"the {len(forest)} best-scored" if is_limited else str(len(forest))
+    note = f"{shown} of {total} masks{limit}" if len(forest) < total else ""
     if width < NARROW:
         note = note.replace("best-scored", "best").removesuffix(" of the photo")
     title_height = round(46 * scale) if title or note else 0
@@ -110,10 +110,10 @@ def best_scored(forest: Forest, count: int) -> Forest:
     return forest.subset(np.sort(np.lexsort((-forest.areas, -forest.scores))[:count]))
 
 
-def _panel_layout(image_size: tuple[int, int], room: int, gap: int, most: int) -> tuple[int, tuple[int, int]]:
-    """Number of columns (at most ``most``) and (H, W) of a panel, in a figure ``room`` pixels wide."""
+def _panel_layout(image_size: tuple[int, int], room: int, gap: int, max_columns: int) -> tuple[int, tuple[int, int]]:
+    """Number of columns (at most ``max_columns``) and (H, W) of a panel, in a figure ``room`` pixels wide."""
     aspect = min(max(image_size[1] / image_size[0], STEEPEST), FLATTEST)
-    columns = min(most, 4 if aspect < TWO_COLUMNS else 2 if aspect < ONE_COLUMN else 1)
+    columns = min(max_columns, 4 if aspect < TWO_COLUMNS else 2 if aspect < ONE_COLUMN else 1)
     width = (room - gap * (columns - 1)) // columns
     return columns, (max(1, round(width / aspect)), width)
 
@@ -138,7 +138,7 @@ def file_stem(file_name: str, taken: set[str]) -> str:
         file_name: file name of the image.
         taken: lower-case names used so far, since some file systems do not distinguish A.png from a.png.
     """
-    name = re.sub(r"[^\w.-]+", "_", _SUFFIX.sub("", file_name)).strip("._-")[:_LONGEST] or "image"
+    name = re.sub(r"[^\w.-]+", "_", _SUFFIX.sub("", file_name)).strip("._-")[:_MAX_STEM] or "image"
     candidate, number = name, 1
     while candidate.lower() in taken:
         number += 1

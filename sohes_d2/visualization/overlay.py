@@ -16,9 +16,9 @@ LEVELS = ("wholes", "parts", "subparts")
 FILL = 0.68  # opacity of a mask over the photo
 DIM = 0.42  # brightness of pixels without mask
 LINE = 0.0018  # thickness of an outline, as a share of the picture's diagonal
-DARK = (18, 20, 24)
-# Smaller pictures are drawn at twice the size and downsized for smooth edges.
-SMOOTH_BELOW = 1400
+DARK = (18, 20, 24)  # RGB of the casing of outlines
+# Pictures whose longer side is shorter than this are drawn at twice the size and downsized, for smooth edges.
+SMOOTH_BELOW = 1400  # pixels
 
 
 def level_indices(forest: Forest, level: str) -> np.ndarray:

@@ -12,7 +12,7 @@ from .colors import canonical_order, forest_colors
 from .primitives import INK, MUTED, NARROW, PANEL, REFERENCE_WIDTH, RULE, as_rgb, drawing_scale, font, paste_cutout
 
 # Sizes are pixels at REFERENCE_WIDTH.
-TILES, BORDERS = (136, 98, 66), (5, 4, 3)  # side and frame of a cut-out of a whole, a part, a subpart
+TILES, BORDERS = (136, 98, 66), (5, 4, 3)  # side and frame width of the cut-outs of wholes, parts, subparts
 ROW_GAPS = (40, 32)  # between wholes and parts, between parts and subparts
 GAP, FAMILY_GAP, MARGIN = 12, 44, 24
 # Candidate limits of parts per whole and subparts per part; the one that fills the rows best is used.
@@ -23,7 +23,7 @@ MAX_ROWS, NARROW_MAX_ROWS = 2, 4
 
 @dataclass
 class _Node:
-    """A thumbnail and its children; ``index`` is None for a note on omitted masks."""
+    """A cut-out and its children; ``index`` is None for a note on omitted masks."""
 
     index: int | None
     depth: int
@@ -46,9 +46,9 @@ def draw_tree(
     colors: np.ndarray | None = None,
     width: int = REFERENCE_WIDTH,
 ) -> np.ndarray:
-    """Draw the main families (a whole with its descendants) as trees of thumbnails, with counts of omitted masks.
+    """Draw the main families (a whole with its descendants) as trees of cut-outs, with counts of omitted masks.
 
-    Families are ranked by size, score and number of descendants. The frame of a thumbnail has the same colour as the
+    Families are ranked by size, score and number of descendants. The frame of a cut-out has the same colour as the
     mask in the overlays.
 
     Args:
@@ -96,10 +96,11 @@ def _arrange(forest: Forest, width: int, scale: float) -> tuple[list[list[_Node]
     # Wholes without parts only fill the remaining space.
     families.sort(key=lambda k: (below[k] == 0, -weights[k] * (1 + np.log1p(below[k]))))
     room = width - 2 * round(MARGIN * scale)
-    most, layouts = (MAX_ROWS, MAX_CHILDREN) if width >= NARROW else (NARROW_MAX_ROWS, NARROW_MAX_CHILDREN)
+    is_narrow = width < NARROW
+    max_rows, layouts = (NARROW_MAX_ROWS, NARROW_MAX_CHILDREN) if is_narrow else (MAX_ROWS, MAX_CHILDREN)
     arrangements = []
     for limits in layouts:
-        rows = _rows([_family(forest, k, weights, below, limits) for k in families], room, scale, most)
+        rows = _rows([_family(forest, k, weights, below, limits) for k in families], room, scale, max_rows)
         arrangements.append((rows, sum(_count(node) for row in rows for node in row)))
     return max(arrangements, key=lambda arrangement: arrangement[1] / max(1, len(arrangement[0])))
 
@@ -150,7 +151,7 @@ def _heading(forest: Forest, shown: int) -> str:
 
 @dataclass
 class _Drawing:
-    """State of a drawing, shared by its thumbnails."""
+    """State of a drawing, shared by its cut-outs."""
 
     picture: Image.Image
     image: np.ndarray
@@ -167,7 +168,7 @@ class _Drawing:
 
     def draw(self, node: _Node, x: int, y: int, width: int) -> None:
         """Draw a node, centred in the width, and its descendants."""
-        side, centre = round(TILES[node.depth] * self.scale), x + width // 2
+        side, centre = self.pixels(TILES[node.depth]), x + width // 2
         label = font(self.pixels(20 if node.depth < 2 else 17))
         if node.index is None:
             frame = (centre - side // 2 + 2, y + 2, centre - side // 2 + side - 3, y + side - 3)
@@ -182,15 +183,16 @@ class _Drawing:
         paste_cutout(self.picture, self.image, self.forest, self.colors, node.index, place, side, self.scale, border)
 
     def _children(self, node: _Node, centre: int, bottom: int) -> None:
-        """Draw the children below a tile that ends at ``bottom``, and the lines to them."""
-        drop, gap = round(ROW_GAPS[node.depth] * self.scale), round(GAP * self.scale)
+        """Draw the children below a cut-out that ends at ``bottom``, and the lines to them."""
+        drop, gap = self.pixels(ROW_GAPS[node.depth]), self.pixels(GAP)
         widths = [child.width(self.scale) for child in node.children]
         x = centre - (sum(widths) + gap * (len(widths) - 1)) // 2
-        middle, color, line = bottom + drop // 2, tuple(int(v) for v in self.colors[node.index]), self.pixels(3)
+        middle, line = bottom + drop // 2, self.pixels(3)
+        color = tuple(int(v) for v in self.colors[node.index])
         self.pen.line((centre, bottom, centre, middle), fill=color, width=line)
         for child, width in zip(node.children, widths):
-            top = x + width // 2
-            self.pen.line((centre, middle, top, middle), fill=color, width=line)
-            self.pen.line((top, middle, top, bottom + drop), fill=color, width=line)
+            child_centre = x + width // 2
+            self.pen.line((centre, middle, child_centre, middle), fill=color, width=line)
+            self.pen.line((child_centre, middle, child_centre, bottom + drop), fill=color, width=line)
             self.draw(child, x, bottom + drop, width)
             x += width + gap

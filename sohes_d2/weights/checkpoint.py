@@ -33,7 +33,7 @@ class SOHESCheckpointer(DetectionCheckpointer):
     model zoos of Detectron2 and Mask2Former. Tensors that do not match the model (missing, unexpected, another shape)
     are logged and skipped, as in Detectron2.
 
-    A checkpoint is written atomically, and ``last_checkpoint`` after it: a kill leaves the previous one usable.
+    A checkpoint is written atomically, and ``last_checkpoint`` after it, so that a kill leaves the previous one usable.
     """
 
     def __init__(
@@ -124,8 +124,8 @@ class SOHESCheckpointer(DetectionCheckpointer):
             Entries of the file other than the model and the checkpointables.
 
         Raises:
-            WeightsError: no such file, or one without a model.
-            WeightsError: a damaged file, or one that could only be read by running code from it.
+            WeightsError: a file that does not exist, is damaged, has no model or another one, or could only be read by
+                running code from it.
         """
         path = local_path(path or "")
         if path and "://" not in path and not os.path.isfile(path.partition("?")[0]):

@@ -37,7 +37,7 @@ def read_weights(path: str) -> Any:
 
     Returns:
         The content of the file: a mapping of names to tensors, possibly nested in the dict of a training checkpoint.
-        Numeric arrays are converted to tensors. Every tensor is dense and within the bytes of the file.
+        Numeric arrays in dicts are converted to tensors. Every tensor is dense and within the bytes of the file.
 
     Raises:
         WeightsError: not found, not a weights file, damaged, nested too deeply, or not readable without running code.
@@ -122,7 +122,7 @@ def _damaged(path: str) -> Iterator[None]:
 
 
 def _check_zip(file: BinaryIO, size: int) -> None:
-    """Verify checksums, and reject entries that unpack to more than the file size, which torch.save never writes."""
+    """Verify checksums, and reject a file that unpacks to more than its size, which torch.save never writes."""
     with zipfile.ZipFile(file) as archive:
         unpacked = sum(entry.file_size for entry in archive.infolist())
         if unpacked > size:
@@ -150,7 +150,7 @@ def _check_content(value: Any, above: tuple[int, ...], sound: set[int]) -> None:
     if not isinstance(value, (dict, list, tuple)) or id(value) in sound:
         return
     if id(value) in above:
-        raise ValueError("something in it contains itself")
+        raise ValueError("a container in it contains itself")
     if len(above) >= _MAX_DEPTH:
         raise ValueError(f"its content is nested more than {_MAX_DEPTH} deep")
     if isinstance(value, dict):
@@ -186,7 +186,7 @@ def _storage_from_bytes(content: bytes) -> Any:
 
 
 def _encode(text: str, encoding: str = "latin1") -> bytes:
-    """Decode bytes as written by pickle protocol 2. Other codecs could expand the data."""
+    """Replace `_codecs.encode`, with which pickles of protocol 2 restore bytes. Other codecs could expand the data."""
     if encoding not in ("latin1", "latin-1"):
         raise _RefusedError(f"the codec {encoding}")
     return codecs.encode(text, "latin1")

@@ -82,7 +82,7 @@ def resample_positions(positions: Tensor, old: tuple[int, int], new: tuple[int, 
 
 
 def use_official_resampling(vit: Any) -> None:
-    """Make a timm ViT (built with ``dynamic_img_size``) use "official" to resample its positions to each image.
+    """Make a timm ViT (built with ``dynamic_img_size``) resample its positions to each image by the "official" method.
 
     Raises:
         ValueError: a model with another kind of position embedding.
@@ -217,15 +217,16 @@ def _fit_position_embedding(
     prefix = 0 if getattr(model, "no_embed_class", False) else getattr(model, "num_prefix_tokens", 1)
     grid = tuple(getattr(model.patch_embed, "grid_size", None) or [math.isqrt(target.shape[1] - prefix)] * 2)
     count = value.shape[1]
-    squares = [p for p in (prefix, 1, 0) if 0 <= p < count and math.isqrt(count - p) ** 2 == count - p]
-    if not squares:
+    # numbers of prefix positions that leave a square grid
+    prefix_counts = [p for p in (prefix, 1, 0) if 0 <= p < count and math.isqrt(count - p) ** 2 == count - p]
+    if not prefix_counts:
         if value.shape == target.shape:
             return
         raise WeightsError(
             f"Weights {source!r}: pos_embed has {count} positions, which is not a square grid, and the model has "
             f"{target.shape[1]}. Choose {_ARCHITECTURE}."
         )
-    own = squares[0]
+    own = prefix_counts[0]
     head, patches = value[:, :own], value[:, own:]
     if own == 1 and prefix == 0 and "cls_token" in wanted and "cls_token" in found:
         found["cls_token"] = found["cls_token"] + head

@@ -1,6 +1,6 @@
 """Features of a frozen vision transformer (ViT): keys, queries, values or tokens of one block.
 
-The ViT is one of timm's, or described by a file of this project, which stores its architecture.
+The ViT is named by its timm model name, or read from a file of ``sohes pretrain``, which stores its architecture.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ class ViTExtractor(NetworkExtractor):
     Keys, queries and values are the projections of all heads side by side, after the block's q/k norm where it has
     one and before any rotary embedding, which would encode a patch's position instead of its content. Tokens are a
     block's output after the model's final norm, as in the official DINO and DINOv2 code. Class and register tokens
-    take part in the attention and are then dropped. The images are resized (antialiased bicubic) to exactly rows x
-    cols patches, and the position embedding with them.
+    take part in the attention and are then dropped. Images are resized (antialiased bicubic) to exactly rows x cols
+    patches, and the position embedding is resampled to the same grid.
 
     Args:
         name: a plain ViT of timm ("vit_base_patch8_224.dino", "vit_small_patch14_dinov2.lvd142m", ...). Its tag also
             gives the normalisation, so choose the tag that matches the weights, even if these are read from a file.
-        weights: as for :func:`sohes_d2.weights.load_weights`; empty for timm's own weights of ``name``.
+        weights: see :func:`sohes_d2.weights.load_weights`; empty for timm's own weights of ``name``.
         options: more arguments of ``timm.create_model``, for example ``{"depth": 4}``.
         block: index of the block; negative indices count from the end.
         facet: "key", "query", "value" or "token".
         token_budget: maximum number of patches per image.
-        positions: resampling of the position embedding to an image's grid, of `sohes_d2.weights.layouts.RESAMPLINGS`.
+        positions: resampling of the position embedding, one of `sohes_d2.weights.layouts.RESAMPLINGS`.
         dtype: "float32", "bfloat16" or "float16" (GPU only) for the network; the features are float32.
         device: where the network runs.
 
@@ -99,8 +99,13 @@ class ViTExtractor(NetworkExtractor):
     @classmethod
     def from_config(cls, cfg) -> dict:
         node = cfg.EXPLORATION.FEATURES
-        named = {"name": node.NAME, "weights": node.WEIGHTS, "facet": node.FACET, "positions": node.POSITIONS}
-        return {**named, **vit_settings(cfg)}
+        return {
+            "name": node.NAME,
+            "weights": node.WEIGHTS,
+            "facet": node.FACET,
+            "positions": node.POSITIONS,
+            **vit_settings(cfg),
+        }
 
     @torch.inference_mode()
     def extract_at(self, images: Sequence[np.ndarray], grid: tuple[int, int]) -> np.ndarray:
@@ -177,14 +182,14 @@ def read_architecture(path: str) -> dict[str, Any]:
         "name" and "options" of ``timm.create_model``, and "facet", the selected features.
 
     Raises:
-        WeightsError: not such a file.
+        WeightsError: the file cannot be read, or does not have this metadata.
     """
     path = os.path.expanduser(local_path(path))
     text = safetensors_metadata(path).get(METADATA_KEY)
     if text is None:
         raise WeightsError(
-            f"Weights {path!r}: the header does not say which architecture it holds, as files of "
-            "sohes pretrain do. Name it: EXPLORATION.FEATURES.NAME with a ViT of timm."
+            f"Weights {path!r}: the header does not name the architecture, unlike in files of sohes pretrain. Set "
+            "EXPLORATION.FEATURES.NAME to a ViT of timm."
         )
     try:
         found = json.loads(text)
@@ -207,13 +212,13 @@ def load_vit_file(path: str, **settings: Any) -> ViTExtractor:
         settings: further arguments of `ViTExtractor`; "facet" defaults to that of the file.
 
     Raises:
-        WeightsError: not such a file.
+        WeightsError: see `read_architecture`; or the weights do not cover the architecture.
     """
     path = path or BACKBONE
-    found = read_architecture(path)
+    architecture = read_architecture(path)
     # pretraining resamples positions as timm does, whatever the name implies
-    settings = {"facet": found.get("facet", "token"), "positions": "timm", **settings}
-    return ViTExtractor(found["name"], options=found.get("options"), weights=path, **settings)
+    settings = {"facet": architecture.get("facet", "token"), "positions": "timm", **settings}
+    return ViTExtractor(architecture["name"], options=architecture.get("options"), weights=path, **settings)
 
 
 @FEATURE_EXTRACTORS.register()

@@ -1,6 +1,6 @@
 """Mask refiners, which turn a mask on the feature grid into one with pixel-accurate borders.
 
-Here: their interface, and the refiners that need no optional package, `none` and `guided`.
+The interface, and the refiners that need no optional package: `none` and `guided`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Refiner(ABC):
 
     Attributes:
         training_free: False if the refiner's weights were trained on human masks; labels refined with it are then not
-        purely self-supervised.
+            purely self-supervised.
     """
 
     training_free: bool = True
@@ -53,8 +53,8 @@ class Refiner(ABC):
     def on(self, image: np.ndarray, cell: float) -> Callable[[Window, np.ndarray], np.ndarray]:
         """Bind to an image and a cell size in pixels; returns a function of a window and the mask in it.
 
-        Refiners override it to share work between the masks of an image, or to adapt to the cell size; cells of equal
-        ``reach`` are treated alike.
+        Overridden by refiners that precompute terms of an image for all of its masks, or that depend on the cell size.
+        The result is used for all cell sizes of equal ``reach``.
         """
         return lambda window, mask: self.refine(image[window], mask)
 
@@ -67,13 +67,13 @@ class Refiner(ABC):
 def refine_proposals(
     refiner: Refiner, image: np.ndarray, proposals: Sequence[Proposal], holes_are_filled: bool
 ) -> list[Proposal]:
-    """Refine the masks of proposals and set their ``agreement``.
+    """Refine the masks of proposals and set their ``agreement``, the IoU of a mask before and after.
 
     Args:
         refiner: refines the outlines.
         image: (H, W, 3) uint8 RGB.
-        proposals: of the image.
-        holes_are_filled: whether holes are filled afterwards.
+        proposals: proposals in the image.
+        holes_are_filled: whether holes are filled afterwards; the agreement is computed before.
     """
     refined = list(proposals)
     reaches = [refiner.reach(proposal.cell) for proposal in proposals]
@@ -85,8 +85,8 @@ def refine_proposals(
         for k in members:
             before = proposals[k].grown(reach, image.shape[:2])
             after = refine(before.window, before.mask)
-            either = np.count_nonzero(before.mask | after)
-            agreement = np.count_nonzero(before.mask & after) / either if either else 0.0
+            union = np.count_nonzero(before.mask | after)
+            agreement = np.count_nonzero(before.mask & after) / union if union else 0.0
             mask = fill_holes(after) if holes_are_filled else after
             refined[k] = replace(before, mask=mask, agreement=agreement).trimmed()
     return refined
@@ -122,7 +122,7 @@ class guided(Refiner):  # noqa: N801 (the class is named as the config names it)
         radius: of the square, in cells of the mask's feature grid; roughly the error of its outline [D].
         max_radius: upper bound of the radius in pixels, 1 to 32 [D].
         epsilon: ridge on the colours' covariance, in squared units of colours in [0, 1]; smaller follows fainter edges
-        [D].
+            [D].
     """
 
     def __init__(self, *, radius: float = 1.33, max_radius: int = 32, epsilon: float = 1e-3):
@@ -193,6 +193,6 @@ def _inverse_covariance(
         a, b, c, d = (i + 1) % 3, (i + 2) % 3, (j + 1) % 3, (j + 2) % 3
         cofactor[i, j] = entry[a, c] * entry[b, d] - entry[a, d] * entry[b, c]
     determinant = sum(entry[0, j] * cofactor[0, j] for j in range(3))
-    # In exact arithmetic it is at least epsilon cubed; rounding can leave it slightly below in flat squares.
+    # In exact arithmetic the determinant is at least epsilon cubed; rounding can make it smaller in flat squares.
     determinant = np.maximum(determinant, epsilon**3)
     return {key: (value / determinant).astype(np.float32) for key, value in cofactor.items()}

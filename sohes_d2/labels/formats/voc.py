@@ -65,9 +65,9 @@ def instance_map(forest: Forest) -> np.ndarray:
     """(H, W) uint8: number of the smallest included mask at each pixel, from 1 in forest order; 0 without mask."""
     best = np.argsort(-forest.scores, kind="stable")[:MAX_INSTANCES]
     values = np.zeros(forest.image_size, np.uint8)
-    instances = {int(k): n for n, k in enumerate(sorted(best), 1)}
-    for k in sorted(instances, key=lambda k: -int(forest.areas[k])):
-        values[decode_mask(forest.masks[k])] = instances[k]
+    numbers = {int(k): n for n, k in enumerate(sorted(best), 1)}
+    for k in sorted(numbers, key=lambda k: -int(forest.areas[k])):
+        values[decode_mask(forest.masks[k])] = numbers[k]
     return values
 
 

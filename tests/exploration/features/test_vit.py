@@ -217,7 +217,7 @@ def test_the_file_contains_its_architecture(weights):
 def test_other_files_are_refused(tmp_path):
     plain = str(tmp_path / "plain.safetensors")
     save_file({"a": torch.zeros(1)}, plain)
-    with pytest.raises(WeightsError, match="header does not say.*EXPLORATION.FEATURES.NAME"):
+    with pytest.raises(WeightsError, match="header does not name.*EXPLORATION.FEATURES.NAME"):
         load_vit_file(plain)
     with pytest.raises(WeightsError, match="does not exist"):
         load_vit_file(str(tmp_path / "none.safetensors"))
