@@ -13,7 +13,7 @@ from ..labels.forests import link
 from ..labels.reader import LabelFile
 from ..labels.schema import Problems, annotation_place, read_area, read_box, read_category
 from ..structures.forest import Forest
-from ..structures.masks import RLE, has_segmentation, mask_areas, rle_from_coco
+from ..structures.masks import RLE, has_segmentation, mask_areas, mask_boxes, rle_from_coco
 from .forest_metrics import AncestorScores
 
 
@@ -83,6 +83,8 @@ class GroundTruth(LabelFile):
                 continue
             if area is None:
                 area = float(mask_areas([mask])[0]) if mask else box[2] * box[3] if box else 0.0
+            if box is None and mask is not None and iou_type == "bbox":
+                box = mask_boxes([mask])[0].tolist()
             records.append(
                 {
                     "image_id": annotation["image_id"],

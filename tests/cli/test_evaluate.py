@@ -85,6 +85,15 @@ def test_a_result_list(files):
     assert files.metrics["bbox/AR@1000"] == pytest.approx(100 / 6)
 
 
+@pytest.mark.parametrize("backend", ["pycocotools", "auto"])
+def test_missing_boxes_are_those_of_the_masks(files, backend):
+    results = [{k: a[k] for k in ("image_id", "segmentation", "score")} for a in files.truth["annotations"]]
+    for annotation in files.truth["annotations"]:
+        del annotation["bbox"]
+    assert files.run(results, "--iou-type", "bbox", "--backend", backend) == 0
+    assert files.metrics["bbox/AR@1000"] == 100
+
+
 @pytest.mark.parametrize(
     ("names", "how"),
     [
