@@ -36,7 +36,11 @@ OUTPUT_DIR: %(folder)s/output
 # Case -> tool, its folder, and its command line; {odd} is the damaged file, {good} a good one.
 COMMANDS = {
     "evaluate-truth": ("evaluate_json", "tools", "--gt {odd} --pred {good} --iou-type segm bbox"),
-    "evaluate-predictions": ("evaluate_json", "tools", "--gt {good} --pred {odd} --output {dir}/metrics.json"),
+    "evaluate-predictions": (
+        "evaluate_json",
+        "tools",
+        "--gt {good} --pred {odd} --iou-type segm bbox --output {dir}/metrics.json",
+    ),
     "evaluate-results": ("evaluate_json", "tools", "--gt {good} --pred {odd}"),
     "evaluate-registered": (
         "evaluate_predictions",
