@@ -205,7 +205,7 @@ def _hub_folder(name: str) -> str:
     try:
         return snapshot_download(name, allow_patterns=[CONFIG_FILE, HUB_WEIGHTS])
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(f"{name!r} is not a local folder and cannot be downloaded from the hub: {reason}") from error
 
 

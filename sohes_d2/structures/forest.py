@@ -35,7 +35,7 @@ class Forest:
         parents: (N,) int64, index of the parent, -1 for a root. A root is a whole, its children are parts, and so on.
         scores: (N,) float32 in [0, 1].
         levels: (N,) int64, index of the merging threshold theta_merge at which a mask first appeared; -1 if undefined.
-        sources: N strings, the step that found each mask ("global", "local", "model", ...).
+        sources: N strings, the step that found each mask ("look0", "global", "local", "model", ...).
         image_size: (H, W) in pixels.
         photo: (H, W, 3) uint8 RGB, the background of `plot`; None if unknown.
         file_name: file name of the photo; "" if unknown.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -146,12 +147,13 @@ def test_unknown_names(monkeypatch):
 
     import huggingface_hub
 
-    def offline(*_args, **_keywords):
-        raise huggingface_hub.errors.LocalEntryNotFoundError("no network")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    with pytest.raises(ConfigError, match="no network"):
-        sohes_d2.load("someone/a-model")
+    for error, reason in (
+        (huggingface_hub.errors.LocalEntryNotFoundError("no network"), "no network"),
+        (OSError(), "OSError"),
+    ):
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", mock.Mock(side_effect=error))
+        with pytest.raises(ConfigError, match=f"hub: {reason}"):
+            sohes_d2.load("someone/a-model")
 
 
 def run(code):
